@@ -1,0 +1,1 @@
+"""Compile, store, load and hot-swap Stage-1 engines."""

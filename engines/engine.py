@@ -1,0 +1,130 @@
+"""Engines: a compiled Stage-1 in this process."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnxruntime as ort
+
+from engines.errors import BundleRefused
+from stage1.outputs import Stage1Outputs
+from stage1.preprocess import Pixels
+
+INPUT = "image"
+OUTPUTS = ("logits", "select_score")
+WARM_UP_BATCHES = (1, 2)
+
+
+@dataclass(frozen=True)
+class EngineDescription:
+    """What an engine is.
+
+    Attributes:
+        backend: name and version of the runtime.
+        size_px: side of the square images it takes.
+        threads: intra-op threads.
+    """
+
+    backend: str
+    size_px: int
+    threads: int
+
+
+class Engine(Protocol):
+    """Maps a batch of preprocessed images to Stage-1 outputs; safe to call from several threads."""
+
+    def infer(self, batch: Pixels) -> Stage1Outputs:
+        """Outputs for uint8 images `(N, 3, H, W)`, N >= 1."""
+        ...
+
+    def warm_up(self) -> None:
+        """Run once at each usual batch size, so that the first request is as fast as the next."""
+        ...
+
+    def close(self) -> None:
+        """Free the engine; calling it afterwards is an error."""
+        ...
+
+    def describe(self) -> EngineDescription:
+        """What this engine is."""
+        ...
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+class OnnxEngine:
+    """ONNX Runtime on the CPU, fp32: the exact reference that every other backend is compared with.
+
+    Args:
+        path: the ONNX file; input `image` uint8 `(N, 3, H, W)`, outputs `logits (N, 2)` and `select_score (N,)`.
+        threads: intra-op threads; default all usable cores.
+
+    Raises:
+        BundleRefused: the file is not an ONNX model, or its inputs and outputs are others.
+    """
+
+    def __init__(self, path: Path, *, threads: int | None = None) -> None:
+        self._threads = threads or usable_cores()
+        try:
+            self._session: ort.InferenceSession | None = ort.InferenceSession(
+                str(path), _session_options(self._threads), providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated types for a bad file
+            raise BundleRefused(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
+        self._size_px = _checked_size(self._session, path.name)
+
+    def infer(self, batch: Pixels) -> Stage1Outputs:
+        """See `Engine.infer`.
+
+        Raises:
+            stage1.errors.OutputsError: the engine returned NaN or a wrong shape.
+            RuntimeError: the engine is closed.
+        """
+        session = self._session
+        if session is None:
+            raise RuntimeError("the engine is closed")
+        logits, select_score = session.run(list(OUTPUTS), {INPUT: batch})
+        return Stage1Outputs(np.asarray(logits), np.asarray(select_score))
+
+    def warm_up(self) -> None:
+        """See `Engine.warm_up`."""
+        for size in WARM_UP_BATCHES:
+            self.infer(np.zeros((size, 3, self._size_px, self._size_px), np.uint8))
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._session = None
+
+    def describe(self) -> EngineDescription:
+        """See `Engine.describe`."""
+        return EngineDescription(f"onnxruntime {ort.__version__} cpu fp32", self._size_px, self._threads)
+
+
+def _session_options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A spinning pool burns cores that requests, Stage-2 and a swap's second engine share.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # The arena keeps its peak for ever, and every swap makes a new one.
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 3
+    return options
+
+
+def _checked_size(session: ort.InferenceSession, name: str) -> int:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    found = [i.name for i in inputs], [o.name for o in outputs]
+    if found != ([INPUT], list(OUTPUTS)):
+        raise BundleRefused(f"{name}: inputs and outputs are {found}, expected {([INPUT], list(OUTPUTS))}")
+    kind, shape = inputs[0].type, inputs[0].shape
+    if kind != "tensor(uint8)" or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+        raise BundleRefused(f"{name}: the input is {kind} {shape}, expected tensor(uint8) [N, 3, S, S]")
+    return int(shape[2])

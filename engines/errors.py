@@ -1,0 +1,30 @@
+"""Errors of engines, bundles and the store.
+
+EngineError
+├── BundleRefused          a bundle failed a check; whatever was live stays live
+│   └── ParityError        the engine's numbers are not the ones that were stored with it
+└── StoreError             the store cannot do what was asked
+    └── UnknownBundle      no such bundle, or no bundle at all
+"""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """Root of the errors of `engines`."""
+
+
+class BundleRefused(EngineError):
+    """A bundle failed a check and must not serve."""
+
+
+class ParityError(BundleRefused):
+    """The engine does not reproduce the outputs stored with it."""
+
+
+class StoreError(EngineError):
+    """The store cannot do what was asked."""
+
+
+class UnknownBundle(StoreError):
+    """The named bundle, or any bundle, is not in the store."""

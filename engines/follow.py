@@ -1,0 +1,130 @@
+"""Following the store: when the `current` pointer moves, the new bundle is loaded beside the old one and swapped in."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import structlog
+from watchfiles import awatch
+
+from engines.bundle import load_bundle
+from engines.errors import EngineError, UnknownBundle
+from engines.slot import BundleSlot, Lease
+from engines.store import POINTER, Store
+from stage1.errors import Stage1Error
+
+log = structlog.get_logger(__name__)
+
+LOADER_NICENESS = 10
+POLL_MS = 2_000
+
+
+class StoreFollower:
+    """Keeps a slot at the store's current bundle.
+
+    Hashing, loading, warming and the parity check run on one thread of low priority, never on the serving threads. A bundle
+    that is refused leaves the live one in place.
+
+    Args:
+        store: where the pointer is.
+        threads: intra-op threads of each engine.
+    """
+
+    def __init__(self, store: Store, *, threads: int | None = None) -> None:
+        self.slot = BundleSlot(on_closed=_closed)
+        self.swaps = 0
+        self.refusals = 0
+        self._store = store
+        self._threads = threads
+        self._live_id: str | None = None
+        self._refused_id: str | None = None
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="bundle-loader", initializer=_lower_priority)
+        self._one_at_a_time = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Load the current bundle.
+
+        Raises:
+            UnknownBundle: the store has none.
+            EngineError: it was refused.
+        """
+        await self._load_current()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Watch the pointer until `stop` is set."""
+        async for _ in awatch(
+            self._store.root,
+            watch_filter=lambda _change, path: path.endswith(POINTER),
+            stop_event=stop,
+            recursive=False,
+            rust_timeout=POLL_MS,
+            yield_on_timeout=True,
+        ):
+            await self.refresh()
+
+    async def refresh(self) -> bool:
+        """Load the current bundle if it is not the live one; never raises for a bad bundle.
+
+        Returns:
+            True if a swap happened.
+        """
+        try:
+            return await self._load_current()
+        except (EngineError, Stage1Error, OSError) as error:
+            log.error("bundle_refused", reason=str(error), live=self._live_id)
+            return False
+
+    async def close(self) -> None:
+        """Retire the live bundle and stop the loader."""
+        self.slot.close()
+        self._loader.shutdown(wait=False, cancel_futures=True)
+
+    async def _load_current(self) -> bool:
+        async with self._one_at_a_time:
+            pointer = self._store.current()
+            if pointer is None:
+                raise UnknownBundle(f"{self._store.root}: no bundle is current; run `cascade retrain` first")
+            wanted = pointer.bundle
+            if wanted == self._live_id:
+                self._refused_id = None
+                return False
+            if wanted == self._refused_id:
+                return False
+            started = time.monotonic()
+            try:
+                path = self._store.path(wanted)
+                bundle = await asyncio.get_running_loop().run_in_executor(
+                    self._loader, lambda: load_bundle(path, threads=self._threads)
+                )
+            except (EngineError, Stage1Error, OSError):
+                self._refused_id = wanted
+                self.refusals += 1
+                raise
+            generation = self.slot.swap(bundle)
+            replaced, self._live_id, self._refused_id = self._live_id, wanted, None
+            self.swaps += replaced is not None
+            seconds = round(time.monotonic() - started, 3)
+            status = bundle.params.status
+            log.info(
+                "bundle_live", bundle=wanted, generation=generation, replaced=replaced, policy=status, load_s=seconds
+            )
+            return True
+
+
+def _lower_priority() -> None:
+    # Linux counts niceness per thread: the serving threads keep theirs.
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADER_NICENESS)
+
+
+def _closed(lease: Lease) -> None:
+    log.info("bundle_closed", bundle=lease.bundle.bundle_id, generation=lease.generation)
+    try:
+        # Without it glibc keeps the freed weights, and every swap makes the process larger.
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        log.debug("malloc_trim_unavailable")

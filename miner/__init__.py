@@ -1,0 +1,1 @@
+"""The live miner: axon, cascade, monitoring, nightly job, command line."""

@@ -1,0 +1,216 @@
+"""The live miner's process: chain, bundle, axon, nightly job; from start to a clean stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+
+from engines.errors import EngineError
+from engines.follow import StoreFollower
+from engines.store import Store
+from miner.access import AccessPolicy
+from miner.axon import AxonApp
+from miner.axon_server import AxonServer, AxonServerError
+from miner.cascade import Cascade
+from miner.chain import ChainError, ChainPort, ChainUnavailable, OfflineChain
+from miner.chain_bittensor import BittensorChain
+from miner.errors import StartError
+from miner.journal import Journal
+from miner.nightly import NightlyJob
+from miner.settings import MinerSettings
+from miner.wallet import load_hotkey
+from stage1.errors import Stage1Error
+from stage2_bridge.bridge import Bridge
+from stage2_bridge.local import LocalEngineClient
+
+log = structlog.get_logger(__name__)
+
+DRAIN_S = 9.0
+STALE_AFTER = 3
+
+
+def utc_now() -> datetime:
+    """Wall-clock time."""
+    return datetime.now(UTC)
+
+
+async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, started: float | None = None) -> None:
+    """Serve until SIGTERM or SIGINT, then drain and stop.
+
+    SIGHUP looks at the store at once instead of waiting for its change to be noticed.
+
+    Args:
+        settings: all settings.
+        retrain_now: start the nightly job once, at once.
+        started: monotonic time at which the process started, for the cold-start figure.
+
+    Raises:
+        MinerError: the wallet, the chain, the bundle or the port does not allow a start; says what to do.
+    """
+    hotkey = load_hotkey(settings.wallet)
+    address = hotkey.ss58_address
+    access = AccessPolicy(settings.access)
+    stop = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        chain = open_chain(settings)
+        stack.push_async_callback(chain.close)
+        await _first_snapshot(chain, access, address)
+        follower = StoreFollower(Store(settings.store), threads=settings.engine.threads)
+        stack.push_async_callback(follower.close)
+        cascade = await _cascade(settings, follower, stack)
+        app = AxonApp(cascade.answer, hotkey=address, access=access, settings=settings.requests, wire=settings.wire)
+        server = AxonServer(app, settings.axon)
+        await _listen(server)
+        stack.push_async_callback(server.stop, DRAIN_S)
+        await _announce(settings, chain, server)
+        nightly = NightlyJob(settings.retrain, store=settings.store, state=settings.state, now=utc_now)
+        stack.push_async_callback(nightly.close)
+        if settings.retrain.enabled:
+            nightly.start()
+        if retrain_now:
+            nightly.trigger()
+        _on_signals(stop, follower)
+        cold = None if started is None else round(time.monotonic() - started, 3)
+        log.info("ready", hotkey=address, port=server.port, generation=follower.slot.generation, cold_start_s=cold)
+        await _serve(settings, chain, access, follower, server, stop)
+        log.info("stopping", swaps=follower.swaps)
+
+
+def open_chain(settings: MinerSettings) -> ChainPort:
+    """The chain adapter that the settings name.
+
+    Raises:
+        StartError: the offline chain's file cannot be read.
+    """
+    if settings.chain.kind == "offline":
+        assert settings.chain.snapshot is not None
+        try:
+            return OfflineChain.from_file(settings.chain.snapshot)
+        except ChainUnavailable as error:
+            raise StartError(str(error)) from error
+    return BittensorChain(settings.wallet, settings.chain)
+
+
+async def _first_snapshot(chain: ChainPort, access: AccessPolicy, address: str) -> None:
+    try:
+        snapshot = await chain.snapshot()
+        uid = snapshot.neuron(address).uid
+    except ChainError as error:
+        raise StartError(str(error)) from error
+    access.update(snapshot.neurons)
+    log.info("chain_read", block=snapshot.block, neurons=len(snapshot.neurons), admitted=access.admitted, uid=uid)
+
+
+async def _cascade(settings: MinerSettings, follower: StoreFollower, stack: AsyncExitStack) -> Cascade:
+    try:
+        await follower.start()
+        engine = settings.stage2.engine
+        client = None if engine is None else LocalEngineClient(engine, threads=settings.stage2.threads)
+    except (EngineError, Stage1Error) as error:
+        raise StartError(str(error)) from error
+    if client is None:
+        log.warning("no_stage2", consequence="deferred images are answered with Stage-1's calibrated probability")
+    journal = Journal(settings.state)
+    stack.callback(journal.close)
+    bridge = Bridge(client, max_in_flight=settings.stage2.max_in_flight, clock=time.monotonic)
+    cascade = Cascade(
+        follower.slot,
+        bridge,
+        journal,
+        engine=settings.engine,
+        stage2=settings.stage2,
+        clock=time.monotonic,
+        now=utc_now,
+    )
+    stack.push_async_callback(cascade.close)
+    return cascade
+
+
+async def _listen(server: AxonServer) -> None:
+    try:
+        await server.start()
+    except AxonServerError as error:
+        raise StartError(str(error)) from error
+
+
+async def _announce(settings: MinerSettings, chain: ChainPort, server: AxonServer) -> None:
+    if not settings.chain.publish_endpoint:
+        return
+    if settings.chain.external_ip is None:
+        raise StartError(
+            "chain.external_ip is not set: validators would not find this miner. Set it to the address they reach, or "
+            "set chain.publish_endpoint = false if the address is on the chain already"
+        )
+    try:
+        await chain.serve(settings.chain.external_ip, settings.chain.external_port or server.port)
+    except ChainError as error:
+        raise StartError(str(error)) from error
+
+
+async def _serve(
+    settings: MinerSettings,
+    chain: ChainPort,
+    access: AccessPolicy,
+    follower: StoreFollower,
+    server: AxonServer,
+    stop: asyncio.Event,
+) -> None:
+    """Until `stop` is set, or the server ends by itself."""
+    background = [
+        asyncio.create_task(follower.run(stop), name="follow the store"),
+        asyncio.create_task(_refresh(chain, access, settings.chain.refresh_s), name="refresh the metagraph"),
+        asyncio.create_task(server.wait(), name="axon"),
+    ]
+    waiting = asyncio.create_task(stop.wait())
+    done, _ = await asyncio.wait([*background, waiting], return_when=asyncio.FIRST_COMPLETED)
+    stop.set()
+    for task in (*background, waiting):
+        task.cancel()
+    await asyncio.gather(*background, waiting, return_exceptions=True)
+    for task in done - {waiting}:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise StartError(f"the task {task.get_name()!r} ended: {error}") from error
+
+
+async def _refresh(chain: ChainPort, access: AccessPolicy, every_s: float) -> None:
+    failures = 0
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            snapshot = await chain.snapshot()
+        except ChainError as error:
+            failures += 1
+            level = log.error if failures >= STALE_AFTER else log.warning
+            level("metagraph_stale", failures=failures, reason=str(error))
+            continue
+        failures = 0
+        access.update(snapshot.neurons)
+        log.info("metagraph_refreshed", block=snapshot.block, admitted=access.admitted)
+
+
+def _on_signals(stop: asyncio.Event, follower: StoreFollower) -> None:
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    pending: set[asyncio.Task[bool]] = set()
+
+    def refresh() -> None:
+        task = loop.create_task(follower.refresh())
+        pending.add(task)
+        task.add_done_callback(pending.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, refresh)
+
+
+def resident_mib(pid: int, read: Callable[[Path], str] = Path.read_text) -> float:
+    """Resident memory of a process, MiB."""
+    status = read(Path(f"/proc/{pid}/status"))
+    kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
+    return int(kib) / 1024

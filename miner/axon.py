@@ -1,0 +1,306 @@
+"""The axon: answers `POST /ImageSynapse` in the legacy wire protocol.
+
+What a request has to pass, in this order, so that a stranger costs as little as possible: route, announced size,
+access, signature, replay, rate, load. Only then is its body read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeGuard
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.types import Receive, Scope, Send
+
+from miner.access import AccessPolicy, Caller
+from miner.refusals import BadRequest, BodyTooLarge, InternalFailure, NotFound, Overloaded, Refusal, TooLate
+from miner.wire import (
+    SYNAPSE,
+    NonceBook,
+    SignedRequest,
+    WireSettings,
+    claimed_sender,
+    decode_headers,
+    parse_request,
+    reply_headers,
+    verify,
+)
+
+log = structlog.get_logger(__name__)
+
+UNDECODABLE = -1.0
+MIB = 1024 * 1024
+
+
+class AxonSettings(BaseModel):
+    """How requests are answered.
+
+    Attributes:
+        max_body_bytes: a longer body is refused.
+        max_buffered_bytes: bodies of all requests in flight together.
+        max_in_flight: requests that are being read or answered at one time.
+        deadline_s: an answer is due this long after its request arrived, or earlier:
+        margin_s: this long before the caller stops waiting, but never before half of the time it waits.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_body_bytes: int = Field(default=16 * MIB, ge=1024)
+    max_buffered_bytes: int = Field(default=512 * MIB, ge=1024)
+    max_in_flight: int = Field(default=256, ge=1)
+    deadline_s: float = Field(default=7.0, gt=0, allow_inf_nan=False)
+    margin_s: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+
+    def due_in_s(self, timeout_s: float) -> float:
+        """Time for an answer to a caller who waits `timeout_s`, in seconds."""
+        return min(self.deadline_s, max(timeout_s - self.margin_s, timeout_s / 2))
+
+    def cut_in_s(self, timeout_s: float) -> float:
+        """When an overdue answer is given up: halfway through what is left, for it may still arrive in time."""
+        due_s = self.due_in_s(timeout_s)
+        return due_s + min(self.margin_s, timeout_s - due_s) / 2
+
+
+@dataclass(frozen=True, slots=True)
+class AxonRequest:
+    """A proved request for a prediction.
+
+    Attributes:
+        request_id: names the request in the logs.
+        hotkey: who asks.
+        uid: its place on the subnet, None if it is not registered.
+        image_b64: the image as it came; may be empty or anything else.
+        deadline: when the answer is due, on the clock of `time.monotonic`, in seconds.
+    """
+
+    request_id: str
+    hotkey: str
+    uid: int | None
+    image_b64: str
+    deadline: float
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one request.
+
+    Attributes:
+        request_id: names the request in the logs.
+        status: the HTTP status of the reply.
+        seconds: from the request's headers to the reply.
+        caller: who asked; None if that was not proved.
+        prediction: what was answered; None unless the status is 200.
+    """
+
+    request_id: str
+    status: int
+    seconds: float
+    caller: Caller | None
+    prediction: float | None
+
+
+Answer = Callable[[AxonRequest], Awaitable[float]]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    image: str
+
+
+@dataclass(slots=True)
+class _Call:
+    """One request on its way; `caller` is set once the signature proved it."""
+
+    request_id: str
+    started: float
+    caller: Caller | None = None
+    prediction: float | None = None
+    buffered: int = 0
+
+
+class AxonApp:
+    """The ASGI application.
+
+    Args:
+        answer: gives the prediction for one request, a float in [0, 1], or -1.0 if the image cannot be decoded.
+        hotkey: ss58 address of our own hotkey.
+        access: who may ask.
+        settings: limits and deadlines.
+        wire: which requests count as fresh.
+        on_outcome: called after every reply.
+        now_ns: nanoseconds since 1970, to compare with the callers' clocks.
+    """
+
+    def __init__(
+        self,
+        answer: Answer,
+        *,
+        hotkey: str,
+        access: AccessPolicy,
+        settings: AxonSettings | None = None,
+        wire: WireSettings | None = None,
+        on_outcome: Callable[[Outcome], None] | None = None,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._answer = answer
+        self._hotkey = hotkey
+        self._access = access
+        self._settings = settings or AxonSettings()
+        self._wire = wire or WireSettings()
+        self._on_outcome = on_outcome
+        self._now_ns = now_ns
+        self._nonces = NonceBook(self._wire)
+        self._in_flight = 0
+        self._buffered = 0
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that are being read or answered."""
+        return self._in_flight
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one HTTP request."""
+        call = _Call(secrets.token_hex(8), time.monotonic())
+        try:
+            call.prediction = await self._predict(scope, receive, call)
+            status, message = 200, "Success"
+            content = json.dumps({"prediction": call.prediction})
+        except Refusal as refusal:
+            status, message = refusal.status, str(refusal)
+            content = json.dumps({"message": message})
+        seconds = time.monotonic() - call.started
+        await _reply(send, status, reply_headers(status, message, receiver=self._hotkey, seconds=seconds), content)
+        _log_outcome(call, status, message, seconds)
+        if self._on_outcome is not None:
+            self._on_outcome(Outcome(call.request_id, status, seconds, call.caller, call.prediction))
+
+    async def _predict(self, scope: Scope, receive: Receive, call: _Call) -> float:
+        headers = decode_headers(scope["headers"])
+        _check_route(scope)
+        self._check_announced_size(headers)
+        caller = self._access.check(claimed_sender(headers))
+        request = parse_request(headers)
+        self._prove(request)
+        call.caller = caller
+        self._access.spend(caller, call.started)
+        with self._place(call):
+            return await self._read_and_ask(request, receive, call, caller)
+
+    def _check_announced_size(self, headers: dict[str, str]) -> None:
+        # The server has refused a length that is not a number before this; an absent one is measured while reading.
+        if int(headers.get("content-length", "0")) > self._settings.max_body_bytes:
+            raise self._too_large()
+
+    def _prove(self, request: SignedRequest) -> None:
+        now_ns = self._now_ns()
+        verify(request, receiver=self._hotkey, now_ns=now_ns, settings=self._wire)
+        self._nonces.record(request, now_ns)
+
+    @contextlib.contextmanager
+    def _place(self, call: _Call) -> Iterator[None]:
+        if self._in_flight >= self._settings.max_in_flight:
+            raise Overloaded(f"This miner is answering {self._in_flight} requests, its limit; ask again later.")
+        self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self._buffered -= call.buffered
+
+    async def _read_and_ask(self, request: SignedRequest, receive: Receive, call: _Call, caller: Caller) -> float:
+        due = call.started + self._settings.due_in_s(request.timeout_s)
+        cut = call.started + self._settings.cut_in_s(request.timeout_s)
+        try:
+            async with asyncio.timeout(max(0.0, cut - time.monotonic())):
+                image_b64 = await self._read_image(receive, call)
+                asked = AxonRequest(call.request_id, caller.hotkey, caller.uid, image_b64, due)
+                return await self._ask(asked)
+        except TimeoutError:
+            raise TooLate("The request was not read and answered in time.") from None
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise Overloaded("This miner is stopping.") from None
+            raise TooLate("The answer was cancelled.") from None
+
+    async def _read_image(self, receive: Receive, call: _Call) -> str:
+        body = bytearray()
+        more = True
+        while more:
+            event = await receive()
+            if event["type"] == "http.disconnect":
+                raise BadRequest("The caller left before its request was complete.")
+            chunk = event.get("body", b"")
+            self._count(len(chunk), call)
+            body += chunk
+            more = event.get("more_body", False)
+        try:
+            return _Body.model_validate_json(body).image
+        except ValidationError:
+            raise BadRequest("The body is not a JSON object with a text field 'image'.") from None
+
+    def _count(self, size: int, call: _Call) -> None:
+        if call.buffered + size > self._settings.max_body_bytes:
+            raise self._too_large()
+        if self._buffered + size > self._settings.max_buffered_bytes:
+            raise Overloaded("This miner holds as many images as it can; ask again later.")
+        call.buffered += size
+        self._buffered += size
+
+    async def _ask(self, request: AxonRequest) -> float:
+        try:
+            prediction: object = await self._answer(request)
+        except TimeoutError:
+            raise
+        except Exception:
+            # The edge of the process: one broken request must not end the others, and the caller is told nothing.
+            log.exception("answer_failed", request_id=request.request_id)
+            raise InternalFailure("Internal error.") from None
+        if not _is_prediction(prediction):
+            log.error("answer_is_no_prediction", request_id=request.request_id, got=repr(prediction)[:100])
+            raise InternalFailure("Internal error.")
+        return float(prediction)
+
+    def _too_large(self) -> BodyTooLarge:
+        return BodyTooLarge(f"The body is larger than {self._settings.max_body_bytes} bytes.")
+
+
+def _check_route(scope: Scope) -> None:
+    name = scope["path"].removeprefix("/")
+    if name != SYNAPSE:
+        raise NotFound(name.split("/")[0], [SYNAPSE])
+    if scope["method"] != "POST":
+        raise NotFound(f"{scope['method']} {name}", [SYNAPSE])
+
+
+def _is_prediction(value: object) -> TypeGuard[float]:
+    return isinstance(value, float) and math.isfinite(value) and (0.0 <= value <= 1.0 or value == UNDECODABLE)
+
+
+async def _reply(send: Send, status: int, headers: list[tuple[bytes, bytes]], content: str) -> None:
+    body = content.encode()
+    length = (b"content-length", str(len(body)).encode())
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, length]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def _log_outcome(call: _Call, status: int, message: str, seconds: float) -> None:
+    # What strangers do is told only on request: they must not be able to fill a disk.
+    if call.caller is None:
+        log.debug("stranger_refused", request_id=call.request_id, status=status, reason=message)
+        return
+    told = log.bind(request_id=call.request_id, uid=call.caller.uid, hotkey=call.caller.hotkey[:8])
+    told = told.bind(status=status, ms=round(seconds * 1e3, 1))
+    if call.prediction is not None:
+        told.info("answered", prediction=call.prediction)
+    else:
+        told.warning("refused", reason=message)

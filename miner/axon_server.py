@@ -1,0 +1,193 @@
+"""Runs the axon's application on a port, inside an existing event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import math
+import socket
+from collections.abc import Iterator
+
+import structlog
+import uvicorn
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+log = structlog.get_logger(__name__)
+
+ABORT_S = 1.0
+
+
+class AxonServerSettings(BaseModel):
+    """Where the axon listens.
+
+    Attributes:
+        host: address of the interface; `0.0.0.0` for all of IPv4, `::` for all of IPv6 and IPv4.
+        port: TCP port; 0 takes a free one.
+        keep_alive_s: how long a connection may be without a complete request header. A dendrite reuses connections for
+            15 s and does not repeat a request that met a closing one.
+        max_connections: further connections are answered with 503.
+        max_header_bytes: a longer request header is answered with 400.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "0.0.0.0"  # noqa: S104  the axon is a public service
+    port: int = Field(default=8091, ge=0, le=65535)
+    keep_alive_s: int = Field(default=30, ge=1)
+    max_connections: int = Field(default=1024, ge=1)
+    max_header_bytes: int = Field(default=16_384, ge=4096)
+
+
+class AxonServerError(Exception):
+    """The axon cannot listen."""
+
+
+class AxonServer:
+    """Serves one ASGI application; can be started again after it was stopped.
+
+    Args:
+        app: the application.
+        settings: where to listen.
+    """
+
+    def __init__(self, app: ASGIApp, settings: AxonServerSettings | None = None) -> None:
+        self._app = app
+        self._settings = settings or AxonServerSettings()
+        self._server: _Server | None = None
+        self._serving: asyncio.Task[None] | None = None
+        self._port = self._settings.port
+
+    @property
+    def port(self) -> int:
+        """The port, once started the one really taken."""
+        return self._port
+
+    async def start(self) -> None:
+        """Listen; returns once connections are accepted.
+
+        Raises:
+            AxonServerError: the address cannot be taken, or the server is already running.
+        """
+        if self._serving is not None:
+            raise AxonServerError(f"the axon already listens on port {self._port}; stop it first")
+        listener = bind(self._settings.host, self._settings.port)
+        self._port = listener.getsockname()[1]
+        self._server = server = _Server(self._config())
+        self._serving = asyncio.create_task(server.serve(sockets=[listener]), name="axon")
+        listening = asyncio.create_task(server.listening.wait())
+        await asyncio.wait([self._serving, listening], return_when=asyncio.FIRST_COMPLETED)
+        listening.cancel()
+        if self._serving.done():
+            listener.close()
+            failed, self._serving = self._serving, None
+            raise AxonServerError(f"the axon stopped while starting on port {self._port}") from failed.exception()
+        log.info("axon_listening", host=self._settings.host, port=self._port)
+
+    async def wait(self) -> None:
+        """Return when the server has ended; raises what ended it, if it was not `stop`."""
+        if self._serving is not None:
+            await asyncio.shield(self._serving)
+
+    async def stop(self, grace_s: float = 10.0) -> None:
+        """Stop listening, let requests in flight end, then close every connection.
+
+        Args:
+            grace_s: how long to wait for requests in flight, rounded up to whole seconds; then they are cancelled.
+        """
+        if self._server is None or self._serving is None:
+            return
+        server, serving = self._server, self._serving
+        server.config.timeout_graceful_shutdown = math.ceil(grace_s)
+        server.should_exit = True
+        try:
+            await asyncio.shield(serving)
+        finally:
+            self._server = self._serving = None
+            await _abort(server)
+        log.info("axon_stopped", port=self._port)
+
+    def _config(self) -> uvicorn.Config:
+        return uvicorn.Config(
+            self._app,
+            http=_HeaderDeadline,
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=self._settings.keep_alive_s,
+            limit_concurrency=self._settings.max_connections,
+            h11_max_incomplete_event_size=self._settings.max_header_bytes,
+        )
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket; `::` also takes IPv4 where the system can.
+
+    Raises:
+        AxonServerError: what is wrong with the address, and what to do.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    both = host == "::" and socket.has_dualstack_ipv6()
+    try:
+        listener = socket.create_server((host, port), family=family, dualstack_ipv6=both)
+    except OSError as error:
+        raise AxonServerError(f"the axon cannot listen on {host} port {port}: {_advice(error, port)}") from error
+    # Connections inherit it. asyncio sets it only on listeners it made itself; without it a reply, whose headers and body
+    # are two writes, waits 40 ms for the caller's delayed acknowledgement.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _advice(error: OSError, port: int) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"the port is taken, perhaps by another miner; stop it (ss -ltnp 'sport = :{port}') or set another port"
+    if error.errno == errno.EACCES:
+        return "ports below 1024 need a privilege; set a higher port"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "no interface of this machine has that address; 0.0.0.0 takes all of them"
+    return f"{error.strerror or error}; check the host and the port"
+
+
+async def _abort(server: _Server) -> None:
+    # What was cancelled still writes its reply; what does not react is cut off.
+    if server.server_state.tasks:
+        await asyncio.wait(list(server.server_state.tasks), timeout=ABORT_S)
+    for connection in list(server.server_state.connections):
+        connection.transport.close()
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets=sockets)
+        self.listening.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        # Signals belong to the process, and the axon is only a part of it.
+        yield
+
+
+class _HeaderDeadline(H11Protocol):
+    """Closes a connection whose next request header is not complete within the keep-alive time.
+
+    The base class starts its timer after the first reply and stops it at the first byte, so connections that send
+    nothing, or a byte an hour, would stay for ever.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def data_received(self, data: bytes) -> None:
+        self.conn.receive_data(data)
+        self.handle_events()

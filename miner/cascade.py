@@ -1,0 +1,204 @@
+"""The cascade: from a request to a probability, always and in time."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from engines.errors import EngineError
+from engines.slot import BundleSlot
+from miner.axon import AxonRequest
+from miner.journal import Journal, RequestRecord, Result
+from miner.settings import EngineSettings, Stage2Settings
+from stage1.decisions import Action, Level
+from stage1.errors import ImageError, Stage1Error
+from stage1.preprocess import decode_base64, preprocess
+from stage1.probability import answer_probability
+from stage2_bridge.bridge import Bridge, Outcome, Verdict
+
+log = structlog.get_logger(__name__)
+
+NOT_AN_IMAGE = -1.0
+
+
+@dataclass(frozen=True)
+class Stage1Result:
+    """Everything Stage-1 says about one image; all of it from one bundle.
+
+    Attributes:
+        bundle: id of the bundle.
+        generation: its generation in this process.
+        action: exit or defer.
+        level: how sure it is.
+        prediction_set: the labels that remain.
+        roadwork_score: log-odds.
+        select_score: selection score.
+        probability: calibrated probability.
+        answer: what is answered if Stage-2 has nothing to say.
+        content: the image's bytes.
+    """
+
+    bundle: str
+    generation: int
+    action: Action
+    level: Level
+    prediction_set: tuple[int, ...]
+    roadwork_score: float
+    select_score: float
+    probability: float
+    answer: float
+    content: bytes
+
+
+class Cascade:
+    """Answers requests with Stage-1, and with Stage-2 where Stage-1 defers.
+
+    Args:
+        slot: lends the live bundle.
+        bridge: the way to Stage-2.
+        journal: where each request is written down.
+        engine: workers and fallback.
+        stage2: time reserved for an answer without Stage-2.
+        clock: monotonic time in seconds.
+        now: wall-clock time, UTC.
+    """
+
+    def __init__(
+        self,
+        slot: BundleSlot,
+        bridge: Bridge,
+        journal: Journal,
+        *,
+        engine: EngineSettings,
+        stage2: Stage2Settings,
+        clock: Callable[[], float],
+        now: Callable[[], datetime],
+    ) -> None:
+        self._slot = slot
+        self._bridge = bridge
+        self._journal = journal
+        self._fallback = engine.fallback_probability
+        self._reserve_s = stage2.reserve_s
+        self._clock = clock
+        self._now = now
+        self._pool = ThreadPoolExecutor(engine.workers, thread_name_prefix="stage1")
+
+    async def answer(self, request: AxonRequest) -> float:
+        """Probability of roadwork, in [0, 1]; -1 only if the image cannot be decoded.
+
+        Returns before `request.deadline`, with Stage-1's calibrated probability if Stage-2 is late, and with the
+        fallback probability if Stage-1 is.
+        """
+        at, started = self._now(), self._clock()
+        result: Result = "answered"
+        stage1: Stage1Result | None = None
+        verdict: Verdict | None = None
+        stage1_ms: float | None = None
+        answer = self._fallback
+        try:
+            async with asyncio.timeout(request.deadline - started):
+                loop = asyncio.get_running_loop()
+                stage1 = await loop.run_in_executor(self._pool, self._stage1, request.image_b64)
+            stage1_ms = (self._clock() - started) * 1e3
+            answer = stage1.answer
+            if stage1.action is Action.DEFER:
+                verdict = await self._bridge.ask(stage1.content, request.deadline - self._reserve_s)
+                answer = stage1.answer if verdict.probability is None else verdict.probability
+        except ImageError as error:
+            log.info("not_an_image", request_id=request.request_id, reason=str(error))
+            result, answer = "not_an_image", NOT_AN_IMAGE
+        except TimeoutError:
+            result = "stage1_late"
+        except (Stage1Error, EngineError) as error:
+            log.error("stage1_failed", request_id=request.request_id, reason=str(error))
+            result = "stage1_failed"
+        record = self._record(request, at, started, result, answer, stage1, verdict, stage1_ms)
+        self._journal.write(record)
+        _log(record, verdict)
+        return answer
+
+    async def close(self) -> None:
+        """Stop the workers and close Stage-2."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        await self._bridge.close()
+
+    def _stage1(self, image_b64: str) -> Stage1Result:
+        with self._slot.lease() as lease:
+            bundle = lease.bundle
+            content = decode_base64(image_b64, bundle.preprocess)
+            outputs = bundle.engine.infer(preprocess(content, bundle.preprocess)[None])
+            decisions = bundle.policy.decide(outputs)
+            probability = bundle.calibrator.probability(outputs)
+            return Stage1Result(
+                bundle=bundle.bundle_id,
+                generation=lease.generation,
+                action=decisions.action(0),
+                level=Level(int(decisions.level[0])),
+                prediction_set=decisions.prediction_set(0),
+                roadwork_score=float(outputs.roadwork_score[0]),
+                select_score=float(outputs.select_score[0]),
+                probability=float(probability[0]),
+                answer=float(answer_probability(probability, decisions)[0]),
+                content=content,
+            )
+
+    def _record(
+        self,
+        request: AxonRequest,
+        at: datetime,
+        started: float,
+        result: Result,
+        answer: float,
+        stage1: Stage1Result | None,
+        verdict: Verdict | None,
+        stage1_ms: float | None,
+    ) -> RequestRecord:
+        record = RequestRecord(
+            request_id=request.request_id,
+            at=at,
+            hotkey=request.hotkey,
+            result=result,
+            answer=answer,
+            stage1_ms=stage1_ms,
+            stage2=None if verdict is None else verdict.outcome,
+            stage2_probability=None if verdict is None else verdict.probability,
+            total_ms=(self._clock() - started) * 1e3,
+        )
+        if stage1 is None:
+            return record
+        seen = {
+            "image_sha256": hashlib.sha256(stage1.content).hexdigest(),
+            "bundle": stage1.bundle,
+            "generation": stage1.generation,
+            "action": stage1.action,
+            "level": stage1.level.name,
+            "prediction_set": stage1.prediction_set,
+            "roadwork_score": stage1.roadwork_score,
+            "select_score": stage1.select_score,
+            "stage1_probability": stage1.probability,
+        }
+        return record.model_copy(update=seen)
+
+
+def _log(record: RequestRecord, verdict: Verdict | None) -> None:
+    degraded = verdict is not None and verdict.outcome is not Outcome.ANSWERED
+    log.info(
+        "request",
+        request_id=record.request_id,
+        hotkey=record.hotkey[:8],
+        result=record.result,
+        answer=round(record.answer, 4),
+        action=record.action,
+        level=record.level,
+        bundle=record.bundle,
+        generation=record.generation,
+        stage2=record.stage2,
+        degraded=degraded,
+        ms=round(record.total_ms, 1),
+    )

@@ -1,0 +1,184 @@
+"""What the miner needs from the chain, as a port; and the chain that is a file.
+
+ChainError
+├── ChainUnavailable       the endpoint gave no answer in time, or an unusable one
+├── NotRegistered          the hotkey has no UID on the subnet
+└── ServeRefused           the chain did not accept the published address
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Protocol, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from stage1.artifacts import Artifact
+from stage1.errors import ArtifactError
+
+
+class ChainError(Exception):
+    """Root of the errors of the chain."""
+
+
+class ChainUnavailable(ChainError):
+    """The endpoint gave no answer in time, or one that cannot be used."""
+
+
+class NotRegistered(ChainError):
+    """The hotkey has no UID on the subnet."""
+
+
+class ServeRefused(ChainError):
+    """The chain did not accept the published address."""
+
+
+class Neuron(BaseModel):
+    """One registered hotkey of the subnet.
+
+    Attributes:
+        uid: its place on the subnet.
+        validator_permit: whether it may validate.
+        stake: total stake, in TAO.
+        incentive: share of the miners' emission in [0, 1], if known.
+        last_update: block in which it last set weights, if known.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    uid: int = Field(ge=0)
+    validator_permit: bool = False
+    stake: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    incentive: float | None = Field(default=None, ge=0, le=1)
+    last_update: int | None = Field(default=None, ge=0)
+
+
+@dataclass(frozen=True)
+class ChainSnapshot:
+    """The subnet at one block.
+
+    Attributes:
+        block: the block.
+        neurons: registered hotkeys (ss58 addresses) and what is known of them; cannot be changed.
+        fetched_at: when it was read, seconds since 1970.
+    """
+
+    block: int
+    neurons: Mapping[str, Neuron]
+    fetched_at: float
+
+    def __post_init__(self) -> None:
+        """Keep a private, read-only copy of the neurons."""
+        object.__setattr__(self, "neurons", MappingProxyType(dict(self.neurons)))
+
+    def neuron(self, hotkey: str) -> Neuron:
+        """Our own entry.
+
+        Raises:
+            NotRegistered: the hotkey has none.
+        """
+        try:
+            return self.neurons[hotkey]
+        except KeyError:
+            where = f"not among the {len(self.neurons)} neurons of the subnet at block {self.block}"
+            raise NotRegistered(f"hotkey {hotkey} is {where}; register it, or check the wallet and netuid") from None
+
+
+class ChainPort(Protocol):
+    """The chain as the miner sees it; every call ends within a deadline of the adapter's own."""
+
+    async def snapshot(self) -> ChainSnapshot:
+        """Read the subnet.
+
+        Raises:
+            ChainUnavailable: no usable answer in time.
+        """
+
+    async def serve(self, ip: str, port: int) -> None:
+        """Publish where the axon can be reached.
+
+        Args:
+            ip: the public address, IPv4 or IPv6.
+            port: the public port.
+
+        Raises:
+            ChainUnavailable: no usable answer in time.
+            NotRegistered: the wallet's hotkey has no UID on the subnet.
+            ServeRefused: the chain said no.
+        """
+
+    async def close(self) -> None:
+        """Let go of connections and processes; may be called twice."""
+
+
+class ChainFile(Artifact):
+    """A snapshot on disk.
+
+    Attributes:
+        block: the block it stands for.
+        neurons: hotkeys (ss58 addresses) and what is known of them.
+    """
+
+    block: int = Field(default=0, ge=0)
+    neurons: dict[str, Neuron] = Field(default_factory=dict)
+
+
+class OfflineChain:
+    """A chain without a network: neurons from memory or from a file, published addresses only noted down.
+
+    Args:
+        neurons: hotkeys and what is known of them.
+        block: the block of every snapshot.
+        clock: seconds since 1970.
+
+    Attributes:
+        served: every address that was published, oldest first.
+    """
+
+    def __init__(
+        self,
+        neurons: Mapping[str, Neuron] | None = None,
+        *,
+        block: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.served: list[tuple[str, int]] = []
+        self._path: Path | None = None
+        self._content = ChainFile(block=block, neurons=dict(neurons or {}))
+        self._clock = clock
+
+    @classmethod
+    def from_file(cls, path: Path, *, clock: Callable[[], float] = time.time) -> Self:
+        """A chain that reads `path` again for every snapshot.
+
+        Raises:
+            ChainUnavailable: the file is missing or is not a `ChainFile`.
+        """
+        chain = cls(clock=clock)
+        chain._path = path
+        chain._read()
+        return chain
+
+    async def snapshot(self) -> ChainSnapshot:
+        """See `ChainPort.snapshot`."""
+        self._read()
+        return ChainSnapshot(self._content.block, self._content.neurons, self._clock())
+
+    async def serve(self, ip: str, port: int) -> None:
+        """Note the address down."""
+        self.served.append((ip, port))
+
+    async def close(self) -> None:
+        """Nothing to let go of."""
+
+    def _read(self) -> None:
+        if self._path is None:
+            return
+        try:
+            self._content = ChainFile.read(self._path)
+        except ArtifactError as error:
+            raise ChainUnavailable(str(error)) from error

@@ -1,0 +1,280 @@
+"""The process that talks to the chain: `python -m miner.chain_worker`.
+
+It alone imports bittensor, so that the import, its grip on logging, the decoding of the metagraph (a second of CPU with
+the interpreter locked) and a call that hangs for minutes happen outside the process that answers requests. It reads one
+`Call` a line from standard input, writes one `Reply` a line to standard output, and ends when its input is closed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import queue
+import sys
+import threading
+from collections.abc import Iterable, Sequence
+from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, get_args
+
+import structlog
+from pydantic import BaseModel, ConfigDict
+
+from miner.chain import Neuron
+from miner.logs import configure_logging, repair_loggers_after_bittensor
+
+log = structlog.get_logger(__name__)
+
+PROTOCOL_VERSION = 4  # what an axon publishes as its protocol; the SDK's own constant is not importable
+NICENESS = 10
+
+Failure = Literal["unavailable", "not_registered", "serve_refused"]
+LogFormat = Literal["auto", "json", "text"]
+
+
+class Call(BaseModel):
+    """One question to the worker.
+
+    Attributes:
+        op: what to do.
+        ip: for `serve`, the public address.
+        port: for `serve`, the public port.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    op: Literal["snapshot", "serve"]
+    ip: str = ""
+    port: int = 0
+
+
+class Reply(BaseModel):
+    """The answer to one call.
+
+    Attributes:
+        failure: what went wrong, None if nothing did.
+        message: about the failure.
+        block: for `snapshot`, the block it was taken at.
+        neurons: for `snapshot`, hotkeys and what is known of them.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    failure: Failure | None = None
+    message: str = ""
+    block: int = 0
+    neurons: dict[str, Neuron] = {}
+
+
+class ServeResult(NamedTuple):
+    """What the SDK said about a published address.
+
+    Attributes:
+        success: whether the chain accepted it.
+        message: the SDK's explanation.
+        unreachable: whether it failed because the connection did.
+    """
+
+    success: bool
+    message: str
+    unreachable: bool
+
+
+class Sdk(Protocol):
+    """The few things the worker needs from the SDK; every method may raise anything and block for minutes."""
+
+    def metagraph(self) -> Any:  # noqa: ANN401  the SDK's own class, made at run time
+        """The subnet's metagraph."""
+
+    def uid(self) -> int | None:
+        """The UID of the wallet's hotkey, None if it has none."""
+
+    def publish(self, ip: str, port: int) -> ServeResult:
+        """Publish the axon's address."""
+
+    def reset(self) -> None:
+        """Drop the connection; the next call makes a new one."""
+
+
+class BittensorSdk:
+    """The subset of bittensor 10.5 that the worker uses; importing it happens in the first instance.
+
+    Args:
+        network: a network name, or the URL of an endpoint.
+        netuid: the subnet.
+        wallet: name, hotkey and path of the wallet; read only when an address is published.
+    """
+
+    def __init__(self, network: str, netuid: int, wallet: tuple[str, str, str]) -> None:
+        # By name, because the type checker would otherwise follow the import through the whole SDK.
+        self._bittensor: Any = importlib.import_module("bittensor")
+        self._serving: Any = importlib.import_module("bittensor.core.extrinsics.serving")
+        self._connection_errors = (
+            OSError,
+            importlib.import_module("websockets.exceptions").WebSocketException,
+            importlib.import_module("async_substrate_interface.errors").MaxRetriesExceeded,
+        )
+        self._network = network
+        self._netuid = netuid
+        self._wallet = wallet
+        self._subtensor: Any = None
+
+    def metagraph(self) -> Any:  # noqa: ANN401
+        """See `Sdk`."""
+        return self._connected().metagraph(self._netuid, lite=True)
+
+    def uid(self) -> int | None:
+        """See `Sdk`."""
+        uid = self._connected().get_uid_for_hotkey_on_subnet(self._opened().hotkey.ss58_address, self._netuid)
+        return None if uid is None else int(uid)
+
+    def publish(self, ip: str, port: int) -> ServeResult:
+        """See `Sdk`."""
+        response = self._serving.serve_extrinsic(
+            subtensor=self._connected(),
+            wallet=self._opened(),
+            ip=ip,
+            port=port,
+            protocol=PROTOCOL_VERSION,
+            netuid=self._netuid,
+            wait_for_finalization=False,
+        )
+        # The response is a sequence of two, and therefore true even when it failed.
+        unreachable = isinstance(response.error, self._connection_errors)
+        return ServeResult(response.success is True, str(response.message or "no reason given"), unreachable)
+
+    def reset(self) -> None:
+        """See `Sdk`."""
+        subtensor, self._subtensor = self._subtensor, None
+        if subtensor is not None:
+            subtensor.close()
+
+    def _connected(self) -> Any:  # noqa: ANN401
+        if self._subtensor is None:
+            self._subtensor = self._bittensor.Subtensor(network=self._network)
+        return self._subtensor
+
+    def _opened(self) -> Any:  # noqa: ANN401
+        name, hotkey, path = self._wallet
+        return self._bittensor.Wallet(name=name, hotkey=hotkey, path=path)
+
+
+class Worker:
+    """Turns calls into replies; whatever the SDK raises becomes a failure with a name.
+
+    Args:
+        sdk: the SDK.
+    """
+
+    def __init__(self, sdk: Sdk) -> None:
+        self._sdk = sdk
+
+    def answer(self, call: Call) -> Reply:
+        """Do what one call asks; never raises for anything the SDK does."""
+        try:
+            return self._snapshot() if call.op == "snapshot" else self._serve(call)
+        except Exception as error:
+            # The edge of the process: the SDK and its dependencies raise unrelated types, and the parent needs a reply.
+            log.warning("chain_call_failed", op=call.op, exc_info=True)
+            self._reset()
+            return Reply(failure="unavailable", message=f"{type(error).__name__}: {error}")
+
+    def _snapshot(self) -> Reply:
+        metagraph = self._sdk.metagraph()
+        return Reply(block=int(metagraph.block.item()), neurons=neurons_of(metagraph))
+
+    def _serve(self, call: Call) -> Reply:
+        if self._sdk.uid() is None:
+            return Reply(failure="not_registered", message="the wallet's hotkey has no UID on this subnet; register it")
+        result = self._sdk.publish(call.ip, call.port)
+        if result.success:
+            return Reply()
+        if result.unreachable:
+            self._reset()
+        return Reply(failure="unavailable" if result.unreachable else "serve_refused", message=result.message)
+
+    def _reset(self) -> None:
+        try:
+            self._sdk.reset()
+        except Exception:
+            # Closing what is already broken may fail in as many ways as using it; a new connection is made anyway.
+            log.debug("chain_close_failed", exc_info=True)
+
+
+def neurons_of(metagraph: Any) -> dict[str, Neuron]:  # noqa: ANN401
+    """The neurons of an SDK metagraph, by hotkey."""
+    columns = zip(
+        metagraph.hotkeys,
+        metagraph.uids.tolist(),
+        metagraph.validator_permit.tolist(),
+        metagraph.S.tolist(),
+        metagraph.I.tolist(),
+        metagraph.last_update.tolist(),
+        strict=True,
+    )
+    return {
+        hotkey: Neuron(uid=uid, validator_permit=permit, stake=stake, incentive=incentive, last_update=updated)
+        for hotkey, uid, permit, stake, incentive, updated in columns
+    }
+
+
+def serve_calls(calls: Iterable[bytes], replies: BinaryIO, worker: Worker) -> None:
+    """Answer lines until there are no more.
+
+    Raises:
+        pydantic.ValidationError: a line is not a `Call`; the two sides do not belong together.
+    """
+    for line in calls:
+        reply = worker.answer(Call.model_validate_json(line))
+        replies.write(reply.model_dump_json().encode() + b"\n")
+        replies.flush()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the worker until its standard input is closed."""
+    options = _parser().parse_args(arguments)
+    replies = _claim_stdout()
+    calls = _lines_until_closed(sys.stdin.buffer)
+    os.nice(NICENESS)
+    os.environ["BT_NO_PARSE_CLI_ARGS"] = "true"
+    sdk = BittensorSdk(
+        options.network, options.netuid, (options.wallet_name, options.wallet_hotkey, options.wallet_path)
+    )
+    configure_logging(options.log_level, json={"json": True, "text": False}.get(options.log_format))
+    repair_loggers_after_bittensor()
+    serve_calls(calls, replies, Worker(sdk))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m miner.chain_worker")
+    parser.add_argument("--network", required=True)
+    parser.add_argument("--netuid", type=int, required=True)
+    parser.add_argument("--wallet-name", required=True)
+    parser.add_argument("--wallet-hotkey", required=True)
+    parser.add_argument("--wallet-path", required=True)
+    parser.add_argument("--log-level", default="INFO")
+    parser.add_argument("--log-format", choices=get_args(LogFormat), default="auto")
+    return parser
+
+
+def _claim_stdout() -> BinaryIO:
+    # The SDK prints to standard output; from here on that is standard error, and only replies go up the pipe.
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    return replies
+
+
+def _lines_until_closed(source: BinaryIO) -> Iterable[bytes]:
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in source:
+            lines.put(line)
+        # The parent is gone. The main thread may be inside a call that hangs for minutes, and nobody waits for it.
+        os._exit(0)
+
+    threading.Thread(target=read, name="calls", daemon=True).start()
+    return iter(lines.get, None)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,291 @@
+"""The command line. Heavy modules are imported inside the commands, so that help is instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+STARTED = time.monotonic()
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="cascade",
+    help="A miner for Bittensor subnet 72 whose first stage exits only where a certificate allows it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+engines = typer.Typer(name="engines", help="Look at the store of bundles and move its pointer.", no_args_is_help=True)
+app.add_typer(engines)
+
+StoreOption = Annotated[Path, typer.Option("--store", help="Directory of bundles.", envvar="CASCADE_STORE")]
+ChangeOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting by its dotted name; repeatable."),
+]
+DEFAULT_STORE = Path("cascade-data/engines")
+DEFAULT_WORKSPACE = Path("cascade-data/workspace")
+
+
+class Mode(StrEnum):
+    """Stages that `cascade retrain --mode` can be asked for."""
+
+    SPLITS = "splits"
+    ADAPT_DOMAIN = "adapt_domain"
+    TRAIN_SUPERVISED = "train_supervised"
+    TRAIN_CONFORMAL_RISK = "train_conformal_risk"
+    EXPORT = "export"
+    CALIBRATE_SCRC = "calibrate_scrc"
+    EVAL_SELECTIVE = "eval_selective"
+    PUBLISH = "publish"
+
+
+class ProgressKind(StrEnum):
+    """How progress is shown."""
+
+    AUTO = "auto"
+    BARS = "bars"
+    LINES = "lines"
+    JSON = "json"
+
+
+def say(text: str) -> None:
+    """Write a line of a command's result to standard output."""
+    typer.echo(text)
+
+
+@contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Turn the errors this project raises on purpose into one line and an exit status."""
+    from filelock import Timeout  # noqa: PLC0415
+
+    from engines.errors import EngineError  # noqa: PLC0415
+    from miner.errors import MinerError  # noqa: PLC0415
+    from offline.errors import OfflineError  # noqa: PLC0415
+    from stage1.errors import Stage1Error  # noqa: PLC0415
+
+    try:
+        yield
+    except (MinerError, EngineError, OfflineError, Stage1Error, Timeout, OSError) as error:
+        typer.secho(f"cascade: {error}", err=True, fg="red")
+        raise typer.Exit(getattr(error, "exit_status", 1)) from error
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _changes(items: list[str] | None) -> dict[str, Any]:
+    """`["a.b=1"]` to `{"a.b": 1}`; a value is JSON where it can be, else text."""
+    import json  # noqa: PLC0415
+
+    changes: dict[str, Any] = {}
+    for item in items or []:
+        key, separator, text = item.partition("=")
+        if not separator or not key:
+            raise typer.BadParameter(
+                f"{item!r}: expected KEY=VALUE, for example --set axon.port=8092", param_hint="--set"
+            )
+        try:
+            changes[key] = json.loads(text)
+        except ValueError:
+            changes[key] = text
+    return changes
+
+
+@app.command()
+def demo(
+    data: Annotated[
+        Path | None, typer.Option(help="Directory with labels.csv; without it, synthetic street scenes are drawn.")
+    ] = None,
+    directory: Annotated[Path, typer.Option(help="Where the demo works; emptied first.")] = Path("cascade-data/demo"),
+    scenes: Annotated[int, typer.Option(min=400, help="Synthetic scenes to draw.")] = 3600,
+    difficulty: Annotated[
+        float, typer.Option(min=0, max=1, help="0 is near and bright, 1 is far, dark and hidden.")
+    ] = 0.25,
+    seed: Annotated[int, typer.Option(help="Seed of scenes and training.")] = 0,
+) -> None:
+    """Run the whole product once: train, certify, serve, be asked by a real dendrite, hot-swap, keep score.
+
+    Examples: `cascade demo` · `cascade demo --data photographs/`
+    """
+    with _clear_errors():
+        from miner.demo import DemoSettings, run_demo  # noqa: PLC0415
+
+        settings = DemoSettings(directory=directory, data=data, scenes=scenes, difficulty=difficulty, seed=seed)
+        raise typer.Exit(run_demo(settings))
+
+
+@app.command()
+def mine(
+    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.")] = None,
+    wallet: Annotated[str | None, typer.Option(help="Name of the wallet.")] = None,
+    hotkey: Annotated[str | None, typer.Option(help="Name of the hotkey.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the axon.")] = None,
+    network: Annotated[str | None, typer.Option(help="Chain network: finney, test, or a WebSocket URL.")] = None,
+    netuid: Annotated[int | None, typer.Option(help="72 on finney, 323 on the test network.")] = None,
+    change: ChangeOption = None,
+    retrain_now: Annotated[bool, typer.Option("--retrain-now", help="Start the nightly job once, at once.")] = False,
+) -> None:
+    """Answer validators until stopped. Settings: flags, then CASCADE_ variables, then cascade.toml, then defaults.
+
+    Examples: `cascade mine --wallet miner --hotkey one` · `cascade mine --set stage2.engine=stage2/ --retrain-now`
+    """
+    with _clear_errors():
+        import asyncio  # noqa: PLC0415
+
+        from miner.app import run_miner  # noqa: PLC0415
+        from miner.errors import SettingsError  # noqa: PLC0415
+        from miner.logs import configure_logging  # noqa: PLC0415
+        from miner.settings import load_settings  # noqa: PLC0415
+
+        flags = {"wallet.name": wallet, "wallet.hotkey": hotkey, "axon.port": port}
+        flags |= {"chain.network": network, "chain.netuid": netuid}
+        given = {key: value for key, value in flags.items() if value is not None}
+        settings = load_settings(config, given | _changes(change))
+        if retrain_now and settings.retrain.data is None:
+            raise SettingsError("--retrain-now needs retrain.data: the directory with labels.csv")
+        configure_logging(settings.log.level, settings.log.json_lines)
+        asyncio.run(run_miner(settings, retrain_now=retrain_now, started=STARTED))
+
+
+@app.command()
+def retrain(
+    data: Annotated[Path, typer.Option(help="Directory with labels.csv.")],
+    workspace: Annotated[Path, typer.Option(help="Where finished stages are kept.")] = DEFAULT_WORKSPACE,
+    store: StoreOption = DEFAULT_STORE,
+    preset: Annotated[str, typer.Option(help="standard or tiny.")] = "standard",
+    config: Annotated[Path | None, typer.Option(help="A config.json instead of the preset.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="Run this stage, and what it needs, instead of all.")] = None,
+    change: ChangeOption = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default all cores.")] = None,
+    progress: Annotated[ProgressKind, typer.Option(help="How progress is shown.")] = ProgressKind.AUTO,
+) -> None:
+    """Train, certify and publish a bundle. Run it again after a crash and it goes on after the last finished stage.
+
+    Examples: `cascade retrain --data roads/` · `cascade retrain --data roads/ --mode calibrate_scrc` ·
+    `cascade retrain --data roads/ --set calibrate_scrc.alpha=0.01`
+    """
+    with _clear_errors():
+        from miner.retrain import retrain as run  # noqa: PLC0415
+
+        if threads is not None:
+            os.environ |= {"OMP_NUM_THREADS": str(threads)}
+        outcome = run(
+            data=data,
+            workspace=workspace,
+            store=store,
+            preset=preset,
+            config=config,
+            mode=None if mode is None else mode.value,
+            changes=_changes(change),
+            progress=progress.value,
+        )
+        if progress is not ProgressKind.JSON:
+            say(outcome)
+
+
+@engines.command("list")
+def engines_list(store: StoreOption = DEFAULT_STORE) -> None:
+    """List the bundles, oldest first; `*` is current, `-` is where a rollback goes."""
+    with _clear_errors():
+        from miner.engines_view import list_bundles  # noqa: PLC0415
+
+        say(list_bundles(store))
+
+
+@engines.command("show")
+def engines_show(
+    bundle: Annotated[str, typer.Argument(help="Id, or its beginning.")], store: StoreOption = DEFAULT_STORE
+) -> None:
+    """Show a bundle: its certificate in words, its files, where it comes from."""
+    with _clear_errors():
+        from miner.engines_view import show_bundle  # noqa: PLC0415
+
+        say(show_bundle(store, bundle))
+
+
+@engines.command("activate")
+def engines_activate(
+    bundle: Annotated[str, typer.Argument(help="Id, or its beginning.")], store: StoreOption = DEFAULT_STORE
+) -> None:
+    """Make a bundle current; a running miner follows without a restart."""
+    with _clear_errors():
+        from engines.store import Store  # noqa: PLC0415
+        from miner.app import utc_now  # noqa: PLC0415
+
+        say(f"current: {Store(store).activate(bundle, now=utc_now()).bundle}")
+
+
+@engines.command("rollback")
+def engines_rollback(store: StoreOption = DEFAULT_STORE) -> None:
+    """Make the previous bundle current again."""
+    with _clear_errors():
+        from engines.store import Store  # noqa: PLC0415
+        from miner.app import utc_now  # noqa: PLC0415
+
+        say(f"current: {Store(store).rollback(now=utc_now()).bundle}")
+
+
+@engines.command("verify")
+def engines_verify(
+    bundle: Annotated[str, typer.Argument(help="Id, or its beginning.")], store: StoreOption = DEFAULT_STORE
+) -> None:
+    """Check a bundle as a miner would before serving it: hashes, binding of the certificate, golden outputs."""
+    with _clear_errors():
+        from miner.engines_view import verify  # noqa: PLC0415
+
+        say(verify(store, bundle))
+
+
+@app.command()
+def scenes(
+    directory: Annotated[Path, typer.Argument(help="Where images/ and labels.csv are written.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 400,
+    difficulty: Annotated[
+        float, typer.Option(min=0, max=1, help="0 is near and bright, 1 is far, dark and hidden.")
+    ] = 0.25,
+    seed: Annotated[int, typer.Option(help="Seed of the set.")] = 0,
+) -> None:
+    """Draw synthetic street scenes with labels, for trying things out.
+
+    Example: `cascade scenes scenes/ --count 800`
+    """
+    with _clear_errors():
+        from miner.console import display  # noqa: PLC0415
+        from offline.scenes import write_scenes  # noqa: PLC0415
+
+        with display() as shown:
+            shown.stage("drawing", "running")
+            for done in write_scenes(directory, scenes=count, seed=seed, difficulty=difficulty):
+                shown.step(done, count)
+            shown.stage("drawing", "done")
+        say(f"{count} synthetic scenes in {directory}")
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.")] = None,
+    change: ChangeOption = None,
+) -> None:
+    """Check everything a miner needs, and whether validators are asking at all."""
+    with _clear_errors():
+        import asyncio  # noqa: PLC0415
+
+        from miner.doctor import examine, rendered  # noqa: PLC0415
+        from miner.settings import load_settings  # noqa: PLC0415
+
+        findings = asyncio.run(examine(load_settings(config, _changes(change))))
+        say(rendered(findings))
+        raise typer.Exit(any(finding.failed for finding in findings))
+
+
+if __name__ == "__main__":
+    sys.exit(app())

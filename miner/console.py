@@ -1,0 +1,154 @@
+"""What a person sees while the pipeline works: bars on a terminal, one line in a while elsewhere, JSON for a parent."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from typing import Protocol, Self, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+STEP_EVERY_S = 0.25
+LINE_EVERY_S = 30.0
+
+
+class RunDisplay(Protocol):
+    """Shows the progress of a run; see `offline.pipeline.Progress`."""
+
+    def stage(self, name: str, state: str) -> None:
+        """A stage is `running`, `done` or `cached`."""
+        ...
+
+    def step(self, done: int, total: int, note: str = "") -> None:
+        """The running stage has done a part of its work."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Start showing."""
+        ...
+
+    def __exit__(self, *_: object) -> None:
+        """Stop showing."""
+        ...
+
+
+class JsonDisplay:
+    """One JSON object a line on a stream, for a program that started this one."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._last = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def stage(self, name: str, state: str) -> None:
+        """See `RunDisplay.stage`."""
+        self._write({"stage": name, "state": state})
+
+    def step(self, done: int, total: int, note: str = "") -> None:
+        """See `RunDisplay.step`."""
+        now = time.monotonic()
+        if done == total or now - self._last >= STEP_EVERY_S:
+            self._last = now
+            self._write({"done": done, "total": total, "note": note})
+
+    def _write(self, record: dict[str, object]) -> None:
+        self._stream.write(json.dumps(record) + "\n")
+        self._stream.flush()
+
+
+class LineDisplay:
+    """Plain lines: each stage, and one line every half minute inside a long one."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stderr
+        self._started = time.monotonic()
+        self._last = self._started
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def stage(self, name: str, state: str) -> None:
+        """See `RunDisplay.stage`."""
+        self._write(f"{name}: {state}")
+
+    def step(self, done: int, total: int, note: str = "") -> None:
+        """See `RunDisplay.step`."""
+        if time.monotonic() - self._last >= LINE_EVERY_S:
+            self._write(f"  {done} of {total} {note}".rstrip())
+
+    def _write(self, text: str) -> None:
+        self._last = time.monotonic()
+        self._stream.write(f"[{self._last - self._started:6.1f} s] {text}\n")
+        self._stream.flush()
+
+
+def bars(console: Console) -> Progress:
+    """The look of every progress bar."""
+    return Progress(
+        SpinnerColumn(finished_text="[green]✓"),
+        TextColumn("{task.description}", justify="left"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TextColumn("[dim]{task.fields[note]}", justify="left"),
+        console=console,
+    )
+
+
+class BarDisplay:
+    """One bar a stage, on a terminal.
+
+    Args:
+        console: where to draw; None for standard error.
+        progress: draw into bars that exist already.
+        prefix: put before the name of each stage.
+    """
+
+    def __init__(self, console: Console | None = None, *, progress: Progress | None = None, prefix: str = "") -> None:
+        self._owned = progress is None
+        self._bars = progress or bars(console or Console(stderr=True))
+        self._prefix = prefix
+        self._task: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        if self._owned:
+            self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._owned:
+            self._bars.stop()
+
+    def stage(self, name: str, state: str) -> None:
+        """See `RunDisplay.stage`."""
+        if state == "running":
+            self._task = self._bars.add_task(f"{self._prefix}{name}", total=None, note="")
+        elif state == "cached":
+            self._bars.add_task(f"{self._prefix}{name}", total=1, completed=1, note="up to date")
+        elif self._task is not None:
+            self._bars.update(self._task, total=1, completed=1)
+            self._task = None
+
+    def step(self, done: int, total: int, note: str = "") -> None:
+        """See `RunDisplay.step`."""
+        if self._task is not None:
+            self._bars.update(self._task, completed=done, total=total, note=note)
+
+
+def display(kind: str = "auto") -> RunDisplay:
+    """The display for `--progress`: `json`, `lines`, `bars`, or `auto` by whether standard error is a terminal."""
+    if kind == "json":
+        return JsonDisplay()
+    if kind == "bars" or (kind == "auto" and sys.stderr.isatty()):
+        return BarDisplay()
+    return LineDisplay()

@@ -1,0 +1,284 @@
+"""`cascade demo`: the whole product once, on this machine, from images to a scoreboard.
+
+Two nights of the pipeline, a live miner in a process of its own, a validator with the real bittensor dendrite in another,
+and a hot swap in the middle of its traffic. Every number is measured in the run that prints it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bittensor_wallet import Wallet
+from rich.console import Console
+from rich.progress import Progress
+
+from engines.bundle import CALIBRATOR, ENGINE, PREPROCESS
+from engines.engine import OnnxEngine
+from engines.store import Store
+from miner.app import resident_mib, utc_now
+from miner.chain import ChainFile, Neuron
+from miner.console import BarDisplay, bars
+from miner.demo_processes import MinerProcess, ValidatorProcess, retrain_child
+from miner.errors import StartError
+from miner.scoreboard import Asked, Scoreboard, render_scoreboard, score
+from offline.calibrating import run_engine
+from offline.dataset import read_dataset
+from offline.scenes import write_scenes
+from offline.splits import Splits
+from offline.stages import SPLITS, published
+from stage1.preprocess import PreprocessSettings
+from stage1.probability import fit_calibrator
+
+REQUESTS_PER_S = 14.0
+SWAP_AT = 0.35
+MAX_REQUESTS = 420
+NIGHT_TWO = {"train_conformal_risk.enabled": True}
+STAGE2_MODEL = {
+    "model.backbone.hidden": 96,
+    "model.backbone.layers": 5,
+    "model.backbone.heads": 3,
+    "model.backbone.initializer_range": 0.1,
+    "train_supervised.learning_rate": 0.002,
+}
+DEMO_STAKE = 50_000.0
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo runs on.
+
+    Attributes:
+        directory: where it works; emptied first.
+        data: directory with `labels.csv`, None to draw synthetic scenes.
+        scenes: synthetic scenes to draw.
+        difficulty: of the synthetic scenes.
+        seed: seed of scenes and training.
+    """
+
+    directory: Path
+    data: Path | None
+    scenes: int
+    difficulty: float
+    seed: int
+
+
+def run_demo(settings: DemoSettings) -> int:
+    """Run everything and print the scoreboard.
+
+    Returns:
+        Exit status: 0 if no request failed and a swap happened under traffic.
+
+    Raises:
+        StartError: a child process did not do its work; says where its log is.
+    """
+    started = time.monotonic()
+    console = Console()
+    home = settings.directory.resolve()
+    _empty(home)
+    with bars(console) as progress:
+        data = _data(settings, home, progress)
+        night = _nights(settings, data, home, progress)
+        board = _serve(night, home, progress)
+    wall_s = time.monotonic() - started
+    console.print(render_scoreboard(board, wall_s=wall_s, report=night.report, synthetic=settings.data is None))
+    return 0 if board.failed == 0 and board.swaps >= 1 else 1
+
+
+def _empty(home: Path) -> None:
+    marker = home / ".cascade-demo"
+    if home.exists() and any(home.iterdir()) and not marker.exists():
+        raise StartError(f"{home}: not empty, and not made by an earlier demo; choose another --directory")
+    shutil.rmtree(home, ignore_errors=True)
+    home.mkdir(parents=True)
+    marker.touch()
+
+
+def _data(settings: DemoSettings, home: Path, progress: Progress) -> Path:
+    if settings.data is not None:
+        root = settings.data.resolve()
+        rows = len(read_dataset(root))
+        progress.add_task(f"images in {root.name}", total=1, completed=1, note=f"{rows} labelled images")
+        return root
+    root = home / "scenes"
+    task = progress.add_task("draw synthetic streets", total=settings.scenes, note="")
+    for done in write_scenes(root, scenes=settings.scenes, seed=settings.seed, difficulty=settings.difficulty):
+        progress.update(task, completed=done, note=f"{done} scenes")
+    return root
+
+
+@dataclass(frozen=True)
+class Nights:
+    """What two nights of the pipeline left.
+
+    Attributes:
+        data: the data directory.
+        store: holds the first night's bundle as current.
+        stage2: directory of the Stage-2 engine.
+        test_rows: ids of the test rows.
+        publish: publishes the second night's bundle and returns its run directory.
+        report: where the first night's report is.
+    """
+
+    data: Path
+    store: Path
+    stage2: Path
+    test_rows: tuple[str, ...]
+    publish: Callable[[], Path]
+    report: Path
+
+
+def _nights(settings: DemoSettings, data: Path, home: Path, progress: Progress) -> Nights:
+    store, workspace = home / "engines", home / "workspace"
+    seed = {"seed": settings.seed, "splits.seed": settings.seed}
+
+    def night(changes: dict[str, Any], prefix: str, mode: str | None, place: Path = workspace) -> Path:
+        shown = BarDisplay(progress=progress, prefix=prefix)
+        return retrain_child(data, place, store, mode, seed | changes, shown, home / f"{place.name}.log")
+
+    with ThreadPoolExecutor(1) as beside:
+        # One thread each: on two cores two small models train faster side by side than one after the other.
+        larger: Future[Path] = beside.submit(night, STAGE2_MODEL, "Stage-2 · ", "export", home / "workspace-stage2")
+        run = night({}, "night 1 · ", None)
+        night(NIGHT_TWO, "night 2 · ", "eval_selective")
+        stage2 = _stage2(larger.result(), data, home, progress)
+    publication = published(run)
+    if not publication.accepted:
+        raise StartError(f"the first bundle was not accepted: {'; '.join(publication.reasons)}")
+    rows = Splits.read(run / SPLITS).sets["test"].rows
+    kept = home / "report.html"
+    shutil.copyfile(run / "report.html", kept)
+    return Nights(data, store, stage2, rows, lambda: night(NIGHT_TWO, "night 2 · ", "publish"), kept)
+
+
+def _stage2(run: Path, data: Path, home: Path, progress: Progress) -> Path:
+    directory = home / "stage2"
+    directory.mkdir()
+    for name in (ENGINE, PREPROCESS):
+        shutil.copyfile(run / name, directory / name)
+    preprocess = PreprocessSettings.read(directory / PREPROCESS)
+    rows = read_dataset(data).pick(Splits.read(run / SPLITS).sets["val_select"].rows)
+    shown = BarDisplay(progress=progress, prefix="Stage-2 · ")
+    shown.stage("fit probabilities", "running")
+    engine = OnnxEngine(directory / ENGINE)
+    labelled = run_engine(engine, rows, preprocess, shown.step, "val_select")
+    engine.close()
+    fit_calibrator(labelled.outputs, labelled.labels).write(directory / CALIBRATOR)
+    shown.stage("fit probabilities", "done")
+    return directory
+
+
+def _wallets(home: Path) -> tuple[str, str, Path]:
+    """Fresh keys for the miner and the validator, and the file that stands for the chain."""
+    addresses = {}
+    for name in ("miner", "validator"):
+        wallet = Wallet(name=name, hotkey="default", path=str(home / "wallets"))
+        with contextlib.redirect_stdout(None):
+            wallet.create_new_coldkey(use_password=False, overwrite=True, suppress=True)
+            wallet.create_new_hotkey(use_password=False, overwrite=True, suppress=True)
+        addresses[name] = wallet.hotkey.ss58_address
+    chain = home / "chain.json"
+    neurons = {
+        addresses["miner"]: Neuron(uid=0),
+        addresses["validator"]: Neuron(uid=1, validator_permit=True, stake=DEMO_STAKE),
+    }
+    ChainFile(block=1, neurons=neurons).write(chain)
+    return addresses["miner"], addresses["validator"], chain
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _serve(night: Nights, home: Path, progress: Progress) -> Scoreboard:
+    miner_key, _, chain = _wallets(home)
+    port, state = _free_port(), home / "state"
+    task = progress.add_task("start the miner", total=1, note="")
+    settings = {
+        "store": night.store,
+        "state": state,
+        "wallet.name": "miner",
+        "wallet.path": home / "wallets",
+        "chain.kind": "offline",
+        "chain.snapshot": chain,
+        "chain.publish_endpoint": False,
+        "axon.host": "127.0.0.1",
+        "axon.port": port,
+        "stage2.engine": night.stage2,
+        "log.json_lines": True,
+    }
+    with (
+        MinerProcess(settings, home / "miner.log") as miner,
+        ValidatorProcess(home / "wallets", "validator", port, miner_key, home / "validator.log") as validator,
+    ):
+        miner.wait_until_ready()
+        progress.update(task, completed=1, note=f"port {port}")
+        asked, first_answer_s, swapped = _traffic(night, miner, validator, progress)
+        resident = resident_mib(miner.pid)
+    params = [(row.manifest.bundle_id, row.path) for row in Store(night.store).list()]
+    return score(
+        asked,
+        state,
+        dict(params),
+        cold_start_s=first_answer_s,
+        ready_s=miner.ready_s,
+        resident_mib=resident,
+        note=swapped,
+    )
+
+
+def _traffic(
+    night: Nights, miner: MinerProcess, validator: ValidatorProcess, progress: Progress
+) -> tuple[list[Asked], float, str]:
+    data = read_dataset(night.data)
+    rows = data.pick(night.test_rows).rows[:MAX_REQUESTS]
+    task = progress.add_task("validator asks", total=len(rows), note="")
+    pacer = _paced(len(rows), REQUESTS_PER_S)
+    publishing: Future[Path] | None = None
+    note = ""
+    with ThreadPoolExecutor(1) as beside:
+        for sent, row in enumerate(rows):
+            if publishing is None and sent >= SWAP_AT * len(rows):
+                publishing = beside.submit(night.publish)
+                progress.update(task, note="publishing the second night's bundle")
+            if publishing is not None and sent == len(rows) - len(rows) // 5:
+                note = _ensure_swapped(night, publishing.result(), miner)
+                progress.update(task, note=note)
+            if sent == 1:
+                validator.wait_for(1)
+            validator.send(night.data / row.image, row.label, row.group)
+            progress.update(task, completed=sent)
+            next(pacer)
+    asked = validator.finish()
+    progress.update(task, completed=len(rows))
+    return asked, validator.first_answer_at - miner.spawned_at, note
+
+
+def _ensure_swapped(night: Nights, run: Path, miner: MinerProcess) -> str:
+    """Wait for the swap; if the gate kept the champion, activate the challenger by hand to show a swap."""
+    publication = published(run)
+    note = "challenger passed the gate"
+    if not publication.accepted:
+        note = f"gate kept the champion ({'; '.join(publication.reasons)}); challenger activated by hand to show a swap"
+        Store(night.store).activate(publication.bundle, now=utc_now(), action="demo")
+    miner.wait_for_bundle(publication.bundle)
+    return note
+
+
+def _paced(count: int, per_s: float) -> Iterator[None]:
+    started = time.monotonic()
+    for index in range(1, count + 1):
+        delay = started + index / per_s - time.monotonic()
+        if delay > 0:
+            time.sleep(delay)
+        yield

@@ -1,0 +1,135 @@
+"""`cascade doctor`: what a miner needs, checked one by one, and whether validators are asking."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from engines.bundle import load_bundle
+from engines.errors import EngineError
+from engines.store import Store
+from miner.app import open_chain, utc_now
+from miner.chain import ChainError, ChainSnapshot
+from miner.errors import MinerError
+from miner.journal import read_journal
+from miner.settings import MinerSettings
+from miner.wallet import load_hotkey
+from stage1.errors import Stage1Error
+
+SILENT_AFTER_H = 6.0
+BURN_SHARE = 0.95
+
+Verdict = Literal["ok", "warning", "failed"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check.
+
+    Attributes:
+        check: what was looked at.
+        verdict: how it is.
+        detail: what was found, and what to do.
+    """
+
+    check: str
+    verdict: Verdict
+    detail: str
+
+    @property
+    def failed(self) -> bool:
+        """The miner cannot work like this."""
+        return self.verdict == "failed"
+
+
+async def examine(settings: MinerSettings) -> list[Finding]:
+    """All checks; each stands alone."""
+    chain = await _chain(settings)
+    return [_bundle(settings), _wallet(settings), _port(settings), *chain, traffic(settings, utc_now())]
+
+
+def rendered(findings: list[Finding]) -> str:
+    """A line for each finding."""
+    width = max(len(finding.check) for finding in findings)
+    return "\n".join(f"{f.verdict:<8} {f.check:<{width}}  {f.detail}" for f in findings)
+
+
+def _bundle(settings: MinerSettings) -> Finding:
+    store = Store(settings.store)
+    try:
+        pointer = store.current()
+        if pointer is None:
+            return Finding("bundle", "failed", f"{settings.store}: none is current; run `cascade retrain`")
+        bundle = load_bundle(store.path(pointer.bundle))
+    except (EngineError, Stage1Error) as error:
+        return Finding("bundle", "failed", str(error))
+    status = bundle.params.status
+    bundle.close()
+    if status == "INFEASIBLE":
+        return Finding("bundle", "warning", f"{pointer.bundle}: nothing certified, everything goes to Stage-2")
+    return Finding("bundle", "ok", f"{pointer.bundle}: {status}, loads and reproduces its golden outputs")
+
+
+def _wallet(settings: MinerSettings) -> Finding:
+    try:
+        return Finding("hotkey", "ok", load_hotkey(settings.wallet).ss58_address)
+    except MinerError as error:
+        return Finding("hotkey", "failed", str(error))
+
+
+def _port(settings: MinerSettings) -> Finding:
+    port = settings.axon.port
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        if probe.connect_ex(("127.0.0.1", port)) == 0:
+            return Finding("port", "ok", f"{port}: something listens there, the miner if it is running")
+    return Finding("port", "warning", f"{port}: nothing listens; normal while the miner is stopped")
+
+
+async def _chain(settings: MinerSettings) -> list[Finding]:
+    try:
+        chain = open_chain(settings)
+    except MinerError as error:
+        return [Finding("chain", "failed", str(error))]
+    try:
+        snapshot = await chain.snapshot()
+    except ChainError as error:
+        return [Finding("chain", "failed", str(error))]
+    finally:
+        await chain.close()
+    findings = [Finding("chain", "ok", f"block {snapshot.block}, {len(snapshot.neurons)} neurons")]
+    try:
+        uid = snapshot.neuron(load_hotkey(settings.wallet).ss58_address).uid
+        findings.append(Finding("registered", "ok", f"uid {uid}"))
+    except (ChainError, MinerError) as error:
+        findings.append(Finding("registered", "failed", str(error)))
+    return [*findings, emission(snapshot)]
+
+
+def emission(snapshot: ChainSnapshot) -> Finding:
+    """Whether the subnet pays miners, or one uid (an owner who burns it) takes everything."""
+    known = {neuron.uid: neuron.incentive for neuron in snapshot.neurons.values() if neuron.incentive is not None}
+    total = sum(known.values())
+    if not known or total == 0:
+        return Finding("emission", "warning", "no incentive is known for any neuron")
+    uid, largest = max(known.items(), key=lambda item: item[1])
+    if largest / total >= BURN_SHARE:
+        detail = f"uid {uid} takes {largest / total:.0%} of it: emission is burned, mining earns nothing at present"
+        return Finding("emission", "warning", detail)
+    return Finding("emission", "ok", f"spread over {sum(value > 0 for value in known.values())} neurons")
+
+
+def traffic(settings: MinerSettings, now: datetime) -> Finding:
+    """When a validator last asked."""
+    last = None
+    for record in read_journal(settings.state):
+        last = record
+    if last is None:
+        return Finding(
+            "traffic", "warning", "no validator has asked this miner yet; see the README on the subnet's halt"
+        )
+    hours = (now - last.at).total_seconds() / 3600
+    verdict: Verdict = "ok" if hours <= SILENT_AFTER_H else "warning"
+    return Finding("traffic", verdict, f"last request {hours:.1f} h ago, from {last.hotkey[:8]}")

@@ -1,0 +1,83 @@
+"""Logging, set up once at the edge of a process."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import sys
+from typing import Any, TextIO
+
+import structlog
+
+SDK_LOGGER = "bittensor"
+
+
+def configure_logging(level: str = "INFO", json: bool | None = None, *, stream: TextIO | None = None) -> None:
+    """Send every log line of this process, structlog's and the standard library's, one way to one stream.
+
+    Args:
+        level: the lowest level that is told: DEBUG, INFO, WARNING, ERROR or CRITICAL.
+        json: True for one JSON object a line, False for text; by default text if the stream is a terminal.
+        stream: where to, standard error by default; standard output belongs to what a command prints.
+
+    Raises:
+        ValueError: no such level.
+    """
+    stream = stream or sys.stderr
+    terminal = stream.isatty()
+    as_json = not terminal if json is None else json
+    number = logging.getLevelNamesMapping().get(level.upper())
+    if number is None:
+        raise ValueError(f"log level is {level!r}; it must be DEBUG, INFO, WARNING, ERROR or CRITICAL")
+    structlog.configure(
+        processors=[*_shared(), structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=_shared(),
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(as_json, terminal)],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(number)
+
+
+def repair_loggers_after_bittensor() -> None:
+    """Undo what importing bittensor does to logging; call it after the import and after any of its `logging` calls.
+
+    The import sets every logger that exists to CRITICAL, also those of asyncio and uvicorn, and prints its own records
+    on standard output through a queue. Afterwards all loggers follow the root logger again, and bittensor's records go
+    the same way as everyone's.
+    """
+    for logger in list(logging.root.manager.loggerDict.values()):
+        if not isinstance(logger, logging.Logger):
+            continue
+        if logger.name == SDK_LOGGER or logger.name.startswith(f"{SDK_LOGGER}."):
+            logger.handlers.clear()
+            logger.propagate = True
+            continue
+        logger.setLevel(logging.NOTSET)
+        logger.disabled = False
+        logger.handlers[:] = [h for h in logger.handlers if not isinstance(h, logging.handlers.QueueHandler)]
+
+
+def _shared() -> list[Any]:
+    return [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+    ]
+
+
+def _renderer(as_json: bool, terminal: bool) -> list[Any]:
+    if as_json:
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    return [structlog.dev.ConsoleRenderer(colors=terminal)]

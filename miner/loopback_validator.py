@@ -1,0 +1,82 @@
+"""A validator on this machine: the real bittensor SDK's dendrite, fed from standard input.
+
+Every line of standard input is the path of an image; for each, one signed `ImageSynapse` is sent, and one line of JSON with
+the answer comes out. Only `cascade demo` uses it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import sys
+import time
+from pathlib import Path
+
+import bittensor as bt
+from bittensor.utils import networking
+
+from miner.logs import repair_loggers_after_bittensor
+
+TIMEOUT_S = 9.0
+
+
+class ImageSynapse(bt.Synapse):  # type: ignore[misc]
+    """The synapse of subnet 72, field by field as validators send it."""
+
+    testnet_label: int = -1
+    image: str = ""
+    prediction: float = -1.0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--miner-hotkey", required=True)
+    parser.add_argument("--wallet-path", required=True)
+    parser.add_argument("--wallet-name", required=True)
+    return parser.parse_args()
+
+
+async def _ask(dendrite: bt.Dendrite, axon: bt.AxonInfo, path: str) -> None:
+    synapse = ImageSynapse(image=base64.b64encode(Path(path).read_bytes()).decode())
+    started = time.perf_counter()
+    reply = await dendrite.forward(axons=[axon], synapse=synapse, timeout=TIMEOUT_S, deserialize=False)
+    answer = reply[0]
+    record = {
+        "image": path,
+        "prediction": answer.prediction,
+        "status": answer.dendrite.status_code,
+        "message": answer.dendrite.status_message,
+        "ms": (time.perf_counter() - started) * 1e3,
+    }
+    sys.stdout.write(json.dumps(record) + "\n")
+    sys.stdout.flush()
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    wallet = bt.Wallet(name=arguments.wallet_name, path=arguments.wallet_path)
+    key = arguments.miner_hotkey
+    axon = bt.AxonInfo(version=1, ip="127.0.0.1", port=arguments.port, ip_type=4, hotkey=key, coldkey=key)
+    dendrite = bt.Dendrite(wallet=wallet)
+    loop = asyncio.get_running_loop()
+    pending: set[asyncio.Task[None]] = set()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        task = loop.create_task(_ask(dendrite, axon, line.rstrip("\n")))
+        pending.add(task)
+        task.add_done_callback(pending.discard)
+    await asyncio.gather(*pending)
+    await dendrite.aclose_session()
+
+
+def main() -> None:
+    """Run until standard input ends."""
+    # The dendrite asks six services on the internet for its own address, which nobody on loopback needs.
+    networking.get_external_ip = lambda: "127.0.0.1"
+    repair_loggers_after_bittensor()
+    asyncio.run(_run(_arguments()))
+
+
+if __name__ == "__main__":
+    main()

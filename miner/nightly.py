@@ -1,0 +1,142 @@
+"""The nightly job: retraining in a process of its own, which can crash, hang or run out of memory unnoticed by requests."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+from apscheduler.triggers.cron import CronTrigger
+
+from miner.settings import RetrainSettings
+
+log = structlog.get_logger(__name__)
+
+GRACE_S = 20.0
+STAMP = "last_retrain"
+
+
+class NightlyJob:
+    """Starts `cascade retrain` at its time, once at a time, at low priority.
+
+    The child leads a process group of its own, so that ending it ends everything it started.
+
+    Args:
+        settings: when and on what.
+        store: where the pipeline publishes.
+        state: directory for the time of the last success.
+        now: wall-clock time, UTC.
+    """
+
+    def __init__(self, settings: RetrainSettings, *, store: Path, state: Path, now: Callable[[], datetime]) -> None:
+        self._settings = settings
+        self._store = store
+        self._stamp = state / STAMP
+        self._now = now
+        self._scheduler = AsyncIOScheduler(timezone="UTC")
+        self._running = asyncio.Lock()
+        self._tasks: set[asyncio.Task[int | None]] = set()
+
+    def start(self) -> None:
+        """Schedule the job; if the last due run was missed while the miner was down, run now."""
+        trigger = CronTrigger.from_crontab(self._settings.cron, timezone="UTC")
+        self._scheduler.add_job(
+            self.run, trigger, id="retrain", max_instances=1, coalesce=True, misfire_grace_time=None
+        )
+        self._scheduler.start()
+        if missed(trigger, self._last_success(), self._now()):
+            log.info("retrain_missed", last_success=str(self._last_success()))
+            self.trigger()
+
+    def trigger(self) -> None:
+        """Run once, now, in the background."""
+        task = asyncio.get_running_loop().create_task(self.run())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def run(self) -> int | None:
+        """Retrain once and wait for the end.
+
+        Returns:
+            The exit status of the child; None if a run was already under way.
+        """
+        if self._running.locked():
+            log.warning("retrain_already_running")
+            return None
+        async with self._running:
+            started = self._now()
+            log.info("retrain_started", data=str(self._settings.data))
+            status = await self._child()
+            seconds = round((self._now() - started).total_seconds(), 1)
+            if status == 0:
+                self._stamp.parent.mkdir(parents=True, exist_ok=True)
+                self._stamp.write_text(started.isoformat())
+                log.info("retrain_done", seconds=seconds)
+            else:
+                log.error("retrain_failed", status=status, seconds=seconds)
+            return status
+
+    async def close(self) -> None:
+        """Stop the schedule and end a run that is under way; it resumes where it was next time."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def command(self) -> list[str]:
+        """The child's command line."""
+        settings = self._settings
+        command = [sys.executable, "-m", "miner.cli", "retrain", "--data", str(settings.data)]
+        command += ["--workspace", str(settings.workspace), "--store", str(self._store)]
+        if settings.config is not None:
+            return [*command, "--config", str(settings.config)]
+        return [*command, "--preset", settings.preset]
+
+    async def _child(self) -> int:
+        niceness = self._settings.niceness
+        process = await asyncio.create_subprocess_exec(
+            "nice", "-n", str(niceness), *self.command(), stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            async with asyncio.timeout(self._settings.timeout_h * 3600):
+                return await process.wait()
+        except TimeoutError:
+            log.error("retrain_timed_out", hours=self._settings.timeout_h)
+            await _end_group(process)
+            return process.returncode or -signal.SIGKILL
+        except asyncio.CancelledError:
+            await _end_group(process)
+            raise
+
+    def _last_success(self) -> datetime | None:
+        try:
+            return datetime.fromisoformat(self._stamp.read_text().strip())
+        except (OSError, ValueError):
+            return None
+
+
+def missed(trigger: CronTrigger, last_success: datetime | None, now: datetime) -> bool:
+    """True if a run was due after the last success and before now; False if there never was a success."""
+    if last_success is None:
+        return False
+    due = trigger.get_next_fire_time(None, last_success + timedelta(seconds=1))
+    return due is not None and due <= now
+
+
+async def _end_group(process: asyncio.subprocess.Process) -> None:
+    """TERM to the whole group, then KILL."""
+    for sign, wait_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sign)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await process.wait()
+            return

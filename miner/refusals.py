@@ -1,0 +1,86 @@
+"""Why a request gets no prediction.
+
+Refusal
+├── BadRequest        400  the headers or the body cannot be read
+├── Unauthenticated   401  not signed, not for us, not fresh, or seen before
+├── Forbidden         403  the caller may not ask
+├── NotFound          404  no such synapse
+├── TooLate           408  the answer was not ready in time
+├── BodyTooLarge      413  the body is over the limit
+├── TooManyRequests   429  the caller asks faster than it may
+├── InternalFailure   500  a defect on this side
+└── Overloaded        503  this side is full or stopping
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+_LONGEST_NAME = 128
+
+
+class Refusal(Exception):
+    """A request that gets no prediction; `status` and the message are what the caller is told."""
+
+    status: ClassVar[int] = 500
+
+
+class BadRequest(Refusal):
+    """The headers or the body cannot be read."""
+
+    status = 400
+
+
+class Unauthenticated(Refusal):
+    """The request is not signed, not for this axon, not fresh, or was seen before."""
+
+    status = 401
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"Not Verified with error: {why}")
+
+
+class Forbidden(Refusal):
+    """The caller may not ask."""
+
+    status = 403
+
+
+class NotFound(Refusal):
+    """No such synapse."""
+
+    status = 404
+
+    def __init__(self, name: str, available: Sequence[str]) -> None:
+        super().__init__(f"Synapse name '{name[:_LONGEST_NAME]}' not found. Available synapses {list(available)}")
+
+
+class TooLate(Refusal):
+    """The answer was not ready in time."""
+
+    status = 408
+
+
+class BodyTooLarge(Refusal):
+    """The body is over the limit."""
+
+    status = 413
+
+
+class TooManyRequests(Refusal):
+    """The caller asks faster than it may."""
+
+    status = 429
+
+
+class InternalFailure(Refusal):
+    """A defect on this side; the message tells the caller nothing about it."""
+
+    status = 500
+
+
+class Overloaded(Refusal):
+    """This side is full or stopping."""
+
+    status = 503

@@ -1,0 +1,78 @@
+"""`cascade retrain`: one run of the offline pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from engines.store import Store
+from miner.app import utc_now
+from miner.console import display
+from miner.errors import SettingsError
+from offline.config import PRESETS, RunConfig, load_config
+from offline.dataset import read_dataset
+from offline.pipeline import Pipeline
+from offline.stages import PAGE, STAGES, published
+
+
+def retrain(
+    *,
+    data: Path,
+    workspace: Path,
+    store: Path,
+    preset: str,
+    config: Path | None,
+    mode: str | None,
+    changes: dict[str, Any],
+    progress: str,
+) -> str:
+    """Run the pipeline and say what came of it.
+
+    Args:
+        data: directory with `labels.csv`.
+        workspace: where finished stages are kept.
+        store: directory of bundles.
+        preset: name of a preset.
+        config: a `config.json` instead.
+        mode: last stage to run; None for all.
+        changes: single values by dotted path.
+        progress: kind of display.
+
+    Returns:
+        The outcome in words.
+
+    Raises:
+        SettingsError: the preset or a value is unknown.
+        OfflineError: the data or the training do not allow a result.
+    """
+    settings = _config(preset, config, changes)
+    dataset = read_dataset(data)
+    with display(progress) as shown:
+        pipeline = Pipeline(
+            stages=STAGES,
+            workspace=workspace,
+            store=Store(store),
+            data_root=data,
+            data_sha256=dataset.sha256,
+            config=settings,
+            now=utc_now,
+            progress=shown,
+        )
+        run = pipeline.run(mode)
+    if mode not in (None, "publish"):
+        return f"{mode} is done; its files are in {run}"
+    publication = published(run)
+    verdict = "is current now" if publication.accepted else f"stays a challenger: {'; '.join(publication.reasons)}"
+    return f"bundle {publication.bundle} {verdict}\nreport: {run / PAGE}"
+
+
+def _config(preset: str, path: Path | None, changes: dict[str, Any]) -> RunConfig:
+    if preset not in PRESETS:
+        raise SettingsError(f"no preset is called {preset!r}; there are {', '.join(PRESETS)}")
+    try:
+        return load_config(preset, path, changes)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, p['loc']))}: {p['msg']}" for p in error.errors(include_url=False)]
+        raise SettingsError("; ".join(problems)) from error

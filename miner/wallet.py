@@ -1,0 +1,32 @@
+"""The miner's hotkey."""
+
+from __future__ import annotations
+
+from typing import Protocol, cast
+
+from bittensor_wallet import Wallet
+
+from miner.errors import WalletError
+from miner.settings import WalletSettings
+
+
+class Hotkey(Protocol):
+    """An sr25519 key pair."""
+
+    ss58_address: str
+
+
+def load_hotkey(settings: WalletSettings) -> Hotkey:
+    """The hotkey of a wallet; the coldkey is not touched.
+
+    Raises:
+        WalletError: the file is missing, encrypted without a password at hand, or not a key.
+    """
+    wallet = Wallet(name=settings.name, hotkey=settings.hotkey, path=str(settings.path.expanduser()))
+    where = settings.path.expanduser() / settings.name / "hotkeys" / settings.hotkey
+    if not where.is_file():
+        raise WalletError(f"{where}: there is no such hotkey; make one with `btcli wallet new-hotkey`, or set wallet.*")
+    try:
+        return cast("Hotkey", wallet.hotkey)
+    except Exception as error:  # the wallet library raises unrelated types from native code
+        raise WalletError(f"{where}: the hotkey cannot be read: {error}") from error

@@ -1,0 +1,275 @@
+"""The legacy axon wire protocol: how a request is read, who signed it, whether it is fresh, and what a reply carries.
+
+Pure functions over headers; time comes in as an argument and no input or output is done here.
+
+Reference: bittensor 10.5.0, `core/axon.py` (`default_verify`), `core/dendrite.py` (`preprocess_synapse_for_request`,
+`process_server_response`), `utils/axon_utils.py`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from bittensor_wallet import Keypair
+from pydantic import BaseModel, ConfigDict, Field
+
+from miner.refusals import BadRequest, Unauthenticated
+
+SYNAPSE = "ImageSynapse"
+NS_PER_S = 1_000_000_000
+
+_SIGNATURE = re.compile(r"0x[0-9a-fA-F]{128}")
+_INTEGER = re.compile(r"[0-9]{1,20}")
+_NOT_IN_A_HEADER = re.compile(r"[^\x20-\x7e]+")
+_LONGEST_FIELD = 128
+_LONGEST_MESSAGE = 300
+
+
+class WireSettings(BaseModel):
+    """Which requests count as fresh.
+
+    Attributes:
+        past_grace_s: a nonce may be this old plus the request's own timeout.
+        timeout_cap_s: the most the request's timeout may add; the timeout is not signed, so a caller could claim any.
+        future_s: how far a caller's clock may run ahead of ours.
+        nonces_per_hotkey: how many nonces are remembered for one hotkey.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    past_grace_s: float = Field(default=4.0, ge=0, allow_inf_nan=False)
+    timeout_cap_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    future_s: float = Field(default=15.0, ge=0, allow_inf_nan=False)
+    nonces_per_hotkey: int = Field(default=4096, ge=1)
+
+    @property
+    def oldest_s(self) -> float:
+        """No nonce older than this is accepted, whatever the request's timeout."""
+        return self.past_grace_s + self.timeout_cap_s
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRequest:
+    """What the headers of one request claim; true only after `verify`.
+
+    Attributes:
+        sender: ss58 address of the dendrite's hotkey.
+        receiver: ss58 address of the axon's hotkey the request is meant for; empty if the header is absent.
+        nonce_ns: the sender's clock when it signed, in nanoseconds since 1970.
+        uuid: identity of the sender's dendrite.
+        body_hash: hash over the fields the synapse class requires, constant for `ImageSynapse`.
+        signature: `0x` and 128 hex digits, or empty.
+        timeout_s: how long the sender waits, in seconds; finite and positive.
+    """
+
+    sender: str
+    receiver: str
+    nonce_ns: int
+    uuid: str
+    body_hash: str
+    signature: str
+    timeout_s: float
+
+    @property
+    def message(self) -> str:
+        """The text that was signed."""
+        return f"{self.nonce_ns}.{self.sender}.{self.receiver}.{self.uuid}.{self.body_hash}"
+
+
+def decode_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Header names and values of an ASGI scope as text; of a repeated header the last one counts."""
+    return {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in raw}
+
+
+def claimed_sender(headers: Mapping[str, str]) -> str:
+    """The hotkey the request claims to come from, empty if none; an unproved claim until `verify`."""
+    return headers.get("bt_header_dendrite_hotkey", "")
+
+
+def parse_request(headers: Mapping[str, str]) -> SignedRequest:
+    """Read the protocol headers.
+
+    Args:
+        headers: lower-case names to values.
+
+    Raises:
+        Unauthenticated: what the signature covers is missing or malformed.
+        BadRequest: the timeout is missing or is not a positive number of seconds.
+    """
+    nonce = headers.get("bt_header_dendrite_nonce", "")
+    if not _INTEGER.fullmatch(nonce):
+        raise Unauthenticated("Missing Nonce" if not nonce else "Nonce is not an integer")
+    return SignedRequest(
+        sender=claimed_sender(headers),
+        receiver=headers.get("bt_header_axon_hotkey", ""),
+        nonce_ns=int(nonce),
+        uuid=_signed_field(headers, "bt_header_dendrite_uuid"),
+        body_hash=_signed_field(headers, "computed_body_hash"),
+        signature=headers.get("bt_header_dendrite_signature", ""),
+        timeout_s=_timeout_s(headers.get("timeout", "")),
+    )
+
+
+def verify(request: SignedRequest, *, receiver: str, now_ns: int, settings: WireSettings) -> None:
+    """Prove that the claimed sender signed this request, for us, a moment ago.
+
+    Args:
+        request: the parsed headers.
+        receiver: ss58 address of our own hotkey.
+        now_ns: our clock, nanoseconds since 1970.
+        settings: the window of accepted nonces.
+
+    Raises:
+        Unauthenticated: the request is for another axon, outside the window, unsigned, or signed by another key.
+    """
+    if request.receiver != receiver:
+        raise Unauthenticated("the request is addressed to another hotkey")
+    _check_window(request, now_ns, settings)
+    if not request.signature:
+        raise Unauthenticated("Missing Signature")
+    if not _SIGNATURE.fullmatch(request.signature):
+        raise Unauthenticated("Signature is not 0x and 128 hex digits")
+    if not _signed_by_sender(request):
+        raise Unauthenticated("Signature mismatch")
+
+
+class NonceBook:
+    """Remembers which verified requests were seen, so that none counts twice.
+
+    Concurrent requests of one dendrite arrive out of order, so every nonce of the window is remembered and not only
+    the latest. When a hotkey has more of them than fit, the oldest is forgotten and everything up to it is refused
+    from then on: memory stays bounded and no replay ever passes. Only verified requests may be recorded; otherwise a
+    stranger could lock a validator out.
+
+    Args:
+        settings: the window and the bound.
+    """
+
+    def __init__(self, settings: WireSettings) -> None:
+        self._settings = settings
+        self._pages: dict[str, _Page] = {}
+        self._next_sweep_ns = 0
+
+    def record(self, request: SignedRequest, now_ns: int) -> None:
+        """Remember a verified request.
+
+        Args:
+            request: a request that `verify` accepted.
+            now_ns: our clock, nanoseconds since 1970.
+
+        Raises:
+            Unauthenticated: it was seen before, or is older than what was forgotten.
+        """
+        horizon_ns = now_ns - int(self._settings.oldest_s * NS_PER_S)
+        self._sweep(horizon_ns, now_ns)
+        page = self._pages.setdefault(request.sender, _Page())
+        page.forget_until(horizon_ns)
+        if not page.add(request.nonce_ns, request.uuid):
+            raise Unauthenticated("Nonce was already used, or is older than those still remembered")
+        while len(page) > self._settings.nonces_per_hotkey:
+            page.forget_oldest()
+
+    def __len__(self) -> int:
+        """How many nonces are remembered, of all hotkeys."""
+        return sum(len(page) for page in self._pages.values())
+
+    def _sweep(self, horizon_ns: int, now_ns: int) -> None:
+        # A hotkey that fell silent would otherwise keep its page for ever. It keeps it for one window more than needed:
+        # should our clock be set back a little, what was seen is still remembered.
+        if now_ns < self._next_sweep_ns:
+            return
+        window_ns = now_ns - horizon_ns
+        self._next_sweep_ns = now_ns + window_ns
+        silent = [hotkey for hotkey, page in self._pages.items() if page.newest_ns < horizon_ns - window_ns]
+        for hotkey in silent:
+            del self._pages[hotkey]
+
+
+@dataclass(slots=True)
+class _Page:
+    """The nonces of one hotkey, smallest first, and the floor below which everything is refused."""
+
+    seen: set[tuple[int, str]] = field(default_factory=set)
+    order: list[tuple[int, str]] = field(default_factory=list)
+    floor_ns: int = -1
+    newest_ns: int = -1
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def add(self, nonce_ns: int, uuid: str) -> bool:
+        entry = (nonce_ns, uuid)
+        if nonce_ns <= self.floor_ns or entry in self.seen:
+            return False
+        self.seen.add(entry)
+        heapq.heappush(self.order, entry)
+        self.newest_ns = max(self.newest_ns, nonce_ns)
+        return True
+
+    def forget_oldest(self) -> None:
+        entry = heapq.heappop(self.order)
+        self.seen.discard(entry)
+        self.floor_ns = entry[0]
+
+    def forget_until(self, horizon_ns: int) -> None:
+        while self.order and self.order[0][0] < horizon_ns:
+            self.forget_oldest()
+
+
+def reply_headers(status: int, message: str, *, receiver: str, seconds: float) -> list[tuple[bytes, bytes]]:
+    """Headers from which a dendrite takes the outcome; it reads the body as JSON whatever the status.
+
+    Args:
+        status: HTTP status, also what the dendrite reports as its own.
+        message: one line for the caller; cut and stripped of what a header cannot carry.
+        receiver: ss58 address of our own hotkey.
+        seconds: how long the request took.
+    """
+    line = _NOT_IN_A_HEADER.sub(" ", message)[:_LONGEST_MESSAGE].strip()
+    headers = {
+        "content-type": "application/json",
+        "name": SYNAPSE,
+        "bt_header_axon_hotkey": receiver,
+        "bt_header_axon_status_code": str(status),
+        "bt_header_axon_status_message": line,
+        "bt_header_axon_process_time": f"{seconds:.6f}",
+    }
+    return [(name.encode(), value.encode()) for name, value in headers.items()]
+
+
+def _signed_field(headers: Mapping[str, str], name: str) -> str:
+    value = headers.get(name, "")
+    if not 0 < len(value) <= _LONGEST_FIELD:
+        raise Unauthenticated(f"header {name} is missing or longer than {_LONGEST_FIELD} characters")
+    return value
+
+
+def _timeout_s(text: str) -> float:
+    try:
+        timeout_s = float(text)
+    except ValueError:
+        timeout_s = math.nan
+    if not (math.isfinite(timeout_s) and timeout_s > 0):
+        raise BadRequest("header timeout is missing or is not a positive number of seconds")
+    return timeout_s
+
+
+def _check_window(request: SignedRequest, now_ns: int, settings: WireSettings) -> None:
+    age_s = (now_ns - request.nonce_ns) / NS_PER_S
+    allowed_s = settings.past_grace_s + min(request.timeout_s, settings.timeout_cap_s)
+    if age_s > allowed_s:
+        raise Unauthenticated(f"Nonce is too old: {age_s:.2f} s, accepted up to {allowed_s:.2f} s; check both clocks")
+    if -age_s > settings.future_s:
+        ahead = f"{-age_s:.2f} s ahead of this axon's clock, accepted up to {settings.future_s:.2f} s"
+        raise Unauthenticated(f"Nonce is too new: {ahead}; check both clocks")
+
+
+def _signed_by_sender(request: SignedRequest) -> bool:
+    try:
+        return bool(Keypair(ss58_address=request.sender).verify(request.message, request.signature))
+    except (ValueError, TypeError):
+        return False

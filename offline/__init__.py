@@ -1,0 +1,1 @@
+"""The nightly pipeline: from labelled images to a certified bundle in the store."""

@@ -1,0 +1,186 @@
+"""Labelled images on disk: a directory with `labels.csv`."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import numpy as np
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from engines.engine import usable_cores
+from offline.errors import DatasetError
+from stage1.artifacts import sha256_json
+from stage1.errors import ImageError
+from stage1.preprocess import Pixels, PreprocessSettings, preprocess
+
+LABELS_FILE = "labels.csv"
+KNOWN_COLUMNS = ("image", "label", "group", "source")
+
+
+def _relative(path: str) -> str:
+    pure = PurePosixPath(path)
+    if pure.is_absolute() or ".." in pure.parts:
+        raise ValueError("must be a relative path inside the data directory")
+    return path
+
+
+class Row(BaseModel):
+    """One labelled image.
+
+    Attributes:
+        image: path relative to the data directory; the id of the row.
+        label: 1 if roadwork is in it.
+        group: what is dependent on it: a drive, a place, a scene. Its own image if the file names none.
+        source: where it comes from.
+        metadata: every other column.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    image: Annotated[str, Field(min_length=1), AfterValidator(_relative)]
+    label: int = Field(ge=0, le=1)
+    group: str
+    source: str = ""
+    metadata: dict[str, str] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Rows of a data directory, in file order.
+
+    Attributes:
+        root: the directory.
+        rows: the labelled images, each at most once.
+    """
+
+    root: Path
+    rows: tuple[Row, ...]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @cached_property
+    def by_id(self) -> dict[str, Row]:
+        """Rows by their image path."""
+        return {row.image: row for row in self.rows}
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of every row and of the size of every image file."""
+        return sha256_json([[row.model_dump(), (self.root / row.image).stat().st_size] for row in self.rows])
+
+    def pick(self, ids: Sequence[str]) -> Dataset:
+        """The rows with these ids, in their order.
+
+        Raises:
+            DatasetError: an id is not in the data.
+        """
+        missing = [row_id for row_id in ids if row_id not in self.by_id]
+        if missing:
+            raise DatasetError(f"{self.root / LABELS_FILE}: {len(missing)} rows are gone, for example {missing[0]!r}")
+        return Dataset(self.root, tuple(self.by_id[row_id] for row_id in ids))
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Labels, int8 `(N,)`."""
+        return np.asarray([row.label for row in self.rows], dtype=np.int8)
+
+    @property
+    def ids(self) -> list[str]:
+        """Row ids."""
+        return [row.image for row in self.rows]
+
+    @property
+    def groups(self) -> list[str]:
+        """Group of each row."""
+        return [row.group for row in self.rows]
+
+    def pixels(self, settings: PreprocessSettings) -> Iterator[Pixels]:
+        """Every image through the serving preprocess, in order, decoded on all cores.
+
+        Raises:
+            DatasetError: an image cannot be read; the message names it.
+        """
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            yield from pool.map(lambda row: self._one(row, settings), self.rows)
+
+    def array(self, settings: PreprocessSettings) -> Pixels:
+        """All images at once, uint8 `(N, 3, size_px, size_px)`."""
+        images = np.empty((len(self), 3, settings.size_px, settings.size_px), np.uint8)
+        for index, image in enumerate(self.pixels(settings)):
+            images[index] = image
+        return images
+
+    def _one(self, row: Row, settings: PreprocessSettings) -> Pixels:
+        path = self.root / row.image
+        try:
+            return preprocess(path.read_bytes(), settings)
+        except (OSError, ImageError) as error:
+            raise DatasetError(f"{path}: {error}") from error
+
+
+def read_dataset(root: Path) -> Dataset:
+    """Read and check `labels.csv`.
+
+    Columns `image` and `label` are needed, `group` and `source` are used if present, all others become metadata.
+
+    Args:
+        root: the data directory.
+
+    Raises:
+        DatasetError: no such file, a missing column, a bad row (with its line number), a duplicate, or a missing image.
+    """
+    path = root / LABELS_FILE
+    try:
+        with path.open(newline="", encoding="utf-8") as handle:
+            reader = csv.DictReader(handle)
+            columns = reader.fieldnames or []
+            missing = [name for name in ("image", "label") if name not in columns]
+            if missing:
+                raise DatasetError(
+                    f"{path}: column {' and '.join(missing)} missing; it has {', '.join(columns) or 'none'}"
+                )
+            rows = tuple(_row(path, reader.line_num, record) for record in reader)
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read ({error.strerror}); a data directory holds labels.csv") from error
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path}: not a UTF-8 CSV file: {error}") from error
+    _check(path, rows)
+    return Dataset(root, rows)
+
+
+def _row(path: Path, line: int, record: dict[str, str | None]) -> Row:
+    image = (record.get("image") or "").strip()
+    metadata = {key: value for key, value in record.items() if key and key not in KNOWN_COLUMNS and value}
+    try:
+        return Row(
+            image=image,
+            label=int(record.get("label") or ""),
+            group=(record.get("group") or "").strip() or image,
+            source=(record.get("source") or "").strip(),
+            metadata=metadata,
+        )
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise DatasetError(f"{path}, line {line}: {problem['loc'][0]}: {problem['msg']}") from error
+    except ValueError as error:
+        raise DatasetError(f"{path}, line {line}: label is {record.get('label')!r}, expected 0 or 1") from error
+
+
+def _check(path: Path, rows: tuple[Row, ...]) -> None:
+    seen: set[str] = set()
+    for row in rows:
+        if row.image in seen:
+            raise DatasetError(f"{path}: {row.image!r} is listed twice")
+        seen.add(row.image)
+        if not (path.parent / row.image).is_file():
+            raise DatasetError(f"{path}: image {row.image!r} is not in {path.parent}")
+    for label in (0, 1):
+        if not any(row.label == label for row in rows):
+            raise DatasetError(f"{path}: no row with label {label}; both classes are needed")

@@ -1,0 +1,77 @@
+"""Export of the merged torch model to ONNX, proved equal to it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from engines.engine import INPUT, OUTPUTS, OnnxEngine
+from offline.errors import TrainingError
+from offline.training import predict
+from stage1.model import Stage1Net
+from stage1.preprocess import Pixels
+
+OPSET = 18
+MAX_BATCH = 64
+PARITY_BATCHES = (1, 2, 5, 17)
+PARITY_TOLERANCE = 1e-4
+
+
+def export_onnx(net: Stage1Net, path: Path, size_px: int) -> None:
+    """Write the graph: uint8 `(N, 3, size_px, size_px)` to logits and selection score, dynamic in N.
+
+    Args:
+        net: merged, fp32.
+        path: the ONNX file.
+        size_px: side of the input.
+    """
+    net.eval()
+    example = torch.zeros((2, 3, size_px, size_px), dtype=torch.uint8)
+    # The exporter reports every optional package it does not find.
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            net,
+            (example,),
+            str(path),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}},
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            external_data=False,
+            verbose=False,
+        )
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def check_export(net: Stage1Net, path: Path, images: Pixels) -> float:
+    """Compare the compiled engine with torch at several batch sizes.
+
+    Args:
+        net: what was exported.
+        path: the ONNX file.
+        images: uint8 `(N, 3, H, W)`, N at least the largest of the batch sizes.
+
+    Returns:
+        The largest difference of any output.
+
+    Raises:
+        TrainingError: a difference above the tolerance.
+    """
+    engine = OnnxEngine(path)
+    worst = 0.0
+    for size in PARITY_BATCHES:
+        expected, actual = predict(net, images[:size]), engine.infer(images[:size])
+        for name in OUTPUTS:
+            worst = max(worst, float(np.abs(getattr(expected, name) - getattr(actual, name)).max()))
+    engine.close()
+    if worst > PARITY_TOLERANCE:
+        raise TrainingError(f"the ONNX graph differs from torch by {worst:.2g}, more than {PARITY_TOLERANCE:.2g}")
+    return worst

@@ -1,0 +1,287 @@
+"""The pipeline engine: stages with content keys, committed in one rename, so that running again resumes.
+
+A stage's key is the hash of its name, its own part of the config, the hashes of its inputs and its code. A stage whose key
+is already in the workspace is not run again; a stage whose config, input or code changed is. Its output directory appears
+under its key only when it is complete: the manifest is written last, everything is flushed, and one rename commits it.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from filelock import FileLock, Timeout
+
+from engines.store import Store
+from offline.config import RunConfig
+from offline.errors import PipelineBusy, PipelineError
+from stage1.artifacts import Artifact, fsync_directory, fsync_tree, sha256_file, sha256_json
+from stage1.errors import ArtifactError
+
+MANIFEST = "stage.json"
+CONFIG = "config.json"
+KEY_LENGTH = 16
+
+
+class Progress(Protocol):
+    """Where a run tells how far it is."""
+
+    def stage(self, name: str, state: str) -> None:
+        """A stage is `running`, `done` or `cached`."""
+        ...
+
+    def step(self, done: int, total: int, note: str = "") -> None:
+        """The running stage has done a part of its work."""
+        ...
+
+
+class StageManifest(Artifact):
+    """`stage.json`, the last file written into a stage's directory.
+
+    Attributes:
+        stage: name of the stage.
+        key: hash of everything that decided its outcome.
+        inputs: content hash of each stage it read.
+        files: hash of each file it wrote.
+        started_at: UTC, ISO 8601.
+        finished_at: UTC, ISO 8601.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    stage: str
+    key: str
+    inputs: dict[str, str]
+    files: dict[str, str]
+    started_at: str
+    finished_at: str
+
+    @property
+    def content_sha256(self) -> str:
+        """Hash of what the stage wrote."""
+        return sha256_json(self.files)
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a running stage may use.
+
+    Attributes:
+        config: config of the run.
+        data_root: the data directory.
+        workspace: the workspace; only ledgers are written there directly.
+        store: where bundles are published.
+        out: empty directory for the stage's files.
+        inputs: directory of each stage it needs, by name.
+        key: the stage's key.
+        run: id of the run.
+        now: the clock, UTC.
+        progress: where to tell how far it is.
+    """
+
+    config: RunConfig
+    data_root: Path
+    workspace: Path
+    store: Store
+    out: Path
+    inputs: dict[str, Path]
+    key: str
+    run: str
+    now: Callable[[], datetime]
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline.
+
+    Attributes:
+        name: name on the command line and on disk.
+        needs: names of the stages whose files it reads.
+        sections: fields of `RunConfig` that it depends on.
+        code: modules whose source is part of its key.
+        distributions: installed packages whose version is part of its key.
+        run: does the work, writing into `context.out`.
+        always: runs every time, because its effect is outside its directory.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    sections: tuple[str, ...]
+    code: tuple[str, ...]
+    run: Callable[[StageContext], None]
+    distributions: tuple[str, ...] = ()
+    always: bool = False
+
+
+@dataclass
+class Pipeline:
+    """Runs stages in a workspace.
+
+    Attributes:
+        stages: in an order in which each stage comes after those it needs.
+        workspace: where stage outputs and runs live; one run at a time.
+        store: where bundles are published.
+        data_root: the data directory.
+        data_sha256: hash of the data set.
+        config: config of the run.
+        now: the clock, UTC.
+        progress: where to tell how far it is.
+    """
+
+    stages: Sequence[Stage]
+    workspace: Path
+    store: Store
+    data_root: Path
+    data_sha256: str
+    config: RunConfig
+    now: Callable[[], datetime]
+    progress: Progress
+    _done: dict[str, Path] = field(default_factory=dict)
+
+    def run(self, only: str | None = None) -> Path:
+        """Run all stages, or one and those it needs; finished ones are not run again.
+
+        Args:
+            only: name of the last stage to run; None for all.
+
+        Returns:
+            The run's directory, with links to every stage's files.
+
+        Raises:
+            PipelineBusy: another run holds the workspace.
+            PipelineError: no such stage.
+        """
+        wanted = self._wanted(only)
+        self.workspace.mkdir(parents=True, exist_ok=True)
+        run = run_id(self.data_sha256, self.config)
+        try:
+            with FileLock(self.workspace / ".lock", timeout=0):
+                self._sweep()
+                for stage in self.stages:
+                    if stage.name in wanted:
+                        self._done[stage.name] = self._ensure(stage, run)
+                return self._link(run)
+        except Timeout as error:
+            raise PipelineBusy(
+                f"{self.workspace}: another run is at work here; wait for it or use another workspace"
+            ) from error
+
+    def _wanted(self, only: str | None) -> set[str]:
+        by_name = {stage.name: stage for stage in self.stages}
+        if only is None:
+            return set(by_name)
+        if only not in by_name:
+            raise PipelineError(f"no stage is called {only!r}; the stages are {', '.join(by_name)}")
+        wanted, queue = set[str](), [only]
+        while queue:
+            name = queue.pop()
+            wanted.add(name)
+            queue += by_name[name].needs
+        return wanted
+
+    def _ensure(self, stage: Stage, run: str) -> Path:
+        inputs = {name: StageManifest.read(self._done[name] / MANIFEST).content_sha256 for name in stage.needs}
+        key = self._key(stage, inputs)
+        home = self.workspace / "stages" / stage.name / key
+        if home.exists() and not stage.always and _complete(home):
+            self.progress.stage(stage.name, "cached")
+            return home
+        self.progress.stage(stage.name, "running")
+        self._execute(stage, key, inputs, home, run)
+        self.progress.stage(stage.name, "done")
+        return home
+
+    def _key(self, stage: Stage, inputs: dict[str, str]) -> str:
+        config = self.config.model_dump(mode="json")
+        parts = {
+            "stage": stage.name,
+            "data": self.data_sha256,
+            "config": {name: config[name] for name in stage.sections},
+            "inputs": inputs,
+            "code": {module: _source_sha256(module) for module in stage.code},
+            "versions": {name: version(name) for name in stage.distributions},
+        }
+        return sha256_json(parts)[:KEY_LENGTH]
+
+    def _execute(self, stage: Stage, key: str, inputs: dict[str, str], home: Path, run: str) -> None:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        out = home.parent / f".partial-{os.getpid()}-{secrets.token_hex(4)}"
+        out.mkdir()
+        started = self.now()
+        context = StageContext(
+            config=self.config,
+            data_root=self.data_root,
+            workspace=self.workspace,
+            store=self.store,
+            out=out,
+            inputs={name: self._done[name] for name in stage.needs},
+            key=key,
+            run=run,
+            now=self.now,
+            progress=self.progress,
+        )
+        try:
+            stage.run(context)
+            files = {p.relative_to(out).as_posix(): sha256_file(p) for p in sorted(out.rglob("*")) if p.is_file()}
+            StageManifest(
+                stage=stage.name,
+                key=key,
+                inputs=inputs,
+                files=files,
+                started_at=started.isoformat(timespec="seconds"),
+                finished_at=self.now().isoformat(timespec="seconds"),
+            ).write(out / MANIFEST)
+            fsync_tree(out)
+            if home.exists():
+                shutil.rmtree(home)
+            out.rename(home)
+            fsync_directory(home.parent)
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+
+    def _sweep(self) -> None:
+        """Remove what a killed run left; the lock is held, so no run is at work."""
+        for leftover in (self.workspace / "stages").glob("*/.partial-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def _link(self, run: str) -> Path:
+        home = self.workspace / "runs" / run
+        home.mkdir(parents=True, exist_ok=True)
+        for directory in self._done.values():
+            for path in directory.iterdir():
+                if path.is_file() and path.name != MANIFEST:
+                    target = home / path.name
+                    target.unlink(missing_ok=True)
+                    os.link(path, target)
+        self.config.write(home / CONFIG)
+        return home
+
+
+def run_id(data_sha256: str, config: RunConfig) -> str:
+    """Id of the run of a config on a data set."""
+    return sha256_json([data_sha256, config.model_dump(mode="json")])[:KEY_LENGTH]
+
+
+def _complete(home: Path) -> bool:
+    """The manifest is there and every file has its hash; a damaged stage is run again."""
+    try:
+        manifest = StageManifest.read(home / MANIFEST)
+        return all(sha256_file(home / name) == digest for name, digest in manifest.files.items())
+    except (ArtifactError, OSError):
+        return False
+
+
+def _source_sha256(module: str) -> str:
+    spec = find_spec(module)
+    if spec is None or spec.origin is None:
+        raise PipelineError(f"module {module} has no source file")
+    return sha256_file(Path(spec.origin))

@@ -1,0 +1,105 @@
+"""Gate and publication: a challenger becomes current only if it does not lose to the champion."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import ClassVar
+
+from engines.bundle import load_bundle
+from engines.store import Store
+from offline.calibrating import run_engine
+from offline.config import GateSettings
+from offline.dataset import Dataset
+from offline.evaluating import Report, evaluate
+from offline.pipeline import Progress
+from offline.splits import Splits
+from stage1.artifacts import Artifact
+from stage1.certificate import ScrcParams
+
+
+class Publication(Artifact):
+    """`publish.json`: what became of a challenger.
+
+    Attributes:
+        bundle: id of the challenger in the store.
+        champion: id of the bundle it was compared with, None if there was none.
+        accepted: it may become current.
+        reasons: why not; empty if accepted.
+        test_rows: rows it was compared on; those the champion had seen are left out.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    bundle: str
+    champion: str | None
+    accepted: bool
+    reasons: tuple[str, ...] = ()
+    test_rows: int = 0
+
+
+def assemble(sources: list[Path], names: list[str], out: Path) -> None:
+    """Collect the files of a bundle from stage directories."""
+    out.mkdir()
+    for name in names:
+        source = next(directory / name for directory in sources if (directory / name).is_file())
+        shutil.copyfile(source, out / name)
+
+
+def compare(
+    challenger: tuple[ScrcParams, Report], champion: tuple[ScrcParams, Report], gate: GateSettings
+) -> list[str]:
+    """Reasons to keep the champion; none if the challenger may replace it.
+
+    Args:
+        challenger: its policy, and its report on the rows that both are compared on.
+        champion: the same of the live bundle, on the same rows.
+        gate: accepted losses.
+    """
+    (new_params, new), (old_params, old) = challenger, champion
+    reasons = []
+    if new_params.status == "INFEASIBLE" and old_params.status == "CERTIFIED":
+        reasons.append("the champion is certified, the challenger is INFEASIBLE")
+    new_coverage, old_coverage = (r.policies[0].exit_coverage.estimate or 0.0 for r in (new, old))
+    if new_coverage < old_coverage - gate.coverage_margin:
+        reasons.append(f"exit coverage falls from {old_coverage:.3f} to {new_coverage:.3f}")
+    if new.accuracy < old.accuracy - gate.accuracy_margin:
+        reasons.append(f"Stage-1 accuracy falls from {old.accuracy:.3f} to {new.accuracy:.3f}")
+    return reasons
+
+
+def judge_champion(
+    store: Store, challenger: Path, data: Dataset, test_ids: list[str], gate: GateSettings, progress: Progress
+) -> tuple[str | None, list[str], int]:
+    """Compare the published challenger with the current bundle on test rows that neither has seen.
+
+    Args:
+        store: holds the champion.
+        challenger: the challenger's bundle.
+        data: the data set.
+        test_ids: the challenger's test rows.
+        gate: accepted losses.
+        progress: where to tell how far it is.
+
+    Returns:
+        The champion's id, the reasons to keep it, and the number of rows compared on.
+    """
+    pointer = store.current()
+    if pointer is None or pointer.bundle == challenger.name:
+        return None, [], 0
+    home = store.path(pointer.bundle)
+    seen = {row for name, s in Splits.read(home / "splits.json").sets.items() if name != "test" for row in s.rows}
+    rows = data.pick([row for row in test_ids if row not in seen])
+    if len(set(rows.labels.tolist())) < 2:
+        return pointer.bundle, ["no test rows of both classes that the champion has not seen"], len(rows)
+    reasons = compare(_report(challenger, rows, progress), _report(home, rows, progress), gate)
+    return pointer.bundle, reasons, len(rows)
+
+
+def _report(directory: Path, rows: Dataset, progress: Progress) -> tuple[ScrcParams, Report]:
+    bundle = load_bundle(directory)
+    try:
+        outputs = run_engine(bundle.engine, rows, bundle.preprocess, progress.step, "comparing with the champion")
+        return bundle.params, evaluate(outputs, bundle.params, bundle.calibrator)
+    finally:
+        bundle.close()

@@ -1,0 +1,303 @@
+"""The stages of a night, in order. Each reads the files of the stages it needs and writes its own."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from engines.bundle import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, REQUIRED, Provenance, write_golden
+from engines.engine import OnnxEngine
+from offline import publishing
+from offline.calibrating import claim_fold, code_version, golden_rows, run_engine
+from offline.dataset import Dataset, read_dataset
+from offline.evaluating import evaluate, metrics_csv
+from offline.pipeline import CONFIG, Stage, StageContext
+from offline.reporting import render
+from offline.splits import Split, Splits, split
+from stage1.artifacts import Artifact, sha256_file, write_atomic
+from stage1.calibration import CalibrationContext, calibrate
+from stage1.certificate import ScrcParams
+from stage1.preprocess import PreprocessSettings
+from stage1.probability import ProbabilityCalibrator, fit_calibrator
+
+if TYPE_CHECKING:
+    from offline.training import ImageSet
+
+SPLITS = "splits.json"
+BACKBONE = "backbone.safetensors"
+SUPERVISED = "model_supervised.safetensors"
+BEST = "model_best.safetensors"
+TRAINING_LOG = "training.csv"
+REPORT = "report.json"
+PAGE = "report.html"
+METRICS = "metrics.csv"
+PUBLICATION = "publish.json"
+
+
+class ConformalRecord(Artifact):
+    """`conformal_training.json`: what conformal risk training did to the exit coverage on val_select."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    enabled: bool
+    coverage_before: float | None = None
+    coverage_after: float | None = None
+
+
+class ExportRecord(Artifact):
+    """`export.json`: largest difference between torch and the compiled engine."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    parity: float
+    engine_sha256: str
+
+
+def _data(context: StageContext, name: Split | None = None) -> Dataset:
+    data = read_dataset(context.data_root)
+    return data if name is None else data.pick(_splits(context).sets[name].rows)
+
+
+def _splits(context: StageContext) -> Splits:
+    return Splits.read(context.inputs["splits"] / SPLITS)
+
+
+def _images(context: StageContext, name: Split) -> ImageSet:
+    from offline.training import ImageSet  # noqa: PLC0415  torch is loaded only by the stages that train
+
+    data = _data(context, name)
+    return ImageSet(data.array(context.config.preprocess), data)
+
+
+def run_splits(context: StageContext) -> None:
+    """Split the data by group; writes `splits.json`."""
+    data = _data(context)
+    splits = split(data, context.config.splits)
+    splits.check(data)
+    splits.write(context.out / SPLITS)
+
+
+def run_adapt_domain(context: StageContext) -> None:
+    """Adapt the backbone to the domain without labels; writes `backbone.safetensors` if enabled."""
+    if not context.config.adapt_domain.enabled:
+        return
+    from offline.adaptation import adapt_domain  # noqa: PLC0415
+    from offline.modeling import build, save_weights  # noqa: PLC0415
+
+    config = context.config
+    net = build(config.model, size_px=config.preprocess.size_px, seed=config.seed)
+    images = _images(context, "train").images
+    adapt_domain(net, images, config.adapt_domain, seed=config.seed, progress=context.progress.step)
+    save_weights(net, context.out / BACKBONE)
+
+
+def run_train_supervised(context: StageContext) -> None:
+    """Train adapter and heads; writes `model_supervised.safetensors` and `training.csv`."""
+    from offline.modeling import add_adapters, build, load_weights, merge_adapters, save_weights  # noqa: PLC0415
+    from offline.training import train_supervised  # noqa: PLC0415
+
+    config = context.config
+    net = build(config.model, size_px=config.preprocess.size_px, seed=config.seed)
+    adapted = context.inputs["adapt_domain"] / BACKBONE
+    if adapted.exists():
+        load_weights(net, adapted)
+    add_adapters(net, config.model)
+    train, val_select = _images(context, "train"), _images(context, "val_select")
+    _, records = train_supervised(
+        net,
+        train,
+        val_select,
+        config.train_supervised,
+        config.calibrate_scrc,
+        seed=config.seed,
+        progress=context.progress.step,
+    )
+    merge_adapters(net)
+    save_weights(net, context.out / SUPERVISED)
+    with (context.out / TRAINING_LOG).open("w", newline="") as handle:
+        writer = csv.DictWriter(handle, fieldnames=list(records[0]))
+        writer.writeheader()
+        writer.writerows(records)
+
+
+def run_train_conformal_risk(context: StageContext) -> None:
+    """Fine-tune the heads for the exit risk; writes `model_best.safetensors`."""
+    supervised = context.inputs["train_supervised"] / SUPERVISED
+    config = context.config
+    if not config.train_conformal_risk.enabled:
+        shutil.copyfile(supervised, context.out / BEST)
+        ConformalRecord(enabled=False).write(context.out / "conformal_training.json")
+        return
+    from offline.conformal_training import train_conformal_risk  # noqa: PLC0415
+    from offline.modeling import build, load_weights, save_weights  # noqa: PLC0415
+
+    net = build(config.model, size_px=config.preprocess.size_px, seed=config.seed)
+    load_weights(net, supervised)
+    before, after = train_conformal_risk(
+        net,
+        _images(context, "train"),
+        _images(context, "val_select"),
+        config.train_conformal_risk,
+        config.calibrate_scrc,
+        seed=config.seed,
+        progress=context.progress.step,
+    )
+    save_weights(net, context.out / BEST)
+    record = ConformalRecord(enabled=True, coverage_before=before.coverage, coverage_after=after.coverage)
+    record.write(context.out / "conformal_training.json")
+
+
+def run_export(context: StageContext) -> None:
+    """Compile to ONNX and prove it equal to torch; writes `model.onnx` and `preprocess.json`."""
+    from offline.exporting import PARITY_BATCHES, check_export, export_onnx  # noqa: PLC0415
+    from offline.modeling import build, load_weights  # noqa: PLC0415
+
+    config = context.config
+    net = build(config.model, size_px=config.preprocess.size_px, seed=config.seed)
+    load_weights(net, context.inputs["train_conformal_risk"] / BEST)
+    path = context.out / ENGINE
+    export_onnx(net, path, config.preprocess.size_px)
+    rows = _data(context, "val_select")
+    sample = Dataset(rows.root, rows.rows[: max(PARITY_BATCHES)])
+    parity = check_export(net, path, sample.array(config.preprocess))
+    config.preprocess.write(context.out / PREPROCESS)
+    ExportRecord(parity=parity, engine_sha256=sha256_file(path)).write(context.out / "export.json")
+
+
+def run_calibrate_scrc(context: StageContext) -> None:
+    """Certify the exit rule on the compiled engine; writes `scrc_params.json`, `calibrator.json` and the golden set."""
+    config, export = context.config, context.inputs["export"]
+    preprocess = PreprocessSettings.read(export / PREPROCESS)
+    splits = _splits(context)
+    splits.check(_data(context))
+    engine = OnnxEngine(export / ENGINE)
+    select_rows = _data(context, "val_select")
+    val_select = run_engine(engine, select_rows, preprocess, context.progress.step, "val_select")
+    fold, prior_uses = claim_fold(context.workspace, splits, context.key, context.now().isoformat(timespec="seconds"))
+    val_calib = run_engine(engine, _data(context).pick(fold), preprocess, context.progress.step, "val_calib")
+    binding = CalibrationContext(sha256_file(export / ENGINE), preprocess.sha256, prior_uses, code_version())
+    calibrate(val_select, val_calib, config.calibrate_scrc, binding).write(context.out / PARAMS)
+    fit_calibrator(val_select.outputs, val_select.labels).write(context.out / CALIBRATOR)
+    golden = golden_rows(select_rows, config.seed).array(preprocess)
+    write_golden(context.out / GOLDEN, golden, engine.infer(golden))
+
+
+def run_eval_selective(context: StageContext) -> None:
+    """Evaluate on the test rows; writes `metrics.csv`, `report.json` and `report.html`."""
+    export, calibrated = context.inputs["export"], context.inputs["calibrate_scrc"]
+    params = ScrcParams.read(calibrated / PARAMS)
+    calibrator = ProbabilityCalibrator.read(calibrated / CALIBRATOR)
+    preprocess = PreprocessSettings.read(export / PREPROCESS)
+    rows = _data(context, "test")
+    test = run_engine(OnnxEngine(export / ENGINE), rows, preprocess, context.progress.step, "test")
+    report = evaluate(test, params, calibrator)
+    report.write(context.out / REPORT)
+    write_atomic(context.out / METRICS, metrics_csv(report).encode())
+    page = render(report, params, title=f"Stage-1 report, run {context.run}", data=_about(rows))
+    write_atomic(context.out / PAGE, page.encode())
+
+
+def _about(rows: Dataset) -> str:
+    sources = sorted({row.source or "unnamed source" for row in rows.rows})
+    text = f"Data: {', '.join(sources)}."
+    if "synthetic" in sources:
+        text += " Synthetic pictures say nothing about accuracy on real streets."
+    return text
+
+
+def run_publish(context: StageContext) -> None:
+    """Put the bundle into the store; make it current if the gate lets it pass. Writes `publish.json`."""
+    sources = [context.inputs[name] for name in BUNDLE_STAGES]
+    files = context.out / "bundle"
+    publishing.assemble(sources, [name for name in (*REQUIRED, BEST, REPORT) if name != CONFIG], files)
+    context.config.write(files / CONFIG)
+    data = _data(context)
+    now = context.now()
+    at = now.isoformat(timespec="seconds")
+    provenance = Provenance(run=context.run, created_at=at, code_version=code_version(), data_sha256=data.sha256)
+    bundle = context.store.publish(files, provenance)
+    shutil.rmtree(files)
+    test_ids = list(_splits(context).sets["test"].rows)
+    champion, reasons, rows = publishing.judge_champion(
+        context.store, context.store.path(bundle), data, test_ids, context.config.gate, context.progress
+    )
+    if not reasons:
+        context.store.activate(bundle, now=now, action="publish")
+    publishing.Publication(
+        bundle=bundle, champion=champion, accepted=not reasons, reasons=tuple(reasons), test_rows=rows
+    ).write(context.out / PUBLICATION)
+
+
+BUNDLE_STAGES = ("splits", "train_conformal_risk", "export", "calibrate_scrc", "eval_selective")
+_TORCH = ("torch", "transformers", "peft")
+_MODEL = ("offline.modeling", "stage1.model")
+
+STAGES: tuple[Stage, ...] = (
+    Stage("splits", (), ("splits",), ("offline.splits", "offline.dataset"), run_splits),
+    Stage(
+        "adapt_domain",
+        ("splits",),
+        ("seed", "preprocess", "model", "adapt_domain"),
+        (*_MODEL, "offline.adaptation", "stage1.preprocess"),
+        run_adapt_domain,
+        _TORCH,
+    ),
+    Stage(
+        "train_supervised",
+        ("splits", "adapt_domain"),
+        ("seed", "preprocess", "model", "train_supervised", "calibrate_scrc"),
+        (*_MODEL, "offline.training", "stage1.preprocess", "stage1.calibration"),
+        run_train_supervised,
+        _TORCH,
+    ),
+    Stage(
+        "train_conformal_risk",
+        ("splits", "train_supervised"),
+        ("seed", "preprocess", "model", "train_conformal_risk", "calibrate_scrc"),
+        (*_MODEL, "offline.conformal_training", "offline.training", "stage1.preprocess", "stage1.calibration"),
+        run_train_conformal_risk,
+        _TORCH,
+    ),
+    Stage(
+        "export",
+        ("splits", "train_conformal_risk"),
+        ("preprocess", "model"),
+        (*_MODEL, "offline.exporting"),
+        run_export,
+        (*_TORCH, "onnx", "onnxscript", "onnxruntime"),
+    ),
+    Stage(
+        "calibrate_scrc",
+        ("splits", "export"),
+        ("seed", "calibrate_scrc"),
+        ("offline.calibrating", "stage1.calibration", "stage1.preprocess", "stage1.risks", "stage1.policy"),
+        run_calibrate_scrc,
+        ("onnxruntime", "numpy", "scipy"),
+    ),
+    Stage(
+        "eval_selective",
+        ("splits", "export", "calibrate_scrc"),
+        (),
+        ("offline.evaluating", "offline.reporting", "stage1.metrics", "stage1.risks"),
+        run_eval_selective,
+        ("onnxruntime", "numpy", "scipy"),
+    ),
+    Stage("publish", BUNDLE_STAGES, ("gate",), ("offline.publishing",), run_publish, always=True),
+)
+
+
+def stage_names(stages: Sequence[Stage] = STAGES) -> tuple[str, ...]:
+    """Names of the stages in order."""
+    return tuple(stage.name for stage in stages)
+
+
+def published(run: Path) -> publishing.Publication:
+    """What became of the challenger of a run.
+
+    Raises:
+        stage1.errors.ArtifactError: the run has not published.
+    """
+    return publishing.Publication.read(run / PUBLICATION)

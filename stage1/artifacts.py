@@ -1,0 +1,126 @@
+"""The one way to write and read files that matter.
+
+A file is written beside its place, flushed to the disk and renamed over it, so a reader sees the old content or the new
+one and a crash leaves no half of either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stage1.errors import ArtifactError
+
+
+class Artifact(BaseModel):
+    """A JSON file with a version: every on-disk model derives from it.
+
+    Attributes:
+        schema_version: version of the file's layout; a file with another version is refused.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+    schema_version: int = 1
+
+    def model_post_init(self, _context: object) -> None:
+        """Refuse a file of another version before anything in it is believed."""
+        if self.schema_version != self.SCHEMA_VERSION:
+            expected = self.SCHEMA_VERSION
+            raise ValueError(f"schema_version is {self.schema_version}, this program reads {expected}")
+
+    def to_json(self) -> bytes:
+        """The file's content: UTF-8, indented, keys in declaration order, a newline at the end."""
+        return (self.model_dump_json(indent=2) + "\n").encode()
+
+    def write(self, path: Path) -> None:
+        """Write atomically (see `write_atomic`)."""
+        write_atomic(path, self.to_json())
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and validate.
+
+        Raises:
+            ArtifactError: the file is missing, is not valid JSON, or does not fit the model.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
+        try:
+            return cls.model_validate_json(content)
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            where = ".".join(str(part) for part in problem["loc"]) or "the file"
+            raise ArtifactError(f"{path}: not a valid {cls.__name__}: {where}: {problem['msg']}") from error
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Replace the file at `path` by `content`, or leave it untouched.
+
+    Args:
+        path: the file; its directory must exist.
+        content: the whole new content.
+
+    Raises:
+        OSError: the disk is full or the directory cannot be written; the temporary file is removed.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("wb") as handle:
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    fsync_directory(path.parent)
+
+
+def append_line(path: Path, record: BaseModel) -> None:
+    """Append one record as a line of JSON and flush it to the disk."""
+    with path.open("ab") as handle:
+        handle.write((record.model_dump_json() + "\n").encode())
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make renames inside `directory` survive a power cut."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fsync_tree(directory: Path) -> None:
+    """Flush every file below `directory`, then the directories that name them."""
+    for path in sorted(directory.rglob("*"), reverse=True):
+        if path.is_dir():
+            fsync_directory(path)
+        else:
+            with path.open("rb") as handle:
+                os.fsync(handle.fileno())
+    fsync_directory(directory)
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def sha256_json(value: object) -> str:
+    """SHA-256 of a value's canonical JSON (sorted keys, no spaces), 64 hex digits."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()

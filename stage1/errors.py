@@ -1,0 +1,30 @@
+"""Errors of the Stage-1 definition.
+
+Stage1Error
+├── ArtifactError          a file on disk is missing, damaged or of another version
+├── ImageError             bytes that are not an image we accept
+├── OutputsError           an engine returned something that is not a Stage-1 output
+└── CertificateError       a certificate does not belong to what it is used with
+"""
+
+from __future__ import annotations
+
+
+class Stage1Error(Exception):
+    """Root of the errors of `stage1`."""
+
+
+class ArtifactError(Stage1Error):
+    """A file on disk is missing, damaged, or was written by another version."""
+
+
+class ImageError(Stage1Error):
+    """The bytes are not an image that this project accepts."""
+
+
+class OutputsError(Stage1Error):
+    """An engine's answer has the wrong shape, type or values."""
+
+
+class CertificateError(Stage1Error):
+    """A certificate is used with something it was not computed for."""

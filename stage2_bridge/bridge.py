@@ -1,0 +1,126 @@
+"""The bridge: sends what was deferred to Stage-2 and comes back in time, with an answer or with the reason for none."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+
+class Stage2Error(Exception):
+    """Stage-2 could not answer this image."""
+
+
+class Stage2Client(Protocol):
+    """One Stage-2 server, in this process or another."""
+
+    @property
+    def name(self) -> str:
+        """What the journal calls it."""
+        ...
+
+    async def ask(self, content: bytes, timeout_s: float) -> float:
+        """Probability of roadwork in an encoded image.
+
+        Args:
+            content: the image as it arrived.
+            timeout_s: time after which nobody waits for the answer any more.
+
+        Raises:
+            Stage2Error: no answer can be had.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free what the client holds."""
+        ...
+
+
+class Outcome(StrEnum):
+    """What became of a hand-off."""
+
+    ANSWERED = "answered"
+    TIMEOUT = "timeout"
+    BUSY = "busy"
+    ERROR = "error"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Result of a hand-off.
+
+    Attributes:
+        outcome: what became of it.
+        probability: Stage-2's probability of roadwork, None unless answered.
+        latency_ms: time spent in the bridge.
+        server: name of the Stage-2 client, empty if there is none.
+    """
+
+    outcome: Outcome
+    probability: float | None
+    latency_ms: float
+    server: str
+
+
+class Bridge:
+    """Asks Stage-2, bounded in time and in number.
+
+    Args:
+        client: the server, or None for a cascade without Stage-2.
+        max_in_flight: hand-offs at a time; more are refused at once, because a queue would only miss deadlines.
+        clock: monotonic time in seconds.
+    """
+
+    def __init__(self, client: Stage2Client | None, *, max_in_flight: int, clock: Callable[[], float]) -> None:
+        self._client = client
+        self._max_in_flight = max_in_flight
+        self._in_flight = 0
+        self._clock = clock
+
+    async def ask(self, content: bytes, deadline: float) -> Verdict:
+        """Hand an image to Stage-2; never raises for anything Stage-2 does.
+
+        Args:
+            content: the image as it arrived.
+            deadline: monotonic time by which this returns.
+        """
+        started = self._clock()
+        if self._client is None:
+            return Verdict(Outcome.ABSENT, None, 0.0, "")
+        remaining = deadline - started
+        if remaining <= 0:
+            return self._verdict(Outcome.TIMEOUT, started)
+        if self._in_flight >= self._max_in_flight:
+            return self._verdict(Outcome.BUSY, started)
+        self._in_flight += 1
+        try:
+            async with asyncio.timeout(remaining):
+                probability = await self._client.ask(content, remaining)
+        except TimeoutError:
+            return self._verdict(Outcome.TIMEOUT, started)
+        except Stage2Error as error:
+            log.warning("stage2_failed", server=self._client.name, reason=str(error))
+            return self._verdict(Outcome.ERROR, started)
+        finally:
+            self._in_flight -= 1
+        if not (math.isfinite(probability) and 0 <= probability <= 1):
+            log.warning("stage2_failed", server=self._client.name, reason=f"answered {probability}")
+            return self._verdict(Outcome.ERROR, started)
+        return self._verdict(Outcome.ANSWERED, started, probability)
+
+    async def close(self) -> None:
+        """Close the client."""
+        if self._client is not None:
+            await self._client.close()
+
+    def _verdict(self, outcome: Outcome, started: float, probability: float | None = None) -> Verdict:
+        name = "" if self._client is None else self._client.name
+        return Verdict(outcome, probability, (self._clock() - started) * 1e3, name)

@@ -1,0 +1,54 @@
+"""A Stage-2 in this process: a larger engine than Stage-1's."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from engines.bundle import CALIBRATOR, ENGINE, PREPROCESS
+from engines.engine import OnnxEngine
+from stage1.errors import Stage1Error
+from stage1.preprocess import PreprocessSettings, preprocess
+from stage1.probability import ProbabilityCalibrator
+from stage2_bridge.bridge import Stage2Error
+
+
+class LocalEngineClient:
+    """Answers with a compiled engine on a thread of its own.
+
+    Args:
+        directory: holds `model.onnx`, `preprocess.json` and `calibrator.json`.
+        threads: intra-op threads of the engine.
+
+    Raises:
+        engines.errors.BundleRefused: the engine cannot be loaded.
+        stage1.errors.ArtifactError: a settings file is missing or damaged.
+    """
+
+    def __init__(self, directory: Path, *, threads: int | None = None) -> None:
+        self._preprocess = PreprocessSettings.read(directory / PREPROCESS)
+        self._calibrator = ProbabilityCalibrator.read(directory / CALIBRATOR)
+        self._engine = OnnxEngine(directory / ENGINE, threads=threads)
+        self._engine.warm_up()
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="stage2")
+
+    @property
+    def name(self) -> str:
+        """See `Stage2Client.name`."""
+        return "local-engine"
+
+    async def ask(self, content: bytes, timeout_s: float) -> float:  # noqa: ARG002, ASYNC109  the bridge ends the wait
+        """See `Stage2Client.ask`."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._infer, content)
+
+    async def close(self) -> None:
+        """See `Stage2Client.close`."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def _infer(self, content: bytes) -> float:
+        try:
+            outputs = self._engine.infer(preprocess(content, self._preprocess)[None])
+        except Stage1Error as error:
+            raise Stage2Error(str(error)) from error
+        return float(self._calibrator.probability(outputs)[0])
