@@ -97,7 +97,8 @@ def verify_bundle(directory: Path) -> Manifest:
     """Check every file of a bundle against its manifest, before anything else in it is read.
 
     Raises:
-        BundleRefused: the manifest is missing or damaged, a file is missing, changed or extra, or the id is not the hash.
+        BundleRefused: the manifest is missing or damaged, a file is missing, changed or extra, or the id is not the
+        hash.
     """
     try:
         manifest = Manifest.read(directory / MANIFEST)

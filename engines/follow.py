@@ -27,8 +27,8 @@ POLL_MS = 2_000
 class StoreFollower:
     """Keeps a slot at the store's current bundle.
 
-    Hashing, loading, warming and the parity check run on one thread of low priority, never on the serving threads. A bundle
-    that is refused leaves the live one in place.
+    Hashing, loading, warming and the parity check run on one thread of low priority, never on the serving threads. A
+    bundle that is refused leaves the live one in place.
 
     Args:
         store: where the pointer is.

@@ -55,7 +55,7 @@ class HistoryEntry(BaseModel):
 
 @dataclass(frozen=True)
 class Listed:
-    """One row of `Store.list`."""
+    """One row of `Store.bundles`."""
 
     manifest: Manifest
     path: Path
@@ -66,8 +66,8 @@ class Listed:
 class Store:
     """Bundles under `root/bundles/<id>/`.
 
-    Several processes may publish, activate and read at the same time: writers take a file lock, and readers only ever see
-    complete bundles and a complete pointer.
+    Several processes may publish, activate and read at the same time: writers take a file lock, and readers only ever
+    see complete bundles and a complete pointer.
 
     Args:
         root: created on first publish.
@@ -75,7 +75,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._bundles = root / "bundles"
+        self._home = root / "bundles"
 
     @property
     def pointer_path(self) -> Path:
@@ -90,7 +90,7 @@ class Store:
         """
         matches = [b for b in self._ids() if b.startswith(bundle_id)] if bundle_id else []
         if len(matches) == 1:
-            return self._bundles / matches[0]
+            return self._home / matches[0]
         known = ", ".join(self._ids()) or "none"
         problem = f"{len(matches)} bundles begin with" if matches else "no bundle is called"
         raise UnknownBundle(f"{self.root}: {problem} {bundle_id!r}; bundles there: {known}")
@@ -103,12 +103,12 @@ class Store:
         """
         return Pointer.read(self.pointer_path) if self.pointer_path.exists() else None
 
-    def list(self) -> list[Listed]:
+    def bundles(self) -> list[Listed]:
         """Every bundle, oldest first. Manifests are read, file hashes are not checked."""
         pointer = self.current()
         rows = []
         for bundle_id in self._ids():
-            path = self._bundles / bundle_id
+            path = self._home / bundle_id
             is_current = pointer is not None and pointer.bundle == bundle_id
             is_previous = pointer is not None and pointer.previous == bundle_id
             rows.append(Listed(Manifest.read(path / MANIFEST), path, is_current, is_previous))
@@ -131,8 +131,8 @@ class Store:
             BundleRefused: a required file is missing.
             OSError: the disk is full or read-only; nothing is left behind.
         """
-        self._bundles.mkdir(parents=True, exist_ok=True)
-        incoming = self._bundles / f".incoming-{os.getpid()}-{secrets.token_hex(4)}"
+        self._home.mkdir(parents=True, exist_ok=True)
+        incoming = self._home / f".incoming-{os.getpid()}-{secrets.token_hex(4)}"
         with self._writing():
             self._sweep()
             try:
@@ -143,9 +143,9 @@ class Store:
                 bundle_id = bundle_id_of(files)
                 Manifest(bundle_id=bundle_id, files=files, provenance=provenance).write(incoming / MANIFEST)
                 fsync_tree(incoming)
-                if not (self._bundles / bundle_id).exists():
-                    incoming.rename(self._bundles / bundle_id)
-                    fsync_directory(self._bundles)
+                if not (self._home / bundle_id).exists():
+                    incoming.rename(self._home / bundle_id)
+                    fsync_directory(self._home)
             finally:
                 shutil.rmtree(incoming, ignore_errors=True)
         return bundle_id
@@ -201,15 +201,13 @@ class Store:
         return manifest
 
     def _ids(self) -> list[str]:
-        if not self._bundles.is_dir():
+        if not self._home.is_dir():
             return []
-        return sorted(
-            p.name for p in self._bundles.iterdir() if not p.name.startswith(".") and (p / MANIFEST).is_file()
-        )
+        return sorted(p.name for p in self._home.iterdir() if not p.name.startswith(".") and (p / MANIFEST).is_file())
 
     def _sweep(self) -> None:
         """Remove what a killed publisher left; the lock is held, so no publisher is at work."""
-        for leftover in self._bundles.glob(".incoming-*"):
+        for leftover in self._home.glob(".incoming-*"):
             shutil.rmtree(leftover, ignore_errors=True)
 
     @contextmanager

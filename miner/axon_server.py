@@ -138,8 +138,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener = socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
         raise AxonServerError(f"the axon cannot listen on {host} port {port}: {_advice(error, port)}") from error
-    # Connections inherit it. asyncio sets it only on listeners it made itself; without it a reply, whose headers and body
-    # are two writes, waits 40 ms for the caller's delayed acknowledgement.
+    # Connections inherit it. asyncio sets it only on listeners it made itself; without it a reply, whose headers and
+    # body are two writes, waits 40 ms for the caller's delayed acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 

@@ -1,7 +1,7 @@
 """`cascade demo`: the whole product once, on this machine, from images to a scoreboard.
 
-Two nights of the pipeline, a live miner in a process of its own, a validator with the real bittensor dendrite in another,
-and a hot swap in the middle of its traffic. Every number is measured in the run that prints it.
+Two nights of the pipeline, a live miner in a process of its own, a validator with the real bittensor dendrite in
+another, and a hot swap in the middle of its traffic. Every number is measured in the run that prints it.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def _serve(night: Nights, home: Path, progress: Progress) -> Scoreboard:
         progress.update(task, completed=1, note=f"port {port}")
         asked, first_answer_s, swapped = _traffic(night, miner, validator, progress)
         resident = resident_mib(miner.pid)
-    params = [(row.manifest.bundle_id, row.path) for row in Store(night.store).list()]
+    params = [(row.manifest.bundle_id, row.path) for row in Store(night.store).bundles()]
     return score(
         asked,
         state,

@@ -11,7 +11,7 @@ from stage1.certificate import ScrcParams
 
 def list_bundles(root: Path) -> str:
     """One line a bundle."""
-    rows = Store(root).list()
+    rows = Store(root).bundles()
     if not rows:
         return f"{root}: no bundles; `cascade retrain` makes one"
     return "\n".join(_line(row) for row in rows)
@@ -62,7 +62,7 @@ def verify(root: Path, bundle_id: str) -> str:
     store.verify(bundle_id)
     bundle = load_bundle(store.path(bundle_id))
     try:
-        engine = bundle.engine.describe()
-        return f"bundle {bundle.bundle_id} may serve: hashes, certificate binding and golden outputs hold on {engine.backend}"
+        backend = bundle.engine.describe().backend
+        return f"bundle {bundle.bundle_id} may serve: hashes, certificate and golden outputs hold on {backend}"
     finally:
         bundle.close()

@@ -1,7 +1,7 @@
 """A validator on this machine: the real bittensor SDK's dendrite, fed from standard input.
 
-Every line of standard input is the path of an image; for each, one signed `ImageSynapse` is sent, and one line of JSON with
-the answer comes out. Only `cascade demo` uses it.
+Every line of standard input is the path of an image; for each, one signed `ImageSynapse` is sent, and one line of JSON
+with the answer comes out. Only `cascade demo` uses it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import bittensor as bt
 from bittensor.utils import networking
@@ -22,7 +23,7 @@ from miner.logs import repair_loggers_after_bittensor
 TIMEOUT_S = 9.0
 
 
-class ImageSynapse(bt.Synapse):  # type: ignore[misc]
+class ImageSynapse(bt.Synapse):
     """The synapse of subnet 72, field by field as validators send it."""
 
     testnet_label: int = -1
@@ -39,10 +40,11 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def _ask(dendrite: bt.Dendrite, axon: bt.AxonInfo, path: str) -> None:
-    synapse = ImageSynapse(image=base64.b64encode(Path(path).read_bytes()).decode())
+async def _ask(dendrite: bt.Dendrite, axon: bt.AxonInfo, path: str, image: str) -> None:
+    synapse = ImageSynapse(image=image)
     started = time.perf_counter()
-    reply = await dendrite.forward(axons=[axon], synapse=synapse, timeout=TIMEOUT_S, deserialize=False)
+    # The SDK's annotation covers streaming too; one axon and no streaming is a list of one synapse.
+    reply: Any = await dendrite.forward(axons=[axon], synapse=synapse, timeout=TIMEOUT_S, deserialize=False)
     answer = reply[0]
     record = {
         "image": path,
@@ -55,6 +57,10 @@ async def _ask(dendrite: bt.Dendrite, axon: bt.AxonInfo, path: str) -> None:
     sys.stdout.flush()
 
 
+def _encoded(path: str) -> str:
+    return base64.b64encode(Path(path).read_bytes()).decode()
+
+
 async def _run(arguments: argparse.Namespace) -> None:
     wallet = bt.Wallet(name=arguments.wallet_name, path=arguments.wallet_path)
     key = arguments.miner_hotkey
@@ -63,11 +69,12 @@ async def _run(arguments: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     pending: set[asyncio.Task[None]] = set()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
-        task = loop.create_task(_ask(dendrite, axon, line.rstrip("\n")))
+        path = line.rstrip("\n")
+        task = loop.create_task(_ask(dendrite, axon, path, _encoded(path)))
         pending.add(task)
         task.add_done_callback(pending.discard)
     await asyncio.gather(*pending)
-    await dendrite.aclose_session()
+    await dendrite.aclose_session()  # type: ignore[no-untyped-call]
 
 
 def main() -> None:

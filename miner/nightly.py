@@ -1,4 +1,4 @@
-"""The nightly job: retraining in a process of its own, which can crash, hang or run out of memory unnoticed by requests."""
+"""The nightly job: retraining in a process of its own, which can crash or hang without a request noticing."""
 
 from __future__ import annotations
 

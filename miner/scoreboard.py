@@ -203,10 +203,8 @@ def render_scoreboard(board: Scoreboard, *, wall_s: float, report: Path, synthet
 def _miss(board: Scoreboard, params: ScrcParams, confidence: str) -> str:
     if board.misses.estimate is None:
         return "no roadwork image exited"
-    return (
-        f"{board.misses.estimate:.2%}   ({board.misses.events} of {board.misses.trials} exited roadwork {params.unit}s here; "
-        f"{confidence} upper bound {board.misses.upper:.2%})"
-    )
+    seen = f"{board.misses.events} of {board.misses.trials} exited roadwork {params.unit}s here"
+    return f"{board.misses.estimate:.2%}   ({seen}; {confidence} upper bound {board.misses.upper:.2%})"
 
 
 def _policy(board: Scoreboard) -> str:

@@ -1,9 +1,9 @@
 """Domain adaptation: self-distillation of the backbone on unlabelled images of the domain.
 
 A student sees two views of each image and predicts, from one, the cluster that an exponential-moving-average teacher
-assigns to the other; the assignments are balanced over the batch, so that not all images fall into one cluster, and KoLeo
-spreads the features. As in ExPLoRA, one block is trained in full and the rest through low-rank adapters, which are merged
-into a plain backbone at the end.
+assigns to the other; the assignments are balanced over the batch, so that not all images fall into one cluster, and
+KoLeo spreads the features. As in ExPLoRA, one block is trained in full and the rest through low-rank adapters, which
+are merged into a plain backbone at the end.
 
 References:
     Khanna, Irgau, Lobell, Ermon (2025), ExPLoRA, arXiv 2406.10973.
@@ -86,7 +86,7 @@ def _student(net: Stage1Net) -> nn.Module:
         layers_pattern="layer",
         modules_to_save=[f"layer.{layers - 1}"],
     )
-    return get_peft_model(net.backbone, config)  # type: ignore[arg-type]
+    return get_peft_model(net.backbone, config)
 
 
 def adapt_domain(
@@ -111,7 +111,7 @@ def adapt_domain(
     """
     torch.manual_seed(seed)
     net.backbone = _student(net)
-    width = int(net.class_head[1].in_features)  # type: ignore[arg-type, union-attr]
+    width = int(net.class_head[1].in_features)  # type: ignore[arg-type]
     head = nn.Sequential(nn.Linear(width, 256), nn.GELU(), nn.Linear(256, settings.prototypes, bias=False))
     teacher, teacher_head = copy.deepcopy(net).eval(), copy.deepcopy(head)
     trained = [p for p in net.backbone.parameters() if p.requires_grad] + list(head.parameters())
@@ -134,13 +134,13 @@ def adapt_domain(
             if not torch.isfinite(loss):
                 raise TrainingError("domain adaptation diverged: lower adapt_domain.learning_rate")
             optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(trained, 3.0)
             optimiser.step()
             _follow(followers)
             done += 1
             progress(done, total, f"self-distillation loss {float(loss.detach()):.3f}")
-    net.backbone = teacher.backbone.float().merge_and_unload(safe_merge=True)  # type: ignore[operator, union-attr]
+    net.backbone = teacher.backbone.float().merge_and_unload(safe_merge=True)  # type: ignore[operator]
 
 
 def _pairs(student: nn.Module, teacher: nn.Module) -> list[tuple[Tensor, Tensor]]:

@@ -1,8 +1,8 @@
 """Conformal risk training of the heads: the exit threshold that calibration would choose is inside the loss.
 
-Each batch is cut in two. On one half the threshold t0 is the order statistic of the positives' scores that conformal risk
-control would choose; on the other half the loss asks how many negatives would then be deferred. The gradient flows through
-that order statistic into the scores it is made of.
+Each batch is cut in two. On one half the threshold t0 is the order statistic of the positives' scores that conformal
+risk control would choose; on the other half the loss asks how many negatives would then be deferred. The gradient flows
+through that order statistic into the scores it is made of.
 
 References:
     Yeh, Christianson, Wierman, Yue (2025), Conformal risk training, arXiv 2510.08748.
@@ -146,7 +146,7 @@ def train_conformal_risk(
         risk = risk_loss(logits, scores, labels[index], settings)
         loss = loss if risk is None else loss + risk
         optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         if step % EVALUATE_EVERY == 0 or step == settings.steps:
             score = judge()

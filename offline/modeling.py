@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModel, DINOv3ViTConfig, DINOv3ViTModel, PretrainedConfig
+from transformers import AutoModel, DINOv3ViTConfig, DINOv3ViTModel, PreTrainedModel
 
 from offline.config import ModelSettings, PretrainedBackbone, RandomBackbone
 from offline.errors import TrainingError
@@ -32,13 +32,12 @@ def build(settings: ModelSettings, *, size_px: int, seed: int) -> Stage1Net:
         TrainingError: a pretrained backbone cannot be had; says what to do.
     """
     torch.manual_seed(seed)
-    backbone: nn.Module
+    backbone: PreTrainedModel
     if isinstance(settings.backbone, RandomBackbone):
-        config = _random_config(settings.backbone, size_px)
-        backbone = DINOv3ViTModel(config)
+        backbone = DINOv3ViTModel(_random_config(settings.backbone, size_px))
     else:
         backbone = _pretrained(settings.backbone)
-        config = backbone.config
+    config = backbone.config
     # RoPE jitter is meant for self-supervised pretraining; in supervised training it only adds noise.
     config.pos_embed_rescale = None
     registers = int(getattr(config, "num_register_tokens", 0))
@@ -46,7 +45,7 @@ def build(settings: ModelSettings, *, size_px: int, seed: int) -> Stage1Net:
     return Stage1Net(backbone, hidden=hidden, registers=registers, head_hidden=settings.head_hidden)
 
 
-def _random_config(backbone: RandomBackbone, size_px: int) -> PretrainedConfig:
+def _random_config(backbone: RandomBackbone, size_px: int) -> DINOv3ViTConfig:
     return DINOv3ViTConfig(
         hidden_size=backbone.hidden,
         intermediate_size=2 * backbone.hidden,
@@ -61,13 +60,13 @@ def _random_config(backbone: RandomBackbone, size_px: int) -> PretrainedConfig:
     )
 
 
-def _pretrained(backbone: PretrainedBackbone) -> nn.Module:
+def _pretrained(backbone: PretrainedBackbone) -> PreTrainedModel:
     try:
-        model: nn.Module = AutoModel.from_pretrained(backbone.name)
+        model: PreTrainedModel = AutoModel.from_pretrained(backbone.name)
     except (OSError, ValueError) as error:
         raise TrainingError(
-            f"backbone {backbone.name!r} cannot be loaded: {error}. DINOv3 is gated: accept its licence on its page of the "
-            "Hugging Face hub, run `hf auth login`, or give a local directory with model.backbone.name"
+            f"backbone {backbone.name!r} cannot be loaded: {error}. DINOv3 is gated: accept its licence on its page of "
+            "the Hugging Face hub, run `hf auth login`, or give a local directory with model.backbone.name"
         ) from error
     return model
 
@@ -93,7 +92,7 @@ def add_adapters(net: Stage1Net, settings: ModelSettings) -> None:
         layers_pattern="layer",
         modules_to_save=list(RANDOM_TRAINED) if random else None,
     )
-    net.backbone = get_peft_model(net.backbone, config)  # type: ignore[arg-type]
+    net.backbone = get_peft_model(net.backbone, config)
 
 
 def merge_adapters(net: Stage1Net) -> None:

@@ -1,8 +1,9 @@
 """The pipeline engine: stages with content keys, committed in one rename, so that running again resumes.
 
-A stage's key is the hash of its name, its own part of the config, the hashes of its inputs and its code. A stage whose key
-is already in the workspace is not run again; a stage whose config, input or code changed is. Its output directory appears
-under its key only when it is complete: the manifest is written last, everything is flushed, and one rename commits it.
+A stage's key is the hash of its name, its own part of the config, the hashes of its inputs and its code. A stage whose
+key is already in the workspace is not run again; a stage whose config, input or code changed is. Its output directory
+appears under its key only when it is complete: the manifest is written last, everything is flushed, and one rename
+commits it.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ def render(report: Report, params: ScrcParams, *, title: str, data: str) -> str:
         title: heading.
         data: one sentence about the data, shown under the heading.
     """
+    names = "".join(f"<th>{NAMES[policy.policy]}</th>" for policy in report.policies)
     certificate = params.statement if params.status == "CERTIFIED" else params.reason
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -56,10 +57,10 @@ def render(report: Report, params: ScrcParams, *, title: str, data: str) -> str:
 <h2>On the test rows</h2>
 <p>{report.rows} images in {report.groups} groups, {report.positives} with roadwork; none of them trained, chose or
 certified anything.</p>
-<div class="scroll"><table><thead><tr><th></th>{"".join(f"<th>{NAMES[p.policy]}</th>" for p in report.policies)}</tr></thead>
+<div class="scroll"><table><thead><tr><th></th>{names}</tr></thead>
 <tbody>{_policy_rows(report)}</tbody></table></div>
-<p><small>A rate is followed by events / trials and its one-sided {1 - report.delta:.0%} Clopper-Pearson upper bound (lower
-bound for coverage), with one {params.unit} as the unit. The bounds are not simultaneous.</small></p>
+<p><small>A rate is followed by events / trials and its one-sided {1 - report.delta:.0%} Clopper-Pearson upper bound
+(lower bound for coverage), with one {params.unit} as the unit. The bounds are not simultaneous.</small></p>
 <h2>Stage-1 alone</h2>
 <div class="scroll"><table><tbody>{_alone_rows(report)}</tbody></table></div>
 <h2>Selective risk against coverage</h2>

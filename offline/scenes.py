@@ -291,11 +291,11 @@ def _roadwork(scene: Scene, canvas: _Canvas, zoom: float) -> list[tuple[float, C
 
 
 def _weathered(scene: Scene, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    pixels = np.asarray(image, dtype=np.float32)
+    pixels = np.asarray(image, dtype=np.float64)
     if scene.daytime == "night":
         yy, xx = np.mgrid[0:HEIGHT, 0:WIDTH]
         beam = np.exp(-(((xx - WIDTH / 2) / 130) ** 2) - ((yy - HEIGHT * 0.8) / 80) ** 2)[..., None]
-        pixels = pixels * (0.30 + 0.5 * beam) * np.asarray((0.95, 0.97, 1.1), np.float32)
+        pixels = pixels * (0.30 + 0.5 * beam) * np.asarray((0.95, 0.97, 1.1))
     if scene.weather == "rain":
         pixels = 0.72 * pixels + 0.28 * pixels.mean()
     pixels = pixels * rng.uniform(0.85, 1.12) + rng.normal(0, rng.uniform(2, 7), pixels.shape)
@@ -336,7 +336,7 @@ def draw_frame(scene: Scene, frame: int) -> Image.Image:
 
 def _draw_scene(task: tuple[Scene, Path]) -> list[tuple[str, ...]]:
     scene, images = task
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for frame in range(scene.frames):
         buffer = io.BytesIO()
         draw_frame(scene, frame).save(buffer, format="JPEG", quality=JPEG_QUALITY)
@@ -375,4 +375,4 @@ def write_scenes(directory: Path, *, scenes: int, seed: int = 0, difficulty: flo
         writer = csv.writer(handle)
         writer.writerow(COLUMNS)
         writer.writerows(rows)
-    os.replace(partial, directory / LABELS_FILE)
+    partial.replace(directory / LABELS_FILE)

@@ -142,8 +142,8 @@ def split(data: Dataset, settings: SplitSettings) -> Splits:
     for name, described in sets.items():
         if not 0 < described.positives < len(described.rows):
             raise DatasetError(
-                f"split {name} would have {described.positives} roadwork images of {len(described.rows)}: too few groups; "
-                "add data, or name finer groups in the group column"
+                f"split {name} would have {described.positives} roadwork images of {len(described.rows)}: too few "
+                "groups; add data, or name finer groups in the group column"
             )
     folds = _folds(data.pick(sets["val_calib"].rows), settings)
     return Splits(seed=settings.seed, data_sha256=data.sha256, sets=sets, folds=folds)
@@ -165,6 +165,6 @@ def _describe(data: Dataset, ids: Sequence[str]) -> SplitSet:
 
 
 def _folds(calib: Dataset, settings: SplitSettings) -> tuple[tuple[str, ...], ...]:
-    shares = {fold: 1 / settings.calibration_folds for fold in range(settings.calibration_folds)}
+    shares = dict.fromkeys(range(settings.calibration_folds), 1 / settings.calibration_folds)
     home = {g: fold for sizes in _strata(calib) for g, fold in assign(sizes, shares, settings.seed).items()}
     return tuple(tuple(r.image for r in calib.rows if home[r.group] == fold) for fold in shares)

@@ -174,7 +174,7 @@ def _step(
     if not np.isfinite(value):
         raise TrainingError(f"the loss is {value}: lower train_supervised.learning_rate")
     optimiser.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_([p for p in net.parameters() if p.requires_grad], settings.gradient_clip)
     optimiser.step()
     return value

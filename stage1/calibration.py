@@ -129,8 +129,8 @@ def select(data: LabelledOutputs, settings: CalibrationSettings) -> Candidates:
     """Choose tau, t1 and the grid of t0 on val_select.
 
     tau is the candidate with the highest exit coverage among those whose smoothed miss rate (k + 1) / (m + 2) can be
-    brought to `safety * alpha`; if there is none, the one whose smoothed miss rate is lowest. Any choice is valid, a good
-    one is powerful.
+    brought to `safety * alpha`; if there is none, the one whose smoothed miss rate is lowest. Any choice is valid, a
+    good one is powerful.
 
     Args:
         data: rows of val_select.
@@ -334,9 +334,9 @@ def _statement(common: ScrcParams, risks: dict[Risk, Rate], coverage: Rate) -> s
     return (
         f"With {confidence} confidence over the draw of the calibration {unit}, among roadwork images on which Stage-1 "
         f"exits, at most {common.alpha:.1%} are exited as non-roadwork (k = {miss.events} of m = {miss.trials}; exit "
-        f"coverage {coverage.estimate or 0:.3f}, lower bound {coverage.lower:.3f}; {confidence} upper bounds: {bounds}), "
-        f"assuming deployment {unit} are exchangeable with calibration {unit} and labels are correct. Between "
-        f"recalibrations this is monitored, not guaranteed.{reuse}"
+        f"coverage {coverage.estimate or 0:.3f}, lower bound {coverage.lower:.3f}; {confidence} upper bounds: "
+        f"{bounds}), assuming deployment {unit} are exchangeable with calibration {unit} and labels are correct. "
+        f"Between recalibrations this is monitored, not guaranteed.{reuse}"
     )
 
 
@@ -345,12 +345,12 @@ def _why_infeasible(found: Walk | None, positives: int, needed: int, settings: C
     goal = f"a miss rate of {settings.alpha:.1%} at {1 - settings.delta:.0%} confidence"
     if found is None:
         return (
-            f"val_calib has {positives} independent positive {unit}; certifying {goal} takes at least {needed} that exit "
-            f"with no miss among them. Label at least {needed - positives} more roadwork {unit}."
+            f"val_calib has {positives} independent positive {unit}; certifying {goal} takes at least {needed} that "
+            f"exit with no miss among them. Label at least {needed - positives} more roadwork {unit}."
         )
     required = trials_needed(found.losses, settings.alpha, settings.delta)
     return (
         f"at the most cautious threshold {found.losses} of {found.trials} exited positive {unit} are missed "
-        f"(p = {found.p_value:.3f} > {settings.delta:g}); certifying {goal} with {found.losses} misses takes {required} "
-        f"exited positive {unit}, or a model that misses fewer."
+        f"(p = {found.p_value:.3f} > {settings.delta:g}); certifying {goal} with {found.losses} misses takes "
+        f"{required} exited positive {unit}, or a model that misses fewer."
     )

@@ -20,12 +20,15 @@ class Stage1Net(nn.Module):
     """uint8 images to logits and a selection score; normalisation is part of the module, so of every engine.
 
     Args:
-        backbone: maps pixel values `(N, 3, H, W)` to an output with `last_hidden_state (N, 1 + R + P, D)`: the CLS token,
-            R register tokens, P patch tokens.
+        backbone: maps pixel values `(N, 3, H, W)` to an output with `last_hidden_state (N, 1 + R + P, D)`: the CLS
+            token, R register tokens, P patch tokens.
         hidden: D.
         registers: R.
         head_hidden: width of the hidden layer of each head.
     """
+
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, backbone: nn.Module, *, hidden: int, registers: int, head_hidden: int) -> None:
         super().__init__()

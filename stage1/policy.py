@@ -1,7 +1,7 @@
 """Policies: pure functions from Stage-1 outputs to decisions.
 
-`ScrcPolicy` is the product; `ThresholdPolicy` is the uncertified baseline that every report shows beside it. Both decide
-one row or a million with the same code.
+`ScrcPolicy` is the product; `ThresholdPolicy` is the uncertified baseline that every report shows beside it. Both
+decide one row or a million with the same code.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The risk definitions of a selective exit, as exact counts with exact bounds.
 
-Every risk is a rate P(loss | condition). With `unit="group"` one row of each group, drawn by a hash that knows nothing of
-scores or labels, stands for the group, because frames of one place are not independent.
+Every risk is a rate P(loss | condition). With `unit="group"` one row of each group, drawn by a hash that knows nothing
+of scores or labels, stands for the group, because frames of one place are not independent.
 """
 
 from __future__ import annotations

@@ -93,34 +93,36 @@ class Bridge:
             deadline: monotonic time by which this returns.
         """
         started = self._clock()
-        if self._client is None:
-            return Verdict(Outcome.ABSENT, None, 0.0, "")
-        remaining = deadline - started
-        if remaining <= 0:
-            return self._verdict(Outcome.TIMEOUT, started)
-        if self._in_flight >= self._max_in_flight:
-            return self._verdict(Outcome.BUSY, started)
-        self._in_flight += 1
-        try:
-            async with asyncio.timeout(remaining):
-                probability = await self._client.ask(content, remaining)
-        except TimeoutError:
-            return self._verdict(Outcome.TIMEOUT, started)
-        except Stage2Error as error:
-            log.warning("stage2_failed", server=self._client.name, reason=str(error))
-            return self._verdict(Outcome.ERROR, started)
-        finally:
-            self._in_flight -= 1
-        if not (math.isfinite(probability) and 0 <= probability <= 1):
-            log.warning("stage2_failed", server=self._client.name, reason=f"answered {probability}")
-            return self._verdict(Outcome.ERROR, started)
-        return self._verdict(Outcome.ANSWERED, started, probability)
+        outcome, probability = await self._outcome(content, deadline - started)
+        name = "" if self._client is None else self._client.name
+        return Verdict(outcome, probability, (self._clock() - started) * 1e3, name)
 
     async def close(self) -> None:
         """Close the client."""
         if self._client is not None:
             await self._client.close()
 
-    def _verdict(self, outcome: Outcome, started: float, probability: float | None = None) -> Verdict:
-        name = "" if self._client is None else self._client.name
-        return Verdict(outcome, probability, (self._clock() - started) * 1e3, name)
+    async def _outcome(self, content: bytes, remaining_s: float) -> tuple[Outcome, float | None]:
+        if self._client is None:
+            return Outcome.ABSENT, None
+        if remaining_s <= 0:
+            return Outcome.TIMEOUT, None
+        if self._in_flight >= self._max_in_flight:
+            return Outcome.BUSY, None
+        self._in_flight += 1
+        try:
+            async with asyncio.timeout(remaining_s):
+                return Outcome.ANSWERED, _checked(await self._client.ask(content, remaining_s))
+        except TimeoutError:
+            return Outcome.TIMEOUT, None
+        except Stage2Error as error:
+            log.warning("stage2_failed", server=self._client.name, reason=str(error))
+            return Outcome.ERROR, None
+        finally:
+            self._in_flight -= 1
+
+
+def _checked(probability: float) -> float:
+    if not (math.isfinite(probability) and 0 <= probability <= 1):
+        raise Stage2Error(f"it answered {probability}, which is no probability")
+    return probability

@@ -38,7 +38,7 @@ class LocalEngineClient:
         """See `Stage2Client.name`."""
         return "local-engine"
 
-    async def ask(self, content: bytes, timeout_s: float) -> float:  # noqa: ARG002, ASYNC109  the bridge ends the wait
+    async def ask(self, content: bytes, timeout_s: float) -> float:  # noqa: ARG002  the bridge ends the wait
         """See `Stage2Client.ask`."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._infer, content)
 

@@ -1,6 +1,7 @@
 """A validator's side of the wire: the dendrite of whatever bittensor is installed, asking one axon about images.
 
-Prints one JSON object per answer: {image, prediction, status_code, status_message, ms}. Works with bittensor 9.9 and 10.5.
+Prints one JSON object per answer: {image, prediction, status_code, status_message, ms}. Works with bittensor 9.9 and
+10.5.
 """
 
 from __future__ import annotations

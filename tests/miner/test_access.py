@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import pytest
+
+from miner.access import REFUSAL, AccessPolicy, AccessSettings, Caller
+from miner.chain import Neuron
+from miner.refusals import Forbidden, TooManyRequests
+
+NEURONS = {
+    "5Validator": Neuron(uid=1, validator_permit=True, stake=50_000.0),
+    "5Small": Neuron(uid=2, validator_permit=True, stake=10.0),
+    "5Miner": Neuron(uid=3, validator_permit=False, stake=90_000.0),
+}
+
+
+def admitted(policy: AccessPolicy) -> set[str]:
+    found = set()
+    for hotkey in (*NEURONS, "5Stranger", "5Friend", ""):
+        try:
+            policy.check(hotkey)
+        except Forbidden as refusal:
+            assert str(refusal) == REFUSAL
+        else:
+            found.add(hotkey)
+    return found
+
+
+def spendable(policy: AccessPolicy, now_s: float, hotkey: str = "5Validator") -> int:
+    caller = policy.check(hotkey)
+    count = 0
+    try:
+        while True:
+            policy.spend(caller, now_s)
+            count += 1
+    except TooManyRequests:
+        return count
+
+
+class TestCheck:
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            (AccessSettings(), {"5Validator", "5Small"}),
+            (AccessSettings(min_stake=1000.0), {"5Validator"}),
+            (AccessSettings(require_validator_permit=False), {"5Validator", "5Small", "5Miner"}),
+            (AccessSettings(require_validator_permit=False, min_stake=1000.0), {"5Validator", "5Miner"}),
+            (AccessSettings(min_stake=1e9, extra_hotkeys=frozenset({"5Friend", "5Miner"})), {"5Friend", "5Miner"}),
+        ],
+    )
+    def test_rules(self, settings, expected):
+        policy = AccessPolicy(settings, NEURONS)
+        assert admitted(policy) == expected
+        assert policy.admitted == len(expected)
+
+    def test_tells_who_is_who(self):
+        policy = AccessPolicy(AccessSettings(extra_hotkeys=frozenset({"5Friend", "5Miner"})), NEURONS)
+        assert policy.check("5Validator") == Caller("5Validator", 1)
+        assert policy.check("5Miner") == Caller("5Miner", 3)
+        assert policy.check("5Friend") == Caller("5Friend", None)
+
+    def test_knows_nobody_before_the_first_snapshot(self):
+        assert admitted(AccessPolicy(AccessSettings())) == set()
+
+    def test_a_new_snapshot_replaces_the_old_one(self):
+        policy = AccessPolicy(AccessSettings(), NEURONS)
+        policy.update({"5Stranger": Neuron(uid=9, validator_permit=True)})
+        assert admitted(policy) == {"5Stranger"}
+
+
+class TestSpend:
+    SETTINGS = AccessSettings(requests_per_s=2.0, burst=5)
+
+    def test_allows_a_burst_then_a_rate(self):
+        policy = AccessPolicy(self.SETTINGS, NEURONS)
+        assert spendable(policy, 100.0) == 5
+        assert spendable(policy, 100.4) == 0
+        assert spendable(policy, 101.5) == 3
+        assert spendable(policy, 1e6) == 5
+
+    def test_one_hotkey_does_not_use_up_anothers_allowance(self):
+        policy = AccessPolicy(self.SETTINGS, NEURONS)
+        assert spendable(policy, 0.0, "5Validator") == 5
+        assert spendable(policy, 0.0, "5Small") == 5
+
+    def test_survives_a_snapshot_and_ends_with_the_registration(self):
+        policy = AccessPolicy(self.SETTINGS, NEURONS)
+        assert spendable(policy, 0.0) == 5
+        policy.update(NEURONS)
+        assert spendable(policy, 0.0) == 0
+        policy.update({})
+        policy.update(NEURONS)
+        assert spendable(policy, 0.0) == 5
+
+    def test_a_clock_that_steps_back_gives_nothing(self):
+        policy = AccessPolicy(self.SETTINGS, NEURONS)
+        assert spendable(policy, 100.0) == 5
+        assert spendable(policy, 50.0) == 0
+
+    def test_says_what_the_limit_is(self):
+        policy = AccessPolicy(AccessSettings(requests_per_s=0.5, burst=1), NEURONS)
+        caller = policy.check("5Validator")
+        policy.spend(caller, 0.0)
+        with pytest.raises(TooManyRequests, match=r"0\.5 requests a second, 1 at once"):
+            policy.spend(caller, 0.0)

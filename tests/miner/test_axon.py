@@ -1,0 +1,331 @@
+"""The application alone, driven through ASGI: what a request has to pass, and what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from dataclasses import dataclass, field
+
+import pytest
+from structlog.testing import capture_logs
+
+from miner.access import AccessPolicy, AccessSettings
+from miner.axon import MIB, AxonApp, AxonSettings
+from miner.chain import Neuron
+
+PATH = "/ImageSynapse"
+BODY = json.dumps({"name": "ImageSynapse", "timeout": 9.0, "image": "aGVsbG8=", "prediction": -1.0}).encode()
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict[str, str]
+    json: dict
+    body_was_read: bool
+
+
+@dataclass
+class Asking:
+    """Sends requests to an application without a network."""
+
+    app: AxonApp
+    outcomes: list = field(default_factory=list)
+
+    async def __call__(
+        self, headers, *, chunks=(BODY,), path=PATH, method="POST", disconnect=False, wait=None
+    ) -> Reply:
+        sent, read = [], []
+        pending = list(chunks)
+
+        async def receive():
+            read.append(True)
+            if wait is not None:
+                await wait()
+            if not pending:
+                return {"type": "http.disconnect"}
+            body = pending.pop(0)
+            return {"type": "http.request", "body": body, "more_body": bool(pending) or disconnect}
+
+        async def send(message):
+            sent.append(message)
+
+        raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await self.app({"type": "http", "method": method, "path": path, "headers": raw}, receive, send)
+        start, body = sent
+        received = {name.decode(): value.decode() for name, value in start["headers"]}
+        assert received["content-type"] == "application/json"
+        assert int(received["content-length"]) == len(body["body"])
+        assert received["bt_header_axon_status_code"] == str(start["status"])
+        return Reply(start["status"], received, json.loads(body["body"]), bool(read))
+
+
+@pytest.fixture
+def make(validator):
+    """Builds an application that knows one validator."""
+
+    def build(answer=None, *, access=None, **settings) -> Asking:
+        async def constant(_request):
+            return 0.75
+
+        asking = Asking(None)
+        neurons = {validator.hotkey: Neuron(uid=7, validator_permit=True)}
+        asking.app = AxonApp(
+            answer or constant,
+            hotkey=validator.receiver,
+            access=AccessPolicy(access or AccessSettings(), neurons),
+            settings=AxonSettings(**settings),
+            on_outcome=asking.outcomes.append,
+        )
+        return asking
+
+    return build
+
+
+def answering(value):
+    async def answer(_request):
+        if isinstance(value, BaseException):
+            raise value
+        return value
+
+    return answer
+
+
+class TestAnswers:
+    def test_a_proved_request_gets_a_prediction(self, make, validator):
+        asked = []
+
+        async def answer(request):
+            asked.append((request, request.deadline - time.monotonic()))
+            return 0.25
+
+        asking = make(answer)
+        reply = asyncio.run(asking(validator.headers(), chunks=(BODY[:10], BODY[10:])))
+        assert (reply.status, reply.json) == (200, {"prediction": 0.25})
+        assert reply.headers["bt_header_axon_status_message"] == "Success"
+        [(request, left_s)] = asked
+        assert (request.hotkey, request.uid, request.image_b64) == (validator.hotkey, 7, "aGVsbG8=")
+        assert 6.5 < left_s <= 7.0
+        [outcome] = asking.outcomes
+        assert (outcome.request_id, outcome.status, outcome.prediction) == (request.request_id, 200, 0.25)
+        assert outcome.caller.uid == 7
+
+    @pytest.mark.parametrize("value", [0.0, 1.0, 0.5, -1.0])
+    def test_allowed_predictions(self, make, validator, value):
+        reply = asyncio.run(make(answering(value))(validator.headers()))
+        assert (reply.status, reply.json) == (200, {"prediction": value})
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf, 1.01, -0.25, 1, True, None, "0.5"])
+    def test_anything_else_is_a_defect(self, make, validator, value):
+        with capture_logs() as logs:
+            reply = asyncio.run(make(answering(value))(validator.headers()))
+        assert (reply.status, reply.json) == (500, {"message": "Internal error."})
+        assert [entry["got"] for entry in logs if entry["event"] == "answer_is_no_prediction"] == [repr(value)]
+
+    def test_an_exception_is_logged_and_not_told(self, make, validator):
+        with capture_logs() as logs:
+            reply = asyncio.run(make(answering(RuntimeError("secret path")))(validator.headers()))
+        assert (reply.status, reply.json) == (500, {"message": "Internal error."})
+        assert "secret" not in str(reply.headers)
+        [entry] = [entry for entry in logs if entry["event"] == "answer_failed"]
+        assert entry["exc_info"] is True
+
+    @pytest.mark.parametrize(
+        ("timeout_s", "due_s", "cut_s"),
+        [(9, 7, 7.5), (60, 7, 7.5), (8, 7, 7.5), (4, 3, 3.5), (1.5, 0.75, 1.125), (0.5, 0.25, 0.375)],
+    )
+    def test_deadline_leaves_a_margin(self, timeout_s, due_s, cut_s):
+        settings = AxonSettings()
+        assert settings.due_in_s(timeout_s) == due_s
+        assert settings.cut_in_s(timeout_s) == cut_s
+        assert settings.cut_in_s(timeout_s) < timeout_s
+
+    def test_a_late_answer_is_cancelled(self, make, validator):
+        cancelled = []
+
+        async def answer(_request):
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                cancelled.append(True)
+                raise
+
+        reply = asyncio.run(make(answer, deadline_s=0.05, margin_s=0.02)(validator.headers()))
+        assert reply.status == 408
+        assert cancelled == [True]
+
+    @pytest.mark.parametrize("error", [asyncio.CancelledError(), TimeoutError()])
+    def test_an_answer_that_gives_up_is_late(self, make, validator, error):
+        assert asyncio.run(make(answering(error))(validator.headers())).status == 408
+
+    def test_a_body_that_never_comes_is_late(self, make, validator):
+        async def never():
+            await asyncio.sleep(60)
+
+        asking = make(deadline_s=0.05, margin_s=0.02)
+        assert asyncio.run(asking(validator.headers(), wait=never)).status == 408
+        assert asking.app.in_flight == 0
+
+
+class TestRefusals:
+    """Whatever is refused before the body is read must not touch the body."""
+
+    @pytest.mark.parametrize(
+        ("path", "method", "name"),
+        [
+            ("/imagesynapse", "POST", "imagesynapse"),
+            ("/Synapse", "POST", "Synapse"),
+            ("/", "GET", ""),
+            ("/healthz", "GET", "healthz"),
+            ("/openapi.json", "GET", "openapi.json"),
+            ("/ImageSynapse/x", "POST", "ImageSynapse"),
+            (PATH, "GET", "GET ImageSynapse"),
+        ],
+    )
+    def test_unknown_route(self, make, validator, path, method, name):
+        reply = asyncio.run(make()(validator.headers(), path=path, method=method))
+        assert (reply.status, reply.body_was_read) == (404, False)
+        assert reply.json == {"message": f"Synapse name '{name}' not found. Available synapses ['ImageSynapse']"}
+
+    def test_announced_size(self, make, validator):
+        headers = validator.headers() | {"content-length": str(16 * MIB + 1)}
+        reply = asyncio.run(make()(headers))
+        assert (reply.status, reply.body_was_read) == (413, False)
+
+    @pytest.mark.parametrize("changes", [{}, {"bt_header_dendrite_hotkey": ""}, {"bt_header_dendrite_nonce": "junk"}])
+    def test_strangers(self, make, stranger, changes):
+        reply = asyncio.run(make()(stranger.headers(**changes)))
+        assert (reply.status, reply.body_was_read) == (403, False)
+
+    @pytest.mark.parametrize("changes", [{"bt_header_dendrite_signature": ""}, {"bt_header_dendrite_nonce": "junk"}])
+    def test_unproved_claims(self, make, validator, changes):
+        asking = make()
+        reply = asyncio.run(asking(validator.headers(**changes)))
+        assert (reply.status, reply.body_was_read) == (401, False)
+        assert asking.outcomes[0].caller is None
+
+    def test_replays(self, make, validator):
+        asking, headers = make(), validator.headers()
+        assert asyncio.run(asking(headers)).status == 200
+        reply = asyncio.run(asking(headers))
+        assert (reply.status, reply.body_was_read) == (401, False)
+
+    def test_a_strangers_nonce_does_not_lock_the_validator_out(self, make, validator):
+        asking = make()
+        ahead = validator.headers(nonce_ns=time.time_ns() + 10**10, bt_header_dendrite_signature="0x" + "11" * 64)
+        assert asyncio.run(asking(ahead)).status == 401
+        assert asyncio.run(asking(validator.headers())).status == 200
+
+    def test_a_stranger_cannot_use_up_the_validators_allowance(self, make, validator):
+        asking = make(access=AccessSettings(requests_per_s=0.01, burst=1))
+        for _ in range(3):
+            assert asyncio.run(asking(validator.headers(bt_header_dendrite_signature=""))).status == 401
+        assert asyncio.run(asking(validator.headers())).status == 200
+        reply = asyncio.run(asking(validator.headers()))
+        assert (reply.status, reply.body_was_read) == (429, False)
+        assert asking.outcomes[-1].caller.uid == 7
+
+    @pytest.mark.parametrize(
+        "body",
+        [b"", b"{", b"[]", b"null", b"{}", b'{"image": 3}', b'{"image": null}', b"\xff\xfe", b"[" * 100_000],
+    )
+    def test_unreadable_body(self, make, validator, body):
+        reply = asyncio.run(make()(validator.headers(), chunks=(body,)))
+        assert (reply.status, reply.json) == (
+            400,
+            {"message": "The body is not a JSON object with a text field 'image'."},
+        )
+
+    def test_unknown_fields_and_an_empty_image_are_the_answers_business(self, make, validator):
+        reply = asyncio.run(make(answering(-1.0))(validator.headers(), chunks=(b'{"image": "", "more": [1]}',)))
+        assert (reply.status, reply.json) == (200, {"prediction": -1.0})
+
+    def test_a_body_that_grows_over_the_limit(self, make, validator):
+        asking = make(max_body_bytes=2048)
+        reply = asyncio.run(asking(validator.headers(), chunks=(b"x" * 1024,) * 50))
+        assert reply.status == 413
+        assert asyncio.run(asking(validator.headers())).status == 200
+
+    def test_a_caller_that_leaves(self, make, validator):
+        asking = make()
+        reply = asyncio.run(asking(validator.headers(), disconnect=True))
+        assert reply.status == 400
+        assert asking.app.in_flight == 0
+
+
+class TestLoad:
+    def test_requests_over_the_limit_are_refused_and_then_accepted_again(self, make, validator):
+        async def scenario():
+            gate = asyncio.Event()
+
+            async def answer(_request):
+                await gate.wait()
+                return 0.5
+
+            asking = make(answer, max_in_flight=2)
+            first = [asyncio.create_task(asking(validator.headers())) for _ in range(2)]
+            while asking.app.in_flight < 2:
+                await asyncio.sleep(0)
+            third = await asking(validator.headers())
+            gate.set()
+            statuses = [(await task).status for task in first]
+            return third, statuses, await asking(validator.headers()), asking.app.in_flight
+
+        third, statuses, after, in_flight = asyncio.run(scenario())
+        assert (third.status, third.body_was_read) == (503, False)
+        assert statuses == [200, 200]
+        assert (after.status, in_flight) == (200, 0)
+
+    def test_bodies_in_flight_share_a_budget(self, make, validator):
+        async def scenario():
+            gate = asyncio.Event()
+
+            async def answer(_request):
+                await gate.wait()
+                return 0.5
+
+            asking = make(answer, max_buffered_bytes=4096)
+            body = json.dumps({"image": "x" * 3000}).encode()
+            first = asyncio.create_task(asking(validator.headers(), chunks=(body,)))
+            while asking.app.in_flight < 1:
+                await asyncio.sleep(0)
+            second = await asking(validator.headers(), chunks=(body,))
+            gate.set()
+            return second.status, (await first).status, (await asking(validator.headers(), chunks=(body,))).status
+
+        assert asyncio.run(scenario()) == (503, 200, 200)
+
+    def test_a_cancelled_request_tells_its_caller(self, make, validator):
+        async def scenario():
+            async def answer(_request):
+                await asyncio.sleep(60)
+
+            asking = make(answer)
+            task = asyncio.create_task(asking(validator.headers()))
+            while asking.app.in_flight < 1:
+                await asyncio.sleep(0)
+            task.cancel()
+            return await task
+
+        reply = asyncio.run(scenario())
+        assert (reply.status, reply.json) == (503, {"message": "This miner is stopping."})
+
+
+class TestLogs:
+    def test_strangers_are_told_of_on_request_only(self, make, stranger):
+        with capture_logs() as logs:
+            asyncio.run(make()(stranger.headers()))
+        assert [(entry["event"], entry["log_level"]) for entry in logs] == [("stranger_refused", "debug")]
+
+    def test_proved_callers_leave_one_line(self, make, validator):
+        asking, headers = make(), validator.headers()
+        with capture_logs() as logs:
+            asyncio.run(asking(headers))
+            asyncio.run(asking(validator.headers(), chunks=(b"{",)))
+        assert [(entry["event"], entry["log_level"], entry["status"]) for entry in logs] == [
+            ("answered", "info", 200),
+            ("refused", "warning", 400),
+        ]
+        assert logs[0]["hotkey"] == validator.hotkey[:8]
