@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
+from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from engines.engine import Engine, OnnxEngine
-from engines.errors import BundleRefused, ParityError
+from engines.errors import BundleRefused, InferenceError, ParityError
 from stage1.artifacts import Artifact, sha256_file, sha256_json
 from stage1.certificate import ScrcParams
 from stage1.errors import Stage1Error
@@ -162,7 +163,7 @@ def load_bundle(directory: Path, *, threads: int | None = None) -> LiveBundle:
         engine.warm_up()
         policy = ScrcPolicy(params)
         check_parity(engine, policy, directory / GOLDEN, manifest.parity_tolerance)
-    except Stage1Error as error:
+    except (Stage1Error, InferenceError) as error:
         engine.close()
         raise BundleRefused(f"{directory.name}: {error}") from error
     except BaseException:
@@ -196,7 +197,7 @@ def check_parity(engine: Engine, policy: ScrcPolicy, golden: Path, tolerance: fl
         with np.load(golden, allow_pickle=False) as stored:
             images = stored["images"]
             expected = Stage1Outputs(stored["logits"], stored["select_score"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise BundleRefused(f"{golden.name}: not a golden set: {error}") from error
     singly = Stage1Outputs.concatenate([engine.infer(image[None]) for image in images])
     worst = 0.0

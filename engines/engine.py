@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import onnxruntime as ort
 
-from engines.errors import BundleRefused
+from engines.errors import BundleRefused, InferenceError
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 
@@ -76,7 +76,7 @@ class OnnxEngine:
             self._session: ort.InferenceSession | None = ort.InferenceSession(
                 str(path), _session_options(self._threads), providers=["CPUExecutionProvider"]
             )
-        except Exception as error:  # ONNX Runtime raises a dozen unrelated types for a bad file
+        except Exception as error:  # as in infer
             raise BundleRefused(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
         self._size_px = _checked_size(self._session, path.name)
 
@@ -85,12 +85,15 @@ class OnnxEngine:
 
         Raises:
             stage1.errors.OutputsError: the engine returned NaN or a wrong shape.
-            RuntimeError: the engine is closed.
+            InferenceError: the runtime failed, or the engine is closed.
         """
         session = self._session
         if session is None:
-            raise RuntimeError("the engine is closed")
-        logits, select_score = session.run(list(OUTPUTS), {INPUT: batch})
+            raise InferenceError("the engine is closed")
+        try:
+            logits, select_score = session.run(list(OUTPUTS), {INPUT: batch})
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated types
+            raise InferenceError(f"ONNX Runtime failed on a batch of shape {batch.shape}: {error}") from error
         return Stage1Outputs(np.asarray(logits), np.asarray(select_score))
 
     def warm_up(self) -> None:

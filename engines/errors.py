@@ -1,6 +1,7 @@
 """Errors of engines, bundles and the store.
 
 EngineError
+├── InferenceError         the runtime failed on a batch
 ├── BundleRefused          a bundle failed a check; whatever was live stays live
 │   └── ParityError        the engine's numbers are not the ones that were stored with it
 └── StoreError             the store cannot do what was asked
@@ -12,6 +13,10 @@ from __future__ import annotations
 
 class EngineError(Exception):
     """Root of the errors of `engines`."""
+
+
+class InferenceError(EngineError):
+    """The runtime failed on a batch."""
 
 
 class BundleRefused(EngineError):

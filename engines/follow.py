@@ -57,6 +57,14 @@ class StoreFollower:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Watch the pointer until `stop` is set."""
+        try:
+            await self._watch(stop, force_polling=False)
+        except OSError as error:
+            # A busy host runs out of inotify watches; the miner goes on without.
+            log.warning("watching_by_polling", reason=str(error))
+            await self._watch(stop, force_polling=True)
+
+    async def _watch(self, stop: asyncio.Event, *, force_polling: bool) -> None:
         async for _ in awatch(
             self._store.root,
             watch_filter=lambda _change, path: path.endswith(POINTER),
@@ -64,6 +72,7 @@ class StoreFollower:
             recursive=False,
             rust_timeout=POLL_MS,
             yield_on_timeout=True,
+            force_polling=force_polling,
         ):
             await self.refresh()
 

@@ -95,7 +95,7 @@ def open_chain(settings: MinerSettings) -> ChainPort:
             return OfflineChain.from_file(settings.chain.snapshot)
         except ChainUnavailable as error:
             raise StartError(str(error)) from error
-    return BittensorChain(settings.wallet, settings.chain)
+    return BittensorChain(settings.wallet, settings.chain, logs=settings.log)
 
 
 async def _first_snapshot(chain: ChainPort, access: AccessPolicy, address: str) -> None:

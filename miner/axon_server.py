@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
 import math
 import socket
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 log = structlog.get_logger(__name__)
 
 ABORT_S = 1.0
+CONNECTION_LOG = "uvicorn.error.connection"
 
 
 class AxonServerSettings(BaseModel):
@@ -29,7 +31,7 @@ class AxonServerSettings(BaseModel):
         keep_alive_s: how long a connection may be without a complete request header. A dendrite reuses connections for
             15 s and does not repeat a request that met a closing one.
         max_connections: further connections are answered with 503.
-        max_header_bytes: a longer request header is answered with 400.
+        max_header_bytes: a request header that is longer and still not complete is answered with 400.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -74,6 +76,7 @@ class AxonServer:
         if self._serving is not None:
             raise AxonServerError(f"the axon already listens on port {self._port}; stop it first")
         listener = bind(self._settings.host, self._settings.port)
+        logging.getLogger(CONNECTION_LOG).addFilter(_demote)
         self._port = listener.getsockname()[1]
         self._server = server = _Server(self._config())
         self._serving = asyncio.create_task(server.serve(sockets=[listener]), name="axon")
@@ -154,6 +157,14 @@ def _advice(error: OSError, port: int) -> str:
     return f"{error.strerror or error}; check the host and the port"
 
 
+def _demote(record: logging.LogRecord) -> bool:
+    # What strangers do is told only on request.
+    if record.levelno != logging.WARNING:
+        return True
+    record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+    return logging.getLogger().isEnabledFor(logging.DEBUG)
+
+
 async def _abort(server: _Server) -> None:
     # What was cancelled still writes its reply; what does not react is cut off.
     if server.server_state.tasks:
@@ -181,10 +192,11 @@ class _HeaderDeadline(H11Protocol):
     """Closes a connection whose next request header is not complete within the keep-alive time.
 
     The base class starts its timer after the first reply and stops it at the first byte, so connections that send
-    nothing, or a byte an hour, would stay for ever.
+    nothing, or a byte an hour, would stay for ever. Its log is one where warnings about strangers are demoted.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.logger = logging.getLogger(CONNECTION_LOG)
         super().connection_made(transport)
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 

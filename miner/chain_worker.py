@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import queue
-import sys
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, get_args
@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the worker until its standard input is closed."""
     options = _parser().parse_args(arguments)
     replies = _claim_stdout()
-    calls = _lines_until_closed(sys.stdin.buffer)
+    calls = _lines_until_closed(0)
     os.nice(NICENESS)
     os.environ["BT_NO_PARSE_CLI_ARGS"] = "true"
     sdk = BittensorSdk(
@@ -263,8 +263,10 @@ def _claim_stdout() -> BinaryIO:
     return replies
 
 
-def _lines_until_closed(source: BinaryIO) -> Iterable[bytes]:
+def _lines_until_closed(descriptor: int) -> Iterable[bytes]:
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    # Unbuffered: the interpreter aborts if it ends while a thread holds the lock of a buffer.
+    source = io.FileIO(descriptor, closefd=False)
 
     def read() -> None:
         for line in source:

@@ -112,9 +112,18 @@ class BarDisplay:
         console: where to draw; None for standard error.
         progress: draw into bars that exist already.
         prefix: put before the name of each stage.
+        show_cached: draw stages that were done before, too.
     """
 
-    def __init__(self, console: Console | None = None, *, progress: Progress | None = None, prefix: str = "") -> None:
+    def __init__(
+        self,
+        console: Console | None = None,
+        *,
+        progress: Progress | None = None,
+        prefix: str = "",
+        show_cached: bool = True,
+    ) -> None:
+        self._show_cached = show_cached
         self._owned = progress is None
         self._bars = progress or bars(console or Console(stderr=True))
         self._prefix = prefix
@@ -134,7 +143,8 @@ class BarDisplay:
         if state == "running":
             self._task = self._bars.add_task(f"{self._prefix}{name}", total=None, note="")
         elif state == "cached":
-            self._bars.add_task(f"{self._prefix}{name}", total=1, completed=1, note="up to date")
+            if self._show_cached:
+                self._bars.update(self._bars.add_task(f"{self._prefix}{name}", total=1, note="up to date"), completed=1)
         elif self._task is not None:
             self._bars.update(self._task, total=1, completed=1)
             self._task = None

@@ -26,10 +26,11 @@ from engines.store import Store
 from miner.app import resident_mib, utc_now
 from miner.chain import ChainFile, Neuron
 from miner.console import BarDisplay, bars
-from miner.demo_processes import MinerProcess, ValidatorProcess, retrain_child
+from miner.demo_processes import PRESET, MinerProcess, ValidatorProcess, retrain_child
 from miner.errors import StartError
 from miner.scoreboard import Asked, Scoreboard, render_scoreboard, score
 from offline.calibrating import run_engine
+from offline.config import PRESETS
 from offline.dataset import read_dataset
 from offline.scenes import write_scenes
 from offline.splits import Splits
@@ -41,13 +42,11 @@ REQUESTS_PER_S = 14.0
 SWAP_AT = 0.35
 MAX_REQUESTS = 420
 NIGHT_TWO = {"train_conformal_risk.enabled": True}
-STAGE2_MODEL = {
-    "model.backbone.hidden": 96,
-    "model.backbone.layers": 5,
-    "model.backbone.heads": 3,
-    "model.backbone.initializer_range": 0.1,
-    "train_supervised.learning_rate": 0.002,
-}
+STAGE2_LAYERS = 6
+# Images that training sees: as many epochs as the size of the data allows in a few minutes.
+STAGE1_EXPOSURES = 7_500
+STAGE2_EXPOSURES = 11_000
+MAX_EPOCHS = 20
 DEMO_STAKE = 50_000.0
 
 
@@ -137,25 +136,35 @@ class Nights:
 
 def _nights(settings: DemoSettings, data: Path, home: Path, progress: Progress) -> Nights:
     store, workspace = home / "engines", home / "workspace"
+    rows = len(read_dataset(data)) * PRESETS[PRESET].splits.train
     seed = {"seed": settings.seed, "splits.seed": settings.seed}
+    first = {"train_supervised.epochs": _epochs(STAGE1_EXPOSURES, rows)}
+    larger_model = {
+        "model.backbone.layers": STAGE2_LAYERS,
+        "train_supervised.epochs": _epochs(STAGE2_EXPOSURES, rows),
+    }
 
     def night(changes: dict[str, Any], prefix: str, mode: str | None, place: Path = workspace) -> Path:
-        shown = BarDisplay(progress=progress, prefix=prefix)
+        shown = BarDisplay(progress=progress, prefix=prefix, show_cached=False)
         return retrain_child(data, place, store, mode, seed | changes, shown, home / f"{place.name}.log")
 
     with ThreadPoolExecutor(1) as beside:
         # One thread each: on two cores two small models train faster side by side than one after the other.
-        larger: Future[Path] = beside.submit(night, STAGE2_MODEL, "Stage-2 · ", "export", home / "workspace-stage2")
-        run = night({}, "night 1 · ", None)
-        night(NIGHT_TWO, "night 2 · ", "eval_selective")
+        larger: Future[Path] = beside.submit(night, larger_model, "Stage-2 · ", "export", home / "workspace-stage2")
+        run = night(first, "night 1 · ", None)
+        night(first | NIGHT_TWO, "night 2 · ", "eval_selective")
         stage2 = _stage2(larger.result(), data, home, progress)
     publication = published(run)
     if not publication.accepted:
         raise StartError(f"the first bundle was not accepted: {'; '.join(publication.reasons)}")
-    rows = Splits.read(run / SPLITS).sets["test"].rows
+    test = Splits.read(run / SPLITS).sets["test"].rows
     kept = home / "report.html"
     shutil.copyfile(run / "report.html", kept)
-    return Nights(data, store, stage2, rows, lambda: night(NIGHT_TWO, "night 2 · ", "publish"), kept)
+    return Nights(data, store, stage2, test, lambda: night(first | NIGHT_TWO, "night 2 · ", "publish"), kept)
+
+
+def _epochs(exposures: int, rows: float) -> int:
+    return min(MAX_EPOCHS, max(2, round(exposures / rows)))
 
 
 def _stage2(run: Path, data: Path, home: Path, progress: Progress) -> Path:
@@ -202,11 +211,11 @@ def _free_port() -> int:
 
 def _serve(night: Nights, home: Path, progress: Progress) -> Scoreboard:
     miner_key, _, chain = _wallets(home)
-    port, state = _free_port(), home / "state"
-    task = progress.add_task("start the miner", total=1, note="")
-    settings = {
+    port = _free_port()
+    task = progress.add_task("start the validator", total=1, note="")
+    settings: dict[str, Any] = {
         "store": night.store,
-        "state": state,
+        "state": home / "state",
         "wallet.name": "miner",
         "wallet.path": home / "wallets",
         "chain.kind": "offline",
@@ -217,23 +226,31 @@ def _serve(night: Nights, home: Path, progress: Progress) -> Scoreboard:
         "stage2.engine": night.stage2,
         "log.json_lines": True,
     }
-    with (
-        MinerProcess(settings, home / "miner.log") as miner,
-        ValidatorProcess(home / "wallets", "validator", port, miner_key, home / "validator.log") as validator,
-    ):
+    # The validator first: loading the SDK must not count as the miner's cold start.
+    with ValidatorProcess(home / "wallets", "validator", port, miner_key, home / "validator.log") as validator:
+        validator.wait_until_ready()
+        progress.update(task, completed=1)
+        return _with_miner(night, settings, validator, home, progress)
+
+
+def _with_miner(
+    night: Nights, settings: dict[str, Any], validator: ValidatorProcess, home: Path, progress: Progress
+) -> Scoreboard:
+    task = progress.add_task("start the miner", total=1, note="")
+    with MinerProcess(settings, home / "miner.log") as miner:
         miner.wait_until_ready()
-        progress.update(task, completed=1, note=f"port {port}")
-        asked, first_answer_s, swapped = _traffic(night, miner, validator, progress)
+        progress.update(task, completed=1, note=f"port {settings['axon.port']}")
+        asked, first_answer_s, note = _traffic(night, miner, validator, progress)
         resident = resident_mib(miner.pid)
-    params = [(row.manifest.bundle_id, row.path) for row in Store(night.store).bundles()]
+    bundles = {row.manifest.bundle_id: row.path for row in Store(night.store).bundles()}
     return score(
         asked,
-        state,
-        dict(params),
+        settings["state"],
+        bundles,
         cold_start_s=first_answer_s,
         ready_s=miner.ready_s,
         resident_mib=resident,
-        note=swapped,
+        note=note,
     )
 
 

@@ -183,8 +183,22 @@ class ValidatorProcess(_Process):
         self._sent: list[tuple[str, int, str]] = []
         self._answers: list[dict[str, Any]] = []
         self.first_answer_at = float("nan")
+        self._ready = threading.Event()
         self._reader = threading.Thread(target=self._read, name="validator answers", daemon=True)
         self._reader.start()
+
+    def wait_until_ready(self) -> None:
+        """Until it reads requests.
+
+        Raises:
+            StartError: it ended, or took too long.
+        """
+
+        def ready() -> bool:
+            self._alive("validator")
+            return self._ready.is_set()
+
+        _wait(ready, READY_S, f"the validator was not ready within {READY_S:.0f} s (log: {self._log})")
 
     def send(self, image: Path, label: int, group: str) -> None:
         """Have it ask about one image."""
@@ -211,9 +225,13 @@ class ValidatorProcess(_Process):
     def _read(self) -> None:
         assert self._child.stdout is not None
         for line in self._child.stdout:
+            record = json.loads(line)
+            if record.get("ready"):
+                self._ready.set()
+                continue
             if not self._answers:
                 self.first_answer_at = time.monotonic()
-            self._answers.append(json.loads(line))
+            self._answers.append(record)
 
 
 def _reply(answer: dict[str, Any] | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A validator on this machine: the real bittensor SDK's dendrite, fed from standard input.
 
-Every line of standard input is the path of an image; for each, one signed `ImageSynapse` is sent, and one line of JSON
-with the answer comes out. Only `cascade demo` uses it.
+After a line that says it is ready, every line of standard input is the path of an image; for each, one signed
+`ImageSynapse` is sent, and one line of JSON with the answer comes out. Only `cascade demo` uses it.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ async def _run(arguments: argparse.Namespace) -> None:
     key = arguments.miner_hotkey
     axon = bt.AxonInfo(version=1, ip="127.0.0.1", port=arguments.port, ip_type=4, hotkey=key, coldkey=key)
     dendrite = bt.Dendrite(wallet=wallet)
+    sys.stdout.write(json.dumps({"ready": True}) + "\n")
+    sys.stdout.flush()
     loop = asyncio.get_running_loop()
     pending: set[asyncio.Task[None]] = set()
     while line := await loop.run_in_executor(None, sys.stdin.readline):

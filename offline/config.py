@@ -172,7 +172,7 @@ PRESETS: dict[str, RunConfig] = {
         splits=SplitSettings(train=0.42, val_select=0.12, val_calib=0.34, test=0.12, calibration_folds=2),
         model=ModelSettings(backbone=RandomBackbone(), last_layers=None),
         adapt_domain=AdaptSettings(epochs=2, batch_size=32, prototypes=256),
-        train_supervised=TrainSettings(epochs=3, batch_size=16, learning_rate=3e-3),
+        train_supervised=TrainSettings(epochs=4, batch_size=16, learning_rate=3e-3),
         train_conformal_risk=ConformalTrainingSettings(enabled=False, steps=200),
     ),
 }

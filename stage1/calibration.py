@@ -336,7 +336,7 @@ def _statement(common: ScrcParams, risks: dict[Risk, Rate], coverage: Rate) -> s
         f"exits, at most {common.alpha:.1%} are exited as non-roadwork (k = {miss.events} of m = {miss.trials}; exit "
         f"coverage {coverage.estimate or 0:.3f}, lower bound {coverage.lower:.3f}; {confidence} upper bounds: "
         f"{bounds}), assuming deployment {unit} are exchangeable with calibration {unit} and labels are correct. "
-        f"Between recalibrations this is monitored, not guaranteed.{reuse}"
+        f"It does not hold under drift.{reuse}"
     )
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 from pydantic import Field
 
 from stage1.artifacts import Artifact, sha256_json
@@ -19,6 +19,16 @@ from stage1.errors import ImageError
 Pixels = NDArray[np.uint8]
 
 EXIF_ORIENTATION = 0x0112
+# What stands a picture upright. Not `ImageOps.exif_transpose`: it writes the other tags anew and fails on broken ones.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 FORMATS = ("JPEG", "PNG", "WEBP")
 
 
@@ -95,10 +105,13 @@ def _decode(content: bytes, max_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > max_pixels:
             raise ImageError(f"the image is {image.width} x {image.height}, the limit is {max_pixels} pixels")
-        upright = image.getexif().get(EXIF_ORIENTATION, 1) == 1
-        if image.format == "JPEG" and image.mode == "RGB" and upright:
+        turn = UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
+        if image.format == "JPEG" and image.mode == "RGB" and turn is None:
             return Image.fromarray(simplejpeg.decode_jpeg(content, colorspace="RGB"))
-        return ImageOps.exif_transpose(image).convert("RGB")
+        if image.mode == "I;16":
+            # Pillow would clip 16 bits to 255 instead of scaling them.
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return (image if turn is None else image.transpose(turn)).convert("RGB")
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"the image is far too large: {error}") from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:

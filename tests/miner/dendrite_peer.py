@@ -40,13 +40,13 @@ def claim_stdout() -> TextIO:
     return output
 
 
-async def ask_all(sdk: Any, options: argparse.Namespace, output: TextIO) -> None:
+async def ask_all(sdk: Any, options: argparse.Namespace, contents: list[tuple[Path, str]], output: TextIO) -> None:
     class ImageSynapse(sdk.Synapse):  # type: ignore[misc]  # field by field what the validators of the subnet send
         testnet_label: int = -1
         image: str = ""
         prediction: float = -1.0
 
-    networking = importlib.import_module("bittensor.utils.networking")
+    networking: Any = importlib.import_module("bittensor.utils.networking")
     networking.get_external_ip = lambda: "127.0.0.1"  # it asks the internet otherwise
     wallet = sdk.Wallet(name=options.wallet_name, hotkey=options.wallet_hotkey, path=options.wallet_path)
     axon = importlib.import_module("bittensor.core.chain_data").AxonInfo(
@@ -60,8 +60,8 @@ async def ask_all(sdk: Any, options: argparse.Namespace, output: TextIO) -> None
     dendrite = sdk.Dendrite(wallet=wallet)
     turns = asyncio.Semaphore(options.concurrency)
 
-    async def ask(image: Path) -> None:
-        synapse = ImageSynapse(image=base64.b64encode(image.read_bytes()).decode())
+    async def ask(image: Path, image_b64: str) -> None:
+        synapse = ImageSynapse(image=image_b64)
         async with turns:
             started = time.perf_counter()
             answers = await dendrite.forward([axon], synapse, timeout=options.timeout, deserialize=False)
@@ -77,7 +77,7 @@ async def ask_all(sdk: Any, options: argparse.Namespace, output: TextIO) -> None
         output.write(json.dumps(record) + "\n")
         output.flush()
 
-    await asyncio.gather(*(ask(image) for image in options.images for _ in range(options.repeat)))
+    await asyncio.gather(*(ask(image, content) for image, content in contents for _ in range(options.repeat)))
     await dendrite.aclose_session()
 
 
@@ -86,7 +86,8 @@ def main() -> None:
     output = claim_stdout()
     # The SDK reads the command line of whoever imports it.
     sys.argv = sys.argv[:1]
-    asyncio.run(ask_all(importlib.import_module("bittensor"), options, output))
+    contents = [(image, base64.b64encode(image.read_bytes()).decode()) for image in options.images]
+    asyncio.run(ask_all(importlib.import_module("bittensor"), options, contents, output))
 
 
 if __name__ == "__main__":

@@ -14,15 +14,14 @@ NEURONS = {
 
 
 def admitted(policy: AccessPolicy) -> set[str]:
-    found = set()
-    for hotkey in (*NEURONS, "5Stranger", "5Friend", ""):
-        try:
-            policy.check(hotkey)
-        except Forbidden as refusal:
-            assert str(refusal) == REFUSAL
-        else:
-            found.add(hotkey)
-    return found
+    return {hotkey for hotkey in (*NEURONS, "5Stranger", "5Friend", "") if may_ask(policy, hotkey)}
+
+
+def may_ask(policy: AccessPolicy, hotkey: str) -> bool:
+    try:
+        return policy.check(hotkey).hotkey == hotkey
+    except Forbidden:
+        return False
 
 
 def spendable(policy: AccessPolicy, now_s: float, hotkey: str = "5Validator") -> int:
@@ -57,6 +56,13 @@ class TestCheck:
         assert policy.check("5Validator") == Caller("5Validator", 1)
         assert policy.check("5Miner") == Caller("5Miner", 3)
         assert policy.check("5Friend") == Caller("5Friend", None)
+
+    def test_tells_every_refused_caller_the_same(self):
+        policy = AccessPolicy(AccessSettings(min_stake=1000.0), NEURONS)
+        for hotkey in ("5Small", "5Miner", "5Stranger", ""):
+            with pytest.raises(Forbidden) as refusal:
+                policy.check(hotkey)
+            assert str(refusal.value) == REFUSAL
 
     def test_knows_nobody_before_the_first_snapshot(self):
         assert admitted(AccessPolicy(AccessSettings())) == set()

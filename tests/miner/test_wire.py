@@ -107,7 +107,7 @@ class TestVerify:
         if accepted:
             check(headers, validator.receiver, now_ns=now_ns)
         else:
-            with pytest.raises(Unauthenticated, match="too old|too new"):
+            with pytest.raises(Unauthenticated, match=r"too old|too new"):
                 check(headers, validator.receiver, now_ns=now_ns)
 
     def test_two_spellings_of_a_nonce_are_one(self, validator):

@@ -1,0 +1,228 @@
+"""What several parts are tested with: synthetic outputs with a known law, a tiny compiled engine, bundles made of it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import settings
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from engines.bundle import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, Provenance, write_golden
+from engines.engine import OnnxEngine
+from stage1.artifacts import sha256_file
+from stage1.calibration import CalibrationContext, CalibrationSettings, LabelledOutputs, calibrate
+from stage1.certificate import ScrcParams
+from stage1.outputs import Stage1Outputs
+from stage1.preprocess import PreprocessSettings
+from stage1.probability import ProbabilityCalibrator
+
+# The same examples in every run: a failure is a change of the code, and never of the dice.
+settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
+settings.load_profile("repeatable")
+
+SIZE_PX = 32
+# Columns: logit of no roadwork, logit of roadwork, selection score; rows: mean red, green and blue in [0, 255].
+WEIGHTS = np.array([[-0.02, 0.02, 0.0], [0.0, 0.0, 0.04], [0.02, -0.02, 0.0]], np.float32)
+
+
+def _outputs_of(score: NDArray[np.floating], select_score: NDArray[np.floating] | None = None) -> Stage1Outputs:
+    """Outputs with these roadwork scores, exactly, and these selection scores (default 0)."""
+    score = np.asarray(score, np.float32)
+    select_score = np.zeros(len(score)) if select_score is None else select_score
+    return Stage1Outputs(np.stack([np.zeros_like(score), score], axis=1), np.asarray(select_score, np.float32))
+
+
+def _binormal(rows: int, *, seed: int, prefix: str = "", separation: float = 6.0, frames: int = 1) -> LabelledOutputs:
+    """Labelled outputs of a good model: one in three is roadwork, scores are normal around +- half the separation.
+
+    The selection score is the distance of the score from zero, with noise; every group has `frames` rows of one label.
+    """
+    rng = np.random.default_rng((seed, rows))
+    labels = np.repeat(rng.random(-(-rows // frames)) < 1 / 3, frames)[:rows].astype(np.int8)
+    score = rng.normal((labels - 0.5) * separation, 1.0)
+    outputs = _outputs_of(score, np.abs(score) + rng.normal(0, 0.5, rows))
+    ids = [f"{prefix}{seed}/{row}" for row in range(rows)]
+    return LabelledOutputs(outputs, labels, ids, [f"{prefix}{seed}/{row // frames}" for row in range(rows)])
+
+
+def _write_onnx(
+    path: Path,
+    *,
+    size_px: int | str = SIZE_PX,
+    batch: int | str = "N",
+    shift: float = 0.0,
+    outputs: tuple[str, str] = ("logits", "select_score"),
+    dtype: int = TensorProto.UINT8,
+    channels: int = 3,
+    only_batch: int | None = None,
+) -> Path:
+    """A linear engine of the mean colour: logits and selection score are `mean @ WEIGHTS`, plus `shift` on roadwork.
+
+    Args:
+        path: where it is written.
+        size_px: side of the input; a name makes it a symbolic dimension.
+        batch: first dimension; a number fixes it.
+        shift: added to the logit of roadwork; NaN makes every output of that column NaN.
+        outputs: names of the two outputs.
+        dtype: type of the input.
+        channels: channels of the input.
+        only_batch: the graph is valid, and can only be run with so many images.
+    """
+    weights = np.resize(WEIGHTS, (channels, 3))
+    constants = {
+        "axes": np.array([2, 3], np.int64),
+        "weights": weights,
+        "bias": np.array([0.0, shift, 0.0], np.float32),
+        "first_two": np.array([0, 1], np.int64),
+        "third": np.array(2, np.int64),
+    }
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["colour"], keepdims=0),
+        helper.make_node("MatMul", ["colour", "weights"], ["weighted"]),
+        helper.make_node("Add", ["weighted", "bias"], ["heads"]),
+        helper.make_node("Gather", ["heads", "first_two"], [outputs[0]], axis=1),
+        helper.make_node("Gather", ["heads", "third"], [outputs[1]], axis=1),
+    ]
+    if only_batch is not None:
+        constants["fixed"] = np.array([only_batch, 3], np.int64)
+        nodes[3].output[0] = "free"
+        nodes.insert(4, helper.make_node("Reshape", ["free", "fixed"], ["heads"]))
+    graph = helper.make_graph(
+        nodes,
+        "mean_colour",
+        [helper.make_tensor_value_info("image", dtype, [batch, channels, size_px, size_px])],
+        [
+            helper.make_tensor_value_info(outputs[0], TensorProto.FLOAT, None),
+            helper.make_tensor_value_info(outputs[1], TensorProto.FLOAT, None),
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, str(path))
+    return path
+
+
+def _plain_images(colours: NDArray[np.integer], size_px: int = SIZE_PX) -> NDArray[np.uint8]:
+    """One image of a single colour for each row `(r, g, b)`: uint8 `(N, 3, size_px, size_px)`."""
+    return np.broadcast_to(np.asarray(colours, np.uint8)[:, :, None, None], (len(colours), 3, size_px, size_px)).copy()
+
+
+def _encoded(image: Image.Image, image_format: str = "JPEG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def _write_bundle_files(
+    directory: Path,
+    *,
+    engine: Path,
+    params: ScrcParams | None = None,
+    preprocess: PreprocessSettings | None = None,
+    shift_golden: float = 0.0,
+    note: str = "",
+) -> Path:
+    """The files of a bundle around an engine, certified for it, without a manifest.
+
+    Args:
+        directory: created.
+        engine: ONNX file to copy.
+        params: certificate; a real one for this engine by default.
+        preprocess: settings; those of the engine by default.
+        shift_golden: added to the stored golden logit of roadwork.
+        note: content of a file; another note is another bundle.
+    """
+    directory.mkdir(parents=True)
+    (directory / ENGINE).write_bytes(engine.read_bytes())
+    preprocess = preprocess or PreprocessSettings(size_px=SIZE_PX)
+    preprocess.write(directory / PREPROCESS)
+    if params is None:
+        params = _certificate(engine_sha256=sha256_file(engine), preprocess_sha256=preprocess.sha256)
+    params.write(directory / PARAMS)
+    ProbabilityCalibrator(a=0.9, b=0.8, c=0.1, rows=10).write(directory / CALIBRATOR)
+    for name in ("config.json", "splits.json", "metrics.csv", "report.html"):
+        (directory / name).write_text(f"{name} {note}\n")
+    images = _plain_images(np.random.default_rng(3).integers(0, 256, (6, 3)))
+    colour = images.astype(np.float32).mean((2, 3))
+    loaded = OnnxEngine(engine, threads=1)
+    try:
+        heads = loaded.infer(images)
+    except Exception:  # the engine is one that must be refused; its golden outputs do not matter
+        heads = Stage1Outputs((colour @ WEIGHTS)[:, :2], (colour @ WEIGHTS)[:, 2])
+    logits = heads.logits + np.array([0, shift_golden], np.float32)
+    write_golden(directory / GOLDEN, images, Stage1Outputs(logits.astype(np.float32), heads.select_score))
+    return directory
+
+
+def _certificate(
+    *, engine_sha256: str = "e" * 64, preprocess_sha256: str = "p" * 64, feasible: bool = True
+) -> ScrcParams:
+    """What `calibrate` says about a good model, or about one that says nothing."""
+    rows, separation = (1200, 6.0) if feasible else (60, 0.0)
+    context = CalibrationContext(engine_sha256, preprocess_sha256, code_version="test")
+    return calibrate(
+        _binormal(rows, seed=1, prefix="select/", separation=separation),
+        _binormal(rows, seed=2, prefix="calib/", separation=separation),
+        CalibrationSettings(alpha=0.05, grid_size=40, gate_size=5),
+        context,
+    )
+
+
+@pytest.fixture(scope="session")
+def outputs_of() -> Callable[..., Stage1Outputs]:
+    return _outputs_of
+
+
+@pytest.fixture(scope="session")
+def binormal() -> Callable[..., LabelledOutputs]:
+    return _binormal
+
+
+@pytest.fixture(scope="session")
+def certificate() -> Callable[..., ScrcParams]:
+    return _certificate
+
+
+@pytest.fixture(scope="session")
+def encoded() -> Callable[..., bytes]:
+    return _encoded
+
+
+@pytest.fixture(scope="session")
+def plain_images() -> Callable[..., NDArray[np.uint8]]:
+    return _plain_images
+
+
+@pytest.fixture(scope="session")
+def write_onnx() -> Callable[..., Path]:
+    return _write_onnx
+
+
+@pytest.fixture(scope="session")
+def tiny_engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The ONNX file of `write_onnx` with nothing changed."""
+    return _write_onnx(tmp_path_factory.mktemp("engine") / "model.onnx")
+
+
+@pytest.fixture(scope="session")
+def write_bundle_files() -> Callable[..., Path]:
+    return _write_bundle_files
+
+
+@pytest.fixture(scope="session")
+def bundle_files(tmp_path_factory: pytest.TempPathFactory, tiny_engine: Path) -> Path:
+    """Files of a complete bundle around the tiny engine; not to be changed."""
+    return _write_bundle_files(tmp_path_factory.mktemp("bundle") / "files", engine=tiny_engine)
+
+
+@pytest.fixture(scope="session")
+def provenance() -> Provenance:
+    return Provenance(run="run", created_at="2026-01-01T00:00:00+00:00", code_version="test", data_sha256="d" * 64)

@@ -1,0 +1,308 @@
+"""The server on a real port: connections, limits, start and stop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+import time
+
+import pytest
+
+from miner.access import AccessPolicy, AccessSettings
+from miner.axon import AxonApp, AxonSettings
+from miner.axon_server import AxonServer, AxonServerError, AxonServerSettings, bind
+from miner.chain import Neuron
+
+LOCAL = AxonServerSettings(host="127.0.0.1", port=0)
+BODY = b'{"image": "aGVsbG8="}'
+PATIENCE_S = 20.0
+
+
+class Connection:
+    """One HTTP/1.1 connection, byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    @classmethod
+    async def to(cls, port: int, host: str = "127.0.0.1") -> Connection:
+        return cls(*await asyncio.open_connection(host, port))
+
+    def begin(self, headers: dict[str, str], *, path: str = "/ImageSynapse", method: str = "POST") -> None:
+        lines = [f"{method} {path} HTTP/1.1", "host: axon", *(f"{name}: {value}" for name, value in headers.items())]
+        self.writer.write("\r\n".join([*lines, "", ""]).encode())
+
+    async def reply(self) -> tuple[int, dict]:
+        async with asyncio.timeout(PATIENCE_S):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+            headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+            body = await self.reader.readexactly(int(headers["content-length"]))
+        return int(head[0].split()[1]), json.loads(body)
+
+    async def ask(self, headers: dict[str, str], body: bytes = BODY, **where: str) -> tuple[int, dict]:
+        self.begin(headers | {"content-length": str(len(body))}, **where)
+        self.writer.write(body)
+        await self.writer.drain()
+        return await self.reply()
+
+    async def closed_by_server(self) -> float:
+        started = time.monotonic()
+        async with asyncio.timeout(PATIENCE_S):
+            assert await self.reader.read() == b""
+        return time.monotonic() - started
+
+    async def close(self) -> None:
+        self.writer.close()
+        await asyncio.gather(self.writer.wait_closed(), return_exceptions=True)
+
+
+@pytest.fixture
+def app(validator):
+    """Builds an application that knows one validator."""
+
+    def build(answer=None, **settings) -> AxonApp:
+        async def constant(_request):
+            return 0.75
+
+        access = AccessPolicy(AccessSettings(), {validator.hotkey: Neuron(uid=7, validator_permit=True)})
+        settings = AxonSettings(**settings)
+        return AxonApp(answer or constant, hotkey=validator.receiver, access=access, settings=settings)
+
+    return build
+
+
+async def listening(app, settings=LOCAL) -> AxonServer:
+    server = AxonServer(app, settings)
+    await server.start()
+    return server
+
+
+class TestRequests:
+    def test_one_connection_serves_many_requests(self, app, validator):
+        async def scenario():
+            server = await listening(app())
+            connection = await Connection.to(server.port)
+            headers = validator.headers()
+            replies = [
+                await connection.ask(headers),
+                await connection.ask(headers),
+                await connection.ask(validator.headers(bt_header_dendrite_signature="")),
+                await connection.ask({}, path="/", method="GET"),
+                await connection.ask({}, path="/%00%ff/../x?y=1", method="DELETE"),
+                await connection.ask(validator.headers()),
+            ]
+            await connection.close()
+            await server.stop()
+            return replies
+
+        replies = asyncio.run(scenario())
+        assert [status for status, _ in replies] == [200, 401, 401, 404, 404, 200]
+        assert all(set(body) == {"message"} for _, body in replies[1:5])
+        assert replies[-1][1] == {"prediction": 0.75}
+
+    @pytest.mark.parametrize("announced", [True, False])
+    def test_a_huge_body_is_refused_while_others_are_answered(self, app, validator, announced):
+        async def scenario():
+            server = await listening(app())
+            huge, other = await Connection.to(server.port), await Connection.to(server.port)
+            size = 50 * 1024 * 1024
+            length = {"content-length": str(size)} if announced else {"transfer-encoding": "chunked"}
+            huge.begin(validator.headers() | length)
+            upload = asyncio.create_task(_upload(huge.writer, size, chunked=not announced))
+            refused = asyncio.create_task(huge.reply())
+            answers = []
+            while not refused.done():
+                answers.append((await other.ask(validator.headers()))[0])
+            answers.append((await other.ask(validator.headers()))[0])
+            upload.cancel()
+            await asyncio.gather(upload, return_exceptions=True)
+            await asyncio.gather(huge.close(), other.close())
+            await server.stop(1)
+            return (await refused)[0], set(answers)
+
+        assert asyncio.run(scenario()) == (413, {200})
+
+    def test_a_long_header_is_refused(self, app):
+        async def scenario():
+            server = await listening(app())
+            connection = await Connection.to(server.port)
+            connection.writer.write(b"POST /ImageSynapse HTTP/1.1\r\nx: " + b"y" * 20_000)
+            async with asyncio.timeout(PATIENCE_S):
+                first_line = await connection.reader.readline()
+            await connection.close()
+            await server.stop()
+            return first_line
+
+        assert b" 400 " in asyncio.run(scenario())
+
+    @pytest.mark.parametrize("sent", [b"", b"POST /Image"])
+    def test_a_connection_without_a_request_is_closed(self, app, sent):
+        async def scenario():
+            server = await listening(app(), LOCAL.model_copy(update={"keep_alive_s": 1}))
+            connection = await Connection.to(server.port)
+            connection.writer.write(sent)
+            seconds = await connection.closed_by_server()
+            await connection.close()
+            await server.stop()
+            return seconds
+
+        assert asyncio.run(scenario()) < 5
+
+    def test_junk_does_not_fill_the_log(self, app, caplog):
+        async def scenario():
+            server = await listening(app())
+            connection = await Connection.to(server.port)
+            connection.writer.write(b"\x16\x03\x01 TLS, perhaps\r\n\r\n")
+            async with asyncio.timeout(PATIENCE_S):
+                reply = await connection.reader.read()
+            await connection.close()
+            await server.stop()
+            return reply
+
+        assert b" 400 " in asyncio.run(scenario())
+        assert [record for record in caplog.records if record.levelname == "WARNING"] == []
+
+    def test_a_half_sent_second_header_is_closed_too(self, app, validator):
+        async def scenario():
+            server = await listening(app(), LOCAL.model_copy(update={"keep_alive_s": 1}))
+            connection = await Connection.to(server.port)
+            assert (await connection.ask(validator.headers()))[0] == 200
+            connection.writer.write(b"POST /Image")
+            seconds = await connection.closed_by_server()
+            await connection.close()
+            await server.stop()
+            return seconds
+
+        assert asyncio.run(scenario()) < 5
+
+
+class TestStart:
+    def test_says_what_to_do_if_the_port_is_taken(self, app):
+        async def scenario():
+            with socket.create_server(("127.0.0.1", 0)) as holder:
+                port = holder.getsockname()[1]
+                server = AxonServer(app(), AxonServerSettings(host="127.0.0.1", port=port))
+                with pytest.raises(AxonServerError) as error:
+                    await server.start()
+            await server.start()
+            await server.stop()
+            return port, str(error.value)
+
+        port, message = asyncio.run(scenario())
+        assert f"127.0.0.1 port {port}: the port is taken" in message
+        assert f"ss -ltnp 'sport = :{port}'" in message
+
+    def test_says_what_to_do_if_the_address_is_not_ours(self):
+        with pytest.raises(AxonServerError, match=r"no interface of this machine has that address"):
+            bind("192.0.2.1", 0)
+
+    def test_starts_again_on_the_same_port(self, app, validator):
+        async def scenario():
+            server = await listening(app())
+            with pytest.raises(AxonServerError, match="already listens"):
+                await server.start()
+            await server.stop()
+            await server.stop()
+            await server.start()
+            connection = await Connection.to(server.port)
+            status, _ = await connection.ask(validator.headers())
+            await connection.close()
+            await server.stop()
+            return status
+
+        assert asyncio.run(scenario()) == 200
+
+    def test_leaves_signals_alone(self, app):
+        async def scenario():
+            before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+            server = await listening(app())
+            during = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+            await server.stop()
+            return before, during
+
+        before, during = asyncio.run(scenario())
+        assert before == during
+
+    def test_small_replies_do_not_wait_for_acknowledgements(self):
+        with bind("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+            connection, _ = listener.accept()
+            with connection:
+                assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no dual-stack IPv6 here")
+    def test_two_colons_take_both_families(self, app):
+        async def scenario():
+            try:
+                server = await listening(app(), AxonServerSettings(host="::", port=0))
+            except AxonServerError as error:
+                pytest.skip(str(error))
+            statuses = []
+            for host in ("127.0.0.1", "::1"):
+                connection = await Connection.to(server.port, host)
+                statuses.append((await connection.ask({}))[0])
+                await connection.close()
+            await server.stop()
+            return statuses
+
+        assert asyncio.run(scenario()) == [403, 403]
+
+
+class TestStop:
+    def test_requests_in_flight_are_answered(self, app, validator):
+        async def scenario():
+            gate = asyncio.Event()
+
+            async def answer(_request):
+                await gate.wait()
+                return 0.5
+
+            application = app(answer)
+            server = await listening(application)
+            busy, idle = await Connection.to(server.port), await Connection.to(server.port)
+            asked = asyncio.create_task(busy.ask(validator.headers()))
+            await _until(lambda: application.in_flight == 1)
+            stopping = asyncio.create_task(server.stop(PATIENCE_S))
+            await idle.closed_by_server()
+            with pytest.raises(OSError, match="Connect"):
+                await Connection.to(server.port)
+            assert not stopping.done()
+            gate.set()
+            reply = await asked
+            await stopping
+            await server.wait()
+            await asyncio.gather(busy.close(), idle.close())
+            return reply
+
+        assert asyncio.run(scenario()) == (200, {"prediction": 0.5})
+
+    def test_what_takes_longer_than_the_grace_is_told_so(self, app, validator):
+        async def scenario():
+            async def answer(_request):
+                await asyncio.sleep(60)
+
+            application = app(answer)
+            server = await listening(application)
+            connection = await Connection.to(server.port)
+            asked = asyncio.create_task(connection.ask(validator.headers()))
+            await _until(lambda: application.in_flight == 1)
+            await server.stop(0.5)
+            reply = await asked
+            await connection.close()
+            return reply
+
+        assert asyncio.run(scenario()) == (503, {"message": "This miner is stopping."})
+
+
+async def _until(condition) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def _upload(writer: asyncio.StreamWriter, size: int, *, chunked: bool) -> None:
+    piece = b"x" * 65_536
+    for _ in range(size // len(piece)):
+        writer.write(b"10000\r\n" + piece + b"\r\n" if chunked else piece)
+        await writer.drain()

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from miner.logs import configure_logging
+
+SCRIPT = """
+import logging, sys
+import structlog
+from miner.logs import configure_logging, repair_loggers_after_bittensor
+
+existing = logging.getLogger("uvicorn.error")
+log = structlog.get_logger("miner.axon")
+configure_logging("INFO")
+{load}
+{repair}
+existing.info("listening on %s", 8091)
+log.info("ready", port=8091)
+log.debug("hidden")
+logging.getLogger("bittensor").warning("from the sdk")
+try:
+    raise RuntimeError("broken")
+except RuntimeError:
+    log.exception("failed")
+"""
+
+
+def logged(*, load: str = "", repair: str = "", json_lines: bool = True) -> tuple[list, str]:
+    script = SCRIPT.format(load=load, repair=repair)
+    if not json_lines:
+        script = script.replace('configure_logging("INFO")', 'configure_logging("INFO", json=False)')
+    command = [sys.executable, "-W", "error", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    if not json_lines:
+        return done.stderr.splitlines(), done.stdout
+    return [json.loads(line) for line in done.stderr.splitlines()], done.stdout
+
+
+def events(records: list, logger: str) -> list[str]:
+    return [record["event"] for record in records if record["logger"] == logger]
+
+
+def test_both_worlds_write_json_to_standard_error():
+    records, stdout = logged()
+    assert stdout == ""
+    assert events(records, "uvicorn.error") == ["listening on 8091"]
+    assert events(records, "miner.axon") == ["ready", "failed"]
+    ready, failed = (record for record in records if record["logger"] == "miner.axon")
+    assert (ready["port"], ready["level"]) == (8091, "info")
+    assert ready["timestamp"].endswith("Z")
+    assert "RuntimeError: broken" in failed["exception"]
+
+
+def test_text_for_people():
+    lines, _ = logged(json_lines=False)
+    assert any("listening on 8091" in line for line in lines)
+    assert any("ready" in line and "port" in line and "8091" in line for line in lines)
+    assert any("RuntimeError: broken" in line for line in lines)
+
+
+def test_importing_bittensor_silences_loggers_and_the_repair_undoes_it():
+    silenced, _ = logged(load="import bittensor")
+    assert events(silenced, "uvicorn.error") == []
+
+    repaired, stdout = logged(load="import bittensor", repair="repair_loggers_after_bittensor()")
+    assert events(repaired, "uvicorn.error") == ["listening on 8091"]
+    assert events(repaired, "bittensor")[-1:] == ["from the sdk"]
+    assert "from the sdk" not in stdout
+
+
+def test_a_level_that_does_not_exist_is_named():
+    with pytest.raises(ValueError, match="'LOUD'"):
+        configure_logging("LOUD")

@@ -1,0 +1,119 @@
+"""The nightly job: a child of its own, once at a time, ended with all it started, caught up after a missed night."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from apscheduler.triggers.cron import CronTrigger
+
+from miner.nightly import STAMP, NightlyJob, missed
+from miner.settings import RetrainSettings
+
+NIGHT = datetime(2026, 3, 1, 3, 30, tzinfo=UTC)
+TRIGGER = CronTrigger.from_crontab("30 3 * * *", timezone="UTC")
+
+
+def job(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch, **settings: object) -> NightlyJob:
+    """A nightly job whose child runs `script` instead of the pipeline."""
+    nightly = NightlyJob(
+        RetrainSettings.model_validate({"data": tmp_path, **settings}),
+        store=tmp_path / "store",
+        state=tmp_path / "state",
+        now=lambda: datetime.now(UTC),
+    )
+    monkeypatch.setattr(nightly, "command", lambda: [sys.executable, "-c", script])
+    return nightly
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_a_night_was_missed_if_one_was_due_since_the_last_success() -> None:
+    assert missed(TRIGGER, NIGHT, NIGHT + timedelta(hours=25))
+    assert not missed(TRIGGER, NIGHT, NIGHT + timedelta(hours=23))
+
+
+def test_before_the_first_success_nothing_was_missed() -> None:
+    assert not missed(TRIGGER, None, NIGHT)
+
+
+def test_success_is_remembered_and_failure_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stamp = tmp_path / "state" / STAMP
+    assert asyncio.run(job(tmp_path, "raise SystemExit(3)", monkeypatch).run()) == 3
+    assert not stamp.exists()
+    assert asyncio.run(job(tmp_path, "pass", monkeypatch).run()) == 0
+    assert datetime.fromisoformat(stamp.read_text()) <= datetime.now(UTC)
+
+
+def test_the_child_has_low_priority_and_a_session_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = tmp_path / "seen"
+    script = f"import os; open({str(seen)!r}, 'w').write(f'{{os.nice(0)}} {{os.getsid(0)}}')"
+    asyncio.run(job(tmp_path, script, monkeypatch, niceness=15).run())
+    niceness, session = map(int, seen.read_text().split())
+    assert niceness >= 15
+    assert session != os.getsid(0)
+
+
+def test_a_second_run_waits_for_no_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def twice() -> list[int | None]:
+        nightly = job(tmp_path, "import time; time.sleep(0.5)", monkeypatch)
+        return list(await asyncio.gather(nightly.run(), nightly.run()))
+
+    assert sorted(asyncio.run(twice()), key=str) == [0, None]
+
+
+def test_closing_ends_the_child_and_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pids = tmp_path / "pids"
+    script = (
+        "import os, subprocess, sys, time\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        f"open({str(pids)!r} + '.part', 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
+        f"os.rename({str(pids)!r} + '.part', {str(pids)!r})\n"
+        "time.sleep(60)\n"
+    )
+
+    async def close_while_running() -> list[int]:
+        nightly = job(tmp_path, script, monkeypatch)
+        nightly.trigger()
+        await until(pids.exists)
+        await nightly.close()
+        running = [int(pid) for pid in pids.read_text().split()]
+        await until(lambda: not any(alive(pid) for pid in running))
+        return running
+
+    assert len(asyncio.run(close_while_running())) == 2
+
+
+def test_a_run_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nightly = job(tmp_path, "import time; time.sleep(60)", monkeypatch, timeout_h=0.5 / 3600)
+    status = asyncio.run(nightly.run())
+    assert status is not None
+    assert status < 0
+
+
+def test_the_child_runs_the_pipeline_on_the_miners_store(tmp_path: Path) -> None:
+    settings = RetrainSettings(data=tmp_path / "roads", preset="tiny")
+    nightly = NightlyJob(settings, store=tmp_path / "store", state=tmp_path, now=lambda: NIGHT)
+    command = nightly.command()
+    assert command[1:4] == ["-m", "miner.cli", "retrain"]
+    assert str(tmp_path / "store") in command
+    assert str(tmp_path / "roads") in command
