@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
-from typing import Protocol, Self, TextIO
+from dataclasses import dataclass
+from typing import IO, Protocol, Self, TextIO, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
 STEP_EVERY_S = 0.25
-LINE_EVERY_S = 30.0
+LINE_EVERY_S = 15.0
 
 
 class RunDisplay(Protocol):
@@ -64,7 +66,7 @@ class JsonDisplay:
 
 
 class LineDisplay:
-    """Plain lines: each stage, and one line every half minute inside a long one."""
+    """Plain lines: each stage, and one line every quarter minute inside a long one."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -92,16 +94,102 @@ class LineDisplay:
         self._stream.flush()
 
 
-def bars(console: Console) -> Progress:
-    """The look of every progress bar."""
-    return Progress(
-        SpinnerColumn(finished_text="[green]✓"),
-        TextColumn("{task.description}", justify="left"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-        TextColumn("[dim]{task.fields[note]}", justify="left"),
-        console=console,
+class Bars(Protocol):
+    """Several tasks at a time; the part of `rich.progress.Progress` that is used here."""
+
+    def add_task(self, description: str, *, total: float | None, completed: int = 0, note: str = "") -> TaskID:
+        """Begin a task."""
+        ...
+
+    def update(
+        self, task_id: TaskID, *, total: float | None = None, completed: float | None = None, note: str | None = None
+    ) -> None:
+        """Say how far it is."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Start showing."""
+        ...
+
+    def __exit__(self, *_: object) -> None:
+        """Stop showing."""
+        ...
+
+
+@dataclass
+class _Line:
+    description: str
+    total: float | None
+    note: str = ""
+    finished: bool = False
+
+
+class LineBars:
+    """Tasks as plain lines, for logs: one when a task begins, one when it ends, and one in a while between.
+
+    Args:
+        stream: where to write.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._started = self._last = time.monotonic()
+        self._tasks: list[_Line] = []
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def add_task(self, description: str, *, total: float | None, completed: int = 0, note: str = "") -> TaskID:
+        """See `Bars.add_task`."""
+        with self._lock:
+            task = TaskID(len(self._tasks))
+            self._tasks.append(_Line(description, total))
+        self._write(description)
+        if completed:
+            self.update(task, completed=completed, note=note)
+        return task
+
+    def update(
+        self, task_id: TaskID, *, total: float | None = None, completed: float | None = None, note: str | None = None
+    ) -> None:
+        """See `Bars.update`."""
+        with self._lock:
+            task = self._tasks[task_id]
+            task.total = task.total if total is None else total
+            task.note = task.note if note is None else note
+            ended = completed is not None and task.total is not None and completed >= task.total and not task.finished
+            task.finished = task.finished or ended
+            due = time.monotonic() - self._last >= LINE_EVERY_S
+        if ended:
+            self._write(f"{task.description}: done {task.note}".rstrip())
+        elif due and completed is not None and not task.finished:
+            self._write(f"{task.description}: {completed:.0f} of {task.total or 0:.0f} {task.note}".rstrip())
+
+    def _write(self, text: str) -> None:
+        self._last = time.monotonic()
+        self._stream.write(f"[{self._last - self._started:6.1f} s] {text}\n")
+        self._stream.flush()
+
+
+def bars(console: Console) -> Bars:
+    """Bars on a terminal, plain lines elsewhere."""
+    if not console.is_terminal:
+        return LineBars(console.file)
+    return cast(
+        "Bars",
+        Progress(
+            SpinnerColumn(finished_text="[green]✓"),
+            TextColumn("{task.description}", justify="left"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[note]}", justify="left"),
+            console=console,
+        ),
     )
 
 
@@ -119,7 +207,7 @@ class BarDisplay:
         self,
         console: Console | None = None,
         *,
-        progress: Progress | None = None,
+        progress: Bars | None = None,
         prefix: str = "",
         show_cached: bool = True,
     ) -> None:
@@ -131,12 +219,12 @@ class BarDisplay:
 
     def __enter__(self) -> Self:
         if self._owned:
-            self._bars.start()
+            self._bars.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self._owned:
-            self._bars.stop()
+            self._bars.__exit__(*_)
 
     def stage(self, name: str, state: str) -> None:
         """See `RunDisplay.stage`."""

@@ -18,14 +18,13 @@ from typing import Any
 
 from bittensor_wallet import Wallet
 from rich.console import Console
-from rich.progress import Progress
 
 from engines.bundle import CALIBRATOR, ENGINE, PREPROCESS
 from engines.engine import OnnxEngine
 from engines.store import Store
 from miner.app import resident_mib, utc_now
 from miner.chain import ChainFile, Neuron
-from miner.console import BarDisplay, bars
+from miner.console import BarDisplay, Bars, bars
 from miner.demo_processes import PRESET, MinerProcess, ValidatorProcess, retrain_child
 from miner.errors import StartError
 from miner.scoreboard import Asked, Scoreboard, render_scoreboard, score
@@ -100,7 +99,7 @@ def _empty(home: Path) -> None:
     marker.touch()
 
 
-def _data(settings: DemoSettings, home: Path, progress: Progress) -> Path:
+def _data(settings: DemoSettings, home: Path, progress: Bars) -> Path:
     if settings.data is not None:
         root = settings.data.resolve()
         rows = len(read_dataset(root))
@@ -134,7 +133,7 @@ class Nights:
     report: Path
 
 
-def _nights(settings: DemoSettings, data: Path, home: Path, progress: Progress) -> Nights:
+def _nights(settings: DemoSettings, data: Path, home: Path, progress: Bars) -> Nights:
     store, workspace = home / "engines", home / "workspace"
     rows = len(read_dataset(data)) * PRESETS[PRESET].splits.train
     seed = {"seed": settings.seed, "splits.seed": settings.seed}
@@ -167,7 +166,7 @@ def _epochs(exposures: int, rows: float) -> int:
     return min(MAX_EPOCHS, max(2, round(exposures / rows)))
 
 
-def _stage2(run: Path, data: Path, home: Path, progress: Progress) -> Path:
+def _stage2(run: Path, data: Path, home: Path, progress: Bars) -> Path:
     directory = home / "stage2"
     directory.mkdir()
     for name in (ENGINE, PREPROCESS):
@@ -209,7 +208,7 @@ def _free_port() -> int:
         return port
 
 
-def _serve(night: Nights, home: Path, progress: Progress) -> Scoreboard:
+def _serve(night: Nights, home: Path, progress: Bars) -> Scoreboard:
     miner_key, _, chain = _wallets(home)
     port = _free_port()
     task = progress.add_task("start the validator", total=1, note="")
@@ -234,7 +233,7 @@ def _serve(night: Nights, home: Path, progress: Progress) -> Scoreboard:
 
 
 def _with_miner(
-    night: Nights, settings: dict[str, Any], validator: ValidatorProcess, home: Path, progress: Progress
+    night: Nights, settings: dict[str, Any], validator: ValidatorProcess, home: Path, progress: Bars
 ) -> Scoreboard:
     task = progress.add_task("start the miner", total=1, note="")
     with MinerProcess(settings, home / "miner.log") as miner:
@@ -255,7 +254,7 @@ def _with_miner(
 
 
 def _traffic(
-    night: Nights, miner: MinerProcess, validator: ValidatorProcess, progress: Progress
+    night: Nights, miner: MinerProcess, validator: ValidatorProcess, progress: Bars
 ) -> tuple[list[Asked], float, str]:
     data = read_dataset(night.data)
     rows = data.pick(night.test_rows).rows[:MAX_REQUESTS]

@@ -10,10 +10,11 @@ import argparse
 import asyncio
 import base64
 import json
+import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import bittensor as bt
 from bittensor.utils import networking
@@ -40,7 +41,19 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-async def _ask(dendrite: bt.Dendrite, axon: bt.AxonInfo, path: str, image: str) -> None:
+def _claim_stdout() -> TextIO:
+    # The SDK logs to standard output; from here on that is standard error.
+    output = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return output
+
+
+def _tell(output: TextIO, record: dict[str, Any]) -> None:
+    output.write(json.dumps(record) + "\n")
+    output.flush()
+
+
+async def _ask(dendrite: bt.Dendrite, axon: bt.AxonInfo, path: str, image: str, output: TextIO) -> None:
     synapse = ImageSynapse(image=image)
     started = time.perf_counter()
     # The SDK's annotation covers streaming too; one axon and no streaming is a list of one synapse.
@@ -53,26 +66,24 @@ async def _ask(dendrite: bt.Dendrite, axon: bt.AxonInfo, path: str, image: str) 
         "message": answer.dendrite.status_message,
         "ms": (time.perf_counter() - started) * 1e3,
     }
-    sys.stdout.write(json.dumps(record) + "\n")
-    sys.stdout.flush()
+    _tell(output, record)
 
 
 def _encoded(path: str) -> str:
     return base64.b64encode(Path(path).read_bytes()).decode()
 
 
-async def _run(arguments: argparse.Namespace) -> None:
+async def _run(arguments: argparse.Namespace, output: TextIO) -> None:
     wallet = bt.Wallet(name=arguments.wallet_name, path=arguments.wallet_path)
     key = arguments.miner_hotkey
     axon = bt.AxonInfo(version=1, ip="127.0.0.1", port=arguments.port, ip_type=4, hotkey=key, coldkey=key)
     dendrite = bt.Dendrite(wallet=wallet)
-    sys.stdout.write(json.dumps({"ready": True}) + "\n")
-    sys.stdout.flush()
+    _tell(output, {"ready": True})
     loop = asyncio.get_running_loop()
     pending: set[asyncio.Task[None]] = set()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         path = line.rstrip("\n")
-        task = loop.create_task(_ask(dendrite, axon, path, _encoded(path)))
+        task = loop.create_task(_ask(dendrite, axon, path, _encoded(path), output))
         pending.add(task)
         task.add_done_callback(pending.discard)
     await asyncio.gather(*pending)
@@ -81,10 +92,11 @@ async def _run(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     """Run until standard input ends."""
+    output = _claim_stdout()
     # The dendrite asks six services on the internet for its own address, which nobody on loopback needs.
     networking.get_external_ip = lambda: "127.0.0.1"
     repair_loggers_after_bittensor()
-    asyncio.run(_run(_arguments()))
+    asyncio.run(_run(_arguments(), output))
 
 
 if __name__ == "__main__":

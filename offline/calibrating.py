@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -55,12 +56,19 @@ def run_engine(
 
 
 def read_ledger(workspace: Path) -> list[LedgerEntry]:
-    """All certifications so far; a line that a crash cut short is ignored."""
+    """All certifications so far; a line that a crash cut short is ignored: its rows were not looked at."""
     path = workspace / LEDGER
     if not path.exists():
         return []
-    complete = path.read_text().rpartition("\n")[0]
-    return [LedgerEntry.model_validate_json(line) for line in complete.splitlines() if line]
+    return [LedgerEntry.model_validate_json(line) for line in path.read_text().splitlines() if _whole(line)]
+
+
+def _whole(line: str) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def claim_fold(workspace: Path, splits: Splits, key: str, at: str) -> tuple[tuple[str, ...], int]:

@@ -13,7 +13,7 @@ import secrets
 from pathlib import Path
 from typing import ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from stage1.errors import ArtifactError
 
@@ -30,11 +30,15 @@ class Artifact(BaseModel):
     SCHEMA_VERSION: ClassVar[int] = 1
     schema_version: int = 1
 
-    def model_post_init(self, _context: object) -> None:
-        """Refuse a file of another version before anything in it is believed."""
-        if self.schema_version != self.SCHEMA_VERSION:
-            expected = self.SCHEMA_VERSION
-            raise ValueError(f"schema_version is {self.schema_version}, this program reads {expected}")
+    @model_validator(mode="before")
+    @classmethod
+    def _of_this_version(cls, content: object) -> object:
+        """Refuse a file of another version before anything in it is believed, or found missing."""
+        if isinstance(content, dict):
+            found = content.get("schema_version", cls.model_fields["schema_version"].default)
+            if found != cls.SCHEMA_VERSION:
+                raise ValueError(f"schema_version is {found}, this program reads {cls.SCHEMA_VERSION}")
+        return content
 
     def to_json(self) -> bytes:
         """The file's content: UTF-8, indented, keys in declaration order, a newline at the end."""
@@ -87,9 +91,15 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def append_line(path: Path, record: BaseModel) -> None:
-    """Append one record as a line of JSON and flush it to the disk."""
-    with path.open("ab") as handle:
-        handle.write((record.model_dump_json() + "\n").encode())
+    """Append one record as a line of JSON and flush it to the disk.
+
+    A line that a crash cut short is ended first, so that it does not take the new one with it.
+    """
+    with path.open("ab+") as handle:
+        end = handle.seek(0, os.SEEK_END)
+        handle.seek(max(0, end - 1))
+        torn = handle.read(1) not in {b"", b"\n"}
+        handle.write(b"\n" * torn + (record.model_dump_json() + "\n").encode())
         handle.flush()
         os.fsync(handle.fileno())
 

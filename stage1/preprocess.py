@@ -102,7 +102,7 @@ def preprocess(content: bytes, settings: PreprocessSettings) -> Pixels:
 
 def _decode(content: bytes, max_pixels: int) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > max_pixels:
             raise ImageError(f"the image is {image.width} x {image.height}, the limit is {max_pixels} pixels")
         turn = UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))

@@ -1,0 +1,261 @@
+"""`cascade mine` as a process of its own: asked by a real dendrite, swapped while it runs, stopped cleanly."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bittensor_wallet import Wallet
+from PIL import Image
+
+from engines.bundle import MANIFEST, Provenance
+from engines.store import Store
+from miner.chain import ChainFile, Neuron
+from miner.journal import read_journal
+
+PEER = Path(__file__).with_name("dendrite_peer.py")
+OLD_SDK = os.environ.get("BITTENSOR9_PYTHON", "")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LIMIT_S = 40.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@dataclass
+class Miner:
+    """A running `cascade mine`."""
+
+    process: subprocess.Popen[bytes]
+    home: Path
+    port: int
+    hotkey: str
+    store: Store
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        lines = (self.home / "log").read_text().splitlines()
+        events = [json.loads(line) for line in lines if line.startswith("{")]
+        return [event for event in events if event.get("event") == name]
+
+    def saw(self, name: str, **fields: object) -> bool:
+        assert self.process.poll() is None, (self.home / "log").read_text()
+        return any(fields.items() <= event.items() for event in self.events(name))
+
+    def post(self, headers: dict[str, str], body: bytes, route: str = "/ImageSynapse") -> tuple[int, dict[str, Any]]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_S)
+        connection.request("POST", route, body, headers | {"Content-Type": "application/json"})
+        reply = connection.getresponse()
+        content = json.loads(reply.read())
+        connection.close()
+        return reply.status, content
+
+    def ask(self, *images: Path, wallet: str = "validator", python: str = sys.executable) -> list[dict[str, Any]]:
+        """What a real dendrite gets for these images, in their order."""
+        command = [python, str(PEER), "--port", str(self.port), "--axon-hotkey", self.hotkey]
+        command += ["--wallet-path", str(self.home), "--wallet-name", wallet, "--wallet-hotkey", "default"]
+        done = subprocess.run([*command, *map(str, images)], stdout=subprocess.PIPE, check=True, timeout=LIMIT_S)
+        records = {record["image"]: record for record in map(json.loads, done.stdout.splitlines())}
+        return [records[str(image)] for image in images]
+
+
+def picture(path: Path, colour: tuple[int, int, int]) -> Path:
+    Image.new("RGB", (32, 32), colour).save(path, "JPEG", quality=75)
+    return path
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Wallets of a miner, a validator and a stranger, and a chain that knows the first two."""
+    addresses = {}
+    for name in ("miner", "validator", "stranger"):
+        wallet = Wallet(name=name, hotkey="default", path=str(tmp_path))
+        wallet.create_new_coldkey(use_password=False, overwrite=True, suppress=True)
+        wallet.create_new_hotkey(use_password=False, overwrite=True, suppress=True)
+        addresses[name] = wallet.hotkey.ss58_address
+    neurons = {
+        addresses["miner"]: Neuron(uid=0),
+        addresses["validator"]: Neuron(uid=1, validator_permit=True, stake=1e5),
+    }
+    ChainFile(neurons=neurons).write(tmp_path / "chain.json")
+    (tmp_path / "address").write_text(addresses["miner"])
+    return tmp_path
+
+
+@pytest.fixture
+def miner(home: Path, bundle_files: Path, provenance: Provenance) -> Iterator[Miner]:
+    store = Store(home / "store")
+    store.activate(store.publish(bundle_files, provenance), now=NOW)
+    port = free_port()
+    settings = {
+        "store": home / "store",
+        "state": home / "state",
+        "wallet.name": "miner",
+        "wallet.path": home,
+        "chain.kind": "offline",
+        "chain.snapshot": home / "chain.json",
+        "chain.publish_endpoint": "false",
+        "axon.host": "127.0.0.1",
+        "axon.port": port,
+        "log.json_lines": "true",
+    }
+    flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
+    with (home / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "-m", "miner.cli", "mine", *flags], stderr=log, cwd=home)
+    running = Miner(process, home, port, (home / "address").read_text(), store)
+    try:
+        until(lambda: running.saw("ready"))
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(params=[sys.executable, pytest.param(OLD_SDK, marks=pytest.mark.interop)], ids=["10.5", "9.9"])
+def python(request: pytest.FixtureRequest) -> str:
+    """The interpreter whose bittensor asks."""
+    if not request.param:
+        pytest.skip("BITTENSOR9_PYTHON does not name an interpreter with bittensor 9.9")
+    return str(request.param)
+
+
+def test_a_validators_dendrite_is_answered_and_others_are_refused(miner: Miner, python: str) -> None:
+    roadwork = picture(miner.home / "roadwork.jpg", (255, 255, 0))
+    road = picture(miner.home / "road.jpg", (0, 255, 255))
+    text = miner.home / "text.txt"
+    text.write_text("this is no image")
+    first, second, third = miner.ask(roadwork, road, text, python=python)
+    assert [record["status_code"] for record in (first, second, third)] == [200, 200, 200]
+    assert first["prediction"] > 0.5 > second["prediction"] >= 0
+    assert third["prediction"] == -1.0
+    [stranger] = miner.ask(roadwork, wallet="stranger", python=python)
+    assert (stranger["status_code"], stranger["prediction"]) == (403, -1.0)
+    assert [record.result for record in read_journal(miner.home / "state")].count("answered") == 2
+
+
+def test_abuse_is_refused_as_documented_and_the_miner_keeps_answering(miner: Miner) -> None:
+    address = Wallet(name="validator", hotkey="default", path=str(miner.home)).hotkey.ss58_address
+    unsigned = {"name": "ImageSynapse", "timeout": "9.0", "bt_header_dendrite_hotkey": address}
+    status, reply = miner.post(unsigned, b'{"image": ""}')
+    assert status == 401
+    assert "message" in reply
+    status, _ = miner.post(unsigned, b"x" * 50_000_000)
+    assert status == 413
+    status, reply = miner.post(unsigned, b"{}", route="/OtherSynapse")
+    assert status == 404
+    assert "ImageSynapse" in reply["message"]
+    [record] = miner.ask(picture(miner.home / "road.jpg", (0, 255, 255)))
+    assert record["status_code"] == 200
+
+
+def test_a_running_miner_follows_the_store(
+    miner: Miner, tiny_engine: Path, write_bundle_files: Callable[..., Path], provenance: Provenance
+) -> None:
+    files = write_bundle_files(miner.home / "second", engine=tiny_engine, note="second night")
+    second = miner.store.publish(files, provenance)
+    first = miner.store.activate(second, now=NOW).previous
+    until(lambda: miner.saw("bundle_live", bundle=second, generation=2, replaced=first))
+    road = picture(miner.home / "road.jpg", (0, 255, 255))
+    miner.ask(road)
+    miner.store.rollback(now=NOW)
+    until(lambda: miner.saw("bundle_live", bundle=first, generation=3))
+    miner.ask(road)
+    assert [record.generation for record in read_journal(miner.home / "state")] == [2, 3]
+
+
+def test_a_damaged_bundle_is_refused_and_the_live_one_stays(
+    miner: Miner, tiny_engine: Path, write_bundle_files: Callable[..., Path], provenance: Provenance
+) -> None:
+    files = write_bundle_files(miner.home / "second", engine=tiny_engine, note="second night")
+    second = miner.store.publish(files, provenance)
+    miner.store.activate(second, now=NOW)
+    until(lambda: miner.saw("bundle_live", bundle=second))
+    first = miner.store.current()
+    assert first is not None
+    assert first.previous is not None
+    damaged = miner.store.path(first.previous)
+    manifest = (damaged / MANIFEST).read_bytes()
+    (damaged / "metrics.csv").write_text("changed after it was published")
+    # Activation itself checks; a pointer that moves all the same is what a crash or a careless hand would leave.
+    pointer = first.model_copy(update={"bundle": first.previous, "sequence": first.sequence + 1})
+    pointer.write(miner.store.pointer_path)
+    until(lambda: bool(miner.events("bundle_refused")))
+    assert "metrics.csv is changed" in miner.events("bundle_refused")[0]["reason"]
+    assert manifest == (damaged / MANIFEST).read_bytes()
+    [record] = miner.ask(picture(miner.home / "road.jpg", (0, 255, 255)))
+    assert record["status_code"] == 200
+    assert [r.bundle for r in read_journal(miner.home / "state")] == [second]
+
+
+def test_sigterm_ends_the_miner_with_status_0_and_frees_the_port(miner: Miner) -> None:
+    miner.process.send_signal(signal.SIGTERM)
+    assert miner.process.wait(LIMIT_S) == 0
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", miner.port)) != 0
+
+
+def mine(home: Path, **settings: object) -> subprocess.CompletedProcess[str]:
+    """Run `cascade mine` until it gives up."""
+    settings = {
+        "store": home / "store",
+        "state": home / "state",
+        "wallet.path": home,
+        "wallet.name": "miner",
+    } | settings
+    flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "miner.cli", "mine", *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, cwd=home, check=False)
+
+
+def test_without_a_reachable_chain_it_says_so_and_ends_within_its_deadline(home: Path) -> None:
+    endpoint = f"ws://127.0.0.1:{free_port()}"
+    started = time.monotonic()
+    done = mine(home, **{"chain.endpoint": endpoint, "chain.deadline_s": 15})
+    assert done.returncode == 4
+    assert endpoint in done.stderr.replace("\n", "")
+    assert time.monotonic() - started < 15 + LIMIT_S / 2
+
+
+def test_an_unregistered_hotkey_cannot_mine(home: Path) -> None:
+    done = mine(home, **{"chain.kind": "offline", "chain.snapshot": home / "chain.json", "wallet.name": "stranger"})
+    assert done.returncode == 4
+    assert "register" in done.stderr
+
+
+def test_without_a_bundle_it_names_the_command_that_makes_one(home: Path) -> None:
+    offline = {"chain.kind": "offline", "chain.snapshot": home / "chain.json", "chain.publish_endpoint": "false"}
+    done = mine(home, **offline)
+    assert done.returncode == 4
+    assert "cascade retrain" in done.stderr
+
+
+def test_a_taken_port_is_named(home: Path, bundle_files: Path, provenance: Provenance) -> None:
+    store = Store(home / "store")
+    store.activate(store.publish(bundle_files, provenance), now=NOW)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        offline = {"chain.kind": "offline", "chain.snapshot": home / "chain.json", "chain.publish_endpoint": "false"}
+        done = mine(home, **offline, **{"axon.port": port, "axon.host": "127.0.0.1"})
+    assert done.returncode == 4
+    assert str(port) in done.stderr

@@ -1,0 +1,224 @@
+"""The cascade: exits where the certificate allows, asks Stage-2 otherwise, and always answers in time."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engines.bundle import LiveBundle, Provenance, load_bundle
+from engines.slot import BundleSlot
+from engines.store import Store
+from miner.axon import AxonRequest
+from miner.cascade import Cascade
+from miner.journal import Journal, RequestRecord, read_journal
+from miner.settings import EngineSettings, Stage2Settings
+from stage1.artifacts import sha256_file
+from stage1.certificate import ScrcParams
+from stage1.decisions import Action
+from stage1.preprocess import PreprocessSettings
+from stage2_bridge.bridge import Bridge, Outcome, Stage2Error
+
+# The tiny engine scores 0.04 (red - blue), and trusts what is green; its certificate defers scores from -1.32 to -1.12.
+ROADWORK, ROAD, UNSURE = (255, 255, 0), (0, 255, 255), (100, 128, 130)
+
+
+def encoded(colour: tuple[int, ...]) -> str:
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), colour).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+class Expert:
+    """A Stage-2 that says what it is told to say."""
+
+    name = "expert"
+
+    def __init__(self, probability: float = 0.9, *, delay_s: float = 0.0, error: Exception | None = None) -> None:
+        self.probability, self.delay_s, self.error = probability, delay_s, error
+        self.asked: list[bytes] = []
+
+    async def ask(self, content: bytes, timeout_s: float) -> float:  # noqa: ARG002
+        self.asked.append(content)
+        await asyncio.sleep(self.delay_s)
+        if self.error is not None:
+            raise self.error
+        return self.probability
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, bundle_files: Path, provenance: Provenance) -> LiveBundle:
+    store = Store(tmp_path / "store")
+    return load_bundle(store.path(store.publish(bundle_files, provenance)), threads=1)
+
+
+@pytest.fixture
+def infeasible(
+    tmp_path: Path,
+    tiny_engine: Path,
+    certificate: Callable[..., ScrcParams],
+    write_bundle_files: Callable[..., Path],
+    provenance: Provenance,
+) -> LiveBundle:
+    params = certificate(
+        engine_sha256=sha256_file(tiny_engine), preprocess_sha256=PreprocessSettings(size_px=32).sha256, feasible=False
+    )
+    files = write_bundle_files(tmp_path / "files", engine=tiny_engine, params=params)
+    store = Store(tmp_path / "infeasible")
+    return load_bundle(store.path(store.publish(files, provenance)), threads=1)
+
+
+def ask(
+    bundle: LiveBundle,
+    state: Path,
+    *images: str,
+    expert: Expert | None = None,
+    deadline_s: float = 20.0,
+    during: Callable[[BundleSlot], None] | None = None,
+) -> tuple[list[float], list[RequestRecord]]:
+    """Answers to images asked one after the other, and what the journal says of them."""
+
+    async def run() -> list[float]:
+        slot = BundleSlot()
+        slot.swap(bundle)
+        bridge = Bridge(expert, max_in_flight=4, clock=time.monotonic)
+        journal = Journal(state)
+        cascade = Cascade(
+            slot,
+            bridge,
+            journal,
+            engine=EngineSettings(workers=1),
+            stage2=Stage2Settings(reserve_s=0.05),
+            clock=time.monotonic,
+            now=lambda: datetime.now(UTC),
+        )
+        answers = []
+        for number, image in enumerate(images):
+            if during is not None:
+                during(slot)
+            request = AxonRequest(f"request-{number}", "5Validator", 1, image, time.monotonic() + deadline_s)
+            answers.append(await cascade.answer(request))
+            assert time.monotonic() <= request.deadline + 0.5
+        await cascade.close()
+        journal.close()
+        return answers
+
+    answers = asyncio.run(run())
+    return answers, list(read_journal(state))
+
+
+def test_a_certain_image_exits_and_stage2_is_not_asked(bundle: LiveBundle, tmp_path: Path) -> None:
+    expert = Expert()
+    answers, records = ask(bundle, tmp_path, encoded(ROADWORK), encoded(ROAD), expert=expert)
+    assert answers[0] > 0.5 > answers[1]
+    assert [record.prediction_set for record in records] == [(1,), (0,)]
+    assert all(record.action is Action.EXIT and record.stage2 is None for record in records)
+    assert not expert.asked
+
+
+def test_an_uncertain_image_gets_stage2s_answer(bundle: LiveBundle, tmp_path: Path) -> None:
+    expert = Expert(0.77)
+    answers, [record] = ask(bundle, tmp_path, encoded(UNSURE), expert=expert)
+    assert answers == [0.77]
+    assert (record.action, record.prediction_set, record.stage2) == (Action.DEFER, (0, 1), Outcome.ANSWERED)
+    assert expert.asked == [base64.b64decode(encoded(UNSURE))]
+
+
+@pytest.mark.parametrize(
+    ("expert", "outcome"),
+    [
+        (Expert(delay_s=60), Outcome.TIMEOUT),
+        (Expert(error=Stage2Error("no")), Outcome.ERROR),
+        (Expert(probability=float("nan")), Outcome.ERROR),
+        (None, Outcome.ABSENT),
+    ],
+    ids=["late", "failing", "not a number", "absent"],
+)
+def test_without_an_answer_of_stage2_stage1s_probability_is_answered(
+    bundle: LiveBundle, tmp_path: Path, expert: Expert | None, outcome: Outcome
+) -> None:
+    answers, [record] = ask(bundle, tmp_path, encoded(UNSURE), expert=expert, deadline_s=1.0)
+    assert answers == [record.stage1_probability]
+    assert record.stage2 is outcome
+
+
+@pytest.mark.parametrize("image", ["", "%%%", base64.b64encode(b"no image").decode()])
+def test_only_what_is_no_image_is_answered_with_minus_one(bundle: LiveBundle, tmp_path: Path, image: str) -> None:
+    answers, [record] = ask(bundle, tmp_path, image, expert=Expert())
+    assert answers == [-1.0]
+    assert record.result == "not_an_image"
+
+
+def test_infeasible_defers_everything_and_still_answers(infeasible: LiveBundle, tmp_path: Path) -> None:
+    images = [encoded(colour) for colour in (ROADWORK, ROAD, UNSURE)]
+    answers, records = ask(infeasible, tmp_path, *images, expert=Expert(0.6))
+    assert answers == [0.6] * 3
+    assert {record.action for record in records} == {Action.DEFER}
+
+
+def test_a_failing_engine_is_answered_with_the_fallback(bundle: LiveBundle, tmp_path: Path) -> None:
+    bundle.engine.close()
+    answers, [record] = ask(bundle, tmp_path, encoded(ROAD), expert=Expert())
+    assert answers == [0.5]
+    assert record.result == "stage1_failed"
+
+
+def test_a_stage1_that_is_late_is_answered_with_the_fallback_in_time(
+    bundle: LiveBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = threading.Event()
+    infer = bundle.engine.infer
+    monkeypatch.setattr(bundle.engine, "infer", lambda batch: (release.wait(30), infer(batch))[1])
+
+    # Long after the deadline, so that closing the event loop does not wait for ever.
+    timer = threading.Timer(2.0, release.set)
+    timer.start()
+    answers, [record] = ask(bundle, tmp_path, encoded(ROAD), expert=Expert(), deadline_s=0.3)
+    timer.join()
+    assert answers == [0.5]
+    assert record.result == "stage1_late"
+
+
+def test_each_request_is_decided_by_one_bundle_and_the_journal_names_it(
+    bundle: LiveBundle, infeasible: LiveBundle, tmp_path: Path
+) -> None:
+    waiting = iter([None, infeasible])
+
+    def swap(slot: BundleSlot) -> None:
+        if (replacement := next(waiting)) is not None:
+            slot.swap(replacement)
+
+    answers, records = ask(bundle, tmp_path, encoded(ROADWORK), encoded(ROADWORK), expert=Expert(0.3), during=swap)
+    assert [record.bundle for record in records] == [bundle.bundle_id, infeasible.bundle_id]
+    assert [record.generation for record in records] == [1, 2]
+    assert answers[0] > 0.5
+    assert answers[1] == 0.3
+
+
+def test_an_answer_is_a_plain_finite_float(bundle: LiveBundle, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    colours = [tuple(int(v) for v in colour) for colour in rng.integers(0, 256, (20, 3))]
+    answers, records = ask(bundle, tmp_path, *(encoded(colour) for colour in colours), expert=Expert(0.5))
+    assert all(type(answer) is float and 0 <= answer <= 1 for answer in answers)
+    for answer, record in zip(answers, records, strict=True):
+        if record.action is Action.EXIT:
+            assert record.prediction_set == (int(np.round(answer)),)
+
+
+def test_a_torn_last_line_of_the_journal_is_skipped(bundle: LiveBundle, tmp_path: Path) -> None:
+    _, records = ask(bundle, tmp_path, encoded(ROAD), expert=Expert())
+    with (tmp_path / "journal.jsonl").open("a") as handle:
+        handle.write('{"request_id": "half')
+    assert list(read_journal(tmp_path)) == records
