@@ -128,6 +128,12 @@ def _checked_size(session: ort.InferenceSession, name: str) -> int:
     if found != ([INPUT], list(OUTPUTS)):
         raise BundleRefused(f"{name}: inputs and outputs are {found}, expected {([INPUT], list(OUTPUTS))}")
     kind, shape = inputs[0].type, inputs[0].shape
-    if kind != "tensor(uint8)" or len(shape) != 4 or shape[1] != 3 or shape[2] != shape[3]:
+    if (
+        kind != "tensor(uint8)"
+        or len(shape) != 4
+        or shape[1] != 3
+        or shape[2] != shape[3]
+        or not isinstance(shape[2], int)
+    ):
         raise BundleRefused(f"{name}: the input is {kind} {shape}, expected tensor(uint8) [N, 3, S, S]")
-    return int(shape[2])
+    return shape[2]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import os
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,14 +18,13 @@ from stage1.errors import Stage1Error
 
 log = structlog.get_logger(__name__)
 
-LOADER_NICENESS = 10
 POLL_MS = 2_000
 
 
 class StoreFollower:
     """Keeps a slot at the store's current bundle.
 
-    Hashing, loading, warming and the parity check run on one thread of low priority, never on the serving threads. A
+    Hashing, loading, warming and the parity check run on a thread of its own, never on the serving threads. A
     bundle that is refused leaves the live one in place.
 
     Args:
@@ -43,7 +40,8 @@ class StoreFollower:
         self._threads = threads
         self._live_id: str | None = None
         self._refused_id: str | None = None
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="bundle-loader", initializer=_lower_priority)
+        # Not at low priority: an engine's threads inherit the niceness of the thread that makes it, and keep it.
+        self._loader = ThreadPoolExecutor(1, thread_name_prefix="bundle-loader")
         self._one_at_a_time = asyncio.Lock()
 
     async def start(self) -> None:
@@ -123,11 +121,6 @@ class StoreFollower:
                 "bundle_live", bundle=wanted, generation=generation, replaced=replaced, policy=status, load_s=seconds
             )
             return True
-
-
-def _lower_priority() -> None:
-    # Linux counts niceness per thread: the serving threads keep theirs.
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADER_NICENESS)
 
 
 def _closed(lease: Lease) -> None:

@@ -312,7 +312,7 @@ def _certified(common: ScrcParams, data: LabelledOutputs, units: Units, rule: Ex
     everything, positive = np.ones(len(data), bool), data.labels == 1
     coverage = Rate.count(*units.count(everything, decisions.exits), common.delta)
     exited = Rate.count(*units.count(positive, decisions.exits), common.delta)
-    fields = common.model_dump() | {
+    fields = common.model_dump(exclude={"seal"}) | {
         "status": "CERTIFIED",
         "reason": "",
         "rule": rule,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
-from stage1.artifacts import Artifact
+from stage1.artifacts import Artifact, sha256_json
+from stage1.binomial import p_value
 from stage1.errors import CertificateError
 from stage1.risks import Rate, Risk, Unit
 
@@ -73,13 +75,14 @@ class ScrcParams(Artifact):
         tested: how many of them were tested.
         rows: rows of val_calib.
         positives: positive units of val_calib.
-        p_value: p-value at the certified t0, or the smallest seen if infeasible; None if nothing was tested.
+        p_value: p-value at the certified t0, or at the first value if infeasible; None if nothing was tested.
         risks: every risk at the certified rule, with bounds.
         exit_coverage: units that exit, with bounds.
         positives_exited: positive units that exit, with bounds.
         prior_uses: earlier certifications on the same val_calib rows.
         binding: what the certificate is true of.
         code_version: version of the program that computed it.
+        seal: hash of every other field.
     """
 
     SCHEMA_VERSION: ClassVar[int] = 1
@@ -106,18 +109,42 @@ class ScrcParams(Artifact):
     prior_uses: int = Field(default=0, ge=0)
     binding: Binding
     code_version: str
+    seal: str = ""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        """A file edited by hand to exit more than was proved is refused."""
+        """A rule that exits more than was proved is refused."""
         if (self.status == "CERTIFIED") != (self.rule is not None):
             raise ValueError(f"status is {self.status} but the rule is {'missing' if self.rule is None else 'present'}")
         if self.rule is not None:
-            if self.rule.t0 not in self.grid[: self.tested]:
-                raise ValueError(f"t0 = {self.rule.t0} is not among the {self.tested} values that were tested")
-            if self.p_value is None or self.p_value > self.delta:
-                raise ValueError(f"the p-value {self.p_value} does not certify at delta = {self.delta}")
+            self._check_proof(self.rule)
         return self
+
+    @model_validator(mode="after")
+    def _sealed(self, info: ValidationInfo) -> Self:
+        """What is computed here is sealed; a file whose seal is missing or broken was edited, and is refused."""
+        seal = sha256_json(self.model_dump(mode="json", exclude={"seal"}))
+        if self.seal == "" and info.mode == "python":
+            object.__setattr__(self, "seal", seal)
+        elif self.seal != seal:
+            raise ValueError("the seal is broken: the file was edited after it was computed; calibrate again")
+        return self
+
+    def _check_proof(self, rule: ExitRule) -> None:
+        # The last value tested is the one that failed, unless the walk came to the end of the grid.
+        proved = {self.grid[self.tested - 2] if 2 <= self.tested <= len(self.grid) else None}
+        if self.tested == len(self.grid) > 0:
+            proved.add(self.grid[-1])
+        if rule.t0 not in proved:
+            raise ValueError(f"t0 = {rule.t0} is not where a walk of {self.tested} steps over this grid stops")
+        misses = self.risks.get(self.risk)
+        if misses is None or self.p_value is None:
+            raise ValueError(f"the p-value or the count of {self.risk} is missing")
+        p = p_value(misses.events, misses.trials, self.alpha)
+        if not math.isclose(p, self.p_value, rel_tol=1e-6):
+            raise ValueError(f"the p-value is {self.p_value}, but {misses.events} of {misses.trials} give {p}")
+        if p > self.delta:
+            raise ValueError(f"the p-value {self.p_value} does not certify at delta = {self.delta}")
 
     def check_binding(self, *, engine_sha256: Sha256, preprocess_sha256: Sha256) -> None:
         """Refuse to be used with anything but what was calibrated.

@@ -38,7 +38,7 @@ def _outputs_of(score: NDArray[np.floating], select_score: NDArray[np.floating] 
     return Stage1Outputs(np.stack([np.zeros_like(score), score], axis=1), np.asarray(select_score, np.float32))
 
 
-def _binormal(rows: int, *, seed: int, prefix: str = "", separation: float = 6.0, frames: int = 1) -> LabelledOutputs:
+def _binormal(rows: int, *, seed: int, prefix: str = "", separation: float = 3.0, frames: int = 1) -> LabelledOutputs:
     """Labelled outputs of a good model: one in three is roadwork, scores are normal around +- half the separation.
 
     The selection score is the distance of the score from zero, with noise; every group has `frames` rows of one label.
@@ -160,7 +160,7 @@ def _certificate(
     *, engine_sha256: str = "e" * 64, preprocess_sha256: str = "p" * 64, feasible: bool = True
 ) -> ScrcParams:
     """What `calibrate` says about a good model, or about one that says nothing."""
-    rows, separation = (1200, 6.0) if feasible else (60, 0.0)
+    rows, separation = (1200, 3.0) if feasible else (60, 0.0)
     context = CalibrationContext(engine_sha256, preprocess_sha256, code_version="test")
     return calibrate(
         _binormal(rows, seed=1, prefix="select/", separation=separation),

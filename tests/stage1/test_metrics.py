@@ -65,8 +65,6 @@ class TestAugrc:
     def test_published_cases(
         self, confidence: NDArray[np.floating], correct: NDArray[np.floating], area: float
     ) -> None:
-        if confidence is PLATEAUS and correct is ALTERNATING:
-            pytest.skip("checked below, against the definition")
         assert area_under_generalized_risk(confidence, 1.0 - correct) == pytest.approx(area, abs=1e-9)
 
     @given(RANKED)

@@ -20,7 +20,8 @@ PROBABILITIES = arrays(np.float64, st.integers(1, 30), elements=st.floats(0, 1))
 
 
 def log_loss(probability: np.ndarray, labels: np.ndarray) -> float:
-    return float(-np.mean(np.where(labels == 1, np.log(probability), np.log1p(-probability))))
+    likelihood = np.where(labels == 1, probability, 1 - probability)
+    return float(-np.mean(np.log(likelihood.clip(1e-15))))
 
 
 class TestFit:

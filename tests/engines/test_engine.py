@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto
+
+from engines.engine import OnnxEngine, usable_cores
+from engines.errors import BundleRefused, InferenceError
+from stage1.errors import OutputsError
+
+Images = Callable[..., NDArray[np.uint8]]
+WriteOnnx = Callable[..., Path]
+COLOURS = np.random.default_rng(0).integers(0, 256, (17, 3))
+
+
+def heads_of(colours: NDArray[np.integer]) -> NDArray[np.float64]:
+    """What the tiny engine says of plain images, in double precision."""
+    red, green, blue = colours.astype(np.float64).T
+    return np.stack([0.02 * (blue - red), 0.02 * (red - blue), 0.04 * green], axis=1)
+
+
+class TestInfer:
+    @pytest.mark.parametrize("count", [1, 2, 17])
+    def test_maps_images_to_outputs(self, tiny_engine: Path, plain_images: Images, count: int) -> None:
+        outputs = OnnxEngine(tiny_engine, threads=1).infer(plain_images(COLOURS[:count]))
+        expected = heads_of(COLOURS[:count])
+        assert outputs.logits == pytest.approx(expected[:, :2], abs=1e-4)
+        assert outputs.select_score == pytest.approx(expected[:, 2], abs=1e-4)
+
+    def test_may_be_called_from_several_threads(self, tiny_engine: Path, plain_images: Images) -> None:
+        engine, batch = OnnxEngine(tiny_engine, threads=1), plain_images(COLOURS)
+        expected = engine.infer(batch)
+        wrong: list[int] = []
+
+        def ask(worker: int) -> None:
+            answers = (engine.infer(batch).logits for _ in range(30))
+            wrong.extend(worker for logits in answers if not np.array_equal(logits, expected.logits))
+
+        threads = [threading.Thread(target=ask, args=(worker,)) for worker in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert wrong == []
+
+    def test_numbers_that_are_none_are_refused(
+        self, tmp_path: Path, write_onnx: WriteOnnx, plain_images: Images
+    ) -> None:
+        engine = OnnxEngine(write_onnx(tmp_path / "nan.onnx", shift=float("nan")), threads=1)
+        with pytest.raises(OutputsError, match="logits contain NaN"):
+            engine.infer(plain_images(COLOURS[:2]))
+
+    def test_a_batch_it_was_not_built_for_is_an_engine_error(self, tiny_engine: Path, plain_images: Images) -> None:
+        engine = OnnxEngine(tiny_engine, threads=1)
+        with pytest.raises(InferenceError, match=r"failed on a batch of shape \(17, 3, 48, 48\)"):
+            engine.infer(plain_images(COLOURS, size_px=48))
+        with pytest.raises(InferenceError, match="failed on a batch"):
+            engine.infer(plain_images(COLOURS).astype(np.float32))  # type: ignore[arg-type]
+
+    def test_a_closed_engine_says_so(self, tiny_engine: Path, plain_images: Images) -> None:
+        engine = OnnxEngine(tiny_engine, threads=1)
+        engine.close()
+        with pytest.raises(InferenceError, match="closed"):
+            engine.infer(plain_images(COLOURS))
+        engine.close()
+
+
+class TestWarmUp:
+    def test_leaves_the_answers_as_they_are(self, tiny_engine: Path, plain_images: Images) -> None:
+        engine = OnnxEngine(tiny_engine, threads=1)
+        before = engine.infer(plain_images(COLOURS)).logits
+        engine.warm_up()
+        assert np.array_equal(engine.infer(plain_images(COLOURS)).logits, before)
+
+    def test_finds_a_graph_that_cannot_be_batched(self, tmp_path: Path, write_onnx: WriteOnnx) -> None:
+        engine = OnnxEngine(write_onnx(tmp_path / "single.onnx", only_batch=1), threads=1)
+        with pytest.raises(InferenceError, match=r"failed on a batch of shape \(2, 3"):
+            engine.warm_up()
+
+
+class TestDescription:
+    def test_tells_runtime_size_and_threads(self, tmp_path: Path, write_onnx: WriteOnnx) -> None:
+        described = OnnxEngine(write_onnx(tmp_path / "a.onnx", size_px=48), threads=2).describe()
+        assert described.backend.startswith("onnxruntime ")
+        assert (described.size_px, described.threads) == (48, 2)
+
+    def test_uses_every_core_it_may_run_on_by_default(self, tiny_engine: Path) -> None:
+        assert OnnxEngine(tiny_engine).describe().threads == usable_cores() >= 1
+
+
+class TestRefusal:
+    @pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x07" + bytes(50)])
+    def test_of_what_is_not_onnx(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "model.onnx").write_bytes(content)
+        with pytest.raises(BundleRefused, match=r"model\.onnx"):
+            OnnxEngine(tmp_path / "model.onnx")
+
+    def test_of_a_file_that_is_not_there(self, tmp_path: Path) -> None:
+        with pytest.raises(BundleRefused, match="cannot load it"):
+            OnnxEngine(tmp_path / "model.onnx")
+
+    def test_of_half_a_file(self, tmp_path: Path, tiny_engine: Path) -> None:
+        content = tiny_engine.read_bytes()
+        (tmp_path / "model.onnx").write_bytes(content[: len(content) // 2])
+        with pytest.raises(BundleRefused):
+            OnnxEngine(tmp_path / "model.onnx")
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"outputs": ("logits", "score")},
+            {"outputs": ("select_score", "logits")},
+            {"dtype": TensorProto.FLOAT},
+            {"channels": 1},
+            {"size_px": "S"},
+        ],
+    )
+    def test_of_other_inputs_or_outputs(self, tmp_path: Path, write_onnx: WriteOnnx, change: dict[str, object]) -> None:
+        with pytest.raises(BundleRefused, match="expected"):
+            OnnxEngine(write_onnx(tmp_path / "other.onnx", **change))

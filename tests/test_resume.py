@@ -1,0 +1,58 @@
+"""A retraining that is killed in any stage resumes after the last finished one, and publishes nothing by halves."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.store import Store
+from offline.scenes import write_scenes
+from offline.stages import stage_names
+
+SCENES = 160
+
+
+def command(home: Path) -> list[str]:
+    flags = ["--data", str(home / "scenes"), "--workspace", str(home / "workspace"), "--store", str(home / "engines")]
+    quick = ["--set", "train_supervised.epochs=1", "--set", "train_conformal_risk.enabled=true"]
+    quick += ["--set", "train_conformal_risk.steps=5", "--set", "adapt_domain.enabled=true"]
+    quick += ["--set", "adapt_domain.epochs=1", "--set", "model.backbone.layers=2", "--set", "preprocess.size_px=64"]
+    return [sys.executable, "-m", "miner.cli", "retrain", "--preset", "tiny", "--progress", "json", *flags, *quick]
+
+
+def events(child: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
+    assert child.stdout is not None
+    for line in child.stdout:
+        yield json.loads(line)
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_every_stage_in_turn_is_resumed_to_its_end(tmp_path: Path) -> None:
+    list(write_scenes(tmp_path / "scenes", scenes=SCENES))
+    store = Store(tmp_path / "engines")
+    for number, stage in enumerate(stage_names()):
+        with subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, text=True) as child:
+            states = []
+            for event in events(child):
+                if "stage" in event:
+                    states.append((event["stage"], event["state"]))
+                if event.get("stage") == stage and event["state"] == "running":
+                    child.send_signal(signal.SIGKILL)
+                    break
+        assert [name for name, state in states if state == "cached"] == list(stage_names()[:number])
+        for row in store.bundles():
+            store.verify(row.manifest.bundle_id)
+    done = subprocess.run(command(tmp_path), capture_output=True, text=True, check=True)
+    finished = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [e["stage"] for e in finished if e.get("state") == "cached"] == list(stage_names()[:-1])
+    [row] = store.bundles()
+    assert row.current
+    assert not list((tmp_path / "workspace" / "stages").glob("*/.partial-*"))
+    assert not list((tmp_path / "engines" / "bundles").glob(".incoming-*"))
