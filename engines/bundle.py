@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 from zipfile import BadZipFile
 
 import numpy as np
+from numpy.lib.npyio import NpzFile
 from pydantic import BaseModel, ConfigDict, Field
 
 from engines.engine import Engine, OnnxEngine
@@ -17,7 +19,7 @@ from stage1.certificate import ScrcParams
 from stage1.errors import Stage1Error
 from stage1.outputs import Stage1Outputs
 from stage1.policy import ScrcPolicy
-from stage1.preprocess import PreprocessSettings
+from stage1.preprocess import Pixels, PreprocessSettings
 from stage1.probability import ProbabilityCalibrator
 
 MANIFEST = "manifest.json"
@@ -98,13 +100,17 @@ def verify_bundle(directory: Path) -> Manifest:
     """Check every file of a bundle against its manifest, before anything else in it is read.
 
     Raises:
-        BundleRefused: the manifest is missing or damaged, a file is missing, changed or extra, or the id is not the
-        hash.
+        BundleRefused: the manifest is missing or damaged, a file is missing, changed or extra, something is not a
+        file, or the id is not the hash.
     """
     try:
         manifest = Manifest.read(directory / MANIFEST)
     except Stage1Error as error:
         raise BundleRefused(str(error)) from error
+    for path in directory.iterdir():
+        # An engine may read what lies beside it, and nobody has hashed what a directory or a link leads to.
+        if path.is_symlink() or not path.is_file():
+            raise BundleRefused(f"{directory}: {path.name} is not a file")
     found = describe_files(directory)
     for name in sorted(found.keys() | manifest.files.keys()):
         expected, actual = manifest.files.get(name), found.get(name)
@@ -184,6 +190,17 @@ def write_golden(path: Path, images: np.ndarray, outputs: Stage1Outputs) -> None
         np.savez_compressed(handle, images=images, logits=outputs.logits, select_score=outputs.select_score)
 
 
+def _read_golden(path: Path) -> tuple[Pixels, Stage1Outputs]:
+    try:
+        with path.open("rb") as handle, NpzFile(handle, allow_pickle=False) as stored:
+            images, expected = stored["images"], Stage1Outputs(stored["logits"], stored["select_score"])
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
+        raise BundleRefused(f"{path.name}: not a golden set: {error}") from error
+    if not 0 < len(images) == len(expected):
+        raise BundleRefused(f"{path.name}: {len(images)} images and {len(expected)} outputs are not a golden set")
+    return images, expected
+
+
 def check_parity(engine: Engine, policy: ScrcPolicy, golden: Path, tolerance: float) -> float:
     """Compare an engine with the golden outputs, one by one and as one batch.
 
@@ -193,12 +210,7 @@ def check_parity(engine: Engine, policy: ScrcPolicy, golden: Path, tolerance: fl
     Raises:
         ParityError: a difference above `tolerance`, or another decision for any golden image.
     """
-    try:
-        with np.load(golden, allow_pickle=False) as stored:
-            images = stored["images"]
-            expected = Stage1Outputs(stored["logits"], stored["select_score"])
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
-        raise BundleRefused(f"{golden.name}: not a golden set: {error}") from error
+    images, expected = _read_golden(golden)
     singly = Stage1Outputs.concatenate([engine.infer(image[None]) for image in images])
     worst = 0.0
     for actual in (singly, engine.infer(images)):

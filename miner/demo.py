@@ -41,10 +41,11 @@ REQUESTS_PER_S = 14.0
 SWAP_AT = 0.35
 MAX_REQUESTS = 420
 NIGHT_TWO = {"train_conformal_risk.enabled": True}
-STAGE2_LAYERS = 6
+STAGE2_LAYERS = 5
+STAGE2_SIZE_PX = 224
 # Images that training sees: as many epochs as the size of the data allows in a few minutes.
-STAGE1_EXPOSURES = 7_500
-STAGE2_EXPOSURES = 11_000
+STAGE1_EXPOSURES = 9_500
+STAGE2_EXPOSURES = 12_500
 MAX_EPOCHS = 20
 DEMO_STAKE = 50_000.0
 
@@ -140,6 +141,7 @@ def _nights(settings: DemoSettings, data: Path, home: Path, progress: Bars) -> N
     first = {"train_supervised.epochs": _epochs(STAGE1_EXPOSURES, rows)}
     larger_model = {
         "model.backbone.layers": STAGE2_LAYERS,
+        "preprocess.size_px": STAGE2_SIZE_PX,
         "train_supervised.epochs": _epochs(STAGE2_EXPOSURES, rows),
     }
 

@@ -60,7 +60,7 @@ class TestInfer:
         with pytest.raises(InferenceError, match=r"failed on a batch of shape \(17, 3, 48, 48\)"):
             engine.infer(plain_images(COLOURS, size_px=48))
         with pytest.raises(InferenceError, match="failed on a batch"):
-            engine.infer(plain_images(COLOURS).astype(np.float32))  # type: ignore[arg-type]
+            engine.infer(plain_images(COLOURS).astype(np.float32))
 
     def test_a_closed_engine_says_so(self, tiny_engine: Path, plain_images: Images) -> None:
         engine = OnnxEngine(tiny_engine, threads=1)

@@ -1,0 +1,195 @@
+"""The pipeline engine: content keys, atomic commits, resuming."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from engines.store import Store
+from offline.config import RunConfig, override
+from offline.errors import PipelineBusy, PipelineError
+from offline.pipeline import MANIFEST, Pipeline, Stage, StageContext
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Recorder:
+    """Remembers what each stage did."""
+
+    def __init__(self) -> None:
+        self.states: list[tuple[str, str]] = []
+
+    def stage(self, name: str, state: str) -> None:
+        self.states.append((name, state))
+
+    def step(self, done: int, total: int, note: str = "") -> None:
+        pass
+
+    def ran(self) -> list[str]:
+        return [name for name, state in self.states if state == "running"]
+
+    def cached(self) -> list[str]:
+        return [name for name, state in self.states if state == "cached"]
+
+
+def writes(name: str) -> Callable[[StageContext], None]:
+    """A stage that writes what it read, its epochs and its seed."""
+
+    def run(context: StageContext) -> None:
+        read = "".join((path / f"{need}.txt").read_text() for need, path in sorted(context.inputs.items()))
+        epochs = context.config.train_supervised.epochs
+        (context.out / f"{name}.txt").write_text(f"{name}({read}{epochs if name == 'train' else ''})")
+
+    return run
+
+
+def stages(**overrides: Callable[[StageContext], None]) -> tuple[Stage, ...]:
+    """split -> train -> export, of which only train depends on the training settings."""
+    plan = (("split", (), ("splits",)), ("train", ("split",), ("train_supervised",)), ("export", ("train",), ()))
+    return tuple(
+        Stage(name, needs, sections, ("offline.errors",), overrides.get(name, writes(name)))
+        for name, needs, sections in plan
+    )
+
+
+def run(
+    home: Path,
+    plan: tuple[Stage, ...] | None = None,
+    *,
+    config: RunConfig | None = None,
+    data: str = "data",
+    only: str | None = None,
+) -> tuple[Path, Recorder]:
+    seen = Recorder()
+    pipeline = Pipeline(
+        stages=plan or stages(),
+        workspace=home / "workspace",
+        store=Store(home / "store"),
+        data_root=home,
+        data_sha256=data,
+        config=config or RunConfig(),
+        now=lambda: NOW,
+        progress=seen,
+    )
+    return pipeline.run(only), seen
+
+
+def test_a_run_links_every_stages_files_and_its_config(tmp_path: Path) -> None:
+    home, seen = run(tmp_path)
+    assert seen.ran() == ["split", "train", "export"]
+    assert (home / "export.txt").read_text() == "export(train(split()12))"
+    assert RunConfig.read(home / "config.json") == RunConfig()
+
+
+def test_running_again_does_nothing(tmp_path: Path) -> None:
+    first, _ = run(tmp_path)
+    second, seen = run(tmp_path)
+    assert (first, seen.ran(), seen.cached()) == (second, [], ["split", "train", "export"])
+
+
+def test_a_changed_setting_reruns_what_depends_on_it_and_nothing_else(tmp_path: Path) -> None:
+    run(tmp_path)
+    home, seen = run(tmp_path, config=override(RunConfig(), {"train_supervised.epochs": 3}))
+    assert (seen.cached(), seen.ran()) == (["split"], ["train", "export"])
+    assert (home / "export.txt").read_text() == "export(train(split()3))"
+
+
+def test_a_stage_whose_inputs_came_out_the_same_is_not_run_again(tmp_path: Path) -> None:
+    def constant(context: StageContext) -> None:
+        (context.out / "train.txt").write_text("always the same")
+
+    run(tmp_path, stages(train=constant))
+    changed = override(RunConfig(), {"train_supervised.epochs": 3})
+    assert run(tmp_path, stages(train=constant), config=changed)[1].ran() == ["train"]
+
+
+def test_other_data_rerun_everything(tmp_path: Path) -> None:
+    run(tmp_path)
+    assert run(tmp_path, data="other")[1].ran() == ["split", "train", "export"]
+
+
+def test_one_stage_runs_with_what_it_needs(tmp_path: Path) -> None:
+    home, seen = run(tmp_path, only="train")
+    assert seen.ran() == ["split", "train"]
+    assert not (home / "export.txt").exists()
+
+
+def test_an_unknown_stage_names_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="split, train, export"):
+        run(tmp_path, only="bake")
+
+
+def test_a_stage_that_fails_leaves_nothing_and_the_next_run_resumes_there(tmp_path: Path) -> None:
+    def fails(context: StageContext) -> None:
+        (context.out / "half.txt").write_text("half")
+        raise ValueError("out of memory")
+
+    with pytest.raises(ValueError, match="out of memory"):
+        run(tmp_path, stages(train=fails))
+    assert not [path for path in (tmp_path / "workspace" / "stages" / "train").rglob("*") if path.is_file()]
+    _, seen = run(tmp_path)
+    assert (seen.cached(), seen.ran()) == (["split"], ["train", "export"])
+
+
+@pytest.mark.parametrize("damage", ["change", "delete", "manifest"])
+def test_a_damaged_stage_is_run_again(tmp_path: Path, damage: str) -> None:
+    run(tmp_path)
+    [home] = (tmp_path / "workspace" / "stages" / "train").iterdir()
+    match damage:
+        case "change":
+            (home / "train.txt").write_text("changed")
+        case "delete":
+            (home / "train.txt").unlink()
+        case "manifest":
+            (home / MANIFEST).write_text("{")
+    again, seen = run(tmp_path)
+    assert seen.ran() == ["train"]
+    assert (again / "train.txt").read_text() == "train(split()12)"
+
+
+def test_a_second_run_in_the_same_workspace_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "workspace").mkdir()
+    with FileLock(tmp_path / "workspace" / ".lock"), pytest.raises(PipelineBusy, match="another run"):
+        run(tmp_path)
+
+
+def test_a_stage_with_effects_outside_runs_every_time(tmp_path: Path) -> None:
+    def publish(context: StageContext) -> None:
+        with (tmp_path / "published").open("a") as handle:
+            handle.write(context.key)
+
+    plan = (*stages(), Stage("publish", ("export",), (), ("offline.errors",), publish, always=True))
+    run(tmp_path, plan)
+    assert run(tmp_path, plan)[1].ran() == ["publish"]
+    assert len((tmp_path / "published").read_text()) == 32
+
+
+KILLED = """
+    import os, signal, sys
+    from pathlib import Path
+    sys.path.insert(0, {tests!r})
+    from test_pipeline import run, stages, writes
+
+    def dies(context):
+        writes({stage!r})(context)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    run(Path({home!r}), stages(**{{{stage!r}: dies}}))
+"""
+
+
+@pytest.mark.parametrize(("stage", "cached"), [("split", 0), ("train", 1), ("export", 2)])
+def test_a_run_killed_in_a_stage_resumes_after_the_last_finished_one(tmp_path: Path, stage: str, cached: int) -> None:
+    script = textwrap.dedent(KILLED.format(tests=str(Path(__file__).parent), stage=stage, home=str(tmp_path)))
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    home, seen = run(tmp_path)
+    assert (seen.cached(), seen.ran()) == (["split", "train"][:cached], ["split", "train", "export"][cached:])
+    assert (home / "export.txt").read_text() == "export(train(split()12))"
+    assert not list((tmp_path / "workspace" / "stages").glob("*/.partial-*"))
