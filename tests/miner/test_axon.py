@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 from structlog.testing import capture_logs
@@ -32,7 +32,7 @@ class Asking:
     """Sends requests to an application without a network."""
 
     app: AxonApp
-    outcomes: list = field(default_factory=list)
+    outcomes: list
 
     async def __call__(
         self, headers, *, chunks=(BODY,), path=PATH, method="POST", disconnect=False, wait=None
@@ -70,16 +70,16 @@ def make(validator):
         async def constant(_request):
             return 0.75
 
-        asking = Asking(None)
+        outcomes: list = []
         neurons = {validator.hotkey: Neuron(uid=7, validator_permit=True)}
-        asking.app = AxonApp(
+        app = AxonApp(
             answer or constant,
             hotkey=validator.receiver,
             access=AccessPolicy(access or AccessSettings(), neurons),
             settings=AxonSettings(**settings),
-            on_outcome=asking.outcomes.append,
+            on_outcome=outcomes.append,
         )
-        return asking
+        return Asking(app, outcomes)
 
     return build
 

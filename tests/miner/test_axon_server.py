@@ -67,8 +67,8 @@ def app(validator):
             return 0.75
 
         access = AccessPolicy(AccessSettings(), {validator.hotkey: Neuron(uid=7, validator_permit=True)})
-        settings = AxonSettings(**settings)
-        return AxonApp(answer or constant, hotkey=validator.receiver, access=access, settings=settings)
+        limits = AxonSettings(**settings)
+        return AxonApp(answer or constant, hotkey=validator.receiver, access=access, settings=limits)
 
     return build
 

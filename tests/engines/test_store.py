@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+import engines.store
+from engines.bundle import ENGINE, MANIFEST, REQUIRED, Provenance, load_bundle
+from engines.errors import BundleRefused, StoreError, UnknownBundle
+from engines.store import HISTORY, Store
+from stage1.errors import ArtifactError
+
+CHILD = Path(__file__).with_name("store_child.py")
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+Publish = Callable[..., str]
+
+
+def run_child(*arguments: object) -> None:
+    subprocess.run([sys.executable, str(CHILD), *map(str, arguments)], check=True, timeout=120)
+
+
+def leftovers(store: Store) -> list[str]:
+    return [path.name for path in store.root.rglob("*") if ".partial" in path.name or path.name.startswith(".incoming")]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def publish(store: Store, tmp_path: Path, bundle_files: Path, provenance: Provenance) -> Publish:
+    """Publishes the bundle whose report carries a note, the older the shorter the note."""
+
+    def publish_one(note: str = "") -> str:
+        files = Path(shutil.copytree(bundle_files, tmp_path / f"files {note}", dirs_exist_ok=True))
+        (files / "report.html").write_text(note)
+        created = (NOW + timedelta(days=len(note))).isoformat()
+        return store.publish(files, provenance.model_copy(update={"created_at": created}))
+
+    return publish_one
+
+
+class TestPublish:
+    def test_the_bundle_is_complete_and_loads(self, store: Store, publish: Publish) -> None:
+        bundle = publish()
+        store.verify(bundle)
+        load_bundle(store.path(bundle), threads=1).close()
+        assert leftovers(store) == []
+
+    def test_does_not_make_it_current(self, store: Store, publish: Publish) -> None:
+        publish()
+        assert store.current() is None
+        assert [(row.current, row.previous) for row in store.bundles()] == [(False, False)]
+
+    def test_the_same_files_again_change_nothing(self, store: Store, publish: Publish) -> None:
+        bundle = publish()
+        before = {path: path.stat().st_mtime_ns for path in store.path(bundle).iterdir()}
+        assert publish() == bundle
+        assert {path: path.stat().st_mtime_ns for path in store.path(bundle).iterdir()} == before
+        assert leftovers(store) == []
+
+    def test_the_name_is_the_content(
+        self, store: Store, publish: Publish, bundle_files: Path, provenance: Provenance
+    ) -> None:
+        other_night = provenance.model_copy(update={"run": "another", "created_at": "2027-01-01T00:00:00+00:00"})
+        plain = store.publish(bundle_files, provenance)
+        assert store.publish(bundle_files, other_night) == plain
+        assert len({plain, publish("a"), publish("b")}) == 3
+
+    @pytest.mark.parametrize("missing", REQUIRED)
+    def test_an_incomplete_bundle_is_refused(
+        self, store: Store, tmp_path: Path, bundle_files: Path, provenance: Provenance, missing: str
+    ) -> None:
+        files = Path(shutil.copytree(bundle_files, tmp_path / "files"))
+        (files / missing).unlink()
+        with pytest.raises(BundleRefused, match=f"{missing} missing"):
+            store.publish(files, provenance)
+        assert store.bundles() == []
+        assert leftovers(store) == []
+
+    def test_a_manifest_among_the_files_is_not_believed(
+        self, store: Store, tmp_path: Path, bundle_files: Path, provenance: Provenance
+    ) -> None:
+        files = Path(shutil.copytree(bundle_files, tmp_path / "files"))
+        (files / MANIFEST).write_text('{"bundle_id": "0000000000000000"}')
+        assert store.publish(files, provenance) == store.publish(bundle_files, provenance)
+
+    @pytest.mark.parametrize("after", [0, 4, 8])
+    def test_a_full_disk_leaves_nothing_behind(
+        self,
+        store: Store,
+        monkeypatch: pytest.MonkeyPatch,
+        bundle_files: Path,
+        provenance: Provenance,
+        after: int,
+    ) -> None:
+        real, copied = shutil.copyfile, []
+
+        def copyfile(source: Path, target: Path) -> Path:
+            if len(copied) == after:
+                raise OSError(28, "No space left on device")
+            copied.append(source)
+            return real(source, target)
+
+        monkeypatch.setattr(shutil, "copyfile", copyfile)
+        with pytest.raises(OSError, match="No space left"):
+            store.publish(bundle_files, provenance)
+        assert store.bundles() == []
+        assert leftovers(store) == []
+
+    def test_what_a_killed_publisher_left_is_swept(self, store: Store, publish: Publish) -> None:
+        publish("a")
+        dead = store.root / "bundles" / ".incoming-1-dead"
+        dead.mkdir()
+        (dead / ENGINE).write_bytes(b"half")
+        assert [row.path.name for row in store.bundles()] == [publish("a")]
+        assert leftovers(store) == []
+
+    def test_a_store_that_another_process_holds_is_an_error_and_not_a_wait_for_ever(
+        self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish("a")
+        monkeypatch.setattr(engines.store, "LOCK_TIMEOUT_S", 0.05)
+        with FileLock(store.root / ".lock"), pytest.raises(StoreError, match="another process has held the store"):
+            publish("b")
+
+
+class TestActivate:
+    def test_moves_the_pointer_and_remembers_where_it_was(self, store: Store, publish: Publish) -> None:
+        first, second = publish("a"), publish("bb")
+        one = store.activate(first, now=NOW)
+        assert (one.bundle, one.previous, one.sequence) == (first, None, 1)
+        two = store.activate(second, now=NOW)
+        assert store.current() == two
+        assert (two.bundle, two.previous, two.sequence) == (second, first, 2)
+        rows = [(row.manifest.bundle_id, row.current, row.previous) for row in store.bundles()]
+        assert rows == [(first, False, True), (second, True, False)]
+
+    def test_the_current_bundle_again_changes_nothing(self, store: Store, publish: Publish) -> None:
+        bundle = publish()
+        pointer = store.activate(bundle, now=NOW)
+        assert store.activate(bundle, now=NOW + timedelta(days=1)) == pointer
+
+    def test_writes_a_history(self, store: Store, publish: Publish) -> None:
+        first, second = publish("a"), publish("b")
+        store.activate(first, now=NOW)
+        store.activate(second, now=NOW, action="publish")
+        store.rollback(now=NOW)
+        lines = [json.loads(line) for line in (store.root / HISTORY).read_text().splitlines()]
+        assert [(line["sequence"], line["bundle"], line["action"]) for line in lines] == [
+            (1, first, "activate"),
+            (2, second, "publish"),
+            (3, first, "rollback"),
+        ]
+
+    def test_a_damaged_bundle_leaves_the_pointer_where_it_is(self, store: Store, publish: Publish) -> None:
+        good, bad = publish("a"), publish("b")
+        pointer = store.activate(good, now=NOW)
+        with (store.path(bad) / ENGINE).open("r+b") as handle:
+            handle.write(b"\x00")
+        with pytest.raises(BundleRefused, match=r"model\.onnx is changed"):
+            store.activate(bad, now=NOW)
+        assert store.current() == pointer
+
+    def test_a_bundle_under_another_ones_name_is_refused(self, store: Store, publish: Publish) -> None:
+        bundle = publish()
+        store.path(bundle).rename(store.root / "bundles" / ("0" * 16))
+        with pytest.raises(BundleRefused, match=f"holds bundle {bundle}"):
+            store.activate("0" * 16, now=NOW)
+        assert store.current() is None
+
+    def test_a_damaged_pointer_is_an_error_and_not_an_empty_store(self, store: Store, publish: Publish) -> None:
+        store.activate(publish(), now=NOW)
+        store.pointer_path.write_text("{")
+        with pytest.raises(ArtifactError, match=r"current\.json"):
+            store.current()
+
+
+class TestRollback:
+    def test_goes_back_and_forth(self, store: Store, publish: Publish) -> None:
+        first, second = publish("a"), publish("b")
+        store.activate(first, now=NOW)
+        store.activate(second, now=NOW)
+        assert store.rollback(now=NOW).bundle == first
+        assert store.rollback(now=NOW).bundle == second
+
+    def test_needs_something_to_go_back_to(self, store: Store, publish: Publish) -> None:
+        for prepare in (lambda: None, lambda: store.activate(publish(), now=NOW)):
+            prepare()
+            with pytest.raises(UnknownBundle, match="no previous bundle"):
+                store.rollback(now=NOW)
+
+    def test_to_a_damaged_bundle_is_refused(self, store: Store, publish: Publish) -> None:
+        first, second = publish("a"), publish("b")
+        store.activate(first, now=NOW)
+        pointer = store.activate(second, now=NOW)
+        (store.path(first) / ENGINE).write_bytes(b"")
+        with pytest.raises(BundleRefused):
+            store.rollback(now=NOW)
+        assert store.current() == pointer
+
+
+class TestNames:
+    def test_a_beginning_is_enough(self, store: Store, publish: Publish) -> None:
+        bundle = publish()
+        assert store.path(bundle[:4]) == store.path(bundle)
+        assert store.activate(bundle[:4], now=NOW).bundle == bundle
+
+    def test_an_ambiguous_beginning_is_refused(self, store: Store, publish: Publish) -> None:
+        names = [publish("x" * length) for length in range(1, 18)]
+        first = {name[0] for name in names if sum(other[0] == name[0] for other in names) > 1}
+        assert first, "seventeen names have sixteen first digits"
+        with pytest.raises(UnknownBundle, match=r"\d bundles begin with"):
+            store.path(min(first))
+
+    @pytest.mark.parametrize("name", ["", "nothing", "../store", ".incoming"])
+    def test_an_unknown_name_lists_those_that_are_there(self, store: Store, publish: Publish, name: str) -> None:
+        bundle = publish()
+        with pytest.raises(UnknownBundle, match=f"no bundle is called '{name}'; bundles there: {bundle}"):
+            store.path(name)
+
+    def test_an_empty_store_has_none(self, store: Store) -> None:
+        assert store.bundles() == []
+        assert store.current() is None
+        with pytest.raises(UnknownBundle, match="bundles there: none"):
+            store.path("a")
+
+
+class TestKilled:
+    """Real processes, killed at every step that an audit hook can see."""
+
+    def test_publishing_leaves_a_whole_bundle_or_none(
+        self, tmp_path: Path, bundle_files: Path, provenance: Provenance
+    ) -> None:
+        prepared, roots = tmp_path / "prepared", tmp_path / "roots"
+        prepared.mkdir()
+        run_child("killed", "publish", bundle_files, prepared, roots)
+        found = {}
+        for root in roots.iterdir():
+            store = Store(root)
+            rows = store.bundles()
+            for row in rows:
+                store.verify(row.manifest.bundle_id)
+            found[int(root.name)] = len(rows)
+        steps = sorted(found)
+        assert len(steps) > 30
+        # First none, and from some step on one: there is no way back.
+        assert [found[step] for step in steps] == sorted(found.values())
+        assert {0, 1} == set(found.values())
+        for step in steps[:: len(steps) // 8]:
+            store = Store(roots / str(step))
+            pointer = store.activate(store.publish(bundle_files, provenance), now=NOW)
+            store.verify(pointer.bundle)
+            assert leftovers(store) == []
+
+    def test_activating_leaves_the_old_bundle_current_or_the_new_one(
+        self, store: Store, tmp_path: Path, publish: Publish
+    ) -> None:
+        old = publish("a")
+        before = store.activate(old, now=NOW)
+        new = publish("bb")
+        roots = tmp_path / "roots"
+        run_child("killed", "activate", tmp_path, store.root, roots)
+        seen = {}
+        for root in roots.iterdir():
+            pointer = Store(root).current()
+            assert pointer is not None
+            assert pointer == before or (pointer.bundle, pointer.previous, pointer.sequence) == (new, old, 2)
+            seen[int(root.name)] = pointer.bundle
+        order = [seen[step] for step in sorted(seen)]
+        assert order == sorted(order, key=[old, new].index)
+        assert set(order) == {old, new}
+
+    def test_publishers_beside_each_other_lose_nothing(self, store: Store, tmp_path: Path, bundle_files: Path) -> None:
+        files = tmp_path / "many"
+        for note in ("a", "b", "c", "d"):
+            shutil.copytree(bundle_files, files / note)
+            (files / note / "report.html").write_text(note)
+        children = [
+            subprocess.Popen([sys.executable, str(CHILD), "beside", str(files), str(store.root)]) for _ in range(3)
+        ]
+        assert [child.wait(timeout=120) for child in children] == [0, 0, 0]
+        rows = store.bundles()
+        assert len(rows) == 4
+        for row in rows:
+            store.verify(row.manifest.bundle_id)
+        assert leftovers(store) == []
+        history: list[dict[str, Any]] = [json.loads(line) for line in (store.root / HISTORY).read_text().splitlines()]
+        assert [line["sequence"] for line in history] == list(range(1, len(history) + 1))
+        pointer = store.current()
+        assert pointer is not None
+        assert (pointer.bundle, pointer.sequence) == (history[-1]["bundle"], len(history))
+        assert pointer.previous == history[-2]["bundle"]
