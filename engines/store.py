@@ -163,7 +163,7 @@ class Store:
             BundleRefused: it is damaged; the pointer stays as it was.
         """
         path = self.path(bundle_id)
-        verify_bundle(path)
+        self.verify(path.name)
         with self._writing():
             before = self.current()
             if before is not None and before.bundle == path.name:

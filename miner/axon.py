@@ -301,6 +301,7 @@ def _log_outcome(call: _Call, status: int, message: str, seconds: float) -> None
     told = log.bind(request_id=call.request_id, uid=call.caller.uid, hotkey=call.caller.hotkey[:8])
     told = told.bind(status=status, ms=round(seconds * 1e3, 1))
     if call.prediction is not None:
+        # The cascade tells more of an answered request, in a line of its own.
         told.debug("answered", prediction=call.prediction)
     else:
         told.warning("refused", reason=message)

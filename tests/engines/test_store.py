@@ -103,7 +103,8 @@ class TestPublish:
         provenance: Provenance,
         after: int,
     ) -> None:
-        real, copied = shutil.copyfile, []
+        real = shutil.copyfile
+        copied: list[Path] = []
 
         def copyfile(source: Path, target: Path) -> Path:
             if len(copied) == after:

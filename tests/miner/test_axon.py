@@ -319,13 +319,13 @@ class TestLogs:
             asyncio.run(make()(stranger.headers()))
         assert [(entry["event"], entry["log_level"]) for entry in logs] == [("stranger_refused", "debug")]
 
-    def test_proved_callers_leave_one_line(self, make, validator):
+    def test_a_proved_callers_refusal_is_a_warning(self, make, validator):
         asking, headers = make(), validator.headers()
         with capture_logs() as logs:
             asyncio.run(asking(headers))
             asyncio.run(asking(validator.headers(), chunks=(b"{",)))
         assert [(entry["event"], entry["log_level"], entry["status"]) for entry in logs] == [
-            ("answered", "info", 200),
+            ("answered", "debug", 200),
             ("refused", "warning", 400),
         ]
         assert logs[0]["hotkey"] == validator.hotkey[:8]

@@ -1,0 +1,97 @@
+"""Labelled images: what `labels.csv` may say, and how the rest is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from offline.dataset import read_dataset
+from offline.errors import DatasetError
+from stage1.preprocess import PreprocessSettings, preprocess
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Callable[[str], Path]:
+    """A directory with images a.jpg .. d.jpg and these labels."""
+    for number, name in enumerate("abcd"):
+        Image.new("RGB", (48, 32), (60 * number, 0, 0)).save(tmp_path / f"{name}.jpg")
+
+    def write(labels: str) -> Path:
+        (tmp_path / "labels.csv").write_text(labels)
+        return tmp_path
+
+    return write
+
+
+GOOD = "image,label,group,source,weather\na.jpg,0,g1,s,rain\nb.jpg,1,g1,s,\nc.jpg,1,,s,dry\n"
+
+
+def test_rows_are_read_with_group_source_and_metadata(data: Callable[[str], Path]) -> None:
+    rows = read_dataset(data(GOOD)).rows
+    assert [(row.image, row.label, row.group) for row in rows] == [
+        ("a.jpg", 0, "g1"),
+        ("b.jpg", 1, "g1"),
+        ("c.jpg", 1, "c.jpg"),
+    ]
+    assert [row.metadata for row in rows] == [{"weather": "rain"}, {}, {"weather": "dry"}]
+
+
+def test_two_columns_are_enough(data: Callable[[str], Path]) -> None:
+    dataset = read_dataset(data("image,label\na.jpg,0\nb.jpg,1\n"))
+    assert dataset.groups == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("image\na.jpg\n", "column label missing"),
+        ("image,label\na.jpg,0\nb.jpg,yes\n", "line 3: label is 'yes', expected 0 or 1"),
+        ("image,label\na.jpg,0\nb.jpg,2\n", "line 3"),
+        ("image,label\na.jpg,0\n../b.jpg,1\n", "relative path"),
+        ("image,label\na.jpg,0\n/etc/passwd,1\n", "relative path"),
+        ("image,label\na.jpg,0\na.jpg,1\n", "listed twice"),
+        ("image,label\na.jpg,0\nz.jpg,1\n", "'z.jpg' is not in"),
+        ("image,label\na.jpg,0\nb.jpg,0\n", "no row with label 1"),
+        ("", "column image and label missing"),
+    ],
+)
+def test_what_is_wrong_is_named(data: Callable[[str], Path], labels: str, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        read_dataset(data(labels))
+
+
+def test_a_directory_without_labels_says_what_it_should_hold(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"holds labels\.csv"):
+        read_dataset(tmp_path)
+
+
+def test_images_go_through_the_serving_preprocess_in_order(data: Callable[[str], Path]) -> None:
+    dataset, settings = read_dataset(data(GOOD)), PreprocessSettings(size_px=32)
+    expected = [preprocess((dataset.root / row.image).read_bytes(), settings) for row in dataset.rows]
+    assert np.array_equal(dataset.array(settings), np.stack(expected))
+
+
+def test_an_unreadable_image_is_named(data: Callable[[str], Path]) -> None:
+    root = data(GOOD)
+    (root / "b.jpg").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"b\.jpg"):
+        read_dataset(root).array(PreprocessSettings(size_px=32))
+
+
+def test_the_hash_follows_labels_and_files(data: Callable[[str], Path]) -> None:
+    root = data(GOOD)
+    before = read_dataset(root).sha256
+    assert read_dataset(data(GOOD)).sha256 == before
+    assert read_dataset(data(GOOD.replace("b.jpg,1", "b.jpg,0"))).sha256 != before
+    data(GOOD)
+    (root / "b.jpg").write_bytes((root / "b.jpg").read_bytes() + b"\0")
+    assert read_dataset(root).sha256 != before
+
+
+def test_a_row_that_is_gone_is_named(data: Callable[[str], Path]) -> None:
+    with pytest.raises(DatasetError, match="z"):
+        read_dataset(data(GOOD)).pick(["a.jpg", "z"])

@@ -1,0 +1,216 @@
+"""Training: adapters that merge exactly, gradients through the conformal threshold, an export equal to torch."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from offline.config import AdaptSettings, ConformalTrainingSettings, ModelSettings, RandomBackbone, TrainSettings
+from offline.dataset import Dataset, Row
+from offline.errors import TrainingError
+from stage1.calibration import CalibrationSettings
+
+torch = pytest.importorskip("torch")
+
+# Imported after the check above: these modules need torch.
+from offline.adaptation import adapt_domain, koleo, sinkhorn  # noqa: E402
+from offline.conformal_training import soft_threshold, train_conformal_risk  # noqa: E402
+from offline.exporting import check_export, export_onnx  # noqa: E402
+from offline.modeling import add_adapters, build, load_weights, merge_adapters, save_weights  # noqa: E402
+from offline.training import ImageSet, predict, train_supervised  # noqa: E402
+from stage1.model import Stage1Net  # noqa: E402
+
+SIZE_PX = 32
+MODEL = ModelSettings(backbone=RandomBackbone(hidden=32, layers=2, heads=2, patch_px=8), last_layers=None, rank=4)
+CALIBRATION = CalibrationSettings(alpha=0.1, unit="row")
+
+
+@pytest.fixture(autouse=True)
+def third_party_warnings() -> Iterator[None]:
+    """transformers and torch warn of each other's deprecations; they are not ours to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def net(adapter: str | None = None, seed: int = 0) -> Stage1Net:
+    settings = MODEL.model_copy(update={"adapter": adapter or "dora"})
+    made = build(settings, size_px=SIZE_PX, seed=seed)
+    if adapter is not None:
+        add_adapters(made, settings)
+    return made
+
+
+def images(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 3, SIZE_PX, SIZE_PX), dtype=np.uint8)
+
+
+def coloured(count: int, seed: int, tmp_path: Path) -> ImageSet:
+    """Images that are roadwork if and only if they are reddish: learnable in a few steps."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    pixels = rng.integers(0, 120, (count, 3, SIZE_PX, SIZE_PX))
+    pixels[:, 0] += 120 * labels[:, None, None]
+    rows = tuple(Row(image=f"{seed}/{n}", label=int(y), group=f"{seed}/{n}") for n, y in enumerate(labels))
+    return ImageSet(pixels.astype(np.uint8), Dataset(tmp_path, rows))
+
+
+def disturb(made: Stage1Net) -> None:
+    """Give every trainable tensor another value, as training would."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
+def test_a_merged_adapter_says_what_the_adapter_said(adapter: str) -> None:
+    made, base = net(adapter), predict(net(), images(8))
+    disturb(made)
+    before = predict(made, images(8))
+    merge_adapters(made)
+    after = predict(made, images(8))
+    assert np.abs(after.logits - before.logits).max() < 1e-5
+    assert np.abs(before.logits - base.logits).max() > 1e-3
+    assert not [name for name, _ in made.named_parameters() if "lora" in name]
+
+
+@pytest.mark.parametrize("adapter", ["lora", "dora"])
+def test_only_the_last_layers_are_adapted(adapter: str) -> None:
+    made = build(MODEL, size_px=SIZE_PX, seed=0)
+    add_adapters(made, MODEL.model_copy(update={"adapter": adapter, "last_layers": 1}))
+    adapted = {name for name, p in made.named_parameters() if "lora_" in name and p.requires_grad}
+    assert adapted
+    assert all(".layer.1." in name for name in adapted)
+
+
+def test_merged_weights_survive_the_file(tmp_path: Path) -> None:
+    made = net("dora")
+    disturb(made)
+    merge_adapters(made)
+    save_weights(made, tmp_path / "model.safetensors")
+    again = net(seed=3)
+    load_weights(again, tmp_path / "model.safetensors")
+    assert np.array_equal(predict(again, images(4)).logits, predict(made, images(4)).logits)
+
+
+def train(made: Stage1Net, tmp_path: Path, **settings: float) -> list[dict[str, float]]:
+    recipe = TrainSettings(epochs=6, batch_size=16, learning_rate=3e-3).model_copy(update=settings)
+    sets = coloured(128, 1, tmp_path), coloured(96, 2, tmp_path)
+    return train_supervised(made, *sets, recipe, CALIBRATION, seed=0, progress=lambda *_: None)[1]
+
+
+def test_training_learns_what_there_is_to_learn(tmp_path: Path) -> None:
+    made = net("dora")
+    records = train(made, tmp_path)
+    held = coloured(96, 2, tmp_path)
+    right = predict(made, held.images).logits.argmax(1) == held.data.labels
+    assert right.mean() > 0.9
+    assert records[-1]["train_loss"] < records[0]["train_loss"]
+
+
+def test_training_is_repeatable(tmp_path: Path) -> None:
+    first, second = net("dora"), net("dora")
+    train(first, tmp_path, epochs=1)
+    train(second, tmp_path, epochs=1)
+    assert np.array_equal(predict(first, images(4)).logits, predict(second, images(4)).logits)
+
+
+def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
+    made = net("dora")
+    with torch.no_grad():
+        next(made.class_head.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingError, match="learning_rate"):
+        train(made, tmp_path)
+
+
+def test_the_conformal_threshold_is_an_order_statistic_with_gradient() -> None:
+    scores = torch.arange(100.0, requires_grad=True)
+    # alpha 0.1 of 101 allows 9 misses, so the threshold is the 10th smallest score, averaged with its neighbours.
+    threshold = soft_threshold(scores, 0.1)
+    assert threshold is not None
+    assert float(threshold) == pytest.approx(9.0)
+    threshold.backward()
+    assert scores.grad is not None
+    touched = np.flatnonzero(scores.grad.numpy())
+    assert 9 in touched
+    assert float(scores.grad.sum()) == pytest.approx(1.0)
+    assert len(touched) <= 5
+
+
+def test_too_few_positives_have_no_conformal_threshold() -> None:
+    assert soft_threshold(torch.arange(10.0), 0.1) is None
+
+
+def test_conformal_training_never_ends_worse_than_it_began(tmp_path: Path) -> None:
+    made = net("dora")
+    train(made, tmp_path, epochs=2)
+    merge_adapters(made)
+    backbone = {name: p.clone() for name, p in made.backbone.named_parameters()}
+    settings = ConformalTrainingSettings(steps=30, batch_size=128)
+    sets = coloured(256, 1, tmp_path), coloured(96, 2, tmp_path)
+    before, after = train_conformal_risk(made, *sets, settings, CALIBRATION, seed=0, progress=lambda *_: None)
+    assert after >= before
+    assert all(torch.equal(p, backbone[name]) for name, p in made.backbone.named_parameters())
+
+
+def test_sinkhorn_assigns_whole_images_to_balanced_clusters() -> None:
+    logits = torch.randn((64, 8), generator=torch.Generator().manual_seed(0))
+    assigned = sinkhorn(logits, 0.3, iterations=30)
+    assert torch.allclose(assigned.sum(1), torch.ones(64), atol=1e-4)
+    assert torch.allclose(assigned.sum(0), torch.full((8,), 8.0), atol=0.2)
+
+
+def test_koleo_is_the_log_distance_to_the_nearest_neighbour() -> None:
+    features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    assert float(koleo(features)) == pytest.approx(-np.log(np.sqrt(2.0)), abs=1e-4)
+
+
+def test_domain_adaptation_moves_the_backbone_only_and_leaves_a_plain_one() -> None:
+    made = net()
+    heads = {name: p.clone() for name, p in made.class_head.named_parameters()}
+    names = [name for name, _ in made.named_parameters()]
+    before = predict(made, images(4)).logits
+    settings = AdaptSettings(enabled=True, epochs=1, batch_size=8, prototypes=16, learning_rate=1e-3)
+    adapt_domain(made, images(32), settings, seed=0, progress=lambda *_: None)
+    assert [name for name, _ in made.named_parameters()] == names
+    assert all(torch.equal(p, heads[name]) for name, p in made.class_head.named_parameters())
+    assert np.abs(predict(made, images(4)).logits - before).max() > 1e-6
+
+
+def test_the_exported_engine_equals_torch_at_every_batch_size(tmp_path: Path) -> None:
+    made = net("lora")
+    disturb(made)
+    merge_adapters(made)
+    export_onnx(made, tmp_path / "model.onnx", SIZE_PX)
+    assert check_export(made, tmp_path / "model.onnx", images(17)) < 1e-4
+
+
+def test_an_export_of_another_model_is_caught(tmp_path: Path) -> None:
+    made = net()
+    export_onnx(made, tmp_path / "model.onnx", SIZE_PX)
+    with pytest.raises(TrainingError, match="differs from torch"):
+        check_export(net(seed=5), tmp_path / "model.onnx", images(17))
+
+
+def test_a_backbone_that_cannot_be_had_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    settings = ModelSettings.model_validate({"backbone": {"kind": "pretrained", "name": str(tmp_path / "nowhere")}})
+    with pytest.raises(TrainingError, match="accept its licence"):
+        build(settings, size_px=SIZE_PX, seed=0)
+
+
+def test_progress_is_told_at_every_step(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    tell: Callable[[int, int, str], None] = lambda done, total, _: told.append((done, total))  # noqa: E731
+    recipe = TrainSettings(epochs=1, batch_size=16)
+    train_supervised(
+        net("lora"), coloured(64, 1, tmp_path), coloured(64, 2, tmp_path), recipe, CALIBRATION, seed=0, progress=tell
+    )
+    assert told[-1] == (4, 4)
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
