@@ -41,11 +41,12 @@ class BundleSlot:
     def __init__(self, on_closed: Callable[[Lease], None] | None = None) -> None:
         self._lock = threading.Lock()
         self._held: _Held | None = None
+        self._swaps = 0
         self._on_closed = on_closed
 
     @property
     def generation(self) -> int:
-        """Generation of the live bundle, 0 before the first."""
+        """Generation of the live bundle, 0 if there is none."""
         held = self._held
         return 0 if held is None else held.lease.generation
 
@@ -76,8 +77,8 @@ class BundleSlot:
         """
         with self._lock:
             old = self._held
-            self._held = _Held(Lease(1 if old is None else old.lease.generation + 1, bundle))
-            generation = self._held.lease.generation
+            self._swaps = generation = self._swaps + 1
+            self._held = _Held(Lease(generation, bundle))
             if old is not None:
                 old.retired = True
         if old is not None:

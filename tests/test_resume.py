@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from engines.store import Store
 from offline.scenes import write_scenes
 from offline.stages import stage_names
@@ -33,7 +31,6 @@ def events(child: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
         yield json.loads(line)
 
 
-@pytest.mark.slow
 def test_a_run_killed_in_every_stage_in_turn_is_resumed_to_its_end(tmp_path: Path) -> None:
     list(write_scenes(tmp_path / "scenes", scenes=SCENES))
     store = Store(tmp_path / "engines")
@@ -46,7 +43,8 @@ def test_a_run_killed_in_every_stage_in_turn_is_resumed_to_its_end(tmp_path: Pat
                 if event.get("stage") == stage and event["state"] == "running":
                     child.send_signal(signal.SIGKILL)
                     break
-        assert [name for name, state in states if state == "cached"] == list(stage_names()[:number])
+        # The stage before was killed last time, so it runs now; those before it are done.
+        assert [name for name, state in states if state == "cached"] == list(stage_names()[: max(0, number - 1)])
         for row in store.bundles():
             store.verify(row.manifest.bundle_id)
     done = subprocess.run(command(tmp_path), capture_output=True, text=True, check=True)

@@ -16,10 +16,6 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from types import ModuleType
-
-# A store runs no engine, and ONNX Runtime's threads do not survive a fork.
-sys.modules["onnxruntime"] = ModuleType("onnxruntime")
 
 from engines.bundle import Provenance
 from engines.store import Store
@@ -37,13 +33,19 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
 
         def count(event: str, _arguments: object) -> None:
             nonlocal left
-            left -= event in STEPS
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if event in STEPS:
+                left -= 1
+                if left == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
 
         sys.addaudithook(count)
-        work()
-        os._exit(0)
+        outcome = 1
+        try:
+            work()
+            outcome = 0
+        finally:
+            # Never the usual way out: ONNX Runtime's threads did not survive the fork.
+            os._exit(outcome)
     _, status = os.waitpid(child, 0)
     if status not in {0, signal.SIGKILL}:
         raise SystemExit(f"the child of step {step} failed with {status}")

@@ -1,124 +1,378 @@
-"""The bridge always comes back before the deadline, with an answer or with the reason for none."""
+"""The bridge always comes back by the deadline, with an answer or with the reason for none."""
 
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
+import math
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
 
+import numpy as np
 import pytest
+from PIL import Image
+from structlog.testing import capture_logs
 
-from stage2_bridge.bridge import Bridge, Outcome, Stage2Error, Verdict
+from engines.bundle import CALIBRATOR, ENGINE, PREPROCESS
+from engines.errors import BundleRefused
+from stage1.errors import ArtifactError
+from stage1.preprocess import PreprocessSettings
+from stage1.probability import ProbabilityCalibrator
+from stage2_bridge.bridge import Bridge, Outcome, Stage2Client, Stage2Error, Verdict
+from stage2_bridge.local import LocalEngineClient
 
-SLACK_S = 0.5
+T = TypeVar("T")
+IMAGE = b"an image"
 
 
-class Server:
-    """A Stage-2 whose answer is made by a function."""
+class VirtualTime(asyncio.SelectorEventLoop):
+    """An event loop whose clock jumps to the next timer: deadlines are exact, and nothing takes time."""
 
-    name = "server"
+    def __init__(self) -> None:
+        super().__init__()
+        self._virtual_s = 0.0
+        selector: Any = self._selector  # type: ignore[attr-defined]
+        select = selector.select
 
-    def __init__(self, reply: Callable[[], Awaitable[float]]) -> None:
-        self.reply = reply
-        self.closed = False
+        def jump(timeout: float | None = None) -> Any:
+            if timeout is None:
+                raise AssertionError("the test waits for ever: nothing is scheduled")
+            self._virtual_s += max(0.0, timeout)
+            return select(0)
 
-    async def ask(self, content: bytes, timeout_s: float) -> float:  # noqa: ARG002
-        return await self.reply()
+        selector.select = jump
+
+    def time(self) -> float:
+        return self._virtual_s
+
+
+def run(scenario: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=VirtualTime) as runner:
+        return runner.run(scenario)
+
+
+def clock() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@dataclass
+class Client:
+    """A Stage-2 that does what it is told to."""
+
+    behaviour: Callable[[bytes, float], Awaitable[Any]]
+    asked: int = 0
+    closed: int = 0
+    name: str = "test-server"
+
+    async def ask(self, content: bytes, timeout_s: float) -> float:
+        self.asked += 1
+        answer: float = await self.behaviour(content, timeout_s)
+        return answer
 
     async def close(self) -> None:
-        self.closed = True
+        self.closed += 1
 
 
-def bridge(reply: Callable[[], Awaitable[float]] | None, *, max_in_flight: int = 4) -> Bridge:
-    client = None if reply is None else Server(reply)
-    return Bridge(client, max_in_flight=max_in_flight, clock=time.monotonic)
+def answering(value: Any, *, after_s: float = 0.0) -> Client:
+    async def behaviour(_content: bytes, _timeout_s: float) -> Any:
+        await asyncio.sleep(after_s)
+        return value
+
+    return Client(behaviour)
 
 
-def ask(reply: Callable[[], Awaitable[float]] | None, *, within_s: float = 5.0) -> Verdict:
-    async def run() -> Verdict:
-        deadline = time.monotonic() + within_s
-        verdict = await bridge(reply).ask(b"image", deadline)
-        assert time.monotonic() <= max(deadline, deadline - within_s) + SLACK_S
-        return verdict
+def failing(error: BaseException) -> Client:
+    async def behaviour(_content: bytes, _timeout_s: float) -> Any:
+        await asyncio.sleep(0.1)
+        raise error
 
-    return asyncio.run(run())
+    return Client(behaviour)
 
 
-async def never() -> float:
-    await asyncio.Event().wait()
-    raise AssertionError
+def bridge_to(client: Stage2Client | None, *, max_in_flight: int = 4) -> Bridge:
+    return Bridge(client, max_in_flight=max_in_flight, clock=clock)
 
 
-async def refuses() -> float:
-    raise Stage2Error("overloaded")
+async def ask(client: Stage2Client | None, *, deadline: float = 1.0) -> Verdict:
+    return await bridge_to(client).ask(IMAGE, deadline)
 
 
-def says(probability: float) -> Callable[[], Awaitable[float]]:
-    async def reply() -> float:
-        return probability
+class TestAnswer:
+    def test_is_handed_back_with_who_gave_it_and_how_long_it_took(self) -> None:
+        verdict = run(ask(answering(0.75, after_s=0.25)))
+        assert (verdict.outcome, verdict.probability, verdict.server) == (Outcome.ANSWERED, 0.75, "test-server")
+        assert verdict.latency_ms == pytest.approx(250)
 
-    return reply
+    @pytest.mark.parametrize("value", [0, 0.0, 1, 1.0, np.float64(0.25)])
+    def test_may_be_any_probability(self, value: float) -> None:
+        assert run(ask(answering(value))).probability == value
 
+    @pytest.mark.parametrize(
+        "value", [math.nan, math.inf, -math.inf, -0.001, 1.001, -1.0, None, "0.5", [0.5], np.array([0.1, 0.9])]
+    )
+    def test_that_is_no_probability_is_an_error(self, value: Any) -> None:
+        with capture_logs() as logs:
+            verdict = run(ask(answering(value)))
+        assert (verdict.outcome, verdict.probability) == (Outcome.ERROR, None)
+        assert [entry["event"] for entry in logs] == ["stage2_failed"]
 
-def test_an_answer_is_passed_on_with_its_server() -> None:
-    verdict = ask(says(0.25))
-    assert (verdict.outcome, verdict.probability, verdict.server) == (Outcome.ANSWERED, 0.25, "server")
+    def test_the_client_gets_the_image_and_the_time_that_is_left(self) -> None:
+        got: list[object] = []
 
-
-def test_a_server_that_never_answers_costs_no_more_than_the_deadline() -> None:
-    verdict = ask(never, within_s=0.2)
-    assert (verdict.outcome, verdict.probability) == (Outcome.TIMEOUT, None)
-    assert verdict.latency_ms >= 150
-
-
-def test_after_the_deadline_the_server_is_not_asked() -> None:
-    assert ask(refuses, within_s=-1).outcome is Outcome.TIMEOUT
-
-
-@pytest.mark.parametrize("probability", [float("nan"), float("inf"), -0.1, 1.1])
-def test_what_is_no_probability_is_no_answer(probability: float) -> None:
-    verdict = ask(says(probability))
-    assert (verdict.outcome, verdict.probability) == (Outcome.ERROR, None)
-
-
-def test_a_servers_error_is_not_raised() -> None:
-    assert ask(refuses).outcome is Outcome.ERROR
-
-
-def test_a_cascade_may_have_no_second_stage() -> None:
-    verdict = ask(None)
-    assert (verdict.outcome, verdict.server) == (Outcome.ABSENT, "")
-
-
-def test_more_hand_offs_than_the_server_takes_are_refused_at_once_and_only_while_it_is_full() -> None:
-    async def run() -> tuple[list[Outcome], Outcome]:
-        release = asyncio.Event()
-
-        async def waits() -> float:
-            await release.wait()
+        async def behaviour(content: bytes, timeout_s: float) -> float:
+            got.extend((content, timeout_s))
             return 0.5
 
-        way = bridge(waits, max_in_flight=2)
-        deadline = time.monotonic() + 20
-        waiting = [asyncio.create_task(way.ask(b"image", deadline)) for _ in range(2)]
-        await asyncio.sleep(0)
-        refused = await way.ask(b"image", deadline)
-        release.set()
-        answered = [(await task).outcome for task in waiting]
-        return [*answered, (await way.ask(b"image", deadline)).outcome], refused.outcome
+        async def scenario() -> None:
+            await asyncio.sleep(2.0)
+            await bridge_to(Client(behaviour)).ask(IMAGE, 3.5)
 
-    outcomes, refused = asyncio.run(run())
-    assert refused is Outcome.BUSY
-    assert outcomes == [Outcome.ANSWERED] * 3
+        run(scenario())
+        assert got == [IMAGE, 1.5]
 
 
-def test_a_request_that_is_given_up_frees_its_place() -> None:
-    async def run() -> Outcome:
-        way = bridge(never, max_in_flight=1)
-        task = asyncio.create_task(way.ask(b"image", time.monotonic() + 20))
-        await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        return (await way.ask(b"image", time.monotonic() + 0.05)).outcome
+class TestNoAnswer:
+    def test_without_a_stage2(self) -> None:
+        verdict = run(ask(None))
+        assert verdict == Verdict(Outcome.ABSENT, None, 0.0, "")
 
-    assert asyncio.run(run()) is Outcome.TIMEOUT
+    @pytest.mark.parametrize("late_s", [0.0, 0.5])
+    def test_after_the_deadline_nobody_is_asked(self, late_s: float) -> None:
+        client = answering(0.5)
+
+        async def scenario() -> Verdict:
+            await asyncio.sleep(1.0 + late_s)
+            return await ask(client, deadline=1.0)
+
+        assert run(scenario()).outcome is Outcome.TIMEOUT
+        assert client.asked == 0
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            Stage2Error("no"),
+            RuntimeError("no"),
+            ConnectionResetError("no"),
+            ValueError("no"),
+            KeyError("no"),
+            MemoryError("no"),
+            asyncio.CancelledError("the client's own task was cancelled"),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_an_error_of_the_client_is_an_outcome_and_never_raised(self, error: BaseException) -> None:
+        with capture_logs() as logs:
+            verdict = run(ask(failing(error)))
+        assert (verdict.outcome, verdict.probability) == (Outcome.ERROR, None)
+        assert [(entry["event"], entry["server"]) for entry in logs] == [("stage2_failed", "test-server")]
+
+    def test_a_timeout_of_the_clients_own_is_a_timeout(self) -> None:
+        assert run(ask(failing(TimeoutError()))).outcome is Outcome.TIMEOUT
+
+
+class TestDeadline:
+    """On a clock that only moves when everybody waits, in time means at the deadline and not a moment later."""
+
+    def test_a_client_that_sleeps_for_ever_is_left_at_the_deadline(self) -> None:
+        async def scenario() -> tuple[Outcome, float]:
+            verdict = await ask(answering(0.5, after_s=1e9), deadline=1.5)
+            return verdict.outcome, clock()
+
+        assert run(scenario()) == (Outcome.TIMEOUT, 1.5)
+
+    @pytest.mark.parametrize("clean_up_s", [0.2, 1e9])
+    def test_a_client_that_takes_its_time_to_be_cancelled_is_not_waited_for(self, clean_up_s: float) -> None:
+        async def behaviour(_content: bytes, _timeout_s: float) -> float:
+            try:
+                await asyncio.sleep(1e9)
+            finally:
+                await asyncio.sleep(clean_up_s)
+            return 0.5
+
+        async def scenario() -> tuple[Outcome, float]:
+            verdict = await ask(Client(behaviour), deadline=1.5)
+            return verdict.outcome, clock()
+
+        assert run(scenario()) == (Outcome.TIMEOUT, 1.5)
+
+    def test_a_client_that_will_not_be_cancelled_is_not_waited_for(self) -> None:
+        async def behaviour(_content: bytes, _timeout_s: float) -> float:
+            for _ in range(3):
+                try:
+                    await asyncio.sleep(5)
+                except asyncio.CancelledError:
+                    continue
+            return 0.5
+
+        async def scenario() -> tuple[Outcome, float]:
+            verdict = await ask(Client(behaviour), deadline=1.5)
+            return verdict.outcome, clock()
+
+        assert run(scenario()) == (Outcome.TIMEOUT, 1.5)
+
+    def test_an_error_after_the_deadline_goes_nowhere(self) -> None:
+        """Not even to the loop's handler of exceptions that nobody fetched."""
+        unhandled: list[dict[str, Any]] = []
+
+        async def behaviour(_content: bytes, _timeout_s: float) -> float:
+            try:
+                await asyncio.sleep(1e9)
+            except asyncio.CancelledError as error:
+                raise RuntimeError("too late") from error
+            return 0.5
+
+        async def scenario() -> Outcome:
+            asyncio.get_running_loop().set_exception_handler(lambda _loop, context: unhandled.append(context))
+            verdict = await ask(Client(behaviour))
+            await asyncio.sleep(1)
+            return verdict.outcome
+
+        assert run(scenario()) is Outcome.TIMEOUT
+        assert unhandled == []
+
+    def test_a_request_that_is_cancelled_takes_its_hand_off_with_it(self) -> None:
+        ended: list[str] = []
+
+        async def behaviour(_content: bytes, _timeout_s: float) -> float:
+            try:
+                await asyncio.sleep(1e9)
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+            return 0.5
+
+        async def scenario() -> None:
+            bridge = bridge_to(Client(behaviour), max_in_flight=1)
+            request = asyncio.create_task(bridge.ask(IMAGE, 9.0))
+            await asyncio.sleep(1)
+            request.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await request
+            await asyncio.sleep(0)
+            assert ended == ["cancelled"]
+            assert (await bridge.ask(IMAGE, 2.0)).outcome is not Outcome.BUSY
+
+        run(scenario())
+
+
+class TestBusy:
+    def test_more_than_the_limit_is_refused_at_once(self) -> None:
+        async def scenario() -> tuple[list[Outcome], float]:
+            bridge = bridge_to(answering(0.5, after_s=1.0), max_in_flight=2)
+            first = [asyncio.create_task(bridge.ask(IMAGE, 5.0)) for _ in range(2)]
+            await asyncio.sleep(0.5)
+            refused = await bridge.ask(IMAGE, 5.0)
+            assert clock() == 0.5
+            outcomes = [(await task).outcome for task in first]
+            again = await bridge.ask(IMAGE, 5.0)
+            return [refused.outcome, *outcomes, again.outcome], clock()
+
+        outcomes, end = run(scenario())
+        assert outcomes == [Outcome.BUSY, Outcome.ANSWERED, Outcome.ANSWERED, Outcome.ANSWERED]
+        assert end == 2.0
+
+    @pytest.mark.parametrize("client", [failing(Stage2Error("no")), failing(KeyError("no")), answering(math.nan)])
+    def test_a_failure_makes_room_again(self, client: Client) -> None:
+        async def scenario() -> list[Outcome]:
+            bridge = bridge_to(client, max_in_flight=1)
+            return [(await bridge.ask(IMAGE, 9.0)).outcome for _ in range(3)]
+
+        assert run(scenario()) == [Outcome.ERROR] * 3
+
+    def test_a_timeout_makes_room_again(self) -> None:
+        async def scenario() -> list[Outcome]:
+            bridge = bridge_to(answering(0.5, after_s=1e9), max_in_flight=1)
+            outcomes = []
+            for deadline in (1.0, 2.0, 3.0):
+                outcomes.append((await bridge.ask(IMAGE, deadline)).outcome)
+                await asyncio.sleep(0)
+            return outcomes
+
+        assert run(scenario()) == [Outcome.TIMEOUT] * 3
+
+    def test_a_client_that_has_not_let_go_still_counts(self) -> None:
+        """Otherwise a stuck Stage-2 would collect hand-offs without limit."""
+
+        async def behaviour(_content: bytes, _timeout_s: float) -> float:
+            try:
+                await asyncio.sleep(1e9)
+            finally:
+                await asyncio.sleep(10)
+            return 0.5
+
+        async def scenario() -> list[Outcome]:
+            bridge = bridge_to(Client(behaviour), max_in_flight=1)
+            outcomes = [(await bridge.ask(IMAGE, clock() + 1)).outcome for _ in range(2)]
+            await asyncio.sleep(20)
+            return [*outcomes, (await bridge.ask(IMAGE, clock() + 1)).outcome]
+
+        assert run(scenario()) == [Outcome.TIMEOUT, Outcome.BUSY, Outcome.TIMEOUT]
+
+
+def test_closing_closes_the_client() -> None:
+    client = answering(0.5)
+    run(bridge_to(client).close())
+    run(bridge_to(None).close())
+    assert client.closed == 1
+
+
+@pytest.fixture
+def directory(tmp_path: Path, tiny_engine: Path) -> Path:
+    """A larger engine's directory, with the tiny engine in it."""
+    (tmp_path / ENGINE).write_bytes(tiny_engine.read_bytes())
+    PreprocessSettings(size_px=32).write(tmp_path / PREPROCESS)
+    ProbabilityCalibrator(a=0.5, b=0.5).write(tmp_path / CALIBRATOR)
+    return tmp_path
+
+
+class TestLocalEngine:
+    def picture(self, encoded: Callable[..., bytes], red: int, blue: int) -> bytes:
+        return encoded(Image.new("RGB", (50, 40), (red, 100, blue)), "PNG")
+
+    def test_answers_with_its_calibrated_probability(self, directory: Path, encoded: Callable[..., bytes]) -> None:
+        async def scenario() -> float:
+            client = LocalEngineClient(directory, threads=1)
+            answer = await client.ask(self.picture(encoded, 120, 70), 1.0)
+            await client.close()
+            return answer
+
+        assert asyncio.run(scenario()) == pytest.approx(1 / (1 + math.exp(-0.5 * 0.04 * 50)), abs=1e-5)
+
+    def test_an_image_it_cannot_read_is_an_error(self, directory: Path) -> None:
+        async def scenario() -> None:
+            client = LocalEngineClient(directory, threads=1)
+            with pytest.raises(Stage2Error, match="not a readable"):
+                await client.ask(b"not an image", 1.0)
+            await client.close()
+
+        asyncio.run(scenario())
+
+    def test_behind_the_bridge_it_answers_and_after_closing_it_is_an_error(
+        self, directory: Path, encoded: Callable[..., bytes]
+    ) -> None:
+        async def scenario() -> list[Outcome]:
+            bridge = bridge_to(LocalEngineClient(directory, threads=1))
+            outcomes = [(await bridge.ask(self.picture(encoded, 9, 9), clock() + 60)).outcome]
+            await bridge.close()
+            with capture_logs():
+                outcomes.append((await bridge.ask(self.picture(encoded, 9, 9), clock() + 60)).outcome)
+            return outcomes
+
+        assert asyncio.run(scenario()) == [Outcome.ANSWERED, Outcome.ERROR]
+
+    @pytest.mark.parametrize("name", [PREPROCESS, CALIBRATOR])
+    def test_missing_settings_are_named(self, directory: Path, name: str) -> None:
+        (directory / name).unlink()
+        with pytest.raises(ArtifactError, match=name):
+            LocalEngineClient(directory)
+
+    def test_an_engine_that_is_none_is_refused(self, directory: Path) -> None:
+        (directory / ENGINE).write_bytes(b"junk")
+        with pytest.raises(BundleRefused):
+            LocalEngineClient(directory)
+
+    def test_an_engine_of_another_size_is_refused_at_the_start(self, directory: Path) -> None:
+        PreprocessSettings(size_px=64).write(directory / PREPROCESS)
+        with pytest.raises(BundleRefused, match="image size"):
+            LocalEngineClient(directory)

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from engines.bundle import ENGINE, Provenance
+from engines.errors import BundleRefused, InferenceError, UnknownBundle
+from engines.follow import StoreFollower
+from engines.store import Store
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DEADLINE_S = 20.0
+Publish = Callable[..., str]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def publish(
+    store: Store,
+    tmp_path: Path,
+    write_onnx: Callable[..., Path],
+    write_bundle_files: Callable[..., Path],
+    provenance: Provenance,
+) -> Publish:
+    """Publishes a bundle of its own kind and makes it current."""
+
+    def publish_one(note: str, *, golden_shift: float = 0.0, **graph: Any) -> str:
+        engine = write_onnx(tmp_path / f"{note}.onnx", **graph)
+        files = write_bundle_files(tmp_path / note, engine=engine, golden_shift=golden_shift, note=note)
+        bundle = store.publish(files, provenance)
+        store.activate(bundle, now=NOW)
+        return bundle
+
+    return publish_one
+
+
+@asynccontextmanager
+async def following(store: Store) -> AsyncIterator[StoreFollower]:
+    follower = StoreFollower(store, threads=1)
+    await follower.start()
+    try:
+        yield follower
+    finally:
+        await follower.close()
+
+
+def live(follower: StoreFollower) -> str:
+    with follower.slot.lease() as lease:
+        return lease.bundle.bundle_id
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(3 * DEADLINE_S):
+            await scenario()
+
+    asyncio.run(bounded())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+class TestStart:
+    def test_loads_what_is_current(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            bundle = publish("a")
+            async with following(store) as follower:
+                assert live(follower) == bundle
+                assert (follower.slot.generation, follower.swaps, follower.refusals) == (1, 0, 0)
+
+        run(scenario)
+
+    def test_of_an_empty_store_says_what_to_do(self, store: Store) -> None:
+        async def scenario() -> None:
+            with pytest.raises(UnknownBundle, match="no bundle is current; run `cascade retrain` first"):
+                await StoreFollower(store).start()
+
+        run(scenario)
+
+    def test_of_a_damaged_bundle_is_refused(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            (store.path(publish("a")) / ENGINE).write_bytes(b"")
+            with pytest.raises(BundleRefused, match=r"model\.onnx is changed"):
+                await StoreFollower(store).start()
+
+        run(scenario)
+
+
+class TestRefresh:
+    def test_swaps_when_the_pointer_has_moved_and_only_then(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            publish("a")
+            async with following(store) as follower:
+                assert await follower.refresh() is False
+                second = publish("b")
+                assert await follower.refresh() is True
+                assert await follower.refresh() is False
+                assert (live(follower), follower.slot.generation, follower.swaps) == (second, 2, 1)
+
+        run(scenario)
+
+    def test_a_lease_survives_the_swap(self, store: Store, publish: Publish, plain_images: Callable[..., Any]) -> None:
+        async def scenario() -> None:
+            first = publish("a")
+            async with following(store) as follower:
+                with follower.slot.lease() as lease:
+                    publish("b")
+                    await follower.refresh()
+                    assert lease.bundle.bundle_id == first
+                    lease.bundle.engine.infer(plain_images([[1, 2, 3]]))
+                with pytest.raises(InferenceError, match="closed"):
+                    lease.bundle.engine.infer(plain_images([[1, 2, 3]]))
+
+        run(scenario)
+
+    def test_at_the_same_time_loads_once(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            publish("a")
+            async with following(store) as follower:
+                publish("b")
+                swapped = await asyncio.gather(*(follower.refresh() for _ in range(10)))
+                assert sum(swapped) == follower.swaps == 1
+
+        run(scenario)
+
+    def test_goes_back_with_a_rollback(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            first = publish("a")
+            async with following(store) as follower:
+                publish("b")
+                await follower.refresh()
+                store.rollback(now=NOW)
+                assert await follower.refresh() is True
+                assert (live(follower), follower.slot.generation) == (first, 3)
+
+        run(scenario)
+
+    @pytest.mark.parametrize(
+        "bad",
+        [
+            {"shift": float("nan")},
+            {"only_batch": 1},
+            {"golden_shift": 1.0},
+            {"size_px": 48},
+            {"size_px": "S"},
+            {"outputs": ("a", "b")},
+        ],
+        ids=lambda bad: next(iter(bad)),
+    )
+    def test_a_bad_bundle_is_refused_and_the_old_one_stays(
+        self, store: Store, publish: Publish, bad: dict[str, Any]
+    ) -> None:
+        async def scenario() -> None:
+            first = publish("a")
+            async with following(store) as follower:
+                publish("bad", **bad)
+                with capture_logs() as logs:
+                    assert await follower.refresh() is False
+                assert [entry["event"] for entry in logs] == ["bundle_refused"]
+                assert logs[0]["reason"]
+                assert (live(follower), follower.slot.generation) == (first, 1)
+                third = publish("c")
+                assert await follower.refresh() is True
+                assert (live(follower), follower.refusals, follower.swaps) == (third, 1, 1)
+
+        run(scenario)
+
+    def test_a_bundle_that_was_refused_is_not_tried_again_until_the_pointer_moves(
+        self, store: Store, publish: Publish
+    ) -> None:
+        async def scenario() -> None:
+            first = publish("a")
+            async with following(store) as follower:
+                bad = publish("bad", golden_shift=1.0)
+                for _ in range(3):
+                    assert await follower.refresh() is False
+                assert follower.refusals == 1
+                store.activate(first, now=NOW)
+                assert await follower.refresh() is False
+                store.activate(bad, now=NOW)
+                assert await follower.refresh() is False
+                assert follower.refusals == 2
+
+        run(scenario)
+
+    @pytest.mark.parametrize("content", ["{", "", '{"bundle": "0000000000000000", "sequence": 9, "changed_at": ""}'])
+    def test_a_pointer_that_leads_nowhere_leaves_the_old_bundle(
+        self, store: Store, publish: Publish, content: str
+    ) -> None:
+        async def scenario() -> None:
+            first = publish("a")
+            async with following(store) as follower:
+                store.pointer_path.write_text(content)
+                assert await follower.refresh() is False
+                assert live(follower) == first
+
+        run(scenario)
+
+
+class TestWatch:
+    def test_a_moved_pointer_swaps_without_a_restart_past_a_bad_bundle(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            first = publish("a")
+            async with following(store) as follower:
+                stop = asyncio.Event()
+                watching = asyncio.create_task(follower.run(stop))
+                second = publish("b")
+                await until(lambda: follower.slot.generation == 2)
+                assert live(follower) == second
+                publish("bad", golden_shift=1.0)
+                await until(lambda: follower.refusals == 1)
+                assert live(follower) == second
+                third = publish("c")
+                await until(lambda: follower.slot.generation == 3)
+                assert live(follower) == third
+                store.activate(first, now=NOW)
+                await until(lambda: follower.slot.generation == 4)
+                stop.set()
+                await watching
+
+        run(scenario)
+
+    def test_stops_when_asked(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            publish("a")
+            async with following(store) as follower:
+                stop = asyncio.Event()
+                stop.set()
+                await follower.run(stop)
+
+        run(scenario)
+
+
+class TestClose:
+    def test_ends_with_the_last_lease(self, store: Store, publish: Publish, plain_images: Callable[..., Any]) -> None:
+        async def scenario() -> None:
+            publish("a")
+            follower = StoreFollower(store, threads=1)
+            await follower.start()
+            with follower.slot.lease() as lease:
+                await follower.close()
+                lease.bundle.engine.infer(plain_images([[1, 2, 3]]))
+            with pytest.raises(InferenceError, match="closed"):
+                lease.bundle.engine.infer(plain_images([[1, 2, 3]]))
+
+        run(scenario)
