@@ -9,7 +9,7 @@ References:
 
 from __future__ import annotations
 
-from scipy.stats import beta, binom
+from scipy.special import bdtr, betaincinv
 
 
 def p_value(losses: int, trials: int, alpha: float) -> float:
@@ -20,17 +20,17 @@ def p_value(losses: int, trials: int, alpha: float) -> float:
         trials: number of independent trials; with none, the answer is 1 (nothing can be certified).
         alpha: risk level in (0, 1).
     """
-    return 1.0 if trials <= 0 else float(binom.cdf(losses, trials, alpha))
+    return 1.0 if trials <= 0 else float(bdtr(losses, trials, alpha))
 
 
 def upper_bound(losses: int, trials: int, delta: float) -> float:
     """One-sided Clopper-Pearson upper bound on a rate, at confidence `1 - delta`; 1 without trials."""
-    return 1.0 if trials <= 0 or losses >= trials else float(beta.ppf(1 - delta, losses + 1, trials - losses))
+    return 1.0 if trials <= 0 or losses >= trials else float(betaincinv(losses + 1, trials - losses, 1 - delta))
 
 
 def lower_bound(successes: int, trials: int, delta: float) -> float:
     """One-sided Clopper-Pearson lower bound on a rate, at confidence `1 - delta`; 0 without trials."""
-    return 0.0 if trials <= 0 or successes <= 0 else float(beta.ppf(delta, successes, trials - successes + 1))
+    return 0.0 if trials <= 0 or successes <= 0 else float(betaincinv(successes, trials - successes + 1, delta))
 
 
 def trials_needed(losses: int, alpha: float, delta: float) -> int:

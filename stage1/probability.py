@@ -7,7 +7,6 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.optimize import minimize
 from scipy.special import expit, log_expit
 
 from stage1.artifacts import Artifact
@@ -56,6 +55,8 @@ def fit_calibrator(
         labels: 0 or 1, `(N,)`.
         ridge: weight of the squared distance to a = b = 1, c = 0.
     """
+    from scipy.optimize import minimize  # noqa: PLC0415  slow to import, and a live miner fits nothing
+
     score, y = outputs.roadwork_score.astype(np.float64), labels.astype(np.float64)
     design = np.column_stack([log_expit(score), -log_expit(-score), np.ones(len(y))])
     identity = np.array([1.0, 1.0, 0.0])

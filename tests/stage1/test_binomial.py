@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
+from scipy.stats import beta, binom
 
 from stage1.binomial import lower_bound, p_value, trials_needed, upper_bound
 
@@ -121,3 +122,16 @@ class TestTrialsNeeded:
     def test_a_miss_more_takes_more_trials(self) -> None:
         needed = [trials_needed(losses, 0.02, 0.1) for losses in range(10)]
         assert all(a < b for a, b in itertools.pairwise(needed))
+
+
+@given(trials=st.integers(1, 3000), share=st.floats(0, 1), level=st.floats(0.001, 0.5))
+def test_bounds_and_p_values_agree_with_scipys_distributions(trials: int, share: float, level: float) -> None:
+    events = round(share * trials)
+    assert p_value(events, trials, level) == pytest.approx(binom.cdf(events, trials, level), abs=1e-10)
+    if events < trials:
+        upper = beta.ppf(1 - level, events + 1, trials - events)
+        assert upper_bound(events, trials, level) == pytest.approx(upper, abs=1e-9)
+    if events > 0:
+        assert lower_bound(events, trials, level) == pytest.approx(
+            beta.ppf(level, events, trials - events + 1), abs=1e-9
+        )
