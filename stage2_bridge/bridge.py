@@ -110,19 +110,38 @@ class Bridge:
         if self._in_flight >= self._max_in_flight:
             return Outcome.BUSY, None
         self._in_flight += 1
+        task = asyncio.ensure_future(self._client.ask(content, remaining_s))
+        task.add_done_callback(self._ended)
         try:
-            async with asyncio.timeout(remaining_s):
-                return Outcome.ANSWERED, _checked(await self._client.ask(content, remaining_s))
+            # Not `wait_for`: it would wait on for a client that does not let go when it is cancelled.
+            await asyncio.wait({task}, timeout=remaining_s)
+        finally:
+            task.cancel()
+        if not task.done():
+            return Outcome.TIMEOUT, None
+        return self._result(task, self._client.name)
+
+    def _ended(self, task: asyncio.Task[float]) -> None:
+        self._in_flight -= 1
+        if not task.cancelled():
+            # Fetched, so that a failure after the deadline does not reach the loop's handler.
+            task.exception()
+
+    def _result(self, task: asyncio.Task[float], server: str) -> tuple[Outcome, float | None]:
+        try:
+            return Outcome.ANSWERED, _checked(task.result())
         except TimeoutError:
             return Outcome.TIMEOUT, None
         except Stage2Error as error:
-            log.warning("stage2_failed", server=self._client.name, reason=str(error))
-            return Outcome.ERROR, None
-        finally:
-            self._in_flight -= 1
+            log.warning("stage2_failed", server=server, reason=str(error))
+        except (Exception, asyncio.CancelledError):
+            # The edge to foreign code: whatever is wrong there, the request is answered with Stage-1's probability.
+            log.exception("stage2_failed", server=server)
+        return Outcome.ERROR, None
 
 
 def _checked(probability: float) -> float:
-    if not (math.isfinite(probability) and 0 <= probability <= 1):
-        raise Stage2Error(f"it answered {probability}, which is no probability")
-    return probability
+    # Its type is a promise of foreign code.
+    if not isinstance(probability, int | float) or not (math.isfinite(probability) and 0 <= probability <= 1):
+        raise Stage2Error(f"it answered {probability!r}, which is no probability")
+    return float(probability)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from engines.bundle import CALIBRATOR, ENGINE, PREPROCESS
 from engines.engine import OnnxEngine
+from engines.errors import BundleRefused, InferenceError
 from stage1.errors import Stage1Error
 from stage1.preprocess import PreprocessSettings, preprocess
 from stage1.probability import ProbabilityCalibrator
@@ -30,6 +31,8 @@ class LocalEngineClient:
         self._preprocess = PreprocessSettings.read(directory / PREPROCESS)
         self._calibrator = ProbabilityCalibrator.read(directory / CALIBRATOR)
         self._engine = OnnxEngine(directory / ENGINE, threads=threads)
+        if self._engine.describe().size_px != self._preprocess.size_px:
+            raise BundleRefused(f"{directory}: engine and preprocess settings differ in image size")
         self._engine.warm_up()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="stage2")
 
@@ -45,10 +48,11 @@ class LocalEngineClient:
     async def close(self) -> None:
         """See `Stage2Client.close`."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._engine.close()
 
     def _infer(self, content: bytes) -> float:
         try:
             outputs = self._engine.infer(preprocess(content, self._preprocess)[None])
-        except Stage1Error as error:
+        except (Stage1Error, InferenceError) as error:
             raise Stage2Error(str(error)) from error
         return float(self._calibrator.probability(outputs)[0])

@@ -28,14 +28,23 @@ from stage1.decisions import Action
 from stage1.preprocess import PreprocessSettings
 from stage2_bridge.bridge import Bridge, Outcome, Stage2Error
 
-# The tiny engine scores 0.04 (red - blue), and trusts what is green; its certificate defers scores from -1.32 to -1.12.
-ROADWORK, ROAD, UNSURE = (255, 255, 0), (0, 255, 255), (100, 128, 130)
+# The tiny engine scores 0.04 (red - blue), and trusts what is green.
+ROADWORK, ROAD = (255, 255, 0), (0, 255, 255)
 
 
 def encoded(colour: tuple[int, ...]) -> str:
     buffer = io.BytesIO()
     Image.new("RGB", (32, 32), colour).save(buffer, "PNG")
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def unsure(bundle: LiveBundle) -> tuple[int, int, int]:
+    """A colour whose score lies between the thresholds."""
+    rule = bundle.params.rule
+    assert rule is not None
+    middle = round((rule.t0 + rule.t1) / 2 / 0.04)
+    assert rule.t0 <= 0.04 * middle < rule.t1
+    return max(0, middle), 255, max(0, -middle)
 
 
 class Expert:
@@ -130,10 +139,10 @@ def test_a_certain_image_exits_and_stage2_is_not_asked(bundle: LiveBundle, tmp_p
 
 def test_an_uncertain_image_gets_stage2s_answer(bundle: LiveBundle, tmp_path: Path) -> None:
     expert = Expert(0.77)
-    answers, [record] = ask(bundle, tmp_path, encoded(UNSURE), expert=expert)
+    answers, [record] = ask(bundle, tmp_path, encoded(unsure(bundle)), expert=expert)
     assert answers == [0.77]
     assert (record.action, record.prediction_set, record.stage2) == (Action.DEFER, (0, 1), Outcome.ANSWERED)
-    assert expert.asked == [base64.b64decode(encoded(UNSURE))]
+    assert expert.asked == [base64.b64decode(encoded(unsure(bundle)))]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +158,7 @@ def test_an_uncertain_image_gets_stage2s_answer(bundle: LiveBundle, tmp_path: Pa
 def test_without_an_answer_of_stage2_stage1s_probability_is_answered(
     bundle: LiveBundle, tmp_path: Path, expert: Expert | None, outcome: Outcome
 ) -> None:
-    answers, [record] = ask(bundle, tmp_path, encoded(UNSURE), expert=expert, deadline_s=1.0)
+    answers, [record] = ask(bundle, tmp_path, encoded(unsure(bundle)), expert=expert, deadline_s=1.0)
     assert answers == [record.stage1_probability]
     assert record.stage2 is outcome
 
@@ -162,7 +171,7 @@ def test_only_what_is_no_image_is_answered_with_minus_one(bundle: LiveBundle, tm
 
 
 def test_infeasible_defers_everything_and_still_answers(infeasible: LiveBundle, tmp_path: Path) -> None:
-    images = [encoded(colour) for colour in (ROADWORK, ROAD, UNSURE)]
+    images = [encoded(colour) for colour in (ROADWORK, ROAD, (128, 128, 128))]
     answers, records = ask(infeasible, tmp_path, *images, expert=Expert(0.6))
     assert answers == [0.6] * 3
     assert {record.action for record in records} == {Action.DEFER}

@@ -286,7 +286,7 @@ class TestBusy:
             outcomes = []
             for deadline in (1.0, 2.0, 3.0):
                 outcomes.append((await bridge.ask(IMAGE, deadline)).outcome)
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.001)
             return outcomes
 
         assert run(scenario()) == [Outcome.TIMEOUT] * 3
