@@ -41,11 +41,11 @@ REQUESTS_PER_S = 14.0
 SWAP_AT = 0.35
 MAX_REQUESTS = 420
 # The second night trains longer and for the exit risk.
-NIGHT_TWO_EPOCHS = 2
+NIGHT_TWO_EPOCHS = 1
 STAGE2_LAYERS = 5
 STAGE2_SIZE_PX = 224
 # Images that training sees: as many epochs as the size of the data allows in a few minutes.
-STAGE1_EXPOSURES = 9_500
+STAGE1_EXPOSURES = 7_500
 STAGE2_EXPOSURES = 9_500
 MAX_EPOCHS = 20
 DEMO_STAKE = 50_000.0

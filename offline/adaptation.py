@@ -78,6 +78,8 @@ def random_view(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def _student(net: Stage1Net) -> nn.Module:
     layers = int(net.backbone.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
+    if layers < 2:
+        raise TrainingError("domain adaptation needs a backbone of at least two blocks: one is trained in full")
     config = LoraConfig(
         r=RANK,
         lora_alpha=RANK,
@@ -107,7 +109,7 @@ def adapt_domain(
         progress: called with steps done, steps in all, and a note.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, or the backbone has a single block.
     """
     torch.manual_seed(seed)
     net.backbone = _student(net)

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from offline.config import ConformalTrainingSettings
+from offline.errors import TrainingError
 from offline.training import EVAL_BATCH, ImageSet, SelectiveScore, selective_score
 from stage1.calibration import CalibrationSettings
 from stage1.model import Stage1Net
@@ -124,6 +125,9 @@ def train_conformal_risk(
 
     Returns:
         Scores on val_select before and after.
+
+    Raises:
+        TrainingError: the loss is not finite.
     """
     inputs, held = features(net, train.images), features(net, val_select.images)
     labels = torch.from_numpy(train.data.labels).long()
@@ -145,6 +149,8 @@ def train_conformal_risk(
         loss = settings.cross_entropy_weight * F.cross_entropy(logits, labels[index])
         risk = risk_loss(logits, scores, labels[index], settings)
         loss = loss if risk is None else loss + risk
+        if not torch.isfinite(loss):
+            raise TrainingError("conformal risk training diverged: lower train_conformal_risk.learning_rate")
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -21,13 +22,15 @@ from stage1.preprocess import Pixels, PreprocessSettings, preprocess
 
 LABELS_FILE = "labels.csv"
 KNOWN_COLUMNS = ("image", "label", "group", "source")
+DECODED_AHEAD = 8
 
 
 def _relative(path: str) -> str:
     pure = PurePosixPath(path)
     if pure.is_absolute() or ".." in pure.parts:
         raise ValueError("must be a relative path inside the data directory")
-    return path
+    # One spelling, so that a picture is not two rows.
+    return str(pure)
 
 
 class Row(BaseModel):
@@ -107,8 +110,16 @@ class Dataset:
         Raises:
             DatasetError: an image cannot be read; the message names it.
         """
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            yield from pool.map(lambda row: self._one(row, settings), self.rows)
+        cores = usable_cores()
+        waiting: deque[Future[Pixels]] = deque()
+        with ThreadPoolExecutor(cores) as pool:
+            for row in self.rows:
+                waiting.append(pool.submit(self._one, row, settings))
+                # Not `pool.map`: it decodes everything at once, and an engine is slower than the decoder.
+                if len(waiting) > DECODED_AHEAD * cores:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
     def array(self, settings: PreprocessSettings) -> Pixels:
         """All images at once, uint8 `(N, 3, size_px, size_px)`."""
@@ -138,7 +149,7 @@ def read_dataset(root: Path) -> Dataset:
     """
     path = root / LABELS_FILE
     try:
-        with path.open(newline="", encoding="utf-8") as handle:
+        with path.open(newline="", encoding="utf-8-sig") as handle:
             reader = csv.DictReader(handle)
             columns = reader.fieldnames or []
             missing = [name for name in ("image", "label") if name not in columns]
@@ -157,12 +168,13 @@ def read_dataset(root: Path) -> Dataset:
 
 def _row(path: Path, line: int, record: dict[str, str | None]) -> Row:
     image = (record.get("image") or "").strip()
+    own_group = str(PurePosixPath(image))
     metadata = {key: value for key, value in record.items() if key and key not in KNOWN_COLUMNS and value}
     try:
         return Row(
             image=image,
             label=int(record.get("label") or ""),
-            group=(record.get("group") or "").strip() or image,
+            group=(record.get("group") or "").strip() or own_group,
             source=(record.get("source") or "").strip(),
             metadata=metadata,
         )

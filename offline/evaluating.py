@@ -149,8 +149,10 @@ def _judge(
 def _curve(confidence: NDArray[np.float32], losses: NDArray[np.float64]) -> tuple[CurvePoint, ...]:
     order = np.argsort(confidence)[::-1]
     risk = np.cumsum(losses[order]) / np.arange(1, len(order) + 1)
-    ends = np.unique(np.linspace(1, len(order), min(CURVE_POINTS, len(order))).astype(int))
-    return tuple(CurvePoint(coverage=int(n) / len(order), selective_risk=float(risk[n - 1])) for n in ends)
+    # Rows with the same confidence are answered together.
+    ends = np.append(np.flatnonzero(np.diff(confidence[order])) + 1, len(order))
+    drawn = ends[np.unique(np.linspace(0, len(ends) - 1, min(CURVE_POINTS, len(ends))).astype(int))]
+    return tuple(CurvePoint(coverage=int(n) / len(order), selective_risk=float(risk[n - 1])) for n in drawn)
 
 
 def metrics_csv(report: Report) -> str:

@@ -1,21 +1,24 @@
 """The pipeline engine: stages with content keys, committed in one rename, so that running again resumes.
 
-A stage's key is the hash of its name, its own part of the config, the hashes of its inputs and its code. A stage whose
-key is already in the workspace is not run again; a stage whose config, input or code changed is. Its output directory
-appears under its key only when it is complete: the manifest is written last, everything is flushed, and one rename
-commits it.
+A stage's key is the hash of its name, its own part of the config, the hashes of its inputs and its code, with all of
+this program that the code imports. A stage whose key is already in the workspace is not run again; a stage whose
+config, input or code changed is. Its output directory appears under its key only when it is complete: the manifest is
+written last, everything is flushed, and one rename commits it.
 """
 
 from __future__ import annotations
 
+import ast
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
+from inspect import getsource
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -30,6 +33,7 @@ from stage1.errors import ArtifactError
 MANIFEST = "stage.json"
 CONFIG = "config.json"
 KEY_LENGTH = 16
+PACKAGES = ("stage1", "engines", "offline")
 
 
 class Progress(Protocol):
@@ -108,7 +112,7 @@ class Stage:
         name: name on the command line and on disk.
         needs: names of the stages whose files it reads.
         sections: fields of `RunConfig` that it depends on.
-        code: modules whose source is part of its key.
+        code: modules whose source is part of its key, with every module of this program that they import.
         distributions: installed packages whose version is part of its key.
         run: does the work, writing into `context.out`.
         always: runs every time, because its effect is outside its directory.
@@ -208,7 +212,8 @@ class Pipeline:
             "data": self.data_sha256,
             "config": {name: config[name] for name in stage.sections},
             "inputs": inputs,
-            "code": {module: _source_sha256(module) for module in stage.code},
+            "code": {module: _digest(_source(module)) for module in own_modules(stage.code)},
+            "run": _source_of_function(stage.run),
             "versions": {name: version(name) for name in stage.distributions},
         }
         return sha256_json(parts)[:KEY_LENGTH]
@@ -281,8 +286,44 @@ def _complete(home: Path) -> bool:
         return False
 
 
-def _source_sha256(module: str) -> str:
+def own_modules(roots: Iterable[str]) -> list[str]:
+    """These modules and every module of this program that they import, also inside functions, sorted."""
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        module = waiting.pop()
+        if module not in found:
+            found.add(module)
+            waiting += _own_imports(_source(module))
+    return sorted(found)
+
+
+def _own_imports(source: str) -> list[str]:
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module in PACKAGES:
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.append(node.module)
+    return [name for name in names if name.partition(".")[0] in PACKAGES]
+
+
+@cache
+def _source(module: str) -> str:
     spec = find_spec(module)
     if spec is None or spec.origin is None:
         raise PipelineError(f"module {module} has no source file")
-    return sha256_file(Path(spec.origin))
+    return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def _source_of_function(function: Callable[[StageContext], None]) -> str:
+    try:
+        return _digest(getsource(function))
+    except OSError:
+        return function.__qualname__
+
+
+def _digest(text: str) -> str:
+    return sha256_json(text)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
-from engines.bundle import load_bundle
+from engines.bundle import LiveBundle, load_bundle
+from engines.errors import EngineError
 from engines.store import Store
 from offline.calibrating import run_engine
 from offline.config import GateSettings
@@ -16,6 +18,7 @@ from offline.pipeline import Progress
 from offline.splits import Splits
 from stage1.artifacts import Artifact
 from stage1.certificate import ScrcParams
+from stage1.errors import Stage1Error
 
 
 class Publication(Artifact):
@@ -73,6 +76,8 @@ def judge_champion(
 ) -> tuple[str | None, list[str], int]:
     """Compare the published challenger with the current bundle on test rows that neither has seen.
 
+    A champion that cannot be loaded has nothing to defend.
+
     Args:
         store: holds the champion.
         challenger: the challenger's bundle.
@@ -87,19 +92,21 @@ def judge_champion(
     pointer = store.current()
     if pointer is None or pointer.bundle == challenger.name:
         return None, [], 0
-    home = store.path(pointer.bundle)
-    seen = {row for name, s in Splits.read(home / "splits.json").sets.items() if name != "test" for row in s.rows}
-    rows = data.pick([row for row in test_ids if row not in seen])
-    if len(set(rows.labels.tolist())) < 2:
-        return pointer.bundle, ["no test rows of both classes that the champion has not seen"], len(rows)
-    reasons = compare(_report(challenger, rows, progress), _report(home, rows, progress), gate)
+    try:
+        home = store.path(pointer.bundle)
+        champion = load_bundle(home)
+    except (EngineError, Stage1Error):
+        # A miner could not start with it, and every later night would fail on it again.
+        return pointer.bundle, [], 0
+    with closing(champion), closing(load_bundle(challenger)) as new:
+        seen = {row for name, s in Splits.read(home / "splits.json").sets.items() if name != "test" for row in s.rows}
+        rows = data.pick([row for row in test_ids if row not in seen])
+        if len(set(rows.labels.tolist())) < 2:
+            return pointer.bundle, ["no test rows of both classes that the champion has not seen"], len(rows)
+        reasons = compare(_report(new, rows, progress), _report(champion, rows, progress), gate)
     return pointer.bundle, reasons, len(rows)
 
 
-def _report(directory: Path, rows: Dataset, progress: Progress) -> tuple[ScrcParams, Report]:
-    bundle = load_bundle(directory)
-    try:
-        outputs = run_engine(bundle.engine, rows, bundle.preprocess, progress.step, "comparing with the champion")
-        return bundle.params, evaluate(outputs, bundle.params, bundle.calibrator)
-    finally:
-        bundle.close()
+def _report(bundle: LiveBundle, rows: Dataset, progress: Progress) -> tuple[ScrcParams, Report]:
+    outputs = run_engine(bundle.engine, rows, bundle.preprocess, progress.step, "comparing with the champion")
+    return bundle.params, evaluate(outputs, bundle.params, bundle.calibrator)

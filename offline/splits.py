@@ -87,7 +87,7 @@ class Splits(Artifact):
     folds: tuple[tuple[str, ...], ...]
 
     def check(self, data: Dataset) -> None:
-        """Assert that no row and no group is in two splits, against the data themselves.
+        """Assert that no row and no group is in two splits or two folds, against the data themselves.
 
         Raises:
             DatasetError: one is.
@@ -100,6 +100,13 @@ class Splits(Artifact):
         rows = [row for split in self.sets.values() for row in split.rows]
         if len(rows) != len(set(rows)):
             raise DatasetError("a row is in two splits")
+        if sorted(row for fold in self.folds for row in fold) != sorted(self.sets["val_calib"].rows):
+            raise DatasetError("the folds of val_calib do not hold its rows, each once")
+        folds: dict[str, int] = {}
+        for number, fold in enumerate(self.folds):
+            for row in data.pick(fold).rows:
+                if folds.setdefault(row.group, number) != number:
+                    raise DatasetError(f"group {row.group!r} is in two folds of val_calib")
 
 
 def hash_key(seed: int, name: str) -> bytes:
@@ -140,13 +147,19 @@ def split(data: Dataset, settings: SplitSettings) -> Splits:
     }
     sets = {name: _describe(data, [row.image for row in data.rows if home[row.group] == name]) for name in SPLITS}
     for name, described in sets.items():
-        if not 0 < described.positives < len(described.rows):
-            raise DatasetError(
-                f"split {name} would have {described.positives} roadwork images of {len(described.rows)}: too few "
-                "groups; add data, or name finer groups in the group column"
-            )
+        _check_classes(f"split {name}", described)
     folds = _folds(data.pick(sets["val_calib"].rows), settings)
+    for number, fold in enumerate(folds, start=1):
+        _check_classes(f"fold {number} of {len(folds)}", _describe(data, fold))
     return Splits(seed=settings.seed, data_sha256=data.sha256, sets=sets, folds=folds)
+
+
+def _check_classes(name: str, described: SplitSet) -> None:
+    if not 0 < described.positives < len(described.rows):
+        raise DatasetError(
+            f"{name} would have {described.positives} roadwork images of {len(described.rows)}: too few groups; add "
+            "data, or name finer groups in the group column"
+        )
 
 
 def _strata(data: Dataset) -> list[dict[str, int]]:

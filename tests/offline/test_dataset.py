@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from offline.dataset import read_dataset
+from engines.engine import usable_cores
+from offline.dataset import DECODED_AHEAD, read_dataset
 from offline.errors import DatasetError
 from stage1.preprocess import PreprocessSettings, preprocess
 
@@ -95,3 +98,45 @@ def test_the_hash_follows_labels_and_files(data: Callable[[str], Path]) -> None:
 def test_a_row_that_is_gone_is_named(data: Callable[[str], Path]) -> None:
     with pytest.raises(DatasetError, match="z"):
         read_dataset(data(GOOD)).pick(["a.jpg", "z"])
+
+
+@pytest.mark.parametrize("spelling", ["./a.jpg", ".//a.jpg", "././a.jpg"])
+def test_a_picture_is_one_row_however_its_path_is_spelled(data: Callable[[str], Path], spelling: str) -> None:
+    """Otherwise it could train under one name and test under the other."""
+    with pytest.raises(DatasetError, match=r"'a\.jpg' is listed twice"):
+        read_dataset(data(f"image,label\na.jpg,0\n{spelling},1\n"))
+
+
+def test_a_group_of_its_own_is_the_picture_however_its_path_is_spelled(data: Callable[[str], Path]) -> None:
+    [first, second] = read_dataset(data("image,label\n./a.jpg,0\nb.jpg,1\n")).rows
+    assert (first.image, first.group) == ("a.jpg", "a.jpg")
+    assert (second.image, second.group) == ("b.jpg", "b.jpg")
+
+
+def test_a_file_saved_by_a_spreadsheet_is_read(data: Callable[[str], Path]) -> None:
+    """Spreadsheets put a byte order mark before the first column's name."""
+    root = data("")
+    (root / "labels.csv").write_bytes("\ufeffimage,label\r\na.jpg,0\r\nb.jpg,1\r\n".encode())
+    assert read_dataset(root).ids == ["a.jpg", "b.jpg"]
+
+
+def test_decoding_does_not_run_far_ahead_of_a_slow_consumer(
+    data: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine is slower than the decoder, and a data set of decoded pictures does not fit into memory."""
+    root = data("")
+    begun: list[object] = []
+    lines = [f"{number}.jpg,{number % 2}" for number in range(400)]
+    for number in range(400):
+        (root / f"{number}.jpg").write_bytes((root / "a.jpg").read_bytes())
+    (root / "labels.csv").write_text("\n".join(["image,label", *lines]))
+
+    class Counted(ThreadPoolExecutor):
+        def submit(self, *arguments: Any, **options: Any) -> Future[Any]:
+            begun.append(arguments)
+            return super().submit(*arguments, **options)
+
+    monkeypatch.setattr("offline.dataset.ThreadPoolExecutor", Counted)
+    for taken, _ in enumerate(read_dataset(root).pixels(PreprocessSettings(size_px=32)), start=1):
+        assert len(begun) <= taken + DECODED_AHEAD * usable_cores()
+    assert taken == len(begun) == 400

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+import offline.pipeline
+import offline.stages
 from engines.store import Store
 from offline.config import RunConfig, override
 from offline.errors import PipelineBusy, PipelineError
-from offline.pipeline import MANIFEST, Pipeline, Stage, StageContext
+from offline.pipeline import MANIFEST, PACKAGES, Pipeline, Stage, StageContext, own_modules
+from offline.stages import STAGES
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -171,6 +177,54 @@ def test_a_stage_with_effects_outside_runs_every_time(tmp_path: Path) -> None:
     assert len((tmp_path / "published").read_text()) == 32
 
 
+def used_by(function: Callable[[StageContext], None]) -> set[str]:
+    """Modules of this program that a stage's function calls into, wherever it imports them."""
+    names = set(function.__code__.co_names)
+    known = (getattr(vars(offline.stages).get(name), "__module__", "") for name in names)
+    inside = re.findall(r"^ +from (\S+) import", inspect.getsource(function), flags=re.MULTILINE)
+    return {module for module in (*known, *inside) if str(module).partition(".")[0] in PACKAGES}
+
+
+@pytest.mark.parametrize("stage", [stage for stage in STAGES if not stage.always], ids=lambda stage: stage.name)
+def test_a_stages_key_covers_all_code_that_it_runs(stage: Stage) -> None:
+    helpers = {"offline.stages", "offline.pipeline"}
+    assert used_by(stage.run) - helpers <= set(own_modules(stage.code))
+
+
+def test_code_reaches_as_far_as_imports_do() -> None:
+    modules = own_modules(["offline.calibrating"])
+    assert {"offline.calibrating", "stage1.calibration", "stage1.binomial", "engines.engine"} <= set(modules)
+    assert "offline.training" not in modules
+
+
+def test_a_change_deep_in_the_code_runs_the_stage_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A certificate computed with a mistake in the binomial test must not be taken from the cache."""
+    plan = tuple(replace(stage, code=(code,)) for stage, code in zip(stages(), CODE, strict=True))
+    run(tmp_path, plan)
+    assert run(tmp_path, plan)[1].ran() == []
+    real = offline.pipeline._source
+    changed = lambda module: real(module) + "# mended" * (module == "stage1.binomial")  # noqa: E731
+    monkeypatch.setattr(offline.pipeline, "_source", changed)
+    assert run(tmp_path, plan)[1].ran() == ["train"]
+
+
+CODE = ("stage1.preprocess", "stage1.calibration", "stage1.metrics")
+
+
+def test_a_changed_stage_function_runs_again(tmp_path: Path) -> None:
+    def other(context: StageContext) -> None:
+        (context.out / "train.txt").write_text("another function")
+
+    run(tmp_path)
+    assert run(tmp_path, stages(train=other))[1].ran() == ["train", "export"]
+
+
+def test_a_module_without_source_is_an_error(tmp_path: Path) -> None:
+    plan = (Stage("split", (), (), ("stage1.nothing",), writes("split")),)
+    with pytest.raises(PipelineError, match=r"stage1\.nothing has no source file"):
+        run(tmp_path, plan)
+
+
 KILLED = """
     import os, signal, sys
     from pathlib import Path
@@ -193,3 +247,19 @@ def test_a_run_killed_in_a_stage_resumes_after_the_last_finished_one(tmp_path: P
     assert (seen.cached(), seen.ran()) == (["split", "train"][:cached], ["split", "train", "export"][cached:])
     assert (home / "export.txt").read_text() == "export(train(split()12))"
     assert not list((tmp_path / "workspace" / "stages").glob("*/.partial-*"))
+
+
+def test_a_run_killed_at_any_step_on_the_file_system_is_finished_by_the_next(tmp_path: Path) -> None:
+    child = Path(__file__).with_name("pipeline_child.py")
+    subprocess.run([sys.executable, str(child), str(tmp_path / "homes")], check=True, timeout=300)
+    homes = sorted((tmp_path / "homes").iterdir(), key=lambda path: int(path.name))
+    assert len(homes) > 50
+    cached = []
+    for home in homes:
+        finished, seen = run(home)
+        assert (finished / "export.txt").read_text() == "export(train(split()12))"
+        assert not list((home / "workspace" / "stages").glob("*/.partial-*"))
+        cached.append(len(seen.cached()))
+    # What was finished stays finished, however much later the kill came.
+    assert cached == sorted(cached)
+    assert set(cached) == {0, 1, 2, 3}

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
+from engines.bundle import Provenance
+from engines.store import Store
 from offline.config import GateSettings
+from offline.dataset import Dataset, Row
 from offline.evaluating import Report, evaluate
-from offline.publishing import compare
+from offline.publishing import assemble, compare, judge_champion
+from offline.splits import Splits, SplitSet
 from stage1.calibration import LabelledOutputs
 from stage1.certificate import ScrcParams
 from stage1.probability import ProbabilityCalibrator
@@ -67,3 +76,128 @@ def test_accuracy_may_fall_by_the_margin_and_no_more(
     judged: Callable[..., tuple[ScrcParams, Report]], accuracy: float, passes: bool
 ) -> None:
     assert (not compare(judged(accuracy=accuracy), judged(accuracy=0.9), GATE)) == passes
+
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+Publish = Callable[..., Path]
+
+
+class Silent:
+    def stage(self, name: str, state: str) -> None:
+        pass
+
+    def step(self, done: int, total: int, note: str = "") -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Forty plain pictures, red ones with roadwork: the tiny engine is always right about them."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(40):
+        label = number % 2
+        red, blue = (200, 20) if label else (20, 200)
+        colour = (red, int(rng.integers(100, 256)), blue)
+        Image.new("RGB", (32, 32), colour).save(root / f"{number}.png")
+        rows.append(Row(image=f"{number}.png", label=label, group=str(number)))
+    return Dataset(root, tuple(rows))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def publish(
+    tmp_path: Path,
+    store: Store,
+    write_onnx: Callable[..., Path],
+    write_bundle_files: Callable[..., Path],
+    provenance: Provenance,
+) -> Publish:
+    """Publishes a bundle whose model was trained on these rows and is `shift` too fond of roadwork."""
+
+    def publish_one(name: str, *, trained_on: Sequence[str] = (), shift: float = 0.0) -> Path:
+        engine = write_onnx(tmp_path / f"{name}.onnx", shift=shift)
+        files = write_bundle_files(tmp_path / name, engine=engine, golden_shift=shift, note=name)
+        nothing = SplitSet(rows=(), groups=0, positives=0)
+        train = SplitSet(rows=tuple(trained_on), groups=len(trained_on), positives=0)
+        sets: Any = {"train": train, "val_select": nothing, "val_calib": nothing, "test": nothing}
+        Splits(seed=0, data_sha256="d", sets=sets, folds=()).write(files / "splits.json")
+        return store.path(store.publish(files, provenance))
+
+    return publish_one
+
+
+def judge(store: Store, challenger: Path, data: Dataset) -> tuple[str | None, list[str], int]:
+    return judge_champion(store, challenger, data, data.ids, GATE, Silent())
+
+
+def test_without_a_champion_there_is_nothing_to_lose_to(store: Store, publish: Publish, data: Dataset) -> None:
+    assert judge(store, publish("new"), data) == (None, [], 0)
+
+
+def test_a_champion_does_not_compete_with_itself(store: Store, publish: Publish, data: Dataset) -> None:
+    same = publish("same")
+    store.activate(same.name, now=NOW)
+    assert judge(store, same, data) == (None, [], 0)
+
+
+def test_an_equally_good_challenger_wins_on_all_test_rows(store: Store, publish: Publish, data: Dataset) -> None:
+    old, new = publish("old"), publish("new", shift=0.01)
+    store.activate(old.name, now=NOW)
+    assert judge(store, new, data) == (old.name, [], 40)
+
+
+def test_a_worse_challenger_is_told_why(store: Store, publish: Publish, data: Dataset) -> None:
+    old, new = publish("old"), publish("new", shift=30.0)
+    store.activate(old.name, now=NOW)
+    champion, reasons, rows = judge(store, new, data)
+    assert (champion, rows) == (old.name, 40)
+    assert any("accuracy falls from 1.000 to 0.500" in reason for reason in reasons)
+
+
+def test_rows_that_the_champion_was_trained_on_are_left_out(store: Store, publish: Publish, data: Dataset) -> None:
+    old, new = publish("old", trained_on=data.ids[:30]), publish("new", shift=0.01)
+    store.activate(old.name, now=NOW)
+    assert judge(store, new, data) == (old.name, [], 10)
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_without_rows_of_both_classes_the_champion_stays(
+    store: Store, publish: Publish, data: Dataset, kept: int
+) -> None:
+    old, new = publish("old", trained_on=data.ids[kept:]), publish("new", shift=0.01)
+    store.activate(old.name, now=NOW)
+    assert judge(store, new, data) == (
+        old.name,
+        ["no test rows of both classes that the champion has not seen"],
+        kept,
+    )
+
+
+@pytest.mark.parametrize("damage", ["model.onnx", "splits.json", "scrc_params.json", "all"])
+def test_a_champion_that_cannot_be_loaded_has_nothing_to_defend(
+    store: Store, publish: Publish, data: Dataset, damage: str
+) -> None:
+    """A miner could not start with it; without a new champion every later night would fail as well."""
+    old, new = publish("old"), publish("new", shift=0.01)
+    store.activate(old.name, now=NOW)
+    if damage == "all":
+        old.rename(store.root / "gone")
+    else:
+        (old / damage).write_bytes(b"{")
+    assert judge(store, new, data) == (old.name, [], 0)
+
+
+def test_a_bundle_is_assembled_from_the_stages_that_have_its_files(tmp_path: Path) -> None:
+    for stage, names in (("one", "ab"), ("two", "bc")):
+        (tmp_path / stage).mkdir()
+        for name in names:
+            (tmp_path / stage / name).write_text(f"{name} of {stage}")
+    assemble([tmp_path / "one", tmp_path / "two"], ["a", "b", "c"], tmp_path / "out")
+    found = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    assert found == {"a": "a of one", "b": "b of one", "c": "c of two"}

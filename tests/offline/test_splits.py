@@ -115,3 +115,61 @@ def test_no_bin_is_overfull_by_more_than_one_group(sizes: dict[str, int], seed: 
     total, largest = sum(sizes.values()), max(sizes.values())
     for name, share in shares.items():
         assert sum(sizes[g] for g, home in placed.items() if home == name) <= share * total + largest
+
+
+@pytest.mark.parametrize("folds", [9, 40])
+def test_more_folds_than_val_calib_has_groups_for_is_an_error_that_says_what_to_do(
+    dataset: Callable[..., Dataset], folds: int
+) -> None:
+    with pytest.raises(DatasetError, match=f"of {folds} would have .*: too few groups"):
+        split(dataset(40), SplitSettings(calibration_folds=folds))
+
+
+def test_every_fold_has_both_classes(dataset: Callable[..., Dataset]) -> None:
+    data = dataset(300)
+    for fold in split(data, SplitSettings(calibration_folds=5)).folds:
+        assert set(data.pick(fold).labels.tolist()) == {0, 1}
+
+
+def leaks(splits: Splits, data: Dataset) -> dict[str, dict[str, object]]:
+    """Changes of the file by which a row that trained, or a dependent one, would certify."""
+    folds = [list(fold) for fold in splits.folds]
+    whole_group = [row.image for row in data.rows if row.group == data.by_id[folds[0][0]].group]
+    return {
+        "a training row in a fold": {"folds": [[*folds[0], splits.sets["train"].rows[0]], folds[1]]},
+        "a row in two folds": {"folds": [folds[0], [*folds[1], folds[0][0]]]},
+        "a fold forgotten": {"folds": folds[:1]},
+        "a group in two folds": {
+            "folds": [[row for row in folds[0] if row not in whole_group[1:]], [*folds[1], *whole_group[1:]]]
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    "leak", ["a training row in a fold", "a row in two folds", "a fold forgotten", "a group in two folds"]
+)
+def test_a_leak_through_the_folds_is_caught_at_load(dataset: Callable[..., Dataset], tmp_path: Path, leak: str) -> None:
+    # Groups of three rows only, so that every fold begins with a row of several.
+    data = dataset(360)
+    data = Dataset(data.root, tuple(row for row in data.rows if data.groups.count(row.group) == 3))
+    splits = split(data, SplitSettings(calibration_folds=2))
+    splits.check(data)
+    tree = splits.model_dump(mode="json") | leaks(splits, data)[leak]
+    (tmp_path / "splits.json").write_text(json.dumps(tree))
+    with pytest.raises(DatasetError, match="fold"):
+        Splits.read(tmp_path / "splits.json").check(data)
+
+
+def test_a_row_in_two_splits_is_caught_at_load(dataset: Callable[..., Dataset]) -> None:
+    data = dataset(120)
+    splits = split(data, SplitSettings())
+    twice = splits.sets["train"].model_copy(update={"rows": (*splits.sets["train"].rows, splits.sets["train"].rows[0])})
+    with pytest.raises(DatasetError, match="a row is in two splits"):
+        splits.model_copy(update={"sets": splits.sets | {"train": twice}}).check(data)
+
+
+def test_rows_that_are_gone_from_the_data_are_named(dataset: Callable[..., Dataset]) -> None:
+    data = dataset(120)
+    splits = split(data, SplitSettings())
+    with pytest.raises(DatasetError, match="1 rows are gone"):
+        splits.check(Dataset(data.root, data.rows[1:]))

@@ -18,15 +18,15 @@ torch = pytest.importorskip("torch")
 
 # Imported after the check above: these modules need torch.
 from offline.adaptation import adapt_domain, koleo, sinkhorn  # noqa: E402
-from offline.conformal_training import soft_threshold, train_conformal_risk  # noqa: E402
+from offline.conformal_training import risk_loss, soft_threshold, train_conformal_risk  # noqa: E402
 from offline.exporting import check_export, export_onnx  # noqa: E402
 from offline.modeling import add_adapters, build, load_weights, merge_adapters, save_weights  # noqa: E402
-from offline.training import ImageSet, predict, train_supervised  # noqa: E402
+from offline.training import ImageSet, predict, selective_score, train_supervised  # noqa: E402
 from stage1.model import Stage1Net  # noqa: E402
 
 SIZE_PX = 32
 MODEL = ModelSettings(backbone=RandomBackbone(hidden=32, layers=2, heads=2, patch_px=8), last_layers=None, rank=4)
-CALIBRATION = CalibrationSettings(alpha=0.1, unit="row")
+CALIBRATION = CalibrationSettings(alpha=0.1, unit="row", grid_size=30, gate_size=5)
 
 
 @pytest.fixture(autouse=True)
@@ -214,3 +214,78 @@ def test_progress_is_told_at_every_step(tmp_path: Path) -> None:
     )
     assert told[-1] == (4, 4)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+
+def test_domain_adaptation_leaves_finite_weights_that_survive_the_file(tmp_path: Path) -> None:
+    made = net()
+    settings = AdaptSettings(enabled=True, epochs=1, batch_size=8, prototypes=16)
+    adapt_domain(made, images(32), settings, seed=0, progress=lambda *_: None)
+    assert type(made.backbone).__name__ == "DINOv3ViTModel"
+    assert all(torch.isfinite(p).all() for p in made.parameters())
+    save_weights(made, tmp_path / "backbone.safetensors")
+    again = net(seed=4)
+    load_weights(again, tmp_path / "backbone.safetensors")
+    assert np.array_equal(predict(again, images(4)).logits, predict(made, images(4)).logits)
+
+
+def test_domain_adaptation_that_diverges_stops_with_advice() -> None:
+    settings = AdaptSettings(enabled=True, epochs=1, batch_size=8, prototypes=16, learning_rate=1e30)
+    with pytest.raises(TrainingError, match=r"lower adapt_domain\.learning_rate"):
+        adapt_domain(net(), images(32), settings, seed=0, progress=lambda *_: None)
+
+
+def test_domain_adaptation_of_a_single_block_says_that_it_takes_two() -> None:
+    backbone = RandomBackbone(hidden=32, layers=1, heads=2, patch_px=8)
+    made = build(MODEL.model_copy(update={"backbone": backbone}), size_px=SIZE_PX, seed=0)
+    with pytest.raises(TrainingError, match="at least two blocks"):
+        adapt_domain(made, images(8), AdaptSettings(), seed=0, progress=lambda *_: None)
+
+
+def test_conformal_training_that_diverges_stops_with_advice(tmp_path: Path) -> None:
+    sets = coloured(128, 1, tmp_path), coloured(96, 2, tmp_path)
+    settings = ConformalTrainingSettings(steps=5, batch_size=64, learning_rate=1e30)
+    with pytest.raises(TrainingError, match=r"lower train_conformal_risk\.learning_rate"):
+        train_conformal_risk(net(), *sets, settings, CALIBRATION, seed=0, progress=lambda *_: None)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_a_schedule_of_any_length_can_be_run(tmp_path: Path, steps: int) -> None:
+    recipe = TrainSettings(epochs=steps, batch_size=64)
+    sets = coloured(40, 1, tmp_path), coloured(64, 2, tmp_path)
+    _, records = train_supervised(net("lora"), *sets, recipe, CALIBRATION, seed=0, progress=lambda *_: None)
+    assert [record["epoch"] for record in records] == list(range(1, steps + 1))
+
+
+def test_the_best_checkpoint_of_val_select_is_the_one_that_is_left(tmp_path: Path) -> None:
+    made, recipe = net("lora"), TrainSettings(epochs=5, batch_size=16, learning_rate=2e-2)
+    train_set, val_select = coloured(64, 1, tmp_path), coloured(64, 2, tmp_path)
+    best, records = train_supervised(made, train_set, val_select, recipe, CALIBRATION, seed=0, progress=lambda *_: None)
+    assert best == selective_score(predict(made, val_select.images), val_select.data, CALIBRATION)
+    assert best.coverage == max(record["val_select_coverage"] for record in records)
+
+
+def test_the_risk_loss_reaches_both_heads_through_the_threshold() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(400, generator=generator) < 0.4).long()
+    score = torch.randn(400, generator=generator) + 3.0 * (labels - 0.5)
+    logits = torch.stack([-score / 2, score / 2], dim=1).requires_grad_()
+    select_score = torch.randn(400, generator=generator).requires_grad_()
+    loss = risk_loss(logits, select_score, labels, ConformalTrainingSettings(alpha=0.1))
+    assert loss is not None
+    loss.backward()
+    assert logits.grad is not None
+    assert select_score.grad is not None
+    # Rows of the first half have no loss of their own: what reaches them came through t0, and only to positives.
+    reached = logits.grad[:200].abs().sum(1) > 0
+    assert reached.any()
+    assert (labels[:200][reached] == 1).all()
+    # Lifting the positives at the threshold lifts t0, and more negatives exit.
+    assert (logits.grad[:200][reached][:, 1] < 0).all()
+    assert select_score.grad[200:].abs().sum() > 0
+
+
+@pytest.mark.parametrize("positives", [0, 3, 200])
+def test_a_batch_that_cannot_set_a_threshold_has_no_risk_loss(positives: int) -> None:
+    labels = (torch.arange(200) < positives).long()
+    logits = torch.randn((200, 2), generator=torch.Generator().manual_seed(0))
+    assert risk_loss(logits, logits[:, 0], labels, ConformalTrainingSettings(alpha=0.1)) is None
