@@ -10,17 +10,28 @@ import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import ClassVar
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
 from miner.settings import RetrainSettings
+from stage1.artifacts import Artifact
+from stage1.errors import ArtifactError
 
 log = structlog.get_logger(__name__)
 
 GRACE_S = 20.0
-STAMP = "last_retrain"
+STAMP = "last_retrain.json"
+
+
+class RetrainStamp(Artifact):
+    """`last_retrain.json`: when the last retraining that succeeded was started, UTC."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    started_at: datetime
 
 
 class NightlyJob:
@@ -77,7 +88,7 @@ class NightlyJob:
             seconds = round((self._now() - started).total_seconds(), 1)
             if status == 0:
                 self._stamp.parent.mkdir(parents=True, exist_ok=True)
-                self._stamp.write_text(started.isoformat())
+                RetrainStamp(started_at=started).write(self._stamp)
                 log.info("retrain_done", seconds=seconds)
             else:
                 log.error("retrain_failed", status=status, seconds=seconds)
@@ -118,8 +129,8 @@ class NightlyJob:
 
     def _last_success(self) -> datetime | None:
         try:
-            return datetime.fromisoformat(self._stamp.read_text().strip())
-        except (OSError, ValueError):
+            return RetrainStamp.read(self._stamp).started_at
+        except ArtifactError:
             return None
 
 

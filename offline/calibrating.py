@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -28,6 +29,7 @@ class LedgerEntry(BaseModel):
     """One line of the calibration ledger: these rows have been looked at by a certification.
 
     Attributes:
+        schema_version: version of this record.
         key: key of the calibration stage; the same key again is the same certification, resumed.
         rows_sha256: hash of the sorted row ids.
         at: UTC, ISO 8601.
@@ -35,6 +37,7 @@ class LedgerEntry(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    schema_version: Literal[1] = 1
     key: str
     rows_sha256: str
     at: str

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from apscheduler.triggers.cron import CronTrigger
 
-from miner.nightly import STAMP, NightlyJob, missed
+from miner.nightly import STAMP, NightlyJob, RetrainStamp, missed
 from miner.settings import RetrainSettings
 
 NIGHT = datetime(2026, 3, 1, 3, 30, tzinfo=UTC)
@@ -61,7 +61,7 @@ def test_success_is_remembered_and_failure_is_not(tmp_path: Path, monkeypatch: p
     assert asyncio.run(job(tmp_path, "raise SystemExit(3)", monkeypatch).run()) == 3
     assert not stamp.exists()
     assert asyncio.run(job(tmp_path, "pass", monkeypatch).run()) == 0
-    assert datetime.fromisoformat(stamp.read_text()) <= datetime.now(UTC)
+    assert RetrainStamp.read(stamp).started_at <= datetime.now(UTC)
 
 
 def test_the_child_has_low_priority_and_a_session_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
