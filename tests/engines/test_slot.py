@@ -145,6 +145,31 @@ class TestClose:
         assert slot.swap(fresh()) == 2
 
 
+class Interrupted:
+    """A lock after whose next release, and before the thread goes on, something else happens."""
+
+    def __init__(self, lock: threading.Lock, meanwhile: Callable[[], object]) -> None:
+        self._lock = lock
+        self._meanwhile: Callable[[], object] | None = meanwhile
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+        meanwhile, self._meanwhile = self._meanwhile, None
+        if meanwhile is not None:
+            meanwhile()
+
+
+def test_a_swap_in_the_middle_of_a_loans_end_closes_once(fresh: Fresh) -> None:
+    slot, old, new = BundleSlot(), fresh(), fresh()
+    slot.swap(old)
+    with slot.lease():
+        slot._lock = Interrupted(slot._lock, lambda: slot.swap(new))  # type: ignore[assignment]
+    assert (closes(old), closes(new)) == (1, 0)
+
+
 @dataclass
 class Counted:
     """Stands for an engine where hundreds are needed and none has to infer."""

@@ -29,6 +29,15 @@ MODEL = ModelSettings(backbone=RandomBackbone(hidden=32, layers=2, heads=2, patc
 CALIBRATION = CalibrationSettings(alpha=0.1, unit="row", grid_size=30, gate_size=5)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks as small as these only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def third_party_warnings() -> Iterator[None]:
     """transformers and torch warn of each other's deprecations; they are not ours to mend."""
