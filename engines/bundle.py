@@ -5,14 +5,14 @@ from __future__ import annotations
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
 from pydantic import BaseModel, ConfigDict, Field
 
-from engines.engine import Engine, OnnxEngine
+from engines.engine import HEAD_PREFIX, Engine, OnnxEngine
 from engines.errors import BundleRefused, InferenceError, ParityError
 from stage1.artifacts import Artifact, sha256_file, sha256_json
 from stage1.certificate import ScrcParams
@@ -187,18 +187,32 @@ def write_golden(path: Path, images: np.ndarray, outputs: Stage1Outputs) -> None
         outputs: what the calibrated engine returned for them.
     """
     with path.open("wb") as handle:
-        np.savez_compressed(handle, images=images, logits=outputs.logits, select_score=outputs.select_score)
+        arrays: dict[str, Any] = {"images": images, "logits": outputs.logits, "select_score": outputs.select_score}
+        arrays |= {HEAD_PREFIX + name: logits for name, logits in outputs.heads.items()}
+        np.savez_compressed(handle, **arrays)
 
 
 def _read_golden(path: Path) -> tuple[Pixels, Stage1Outputs]:
     try:
         with path.open("rb") as handle, NpzFile(handle, allow_pickle=False) as stored:
-            images, expected = stored["images"], Stage1Outputs(stored["logits"], stored["select_score"])
+            heads = {name.removeprefix(HEAD_PREFIX): stored[name] for name in stored if name.startswith(HEAD_PREFIX)}
+            images, expected = stored["images"], Stage1Outputs(stored["logits"], stored["select_score"], heads)
     except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
         raise BundleRefused(f"{path.name}: not a golden set: {error}") from error
     if not 0 < len(images) == len(expected):
         raise BundleRefused(f"{path.name}: {len(images)} images and {len(expected)} outputs are not a golden set")
     return images, expected
+
+
+def _drift(actual: Stage1Outputs, expected: Stage1Outputs) -> list[float]:
+    """Largest difference of each output."""
+    if actual.heads.keys() != expected.heads.keys():
+        raise ParityError(
+            f"the engine has heads {sorted(actual.heads)}, the golden outputs have {sorted(expected.heads)}"
+        )
+    pairs = [(actual.logits, expected.logits), (actual.select_score, expected.select_score)]
+    pairs += [(actual.heads[name], expected.heads[name]) for name in expected.heads]
+    return [float(np.abs(a - b).max()) for a, b in pairs]
 
 
 def check_parity(engine: Engine, policy: ScrcPolicy, golden: Path, tolerance: float) -> float:
@@ -214,8 +228,7 @@ def check_parity(engine: Engine, policy: ScrcPolicy, golden: Path, tolerance: fl
     singly = Stage1Outputs.concatenate([engine.infer(image[None]) for image in images])
     worst = 0.0
     for actual in (singly, engine.infer(images)):
-        drift = np.abs(actual.logits - expected.logits).max(), np.abs(actual.select_score - expected.select_score).max()
-        worst = max(worst, *(float(value) for value in drift))
+        worst = max(worst, *_drift(actual, expected))
         if worst > tolerance:
             raise ParityError(f"outputs differ from the golden ones by {worst:.2g}, more than {tolerance:.2g}")
         flips = np.flatnonzero(policy.decide(actual).exit_label != policy.decide(expected).exit_label)

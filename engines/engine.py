@@ -16,6 +16,7 @@ from stage1.preprocess import Pixels
 
 INPUT = "image"
 OUTPUTS = ("logits", "select_score")
+HEAD_PREFIX = "head."
 WARM_UP_BATCHES = (1, 2)
 
 
@@ -63,7 +64,8 @@ class OnnxEngine:
     """ONNX Runtime on the CPU, fp32: the exact reference that every other backend is compared with.
 
     Args:
-        path: the ONNX file; input `image` uint8 `(N, 3, H, W)`, outputs `logits (N, 2)` and `select_score (N,)`.
+        path: the ONNX file; input `image` uint8 `(N, 3, H, W)`, outputs `logits (N, 2)`, `select_score (N,)` and, for
+            each named head, `head.<name> (N, K)`.
         threads: intra-op threads; default all usable cores.
 
     Raises:
@@ -79,6 +81,7 @@ class OnnxEngine:
         except Exception as error:  # as in infer
             raise BundleRefused(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
         self._size_px = _checked_size(self._session, path.name)
+        self._outputs = [output.name for output in self._session.get_outputs()]
 
     def infer(self, batch: Pixels) -> Stage1Outputs:
         """See `Engine.infer`.
@@ -91,10 +94,11 @@ class OnnxEngine:
         if session is None:
             raise InferenceError("the engine is closed")
         try:
-            logits, select_score = session.run(list(OUTPUTS), {INPUT: batch})
+            logits, select_score, *heads = session.run(self._outputs, {INPUT: batch})
         except Exception as error:  # ONNX Runtime raises a dozen unrelated types
             raise InferenceError(f"ONNX Runtime failed on a batch of shape {batch.shape}: {error}") from error
-        return Stage1Outputs(np.asarray(logits), np.asarray(select_score))
+        named = {name.removeprefix(HEAD_PREFIX): head for name, head in zip(self._outputs[2:], heads, strict=True)}
+        return Stage1Outputs(np.asarray(logits), np.asarray(select_score), named)
 
     def warm_up(self) -> None:
         """See `Engine.warm_up`."""
@@ -125,8 +129,9 @@ def _session_options(threads: int) -> ort.SessionOptions:
 def _checked_size(session: ort.InferenceSession, name: str) -> int:
     inputs, outputs = session.get_inputs(), session.get_outputs()
     found = [i.name for i in inputs], [o.name for o in outputs]
-    if found != ([INPUT], list(OUTPUTS)):
-        raise BundleRefused(f"{name}: inputs and outputs are {found}, expected {([INPUT], list(OUTPUTS))}")
+    heads = [output for output in found[1] if output.startswith(HEAD_PREFIX)]
+    if found != ([INPUT], [*OUTPUTS, *heads]):
+        raise BundleRefused(f"{name}: inputs and outputs are {found}, expected {([INPUT], [*OUTPUTS, *heads])}")
     kind, shape = inputs[0].type, inputs[0].shape
     if (
         kind != "tensor(uint8)"

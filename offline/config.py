@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from offline.splits import SplitSettings
+from offline.split_settings import SplitSettings
 from stage1.artifacts import Artifact
-from stage1.calibration import CalibrationSettings
+from stage1.calibration_settings import CalibrationSettings
 from stage1.preprocess import PreprocessSettings
 
 DINOV3 = "facebook/dinov3-vith16plus-pretrain-lvd1689m"

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from offline.config import ConformalTrainingSettings
 from offline.errors import TrainingError
 from offline.training import EVAL_BATCH, ImageSet, SelectiveScore, selective_score
-from stage1.calibration import CalibrationSettings
+from stage1.calibration_settings import CalibrationSettings
 from stage1.model import Stage1Net
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels

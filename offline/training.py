@@ -15,10 +15,12 @@ from offline.config import TrainSettings
 from offline.dataset import Dataset
 from offline.errors import TrainingError
 from offline.modeling import parameter_groups
-from stage1.calibration import CalibrationSettings, LabelledOutputs, select
+from stage1.calibration_settings import CalibrationSettings
+from stage1.candidates import select
 from stage1.model import Stage1Net
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
+from stage1.rows import LabelledOutputs
 
 EVAL_BATCH = 64
 BRIGHTNESS = 0.2

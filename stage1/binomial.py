@@ -9,7 +9,11 @@ References:
 
 from __future__ import annotations
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.special import bdtr, betaincinv
+
+Counts = NDArray[np.integer]
 
 
 def p_value(losses: int, trials: int, alpha: float) -> float:
@@ -21,6 +25,14 @@ def p_value(losses: int, trials: int, alpha: float) -> float:
         alpha: risk level in (0, 1).
     """
     return 1.0 if trials <= 0 else float(bdtr(losses, trials, alpha))
+
+
+def p_values(losses: Counts, trials: Counts, alpha: float) -> NDArray[np.float64]:
+    """`p_value` for many pairs of counts at once, `(J,)`."""
+    tails: NDArray[np.float64] = np.where(
+        trials > 0, bdtr(losses.astype(np.float64), np.maximum(trials, 1), alpha), 1.0
+    )
+    return tails
 
 
 def upper_bound(losses: int, trials: int, delta: float) -> float:
@@ -47,3 +59,28 @@ def trials_needed(losses: int, alpha: float, delta: float) -> int:
         middle = (low + high) // 2
         low, high = (low, middle) if p_value(losses, middle, alpha) <= delta else (middle, high)
     return high
+
+
+def losses_allowed(trials: int, alpha: float, delta: float) -> int:
+    """Most losses with which `trials` trials still certify a risk of at most alpha; -1 if not even none does.
+
+    Example:
+        >>> losses_allowed(300, alpha=0.02, delta=0.10)
+        2
+    """
+    low, high = -1, trials
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if p_value(middle, trials, alpha) <= delta else (low, middle)
+    return low
+
+
+def power(trials: int, rate: float, alpha: float, delta: float) -> float:
+    """Probability that `trials` trials certify a risk of at most alpha if the true risk is `rate`.
+
+    Example:
+        >>> round(power(300, rate=0.005, alpha=0.02, delta=0.10), 2)
+        0.81
+    """
+    allowed = losses_allowed(trials, alpha, delta)
+    return 0.0 if allowed < 0 else p_value(allowed, trials, rate)

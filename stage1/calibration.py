@@ -1,11 +1,16 @@
 """Calibration of the exit rule: choose on val_select, certify on val_calib.
 
 Algorithm B: tau, t1 and an increasing grid of t0 are frozen on val_select; t0 then walks up the grid on val_calib, each
-step tested at the full level delta with the exact binomial p-value, and stops at the first step that is not certified.
-With tau and t1 fixed the miss rate on exits grows with t0, so the walk stops where it should and costs no multiplicity.
+step tested at the full level with the exact binomial p-value, and stops at the first step that is not certified. With
+tau and t1 fixed the miss rate on exits grows with t0, so the walk stops where it should and costs no multiplicity.
+
+Algorithm A takes t0 for D1 from an order statistic of the positives, without a grid. Algorithm C walks at several
+gates, each at its share of the level, or certifies several risks at one rule, each at the full level: the claim that
+all hold is wrong only where one of them is.
 
 References:
     Angelopoulos, Bates, Candes, Jordan, Lei (2021), Learn then Test, arXiv 2110.01052, fixed-sequence testing.
+    Bates, Angelopoulos, Lei, Malik, Jordan (2021), Distribution-free, risk-controlling prediction sets, 2101.02703.
     Xu, Guo, Wei (2025), Selective conformal risk control, arXiv 2512.12844 (the setting).
 """
 
@@ -13,226 +18,79 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
-from stage1.artifacts import sha256_json
-from stage1.binomial import p_value, trials_needed
-from stage1.certificate import Binding, ExitRule, ScrcParams
-from stage1.decisions import DEFERRED, Decisions
-from stage1.outputs import Floats, Stage1Outputs
-from stage1.policy import apply_exit_rule
-from stage1.risks import Rate, Risk, Unit, Units, conditions, measure
+from stage1 import wording
+from stage1.binomial import losses_allowed, p_values, trials_needed, upper_bound
+from stage1.calibration_settings import CalibrationSettings
+from stage1.candidates import Candidates, ambiguous_cut, select, select_for_coverage
+from stage1.certificate import Binding, Chain, Evidence, ScrcParams
+from stage1.decisions import Decisions
+from stage1.risks import Rate, Risk, Units, measure, onset
+from stage1.rows import LabelledOutputs, check_disjoint
+from stage1.rule import ExitRule, HeadAgreement, Mask, eligible
+from stage1.sweep import Counts, sweep
+from stage1.testing import holm, spent
 
-
-class CalibrationSettings(BaseModel):
-    """What is to be certified, and how the candidates are chosen.
-
-    Attributes:
-        alpha: highest miss rate on exits that may be certified.
-        delta: one minus the confidence.
-        unit: what is independent; `group` uses one exited positive a group.
-        seed: seed of the draw of that positive.
-        false_alarm_rate: share of gate-passing negatives of val_select that may exit as 1; sets t1.
-        safety: tau is chosen where the smoothed miss rate on val_select is at most `safety * alpha`.
-        grid_size: number of candidate values of t0.
-        gate_size: number of candidate values of tau.
-        ambiguous_share: share of the deferred images of val_select that are AMBIGUOUS.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    alpha: float = Field(default=0.02, gt=0, lt=1)
-    delta: float = Field(default=0.10, gt=0, lt=1)
-    unit: Unit = "group"
-    seed: int = 0
-    false_alarm_rate: float = Field(default=0.02, ge=0, lt=1)
-    safety: float = Field(default=0.75, gt=0, le=1)
-    grid_size: int = Field(default=150, ge=2)
-    gate_size: int = Field(default=25, ge=1)
-    ambiguous_share: float = Field(default=0.10, ge=0, le=1)
+AMONG_POSITIVES = frozenset({Risk.MISS_ALL, Risk.MISS_GATED, Risk.MISS_EXIT})
 
 
 @dataclass(frozen=True)
-class LabelledOutputs:
-    """Outputs of the compiled engine for labelled rows.
+class Claim:
+    """A risk that is to be certified.
 
     Attributes:
-        outputs: Stage-1 outputs of N images.
-        labels: 0 or 1, `(N,)`.
-        row_ids: unique id of each row.
-        groups: group of each row.
+        risk: which.
+        bound: at most this.
+        level: level of the test.
+        subgroup: name of the subgroup it speaks of, empty for all rows.
+        among: rows of that subgroup, None for all.
     """
 
-    outputs: Stage1Outputs
-    labels: NDArray[np.int8]
-    row_ids: Sequence[str]
-    groups: Sequence[str]
-
-    def __post_init__(self) -> None:
-        lengths = {len(self.outputs), len(self.labels), len(self.row_ids), len(self.groups)}
-        if len(lengths) != 1:
-            raise ValueError(f"outputs, labels, row_ids and groups differ in length: {sorted(lengths)}")
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def units(self, unit: Unit, seed: int) -> Units:
-        """The independent units of these rows."""
-        return Units.of(self.row_ids, self.groups, unit=unit, seed=seed)
-
-    @property
-    def rows_sha256(self) -> str:
-        """Hash of the sorted row ids."""
-        return sha256_json(sorted(self.row_ids))
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """What val_select froze before val_calib is looked at.
-
-    Attributes:
-        tau: gate on the selection score.
-        t1: exit-1 threshold.
-        grid: increasing candidate values of t0, none above t1.
-        ambiguous_below: cut of the AMBIGUOUS level.
-        expected_coverage: exit coverage on val_select at the t0 it would choose itself, 0 if none looks safe.
-    """
-
-    tau: float
-    t1: float
-    grid: tuple[float, ...]
-    ambiguous_below: float
-    expected_coverage: float
-
-
-def exit_one_threshold(negative_scores: Floats, rate: float) -> float:
-    """Smallest t1 with which at most `rate` of these negatives exit as 1.
-
-    Args:
-        negative_scores: roadwork scores of gate-passing negatives, `(N,)`; with none, the answer is minus infinity.
-        rate: allowed share.
-    """
-    if len(negative_scores) == 0:
-        return -math.inf
-    allowed = math.floor(rate * len(negative_scores))
-    if allowed >= len(negative_scores):
-        return -math.inf
-    barrier = np.sort(negative_scores)[::-1][allowed]
-    return float(np.nextafter(barrier, np.float32(np.inf)))
-
-
-def select(data: LabelledOutputs, settings: CalibrationSettings) -> Candidates:
-    """Choose tau, t1 and the grid of t0 on val_select.
-
-    tau is the candidate with the highest exit coverage among those whose smoothed miss rate (k + 1) / (m + 2) can be
-    brought to `safety * alpha`; if there is none, the one whose smoothed miss rate is lowest. Any choice is valid, a
-    good one is powerful.
-
-    Args:
-        data: rows of val_select.
-        settings: see `CalibrationSettings`.
-    """
-    units = data.units(settings.unit, settings.seed)
-    score, gate_score = data.outputs.roadwork_score, data.outputs.select_score
-    shares = np.linspace(0, 0.6, settings.gate_size)
-    options = [_option(data, units, float(tau), settings) for tau in np.unique(np.quantile(gate_score, shares))]
-    best = max(options, key=lambda option: option.rank)
-    labels = apply_exit_rule(score, gate_score, tau=best.tau, t0=best.t0 if best.safe else -math.inf, t1=best.t1)
-    deferred = gate_score[labels == DEFERRED]
-    cut = float(np.quantile(deferred, settings.ambiguous_share)) if len(deferred) else float(gate_score.min())
-    return Candidates(best.tau, best.t1, best.grid, cut, max(best.coverage, 0.0))
-
-
-@dataclass(frozen=True)
-class _Option:
-    tau: float
-    t1: float
-    grid: tuple[float, ...]
-    t0: float
-    safe: bool
-    coverage: float
-    smoothed: float
-
-    @property
-    def rank(self) -> tuple[bool, float]:
-        return self.safe, self.coverage if self.safe else -self.smoothed
-
-
-def _option(data: LabelledOutputs, units: Units, tau: float, settings: CalibrationSettings) -> _Option:
-    score, gate_score = data.outputs.roadwork_score, data.outputs.select_score
-    gate = gate_score >= tau
-    t1 = exit_one_threshold(score[gate & (data.labels == 0)], settings.false_alarm_rate)
-    t1 = max(t1, float(score.min()))
-    quantiles = np.quantile(score[gate], np.linspace(0, 1, settings.grid_size + 1)[1:])
-    grid = tuple(float(t0) for t0 in np.unique(quantiles) if t0 <= t1) or (t1,)
-    best_t0, best_coverage, lowest = grid[0], -1.0, 1.0
-    for t0 in grid:
-        labels = apply_exit_rule(score, gate_score, tau=tau, t0=t0, t1=t1)
-        losses, trials = _count(data.labels, labels, gate, units)
-        smoothed = (losses + 1) / (trials + 2)
-        coverage = float(np.mean(labels != DEFERRED))
-        lowest = min(lowest, smoothed)
-        if smoothed <= settings.safety * settings.alpha and coverage > best_coverage:
-            best_t0, best_coverage = t0, coverage
-    return _Option(tau, t1, grid, best_t0, best_coverage >= 0, best_coverage, lowest)
-
-
-def _count(
-    truth: NDArray[np.int8], exit_label: NDArray[np.int8], gate: NDArray[np.bool_], units: Units
-) -> tuple[int, int]:
-    decisions = Decisions.from_exit_labels(exit_label, np.zeros(len(exit_label), bool))
-    return units.count(*conditions(Risk.MISS_EXIT, truth, decisions, gate))
+    risk: Risk
+    bound: float
+    level: float
+    subgroup: str = ""
+    among: Mask | None = None
 
 
 @dataclass(frozen=True)
 class Walk:
-    """Result of the fixed-sequence test.
+    """What a chain of candidates was found to be on val_calib.
 
     Attributes:
-        t0: the last certified value, None if the first failed.
-        tested: values tested, the failing one included.
-        p_value: p-value at `t0`, or at the first value if nothing was certified.
-        trials: exited positive units at that value.
-        losses: how many of them were missed.
+        chain: the chain, with the number of values tested.
+        certified: number of values certified.
+        counts: losses and trials of each claim along the grid.
+        p_values: p-value of each claim along the grid, `(claims, J)`.
     """
 
-    t0: float | None
-    tested: int
-    p_value: float
-    trials: int
-    losses: int
+    chain: Chain
+    certified: int
+    counts: tuple[Counts, ...]
+    p_values: NDArray[np.float64]
 
 
-def walk(data: LabelledOutputs, candidates: Candidates, settings: CalibrationSettings) -> Walk:
-    """Certify t0 on val_calib by fixed-sequence testing (Algorithm B).
+@dataclass(frozen=True)
+class Outcome:
+    """What a search on val_calib ended at.
 
-    Args:
-        data: rows of val_calib, seen by nothing before.
-        candidates: what val_select froze.
-        settings: alpha, delta and the unit.
+    Attributes:
+        rule: the certified rule, None if there is none.
+        chains: what was tested.
+        chosen: the chain that the rule comes from.
+        evidence: the claims at the rule, or at the most cautious rule.
+        reason: why nothing is certified, and what it would take; empty if something is.
     """
-    units = data.units(settings.unit, settings.seed)
-    score, gate_score = data.outputs.roadwork_score, data.outputs.select_score
-    gate = gate_score >= candidates.tau
-    certified: Walk | None = None
-    for tested, t0 in enumerate(candidates.grid, start=1):
-        labels = apply_exit_rule(score, gate_score, tau=candidates.tau, t0=t0, t1=candidates.t1)
-        losses, trials = _count(data.labels, labels, gate, units)
-        p = p_value(losses, trials, settings.alpha)
-        if p > settings.delta:
-            return Walk(None, tested, p, trials, losses) if certified is None else _tested(certified, tested)
-        certified = Walk(t0, tested, p, trials, losses)
-    if certified is None:
-        raise ValueError("the grid of t0 is empty")
-    return certified
 
-
-def _tested(certified: Walk, tested: int) -> Walk:
-    return Walk(certified.t0, tested, certified.p_value, certified.trials, certified.losses)
+    rule: ExitRule | None
+    chains: tuple[Chain, ...] = ()
+    chosen: int = 0
+    evidence: tuple[Evidence, ...] = ()
+    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -242,14 +100,14 @@ class CalibrationContext:
     Attributes:
         engine_sha256: hash of the engine file that produced the outputs.
         preprocess_sha256: hash of the preprocess settings.
-        prior_uses: earlier certifications on the same val_calib rows.
+        prior_uses: earlier certifications on some of the same val_calib rows.
         code_version: version of this program.
     """
 
     engine_sha256: str
     preprocess_sha256: str
     prior_uses: int = 0
-    code_version: str = field(default="")
+    code_version: str = ""
 
 
 def calibrate(
@@ -264,93 +122,287 @@ def calibrate(
         context: what the certificate is bound to.
 
     Raises:
-        ValueError: the two sets share a group.
+        stage1.errors.RowsError: the two sets share a group or a row, or the column of subgroups is missing.
+        stage1.errors.OutputsError: a head that must agree is missing.
     """
-    shared = set(val_select.groups) & set(val_calib.groups)
-    if shared:
-        raise ValueError(f"val_select and val_calib share {len(shared)} groups, for example {min(shared)!r}")
-    candidates = select(val_select, settings)
+    check_disjoint(val_select, val_calib, ("val_select", "val_calib"))
+    budget = spent(settings.delta, context.prior_uses) if settings.spending == "nights" else settings.delta
     units = val_calib.units(settings.unit, settings.seed)
-    positives = len(units.representatives(val_calib.labels == 1))
-    needed = trials_needed(0, settings.alpha, settings.delta)
-    found = walk(val_calib, candidates, settings) if positives >= needed else None
+    found = _search(val_select, val_calib, units, settings, budget)
     binding = Binding(
         engine_sha256=context.engine_sha256,
         preprocess_sha256=context.preprocess_sha256,
         val_select_sha256=val_select.rows_sha256,
         val_calib_sha256=val_calib.rows_sha256,
     )
-    common = ScrcParams(
+    main = next((e for e in found.evidence if e.risk is settings.risk and not e.subgroup), None)
+    uncertified = ScrcParams(
         status="INFEASIBLE",
-        reason=_why_infeasible(found, positives, needed, settings),
-        statement="Nothing could be certified: every image is deferred to Stage-2.",
-        alpha=settings.alpha,
+        reason=found.reason,
+        statement=wording.NOTHING_CERTIFIED,
+        mode=settings.mode,
+        algorithm=settings.algorithm,
+        multiplicity=settings.multiplicity,
+        risk=settings.risk,
+        alpha=main.bound if found.rule and main else settings.alpha,
         delta=settings.delta,
+        spent=budget,
         unit=settings.unit,
         seed=settings.seed,
         rule=None,
-        ambiguous_below=candidates.ambiguous_below,
-        grid=candidates.grid,
-        tested=0 if found is None else found.tested,
+        ambiguous_below=ambiguous_cut(val_select, found.rule, settings.ambiguous_share),
+        chains=found.chains,
+        chosen=found.chosen,
+        evidence=found.evidence,
         rows=len(val_calib),
-        positives=positives,
-        p_value=None if found is None else found.p_value,
+        positives=len(units.representatives(val_calib.positive)),
         prior_uses=context.prior_uses,
         binding=binding,
         code_version=context.code_version,
     )
-    if found is None or found.t0 is None:
-        return common
-    return _certified(common, val_calib, units, ExitRule(tau=candidates.tau, t0=found.t0, t1=candidates.t1))
+    return uncertified if found.rule is None else _certified(uncertified, found.rule, val_calib, units, settings)
 
 
-def _certified(common: ScrcParams, data: LabelledOutputs, units: Units, rule: ExitRule) -> ScrcParams:
-    score, gate_score = data.outputs.roadwork_score, data.outputs.select_score
-    labels = apply_exit_rule(score, gate_score, tau=rule.tau, t0=rule.t0, t1=rule.t1)
-    decisions = Decisions.from_exit_labels(labels, gate_score < common.ambiguous_below)
-    risks = measure(data.labels, decisions, gate_score >= rule.tau, units, delta=common.delta)
-    everything, positive = np.ones(len(data), bool), data.labels == 1
-    coverage = Rate.count(*units.count(everything, decisions.exits), common.delta)
-    exited = Rate.count(*units.count(positive, decisions.exits), common.delta)
-    fields = common.model_dump(exclude={"seal"}) | {
+def _search(
+    val_select: LabelledOutputs,
+    val_calib: LabelledOutputs,
+    units: Units,
+    settings: CalibrationSettings,
+    budget: float,
+) -> Outcome:
+    for name, rows in (("val_select", val_select), ("val_calib", val_calib)):
+        for label in (0, 1):
+            if not (rows.labels == label).any():
+                return Outcome(None, reason=wording.class_is_missing(name, label))
+    if settings.mode == "coverage":
+        everything = len(units.representatives(np.ones(len(val_calib), bool)))
+        candidates = select_for_coverage(val_select, settings, everything)
+        return certify_coverage(val_calib, units, candidates, settings, budget)
+    candidates = select(val_select, settings)
+    claims = claims_of(val_calib, settings, budget, chains=len(candidates.chains))
+    short = _too_few(val_calib, units, claims, settings)
+    if short:
+        return Outcome(None, chains=candidates.chains, reason=short)
+    if settings.algorithm == "A":
+        return certify_order_statistic(val_calib, units, candidates, claims[0])
+    return certify_chains(val_calib, units, candidates, claims, settings)
+
+
+def claims_of(
+    val_calib: LabelledOutputs, settings: CalibrationSettings, budget: float, *, chains: int
+) -> tuple[Claim, ...]:
+    """What is to hold at the rule, and at which level each claim is tested.
+
+    Args:
+        val_calib: rows that certify; gives the subgroups of mode `balanced`.
+        settings: what is to be certified.
+        budget: the part of delta that may be spent.
+        chains: number of gates that share it.
+    """
+    level = budget / chains if settings.multiplicity == "chains" else budget
+    claims = [Claim(settings.risk, settings.alpha, level)]
+    claims += [Claim(risk, bound, level) for risk, bound in settings.also.items()]
+    if settings.mode == "balanced":
+        column = val_calib.column(settings.subgroups)
+        names, bound = np.unique(column), settings.subgroup_slack * settings.alpha
+        claims += [Claim(settings.risk, bound, level / len(names), str(n), column == n) for n in names]
+    return tuple(claims)
+
+
+def _too_few(
+    val_calib: LabelledOutputs, units: Units, claims: Sequence[Claim], settings: CalibrationSettings
+) -> str | None:
+    """Why no rule whatever could be certified, before any score is looked at."""
+    for claim in claims:
+        counted = val_calib.positive if claim.risk in AMONG_POSITIVES else np.ones(len(val_calib), bool)
+        there = len(units.representatives(counted if claim.among is None else counted & claim.among))
+        needed = trials_needed(0, claim.bound, claim.level)
+        if there < needed:
+            return wording.too_few_units(claim.risk, claim.bound, claim.subgroup, there, needed, settings)
+    return None
+
+
+def walk(
+    data: LabelledOutputs,
+    units: Units,
+    chain: Chain,
+    claims: Sequence[Claim],
+    agreement: tuple[HeadAgreement, ...] = (),
+) -> Walk:
+    """Certify t0 on val_calib by fixed-sequence testing (Algorithm B).
+
+    Args:
+        data: rows of val_calib, seen by nothing before.
+        units: their independent units.
+        chain: what val_select froze.
+        claims: what must hold at a value of t0 for the walk to go on.
+        agreement: heads that must agree.
+
+    Raises:
+        ValueError: the grid is empty.
+    """
+    if not chain.grid:
+        raise ValueError("the grid of t0 is empty")
+    grid = np.asarray(chain.grid, np.float32)
+    rule = eligible(data.outputs, tau=chain.tau, t1=chain.t1, agreement=agreement)
+    counts = tuple(sweep(onset(c.risk, data.labels, rule), units, grid, among=c.among) for c in claims)
+    p = np.array([p_values(k.losses, k.trials, c.bound) for c, k in zip(claims, counts, strict=True)])
+    levels = np.array([claim.level for claim in claims])
+    failed = np.flatnonzero(~(p <= levels[:, None]).all(axis=0))
+    certified = int(failed[0]) if len(failed) else len(grid)
+    tested = min(certified + 1, len(grid))
+    return Walk(chain.model_copy(update={"tested": tested}), certified, counts, p)
+
+
+def certify_chains(
+    data: LabelledOutputs,
+    units: Units,
+    candidates: Candidates,
+    claims: Sequence[Claim],
+    settings: CalibrationSettings,
+) -> Outcome:
+    """Algorithms B and C: of the rules that are certified, the one with the highest exit coverage.
+
+    Args:
+        data: rows of val_calib.
+        units: their independent units.
+        candidates: what val_select froze.
+        claims: what must hold, at the level of one chain, or of all of them if the multiplicity is `holm`.
+        settings: how several gates are paid for.
+    """
+    walks = [walk(data, units, chain, claims, candidates.agreement) for chain in candidates.chains]
+    if settings.multiplicity == "holm":
+        return _holm(data, candidates, walks, claims)
+    chains = tuple(found.chain for found in walks)
+    ends = [(i, found.certified - 1) for i, found in enumerate(walks) if found.certified]
+    if not ends:
+        # The chain that came closest says what it would take.
+        closest = min(range(len(walks)), key=lambda i: float(walks[i].p_values[:, 0].max()))
+        evidence = _evidence(walks[closest], 0, claims)
+        return Outcome(None, chains, closest, evidence, wording.not_proved(evidence, settings))
+    chosen, at = max(ends, key=lambda end: _exits(data, candidates, *end))
+    rule = _rule(candidates, chosen, at)
+    return Outcome(rule, chains, chosen, _evidence(walks[chosen], at, claims))
+
+
+def _holm(data: LabelledOutputs, candidates: Candidates, walks: Sequence[Walk], claims: Sequence[Claim]) -> Outcome:
+    places = [(i, j) for i, found in enumerate(walks) for j in range(len(found.chain.grid))]
+    chains = tuple(w.chain.model_copy(update={"tested": len(w.chain.grid)}) for w in walks)
+    # A rule's claims share one level, and all of them hold or the rule is wrong: the largest p-value decides.
+    p = np.concatenate([found.p_values.max(axis=0) for found in walks])
+    granted = holm(p, claims[0].level)
+    if not granted.any():
+        best = int(np.argmin(p))
+        claims = [replace(claim, level=claim.level / len(p)) for claim in claims]
+        evidence = _evidence(walks[places[best][0]], places[best][1], claims)
+        return Outcome(None, chains, places[best][0], evidence, wording.no_pair_proved(len(p), evidence))
+    best = max(np.flatnonzero(granted).tolist(), key=lambda i: _exits(data, candidates, *places[i]))
+    claims = [replace(claim, level=float(granted[best])) for claim in claims]
+    chosen, at = places[best]
+    return Outcome(_rule(candidates, chosen, at), chains, chosen, _evidence(walks[chosen], at, claims))
+
+
+def _rule(candidates: Candidates, chosen: int, at: int) -> ExitRule:
+    chain = candidates.chains[chosen]
+    return ExitRule(tau=chain.tau, t0=chain.grid[at], t1=chain.t1, agreement=candidates.agreement)
+
+
+def _exits(data: LabelledOutputs, candidates: Candidates, chosen: int, at: int) -> int:
+    return int(np.sum(_rule(candidates, chosen, at).exit_labels(data.outputs) >= 0))
+
+
+def _evidence(found: Walk, at: int, claims: Sequence[Claim]) -> tuple[Evidence, ...]:
+    return tuple(
+        Evidence.of(
+            claim.risk,
+            (int(counts.losses[at]), int(counts.trials[at])),
+            bound=claim.bound,
+            level=claim.level,
+            subgroup=claim.subgroup,
+        )
+        for claim, counts in zip(claims, found.counts, strict=True)
+    )
+
+
+def certify_order_statistic(data: LabelledOutputs, units: Units, candidates: Candidates, claim: Claim) -> Outcome:
+    """Algorithm A: t0 is the (k + 1)-th lowest score of the positives, k the number of misses that are allowed.
+
+    D1 of that threshold is Beta(k + 1, n1 - k) for continuous scores, so the certificate is exact and costs no grid.
+
+    Args:
+        data: rows of val_calib.
+        units: their independent units.
+        candidates: gate and t1 from val_select.
+        claim: D1 and its level.
+    """
+    chain = candidates.chains[0].model_copy(update={"grid": (), "tested": 0})
+    rule = eligible(data.outputs, tau=chain.tau, t1=chain.t1, agreement=candidates.agreement)
+    rows = units.representatives(data.positive)
+    scores = np.sort(np.where(rule.zero[rows], rule.score[rows], np.float32(np.inf)))
+    allowed = losses_allowed(len(rows), claim.bound, claim.level)
+    t0 = min(float(scores[allowed]) if allowed < len(scores) else math.inf, chain.t1)
+    losses = int(np.sum(scores < np.float32(t0)))
+    evidence = Evidence.of(claim.risk, (losses, len(rows)), bound=claim.bound, level=claim.level)
+    return Outcome(
+        ExitRule(tau=chain.tau, t0=t0, t1=chain.t1, agreement=candidates.agreement), (chain,), 0, (evidence,)
+    )
+
+
+def certify_coverage(
+    data: LabelledOutputs, units: Units, candidates: Candidates, settings: CalibrationSettings, budget: float
+) -> Outcome:
+    """Mode `coverage`: among a few rules with certified exit coverage, the one with the lowest certified risk.
+
+    Every rule gets a lower bound on its coverage and an upper bound on its risk, all of them at once by Bonferroni, so
+    the choice among them costs nothing more.
+
+    Args:
+        data: rows of val_calib.
+        units: their independent units.
+        candidates: rules that val_select froze, one value of t0 a chain.
+        settings: the coverage and the risk.
+        budget: the part of delta that may be spent.
+    """
+    level = budget / (2 * len(candidates.chains))
+    chains = tuple(chain.model_copy(update={"tested": 1}) for chain in candidates.chains)
+    proved: list[tuple[float, int, tuple[Evidence, ...]]] = []
+    attempts: list[Evidence] = []
+    for number, chain in enumerate(chains):
+        rule = eligible(data.outputs, tau=chain.tau, t1=chain.t1, agreement=candidates.agreement)
+        grid = np.asarray(chain.grid, np.float32)
+        exits, misses = (
+            (int(c.losses[0]), int(c.trials[0]))
+            for c in (sweep(onset(risk, data.labels, rule), units, grid) for risk in (None, settings.risk))
+        )
+        covered = Evidence.of(None, exits, bound=settings.coverage, level=level)
+        attempts.append(covered)
+        # The bound itself would leave the p-value at the level or a rounding error above it.
+        bound = upper_bound(*misses, level) * (1 + 1e-9)
+        if covered.holds and bound < 1:
+            risk = Evidence.of(settings.risk, misses, bound=bound, level=level)
+            proved.append((bound, number, (risk, covered)))
+    if not proved:
+        best = min(range(len(attempts)), key=lambda i: attempts[i].p_value)
+        return Outcome(None, chains, best, (attempts[best],), wording.coverage_not_proved(attempts[best]))
+    _, chosen, evidence = min(proved)
+    return Outcome(_rule(replace(candidates, chains=chains), chosen, 0), chains, chosen, evidence)
+
+
+def _certified(
+    uncertified: ScrcParams, rule: ExitRule, data: LabelledOutputs, units: Units, settings: CalibrationSettings
+) -> ScrcParams:
+    labels = rule.exit_labels(data.outputs)
+    decisions = Decisions.from_exit_labels(labels, np.zeros(len(labels), bool))
+    delta = uncertified.delta
+    risks = measure(data.labels, decisions, rule.gate(data.outputs), units, delta=delta)
+    coverage = Rate.count(*units.count(np.ones(len(data), bool), decisions.exits), delta)
+    fields = uncertified.model_dump(exclude={"seal"}) | {
         "status": "CERTIFIED",
-        "reason": "",
         "rule": rule,
         "risks": risks,
         "exit_coverage": coverage,
-        "positives_exited": exited,
-        "statement": _statement(common, risks, coverage),
+        "positives_exited": Rate.count(*units.count(data.positive, decisions.exits), delta),
+        "subgroups": {e.subgroup: Rate.count(e.events, e.trials, e.level) for e in uncertified.evidence if e.subgroup},
     }
+    fields["statement"] = wording.statement(uncertified, risks, coverage, settings)
     return ScrcParams.model_validate(fields)
-
-
-def _statement(common: ScrcParams, risks: dict[Risk, Rate], coverage: Rate) -> str:
-    miss, unit = risks[Risk.MISS_EXIT], "groups" if common.unit == "group" else "images"
-    bounds = ", ".join(
-        f"{risk} {risks[risk].upper:.4f}" for risk in (Risk.MISS_ALL, Risk.MISS_EXIT, Risk.FALSE_OMISSION)
-    )
-    confidence = f"{1 - common.delta:.0%}"
-    reuse = f" These calibration rows had been used {common.prior_uses} times before." if common.prior_uses else ""
-    return (
-        f"With {confidence} confidence over the draw of the calibration {unit}, among roadwork images on which Stage-1 "
-        f"exits, at most {common.alpha:.1%} are exited as non-roadwork (k = {miss.events} of m = {miss.trials}; exit "
-        f"coverage {coverage.estimate or 0:.3f}, lower bound {coverage.lower:.3f}; {confidence} upper bounds: "
-        f"{bounds}), assuming deployment {unit} are exchangeable with calibration {unit} and labels are correct. "
-        f"It does not hold under drift.{reuse}"
-    )
-
-
-def _why_infeasible(found: Walk | None, positives: int, needed: int, settings: CalibrationSettings) -> str:
-    unit = "groups" if settings.unit == "group" else "images"
-    goal = f"a miss rate of {settings.alpha:.1%} at {1 - settings.delta:.0%} confidence"
-    if found is None:
-        return (
-            f"val_calib has {positives} independent positive {unit}; certifying {goal} takes at least {needed} that "
-            f"exit with no miss among them. Label at least {needed - positives} more roadwork {unit}."
-        )
-    required = trials_needed(found.losses, settings.alpha, settings.delta)
-    return (
-        f"at the most cautious threshold {found.losses} of {found.trials} exited positive {unit} are missed "
-        f"(p = {found.p_value:.3f} > {settings.delta:g}); certifying {goal} with {found.losses} misses takes "
-        f"{required} exited positive {unit}, or a model that misses fewer."
-    )

@@ -9,36 +9,20 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validat
 
 from stage1.artifacts import Artifact, sha256_json
 from stage1.binomial import p_value
+from stage1.calibration_settings import Algorithm, Mode, Multiplicity
 from stage1.errors import CertificateError
 from stage1.risks import Rate, Risk, Unit
+from stage1.rule import ExitRule
 
 Sha256 = str
 Status = Literal["CERTIFIED", "INFEASIBLE"]
 
 
-class ExitRule(BaseModel):
-    """Thresholds of the exit rule, in logits.
-
-    Attributes:
-        tau: gate on the selection score.
-        t0: exit with label 0 strictly below.
-        t1: exit with label 1 at or above.
-    """
-
+class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    tau: float
-    t0: float
-    t1: float
 
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.t0 > self.t1:
-            raise ValueError(f"t0 = {self.t0} is above t1 = {self.t1}")
-        return self
-
-
-class Binding(BaseModel):
+class Binding(_Part):
     """What a certificate is true of; another engine, preprocess or split needs another certificate.
 
     Attributes:
@@ -48,12 +32,93 @@ class Binding(BaseModel):
         val_calib_sha256: hash of the row ids that certified t0.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     engine_sha256: Sha256
     preprocess_sha256: Sha256
     val_select_sha256: Sha256
     val_calib_sha256: Sha256
+
+
+class Chain(_Part):
+    """One gate and the values of t0 that were tested behind it.
+
+    Attributes:
+        tau: gate on the selection score.
+        t1: exit-1 threshold.
+        grid: candidate values of t0 in the order of testing; empty where t0 is an order statistic.
+        tested: how many of them were tested.
+    """
+
+    tau: float
+    t1: float
+    grid: tuple[float, ...] = ()
+    tested: int = Field(default=0, ge=0)
+
+    def may_end_at(self, t0: float) -> bool:
+        """Whether a walk of `tested` steps can have stopped at this value: the last step failed, or was the last."""
+        ends = {self.grid[self.tested - 2]} if 2 <= self.tested <= len(self.grid) else set()
+        if self.tested == len(self.grid) > 0:
+            ends.add(self.grid[-1])
+        return t0 in ends
+
+
+class Evidence(_Part):
+    """One claim about the rule, and the counts that it was tested with.
+
+    Attributes:
+        claim: `risk` claims that a risk is at most `bound`, `coverage` that exit coverage is at least `bound`.
+        risk: the risk; None for coverage.
+        subgroup: the subgroup it speaks of, empty for all rows.
+        bound: what is claimed.
+        level: level of the test.
+        events: losses, or units that exit.
+        trials: units among which they were counted.
+        p_value: of the hypothesis that the claim is false.
+    """
+
+    claim: Literal["risk", "coverage"] = "risk"
+    risk: Risk | None = None
+    subgroup: str = ""
+    bound: float = Field(gt=0, lt=1)
+    level: float = Field(gt=0, lt=1)
+    events: int = Field(ge=0)
+    trials: int = Field(ge=0)
+    p_value: float = Field(ge=0, le=1)
+
+    @classmethod
+    def of(
+        cls, risk: Risk | None, counted: tuple[int, int], *, bound: float, level: float, subgroup: str = ""
+    ) -> Evidence:
+        """Evidence from counts; risk None for coverage."""
+        events, trials = counted
+        claim: Literal["risk", "coverage"] = "coverage" if risk is None else "risk"
+        p = p_value(trials - events, trials, 1 - bound) if risk is None else p_value(events, trials, bound)
+        return cls(
+            claim=claim,
+            risk=risk,
+            subgroup=subgroup,
+            bound=bound,
+            level=level,
+            events=events,
+            trials=trials,
+            p_value=p,
+        )
+
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        if (self.claim == "coverage") != (self.risk is None):
+            raise ValueError(f"a claim of {self.claim} about {self.risk or 'no risk'}")
+        events, bound = (
+            (self.events, self.bound) if self.claim == "risk" else (self.trials - self.events, 1 - self.bound)
+        )
+        p = p_value(events, self.trials, bound)
+        if not math.isclose(p, self.p_value, rel_tol=1e-6, abs_tol=1e-300):
+            raise ValueError(f"the p-value is {self.p_value}, but {self.events} of {self.trials} give {p}")
+        return self
+
+    @property
+    def holds(self) -> bool:
+        """The claim is proved at its level."""
+        return self.p_value <= self.level
 
 
 class ScrcParams(Artifact):
@@ -63,52 +128,61 @@ class ScrcParams(Artifact):
         status: INFEASIBLE means that no rule could be certified, and everything is deferred.
         reason: why it is infeasible, and what it would take; empty if certified.
         statement: the certificate in words.
-        algorithm: `B`, fixed-sequence testing of t0 with the exact binomial p-value.
+        mode: what was asked for.
+        algorithm: how t0 was found.
+        multiplicity: how algorithm C paid for several gates.
         risk: the risk that is certified.
-        alpha: certified level of that risk.
-        delta: one minus the confidence.
+        alpha: certified level of that risk; the level of the settings if nothing was.
+        delta: one minus the confidence in all certificates on these calibration rows together.
+        spent: the part of delta that this one spends.
         unit: what is independent, a row or a group.
         seed: seed of the draw of one row a group.
         rule: the thresholds, None if infeasible.
         ambiguous_below: deferred images with a lower selection score are AMBIGUOUS.
-        grid: candidate values of t0 in the order of testing.
-        tested: how many of them were tested.
+        chosen: the chain that the rule comes from.
+        evidence: every claim that was tested at the rule, or at the most cautious rule if infeasible.
         rows: rows of val_calib.
         positives: positive units of val_calib.
-        p_value: p-value at the certified t0, or at the first value if infeasible; None if nothing was tested.
-        risks: every risk at the certified rule, with bounds.
+        risks: every risk at the certified rule, each with its own bounds at confidence `1 - delta`.
         exit_coverage: units that exit, with bounds.
         positives_exited: positive units that exit, with bounds.
-        prior_uses: earlier certifications on the same val_calib rows.
+        subgroups: the certified risk in each subgroup of mode `balanced`.
+        prior_uses: earlier certifications on some of the same val_calib rows.
         binding: what the certificate is true of.
         code_version: version of the program that computed it.
+        chains: what was tested on val_calib, in order.
         seal: hash of every other field.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 1
+    SCHEMA_VERSION: ClassVar[int] = 2
+    schema_version: int = 2
 
     status: Status
     reason: str = ""
     statement: str
-    algorithm: Literal["B"] = "B"
+    mode: Mode = "risk"
+    algorithm: Algorithm = "B"
+    multiplicity: Multiplicity = "chains"
     risk: Risk = Risk.MISS_EXIT
     alpha: float = Field(gt=0, lt=1)
     delta: float = Field(gt=0, lt=1)
+    spent: float = Field(gt=0, lt=1)
     unit: Unit
     seed: int
     rule: ExitRule | None
     ambiguous_below: float
-    grid: tuple[float, ...] = ()
-    tested: int = Field(ge=0)
+    chosen: int = Field(default=0, ge=0)
+    evidence: tuple[Evidence, ...] = ()
     rows: int = Field(ge=0)
     positives: int = Field(ge=0)
-    p_value: float | None = None
     risks: dict[Risk, Rate] = Field(default_factory=dict)
     exit_coverage: Rate | None = None
     positives_exited: Rate | None = None
+    subgroups: dict[str, Rate] = Field(default_factory=dict)
     prior_uses: int = Field(default=0, ge=0)
     binding: Binding
     code_version: str
+    chains: tuple[Chain, ...] = ()
     seal: str = ""
 
     @model_validator(mode="after")
@@ -116,8 +190,11 @@ class ScrcParams(Artifact):
         """A rule that exits more than was proved is refused."""
         if (self.status == "CERTIFIED") != (self.rule is not None):
             raise ValueError(f"status is {self.status} but the rule is {'missing' if self.rule is None else 'present'}")
+        if self.spent > self.delta:
+            raise ValueError(f"{self.spent} of a delta of {self.delta} is spent")
         if self.rule is not None:
-            self._check_proof(self.rule)
+            self._check_place(self.rule)
+            self._check_proof()
         return self
 
     @model_validator(mode="after")
@@ -130,21 +207,50 @@ class ScrcParams(Artifact):
             raise ValueError("the seal is broken: the file was edited after it was computed; calibrate again")
         return self
 
-    def _check_proof(self, rule: ExitRule) -> None:
-        # The last value tested is the one that failed, unless the walk came to the end of the grid.
-        proved = {self.grid[self.tested - 2] if 2 <= self.tested <= len(self.grid) else None}
-        if self.tested == len(self.grid) > 0:
-            proved.add(self.grid[-1])
-        if rule.t0 not in proved:
-            raise ValueError(f"t0 = {rule.t0} is not where a walk of {self.tested} steps over this grid stops")
-        misses = self.risks.get(self.risk)
-        if misses is None or self.p_value is None:
-            raise ValueError(f"the p-value or the count of {self.risk} is missing")
-        p = p_value(misses.events, misses.trials, self.alpha)
-        if not math.isclose(p, self.p_value, rel_tol=1e-6):
-            raise ValueError(f"the p-value is {self.p_value}, but {misses.events} of {misses.trials} give {p}")
-        if p > self.delta:
-            raise ValueError(f"the p-value {self.p_value} does not certify at delta = {self.delta}")
+    def _check_place(self, rule: ExitRule) -> None:
+        """The rule is one that the search can have ended at."""
+        if self.chosen >= len(self.chains):
+            raise ValueError(f"the rule comes from chain {self.chosen} of {len(self.chains)}")
+        chain = self.chains[self.chosen]
+        if (rule.tau, rule.t1) != (chain.tau, chain.t1):
+            raise ValueError("tau and t1 are not those that were tested")
+        walked = self.mode != "coverage" and self.algorithm != "A" and self.multiplicity == "chains"
+        if walked and not chain.may_end_at(rule.t0):
+            raise ValueError(f"t0 = {rule.t0} is not where a walk of {chain.tested} steps over this grid stops")
+        if not walked and chain.grid and rule.t0 not in chain.grid:
+            raise ValueError(f"t0 = {rule.t0} is not among the values that were tested")
+
+    def _check_proof(self) -> None:
+        """Every claim holds at a level that the mode and the algorithm grant, and none is missing."""
+        for item in self.evidence:
+            if not item.holds:
+                raise ValueError(f"the p-value {item.p_value} does not certify {item.claim} at level {item.level:g}")
+            granted = self.spent / self._shares(item)
+            if item.level > granted * (1 + 1e-9):
+                raise ValueError(f"a claim was tested at level {item.level:g}, {granted:g} is granted")
+        main = [item for item in self.evidence if item.risk is self.risk and not item.subgroup]
+        if len(main) != 1 or main[0].bound != self.alpha:
+            raise ValueError(f"the evidence that {self.risk} is at most {self.alpha} is missing")
+        proved = self.risks.get(self.risk)
+        if proved is None or (proved.events, proved.trials) != (main[0].events, main[0].trials):
+            raise ValueError(f"the count of {self.risk} is not that of the evidence")
+        if self.mode == "coverage" and not any(item.claim == "coverage" for item in self.evidence):
+            raise ValueError("the evidence of the exit coverage is missing")
+        tested = {item.subgroup for item in self.evidence if item.subgroup}
+        if self.mode == "balanced" and (not tested or tested != set(self.subgroups)):
+            raise ValueError("the evidence of a subgroup is missing")
+
+    def _shares(self, item: Evidence) -> int:
+        """Into how many parts the level of a claim was divided."""
+        match self.mode, self.multiplicity:
+            case "coverage", _:
+                return 2 * len(self.chains)
+            case "balanced", _:
+                return len(self.subgroups) if item.subgroup else 1
+            case _, "chains":
+                return len(self.chains)
+            case _:
+                return 1
 
     def check_binding(self, *, engine_sha256: Sha256, preprocess_sha256: Sha256) -> None:
         """Refuse to be used with anything but what was calibrated.

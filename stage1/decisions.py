@@ -29,6 +29,10 @@ class Level(IntEnum):
     AMBIGUOUS = 3
 
 
+SIGN_BIT = np.int8(7)
+TO_UNCERTAIN = np.int8(Level.UNCERTAIN - DEFERRED)
+
+
 @dataclass(frozen=True)
 class Decisions:
     """Decisions for N images.
@@ -61,7 +65,7 @@ class Decisions:
 
     @classmethod
     def from_exit_labels(cls, exit_label: Labels, ambiguous: NDArray[np.bool_]) -> Self:
-        """Decisions from exit labels and the rows that, if deferred, are ambiguous."""
-        deferred = np.where(ambiguous, Level.AMBIGUOUS, Level.UNCERTAIN)
-        level = np.where(exit_label == DEFERRED, deferred, exit_label).astype(np.int8)
-        return cls(exit_label, level)
+        """Decisions from exit labels, int8 `(N,)`, and the rows that, if deferred, are ambiguous."""
+        # All bits set where deferred, none where it exits.
+        deferred = exit_label >> SIGN_BIT
+        return cls(exit_label, exit_label + ((ambiguous.view(np.int8) + TO_UNCERTAIN) & deferred))

@@ -4,7 +4,9 @@ Stage1Error
 ├── ArtifactError          a file on disk is missing, damaged or of another version
 ├── ImageError             bytes that are not an image we accept
 ├── OutputsError           an engine returned something that is not a Stage-1 output
-└── CertificateError       a certificate does not belong to what it is used with
+├── RowsError              labelled rows are wrong, or two sets share some
+├── CertificateError       a certificate does not belong to what it is used with
+└── CalibrationError       probabilities cannot be calibrated, or not for what is asked
 """
 
 from __future__ import annotations
@@ -26,5 +28,13 @@ class OutputsError(Stage1Error):
     """An engine's answer has the wrong shape, type or values."""
 
 
+class RowsError(Stage1Error):
+    """Labelled rows are inconsistent, or two sets that must be disjoint are not."""
+
+
 class CertificateError(Stage1Error):
     """A certificate is used with something it was not computed for."""
+
+
+class CalibrationError(Stage1Error):
+    """Labels or outputs that no probability can be calibrated on, or a head that was not."""

@@ -1,4 +1,4 @@
-"""Metrics of answers and of rankings."""
+"""Metrics of answers."""
 
 from __future__ import annotations
 
@@ -44,34 +44,19 @@ def subnet_reward(labels: NDArray[np.integer], probabilities: NDArray[np.floatin
     if len(labels) == 0:
         return 0.0
     answered = probabilities >= 0
-    truth, guess = labels[answered], rounded(probabilities[answered])
-    total = 0.0
-    for end in range(1, len(truth) + 1):
-        window = slice(max(0, end - MCC_WINDOW), end)
-        mcc = max(0.0, matthews_correlation(truth[window], guess[window]))
-        recent = slice(max(0, end - ACCURACY_WINDOW), end)
-        total += (0.5 * mcc + 0.5 * accuracy(truth[recent], guess[recent])) ** 3
-    return total / len(labels)
+    truth, guess = labels[answered] == 1, rounded(probabilities[answered]) == 1
+    both, true, guessed, size = (
+        _in_window(values, MCC_WINDOW) for values in (truth & guess, truth, guess, np.ones_like(truth))
+    )
+    spread = true * (size - true) * guessed * (size - guessed)
+    # A window of one class has covariance 0 too, so any number but 0 may stand below the line.
+    mcc = np.maximum(size * both - true * guessed, 0) / np.sqrt(np.maximum(spread, 1))
+    right, recent = (_in_window(values, ACCURACY_WINDOW) for values in (truth == guess, np.ones_like(truth)))
+    return float(np.sum((0.5 * mcc + 0.5 * right / recent) ** 3)) / len(labels)
 
 
-def area_under_generalized_risk(confidence: NDArray[np.floating], losses: NDArray[np.floating]) -> float:
-    """AUGRC: mean rate of silent failures over all working points, in [0, 1/2]; lower is better.
-
-    Rows with the same confidence enter together, so the order of rows does not matter.
-
-    Args:
-        confidence: larger means answered earlier, `(N,)`.
-        losses: loss of each row in [0, 1], `(N,)`.
-
-    References:
-        Traub et al. (2024), Overcoming common flaws in the evaluation of selective classification, arXiv 2407.01032.
-    """
-    total = len(confidence)
-    if total == 0:
-        return 0.0
-    order = np.argsort(confidence)[::-1]
-    ranked = np.asarray(confidence)[order]
-    last_of_tie = np.append(np.flatnonzero(np.diff(ranked)), total - 1)
-    risk = np.cumsum(np.asarray(losses, dtype=np.float64)[order])[last_of_tie] / total
-    coverage = (last_of_tie + 1) / total
-    return float(np.trapezoid(np.append(0.0, risk), np.append(0.0, coverage)))
+def _in_window(values: NDArray[np.bool_], window: int) -> NDArray[np.int64]:
+    """How many of the last `window` values are true, after each of them, `(N,)`."""
+    count = np.cumsum(values, dtype=np.int64)
+    count[window:] -= count[:-window].copy()
+    return count

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -21,6 +21,7 @@ class Stage1Outputs:
     Attributes:
         logits: float32 `(N, 2)`; column 1 is roadwork.
         select_score: float32 `(N,)`; larger means safer to trust.
+        heads: logits of the named heads, float32 `(N, K)` each; class 0 of a head means no roadwork.
 
     Raises:
         OutputsError: a shape or dtype is wrong, or a value is NaN or infinite.
@@ -28,17 +29,21 @@ class Stage1Outputs:
 
     logits: Floats
     select_score: Floats
+    heads: Mapping[str, Floats] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.logits.ndim != 2 or self.logits.shape[1] != 2:
             raise OutputsError(f"logits have shape {self.logits.shape}, expected (N, 2)")
         if self.select_score.shape != (len(self.logits),):
             raise OutputsError(f"select_score has shape {self.select_score.shape}, expected ({len(self.logits)},)")
-        for name, values in (("logits", self.logits), ("select_score", self.select_score)):
+        for name, values in (("logits", self.logits), ("select_score", self.select_score), *self.heads.items()):
             if values.dtype != np.float32:
                 raise OutputsError(f"{name} are {values.dtype}, expected float32")
             if not np.isfinite(values).all():
                 raise OutputsError(f"{name} contain NaN or infinity in {np.sum(~np.isfinite(values))} places")
+        for name, values in self.heads.items():
+            if values.ndim != 2 or len(values) != len(self.logits) or values.shape[1] < 2:
+                raise OutputsError(f"head {name} has shape {values.shape}, expected ({len(self.logits)}, K), K >= 2")
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -49,17 +54,37 @@ class Stage1Outputs:
         score: Floats = self.logits[:, 1] - self.logits[:, 0]
         return score
 
+    def head_score(self, name: str) -> Floats:
+        """Log-odds of a named head that there is any roadwork, float32 `(N,)`: all classes but the first against it.
+
+        Raises:
+            OutputsError: there is no such head.
+        """
+        if name not in self.heads:
+            raise OutputsError(
+                f"no head {name!r}; the outputs have {', '.join(sorted(self.heads)) or 'no named heads'}"
+            )
+        logits = self.heads[name]
+        score: Floats = np.logaddexp.reduce(logits[:, 1:], axis=1) - logits[:, 0]
+        return score
+
     def rows(self, index: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Self:
         """The outputs of some of the images, in the order of `index`."""
-        return type(self)(self.logits[index], self.select_score[index])
+        heads = {name: values[index] for name, values in self.heads.items()}
+        return type(self)(self.logits[index], self.select_score[index], heads)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Stage1Outputs]) -> Self:
         """One object for several batches, in order.
 
         Raises:
-            OutputsError: `parts` is empty.
+            OutputsError: `parts` is empty, or the parts have different heads.
         """
         if not parts:
             raise OutputsError("no outputs to concatenate")
-        return cls(np.concatenate([p.logits for p in parts]), np.concatenate([p.select_score for p in parts]))
+        names = {frozenset(part.heads) for part in parts}
+        if len(names) > 1:
+            raise OutputsError("the parts have different heads")
+        heads = {name: np.concatenate([part.heads[name] for part in parts]) for name in parts[0].heads}
+        logits, scores = [p.logits for p in parts], [p.select_score for p in parts]
+        return cls(np.concatenate(logits), np.concatenate(scores), heads)

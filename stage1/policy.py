@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from stage1.certificate import ScrcParams
-from stage1.decisions import DEFERRED, Decisions, Labels
+from stage1.decisions import DEFERRED, Decisions
 from stage1.outputs import Floats, Stage1Outputs
+from stage1.rule import ExitRule
 
 
 class Policy(Protocol):
@@ -26,26 +27,6 @@ class Policy(Protocol):
         ...
 
 
-def apply_exit_rule(score: Floats, select_score: Floats, *, tau: float, t0: float, t1: float) -> Labels:
-    """The exit rule with two label-specific thresholds behind a gate.
-
-    Args:
-        score: roadwork scores, `(N,)`.
-        select_score: selection scores, `(N,)`.
-        tau: an image may exit only if its selection score is at least tau.
-        t0: exit with label 0 strictly below t0.
-        t1: exit with label 1 at or above t1, unless it already exits with 0.
-
-    Returns:
-        int8 `(N,)`: 0, 1, or -1 for deferred.
-    """
-    gate = select_score >= tau
-    labels = np.full(score.shape, DEFERRED, np.int8)
-    labels[gate & (score >= t1)] = 1
-    labels[gate & (score < t0)] = 0
-    return labels
-
-
 @dataclass(frozen=True)
 class ScrcPolicy:
     """Exits by certified thresholds; defers everything if nothing was certified."""
@@ -54,18 +35,35 @@ class ScrcPolicy:
 
     def decide(self, outputs: Stage1Outputs) -> Decisions:
         """See `Policy.decide`."""
-        rule = self.params.rule
         ambiguous = outputs.select_score < self.params.ambiguous_below
-        if rule is None:
-            return Decisions.from_exit_labels(np.full(len(outputs), DEFERRED, np.int8), ambiguous)
-        labels = apply_exit_rule(outputs.roadwork_score, outputs.select_score, tau=rule.tau, t0=rule.t0, t1=rule.t1)
-        return Decisions.from_exit_labels(labels, ambiguous)
+        return Decisions.from_exit_labels(exit_labels(self.params.rule, outputs), ambiguous)
 
     def gate(self, outputs: Stage1Outputs) -> NDArray[np.bool_]:
         """Bool `(N,)`: the selection score passes the gate."""
-        tau = np.inf if self.params.rule is None else self.params.rule.tau
-        passes: NDArray[np.bool_] = outputs.select_score >= tau
-        return passes
+        rule = self.params.rule
+        return np.zeros(len(outputs), bool) if rule is None else rule.gate(outputs)
+
+
+@dataclass(frozen=True)
+class RulePolicy:
+    """Exits by a rule that nothing certifies; None defers everything."""
+
+    rule: ExitRule | None
+
+    def decide(self, outputs: Stage1Outputs) -> Decisions:
+        """See `Policy.decide`."""
+        return Decisions.from_exit_labels(exit_labels(self.rule, outputs), np.zeros(len(outputs), bool))
+
+
+def exit_labels(rule: ExitRule | None, outputs: Stage1Outputs) -> NDArray[np.int8]:
+    """Label each image exits with, int8 `(N,)`; without a rule everything is deferred."""
+    return np.full(len(outputs), DEFERRED, np.int8) if rule is None else rule.exit_labels(outputs)
+
+
+def roadwork_probability(outputs: Stage1Outputs) -> Floats:
+    """Softmax probability of roadwork, float32 `(N,)`."""
+    probability: Floats = expit(outputs.roadwork_score)
+    return probability
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,7 @@ class ThresholdPolicy:
 
     def decide(self, outputs: Stage1Outputs) -> Decisions:
         """See `Policy.decide`."""
-        probability = expit(outputs.roadwork_score)
-        labels = np.full(len(outputs), DEFERRED, np.int8)
-        labels[probability > self.high] = 1
-        labels[probability < self.low] = 0
+        probability = roadwork_probability(outputs)
+        as_zero, as_one = probability < self.low, probability > self.high
+        labels = (as_zero | as_one).view(np.int8) - np.int8(1) + (as_one > as_zero)
         return Decisions.from_exit_labels(labels, np.zeros(len(outputs), bool))

@@ -18,9 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from stage1.binomial import lower_bound, upper_bound
 from stage1.decisions import DEFERRED, Decisions
+from stage1.outputs import Floats
+from stage1.rule import Eligible, Mask
 
 Unit = Literal["row", "group"]
-Mask = NDArray[np.bool_]
 
 
 class Risk(StrEnum):
@@ -75,11 +76,13 @@ class Units:
 
     Attributes:
         codes: integer group of each row, `(N,)`.
-        order: row indices sorted by a hash of the row id, `(N,)`.
+        order: row indices in the order in which rows may stand for their group, `(N,)`.
+        alone: every row is its own group.
     """
 
     codes: NDArray[np.intp]
     order: NDArray[np.intp]
+    alone: bool = False
 
     @classmethod
     def of(cls, row_ids: Sequence[str], groups: Sequence[str], *, unit: Unit, seed: int) -> Units:
@@ -91,14 +94,18 @@ class Units:
             unit: with `row`, every row is its own group.
             seed: enters the hash, so that the draw can be repeated.
         """
-        names = row_ids if unit == "row" else groups
-        codes = np.unique(np.asarray(names, dtype=np.str_), return_inverse=True)[1].astype(np.intp)
+        if unit == "row":
+            # Nothing is drawn, so nothing need be hashed.
+            return cls(np.arange(len(row_ids)), np.arange(len(row_ids)), alone=True)
+        codes = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)[1].astype(np.intp)
         keys = [hashlib.blake2b(f"{seed}\0{row}".encode(), digest_size=16).digest() for row in row_ids]
         order = np.asarray(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.intp)
         return cls(codes.reshape(-1), order)
 
     def representatives(self, mask: Mask) -> NDArray[np.intp]:
-        """One row of `mask` for each group that has any: the first in hash order."""
+        """One row of `mask` for each group that has any: the first in the order of the draw."""
+        if self.alone:
+            return np.flatnonzero(mask)
         candidates = self.order[mask[self.order]]
         first = np.unique(self.codes[candidates], return_index=True)[1]
         chosen: NDArray[np.intp] = candidates[first]
@@ -148,3 +155,48 @@ def measure(
         losses, trials = units.count(*conditions(risk, labels, decisions, gate))
         rates[risk] = Rate.count(losses, trials, delta)
     return rates
+
+
+@dataclass(frozen=True)
+class Onset:
+    """Where in a sweep of t0 a row begins to count: strictly above these values, -inf for always, inf for never.
+
+    Attributes:
+        condition: the row is among the trials, `(N,)`.
+        loss: the row is lost if it is a trial, `(N,)`.
+    """
+
+    condition: Floats
+    loss: Floats
+
+
+def onset(risk: Risk | None, labels: NDArray[np.integer], rule: Eligible) -> Onset:
+    """Onset of a risk for every row while t0 grows, up to t1.
+
+    Args:
+        risk: the risk; None for exit coverage, whose "loss" is an exit.
+        labels: 0 or 1, `(N,)`.
+        rule: the rule without its t0.
+    """
+    positive = labels == 1
+    never, always = np.float32(np.inf), np.float32(-np.inf)
+    exits_as_zero = np.where(rule.zero, rule.score, never)
+    exits = np.where(rule.one, always, exits_as_zero)
+    missed = np.where(positive, exits_as_zero, never)
+    condition, loss = np.full(len(labels), always), missed
+    match risk:
+        case None:
+            loss = exits
+        case Risk.MISS_ALL:
+            condition = np.where(positive, always, never)
+        case Risk.MISS_GATED:
+            condition = np.where(positive & rule.gate, always, never)
+        case Risk.MISS_EXIT:
+            condition = np.where(positive, exits, never)
+        case Risk.FALSE_OMISSION:
+            condition = exits_as_zero
+        case Risk.ERROR_EXIT:
+            condition, loss = exits, np.where(~positive & rule.one, always, missed)
+        case Risk.MISS_JOINT:
+            pass
+    return Onset(condition, loss)

@@ -18,11 +18,13 @@ from PIL import Image
 
 from engines.bundle import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, Provenance, write_golden
 from stage1.artifacts import sha256_file
-from stage1.calibration import CalibrationContext, CalibrationSettings, LabelledOutputs, calibrate
+from stage1.calibration import CalibrationContext, calibrate
+from stage1.calibration_settings import CalibrationSettings
 from stage1.certificate import ScrcParams
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import PreprocessSettings
 from stage1.probability import ProbabilityCalibrator
+from stage1.rows import LabelledOutputs
 
 # The same examples in every run: a failure is a change of the code, and never of the dice.
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
@@ -63,6 +65,7 @@ def _write_onnx(
     dtype: int = TensorProto.UINT8,
     channels: int = 3,
     only_batch: int | None = None,
+    heads: tuple[str, ...] = (),
 ) -> Path:
     """A linear engine of the mean colour: logits and selection score are `mean @ WEIGHTS`, plus `shift` on roadwork.
 
@@ -75,6 +78,7 @@ def _write_onnx(
         dtype: type of the input.
         channels: channels of the input.
         only_batch: the graph is valid, and can only be run with so many images.
+        heads: names of further outputs, each a copy of the logits.
     """
     weights = np.resize(WEIGHTS, (channels, 3))
     constants: dict[str, NDArray[np.generic]] = {
@@ -96,6 +100,7 @@ def _write_onnx(
         constants["fixed"] = np.array([only_batch, 3], np.int64)
         nodes[3].output[0] = "free"
         nodes.insert(4, helper.make_node("Reshape", ["free", "fixed"], ["heads"]))
+    nodes += [helper.make_node("Identity", [outputs[0]], [name]) for name in heads]
     graph = helper.make_graph(
         nodes,
         "mean_colour",
@@ -103,6 +108,7 @@ def _write_onnx(
         [
             helper.make_tensor_value_info(outputs[0], TensorProto.FLOAT, None),
             helper.make_tensor_value_info(outputs[1], TensorProto.FLOAT, None),
+            *(helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in heads),
         ],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
@@ -148,7 +154,7 @@ def _write_bundle_files(
     if params is None:
         params = _certificate(engine_sha256=sha256_file(engine), preprocess_sha256=preprocess.sha256)
     params.write(directory / PARAMS)
-    ProbabilityCalibrator(a=0.9, b=0.8, c=0.1, rows=10).write(directory / CALIBRATOR)
+    ProbabilityCalibrator.of_slopes(0.9, 0.8, 0.1, rows=10).write(directory / CALIBRATOR)
     for name in ("config.json", "splits.json", "metrics.csv", "report.html"):
         (directory / name).write_text(f"{name} {note}\n")
     images = _plain_images(np.random.default_rng(3).integers(0, 256, (6, 3)))

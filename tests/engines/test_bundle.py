@@ -91,7 +91,7 @@ class TestLoad:
         outputs = live.engine.infer(plain_images([[200, 200, 10], [10, 200, 200]]))
         assert live.policy.decide(outputs).exit_label.tolist() == [1, 0]
         assert live.policy.params == live.params
-        assert live.calibrator.rows == 10
+        assert live.calibrator.heads["class"].answering.rows == 10
         assert live.preprocess.size_px == live.engine.describe().size_px
         live.close()
 
@@ -196,7 +196,7 @@ class TestWrongTogether:
 
     def test_a_certificate_that_was_loosened(self, files: Path, publish: Publish, refused: Refused) -> None:
         tree = json.loads((files / PARAMS).read_text())
-        tree["rule"]["t0"] = tree["grid"][tree["tested"] - 1]
+        tree["rule"]["t0"] = tree["chains"][0]["grid"][tree["chains"][0]["tested"] - 1]
         (files / PARAMS).write_text(json.dumps(tree))
         refused(publish(files), "is not where a walk of")
 
@@ -285,6 +285,21 @@ class TestParity:
             load_bundle(directory, threads=1).close()
         else:
             refused(directory, "1 golden images are decided otherwise, the first is number 0", ParityError)
+
+    def test_heads_are_compared_too(
+        self, tmp_path: Path, publish: Publish, write_bundle_files: Maker, write_onnx: Maker, refused: Refused
+    ) -> None:
+        engine = write_onnx(tmp_path / "heads.onnx", heads=("head.works",))
+        files = write_bundle_files(tmp_path / "f", engine=engine)
+        shutil.copytree(files, tmp_path / "good")
+        shutil.copytree(files, tmp_path / "bad")
+        refused(publish(files), r"the engine has heads \['works'\], the golden outputs have \[\]")
+        with np.load(files / GOLDEN) as golden:
+            images, logits, score = golden["images"], golden["logits"], golden["select_score"]
+        write_golden(tmp_path / "good" / GOLDEN, images, Stage1Outputs(logits, score, {"works": logits}))
+        load_bundle(publish(tmp_path / "good"), threads=1).close()
+        write_golden(tmp_path / "bad" / GOLDEN, images, Stage1Outputs(logits, score, {"works": logits + 1}))
+        refused(publish(tmp_path / "bad"), "outputs differ from the golden ones by 1", ParityError)
 
     @pytest.mark.parametrize("kept", [0, 1, 5])
     def test_golden_outputs_of_another_number_of_images_are_refused(

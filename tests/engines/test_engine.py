@@ -32,6 +32,12 @@ class TestInfer:
         assert outputs.logits == pytest.approx(expected[:, :2], abs=1e-4)
         assert outputs.select_score == pytest.approx(expected[:, 2], abs=1e-4)
 
+    def test_named_heads_are_further_outputs(self, tmp_path: Path, write_onnx: WriteOnnx, plain_images: Images) -> None:
+        path = write_onnx(tmp_path / "heads.onnx", heads=("head.works", "head.severity"))
+        outputs = OnnxEngine(path, threads=1).infer(plain_images(COLOURS))
+        assert set(outputs.heads) == {"works", "severity"}
+        assert np.array_equal(outputs.heads["works"], outputs.logits)
+
     def test_may_be_called_from_several_threads(self, tiny_engine: Path, plain_images: Images) -> None:
         engine, batch = OnnxEngine(tiny_engine, threads=1), plain_images(COLOURS)
         expected = engine.infer(batch)
@@ -115,6 +121,7 @@ class TestRefusal:
         [
             {"outputs": ("logits", "score")},
             {"outputs": ("select_score", "logits")},
+            {"heads": ("works",)},
             {"dtype": TensorProto.FLOAT},
             {"channels": 1},
             {"size_px": "S"},

@@ -12,7 +12,7 @@ import pytest
 from offline.config import AdaptSettings, ConformalTrainingSettings, ModelSettings, RandomBackbone, TrainSettings
 from offline.dataset import Dataset, Row
 from offline.errors import TrainingError
-from stage1.calibration import CalibrationSettings
+from stage1.calibration_settings import CalibrationSettings
 
 torch = pytest.importorskip("torch")
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
 from scipy.stats import beta, binom
 
-from stage1.binomial import lower_bound, p_value, trials_needed, upper_bound
+from stage1.binomial import losses_allowed, lower_bound, p_value, p_values, power, trials_needed, upper_bound
 
 LEVELS = st.floats(0.001, 0.5)
 
@@ -59,6 +59,11 @@ class TestPValue:
         losses, trials = count
         assert p_value(losses, trials + 1, alpha) <= p_value(losses, trials, alpha) + 1e-12
         assert losses == trials or p_value(losses + 1, trials, alpha) >= p_value(losses, trials, alpha)
+
+    @given(st.lists(counts(), min_size=1, max_size=20), LEVELS)
+    def test_many_at_once_are_the_same(self, pairs: list[tuple[int, int]], alpha: float) -> None:
+        losses, trials = np.array([*pairs, (0, 0)]).T
+        assert p_values(losses, trials, alpha).tolist() == [p_value(k, m, alpha) for k, m in [*pairs, (0, 0)]]
 
 
 class TestBounds:
@@ -122,6 +127,42 @@ class TestTrialsNeeded:
     def test_a_miss_more_takes_more_trials(self) -> None:
         needed = [trials_needed(losses, 0.02, 0.1) for losses in range(10)]
         assert all(a < b for a, b in itertools.pairwise(needed))
+
+
+class TestLossesAllowed:
+    @pytest.mark.parametrize(("trials", "allowed"), [(113, -1), (114, 0), (300, 2), (500, 5), (1000, 13), (3000, 49)])
+    def test_table(self, trials: int, allowed: int) -> None:
+        assert losses_allowed(trials, 0.02, 0.10) == allowed
+
+    @given(st.integers(0, 2000), LEVELS, st.floats(0.001, 0.9))
+    def test_is_the_most_that_certifies(self, trials: int, alpha: float, delta: float) -> None:
+        allowed = losses_allowed(trials, alpha, delta)
+        assert allowed < 0 or p_value(allowed, trials, alpha) <= delta
+        assert allowed == trials - 1 or p_value(allowed + 1, trials, alpha) > delta
+
+
+class TestPower:
+    @pytest.mark.parametrize(
+        ("trials", "expected"),
+        [
+            (150, {0.002: 0.74, 0.005: 0.47, 0.0075: 0.32, 0.01: 0.22, 0.015: 0.10}),
+            (300, {0.002: 0.98, 0.005: 0.81, 0.0075: 0.61, 0.01: 0.42, 0.015: 0.17}),
+            (500, {0.002: 1.0, 0.005: 0.96, 0.0075: 0.82, 0.01: 0.62, 0.015: 0.24}),
+            (1000, {0.005: 1.0, 0.0075: 0.98, 0.01: 0.87, 0.015: 0.36}),
+            (2000, {0.005: 1.0, 0.0075: 1.0, 0.01: 0.99, 0.015: 0.62}),
+        ],
+    )
+    def test_table(self, trials: int, expected: dict[float, float]) -> None:
+        found = {rate: power(trials, rate, 0.02, 0.10) for rate in expected}
+        assert found == pytest.approx(expected, abs=0.006)
+
+    def test_is_none_where_nothing_can_be_certified(self) -> None:
+        assert power(113, 0.0001, 0.02, 0.10) == 0.0
+
+    def test_is_how_often_a_draw_is_certified(self) -> None:
+        draws = np.random.default_rng(3).binomial(400, 0.008, 20_000)
+        certified = np.mean([p_value(int(k), 400, 0.02) <= 0.1 for k in draws])
+        assert power(400, 0.008, 0.02, 0.10) == pytest.approx(certified, abs=0.01)
 
 
 @given(trials=st.integers(1, 3000), share=st.floats(0, 1), level=st.floats(0.001, 0.5))

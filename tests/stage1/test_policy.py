@@ -10,8 +10,10 @@ from hypothesis.extra.numpy import arrays
 
 from stage1.certificate import ScrcParams
 from stage1.decisions import DEFERRED, Decisions, Level
+from stage1.errors import OutputsError
 from stage1.outputs import Stage1Outputs
-from stage1.policy import Policy, ScrcPolicy, ThresholdPolicy, apply_exit_rule
+from stage1.policy import Policy, RulePolicy, ScrcPolicy, ThresholdPolicy
+from stage1.rule import ExitRule, HeadAgreement, apply_exit_rule, eligible
 
 # Coarse values, so that ties with the thresholds are common.
 COARSE = st.integers(-8, 8).map(lambda quarters: quarters / 4)
@@ -64,6 +66,50 @@ class TestExitRule:
         assert (after[changed] == 0).all()
 
 
+class TestAgreement:
+    """Heads that must say the label an image exits with: class 0 of a head is no roadwork, all others are some."""
+
+    RULE = ExitRule(tau=0.0, t0=-1.0, t1=1.0, agreement=(HeadAgreement(head="works", cut=0.0),))
+
+    @staticmethod
+    def outputs(score: list[float], head: list[list[float]]) -> Stage1Outputs:
+        logits = np.stack([np.zeros(len(score)), score], axis=1).astype(np.float32)
+        return Stage1Outputs(logits, np.zeros(len(score), np.float32), {"works": np.array(head, np.float32)})
+
+    def test_nothing_exits_against_a_head(self) -> None:
+        none, active, planned = [9.0, 0.0, 0.0], [0.0, 9.0, 0.0], [0.0, 0.0, 9.0]
+        outputs = self.outputs([-5, -5, 5, 5, 5, 0], [none, active, none, active, planned, none])
+        assert self.RULE.exit_labels(outputs).tolist() == [0, DEFERRED, DEFERRED, 1, 1, DEFERRED]
+
+    def test_every_head_must_agree(self) -> None:
+        logits = np.array([[0, -5], [0, -5], [0, 5], [0, 5]], np.float32)
+        yes, no = [-4.0, 4.0], [4.0, -4.0]
+        heads = {"a": np.array([no, no, yes, yes], np.float32), "b": np.array([no, yes, yes, no], np.float32)}
+        both = tuple(HeadAgreement(head=name, cut=0.0) for name in "ab")
+        rule = ExitRule(tau=-9.0, t0=-1.0, t1=1.0, agreement=both)
+        exits = rule.exit_labels(Stage1Outputs(logits, np.zeros(4, np.float32), heads))
+        assert exits.tolist() == [0, DEFERRED, 1, DEFERRED]
+
+    def test_a_missing_head_is_an_error(self, outputs_of: Callable[..., Stage1Outputs]) -> None:
+        with pytest.raises(OutputsError, match="no head 'works'; the outputs have no named heads"):
+            self.RULE.exit_labels(outputs_of(np.zeros(2)))
+
+    @given(st.lists(st.tuples(COARSE, COARSE, COARSE), min_size=1, max_size=30), COARSE, COARSE, COARSE, COARSE)
+    def test_what_is_left_open_is_the_rule(
+        self, rows: list[tuple[float, float, float]], tau: float, a: float, b: float, cut: float
+    ) -> None:
+        """`eligible`, which calibration counts with, and `exit_labels`, which decides, are one rule."""
+        t0, t1 = sorted((a, b))
+        score, gate, head = np.array(rows, np.float32).reshape(-1, 3).T
+        outputs = self.outputs(score.tolist(), np.stack([np.zeros(len(head)), head], 1).tolist())
+        outputs = Stage1Outputs(outputs.logits, gate.copy(), outputs.heads)
+        rule = ExitRule(tau=tau, t0=t0, t1=t1, agreement=(HeadAgreement(head="works", cut=cut),))
+        left = eligible(outputs, tau=tau, t1=t1, agreement=rule.agreement)
+        as_zero = left.zero & (left.score < np.float32(t0))
+        expected = np.where(as_zero, 0, np.where(left.one, 1, DEFERRED))
+        assert rule.exit_labels(outputs).tolist() == expected.tolist()
+
+
 class TestScrcPolicy:
     def test_decides_as_the_certificate_says(
         self, certificate: Callable[..., ScrcParams], outputs_of: Callable[..., Stage1Outputs]
@@ -111,6 +157,10 @@ class TestThresholdPolicy:
 
     def test_extreme_scores_are_no_trouble(self, outputs_of: Callable[..., Stage1Outputs]) -> None:
         assert ThresholdPolicy().decide(outputs_of(np.array([-1e30, 1e30]))).exit_label.tolist() == [0, 1]
+
+
+def test_without_a_rule_everything_is_deferred(outputs_of: Callable[..., Stage1Outputs]) -> None:
+    assert not RulePolicy(None).decide(outputs_of(np.linspace(-9, 9, 50))).exits.any()
 
 
 @pytest.mark.parametrize("name", ["scrc", "threshold"])

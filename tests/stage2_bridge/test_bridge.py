@@ -322,7 +322,7 @@ def directory(tmp_path: Path, tiny_engine: Path) -> Path:
     """A larger engine's directory, with the tiny engine in it."""
     (tmp_path / ENGINE).write_bytes(tiny_engine.read_bytes())
     PreprocessSettings(size_px=32).write(tmp_path / PREPROCESS)
-    ProbabilityCalibrator(a=0.5, b=0.5).write(tmp_path / CALIBRATOR)
+    ProbabilityCalibrator.of_slopes(0.5, 0.5).write(tmp_path / CALIBRATOR)
     return tmp_path
 
 

@@ -1,0 +1,85 @@
+"""What is to be certified, and how the candidates are chosen."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from stage1.risks import Risk, Unit
+
+Mode = Literal["risk", "coverage", "balanced"]
+Algorithm = Literal["A", "B", "C"]
+Multiplicity = Literal["chains", "holm"]
+Spending = Literal["nights", "single_use"]
+
+
+class CalibrationSettings(BaseModel):
+    """What is to be certified, and how the candidates are chosen.
+
+    Attributes:
+        mode: `risk` certifies the risk and exits as much as that allows; `coverage` certifies an exit coverage and
+            the lowest risk it can be had at; `balanced` certifies the risk, and no more than `subgroup_slack` times
+            it in each subgroup.
+        algorithm: `B` walks t0 up at one gate, for any risk; `A` takes t0 from an order statistic, for D1; `C` walks
+            at several gates, or certifies several risks at once.
+        risk: the risk that is certified; D2, the miss rate on exits, by default.
+        alpha: highest risk that may be certified; in mode `coverage` the bound is found instead.
+        delta: one minus the confidence.
+        spending: `nights` divides delta over all certifications on the same rows; `single_use` gives each all of it,
+            and then only each by itself holds.
+        unit: what is independent; `group` uses one row a group.
+        seed: seed of the draw of that row.
+        coverage: exit coverage to be certified in mode `coverage`.
+        subgroups: column of the metadata that names the subgroups in mode `balanced`.
+        subgroup_slack: highest risk of a subgroup, as a multiple of alpha.
+        also: further risks of algorithm C and their levels, certified together with `risk`.
+        gates: number of gates of algorithm C.
+        multiplicity: how algorithm C pays for them: `chains` walks each at delta / gates, `holm` tests every pair of
+            gate and t0.
+        agreement: named heads that must say the label an image exits with.
+        false_alarm_rate: share of gate-passing negatives of val_select that may exit as 1; sets t1, which is never
+            below the cut with the highest balanced accuracy.
+        safety: tau is chosen where the smoothed risk on val_select is at most `safety * alpha`.
+        grid_size: number of candidate values of t0.
+        gate_size: number of candidate values of tau.
+        ambiguous_share: share of the deferred images of val_select that are AMBIGUOUS.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Mode = "risk"
+    algorithm: Algorithm = "B"
+    risk: Risk = Risk.MISS_EXIT
+    alpha: float = Field(default=0.02, gt=0, lt=1)
+    delta: float = Field(default=0.10, gt=0, lt=1)
+    spending: Spending = "nights"
+    unit: Unit = "group"
+    seed: int = 0
+    coverage: float = Field(default=0.80, gt=0, lt=1)
+    subgroups: str = "daytime"
+    subgroup_slack: float = Field(default=2.0, ge=1, le=2)
+    also: dict[Risk, float] = Field(default_factory=dict)
+    gates: int = Field(default=3, ge=1, le=10)
+    multiplicity: Multiplicity = "chains"
+    agreement: tuple[str, ...] = ()
+    false_alarm_rate: float = Field(default=0.02, ge=0, lt=1)
+    safety: float = Field(default=0.75, gt=0, le=1)
+    grid_size: int = Field(default=1000, ge=2)
+    gate_size: int = Field(default=25, ge=1)
+    ambiguous_share: float = Field(default=0.10, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.algorithm == "A" and self.risk is not Risk.MISS_ALL:
+            raise ValueError(f"algorithm A certifies D1 only, not {self.risk}: set risk to D1, or algorithm to B")
+        if self.mode != "risk" and self.algorithm != "B":
+            raise ValueError(f"mode {self.mode} goes with algorithm B, not {self.algorithm}")
+        if self.also and self.algorithm != "C":
+            raise ValueError(f"several risks at once take algorithm C, not {self.algorithm}")
+        wrong = [f"{risk}: {level}" for risk, level in self.also.items() if not 0 < level < 1 or risk is self.risk]
+        if wrong:
+            raise ValueError(f"`also` needs other risks than {self.risk}, at levels in (0, 1), not {', '.join(wrong)}")
+        if self.subgroup_slack * self.alpha >= 1:
+            raise ValueError(f"subgroup_slack * alpha is {self.subgroup_slack * self.alpha:g}, which certifies nothing")
+        return self

@@ -1,0 +1,264 @@
+"""Exit rules of the literature, for a report to show beside the certified one. None of them ever serves.
+
+SCRC-T and CRC control a risk in expectation over calibration draws: about a third of the draws exceed it. SCRC-I is a
+bound with high probability, and takes tens of thousands of rows at a risk of 2%. Swept thresholds promise nothing.
+
+References:
+    Xu, Guo, Wei (2026), Selective conformal risk control, arXiv 2512.12844v2: SCRC-T sections 4.1-4.3, SCRC-I 4.5.
+    Angelopoulos, Bates, Fisch, Lei, Schuster (2022), Conformal risk control, arXiv 2208.02814, theorem 1.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import ClassVar, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from stage1.artifacts import Artifact
+from stage1.candidates import Candidates, exit_one_threshold
+from stage1.outputs import Floats
+from stage1.policy import ThresholdPolicy, roadwork_probability
+from stage1.risks import Rate, Risk, measure
+from stage1.rows import LabelledOutputs
+from stage1.rule import ExitRule, Mask
+
+RuleName = Literal["scrc_i", "scrc_t", "scrc_t_label", "crc"]
+LOWEST = float(np.finfo(np.float32).min)
+
+
+class ReferenceRule(BaseModel):
+    """A rule of the literature on this data.
+
+    Attributes:
+        name: which.
+        rule: the rule, None if it is infeasible.
+        promise: what its theorem promises.
+        reason: why it is infeasible, and what it would take; empty if it is not.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: RuleName
+    rule: ExitRule | None
+    promise: str
+    reason: str = ""
+
+
+class Thresholds(Artifact):
+    """`thresholds.json`: softmax thresholds chosen so that the miss rate observed on val_select is low enough.
+
+    Attributes:
+        low: exit with label 0 below this probability of roadwork.
+        high: exit with label 1 above this probability of roadwork.
+        certified: never.
+        alpha: the miss rate on exits that was asked for.
+        miss_rate: the one observed on the rows that chose; no bound on what it is elsewhere.
+        rows_sha256: hash of the ids of these rows.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    low: float = Field(ge=0, le=1)
+    high: float = Field(ge=0, le=1)
+    certified: Literal[False] = False
+    alpha: float
+    miss_rate: Rate
+    rows_sha256: str
+
+    @property
+    def policy(self) -> ThresholdPolicy:
+        """The policy with these thresholds."""
+        return ThresholdPolicy(self.low, self.high)
+
+
+class ReferenceRules(Artifact):
+    """`reference_rules.json`: the rules of the literature beside a certificate.
+
+    Attributes:
+        alpha: risk that each of them is run at.
+        delta: one minus the confidence of SCRC-I.
+        coverage: coverage of the gate of SCRC-T and SCRC-I.
+        rules: the rules.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    alpha: float
+    delta: float
+    coverage: float
+    rules: tuple[ReferenceRule, ...]
+
+
+def reference_rules(
+    data: LabelledOutputs, candidates: Candidates, *, alpha: float, delta: float, coverage: float
+) -> ReferenceRules:
+    """Every rule on the rows of val_calib.
+
+    Args:
+        data: rows of val_calib; every row counts as independent.
+        candidates: gate and t1 from val_select, for the rules that choose t0 alone.
+        alpha: risk.
+        delta: one minus the confidence of SCRC-I.
+        coverage: coverage of the gate of SCRC-T and SCRC-I.
+    """
+    rules = (
+        scrc_i(data, alpha=alpha, delta=delta, coverage=coverage),
+        scrc_t(data, alpha=alpha, coverage=coverage),
+        scrc_t_label(data, alpha=alpha, coverage=coverage, t1=candidates.chains[0].t1),
+        crc(data, alpha=alpha, tau=candidates.chains[0].tau, t1=candidates.chains[0].t1),
+    )
+    return ReferenceRules(alpha=alpha, delta=delta, coverage=coverage, rules=rules)
+
+
+def conformal_budget(rows: int, alpha: float) -> int:
+    """Losses that conformal risk control allows among so many rows for a 0/1 loss; negative if infeasible.
+
+    The printed rule of SCRC-T (Eq. 15), ceil((m + 1) alpha) - 1, allows one too many: its risk is
+    ceil((m + 1) alpha) / (m + 1), which exceeds alpha unless (m + 1) alpha is a whole number.
+    """
+    # A product that is whole on paper may lie a rounding error below.
+    return math.floor((rows + 1) * alpha + 1e-9) - 1
+
+
+def selected(select_score: Floats, coverage: float) -> tuple[float, Mask]:
+    """Gate of SCRC-T for a test image, and the calibration rows that any image behind it is compared with.
+
+    A test image is selected if its score is at least the q-th lowest calibration score, q being the whole part of
+    (1 - coverage)(n + 1); the rows to compare with are those at or above the next one, the same for every selected
+    image (Eq. 11 and 13).
+
+    Args:
+        select_score: of the calibration rows, `(N,)`.
+        coverage: share of images that are to be selected.
+    """
+    q = math.floor((1 - coverage) * (len(select_score) + 1) + 1e-9)
+    ranked = np.sort(select_score)
+    tau = LOWEST if q == 0 else float(ranked[q - 1])
+    barrier = ranked[q] if q < len(ranked) else np.float32(np.inf)
+    return tau, select_score >= barrier
+
+
+def scrc_t(data: LabelledOutputs, *, alpha: float, coverage: float) -> ReferenceRule:
+    """SCRC-T with the corrected budget: P(label not in the set | selected) is at most alpha, in expectation.
+
+    The set holds every label whose probability is at least 1 - lambda; lambda < 1/2 would make some sets empty.
+    """
+    promise = "E[label outside the set | selected] <= alpha, not for a given calibration draw"
+    tau, rows = selected(data.outputs.select_score, coverage)
+    allowed = conformal_budget(int(rows.sum()), alpha)
+    if allowed < 0:
+        return _infeasible("scrc_t", promise, int(rows.sum()), alpha, "selected rows")
+    barrier = min(float(np.sort(_true_label_score(data)[rows])[allowed]), 0.0)
+    return ReferenceRule(name="scrc_t", rule=symmetric_rule(tau, barrier), promise=promise)
+
+
+def scrc_t_label(data: LabelledOutputs, *, alpha: float, coverage: float, t1: float) -> ReferenceRule:
+    """SCRC-T for the positives alone: D2', misses among roadwork behind the gate, at most alpha in expectation."""
+    promise = "E[missed | roadwork, selected] <= alpha, not for a given calibration draw"
+    tau, rows = selected(data.outputs.select_score, coverage)
+    scores = np.sort(data.outputs.roadwork_score[rows & data.positive])
+    allowed = conformal_budget(len(scores), alpha)
+    if allowed < 0:
+        return _infeasible("scrc_t_label", promise, len(scores), alpha, "selected positives")
+    rule = ExitRule(tau=tau, t0=min(float(scores[allowed]), t1), t1=t1)
+    return ReferenceRule(name="scrc_t_label", rule=rule, promise=promise)
+
+
+def crc(data: LabelledOutputs, *, alpha: float, tau: float, t1: float) -> ReferenceRule:
+    """Algorithm A in its conformal form: D1 at most alpha in expectation."""
+    promise = "E[missed | roadwork] <= alpha, not for a given calibration draw"
+    gate = data.outputs.select_score[data.positive] >= tau
+    scores = np.sort(np.where(gate, data.outputs.roadwork_score[data.positive], np.float32(np.inf)))
+    allowed = conformal_budget(len(scores), alpha)
+    if allowed < 0:
+        return _infeasible("crc", promise, len(scores), alpha, "positives")
+    return ReferenceRule(name="crc", rule=ExitRule(tau=tau, t0=min(float(scores[allowed]), t1), t1=t1), promise=promise)
+
+
+def scrc_i(
+    data: LabelledOutputs, *, alpha: float, delta: float, coverage: float, gates: int = 10, levels: int = 10
+) -> ReferenceRule:
+    """SCRC-I as printed in v2 (Eqs. 17-22): P(label not in the set | selected) <= alpha with probability 1 - delta.
+
+    Args:
+        data: rows of val_calib.
+        alpha: risk.
+        delta: one minus the confidence.
+        coverage: share of images that are to be selected.
+        gates: size of the grid of lambda_1; its values are quantiles of the selection score.
+        levels: size of the grid of lambda_2, from 1/2 to 1.
+    """
+    promise = "P(label outside the set | selected) <= alpha with confidence 1 - delta"
+    score, rows = data.outputs.select_score, len(data)
+    taus = np.quantile(score, np.linspace(0, 1, gates, endpoint=False)).astype(np.float32)
+    shares = np.array([np.mean(score >= tau) for tau in taus])
+    tau, share = max(zip(taus[shares >= coverage], shares[shares >= coverage], strict=True), key=lambda pair: pair[0])
+    certain = max(float(share) - math.sqrt(math.log(4 / delta) / (2 * rows)), 0.0)
+    error = math.sqrt(math.log(4 * gates * levels / delta) / (2 * rows))
+    true_score = _true_label_score(data)
+    # lambda_2 from 1/2 to 1 asks for a probability of at least 1 - lambda_2; at 1 every set is {0, 1}.
+    for needed in np.linspace(0.5, 0, levels):
+        barrier = math.log(needed / (1 - needed)) if needed > 0 else LOWEST
+        lost = float(np.mean((score >= tau) & (true_score < np.float32(barrier))))
+        if needed > 0 and lost + error <= alpha * certain:
+            return ReferenceRule(name="scrc_i", rule=symmetric_rule(float(tau), barrier), promise=promise)
+    enough = scrc_i_rows_needed(alpha, delta, coverage, gates * levels)
+    reason = (
+        f"with {rows} rows the correction alone is {error:.3f}, the bound must stay below alpha times coverage, "
+        f"{alpha * certain:.3f}; without a single error it takes {enough} rows"
+    )
+    return ReferenceRule(name="scrc_i", rule=None, promise=promise, reason=reason)
+
+
+def scrc_i_rows_needed(alpha: float, delta: float, coverage: float, pairs: int) -> int:
+    """Fewest rows with which SCRC-I is feasible if not a single label is outside its set.
+
+    Args:
+        alpha: risk.
+        delta: one minus the confidence.
+        coverage: share of the rows that are selected.
+        pairs: size of the grid, |L1| |L2|.
+    """
+    # eps_N <= alpha (coverage - eps_q) is linear in 1 / sqrt(n).
+    scaled = math.sqrt(math.log(4 * pairs / delta) / 2) + alpha * math.sqrt(math.log(4 / delta) / 2)
+    return math.ceil((scaled / (alpha * coverage)) ** 2)
+
+
+def swept_thresholds(data: LabelledOutputs, *, alpha: float, false_alarm_rate: float) -> Thresholds:
+    """Softmax thresholds that let as much exit as the miss rate and the false alarms observed on these rows allow.
+
+    Args:
+        data: rows of val_select.
+        alpha: miss rate on exits that may be observed.
+        false_alarm_rate: share of the negatives that may exit as 1.
+    """
+    probability, positive = roadwork_probability(data.outputs), data.positive
+    allowed = math.floor(false_alarm_rate * int(np.sum(~positive)))
+    t1 = max(exit_one_threshold(probability[~positive], allowed), float(probability.min()))
+    cuts = np.append(np.unique(probability[probability < t1]), np.float32(t1))
+    missed = np.searchsorted(np.sort(probability[positive]), cuts, side="left")
+    safe = np.flatnonzero(missed <= alpha * (missed + np.sum(positive & (probability >= t1))))
+    # Exits lie strictly beyond the thresholds.
+    low, high = float(cuts[safe[-1]]) if len(safe) else 0.0, float(np.nextafter(np.float32(t1), np.float32(0)))
+    decisions = ThresholdPolicy(low, high).decide(data.outputs)
+    units = data.units("row", 0)
+    miss_rate = measure(data.labels, decisions, np.ones(len(data), bool), units, delta=0.5)[Risk.MISS_EXIT]
+    return Thresholds(low=low, high=high, alpha=alpha, miss_rate=miss_rate, rows_sha256=data.rows_sha256)
+
+
+def symmetric_rule(tau: float, barrier: float) -> ExitRule:
+    """The set of labels with a log-odds of at least `barrier` <= 0, behind a gate."""
+    return ExitRule(tau=tau, t0=barrier, t1=float(np.nextafter(np.float32(-barrier), np.float32(np.inf))))
+
+
+def _true_label_score(data: LabelledOutputs) -> Floats:
+    """Log-odds of the true label, `(N,)`."""
+    score = data.outputs.roadwork_score
+    return np.where(data.positive, score, -score)
+
+
+def _infeasible(name: RuleName, promise: str, rows: int, alpha: float, what: str) -> ReferenceRule:
+    needed = math.ceil(1 / alpha - 1e-9) - 1
+    return ReferenceRule(name=name, rule=None, promise=promise, reason=f"{rows} {what}, at least {needed} are needed")

@@ -1,0 +1,150 @@
+"""Certificates and refusals in words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stage1.binomial import trials_needed
+from stage1.calibration_settings import CalibrationSettings
+from stage1.certificate import Evidence, ScrcParams
+from stage1.risks import Rate, Risk, Unit
+
+NOTHING_CERTIFIED = "Nothing could be certified: every image is deferred to Stage-2."
+CLASS_NAMES = ("images without roadwork", "roadwork images")
+
+PROMISES = {
+    Risk.MISS_ALL: "of all roadwork images, at most {bound} are exited as non-roadwork",
+    Risk.MISS_GATED: "of the roadwork images that pass the gate, at most {bound} are exited as non-roadwork",
+    Risk.MISS_EXIT: "among roadwork images on which Stage-1 exits, at most {bound} are exited as non-roadwork",
+    Risk.FALSE_OMISSION: "among images exited as non-roadwork, at most {bound} show roadwork",
+    Risk.ERROR_EXIT: "among images on which Stage-1 exits, at most {bound} are exited with the wrong label",
+    Risk.MISS_JOINT: "at most {bound} of all images are roadwork exited as non-roadwork",
+}
+RISK_NAMES = {
+    Risk.MISS_ALL: "a miss rate of all roadwork (D1)",
+    Risk.MISS_GATED: "a miss rate behind the gate (D2')",
+    Risk.MISS_EXIT: "a miss rate on exits (D2)",
+    Risk.FALSE_OMISSION: "a roadwork rate among exits as non-roadwork (D3)",
+    Risk.ERROR_EXIT: "an error rate on exits (D4)",
+    Risk.MISS_JOINT: "a rate of missed roadwork among all images (D5)",
+}
+TRIALS = {
+    Risk.MISS_ALL: "positive {units}",
+    Risk.MISS_GATED: "positive {units} that pass the gate",
+    Risk.MISS_EXIT: "exited positive {units}",
+    Risk.FALSE_OMISSION: "{units} exited as non-roadwork",
+    Risk.ERROR_EXIT: "exited {units}",
+    Risk.MISS_JOINT: "{units}",
+}
+LABELLED = {
+    Risk.MISS_ALL: "roadwork {units}",
+    Risk.MISS_GATED: "roadwork {units}",
+    Risk.MISS_EXIT: "roadwork {units}",
+}
+
+
+def units_of(unit: Unit) -> str:
+    """What the independent units are called."""
+    return "groups" if unit == "group" else "images"
+
+
+def percent(value: float) -> str:
+    """A share in per cent with one decimal, or two where it needs them: `2.0%`, `0.75%`."""
+    text = f"{value:.2%}"
+    return text[:-2] + "%" if text.endswith("0%") else text
+
+
+def class_is_missing(split: str, label: int) -> str:
+    """Why nothing can be certified when a split has one class only."""
+    return f"{split} has no {CLASS_NAMES[label]}: both classes are needed. Label some, and split again."
+
+
+def too_few_units(
+    risk: Risk, bound: float, subgroup: str, there: int, needed: int, settings: CalibrationSettings
+) -> str:
+    """Why nothing can be certified whatever the scores are."""
+    units = units_of(settings.unit)
+    where = f" in subgroup {subgroup!r}" if subgroup else ""
+    what = LABELLED.get(risk, "{units}").format(units=units)
+    positive = "positive " if risk in LABELLED else ""
+    exits = " that exit" if risk is Risk.MISS_EXIT else ""
+    confidence = f"{1 - settings.delta:.0%} confidence"
+    return (
+        f"val_calib has {there} independent {positive}{units}{where}; certifying {RISK_NAMES[risk]} of "
+        f"{percent(bound)} at {confidence} takes at least {needed}{exits} with no loss among them. Label at least "
+        f"{needed - there} more {what}{where}."
+    )
+
+
+def not_proved(evidence: Sequence[Evidence], settings: CalibrationSettings) -> str:
+    """Why the walk could not take its first step."""
+    worst = max(evidence, key=lambda item: item.p_value / item.level)
+    assert worst.risk is not None
+    units = units_of(settings.unit)
+    what = TRIALS[worst.risk].format(units=units)
+    where = f" of subgroup {worst.subgroup!r}" if worst.subgroup else ""
+    required = trials_needed(worst.events, worst.bound, worst.level)
+    return (
+        f"at the most cautious threshold {worst.events} of {worst.trials} {what}{where} are lost "
+        f"(p = {worst.p_value:.3f} > {worst.level:.3g}); certifying {RISK_NAMES[worst.risk]} of "
+        f"{percent(worst.bound)} with {worst.events} losses takes {required} {what}{where}, or a model that errs less."
+    )
+
+
+def no_pair_proved(tested: int, evidence: Sequence[Evidence]) -> str:
+    """Why Holm's procedure rejects nothing."""
+    worst = max(evidence, key=lambda item: item.p_value / item.level)
+    return (
+        f"none of {tested} pairs of gate and threshold has a p-value of at most {worst.level:.2g}, the lowest is "
+        f"{worst.p_value:.2g}: testing so many at once takes more labelled rows. Algorithm B tests in sequence."
+    )
+
+
+def coverage_not_proved(attempt: Evidence) -> str:
+    """Why no exit coverage could be certified."""
+    share = attempt.events / attempt.trials if attempt.trials else 0.0
+    return (
+        f"no candidate proves an exit coverage of {percent(attempt.bound)} together with a risk below 1: the best lets "
+        f"{attempt.events} of {attempt.trials} units exit ({share:.1%}, p = {attempt.p_value:.3f} > "
+        f"{attempt.level:.3g}). Ask for less coverage, or label more."
+    )
+
+
+def statement(params: ScrcParams, risks: dict[Risk, Rate], coverage: Rate, settings: CalibrationSettings) -> str:
+    """The certificate in words.
+
+    Args:
+        params: everything but what was measured at the rule.
+        risks: every risk at the rule.
+        coverage: exit coverage at the rule.
+        settings: what was asked for.
+    """
+    units = units_of(params.unit)
+    confidence = f"{1 - params.delta:.0%}"
+    promises = [PROMISES[e.risk].format(bound=percent(e.bound)) for e in params.evidence if e.risk and not e.subgroup]
+    if params.mode == "coverage":
+        promises.insert(0, f"Stage-1 exits on at least {percent(settings.coverage)} of the images")
+    if params.mode == "balanced":
+        names = ", ".join(e.subgroup for e in params.evidence if e.subgroup)
+        most = percent(settings.subgroup_slack * settings.alpha)
+        promises.append(f"at most {most} in each subgroup of {settings.subgroups} ({names})")
+    main = risks[params.risk]
+    shown = (Risk.MISS_ALL, Risk.MISS_EXIT, Risk.FALSE_OMISSION)
+    bounds = ", ".join(f"{risk} {risks[risk].upper:.4f}" for risk in shown)
+    return (
+        f"With {confidence} confidence over the draw of the calibration {units}, {', and '.join(promises)} "
+        f"(k = {main.events} of m = {main.trials}; exit coverage {coverage.estimate or 0:.3f}, lower bound "
+        f"{coverage.lower:.3f}; {confidence} upper bounds, each by itself: {bounds}), assuming deployment {units} are "
+        f"exchangeable with calibration {units} and labels are correct. It does not hold under drift.{_reuse(params)}"
+    )
+
+
+def _reuse(params: ScrcParams) -> str:
+    if not params.prior_uses:
+        return ""
+    times = "once" if params.prior_uses == 1 else f"{params.prior_uses} times"
+    used = f" These calibration rows had been used {times} before"
+    if params.spent < params.delta:
+        whole = f"{1 - params.delta:.0%}"
+        return f"{used}: this certificate was tested at {params.spent:.2g}, so that all on them hold at {whole}."
+    return f"{used}, each time at the full level: the confidence is that of one certificate, not of all together."

@@ -1,0 +1,319 @@
+"""What the theorems promise, measured: how often a calibration draw ends at a rule whose true risk exceeds alpha.
+
+Every test also shows that it could fail: the same count is too high where nothing is promised.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import multivariate_normal, norm
+
+from stage1.calibration import CalibrationContext, Claim, calibrate, walk
+from stage1.calibration_settings import CalibrationSettings
+from stage1.candidates import select
+from stage1.certificate import Chain
+from stage1.outputs import Stage1Outputs
+from stage1.reference_rules import conformal_budget, scrc_t, scrc_t_label, selected
+from stage1.risks import Risk
+from stage1.rows import LabelledOutputs
+from stage1.rule import ExitRule
+
+DRAWS = 2000
+CONTEXT = CalibrationContext("e" * 64, "p" * 64, code_version="test")
+# Scores of the two classes are normal with unit variance and an AUC of 0.988; three in ten images are roadwork.
+SEPARATION, PREVALENCE, GATE_NOISE = math.sqrt(2) * float(norm.ppf(0.988)), 0.3, 0.5
+AXIS = np.linspace(-8.0, SEPARATION + 8.0, 6001)
+
+
+def exceeds(frequency: float, delta: float, draws: int = DRAWS) -> bool:
+    """More than three standard errors above delta."""
+    return frequency > delta + 3 * math.sqrt(delta * (1 - delta) / draws)
+
+
+def draw(rng: np.random.Generator, rows: int, prefix: str) -> LabelledOutputs:
+    """Rows of the generator; the selection score is the distance from the middle, with noise."""
+    labels = (np.arange(rows) < PREVALENCE * rows).astype(np.int8)
+    score = rng.normal(labels * SEPARATION, 1.0).astype(np.float32)
+    select_score = np.abs(score - SEPARATION / 2) + rng.normal(0, GATE_NOISE, rows)
+    outputs = Stage1Outputs(np.stack([np.zeros_like(score), score], 1), select_score.astype(np.float32))
+    ids = [f"{prefix}{i}" for i in range(rows)]
+    return LabelledOutputs(outputs, labels, ids, ids)
+
+
+def exit_probabilities(rule: ExitRule, label: int) -> tuple[float, float, float]:
+    """P(exits as 0), P(exits as 1) and P(passes the gate) for an image of a class, by integration over its score."""
+    density = norm.pdf(AXIS - label * SEPARATION) * norm.sf((rule.tau - np.abs(AXIS - SEPARATION / 2)) / GATE_NOISE)
+    below = np.append(0.0, np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(AXIS)))
+    as_zero, before_one = np.interp([rule.t0, rule.t1], AXIS, below)
+    return float(as_zero), float(below[-1] - before_one), float(below[-1])
+
+
+def true_risk(risk: Risk, rule: ExitRule) -> float:
+    """The risk of a rule on the generator."""
+    missed, hit, gated = exit_probabilities(rule, 1)
+    match risk:
+        case Risk.MISS_ALL:
+            return missed
+        case Risk.MISS_GATED:
+            return missed / gated
+        case Risk.MISS_EXIT:
+            return missed / (missed + hit)
+        case Risk.ERROR_EXIT:
+            right, alarm, _ = exit_probabilities(rule, 0)
+            wrong = PREVALENCE * missed + (1 - PREVALENCE) * alarm
+            return wrong / (wrong + PREVALENCE * hit + (1 - PREVALENCE) * right)
+        case _:
+            raise NotImplementedError(risk)
+
+
+def true_coverage(rule: ExitRule) -> float:
+    shares = ((1 - PREVALENCE, 0), (PREVALENCE, 1))
+    return sum(share * sum(exit_probabilities(rule, label)[:2]) for share, label in shares)
+
+
+def certified_rules(
+    settings: CalibrationSettings, *, draws: int, rows: int, seed: int
+) -> tuple[list[ExitRule], list[float]]:
+    """Certified rules of independent draws of both sets, and the level each was certified at."""
+    rng, rules, levels = np.random.default_rng(seed), [], []
+    for _ in range(draws):
+        params = calibrate(draw(rng, rows, "select/"), draw(rng, rows, "calib/"), settings, CONTEXT)
+        if params.rule is not None:
+            rules.append(params.rule)
+            levels.append(params.alpha)
+    return rules, levels
+
+
+SETTINGS = CalibrationSettings(alpha=0.02, delta=0.10, unit="row", spending="single_use", gate_size=8, grid_size=400)
+
+
+def test_the_oracle_of_this_generator() -> None:
+    """With all that can be known, no gate, false alarms of 2% and a miss rate of 2%: 88.4% exit."""
+    t1 = float(norm.isf(0.02))
+    hit = float(norm.sf(t1 - SEPARATION))
+    t0 = SEPARATION + float(norm.ppf(0.02 / 0.98 * hit))
+    rule = ExitRule(tau=-9.0, t0=t0, t1=t1)
+    assert true_risk(Risk.MISS_EXIT, rule) == pytest.approx(0.02, abs=1e-4)
+    assert true_coverage(rule) == pytest.approx(0.884, abs=1e-3)
+
+
+class TestAlgorithmB:
+    def test_keeps_its_promise_and_lets_four_fifths_exit_at_1000_rows(self) -> None:
+        settings = SETTINGS.model_copy(update={"gate_size": 25, "grid_size": 1000})
+        rules, _ = certified_rules(settings, draws=DRAWS, rows=1000, seed=1)
+        violations = sum(true_risk(Risk.MISS_EXIT, rule) > 0.02 for rule in rules)
+        assert not exceeds(violations / DRAWS, 0.10)
+        # It comes near the edge, or the test would say nothing.
+        assert violations > 0.02 * DRAWS
+        assert len(rules) > 0.99 * DRAWS
+        assert sum(true_coverage(rule) for rule in rules) / DRAWS >= 0.80
+
+    def test_lets_more_exit_at_4000_rows(self) -> None:
+        settings = SETTINGS.model_copy(update={"gate_size": 25, "grid_size": 1000})
+        rules, _ = certified_rules(settings, draws=300, rows=4000, seed=2)
+        assert not exceeds(sum(true_risk(Risk.MISS_EXIT, rule) > 0.02 for rule in rules) / 300, 0.10, 300)
+        assert sum(true_coverage(rule) for rule in rules) / 300 >= 0.855
+
+    def test_the_threshold_that_only_looks_safe_breaks_it(self) -> None:
+        """The largest t0 whose observed miss rate is at most alpha, on the same draws."""
+        rng, violations = np.random.default_rng(3), 0
+        for _ in range(DRAWS):
+            chain = select(draw(rng, 1000, "select/"), SETTINGS).chains[0]
+            data = draw(rng, 1000, "calib/")
+            found = walk(data, data.units("row", 0), chain, [Claim(Risk.MISS_EXIT, 0.02, 0.1)])
+            counts = found.counts[0]
+            safe = np.flatnonzero(counts.losses <= 0.02 * counts.trials)
+            rule = ExitRule(tau=chain.tau, t0=chain.grid[int(safe[-1])], t1=chain.t1) if len(safe) else None
+            violations += rule is not None and true_risk(Risk.MISS_EXIT, rule) > 0.02
+        assert exceeds(violations / DRAWS, 0.25)
+
+    @pytest.mark.parametrize("uses", [0, 4])
+    def test_a_share_of_delta_is_kept_too(self, uses: int) -> None:
+        settings = SETTINGS.model_copy(update={"spending": "nights", "alpha": 0.05, "delta": 0.3})
+        rng, violations, level = np.random.default_rng(4), 0, 0.0
+        for _ in range(DRAWS):
+            context = CalibrationContext("e", "p", prior_uses=uses)
+            params = calibrate(draw(rng, 600, "select/"), draw(rng, 600, "calib/"), settings, context)
+            level = params.spent
+            violations += params.rule is not None and true_risk(Risk.MISS_EXIT, params.rule) > 0.05
+        assert not exceeds(violations / DRAWS, level)
+
+
+class TestAlgorithmA:
+    def test_keeps_its_promise_exactly(self) -> None:
+        settings = CalibrationSettings.model_validate(SETTINGS.model_dump() | {"algorithm": "A", "risk": "D1"})
+        rules, _ = certified_rules(settings, draws=DRAWS, rows=1000, seed=5)
+        violations = sum(true_risk(Risk.MISS_ALL, rule) > 0.02 for rule in rules)
+        assert not exceeds(violations / DRAWS, 0.10)
+        # 300 positives may miss 2: P(Bin(300, 0.02) <= 2) = 0.0601 is how often the bound is exceeded, wherever t1 lies
+        # above the order statistic.
+        assert violations / DRAWS == pytest.approx(0.0601, abs=3 * math.sqrt(0.06 * 0.94 / DRAWS))
+
+
+class TestAlgorithmC:
+    def test_keeps_its_promise_over_several_gates(self) -> None:
+        settings = CalibrationSettings.model_validate(SETTINGS.model_dump() | {"algorithm": "C", "gates": 3})
+        rules, _ = certified_rules(settings, draws=DRAWS, rows=1200, seed=6)
+        violations = sum(true_risk(Risk.MISS_EXIT, rule) > 0.02 for rule in rules)
+        assert not exceeds(violations / DRAWS, 0.10)
+        assert violations > 0
+        assert len(rules) > 0.9 * DRAWS
+
+    def test_keeps_its_promise_for_several_risks_at_once(self) -> None:
+        changes = {"algorithm": "C", "gates": 1, "also": {"D4": 0.03}, "alpha": 0.03, "false_alarm_rate": 0.015}
+        settings = CalibrationSettings.model_validate(SETTINGS.model_dump() | changes)
+        rules, _ = certified_rules(settings, draws=DRAWS, rows=1200, seed=7)
+        violations = sum(
+            true_risk(Risk.MISS_EXIT, rule) > 0.03 or true_risk(Risk.ERROR_EXIT, rule) > 0.03 for rule in rules
+        )
+        assert not exceeds(violations / DRAWS, 0.10)
+        assert len(rules) > 0.5 * DRAWS
+
+    def test_keeps_its_promise_by_holm(self) -> None:
+        changes = {"algorithm": "C", "gates": 3, "multiplicity": "holm", "grid_size": 40}
+        settings = CalibrationSettings.model_validate(SETTINGS.model_dump() | changes)
+        rules, _ = certified_rules(settings, draws=DRAWS, rows=2400, seed=8)
+        assert not exceeds(sum(true_risk(Risk.MISS_EXIT, rule) > 0.02 for rule in rules) / DRAWS, 0.10)
+        assert len(rules) > 0.5 * DRAWS
+
+
+class TestCoverageMode:
+    def test_neither_the_coverage_nor_the_risk_is_worse_than_certified(self) -> None:
+        changes = {"mode": "coverage", "coverage": 0.8}
+        settings = CalibrationSettings.model_validate(SETTINGS.model_dump() | changes)
+        rules, levels = certified_rules(settings, draws=DRAWS, rows=1000, seed=9)
+        wrong = sum(
+            true_coverage(rule) < 0.8 or true_risk(Risk.MISS_EXIT, rule) > level
+            for rule, level in zip(rules, levels, strict=True)
+        )
+        assert not exceeds(wrong / DRAWS, 0.10)
+        assert len(rules) > 0.9 * DRAWS
+
+
+class TestScrcT:
+    """Conformal rules promise a mean over draws, and no more."""
+
+    def test_keeps_its_promise_in_expectation_and_in_expectation_only(self) -> None:
+        rng, alpha, coverage = np.random.default_rng(10), 0.05, 0.8
+        outside = []
+        for _ in range(DRAWS):
+            found = scrc_t(draw(rng, 400, "c"), alpha=alpha, coverage=coverage)
+            assert found.rule is not None
+            missed, _, gated = exit_probabilities(found.rule, 1)
+            _, alarm, gated_negatives = exit_probabilities(found.rule, 0)
+            lost = PREVALENCE * missed + (1 - PREVALENCE) * alarm
+            outside.append(lost / (PREVALENCE * gated + (1 - PREVALENCE) * gated_negatives))
+        assert np.mean(outside) <= alpha + 3 * np.std(outside) / math.sqrt(DRAWS)
+        assert np.mean(np.array(outside) > alpha) > 0.25
+
+    @pytest.mark.parametrize("too_many", [0, 1])
+    def test_the_budget_as_printed_is_one_too_many(self, too_many: int) -> None:
+        """Label-conditional, 60 positives, 70% selected, alpha = 0.1: 0.071 in the mean, and 0.12 as printed."""
+        rng, alpha = np.random.default_rng(11), 0.1
+        risks = []
+        for _ in range(DRAWS):
+            data = draw(rng, 200, "c")
+            tau, rows = selected(data.outputs.select_score, 0.7)
+            scores = np.sort(data.outputs.roadwork_score[rows & data.positive])
+            k = conformal_budget(len(scores), alpha) + too_many
+            rule = ExitRule(tau=tau, t0=float(scores[k]), t1=99.0)
+            if not too_many:
+                ours = scrc_t_label(data, alpha=alpha, coverage=0.7, t1=99.0).rule
+                assert ours == rule
+            risks.append(true_risk(Risk.MISS_GATED, rule))
+        mean, error = float(np.mean(risks)), float(np.std(risks)) / math.sqrt(DRAWS)
+        assert (mean <= alpha + 3 * error) == (too_many == 0)
+
+
+class TestGroups:
+    """Frames of a place are not independent: what is certified must be certified place by place."""
+
+    def test_the_frame_level_test_fails_where_frames_depend_on_each_other(self) -> None:
+        """At a threshold whose true miss rate is just above alpha, certifying is an error."""
+        sites, frames, risk, dependence = 200, 5, 0.0202, 0.6
+        a = risk * (1 - dependence) / dependence
+        b = (1 - risk) * (1 - dependence) / dependence
+        groups = [f"site {site}" for site in range(sites) for _ in range(frames)]
+        ids = [f"{group}/{frame}" for frame, group in enumerate(groups)]
+        chain, claims = Chain(tau=0.0, t1=5.0, grid=(0.0,)), [Claim(Risk.MISS_EXIT, 0.02, 0.10)]
+        rng, labels = np.random.default_rng(21), np.ones(sites * frames, np.int8)
+        by_group = by_row = 0
+        for _ in range(DRAWS):
+            missed = rng.random((sites, frames)) < rng.beta(a, b, (sites, 1))
+            score = np.where(missed, -1.0, 9.0).ravel().astype(np.float32)
+            outputs = Stage1Outputs(np.stack([np.zeros_like(score), score], 1), np.zeros_like(score))
+            data = LabelledOutputs(outputs, labels, ids, groups)
+            by_group += walk(data, data.units("group", 0), chain, claims).certified
+            by_row += walk(data, data.units("row", 0), chain, claims).certified
+        assert not exceeds(by_group / DRAWS, 0.10)
+        assert exceeds(by_row / DRAWS, 0.15)
+
+    @pytest.mark.parametrize(("unit", "kept"), [("group", True), ("row", False)])
+    def test_the_whole_walk_is_right_by_group_and_wrong_by_row(
+        self, unit: str, kept: bool, site_scores: Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]]
+    ) -> None:
+        """Certified by group is the miss rate of a random exited frame of a random place that has one."""
+        sites, frames, alpha, tau, t1 = 250, 6, 0.05, 0.3, 2.0
+        grid = tuple(np.linspace(-0.5, 1.5, 40, dtype=np.float32).tolist())
+        score, gate_score = site_scores(np.random.default_rng(22), 200_000, frames)
+        gate, late = gate_score >= tau, score >= t1
+        true_risks = {}
+        for t0 in grid:
+            missed = (gate & (score < t0)).sum(1)
+            exits = missed + (gate & late).sum(1)
+            of_a_place = float(np.mean(missed[exits > 0] / exits[exits > 0]))
+            true_risks[t0] = of_a_place if unit == "group" else float(missed.sum() / exits.sum())
+        groups = [f"site {site}" for site in range(sites) for _ in range(frames)]
+        ids = [f"{group}/{frame}" for frame, group in enumerate(groups)]
+        chain, claims = Chain(tau=tau, t1=t1, grid=grid), [Claim(Risk.MISS_EXIT, alpha, 0.10)]
+        rng, labels = np.random.default_rng(23), np.ones(sites * frames, np.int8)
+        violations = certified = 0
+        for _ in range(DRAWS):
+            score, gate_score = (part.ravel().astype(np.float32) for part in site_scores(rng, sites, frames))
+            outputs = Stage1Outputs(np.stack([np.zeros_like(score), score], 1), gate_score)
+            data = LabelledOutputs(outputs, labels, ids, groups)
+            found = walk(data, data.units("group" if unit == "group" else "row", 0), chain, claims)
+            certified += found.certified > 0
+            violations += found.certified > 0 and true_risks[grid[found.certified - 1]] > alpha
+        assert exceeds(violations / DRAWS, 0.10) != kept
+        assert certified > 0.5 * DRAWS
+
+    @pytest.fixture
+    @staticmethod
+    def site_scores() -> Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Scores and selection scores of frames that share seven tenths of their variance with their place."""
+
+        def make(rng: np.random.Generator, sites: int, frames: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+            both = np.sqrt(0.7) * rng.normal(size=(sites, 1, 2)) + np.sqrt(0.3) * rng.normal(size=(sites, frames, 2))
+            return both[..., 0] + 2.6, both[..., 1] + 1.0
+
+        return make
+
+
+@pytest.mark.parametrize(("alpha", "delta", "count"), [(0.05, 0.20, 150)])
+def test_the_walk_is_right_where_the_gate_and_the_score_are_correlated(alpha: float, delta: float, count: int) -> None:
+    mean, correlation, tau, t1 = (3.0, 1.0), 0.5, 0.2, 2.5
+    grid = tuple(np.linspace(-0.5, 2.0, 14, dtype=np.float32).tolist())
+    law = multivariate_normal(mean, [[1, correlation], [correlation, 1]])
+    # P(r < x, g >= tau) = P(r < x) - P(r < x, g < tau).
+    below = np.array([norm.cdf(x - mean[0]) - law.cdf([x, tau]) for x in [*grid, t1]])
+    exits_as_one = norm.sf(tau - mean[1]) - below[-1]
+    risk = dict(zip(grid, below[:-1] / (below[:-1] + exits_as_one), strict=True))
+    assert min(risk.values()) < alpha < max(risk.values())
+    chain, ids = Chain(tau=tau, t1=t1, grid=grid), [f"row {i}" for i in range(count)]
+    rng, labels, violations, certified = np.random.default_rng(20), np.ones(count, np.int8), 0, 0
+    for _ in range(DRAWS):
+        score, gate_score = rng.multivariate_normal(mean, [[1, correlation], [correlation, 1]], count).T
+        logits = np.stack([np.zeros(count), score], 1).astype(np.float32)
+        data = LabelledOutputs(Stage1Outputs(logits, gate_score.astype(np.float32)), labels, ids, ids)
+        found = walk(data, data.units("row", 0), chain, [Claim(Risk.MISS_EXIT, alpha, delta)])
+        certified += found.certified > 0
+        violations += found.certified > 0 and risk[grid[found.certified - 1]] > alpha
+    assert not exceeds(violations / DRAWS, delta)
+    assert certified > 0.9 * DRAWS
+    assert violations > 0.1 * delta * DRAWS
