@@ -49,6 +49,14 @@ class Mode(StrEnum):
     PUBLISH = "publish"
 
 
+class PlanMode(StrEnum):
+    """What `cascade plan` plans for."""
+
+    RISK = "risk"
+    COVERAGE = "coverage"
+    BALANCED = "balanced"
+
+
 class ProgressKind(StrEnum):
     """How progress is shown."""
 
@@ -190,6 +198,50 @@ def retrain(
         )
         if progress is not ProgressKind.JSON:
             say(outcome)
+
+
+@app.command()
+def plan(
+    alpha: Annotated[float, typer.Option(min=1e-4, max=0.5, help="Highest miss rate on exits to certify.")] = 0.02,
+    delta: Annotated[float, typer.Option(min=1e-4, max=0.5, help="One minus the confidence.")] = 0.10,
+    miss_rate: Annotated[
+        float, typer.Option(min=0, max=1, help="True miss rate you expect of the model on what exits.")
+    ] = 0.005,
+    mode: Annotated[PlanMode, typer.Option(help="What is to be certified.")] = PlanMode.RISK,
+    coverage: Annotated[float, typer.Option(min=0.01, max=0.99, help="Mode coverage: what to certify.")] = 0.80,
+    expected_coverage: Annotated[
+        float, typer.Option(min=0.01, max=0.999, help="Mode coverage: what you expect.")
+    ] = 0.85,
+    subgroups: Annotated[int, typer.Option(min=1, help="Mode balanced: number of subgroups.")] = 2,
+    exit_share: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of the roadwork that you expect to exit.")
+    ] = 0.8,
+    prevalence: Annotated[float, typer.Option(min=0.001, max=1, help="Share of images with roadwork.")] = 0.3,
+    uses: Annotated[int, typer.Option(min=0, help="Nights that the same rows have already certified.")] = 0,
+    single_use: Annotated[bool, typer.Option("--single-use", help="Give one certificate all of delta.")] = False,
+    have: Annotated[int | None, typer.Option(min=1, help="Roadwork groups that exit, which you already have.")] = None,
+) -> None:
+    """Say how many images must be labelled before anything can be certified, and how likely that succeeds.
+
+    Examples: `cascade plan` · `cascade plan --alpha 0.01 --miss-rate 0.002` ·
+    `cascade plan --mode balanced --subgroups 4`
+    """
+    with _clear_errors():
+        from miner.plan_view import told  # noqa: PLC0415
+        from stage1.planning import Question  # noqa: PLC0415
+
+        question = Question(
+            alpha=alpha,
+            delta=delta,
+            expected_rate=miss_rate,
+            earlier_uses=uses,
+            single_use=single_use,
+            subgroups=subgroups if mode is PlanMode.BALANCED else 0,
+            exit_share=exit_share,
+            prevalence=prevalence,
+        )
+        target = (coverage, expected_coverage) if mode is PlanMode.COVERAGE else None
+        say(told(question, have=have, coverage=target))
 
 
 @engines.command("list")

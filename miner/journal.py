@@ -36,7 +36,9 @@ class RequestRecord(BaseModel):
         generation: generation of that bundle in this process.
         action: exit or defer.
         level: name of the level.
+        review: AMBIGUOUS: a person should look at it.
         prediction_set: `[0]`, `[1]` or `[0, 1]`.
+        likelier_label: the label that Stage-1 holds more probable, also where it defers.
         roadwork_score: Stage-1's log-odds.
         select_score: Stage-1's selection score.
         stage1_probability: Stage-1's calibrated probability.
@@ -59,7 +61,9 @@ class RequestRecord(BaseModel):
     generation: int = 0
     action: Action | None = None
     level: str | None = None
+    review: bool | None = None
     prediction_set: tuple[int, ...] | None = None
+    likelier_label: int | None = None
     roadwork_score: float | None = None
     select_score: float | None = None
     stage1_probability: float | None = None

@@ -36,7 +36,7 @@ def test_a_live_miner_loads_no_training_package_and_no_bittensor_sdk() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["demo"], ["mine"], ["retrain"], ["engines", "activate"], ["scenes"], ["doctor"]]
+    "command", [[], ["demo"], ["mine"], ["retrain"], ["plan"], ["engines", "activate"], ["scenes"], ["doctor"]]
 )
 def test_every_command_explains_itself(command: list[str]) -> None:
     status, output = run(*command, "--help")
@@ -92,3 +92,36 @@ def test_the_demo_does_not_empty_a_directory_that_is_not_its_own(tmp_path: Path)
     assert status == 4
     assert "not empty" in output
     assert (tmp_path / "thesis.tex").exists()
+
+
+class TestPlan:
+    def test_gives_the_known_sample_sizes(self) -> None:
+        status, output = run("plan", "--single-use", "--delta", "0.1", "--alpha", "0.02")
+        assert status == 0
+        numbers = [line.split()[3:] for line in output.splitlines() if line.strip().startswith("roadwork that exits")]
+        assert numbers == [["114", "194", "265", "333", "462", "768"]]
+        assert "With fewer than 114 nothing can be certified" in output
+
+    def test_a_later_night_takes_more(self) -> None:
+        _, output = run("plan", "--uses", "3")
+        assert "night 4 on these rows is tested at 0.0038" in output
+
+    def test_says_how_likely_what_is_there_succeeds(self) -> None:
+        _, output = run("plan", "--single-use", "--have", "300")
+        assert "With 300 that exit it succeeds with probability 0.81." in output
+
+    def test_a_model_that_misses_too_much_is_told_so(self) -> None:
+        status, output = run("plan", "--miss-rate", "0.03")
+        assert status == 0
+        assert "no number of images is enough" in output
+
+    def test_subgroups_are_planned_for_one_by_one(self) -> None:
+        _, output = run("plan", "--mode", "balanced", "--subgroups", "3")
+        assert "And in each of 3 subgroups, for its own bound of 4.00%" in output
+
+    def test_a_coverage_is_planned_for_with_its_miss_rate(self) -> None:
+        _, output = run("plan", "--mode", "coverage", "--coverage", "0.8", "--expected-coverage", "0.85")
+        assert "at least 80.0% of the images exit" in output
+        assert "miss rate certified" in output
+        _, output = run("plan", "--mode", "coverage", "--coverage", "0.9", "--expected-coverage", "0.85")
+        assert "no number of images is enough" in output

@@ -1,0 +1,95 @@
+"""`cascade plan` in words and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stage1.binomial import trials_needed, upper_bound
+from stage1.candidates import COVERAGE_MARGINS
+from stage1.planning import POWERS, Need, Question, chance, coverage_need, fewest, need, subgroup_need
+
+MISSES_SHOWN = (0, 1, 2, 3, 5, 10)
+
+
+def told(question: Question, *, have: int | None = None, coverage: tuple[float, float] | None = None) -> str:
+    """The whole answer.
+
+    Args:
+        question: what is to be certified, and what is expected.
+        have: exited positives that are there already.
+        coverage: exit coverage to certify and the one expected, in mode `coverage`.
+    """
+    if coverage is not None:
+        return "\n".join(_coverage(question, *coverage))
+    confidence = f"{1 - question.delta:.0%} confidence"
+    lines = [
+        f"To certify that at most {question.alpha:.2%} of the roadwork that exits is missed, with {confidence}:",
+        f"  {_level(question)}",
+        "",
+        "  misses allowed        " + "".join(f"{k:>7}" for k in MISSES_SHOWN),
+        "  roadwork that exits   "
+        + "".join(f"{trials_needed(k, question.alpha, question.level):>7}" for k in MISSES_SHOWN),
+        "",
+        f"With fewer than {fewest(question)} nothing can be certified, whatever the model.",
+        "",
+        f"If the true miss rate on exits is {question.expected_rate:.2%}:",
+        *_table(
+            question, lambda wanted: need(question, wanted), "no number of images is enough: the model misses more"
+        ),
+    ]
+    if question.subgroups:
+        bound = f"{question.subgroup_slack * question.alpha:.2%}"
+        lines += [
+            "",
+            f"And in each of {question.subgroups} subgroups, for its own bound of {bound}:",
+            *_table(question, lambda wanted: subgroup_need(question, wanted), "no number of images is enough"),
+        ]
+    if have is not None:
+        lines += ["", f"With {have} that exit it succeeds with probability {chance(question, have):.2f}."]
+    lines += ["", "Count groups, not frames: pictures of one place or drive are one unit."]
+    return "\n".join(lines)
+
+
+def _level(question: Question) -> str:
+    if question.single_use:
+        return "This certificate spends all of delta: it may be the only one on these rows."
+    nights = "the first night" if not question.earlier_uses else f"night {question.earlier_uses + 1}"
+    return (
+        f"{nights} on these rows is tested at {question.level:.4f}, so that all nights together stay within "
+        f"{question.delta:g}."
+    )
+
+
+def _table(question: Question, find: Callable[[float], Need | None], otherwise: str) -> list[str]:
+    found = [find(wanted) for wanted in POWERS]
+    if any(item is None for item in found):
+        return [f"  {otherwise}."]
+    lines = ["  to succeed with probability   roadwork that exits   roadwork in all   images in all"]
+    lines += [
+        f"  {item.power:>27.2f} {item.exited:>21} {item.positives:>17} {item.images:>15}" for item in found if item
+    ]
+    return [
+        *lines,
+        f"  if {question.exit_share:.0%} of the roadwork exits and {question.prevalence:.0%} of the images show any.",
+    ]
+
+
+def _coverage(question: Question, coverage: float, expected: float) -> list[str]:
+    confidence = f"{1 - question.delta:.0%} confidence"
+    lines = [
+        f"To certify that at least {coverage:.1%} of the images exit, and the miss rate it costs, with {confidence}:",
+        f"  {_level(question)}",
+        "",
+        f"If {expected:.1%} really can exit, and {question.expected_rate:.2%} of the roadwork among them is missed:",
+    ]
+    found = [coverage_need(question, coverage, expected, wanted) for wanted in POWERS]
+    if any(item is None for item in found):
+        return [*lines, "  no number of images is enough: the target is not below what is expected."]
+    lines += ["  to succeed with probability   images in all   miss rate certified, about"]
+    level = question.level / (2 * len(COVERAGE_MARGINS))
+    for item in found:
+        assert item is not None
+        exited = round(item.exited * question.prevalence * question.exit_share)
+        bound = upper_bound(round(question.expected_rate * exited), exited, level)
+        lines.append(f"  {item.power:>27.2f} {item.exited:>15} {bound:>27.2%}")
+    return [*lines, "", "Count groups, not frames: pictures of one place or drive are one unit."]
