@@ -161,7 +161,7 @@ def _nights(settings: DemoSettings, data: Path, home: Path, progress: Bars) -> N
     publication = published(run)
     if not publication.accepted:
         raise StartError(f"the first bundle was not accepted: {'; '.join(publication.reasons)}")
-    test = Splits.read(run / SPLITS).sets["test"].rows
+    test = Splits.read(run / SPLITS).sets["test"].ids
     kept = home / "report.html"
     shutil.copyfile(run / "report.html", kept)
     return Nights(data, store, stage2, test, lambda: night(second, "night 2 · ", "publish"), kept)
@@ -177,7 +177,7 @@ def _stage2(run: Path, data: Path, home: Path, progress: Bars) -> Path:
     for name in (ENGINE, PREPROCESS):
         shutil.copyfile(run / name, directory / name)
     preprocess = PreprocessSettings.read(directory / PREPROCESS)
-    rows = read_dataset(data).pick(Splits.read(run / SPLITS).sets["val_select"].rows)
+    rows = read_dataset(data).pick(Splits.read(run / SPLITS).sets["val_select"].ids)
     shown = BarDisplay(progress=progress, prefix="Stage-2 · ")
     shown.stage("fit probabilities", "running")
     engine = OnnxEngine(directory / ENGINE)

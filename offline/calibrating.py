@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from engines.engine import Engine
 from offline.dataset import Dataset
-from offline.splits import Splits, hash_key
-from stage1.artifacts import append_line, sha256_json
-from stage1.calibration import LabelledOutputs
+from offline.placement import hash_key
+from offline.records import read_records
+from offline.splits import Splits
+from stage1.artifacts import append_line
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels, PreprocessSettings
+from stage1.probability import ProbabilityCalibrator, fit_calibrator
+from stage1.rows import LabelledOutputs
 
 LEDGER = "calibration_ledger.jsonl"
 BATCH = 16
@@ -31,16 +34,21 @@ class LedgerEntry(BaseModel):
     Attributes:
         schema_version: version of this record.
         key: key of the calibration stage; the same key again is the same certification, resumed.
-        rows_sha256: hash of the sorted row ids.
+        rows: ids of the rows, sorted.
+        groups: their groups, sorted.
         at: UTC, ISO 8601.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     key: str
-    rows_sha256: str
+    rows: tuple[str, ...]
+    groups: tuple[str, ...]
     at: str
+
+
+_ENTRIES = TypeAdapter(LedgerEntry)
 
 
 def run_engine(
@@ -55,23 +63,16 @@ def run_engine(
             parts.append(engine.infer(np.stack(batch)))
             batch = []
             progress(done, len(data), note)
-    return LabelledOutputs(Stage1Outputs.concatenate(parts), data.labels, data.ids, data.groups)
+    return LabelledOutputs(Stage1Outputs.concatenate(parts), data.labels, data.ids, data.groups, data.metadata)
 
 
 def read_ledger(workspace: Path) -> list[LedgerEntry]:
-    """All certifications so far; a line that a crash cut short is ignored: its rows were not looked at."""
-    path = workspace / LEDGER
-    if not path.exists():
-        return []
-    return [LedgerEntry.model_validate_json(line) for line in path.read_text().splitlines() if _whole(line)]
+    """All certifications so far; a line that a crash cut short is ignored: its rows were not looked at.
 
-
-def _whole(line: str) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
+    Raises:
+        DatasetError: a line is not an entry of this version.
+    """
+    return read_records(workspace / LEDGER, _ENTRIES)
 
 
 def claim_fold(workspace: Path, splits: Splits, key: str, at: str) -> tuple[tuple[str, ...], int]:
@@ -84,16 +85,46 @@ def claim_fold(workspace: Path, splits: Splits, key: str, at: str) -> tuple[tupl
         at: time to record.
 
     Returns:
-        Row ids of the fold, and how many other certifications used exactly these rows before.
+        Row ids of the fold, and how many other certifications looked at the most used of its groups before.
     """
     ledger = read_ledger(workspace)
-    hashes = [sha256_json(sorted(fold)) for fold in splits.folds]
-    uses = [sum(entry.rows_sha256 == digest and entry.key != key for entry in ledger) for digest in hashes]
-    resumed = [i for i, digest in enumerate(hashes) if any(e.key == key and e.rows_sha256 == digest for e in ledger)]
+    group_of = splits.groups
+    earlier = [entry for entry in ledger if entry.key != key]
+    uses = [prior_uses({row: group_of[row] for row in fold}, earlier) for fold in splits.folds]
+    mine = {entry.rows for entry in ledger if entry.key == key}
+    resumed = [number for number, fold in enumerate(splits.folds) if tuple(sorted(fold)) in mine]
     chosen = resumed[0] if resumed else int(np.argmin(uses))
+    fold = splits.folds[chosen]
     if not resumed:
-        append_line(workspace / LEDGER, LedgerEntry(key=key, rows_sha256=hashes[chosen], at=at))
-    return splits.folds[chosen], uses[chosen]
+        groups = tuple(sorted({group_of[row] for row in fold}))
+        append_line(workspace / LEDGER, LedgerEntry(key=key, rows=tuple(sorted(fold)), groups=groups, at=at))
+    return fold, uses[chosen]
+
+
+def prior_uses(group_of: Mapping[str, str], entries: Sequence[LedgerEntry]) -> int:
+    """How many certifications looked at the most used of some groups: a fold that grew overnight is not a new one.
+
+    Args:
+        group_of: group of each row.
+        entries: the certifications; the same key again is one.
+    """
+    seen: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        # By row too: a group may have got another name since.
+        looked_at = {group_of[row] for row in entry.rows if row in group_of} | set(entry.groups)
+        for group in looked_at:
+            seen[group].add(entry.key)
+    return max((len(seen[group]) for group in set(group_of.values())), default=0)
+
+
+def calibrator_of(rows: LabelledOutputs) -> ProbabilityCalibrator:
+    """Calibrators fitted on rows of val_calib; the probability as it is where they show one class only.
+
+    The exit decision never reads a probability, so this does not touch what is certified on the same rows.
+    """
+    if 0 < rows.labels.sum() < len(rows):
+        return fit_calibrator(rows.outputs, rows.labels)
+    return ProbabilityCalibrator()
 
 
 def golden_rows(data: Dataset, seed: int) -> Dataset:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,6 +52,13 @@ class Row(BaseModel):
     source: str = ""
     metadata: dict[str, str] = Field(default_factory=dict)
 
+    def about(self, column: str) -> str | None:
+        """What a metadata column says of this row, None if nothing; `vid_id` also finds `video_info.vid_id`."""
+        if column in self.metadata:
+            return self.metadata[column].strip() or None
+        dotted = [name for name in sorted(self.metadata) if name.endswith(f".{column}")]
+        return (self.metadata[dotted[0]].strip() or None) if dotted else None
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -75,8 +82,9 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of every row and of the size of every image file."""
-        return sha256_json([[row.model_dump(), (self.root / row.image).stat().st_size] for row in self.rows])
+        """Hash of every row and of the size of every image file, whatever their order."""
+        ordered = sorted(self.rows, key=lambda row: row.image)
+        return sha256_json([[row.model_dump(), (self.root / row.image).stat().st_size] for row in ordered])
 
     def pick(self, ids: Sequence[str]) -> Dataset:
         """The rows with these ids, in their order.
@@ -88,6 +96,11 @@ class Dataset:
         if missing:
             raise DatasetError(f"{self.root / LABELS_FILE}: {len(missing)} rows are gone, for example {missing[0]!r}")
         return Dataset(self.root, tuple(self.by_id[row_id] for row_id in ids))
+
+    def regrouped(self, groups: Mapping[str, str]) -> Dataset:
+        """The same rows, each in the group that is given for its id."""
+        rows = tuple(row.model_copy(update={"group": groups[row.image]}) for row in self.rows)
+        return Dataset(self.root, rows)
 
     @property
     def labels(self) -> np.ndarray:
@@ -103,6 +116,12 @@ class Dataset:
     def groups(self) -> list[str]:
         """Group of each row."""
         return [row.group for row in self.rows]
+
+    @property
+    def metadata(self) -> dict[str, list[str]]:
+        """Every metadata column by its name, empty where a row has no value."""
+        names = sorted({name for row in self.rows for name in row.metadata})
+        return {name: [row.metadata.get(name, "") for row in self.rows] for name in names}
 
     def pixels(self, settings: PreprocessSettings) -> Iterator[Pixels]:
         """Every image through the serving preprocess, in order, decoded on all cores.

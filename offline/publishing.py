@@ -13,7 +13,7 @@ from engines.store import Store
 from offline.calibrating import run_engine
 from offline.config import GateSettings
 from offline.dataset import Dataset
-from offline.evaluating import Report, evaluate
+from offline.evaluating import EvaluationSettings, Report, evaluate
 from offline.pipeline import Progress
 from offline.splits import Splits
 from stage1.artifacts import Artifact
@@ -94,12 +94,13 @@ def judge_champion(
         return None, [], 0
     try:
         home = store.path(pointer.bundle)
+        sets = Splits.read(home / "splits.json").sets
         champion = load_bundle(home)
     except (EngineError, Stage1Error):
         # A miner could not start with it, and every later night would fail on it again.
         return pointer.bundle, [], 0
     with closing(champion), closing(load_bundle(challenger)) as new:
-        seen = {row for name, s in Splits.read(home / "splits.json").sets.items() if name != "test" for row in s.rows}
+        seen = {row for name, described in sets.items() if name != "test" for row in described.ids}
         rows = data.pick([row for row in test_ids if row not in seen])
         if len(set(rows.labels.tolist())) < 2:
             return pointer.bundle, ["no test rows of both classes that the champion has not seen"], len(rows)
@@ -109,4 +110,6 @@ def judge_champion(
 
 def _report(bundle: LiveBundle, rows: Dataset, progress: Progress) -> tuple[ScrcParams, Report]:
     outputs = run_engine(bundle.engine, rows, bundle.preprocess, progress.step, "comparing with the champion")
-    return bundle.params, evaluate(outputs, bundle.params, bundle.calibrator)
+    return bundle.params, evaluate(
+        outputs, bundle.params, bundle.calibrator, settings=EvaluationSettings(repetitions=0)
+    )

@@ -1,72 +1,87 @@
-"""Group-aware stratified splits: a group is never in two of them."""
+"""`splits.json`: which row is in which set, and the proof that no two sets have anything in common."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, Literal, Self, TypeVar, get_args
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict
 
 from offline.dataset import Dataset
 from offline.errors import DatasetError
+from offline.hamming import nearest, words_of
+from offline.split_settings import Split
 from stage1.artifacts import Artifact
 
-Split = Literal["train", "val_select", "val_calib", "test"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 
-Bin = TypeVar("Bin")
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class SplitSettings(BaseModel):
-    """Shares of the splits and the seed of their draw.
+class SplitRow(_Part):
+    """One row of a set.
 
     Attributes:
-        seed: seed of the tie-breaking hash.
-        train: share that trains.
-        val_select: share that chooses checkpoints and the candidates of a calibration.
-        val_calib: share that certifies.
-        test: share that reports.
-        calibration_folds: val_calib is cut into so many folds by group; a calibration uses the one used least.
+        row: id of the row.
+        group: everything that depends on it; larger than its group in the labels file if groups depend on each other.
+        phash: perceptual hash, 64 hex digits; None for a blank picture.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    seed: int = 0
-    train: float = Field(default=0.5, gt=0, lt=1)
-    val_select: float = Field(default=0.15, gt=0, lt=1)
-    val_calib: float = Field(default=0.2, gt=0, lt=1)
-    test: float = Field(default=0.15, gt=0, lt=1)
-    calibration_folds: int = Field(default=1, ge=1)
-
-    @model_validator(mode="after")
-    def _sums_to_one(self) -> Self:
-        total = sum(self.shares.values())
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"train, val_select, val_calib and test sum to {total:g}, expected 1")
-        return self
-
-    @property
-    def shares(self) -> dict[Split, float]:
-        """Share of each split."""
-        return {name: getattr(self, name) for name in SPLITS}
+    row: str
+    group: str
+    phash: str | None = None
 
 
-class SplitSet(BaseModel):
-    """One split.
+class SplitSet(_Part):
+    """One set.
 
     Attributes:
-        rows: row ids.
+        rows: its rows, sorted by id.
         groups: number of groups.
         positives: number of rows with roadwork.
+        class_balance: share of rows with roadwork; None if the set is empty.
+        difficulty: minimum, quartiles and maximum of the difficulty, without rows that may only train.
+        strata: number of rows of each stratum, without rows that may only train.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    rows: tuple[str, ...]
+    rows: tuple[SplitRow, ...]
     groups: int
     positives: int
+    class_balance: float | None = None
+    difficulty: tuple[float, ...] = ()
+    strata: dict[str, int] = {}
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Row ids."""
+        return tuple(row.row for row in self.rows)
+
+
+class Quarantined(_Part):
+    """A row that is in no set.
+
+    Attributes:
+        row: id of the row.
+        reason: why it can be in none.
+    """
+
+    row: str
+    reason: str
+
+
+class Nearest(_Part):
+    """The two most similar pictures of different sets.
+
+    Attributes:
+        bits: distance of their perceptual hashes, 0 to 256.
+        rows: their ids.
+        sets: where they are.
+    """
+
+    bits: int
+    rows: tuple[str, str]
+    sets: tuple[Split, Split]
 
 
 class Splits(Artifact):
@@ -75,109 +90,120 @@ class Splits(Artifact):
     Attributes:
         seed: seed of the draw.
         data_sha256: hash of the data set that was split.
-        sets: the four splits.
+        hash_distance: rows of different sets differ in more bits than this; None if looks were not compared.
+        scorer: name of the frozen scorer of difficulty.
+        strata_version: version of the difficulty bins.
+        edges: inner edges of the difficulty bins.
+        sets: the four sets.
         folds: the folds of val_calib, as row ids.
+        quarantined: rows that are in no set.
+        nearest: the two most similar pictures of different sets; None if there is no such pair.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 1
+    SCHEMA_VERSION: ClassVar[int] = 2
+    schema_version: int = 2
 
     seed: int
     data_sha256: str
+    hash_distance: int | None = None
+    scorer: str = ""
+    strata_version: int = 1
+    edges: tuple[float, ...] = ()
     sets: dict[Split, SplitSet]
     folds: tuple[tuple[str, ...], ...]
+    quarantined: tuple[Quarantined, ...] = ()
+    nearest: Nearest | None = None
 
-    def check(self, data: Dataset) -> None:
-        """Assert that no row and no group is in two splits or two folds, against the data themselves.
+    @property
+    def groups(self) -> dict[str, str]:
+        """Group of each row of the four sets."""
+        return {row.row: row.group for split in self.sets.values() for row in split.rows}
+
+    def dataset(self, data: Dataset, name: Split) -> Dataset:
+        """The rows of one set, each in the group of everything that depends on it.
 
         Raises:
-            DatasetError: one is.
+            DatasetError: a row is not in the data any more.
         """
-        home: dict[str, Split] = {}
-        for name, split in self.sets.items():
-            for row in data.pick(split.rows).rows:
-                if home.setdefault(row.group, name) != name:
-                    raise DatasetError(f"group {row.group!r} is in {home[row.group]} and in {name}")
-        rows = [row for split in self.sets.values() for row in split.rows]
-        if len(rows) != len(set(rows)):
-            raise DatasetError("a row is in two splits")
-        if sorted(row for fold in self.folds for row in fold) != sorted(self.sets["val_calib"].rows):
+        return self.pick(data, self.sets[name].ids)
+
+    def pick(self, data: Dataset, ids: Sequence[str]) -> Dataset:
+        """Rows of any set, each in the group of everything that depends on it.
+
+        Raises:
+            DatasetError: a row is not in the data any more.
+        """
+        return data.pick(ids).regrouped(self.groups)
+
+    def check(self, data: Dataset) -> None:
+        """Assert that no two sets and no two folds have anything in common, against the data themselves.
+
+        Raises:
+            DatasetError: a row, a group or a picture is in two, or a set lacks a class; the message names an example.
+        """
+        ids = [row for split in self.sets.values() for row in split.ids]
+        if len(ids) != len(set(ids)):
+            raise DatasetError(f"a row is in two splits: {_first_twice(ids)!r}")
+        certified = sorted(row for fold in self.folds for row in fold)
+        if certified != sorted(self.sets["val_calib"].ids):
             raise DatasetError("the folds of val_calib do not hold its rows, each once")
-        folds: dict[str, int] = {}
-        for number, fold in enumerate(self.folds):
-            for row in data.pick(fold).rows:
-                if folds.setdefault(row.group, number) != number:
-                    raise DatasetError(f"group {row.group!r} is in two folds of val_calib")
+        sets = {name: self.dataset(data, name) for name in self.sets}
+        folds = {f"fold {n} of val_calib": self.pick(data, fold) for n, fold in enumerate(self.folds, start=1)}
+        for parts in (sets, folds):
+            for part, rows in parts.items():
+                check_classes(part, rows)
+            _check_groups("group", {part: rows.groups for part, rows in parts.items()})
+            # What the labels file calls one group, whatever this file says of it.
+            declared = {part: [data.by_id[row].group for row in rows.ids] for part, rows in parts.items()}
+            _check_groups("declared group", declared)
+        found = nearest_of(self.sets)
+        if self.hash_distance is not None and found is not None and found.bits <= self.hash_distance:
+            raise DatasetError(
+                f"{found.rows[0]!r} of {found.sets[0]} and {found.rows[1]!r} of {found.sets[1]} look the same: their "
+                f"hashes differ in {found.bits} bits, more than {self.hash_distance} were expected"
+            )
 
 
-def hash_key(seed: int, name: str) -> bytes:
-    """An order of names that is the same on every machine."""
-    return hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=16).digest()
-
-
-def assign(sizes: Mapping[str, int], shares: Mapping[Bin, float], seed: int) -> dict[str, Bin]:
-    """Place groups into bins so that each bin's rows approach its share.
-
-    Largest groups first, ties by hash; each goes to the bin that lacks the largest part of its share.
-
-    Args:
-        sizes: rows of each group.
-        shares: wanted share of each bin.
-        seed: seed of the tie-breaking hash.
-    """
-    total = sum(sizes.values())
-    filled = dict.fromkeys(shares, 0)
-    placed: dict[str, Bin] = {}
-    for group in sorted(sizes, key=lambda name: (-sizes[name], hash_key(seed, name))):
-        target = max(shares, key=lambda name: (shares[name] * total - filled[name]) / (shares[name] * total))
-        placed[group] = target
-        filled[target] += sizes[group]
-    return placed
-
-
-def split(data: Dataset, settings: SplitSettings) -> Splits:
-    """Split by group, each class separately, so that prevalence is alike in all four.
-
-    A group with any roadwork is placed among the roadwork groups.
+def check_classes(name: str, rows: Dataset) -> None:
+    """Refuse a set without both classes.
 
     Raises:
-        DatasetError: a split would lack a class.
+        DatasetError: a class is missing.
     """
-    home = {
-        group: name for sizes in _strata(data) for group, name in assign(sizes, settings.shares, settings.seed).items()
-    }
-    sets = {name: _describe(data, [row.image for row in data.rows if home[row.group] == name]) for name in SPLITS}
-    for name, described in sets.items():
-        _check_classes(f"split {name}", described)
-    folds = _folds(data.pick(sets["val_calib"].rows), settings)
-    for number, fold in enumerate(folds, start=1):
-        _check_classes(f"fold {number} of {len(folds)}", _describe(data, fold))
-    return Splits(seed=settings.seed, data_sha256=data.sha256, sets=sets, folds=folds)
-
-
-def _check_classes(name: str, described: SplitSet) -> None:
-    if not 0 < described.positives < len(described.rows):
+    positives = int(rows.labels.sum())
+    if not 0 < positives < len(rows):
         raise DatasetError(
-            f"{name} would have {described.positives} roadwork images of {len(described.rows)}: too few groups; add "
-            "data, or name finer groups in the group column"
+            f"{name} would have {positives} roadwork images of {len(rows)}: too few groups; add data, or name finer "
+            "groups in the group column"
         )
 
 
-def _strata(data: Dataset) -> list[dict[str, int]]:
-    sizes: dict[str, int] = defaultdict(int)
-    positive: set[str] = set()
-    for row in data.rows:
-        sizes[row.group] += 1
-        if row.label:
-            positive.add(row.group)
-    return [{g: n for g, n in sizes.items() if (g in positive) == side} for side in (True, False)]
+def nearest_of(sets: Mapping[Split, SplitSet]) -> Nearest | None:
+    """The two most similar pictures of different sets."""
+    hashed = {name: [row for row in split.rows if row.phash is not None] for name, split in sets.items()}
+    words = {name: words_of([row.phash or "" for row in rows]) for name, rows in hashed.items()}
+    found = [
+        Nearest(bits=best[0], rows=(hashed[first][best[1]].row, hashed[second][best[2]].row), sets=(first, second))
+        for first, second in combinations(sets, 2)
+        if (best := nearest(words[first], words[second])) is not None
+    ]
+    return min(found, key=lambda pair: pair.bits, default=None)
 
 
-def _describe(data: Dataset, ids: Sequence[str]) -> SplitSet:
-    rows = data.pick(ids)
-    return SplitSet(rows=tuple(ids), groups=len(set(rows.groups)), positives=int(rows.labels.sum()))
+def _check_groups(what: str, parts: Mapping[str, Sequence[str]]) -> None:
+    home: dict[str, str] = {}
+    for part, groups in parts.items():
+        for group in groups:
+            if home.setdefault(group, part) != part:
+                raise DatasetError(f"{what} {group!r} is in {home[group]} and in {part}")
 
 
-def _folds(calib: Dataset, settings: SplitSettings) -> tuple[tuple[str, ...], ...]:
-    shares = dict.fromkeys(range(settings.calibration_folds), 1 / settings.calibration_folds)
-    home = {g: fold for sizes in _strata(calib) for g, fold in assign(sizes, shares, settings.seed).items()}
-    return tuple(tuple(r.image for r in calib.rows if home[r.group] == fold) for fold in shares)
+def _first_twice(ids: Sequence[str]) -> str:
+    def repeated() -> Iterator[str]:
+        seen: set[str] = set()
+        for row in ids:
+            if row in seen:
+                yield row
+            seen.add(row)
+
+    return next(repeated())

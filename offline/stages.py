@@ -11,17 +11,25 @@ from typing import TYPE_CHECKING, ClassVar
 from engines.bundle import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, REQUIRED, Provenance, write_golden
 from engines.engine import OnnxEngine
 from offline import publishing
-from offline.calibrating import claim_fold, code_version, golden_rows, run_engine
+from offline.calibrating import calibrator_of, claim_fold, code_version, golden_rows, run_engine
 from offline.dataset import Dataset, read_dataset
-from offline.evaluating import evaluate, metrics_csv
+from offline.difficulty import difficulties
+from offline.evaluating import EvaluationSettings, evaluate, metrics_csv
+from offline.fingerprints import FINGERPRINTS, fingerprints
+from offline.ledger import SPLIT_LEDGER, append_events, read_ledger
 from offline.pipeline import CONFIG, Stage, StageContext
 from offline.reporting import render
-from offline.splits import Split, Splits, split
+from offline.split_settings import Split
+from offline.splits import Splits
+from offline.splitting import Looks, examined, split
+from offline.thumbnails import thumbnails
 from stage1.artifacts import Artifact, sha256_file, write_atomic
 from stage1.calibration import CalibrationContext, calibrate
+from stage1.candidates import select
 from stage1.certificate import ScrcParams
 from stage1.preprocess import PreprocessSettings
-from stage1.probability import ProbabilityCalibrator, fit_calibrator
+from stage1.probability import ProbabilityCalibrator
+from stage1.reference_rules import ReferenceRules, Thresholds, reference_rules, swept_thresholds
 
 if TYPE_CHECKING:
     from offline.training import ImageSet
@@ -34,6 +42,8 @@ TRAINING_LOG = "training.csv"
 REPORT = "report.json"
 PAGE = "report.html"
 METRICS = "metrics.csv"
+REFERENCES = "reference_rules.json"
+THRESHOLDS = "thresholds.json"
 PUBLICATION = "publish.json"
 
 
@@ -57,8 +67,9 @@ class ExportRecord(Artifact):
 
 
 def _data(context: StageContext, name: Split | None = None) -> Dataset:
+    """The rows of a set, each in the group of everything that depends on it; all rows as the labels file has them."""
     data = read_dataset(context.data_root)
-    return data if name is None else data.pick(_splits(context).sets[name].rows)
+    return data if name is None else _splits(context).dataset(data, name)
 
 
 def _splits(context: StageContext) -> Splits:
@@ -73,10 +84,16 @@ def _images(context: StageContext, name: Split) -> ImageSet:
 
 
 def run_splits(context: StageContext) -> None:
-    """Split the data by group; writes `splits.json`."""
-    data = _data(context)
-    splits = split(data, context.config.splits)
+    """Split the data by group, as the ledger has it; writes `splits.json`, and into the ledger what is new."""
+    data, settings, told = _data(context), context.config.splits, context.progress.step
+    prints = fingerprints(data, context.workspace / FINGERPRINTS, told)
+    scorer, scores = difficulties(examined(data, settings), prints, settings.difficulty, told)
+    looks = Looks({row: taken.phash for row, taken in prints.items()}, scorer, scores)
+    ledger = context.workspace / SPLIT_LEDGER
+    splits, events = split(data, looks, read_ledger(ledger), settings, context.now().isoformat(timespec="seconds"))
     splits.check(data)
+    # Before the splits: what is in the ledger and not in a file yet is found there by the next run.
+    append_events(ledger, events)
     splits.write(context.out / SPLITS)
 
 
@@ -168,7 +185,11 @@ def run_export(context: StageContext) -> None:
 
 
 def run_calibrate_scrc(context: StageContext) -> None:
-    """Certify the exit rule on the compiled engine; writes `scrc_params.json`, `calibrator.json` and the golden set."""
+    """Certify the exit rule on the compiled engine.
+
+    Writes `scrc_params.json`, `calibrator.json`, the golden set, and what stands beside the certificate in the report:
+    `reference_rules.json` and `thresholds.json`.
+    """
     config, export = context.config, context.inputs["export"]
     preprocess = PreprocessSettings.read(export / PREPROCESS)
     splits = _splits(context)
@@ -177,10 +198,16 @@ def run_calibrate_scrc(context: StageContext) -> None:
     select_rows = _data(context, "val_select")
     val_select = run_engine(engine, select_rows, preprocess, context.progress.step, "val_select")
     fold, prior_uses = claim_fold(context.workspace, splits, context.key, context.now().isoformat(timespec="seconds"))
-    val_calib = run_engine(engine, _data(context).pick(fold), preprocess, context.progress.step, "val_calib")
+    fold_rows = splits.pick(_data(context), fold)
+    val_calib = run_engine(engine, fold_rows, preprocess, context.progress.step, "val_calib")
     binding = CalibrationContext(sha256_file(export / ENGINE), preprocess.sha256, prior_uses, code_version())
-    calibrate(val_select, val_calib, config.calibrate_scrc, binding).write(context.out / PARAMS)
-    fit_calibrator(val_select.outputs, val_select.labels).write(context.out / CALIBRATOR)
+    settings = config.calibrate_scrc
+    calibrate(val_select, val_calib, settings, binding).write(context.out / PARAMS)
+    calibrator_of(val_calib).write(context.out / CALIBRATOR)
+    compared = {"alpha": settings.alpha, "delta": settings.delta, "coverage": settings.coverage}
+    reference_rules(val_calib, select(val_select, settings), **compared).write(context.out / REFERENCES)
+    swept = swept_thresholds(val_select, alpha=settings.alpha, false_alarm_rate=settings.false_alarm_rate)
+    swept.write(context.out / THRESHOLDS)
     golden = golden_rows(select_rows, config.seed).array(preprocess)
     write_golden(context.out / GOLDEN, golden, engine.infer(golden))
 
@@ -193,10 +220,13 @@ def run_eval_selective(context: StageContext) -> None:
     preprocess = PreprocessSettings.read(export / PREPROCESS)
     rows = _data(context, "test")
     test = run_engine(OnnxEngine(export / ENGINE), rows, preprocess, context.progress.step, "test")
-    report = evaluate(test, params, calibrator)
+    rules, thresholds = ReferenceRules.read(calibrated / REFERENCES), Thresholds.read(calibrated / THRESHOLDS)
+    report = evaluate(test, params, calibrator, rules, thresholds, EvaluationSettings(seed=context.config.seed))
     report.write(context.out / REPORT)
     write_atomic(context.out / METRICS, metrics_csv(report).encode())
-    page = render(report, params, title=f"Stage-1 report, run {context.run}", data=_about(rows))
+    pictures = thumbnails(rows, [mistake.row for mistake in report.mistakes], preprocess)
+    title = f"Stage-1 report, run {context.run}"
+    page = render(report, params, title=title, data=_about(rows), thumbnails=pictures)
     write_atomic(context.out / PAGE, page.encode())
 
 
@@ -212,7 +242,9 @@ def run_publish(context: StageContext) -> None:
     """Put the bundle into the store; make it current if the gate lets it pass. Writes `publish.json`."""
     sources = [context.inputs[name] for name in BUNDLE_STAGES]
     files = context.out / "bundle"
-    publishing.assemble(sources, [name for name in (*REQUIRED, BEST, REPORT) if name != CONFIG], files)
+    publishing.assemble(
+        sources, [name for name in (*REQUIRED, BEST, REPORT, REFERENCES, THRESHOLDS) if name != CONFIG], files
+    )
     context.config.write(files / CONFIG)
     data = _data(context)
     now = context.now()
@@ -220,9 +252,9 @@ def run_publish(context: StageContext) -> None:
     provenance = Provenance(run=context.run, created_at=at, code_version=code_version(), data_sha256=data.sha256)
     bundle = context.store.publish(files, provenance)
     shutil.rmtree(files)
-    test_ids = list(_splits(context).sets["test"].rows)
+    test = _data(context, "test")
     champion, reasons, rows = publishing.judge_champion(
-        context.store, context.store.path(bundle), data, test_ids, context.config.gate, context.progress
+        context.store, context.store.path(bundle), test, test.ids, context.config.gate, context.progress
     )
     if not reasons:
         context.store.activate(bundle, now=now, action="publish")
@@ -236,7 +268,14 @@ _TORCH = ("torch", "transformers", "peft")
 _MODEL = ("offline.modeling", "stage1.model")
 
 STAGES: tuple[Stage, ...] = (
-    Stage("splits", (), ("splits",), ("offline.splits", "offline.dataset"), run_splits),
+    Stage(
+        "splits",
+        (),
+        ("splits",),
+        ("offline.splitting", "offline.ledger", "offline.fingerprints", "offline.difficulty", "offline.dataset"),
+        run_splits,
+        ("imagehash", "numpy", "pillow", "scipy"),
+    ),
     Stage(
         "adapt_domain",
         ("splits",),
@@ -273,7 +312,7 @@ STAGES: tuple[Stage, ...] = (
         "calibrate_scrc",
         ("splits", "export"),
         ("seed", "calibrate_scrc"),
-        ("offline.calibrating", "engines.bundle", "stage1.calibration", "stage1.probability"),
+        ("offline.calibrating", "engines.bundle", "stage1.calibration", "stage1.probability", "stage1.reference_rules"),
         run_calibrate_scrc,
         ("onnxruntime", "numpy", "scipy"),
     ),
@@ -281,7 +320,7 @@ STAGES: tuple[Stage, ...] = (
         "eval_selective",
         ("splits", "export", "calibrate_scrc"),
         (),
-        ("offline.evaluating", "offline.calibrating", "offline.reporting"),
+        ("offline.evaluating", "offline.calibrating", "offline.reporting", "offline.thumbnails"),
         run_eval_selective,
         ("onnxruntime", "numpy", "scipy"),
     ),

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -95,11 +96,17 @@ def append_line(path: Path, record: BaseModel) -> None:
 
     A line that a crash cut short is ended first, so that it does not take the new one with it.
     """
+    append_lines(path, [record])
+
+
+def append_lines(path: Path, records: Iterable[BaseModel]) -> None:
+    """Append records, each as a line of JSON, and flush them to the disk; a crash leaves the first few of them."""
+    lines = "".join(record.model_dump_json() + "\n" for record in records).encode()
     with path.open("ab+") as handle:
         end = handle.seek(0, os.SEEK_END)
         handle.seek(max(0, end - 1))
         torn = handle.read(1) not in {b"", b"\n"}
-        handle.write(b"\n" * torn + (record.model_dump_json() + "\n").encode())
+        handle.write(b"\n" * torn + lines)
         handle.flush()
         os.fsync(handle.fileno())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,17 +10,26 @@ import pytest
 from PIL import Image
 
 from engines.engine import OnnxEngine
-from offline.calibrating import LEDGER, claim_fold, golden_rows, read_ledger, run_engine
+from offline.calibrating import LEDGER, LedgerEntry, claim_fold, golden_rows, read_ledger, run_engine
 from offline.dataset import Dataset, Row
-from offline.splits import Splits
+from offline.errors import DatasetError
+from offline.splits import SplitRow, Splits, SplitSet
 from stage1.preprocess import PreprocessSettings
 
 AT = "2026-01-01T00:00:00+00:00"
 
 
+def folded(*folds: Sequence[str], groups: dict[str, str] | None = None) -> Splits:
+    """Splits whose val_calib is cut into these folds; a row without a group is its own."""
+    named = groups or {}
+    rows = tuple(SplitRow(row=row, group=named.get(row, f"drive {row}")) for fold in folds for row in fold)
+    calib = SplitSet(rows=rows, groups=len({row.group for row in rows}), positives=0)
+    return Splits(seed=0, data_sha256="d", sets={"val_calib": calib}, folds=tuple(tuple(fold) for fold in folds))
+
+
 @pytest.fixture
 def splits() -> Splits:
-    return Splits(seed=0, data_sha256="d", sets={}, folds=(("a", "b"), ("c",), ("d", "e")))
+    return folded("ab", "c", "de")
 
 
 def claim(workspace: Path, splits: Splits, key: str) -> tuple[tuple[str, ...], int]:
@@ -36,26 +46,70 @@ def test_a_certification_that_was_killed_resumes_on_its_own_fold(tmp_path: Path,
     first = claim(tmp_path, splits, "night 0")
     assert claim(tmp_path, splits, "night 0") == first
     assert len(read_ledger(tmp_path)) == 1
+    claim(tmp_path, splits, "night 1")
+    assert claim(tmp_path, splits, "night 0") == first
 
 
 def test_a_single_fold_counts_its_uses(tmp_path: Path) -> None:
-    splits = Splits(seed=0, data_sha256="d", sets={}, folds=(("a", "b"),))
-    assert [claim(tmp_path, splits, f"night {n}")[1] for n in range(3)] == [0, 1, 2]
+    assert [claim(tmp_path, folded("ab"), f"night {n}")[1] for n in range(3)] == [0, 1, 2]
 
 
 def test_the_order_of_rows_is_not_another_fold(tmp_path: Path) -> None:
-    claim(tmp_path, Splits(seed=0, data_sha256="d", sets={}, folds=(("a", "b"),)), "night 0")
-    reordered = Splits(seed=0, data_sha256="d", sets={}, folds=(("b", "a"),))
-    assert claim(tmp_path, reordered, "night 1")[1] == 1
+    claim(tmp_path, folded("ab"), "night 0")
+    assert claim(tmp_path, folded("ba"), "night 1")[1] == 1
+    assert claim(tmp_path, folded("ba"), "night 0") == (("b", "a"), 1)
+
+
+def test_a_fold_that_grew_overnight_is_as_used_as_its_most_used_group(tmp_path: Path) -> None:
+    claim(tmp_path, folded("ab"), "night 0")
+    claim(tmp_path, folded("abc"), "night 1")
+    assert claim(tmp_path, folded("abcd"), "night 2")[1] == 2
+    # Only what nobody looked at is unused.
+    assert claim(tmp_path, folded("efg"), "night 3")[1] == 0
+    assert claim(tmp_path, folded("dx"), "night 4")[1] == 1
+
+
+def test_a_grown_fold_is_passed_over_for_a_fresh_one(tmp_path: Path) -> None:
+    claim(tmp_path, folded("ab", "c"), "night 0")
+    assert claim(tmp_path, folded("abxyz", "cd"), "night 1") == (("c", "d"), 0)
+
+
+def test_a_row_is_used_whatever_its_group_is_called_now(tmp_path: Path) -> None:
+    claim(tmp_path, folded("ab", groups={"a": "drive 1", "b": "drive 1"}), "night 0")
+    assert claim(tmp_path, folded("a", groups={"a": "renamed"}), "night 1")[1] == 1
+
+
+def test_another_row_of_a_group_that_was_looked_at_is_used(tmp_path: Path) -> None:
+    claim(tmp_path, folded("ab", groups={"a": "drive 1", "b": "drive 1"}), "night 0")
+    assert claim(tmp_path, folded("z", groups={"z": "drive 1"}), "night 1")[1] == 1
+
+
+def test_groups_that_were_joined_are_as_used_as_all_of_them(tmp_path: Path) -> None:
+    claim(tmp_path, folded("a"), "night 0")
+    claim(tmp_path, folded("b"), "night 1")
+    assert claim(tmp_path, folded("ab", groups={"a": "one", "b": "one"}), "night 2")[1] == 2
+
+
+def test_what_is_written_down_names_the_rows_and_the_groups(tmp_path: Path, splits: Splits) -> None:
+    claim(tmp_path, splits, "night 0")
+    assert read_ledger(tmp_path) == [
+        LedgerEntry(key="night 0", rows=("a", "b"), groups=("drive a", "drive b"), at=AT),
+    ]
 
 
 def test_a_line_that_a_crash_cut_short_is_not_a_use_and_does_not_spoil_the_next(tmp_path: Path, splits: Splits) -> None:
     claim(tmp_path, splits, "night 0")
     with (tmp_path / LEDGER).open("a") as handle:
-        handle.write('{"key": "night 1", "rows_')
+        handle.write('{"key": "night 1", "rows')
     assert len(read_ledger(tmp_path)) == 1
     claim(tmp_path, splits, "night 2")
     assert [entry.key for entry in read_ledger(tmp_path)] == ["night 0", "night 2"]
+
+
+def test_an_entry_of_the_version_before_is_refused_by_its_line(tmp_path: Path) -> None:
+    (tmp_path / LEDGER).write_text('{"schema_version": 1, "key": "night 0", "rows_sha256": "d", "at": ""}\n')
+    with pytest.raises(DatasetError, match=r"calibration_ledger\.jsonl, line 1: schema_version"):
+        read_ledger(tmp_path)
 
 
 @pytest.fixture
@@ -64,8 +118,9 @@ def pictures(tmp_path: Path) -> Dataset:
     rng = np.random.default_rng(0)
     rows = []
     for number in range(37):
+        about = {"daytime": "night"} if number < 5 else {}
         Image.new("RGB", (40, 40), tuple(rng.integers(0, 256, 3).tolist())).save(tmp_path / f"{number}.png")
-        rows.append(Row(image=f"{number}.png", label=int(number % 4 == 1), group=str(number // 2)))
+        rows.append(Row(image=f"{number}.png", label=int(number % 4 == 1), group=str(number // 2), metadata=about))
     return Dataset(tmp_path, tuple(rows))
 
 
@@ -80,6 +135,7 @@ def test_an_engine_is_run_on_all_rows_in_order_through_the_serving_preprocess(
     assert np.allclose(labelled.outputs.select_score, expected.select_score, atol=1e-5)
     assert (labelled.row_ids, labelled.groups) == (pictures.ids, pictures.groups)
     assert labelled.labels.tolist() == pictures.labels.tolist()
+    assert labelled.column("daytime").tolist() == ["night"] * 5 + ["unknown"] * 32
     assert told == [(16, 37, "val_calib"), (32, 37, "val_calib"), (37, 37, "val_calib")]
 
 

@@ -48,6 +48,30 @@ def test_two_columns_are_enough(data: Callable[[str], Path]) -> None:
     assert dataset.groups == ["a.jpg", "b.jpg"]
 
 
+def test_metadata_are_columns_for_all_rows(data: Callable[[str], Path]) -> None:
+    assert read_dataset(data(GOOD)).metadata == {"weather": ["rain", "", "dry"]}
+
+
+def test_a_dotted_column_is_found_by_its_last_name(data: Callable[[str], Path]) -> None:
+    labels = "image,label,video_info.vid_id,vid_id\na.jpg,0,7,8\nb.jpg,1,7,\nc.jpg,1, ,\n"
+    rows = read_dataset(data(labels)).rows
+    assert [row.about("vid_id") for row in rows] == ["8", "7", None]
+    assert rows[0].about("id") is None
+
+
+def test_the_hash_of_the_data_is_that_of_the_rows_in_any_order(data: Callable[[str], Path]) -> None:
+    head, *lines = GOOD.splitlines()
+    first = read_dataset(data(GOOD)).sha256
+    assert read_dataset(data("\n".join([head, *reversed(lines)]))).sha256 == first
+    assert read_dataset(data(GOOD.replace("rain", "snow"))).sha256 != first
+
+
+def test_rows_can_be_put_into_other_groups(data: Callable[[str], Path]) -> None:
+    dataset = read_dataset(data(GOOD)).regrouped({"a.jpg": "x", "b.jpg": "y", "c.jpg": "x", "z.jpg": "w"})
+    assert dataset.groups == ["x", "y", "x"]
+    assert dataset.ids == ["a.jpg", "b.jpg", "c.jpg"]
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

@@ -15,12 +15,12 @@ from engines.bundle import Provenance
 from engines.store import Store
 from offline.config import GateSettings
 from offline.dataset import Dataset, Row
-from offline.evaluating import Report, evaluate
+from offline.evaluating import Estimate, EvaluationSettings, Report, evaluate
 from offline.publishing import assemble, compare, judge_champion
-from offline.splits import Splits, SplitSet
-from stage1.calibration import LabelledOutputs
+from offline.splits import SplitRow, Splits, SplitSet
 from stage1.certificate import ScrcParams
 from stage1.probability import ProbabilityCalibrator
+from stage1.rows import LabelledOutputs
 
 GATE = GateSettings(coverage_margin=0.05, accuracy_margin=0.03)
 
@@ -33,13 +33,18 @@ def judged(
 
     def judge(*, feasible: bool = True, coverage: float | None = None, accuracy: float | None = None) -> tuple:
         params = certificate(feasible=feasible)
-        report = evaluate(binormal(600, seed=5, prefix="test/"), params, ProbabilityCalibrator())
+        report = evaluate(
+            binormal(600, seed=5, prefix="test/"),
+            params,
+            ProbabilityCalibrator(),
+            settings=EvaluationSettings(repetitions=0),
+        )
         if coverage is not None:
-            scrc, baseline = report.policies
+            scrc, *others = report.policies
             rate = scrc.exit_coverage.model_copy(update={"events": round(coverage * scrc.exit_coverage.trials)})
-            report = report.model_copy(update={"policies": (scrc.model_copy(update={"exit_coverage": rate}), baseline)})
+            report = report.model_copy(update={"policies": (scrc.model_copy(update={"exit_coverage": rate}), *others)})
         if accuracy is not None:
-            report = report.model_copy(update={"accuracy": accuracy})
+            report = report.model_copy(update={"alone": report.alone | {"accuracy": Estimate(value=accuracy)}})
         return params, report
 
     return judge
@@ -124,7 +129,9 @@ def publish(
         engine = write_onnx(tmp_path / f"{name}.onnx", shift=shift)
         files = write_bundle_files(tmp_path / name, engine=engine, golden_shift=shift, note=name)
         nothing = SplitSet(rows=(), groups=0, positives=0)
-        train = SplitSet(rows=tuple(trained_on), groups=len(trained_on), positives=0)
+        train = SplitSet(
+            rows=tuple(SplitRow(row=row, group=row) for row in trained_on), groups=len(trained_on), positives=0
+        )
         sets: Any = {"train": train, "val_select": nothing, "val_calib": nothing, "test": nothing}
         Splits(seed=0, data_sha256="d", sets=sets, folds=()).write(files / "splits.json")
         return store.path(store.publish(files, provenance))

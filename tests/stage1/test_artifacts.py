@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
-from stage1.artifacts import Artifact, append_line, fsync_tree, sha256_file, sha256_json, write_atomic
+from stage1.artifacts import Artifact, append_line, append_lines, fsync_tree, sha256_file, sha256_json, write_atomic
 from stage1.errors import ArtifactError
 
 
@@ -106,6 +106,12 @@ class TestAppendLine:
         path.write_text(torn)
         append_line(path, Line(text="whole"))
         assert path.read_text().splitlines()[-1] == '{"text":"whole"}'
+
+    def test_appends_several(self, tmp_path: Path) -> None:
+        path = tmp_path / "lines"
+        path.write_text('{"te')
+        append_lines(path, [Line(text="first"), Line(text="second")])
+        assert path.read_text().splitlines()[1:] == ['{"text":"first"}', '{"text":"second"}']
 
 
 class TestArtifact:

@@ -274,8 +274,8 @@ class TestGroups:
         rng, labels = np.random.default_rng(23), np.ones(sites * frames, np.int8)
         violations = certified = 0
         for _ in range(DRAWS):
-            score, gate_score = (part.ravel().astype(np.float32) for part in site_scores(rng, sites, frames))
-            outputs = Stage1Outputs(np.stack([np.zeros_like(score), score], 1), gate_score)
+            drawn, gates = (part.ravel().astype(np.float32) for part in site_scores(rng, sites, frames))
+            outputs = Stage1Outputs(np.stack([np.zeros_like(drawn), drawn], 1), gates)
             data = LabelledOutputs(outputs, labels, ids, groups)
             found = walk(data, data.units("group" if unit == "group" else "row", 0), chain, claims)
             certified += found.certified > 0

@@ -138,8 +138,8 @@ class TestSweptThresholds:
         assert rate is not None
         assert rate <= 0.05
         decided = swept.policy.decide(data.outputs)
-        missed = np.sum((decided.exit_label == 0) & data.positive)
-        assert (swept.miss_rate.events, swept.miss_rate.trials) == (missed, np.sum(decided.exits & data.positive))
+        missed = int(np.sum((decided.exit_label == 0) & data.positive))
+        assert (swept.miss_rate.events, swept.miss_rate.trials) == (missed, int(np.sum(decided.exits & data.positive)))
         # One more positive below the threshold would be one too many.
         assert (missed + 1) / (swept.miss_rate.trials + 1) > 0.05
         assert np.mean(decided.exit_label[~data.positive] == 1) <= 0.02

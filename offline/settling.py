@@ -1,0 +1,132 @@
+"""Who stays where: the groups of a night, the home that the ledger gives them, and rows that can live nowhere.
+
+A row that has been placed never moves. So a new row that depends on rows of two homes can be in neither, nor can what
+depends on it: it is left out, with the reason, and looked at again every night.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from offline.dataset import Row
+from offline.grouping import components
+from offline.ledger import Home, Ledger
+from offline.split_settings import SplitSettings
+
+TRAIN = Home("train")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that depend on each other.
+
+    Attributes:
+        name: the name under which the ledger knows them, or the first of their declared groups.
+        rows: the rows, sorted by id.
+        home: where they live; None if they are all new.
+    """
+
+    name: str
+    rows: tuple[Row, ...]
+    home: Home | None
+
+
+@dataclass(frozen=True)
+class Settling:
+    """Finds groups and their homes.
+
+    Attributes:
+        hashes: perceptual hash of each row.
+        ledger: what was placed before.
+        settings: what joins two rows.
+    """
+
+    hashes: Mapping[str, str | None]
+    ledger: Ledger
+    settings: SplitSettings
+
+    def settle(self, rows: Sequence[Row]) -> tuple[list[Group], dict[str, str]]:
+        """The groups of these rows, and the reason for each row that is in none."""
+        groups: list[Group] = []
+        left_out: dict[str, str] = {}
+        for part in self._components(rows):
+            if len(self._homes(part)) < 2:
+                groups.append(self._group(part))
+                continue
+            why = self._why(part)
+            known = [row for row in part if row.image in self.ledger.groups]
+            left_out |= {row.image: why for row in part if row.image not in self.ledger.groups}
+            for rest in self._components(known):
+                staying = self._majority(rest)
+                # They were joined after they had been placed, by an edited labels file or another setting.
+                left_out |= {row.image: why for row in rest if self._home(row) != staying}
+                groups += map(self._group, self._components([row for row in rest if self._home(row) == staying]))
+        return groups, left_out
+
+    def admit(self, groups: Sequence[Group], extras: Sequence[Row]) -> tuple[list[Group], dict[str, str]]:
+        """Add rows that may only train to groups that all have a home.
+
+        Args:
+            groups: groups of the other rows.
+            extras: the rows that may only train.
+
+        Returns:
+            The groups with these rows, and the reason for each row that is in none.
+        """
+        home = {row.image: group.home for group in groups for row in group.rows}
+        home |= {row.image: self._home(row) or TRAIN for row in extras}
+        everything = [row for group in groups for row in group.rows] + list(extras)
+        extra = {row.image for row in extras}
+        left_out: dict[str, str] = {}
+        for part in self._components(everything):
+            elsewhere = [row for row in part if home[row.image] != TRAIN]
+            if elsewhere:
+                why = f"may only train, but depends on {_in(home[elsewhere[0].image])}, {elsewhere[0].image!r}"
+                left_out |= {row.image: why for row in part if row.image in extra}
+        kept = [row for row in everything if row.image not in left_out]
+        return [Group(self._name(part), tuple(part), home[part[0].image]) for part in self._components(kept)], left_out
+
+    def _components(self, rows: Sequence[Row]) -> list[list[Row]]:
+        return components(rows, self.hashes, self.settings, self.ledger.groups)
+
+    def _group(self, rows: Sequence[Row]) -> Group:
+        return Group(self._name(rows), tuple(rows), next(iter(self._homes(rows)), None))
+
+    def _name(self, rows: Sequence[Row]) -> str:
+        known = {self.ledger.groups.get(row.image, row.group) for row in rows} & self.ledger.homes.keys()
+        if known:
+            return min(known, key=self._rank.__getitem__)
+        return min(row.group for row in rows)
+
+    @cached_property
+    def _rank(self) -> dict[str, int]:
+        return {name: rank for rank, name in enumerate(self.ledger.homes)}
+
+    def _home(self, row: Row) -> Home | None:
+        """Where the row is, or, if it is new, where the group of its name is, whose other rows may be gone."""
+        return self.ledger.home_of(row.image) or self.ledger.homes.get(row.group)
+
+    def _homes(self, rows: Sequence[Row]) -> set[Home]:
+        return {home for row in rows if (home := self._home(row)) is not None}
+
+    def _majority(self, rows: Sequence[Row]) -> Home | None:
+        counts = Counter(self._home(row) for row in rows)
+        return max(counts, key=lambda home: (counts[home], home == TRAIN, str(home)))
+
+    def _why(self, rows: Sequence[Row]) -> str:
+        example: dict[Home, str] = {}
+        for row in rows:
+            home = self._home(row)
+            if home is not None:
+                example.setdefault(home, row.image)
+        (first, one), (second, other) = sorted(example.items(), key=str)[:2]
+        return f"joins {_in(first)}, {one!r}, and {_in(second)}, {other!r}, which never move"
+
+
+def _in(home: Home | None) -> str:
+    if home is None or home.fold is None:
+        return f"a row of {home.split if home else 'no set'}"
+    return f"a row of fold {home.fold + 1} of {home.split}"

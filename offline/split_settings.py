@@ -1,0 +1,108 @@
+"""Settings of the splits: shares, what makes rows dependent, and what the sets are balanced by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Split = Literal["train", "val_select", "val_calib", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ContrastDifficulty(_Section):
+    """A picture of little contrast (night, fog, a dirty lens) is difficult; needs no model.
+
+    Attributes:
+        kind: tells it from the others.
+    """
+
+    kind: Literal["contrast"] = "contrast"
+
+
+class ColumnDifficulty(_Section):
+    """A number in the labels file; larger is more difficult.
+
+    Attributes:
+        kind: tells it from the others.
+        column: name of the metadata column.
+    """
+
+    kind: Literal["column"] = "column"
+    column: str = "difficulty"
+
+
+class BundleDifficulty(_Section):
+    """A picture that a published bundle is unsure of is difficult.
+
+    The bundle is a fixed, older one: tonight's model would choose its own exam.
+
+    Attributes:
+        kind: tells it from the others.
+        path: the bundle's directory.
+    """
+
+    kind: Literal["bundle"] = "bundle"
+    path: Path
+
+
+Difficulty = Annotated[ContrastDifficulty | ColumnDifficulty | BundleDifficulty, Field(discriminator="kind")]
+
+
+class SplitSettings(_Section):
+    """How rows are grouped and groups are split. A changed setting never moves a group that has been placed.
+
+    A metadata column is found by its name or by the end of a dotted one: `vid_id` also finds `video_info.vid_id`.
+
+    Attributes:
+        seed: seed of the tie-breaking hash.
+        train: share that trains.
+        val_select: share that chooses checkpoints and the candidates of a calibration.
+        val_calib: share that certifies.
+        test: share that reports.
+        calibration_folds: val_calib is cut into so many folds by group; a calibration uses the one used least.
+        train_only: values of `source` whose rows may only train.
+        sequence_columns: rows of one source with the same value in one of these columns are one group.
+        gps_cell_m: side of the cell in which rows are one group if little time lies between them; None for no rule.
+        gps_minutes: how little.
+        hash_distance: rows whose perceptual hashes differ in at most so many of 256 bits are one group; None for no
+            such rule. Copies of a picture (compressed again, resized, brighter, shifted or cropped by 1 %) differ in at
+            most 36 bits; pictures of different places in at least 54.
+        strata: metadata columns whose values every set should hold alike.
+        difficulty: the frozen scorer of difficulty.
+        difficulty_bins: number of difficulty quantiles that every set should hold alike.
+        strata_version: the quantiles are cut once for each version; raise it to cut them anew.
+    """
+
+    seed: int = 0
+    train: float = Field(default=0.5, gt=0, lt=1)
+    val_select: float = Field(default=0.15, gt=0, lt=1)
+    val_calib: float = Field(default=0.2, gt=0, lt=1)
+    test: float = Field(default=0.15, gt=0, lt=1)
+    calibration_folds: int = Field(default=1, ge=1)
+    train_only: tuple[str, ...] = ()
+    sequence_columns: tuple[str, ...] = ("vid_id", "seq_id")
+    gps_cell_m: float | None = Field(default=50.0, gt=0)
+    gps_minutes: float = Field(default=10.0, gt=0)
+    hash_distance: int | None = Field(default=40, ge=0, lt=128)
+    strata: tuple[str, ...] = ("daytime", "weather")
+    difficulty: Difficulty = ContrastDifficulty()
+    difficulty_bins: int = Field(default=5, ge=1)
+    strata_version: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Self:
+        total = sum(self.shares.values())
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"train, val_select, val_calib and test sum to {total:g}, expected 1")
+        return self
+
+    @property
+    def shares(self) -> dict[Split, float]:
+        """Share of each split."""
+        return {name: getattr(self, name) for name in SPLITS}

@@ -1,0 +1,157 @@
+"""Grouping: what makes rows dependent, and what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from offline.dataset import Row
+from offline.errors import DatasetError
+from offline.grouping import components, read_fix
+from offline.split_settings import SplitSettings
+
+NOON = "2026-05-01T12:00:00Z"
+
+
+def row(image: str, *, group: str = "", source: str = "natix", **metadata: str) -> Row:
+    return Row(image=image, label=0, group=group or image, source=source, metadata=metadata)
+
+
+def grouped(rows: Sequence[Row], hashes: dict[str, str | None] | None = None, **settings: object) -> list[str]:
+    """The components, each as its images in one word."""
+    blank: dict[str, str | None] = dict.fromkeys((r.image for r in rows), None)
+    found = components(rows, blank | (hashes or {}), SplitSettings.model_validate(settings))
+    return ["".join(r.image for r in part) for part in found]
+
+
+def at(metres_north: float, metres_east: float = 0.0, *, latitude: float = 48.0) -> str:
+    """A place so far from a point in Europe."""
+    degree = np.pi / 180 * 6_371_000
+    return f"{latitude + metres_north / degree},{11 + metres_east / degree / np.cos(np.radians(latitude))}"
+
+
+def flipped(digest: str, bits: int) -> str:
+    return f"{int(digest, 16) ^ ((1 << bits) - 1):064x}"
+
+
+def test_rows_of_one_declared_group_stay_together() -> None:
+    assert grouped([row("a", group="x"), row("b", group="y"), row("c", group="x")]) == ["ac", "b"]
+
+
+def test_frames_of_one_video_are_one_group_also_under_a_dotted_name() -> None:
+    rows = [row("a", vid_id="7"), row("b", **{"video_info.vid_id": "7"}), row("c", **{"video_info.vid_id": "8"})]
+    assert grouped(rows) == ["ab", "c"]
+
+
+def test_a_sequence_over_two_videos_joins_them() -> None:
+    rows = [row("a", vid_id="1", seq_id="s"), row("b", vid_id="2", seq_id="s"), row("c", vid_id="2")]
+    assert grouped(rows) == ["abc"]
+    assert grouped(rows, sequence_columns=["vid_id"]) == ["a", "bc"]
+
+
+def test_the_first_video_of_one_source_is_not_the_first_of_another() -> None:
+    assert grouped([row("a", vid_id="1"), row("b", vid_id="1", source="extra")]) == ["a", "b"]
+
+
+def test_a_chain_of_reasons_is_one_group() -> None:
+    digest = "0123456789abcdef" * 4
+    rows = [row("a", group="x"), row("b", group="x", vid_id="1"), row("c", vid_id="1"), row("d")]
+    assert grouped(rows, {"c": digest, "d": flipped(digest, 3)}) == ["abcd"]
+
+
+@pytest.mark.parametrize("latitude", [0.0, 48.0, -70.0])
+@pytest.mark.parametrize("offset", [0.0, 13.0, 26.0, 49.0])
+def test_the_same_place_within_minutes_is_one_group_wherever_a_cell_ends(offset: float, latitude: float) -> None:
+    near = [(0.0, 0.0), (24.0, 0.0), (0.0, 24.0)]
+    rows = [
+        row("abc"[i], gps=at(offset + north, offset + east, latitude=latitude), timestamp=f"2026-05-01T12:0{3 * i}:00Z")
+        for i, (north, east) in enumerate(near)
+    ]
+    assert grouped(rows) == ["abc"]
+
+
+def test_another_place_or_a_later_hour_is_another_group() -> None:
+    rows = [
+        row("a", gps=at(0), timestamp=NOON),
+        row("b", gps=at(80), timestamp=NOON),
+        row("c", gps=at(0), timestamp="2026-05-01T13:00:00+00:00"),
+    ]
+    assert grouped(rows) == ["a", "b", "c"]
+    assert grouped(rows, gps_cell_m=400) == ["ab", "c"]
+    assert grouped(rows, gps_minutes=61) == ["ac", "b"]
+
+
+def test_a_slow_drive_is_one_group_though_its_ends_are_hours_apart() -> None:
+    rows = [row("abcdef"[i], gps=at(0), timestamp=str(1.7e9 + 500 * i)) for i in range(6)]
+    assert grouped(rows) == ["abcdef"]
+
+
+def test_a_place_without_a_time_joins_nothing() -> None:
+    assert grouped([row("a", gps=at(0)), row("b", gps=at(0)), row("c", gps=at(0), timestamp=NOON)]) == ["a", "b", "c"]
+
+
+def test_latitude_and_longitude_may_be_two_columns_and_the_time_a_number() -> None:
+    one = read_fix(row("a", lat="48.1", lon="11.5", timestamp="1777636800"))
+    two = read_fix(row("b", gps="(48.1, 11.5)", timestamp=NOON))
+    assert one == two
+    # A time that names no zone is UTC.
+    assert read_fix(row("c", gps="48.1,11.5", timestamp="2026-05-01T12:00:00")) == two
+    assert read_fix(row("d", timestamp=NOON)) is None
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        ({"gps": "48.1"}, "row 'a': the place is '48.1'"),
+        ({"gps": "north,east"}, "row 'a': the place is 'north,east'"),
+        ({"gps": "95,10"}, "row 'a': the place '95,10' is not on Earth"),
+        ({"gps": "nan,10"}, "not on Earth"),
+        ({"lat": "48"}, "row 'a': the place is '48,'"),
+        ({"gps": "48,11", "timestamp": "yesterday"}, "row 'a': the timestamp is 'yesterday', expected ISO 8601"),
+        ({"gps": "48,11", "timestamp": "inf"}, "row 'a': the timestamp is 'inf'"),
+    ],
+)
+def test_a_place_or_time_that_cannot_be_read_names_the_row(metadata: dict[str, str], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        grouped([row("a", **metadata), row("b")])
+
+
+def test_what_is_not_used_is_not_read() -> None:
+    assert grouped([row("a", gps="nowhere")], gps_cell_m=None) == ["a"]
+
+
+def test_pictures_that_look_the_same_are_one_group() -> None:
+    rng = np.random.default_rng(0)
+    first, other = rng.bytes(32).hex(), rng.bytes(32).hex()
+    rows = [row(name) for name in "abcde"]
+    hashes: dict[str, str | None] = {
+        "a": first,
+        "b": first,
+        "c": flipped(first, 40),
+        "d": flipped(first, 41),
+        "e": other,
+    }
+    assert grouped(rows, hashes, hash_distance=40) == ["abcd", "e"]
+    assert grouped([r for r in rows if r.image != "c"], hashes, hash_distance=40) == ["ab", "d", "e"]
+    assert grouped(rows, hashes, hash_distance=None) == ["a", "b", "c", "d", "e"]
+
+
+def test_blank_pictures_are_not_the_same_place() -> None:
+    assert grouped([row("a"), row("b")], {"a": None, "b": None}) == ["a", "b"]
+
+
+def test_the_order_of_rows_does_not_matter() -> None:
+    rng = np.random.default_rng(1)
+    rows = [row(f"{n:03d} ", group=str(n // 2), vid_id=str(rng.integers(900))) for n in range(200)]
+    expected = grouped(rows)
+    assert 20 < len(expected) < 100
+    assert grouped([rows[i] for i in rng.permutation(200)]) == expected
+
+
+def test_a_group_of_the_ledger_stands_beside_the_declared_one() -> None:
+    rows = [row("a", group="x"), row("b", group="y"), row("c", group="z")]
+    blank: dict[str, str | None] = dict.fromkeys("abc", None)
+    found = components(rows, blank, SplitSettings(), {"a": "z"})
+    assert [[r.image for r in part] for part in found] == [["a", "c"], ["b"]]

@@ -1,0 +1,193 @@
+"""The splits stage in a workspace: night after night, run again, and killed while it writes its ledger."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from PIL import ImageEnhance
+
+import offline.stages
+from engines.store import Store
+from offline.config import PRESETS, RunConfig, override
+from offline.dataset import Dataset, read_dataset
+from offline.errors import DatasetError
+from offline.fingerprints import FINGERPRINTS
+from offline.ledger import SPLIT_LEDGER, Event, append_events, read_ledger
+from offline.pipeline import Pipeline, StageContext
+from offline.scenes import draw_frame, plan_scene
+from offline.splits import Splits
+from offline.stages import SPLITS, STAGES, _data
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+CONFIG = PRESETS["tiny"]
+SCENES = 44
+COPIED = 3
+
+
+class Told:
+    """Remembers which stages ran, and what was done in them."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.steps: list[tuple[int, int, str]] = []
+
+    def stage(self, name: str, state: str) -> None:
+        self.ran += [name] * (state == "running")
+
+    def step(self, done: int, total: int, note: str = "") -> None:
+        self.steps.append((done, total, note))
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.fixture(scope="session")
+def streets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of scenes, and a brighter copy of each of the first few, with the labels of them all."""
+    root = tmp_path_factory.mktemp("streets")
+    rows = []
+    for number in range(SCENES):
+        scene = plan_scene(number, seed=2, difficulty=0.25)
+        picture = draw_frame(scene, 0).resize((160, 120))
+        picture.save(root / f"{number:02d}.jpg")
+        rows.append((f"{number:02d}.jpg", scene.label, f"scene {number:02d}"))
+        if number < COPIED:
+            ImageEnhance.Brightness(picture).enhance(1.1).save(root / f"{number:02d}_copy.jpg")
+            rows.append((f"{number:02d}_copy.jpg", scene.label, f"copy {number:02d}"))
+    with (root / "all.csv").open("w", newline="") as handle:
+        csv.writer(handle).writerows(rows)
+    return root
+
+
+@pytest.fixture
+def data(streets: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A data directory with the first so many rows."""
+    root = tmp_path / "data"
+    shutil.copytree(streets, root)
+    lines = (streets / "all.csv").read_text().splitlines()
+
+    def write(rows: int = SCENES, *, turned: bool = False) -> Path:
+        chosen = lines[:rows]
+        (root / "labels.csv").write_text("\n".join(["image,label,group", *(chosen[::-1] if turned else chosen)]))
+        return root
+
+    return write
+
+
+def night(root: Path, home: Path, config: RunConfig = CONFIG) -> tuple[Splits, Told]:
+    told = Told()
+    pipeline = Pipeline(
+        stages=STAGES[:1],
+        workspace=home,
+        store=Store(home / "store"),
+        data_root=root,
+        data_sha256=read_dataset(root).sha256,
+        config=config,
+        now=lambda: NOW,
+        progress=told,
+    )
+    return Splits.read(pipeline.run() / SPLITS), told
+
+
+def homes(splits: Splits) -> dict[str, str]:
+    return {row: name for name, described in splits.sets.items() for row in described.ids}
+
+
+def test_a_second_night_hashes_only_new_pictures_and_moves_nothing(data: Callable[..., Path], tmp_path: Path) -> None:
+    first, told = night(data(40), tmp_path / "w")
+    assert told.steps[-1] == (40, 40, "fingerprints")
+    second, told = night(data(46), tmp_path / "w")
+    assert told.steps == [(6, 6, "fingerprints")]
+    assert homes(first).items() <= homes(second).items()
+    assert len((tmp_path / "w" / FINGERPRINTS).read_text().splitlines()) == 46
+    assert set(read_ledger(tmp_path / "w" / SPLIT_LEDGER).groups) == set(homes(second))
+
+
+def test_the_same_night_again_is_taken_from_the_cache_also_in_another_order(
+    data: Callable[..., Path], tmp_path: Path
+) -> None:
+    first, _ = night(data(), tmp_path / "w")
+    ledger = (tmp_path / "w" / SPLIT_LEDGER).read_bytes()
+    again, told = night(data(turned=True), tmp_path / "w")
+    assert (again, told.ran) == (first, [])
+    assert (tmp_path / "w" / SPLIT_LEDGER).read_bytes() == ledger
+    # On another machine, too.
+    assert night(data(turned=True), tmp_path / "elsewhere")[0] == first
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.02, 0.31, 0.5, 0.77, 0.999, 1.0])
+def test_a_night_killed_while_it_writes_the_ledger_is_finished_by_the_next_run(
+    data: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: float
+) -> None:
+    root = data()
+    expected, _ = night(root, tmp_path / "whole")
+
+    def killed(path: Path, events: list[Event]) -> None:
+        append_events(path, events)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(kept * len(content))])
+        raise Killed
+
+    monkeypatch.setattr(offline.stages, "append_events", killed)
+    with pytest.raises(Killed):
+        night(root, tmp_path / "w")
+    monkeypatch.undo()
+    splits, _ = night(root, tmp_path / "w")
+    assert splits == expected
+    ledger = read_ledger(tmp_path / "w" / SPLIT_LEDGER)
+    assert ledger == read_ledger(tmp_path / "whole" / SPLIT_LEDGER)
+    assert list(ledger.homes) == list(read_ledger(tmp_path / "whole" / SPLIT_LEDGER).homes)
+
+
+def test_other_shares_leave_the_old_groups_to_the_ledger(data: Callable[..., Path], tmp_path: Path) -> None:
+    first, _ = night(data(), tmp_path / "w")
+    shares = {"splits.train": 0.2, "splits.val_select": 0.2, "splits.val_calib": 0.2, "splits.test": 0.4}
+    again, told = night(data(), tmp_path / "w", override(CONFIG, shares))
+    assert told.ran == ["splits"]
+    assert homes(again) == homes(first)
+
+
+def test_a_night_with_too_little_data_writes_nothing_into_the_ledger(data: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="too few groups"):
+        night(data(6), tmp_path / "w")
+    assert not (tmp_path / "w" / SPLIT_LEDGER).exists()
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Callable[[Path, Splits], StageContext]:
+    """What a stage after the splits is given."""
+
+    def make(root: Path, splits: Splits) -> StageContext:
+        splits.write(tmp_path / SPLITS)
+        return StageContext(
+            config=CONFIG,
+            data_root=root,
+            workspace=tmp_path,
+            store=Store(tmp_path / "store"),
+            out=tmp_path,
+            inputs={"splits": tmp_path},
+            key="key",
+            run="run",
+            now=lambda: NOW,
+            progress=Told(),
+        )
+
+    return make
+
+
+def test_the_stages_see_copies_as_one_group(
+    data: Callable[..., Path], tmp_path: Path, context: Callable[[Path, Splits], StageContext]
+) -> None:
+    root = data()
+    given = context(root, night(root, tmp_path / "w")[0])
+    sets: list[Dataset] = [_data(given, name) for name in ("train", "val_select", "val_calib", "test")]
+    group = {row.image: row.group for rows in sets for row in rows.rows}
+    for number in range(COPIED):
+        assert group[f"{number:02d}.jpg"] == group[f"{number:02d}_copy.jpg"]
+    assert len(set(group.values())) == SCENES - COPIED

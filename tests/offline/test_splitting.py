@@ -1,0 +1,367 @@
+"""Splitting: placed groups stay, new ones keep the shares, and what would join two sets is in none."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from offline.config import PRESETS
+from offline.dataset import Dataset, Row
+from offline.errors import DatasetError
+from offline.ledger import Assignment, Event, Ledger
+from offline.split_settings import SPLITS, SplitSettings
+from offline.splits import Splits
+from offline.splitting import Looks, split
+
+Drive = Callable[..., list[Row]]
+Make = Callable[[list[Row]], Dataset]
+LooksOf = Callable[..., Looks]
+AT = "2026-01-01T00:00:00+00:00"
+SETTINGS = SplitSettings(calibration_folds=2)
+
+
+class Nights:
+    """Splits night after night with one ledger, and checks each."""
+
+    def __init__(self, dataset: Make, looks: LooksOf, settings: SplitSettings = SETTINGS) -> None:
+        self.dataset, self.looks, self.settings = dataset, looks, settings
+        self.ledger = Ledger()
+        self.events: list[Event] = []
+
+    def night(self, rows: list[Row], same: Sequence[Sequence[str]] = ()) -> Splits:
+        data = self.dataset(rows)
+        splits, events = split(data, self.looks(data, same), self.ledger, self.settings, AT)
+        splits.check(data)
+        self.events += events
+        self.ledger = self.ledger.after(events)
+        return splits
+
+
+@pytest.fixture
+def nights(dataset: Make, looks: LooksOf) -> Callable[..., Nights]:
+    return lambda **settings: Nights(dataset, looks, SETTINGS.model_copy(update=settings))
+
+
+def homes(splits: Splits) -> dict[str, tuple[str, int | None]]:
+    """Set and fold of every row."""
+    fold = {row: number for number, rows in enumerate(splits.folds) for row in rows}
+    return {row: (name, fold.get(row)) for name, described in splits.sets.items() for row in described.ids}
+
+
+def in_set(splits: Splits, name: str, *, fold: int = 0) -> str:
+    """A row of a set, or of a fold of val_calib."""
+    return next(row for row, home in homes(splits).items() if home == (name, fold if name == "val_calib" else None))
+
+
+def drives(drive: Drive, count: int, *, first: int = 0) -> list[Row]:
+    return [row for number in range(first, first + count) for row in drive(number)]
+
+
+def test_every_row_is_in_one_set_and_no_group_in_two(nights: Callable[..., Nights], drive: Drive) -> None:
+    rows = drives(drive, 200)
+    splits = nights().night(rows)
+    assert sorted(homes(splits)) == sorted(row.image for row in rows)
+    assert splits.quarantined == ()
+    groups = [{row.group for row in splits.sets[name].rows} for name in SPLITS]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 200
+
+
+def test_shares_and_prevalence_are_kept(nights: Callable[..., Nights], drive: Drive) -> None:
+    rows = drives(drive, 600)
+    prevalence = float(np.mean([row.label for row in rows]))
+    for name, described in nights().night(rows).sets.items():
+        assert len(described.rows) / len(rows) == pytest.approx(SETTINGS.shares[name], abs=0.01)
+        assert described.class_balance == pytest.approx(prevalence, abs=0.02)
+
+
+def worst_variation(splits: Splits) -> float:
+    """Largest total variation between the strata of a set and those of everything."""
+    everything = Counter[str]()
+    for described in splits.sets.values():
+        everything.update(described.strata)
+    total = everything.total()
+    return max(
+        sum(abs(s.strata.get(k, 0) / len(s.rows) - n / total) for k, n in everything.items()) / 2
+        for s in splits.sets.values()
+    )
+
+
+def test_thirty_nights_of_new_drives_move_nothing_and_keep_the_strata(
+    nights: Callable[..., Nights], drive: Drive
+) -> None:
+    house, count = nights(), 60
+    rows = drives(drive, count)
+    before = homes(house.night(rows))
+    for _ in range(30):
+        new = max(1, count // 10)
+        rows += drives(drive, new, first=count)
+        count += new
+        splits = house.night(rows)
+        after = homes(splits)
+        assert {row: after[row] for row in before} == before
+        before = after
+    assert count > 900
+    assert worst_variation(splits) < 0.02
+    fresh = Nights(house.dataset, house.looks).night(rows)
+    assert worst_variation(splits) < worst_variation(fresh) + 0.01
+
+
+def test_the_order_of_rows_does_not_matter(nights: Callable[..., Nights], drive: Drive) -> None:
+    rows = drives(drive, 120)
+    turned = [rows[i] for i in np.random.default_rng(0).permutation(len(rows))]
+    one, other = nights(), nights()
+    assert one.night(rows) == other.night(turned)
+    assert one.events == other.events
+
+
+def test_another_seed_is_another_draw(nights: Callable[..., Nights], drive: Drive) -> None:
+    rows = drives(drive, 120)
+    assert homes(nights(seed=1).night(rows)) != homes(nights(seed=2).night(rows))
+
+
+def test_the_same_data_again_are_the_same_splits_and_nothing_is_written(
+    nights: Callable[..., Nights], drive: Drive
+) -> None:
+    house, rows = nights(), drives(drive, 90)
+    first, written = house.night(rows), len(house.events)
+    assert house.night(rows) == first
+    assert len(house.events) == written
+
+
+def test_a_run_killed_after_any_line_of_the_ledger_ends_alike(
+    nights: Callable[..., Nights], drive: Drive, dataset: Make, looks: LooksOf
+) -> None:
+    """Two nights, the second with grown groups, extra data and a row that joins two groups of one set."""
+    house = nights(train_only=("extra",))
+    first = drives(drive, 40)
+    old = house.night(first)
+    known = len(house.events)
+    one, two = [row for row, home in homes(old).items() if home == ("train", None)][:2]
+    second = [*first, *drives(drive, 30, first=40), *(r for n in (90, 91, 92) for r in drive(n, source="extra"))]
+    second += [Row(image="bridge.jpg", label=0, group="bridge"), Row(image="later.jpg", label=1, group=first[0].group)]
+    same = [(one, "bridge.jpg"), (two, "00091_0.jpg"), ("00092_0.jpg", "bridge.jpg")]
+    splits = house.night(second, same)
+    data = dataset(second)
+    assert len(house.events) - known > 30
+    for kept in range(known, len(house.events) + 1):
+        ledger = Ledger().after(house.events[:kept])
+        assert split(data, looks(data, same), ledger, house.settings, AT) == (splits, house.events[kept:])
+
+
+def test_a_row_that_would_join_two_sets_is_in_none(nights: Callable[..., Nights], drive: Drive) -> None:
+    house, rows = nights(), drives(drive, 90)
+    splits = house.night(rows)
+    train, calib = in_set(splits, "train"), in_set(splits, "val_calib")
+    group = {row.image: row.group for row in rows}[train]
+    bridge = [Row(image="bridge_0.jpg", label=1, group=group), Row(image="bridge_1.jpg", label=0, group=group)]
+    after = house.night([*rows, *bridge], [(calib, "bridge_1.jpg")])
+    assert homes(after) == homes(splits)
+    assert [q.row for q in after.quarantined] == ["bridge_0.jpg", "bridge_1.jpg"]
+    assert "joins a row of" in after.quarantined[0].reason
+    assert "which never move" in after.quarantined[0].reason
+    # What is left out is not in the ledger, and free when what held it is gone.
+    assert house.ledger.home_of("bridge_0.jpg") is None
+    assert house.night([*rows, bridge[0]]).quarantined == ()
+
+
+def test_rows_that_would_join_two_folds_are_in_neither(nights: Callable[..., Nights], drive: Drive) -> None:
+    house, rows = nights(), drives(drive, 90)
+    splits = house.night(rows)
+    one, other = in_set(splits, "val_calib"), in_set(splits, "val_calib", fold=1)
+    bridge = [Row(image=f"bridge_{n}.jpg", label=1, group="bridge") for n in range(2)]
+    after = house.night([*rows, *bridge], [(one, "bridge_0.jpg"), (other, "bridge_1.jpg")])
+    assert [q.row for q in after.quarantined] == ["bridge_0.jpg", "bridge_1.jpg"]
+    assert "fold 1 of val_calib" in after.quarantined[0].reason
+    assert homes(house.night([*rows, bridge[0]], [(one, "bridge_0.jpg")]))["bridge_0.jpg"] == ("val_calib", 0)
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_a_known_group_that_grows_keeps_its_home_and_its_name(
+    nights: Callable[..., Nights], drive: Drive, name: str
+) -> None:
+    house, rows = nights(), drives(drive, 90)
+    splits = house.night(rows)
+    old = in_set(splits, name)
+    new = [Row(image=f"more_{n}.jpg", label=1, group=splits.groups[old]) for n in range(30)]
+    after = house.night([*rows, *new])
+    assert {after.groups[row.image] for row in new} == {splits.groups[old]}
+    assert {homes(after)[row.image] for row in new} == {homes(after)[old]}
+
+
+def test_groups_of_one_set_that_are_joined_are_one_group_from_then_on(
+    nights: Callable[..., Nights], drive: Drive
+) -> None:
+    house, rows = nights(), drives(drive, 90)
+    splits = house.night(rows)
+    tested = [row for row, home in homes(splits).items() if home == ("test", None)]
+    one, other = tested[0], next(row for row in tested if splits.groups[row] != splits.groups[tested[0]])
+    between = Row(image="between.jpg", label=0, group=splits.groups[other])
+    after = house.night([*rows, between], [(one, "between.jpg")])
+    assert after.groups[one] == after.groups[other] == after.groups["between.jpg"]
+    assert after.sets["test"].groups == splits.sets["test"].groups - 1
+
+
+def test_a_row_that_comes_back_is_where_it_was(nights: Callable[..., Nights], drive: Drive) -> None:
+    house, rows = nights(), drives(drive, 90)
+    first = homes(house.night(rows))
+    gone = set(sorted(first)[::4])
+    house.night([row for row in rows if row.image not in gone])
+    assert homes(house.night(rows)) == first
+
+
+def test_another_row_of_a_drive_that_is_gone_is_where_the_drive_was(
+    nights: Callable[..., Nights], drive: Drive
+) -> None:
+    house, rows = nights(), drives(drive, 90)
+    splits = house.night(rows)
+    gone = splits.groups[in_set(splits, "val_calib")]
+    rest = [row for row in rows if row.group != gone]
+    after = house.night([*rest, Row(image="new.jpg", label=1, group=gone)])
+    assert homes(after)["new.jpg"][0] == "val_calib"
+
+
+def test_other_shares_move_no_group(nights: Callable[..., Nights], drive: Drive) -> None:
+    house, rows = nights(), drives(drive, 90)
+    first = homes(house.night(rows))
+    house.settings = SplitSettings(train=0.1, val_select=0.1, val_calib=0.1, test=0.7, calibration_folds=4)
+    after = homes(house.night([*rows, *drives(drive, 60, first=90)]))
+    assert {row: after[row][0] for row in first} == {row: home for row, (home, _) in first.items()}
+    new = Counter(home for row, (home, _) in after.items() if row not in first)
+    assert new["test"] > 0.8 * new.total()
+
+
+def test_extra_data_only_train(nights: Callable[..., Nights], drive: Drive) -> None:
+    rows = drives(drive, 90)
+    extra = [row for n in range(200, 260) for row in drive(n, source="extra")]
+    house = nights(train_only=("extra",))
+    splits = house.night([*rows, *extra])
+    assert {homes(splits)[row.image] for row in extra} == {("train", None)}
+    # They change nothing for the others, whose shares they do not count in.
+    without = nights().night(rows)
+    for name in SPLITS[1:]:
+        assert splits.sets[name] == without.sets[name]
+
+
+def test_extra_data_that_look_like_an_exam_are_left_out(nights: Callable[..., Nights], drive: Drive) -> None:
+    rows, house = drives(drive, 90), nights(train_only=("extra",))
+    splits = house.night(rows)
+    exam, train = in_set(splits, "test"), in_set(splits, "train")
+    extra = [*drive(300, source="extra", frames=2), *drive(301, source="extra", frames=2)]
+    after = house.night([*rows, *extra], [(exam, "00300_0.jpg"), (train, "00301_1.jpg")])
+    assert [q.row for q in after.quarantined] == ["00300_0.jpg", "00300_1.jpg"]
+    assert f"may only train, but depends on a row of test, {exam!r}" in after.quarantined[0].reason
+    assert {row: homes(after)[row] for row in homes(splits)} == homes(splits)
+    assert after.groups["00301_0.jpg"] == after.groups[train]
+
+
+def test_a_source_that_becomes_train_only_leaves_the_exams(nights: Callable[..., Nights], drive: Drive) -> None:
+    house = nights()
+    rows = [*drives(drive, 90), *(r for n in range(200, 230) for r in drive(n, source="extra"))]
+    before = homes(house.night(rows))
+    house.settings = house.settings.model_copy(update={"train_only": ("extra",)})
+    after = house.night(rows)
+    examined = {row.image for row in rows if row.source == "extra" and before[row.image][0] != "train"}
+    assert examined == {q.row for q in after.quarantined}
+
+
+def test_drives_that_turn_out_to_be_one_stay_only_where_most_of_them_is(
+    nights: Callable[..., Nights], drive: Drive
+) -> None:
+    house = nights()
+    rows = [row for n in range(90) for row in drive(n, frames=2)]
+    splits = house.night(rows)
+    train, test = in_set(splits, "train"), in_set(splits, "test")
+    renamed = [row.model_copy(update={"group": splits.groups[train]}) if row.image == test else row for row in rows]
+    after = house.night(renamed)
+    assert {q.row for q in after.quarantined} <= {row.image for row in rows} - set(homes(after))
+    assert len(after.quarantined) == 2
+    moved = {row for row, home in homes(after).items() if home[0] != homes(splits)[row][0]}
+    assert not moved
+
+
+def test_a_fold_without_roadwork_is_used_together_with_another(nights: Callable[..., Nights], drive: Drive) -> None:
+    rows = drives(drive, 40)
+    splits = nights(calibration_folds=40).night(rows)
+    label = {row.image: row.label for row in rows}
+    assert 1 <= len(splits.folds) < 8
+    assert all({label[row] for row in fold} == {0, 1} for fold in splits.folds)
+
+
+def test_too_few_groups_is_an_error_that_says_what_to_do(nights: Callable[..., Nights], drive: Drive) -> None:
+    house = nights()
+    with pytest.raises(DatasetError, match="too few groups"):
+        house.night(drives(drive, 9))
+    assert house.events == []
+
+
+def test_four_groups_of_each_class_are_enough(nights: Callable[..., Nights], drive: Drive) -> None:
+    rows = [row for n in range(8) for row in drive(n, label=n % 2)]
+    assert all(0 < s.positives < len(s.rows) for s in nights().night(rows).sets.values())
+
+
+def test_the_bins_of_difficulty_are_cut_once(nights: Callable[..., Nights], drive: Drive) -> None:
+    house, rows = nights(), drives(drive, 90)
+    first = house.night(rows)
+    later = house.night([*rows, *drives(drive, 90, first=90)])
+    assert later.edges == first.edges
+    assert len(first.edges) == 4
+    house.settings = house.settings.model_copy(update={"strata_version": 2})
+    again = house.night([*rows, *drives(drive, 90, first=90)])
+    assert (again.strata_version, again.edges == first.edges) == (2, False)
+    assert homes(again) == homes(later)
+
+
+@pytest.mark.parametrize("change", [{"difficulty_bins": 3}, {"scorer": "another"}])
+def test_another_scorer_needs_another_version_of_the_strata(
+    nights: Callable[..., Nights], drive: Drive, dataset: Make, looks: LooksOf, change: dict[str, object]
+) -> None:
+    house, rows = nights(), drives(drive, 90)
+    house.night(rows)
+    data = dataset(rows)
+    seen = looks(data)
+    seen = Looks(seen.hashes, str(change.get("scorer", seen.scorer)), seen.difficulty)
+    settings = house.settings.model_copy(update={k: v for k, v in change.items() if k != "scorer"})
+    with pytest.raises(DatasetError, match=r"raise splits\.strata_version"):
+        split(data, seen, house.ledger, settings, AT)
+
+
+def test_strata_are_class_difficulty_and_the_metadata_that_are_asked_for(
+    nights: Callable[..., Nights], drive: Drive
+) -> None:
+    rows = drives(drive, 200)
+    splits = nights(strata=("daytime", "weather"), difficulty_bins=2).night(rows)
+    assert set(splits.sets["train"].strata) == {
+        f"{label}/{level}/{daytime}/unknown"
+        for label in ("roadwork", "no roadwork")
+        for level in (0, 1)
+        for daytime in ("day", "night")
+    }
+    quartiles = splits.sets["test"].difficulty
+    assert list(quartiles) == sorted(quartiles)
+    assert quartiles[2] == pytest.approx(splits.edges[0], abs=0.15)
+
+
+def test_what_the_ledger_says_of_a_night(nights: Callable[..., Nights], drive: Drive) -> None:
+    house = nights()
+    splits = house.night(drives(drive, 90))
+    cut, *placed = house.events
+    assert cut.event == "strata"
+    assert {row: (e.split, e.fold) for e in placed if isinstance(e, Assignment) for row in e.rows} == homes(splits)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_thirteen_cities_are_enough_for_the_tiny_preset(nights: Callable[..., Nights], drive: Drive, seed: int) -> None:
+    """Few, large groups with both classes, many small ones without roadwork."""
+    rng = np.random.default_rng(seed)
+    cities = [
+        Row(image=f"city {n:02d} {k:02d}.jpg", label=int(rng.random() < 0.8), group=f"city {n:02d}")
+        for n in range(13)
+        for k in range(int(rng.integers(20, 50)))
+    ]
+    rest = [row for n in range(300) for row in drive(n, label=0)]
+    preset = PRESETS["tiny"].splits.model_dump() | {"seed": seed}
+    splits = nights(**{name: getattr(SplitSettings(**preset), name) for name in preset}).night([*cities, *rest])
+    assert len(splits.folds) == 2
