@@ -1,57 +1,102 @@
-"""Selective evaluation on the test rows: the certified policy, and the threshold baseline beside it."""
+"""Selective evaluation on the test rows: the certified policy, and what else there is beside it."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from offline.contenders import (
+    PolicyReport,
+    SubgroupReport,
+    contenders,
+    judge_policy,
+    mean_reward,
+    subgroups,
+)
+from stage1 import selective
 from stage1.artifacts import Artifact
-from stage1.calibration import LabelledOutputs
+from stage1.bootstrap import bootstrap, curve_band, interval, paired_difference, rate
 from stage1.certificate import ScrcParams
-from stage1.decisions import Decisions
-from stage1.metrics import accuracy, area_under_generalized_risk, matthews_correlation, subnet_reward
-from stage1.policy import Policy, ScrcPolicy, ThresholdPolicy
-from stage1.probability import ProbabilityCalibrator
-from stage1.risks import Rate, Risk, Units, measure
+from stage1.decisions import Decisions, Level
+from stage1.metrics import matthews_correlation
+from stage1.probability import MAIN_HEAD, CalibrationQuality, Kind, ProbabilityCalibrator, judge
+from stage1.reference_rules import ReferenceRules, Thresholds
+from stage1.rows import LabelledOutputs
 
-PolicyName = Literal["scrc", "threshold_baseline"]
-CURVE_POINTS = 60
+CURVE_COVERAGES = np.linspace(0.02, 1.0, 50)
+WORKING_COVERAGES = (0.5, 0.8, 0.9)
+MISTAKES = 12
+LEVEL = 0.95
 
 
-class PolicyReport(BaseModel):
-    """How one policy does on the test rows.
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """How much to compute.
 
     Attributes:
-        policy: which policy.
-        certified: whether its miss rate on exits was certified on val_calib; the baseline never is.
-        exit_coverage: share of units that exit.
-        positives_exited: share of positive units that exit.
-        risks: every risk with bounds.
-        within_target: the upper bound of the miss rate on exits, on the test rows, is at most alpha.
-        exit_accuracy: accuracy among the exits, None without any.
+        repetitions: replicates of the group bootstrap; 0 for no intervals.
+        seed: seed of its draws.
+    """
+
+    repetitions: int = 1000
+    seed: int = 0
+
+
+class Estimate(BaseModel):
+    """A number with its 95% group-bootstrap interval.
+
+    Attributes:
+        value: on the rows as they are; None if it is not defined.
+        lower: lower end; None without an interval.
+        upper: upper end; None without an interval.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float | None
+    lower: float | None = None
+    upper: float | None = None
+
+
+class CurvePoint(BaseModel):
+    """A working point of the class scores alone, ranked by the selection score, with pointwise 95% bands.
+
+    Attributes:
+        coverage: share of rows answered.
+        selective_risk: error rate among them.
+        generalized_risk: share of all rows answered wrongly.
+        miss_rate: share of the answered roadwork images answered 0; None where there is none.
     """
 
     model_config = ConfigDict(frozen=True)
 
-    policy: PolicyName
-    certified: bool
-    exit_coverage: Rate
-    positives_exited: Rate
-    risks: dict[Risk, Rate]
-    within_target: bool
-    exit_accuracy: float | None
+    coverage: float
+    selective_risk: Estimate
+    generalized_risk: Estimate
+    miss_rate: float | None
 
 
-class CurvePoint(BaseModel):
-    """A working point of the class scores alone, ranked by confidence."""
+class Mistake(BaseModel):
+    """A wrong answer of Stage-1.
+
+    Attributes:
+        row: id of the row.
+        label: what it shows.
+        probability: calibrated probability of roadwork.
+        level: what the certified policy decided.
+    """
 
     model_config = ConfigDict(frozen=True)
 
-    coverage: float
-    selective_risk: float
+    row: str
+    label: int
+    probability: float
+    level: str
 
 
 class Report(Artifact):
@@ -61,110 +106,266 @@ class Report(Artifact):
         rows: test rows.
         positives: how many of them show roadwork.
         groups: groups among them.
-        accuracy: of Stage-1 alone, everything answered.
-        mcc: of Stage-1 alone.
-        reward: subnet reward of Stage-1 alone on the test rows in their order.
-        augrc: area under the generalised risk-coverage curve, ranked by the selection score.
-        log_loss: of the calibrated probability.
         alpha: target of the certificate.
         delta: one minus its confidence.
-        policies: the certified policy and the baseline.
-        curve: selective risk against coverage, ranked by the selection score.
+        unit: independent unit of the rates.
+        alone: of Stage-1 alone, everything answered or ranked by the selection score: accuracy, mcc, reward, augrc,
+            excess_augrc, aurc, excess_aurc, augrc_balanced, auroc_of_failures, risk_at_coverage_*, coverage_at_alpha.
+        policies: the certified policy first, then the others.
+        gained: exit coverage and miss rate on exits of the certified policy minus the softmax baseline, paired.
+        curve: risk against coverage.
+        calibration: quality of each calibrator of the main head on these rows.
+        answers: the calibrator that answers.
+        subgroups: the certified policy in each subgroup.
+        mistakes: the most confident wrong answers.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 1
+    SCHEMA_VERSION: ClassVar[int] = 2
+    schema_version: int = 2
 
     rows: int
     positives: int
     groups: int
-    accuracy: float
-    mcc: float
-    reward: float
-    augrc: float
-    log_loss: float
     alpha: float
     delta: float
+    unit: str
+    alone: dict[str, Estimate]
     policies: tuple[PolicyReport, ...]
+    gained: dict[str, Estimate]
     curve: tuple[CurvePoint, ...]
+    calibration: dict[Kind, CalibrationQuality]
+    answers: Kind
+    subgroups: tuple[SubgroupReport, ...]
+    mistakes: tuple[Mistake, ...]
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy of Stage-1 alone."""
+        return self.alone["accuracy"].value or 0.0
+
+    @property
+    def worst_subgroup(self) -> SubgroupReport | None:
+        """The subgroup with the highest upper bound of its miss rate, of those in which any roadwork exits."""
+        exiting = [subgroup for subgroup in self.subgroups if subgroup.miss_rate.trials]
+        return max(exiting, key=lambda subgroup: subgroup.miss_rate.upper, default=None)
 
 
-def evaluate(test: LabelledOutputs, params: ScrcParams, calibrator: ProbabilityCalibrator) -> Report:
+def evaluate(
+    test: LabelledOutputs,
+    params: ScrcParams,
+    calibrator: ProbabilityCalibrator,
+    rules: ReferenceRules | None = None,
+    thresholds: Thresholds | None = None,
+    settings: EvaluationSettings | None = None,
+) -> Report:
     """Evaluate on the test rows.
 
     Args:
         test: outputs of the compiled engine for rows that chose and certified nothing.
         params: the calibrated policy.
         calibrator: for the answered probability.
+        rules: rules of the literature, to stand beside it.
+        thresholds: swept softmax thresholds, to stand beside it.
+        settings: how much to compute.
     """
-    labels = test.labels
+    settings = settings or EvaluationSettings()
     probability = calibrator.probability(test.outputs)
     predictions = (probability > 0.5).astype(np.int8)
-    losses = (predictions != labels).astype(np.float64)
-    clipped = np.clip(probability, 1e-12, 1 - 1e-12)
+    losses = (predictions != test.labels).astype(np.float64)
     units = test.units(params.unit, params.seed)
-    scrc = ScrcPolicy(params)
-    gate_all = np.ones(len(test), bool)
+    entrants = contenders(params, rules, thresholds)
+    decided = {entrant.name: entrant.policy.decide(test.outputs) for entrant in entrants}
+    head = calibrator.heads[MAIN_HEAD]
     return Report(
         rows=len(test),
-        positives=int(labels.sum()),
+        positives=int(test.labels.sum()),
         groups=len(set(test.groups)),
-        accuracy=accuracy(labels, predictions),
-        mcc=matthews_correlation(labels, predictions),
-        reward=subnet_reward(labels, probability),
-        augrc=area_under_generalized_risk(test.outputs.select_score, losses),
-        log_loss=float(-np.mean(np.where(labels == 1, np.log(clipped), np.log1p(-clipped)))),
         alpha=params.alpha,
         delta=params.delta,
-        policies=(
-            _judge("scrc", scrc, params.status == "CERTIFIED", scrc.gate(test.outputs), test, units, params),
-            _judge("threshold_baseline", ThresholdPolicy(), False, gate_all, test, units, params),
+        unit=params.unit,
+        alone=_alone(test, probability, losses, params.alpha, settings),
+        policies=tuple(
+            judge_policy(entrant, decided[entrant.name], test, units, params, settings.seed) for entrant in entrants
         ),
-        curve=_curve(test.outputs.select_score, losses),
+        gained=_gained(test, decided["scrc"], decided["threshold_baseline"], settings),
+        curve=_curve(test, predictions, losses, settings),
+        calibration={
+            fitted.kind: judge(fitted.probabilities(test.outputs.logits)[:, 1], test.labels) for fitted in head.fitted
+        },
+        answers=head.answers,
+        subgroups=subgroups(test, decided["scrc"], predictions, units, params.delta),
+        mistakes=_mistakes(test, probability, losses, decided["scrc"]),
     )
 
 
-def _judge(
-    name: PolicyName,
-    policy: Policy,
-    certified: bool,
-    gate: NDArray[np.bool_],
+def _alone(
     test: LabelledOutputs,
-    units: Units,
-    params: ScrcParams,
-) -> PolicyReport:
-    decisions: Decisions = policy.decide(test.outputs)
-    exits, labels = decisions.exits, test.labels
-    risks = measure(labels, decisions, gate, units, delta=params.delta)
-    return PolicyReport(
-        policy=name,
-        certified=certified,
-        exit_coverage=Rate.count(*units.count(np.ones(len(test), bool), exits), params.delta),
-        positives_exited=Rate.count(*units.count(labels == 1, exits), params.delta),
-        risks=risks,
-        within_target=risks[Risk.MISS_EXIT].upper <= params.alpha,
-        exit_accuracy=accuracy(labels[exits], decisions.exit_label[exits]) if exits.any() else None,
+    probability: NDArray[np.float64],
+    losses: NDArray[np.float64],
+    alpha: float,
+    settings: EvaluationSettings,
+) -> dict[str, Estimate]:
+    confidence, labels = test.outputs.select_score, test.labels
+    predictions = (probability > 0.5).astype(np.int8)
+    ranking = selective.Ranking.of(confidence, losses)
+    curve = ranking.curve()
+
+    def resampled(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        error = float(weights @ losses / weights.sum())
+        area = ranking.augrc(weights)
+        return np.array([1 - error, _weighted_mcc(labels, predictions, weights), area, area - error**2 / 2])
+
+    plain = {
+        "accuracy": 1 - float(losses.mean()),
+        "mcc": matthews_correlation(labels, predictions),
+        "augrc": ranking.augrc(),
+        "excess_augrc": selective.excess_augrc(confidence, losses),
+    }
+    found = _with_intervals(plain, resampled, test, settings)
+    others = {
+        "reward": mean_reward(labels, probability, settings.seed),
+        "aurc": ranking.aurc(),
+        "excess_aurc": selective.excess_aurc(confidence, losses),
+        "augrc_balanced": selective.augrc_balanced(confidence, losses, labels),
+        "auroc_of_failures": selective.auroc_of_failures(confidence, losses),
+        "coverage_at_alpha": selective.coverage_at_risk(curve, alpha),
+    }
+    others |= {f"risk_at_coverage_{c:g}": selective.risk_at_coverage(curve, c) for c in WORKING_COVERAGES}
+    return found | {name: Estimate(value=_defined(value)) for name, value in others.items()}
+
+
+def _weighted_mcc(labels: NDArray[np.int8], predictions: NDArray[np.int8], weights: NDArray[np.float64]) -> float:
+    """Matthews correlation of weighted rows; 0 where either has a single class."""
+    table = np.bincount(2 * labels + predictions, weights, minlength=4)
+    tn, fp, fn, tp = (float(cell) for cell in table)
+    scale = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return (tp * tn - fp * fn) / scale**0.5 if scale else 0.0
+
+
+def _with_intervals(
+    plain: dict[str, float],
+    resampled: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    test: LabelledOutputs,
+    settings: EvaluationSettings,
+) -> dict[str, Estimate]:
+    if not settings.repetitions:
+        return {name: Estimate(value=value) for name, value in plain.items()}
+    rng = np.random.default_rng(settings.seed)
+    samples = bootstrap(resampled, test.groups, settings.repetitions, rng)
+    ends = [interval(samples[:, column], LEVEL) for column in range(len(plain))]
+    return {
+        name: Estimate(value=value, lower=_defined(end.lower), upper=_defined(end.upper))
+        for (name, value), end in zip(plain.items(), ends, strict=True)
+    }
+
+
+def _gained(
+    test: LabelledOutputs, ours: Decisions, theirs: Decisions, settings: EvaluationSettings
+) -> dict[str, Estimate]:
+    """Certified policy minus baseline; by rows, because both count the same ones."""
+    if not settings.repetitions:
+        return {}
+    everything, positive = np.ones(len(test), bool), test.positive
+    rates = {
+        "exit_coverage": [rate(everything, d.exits) for d in (ours, theirs)],
+        "miss_rate_on_exits": [rate(positive & d.exits, d.exit_label == 0) for d in (ours, theirs)],
+    }
+    found = {}
+    for name, (first, second) in rates.items():
+        rng = np.random.default_rng(settings.seed)
+        difference = paired_difference(first, second, test.groups, settings.repetitions, rng, LEVEL)
+        ends = difference.interval
+        found[name] = Estimate(
+            value=_defined(difference.estimate), lower=_defined(ends.lower), upper=_defined(ends.upper)
+        )
+    return found
+
+
+def _curve(
+    test: LabelledOutputs,
+    predictions: NDArray[np.int8],
+    losses: NDArray[np.float64],
+    settings: EvaluationSettings,
+) -> tuple[CurvePoint, ...]:
+    confidence = test.outputs.select_score
+    ranking = selective.Ranking.of(confidence, losses)
+    whole = ranking.curve()
+    missed = selective.miss_rate_curve(test.labels, predictions, confidence)
+    # The first working point that answers at least this share, as a policy with a threshold would.
+    places = np.searchsorted(whole.coverage, CURVE_COVERAGES - 1e-12)
+    places = np.unique(np.minimum(places, len(whole.coverage) - 1))
+    at = whole.coverage[places]
+    risks = {"selective_risk": whole.selective_risk[places], "generalized_risk": whole.generalized_risk[places]}
+    bands: dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
+    if settings.repetitions:
+        rng = np.random.default_rng(settings.seed)
+        band = curve_band(ranking, test.groups, at, settings.repetitions, rng, LEVEL)
+        bands = {
+            "selective_risk": (band.selective_lower, band.selective_upper),
+            "generalized_risk": (band.generalized_lower, band.generalized_upper),
+        }
+
+    def estimate(name: str, index: int) -> Estimate:
+        lower, upper = (float(end[index]) for end in bands[name]) if bands else (None, None)
+        return Estimate(value=float(risks[name][index]), lower=lower, upper=upper)
+
+    return tuple(
+        CurvePoint(
+            coverage=float(coverage),
+            selective_risk=estimate("selective_risk", index),
+            generalized_risk=estimate("generalized_risk", index),
+            miss_rate=_defined(float(missed.miss_rate[place])),
+        )
+        for index, (place, coverage) in enumerate(zip(places, at, strict=True))
     )
 
 
-def _curve(confidence: NDArray[np.float32], losses: NDArray[np.float64]) -> tuple[CurvePoint, ...]:
-    order = np.argsort(confidence)[::-1]
-    risk = np.cumsum(losses[order]) / np.arange(1, len(order) + 1)
-    # Rows with the same confidence are answered together.
-    ends = np.append(np.flatnonzero(np.diff(confidence[order])) + 1, len(order))
-    drawn = ends[np.unique(np.linspace(0, len(ends) - 1, min(CURVE_POINTS, len(ends))).astype(int))]
-    return tuple(CurvePoint(coverage=int(n) / len(order), selective_risk=float(risk[n - 1])) for n in drawn)
+def _mistakes(
+    test: LabelledOutputs, probability: NDArray[np.float64], losses: NDArray[np.float64], decisions: Decisions
+) -> tuple[Mistake, ...]:
+    wrong = np.flatnonzero(losses)
+    ranked = wrong[np.argsort(-np.abs(probability[wrong] - 0.5), kind="stable")][:MISTAKES]
+    return tuple(
+        Mistake(
+            row=test.row_ids[i],
+            label=int(test.labels[i]),
+            probability=float(probability[i]),
+            level=Level(int(decisions.level[i])).name,
+        )
+        for i in ranked.tolist()
+    )
+
+
+def _defined(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
 
 
 def metrics_csv(report: Report) -> str:
-    """`metrics.csv`: one metric a line; bounds are one-sided at confidence `1 - delta`."""
-    alone = ("accuracy", "mcc", "reward", "augrc", "log_loss")
+    """`metrics.csv`: one metric a line.
+
+    Bounds of a rate are one-sided at confidence `1 - delta`, those of a number the ends of its 95% bootstrap interval.
+    """
+
+    def text(value: float | None) -> str:
+        return "" if value is None else f"{value:.6f}"
+
     lines = ["split,policy,metric,value,lower,upper,events,trials"]
-    lines += [f"test,stage1_alone,{metric},{getattr(report, metric):.6f},,,," for metric in alone]
+    for name, numbers in (("stage1_alone", report.alone), ("scrc_minus_threshold_baseline", report.gained)):
+        for metric, number in numbers.items():
+            lines.append(f"test,{name},{metric},{text(number.value)},{text(number.lower)},{text(number.upper)},,")
+    for kind, quality in report.calibration.items():
+        measures = ("negative_log_likelihood", "brier", "expected_calibration_error")
+        lines += [f"test,calibrator_{kind},{m},{getattr(quality, m):.6f},,,,{quality.rows}" for m in measures]
     for policy in report.policies:
         rates = {"exit_coverage": policy.exit_coverage, "positives_exited": policy.positives_exited}
-        rates |= {f"risk_{risk}": rate for risk, rate in policy.risks.items()}
-        for metric, rate in rates.items():
-            value = "" if rate.estimate is None else f"{rate.estimate:.6f}"
-            bounds = f"{rate.lower:.6f},{rate.upper:.6f},{rate.events},{rate.trials}"
-            lines.append(f"test,{policy.policy},{metric},{value},{bounds}")
+        rates |= {f"risk_{risk}": found for risk, found in policy.risks.items()}
+        for metric, found in rates.items():
+            bounds = f"{found.lower:.6f},{found.upper:.6f},{found.events},{found.trials}"
+            lines.append(f"test,{policy.policy},{metric},{text(found.estimate)},{bounds}")
+        for metric, value in (
+            ("exit_accuracy", policy.exit_accuracy),
+            ("average_set_size", policy.average_set_size),
+            ("reward_at_best", policy.reward_at_best),
+        ):
+            lines.append(f"test,{policy.policy},{metric},{text(value)},,,,")
     return "\n".join(lines) + "\n"

@@ -2,40 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
 from html import escape
 
-from offline.evaluating import CurvePoint, PolicyReport, Report
+from offline.charts import Chart, Marker
+from offline.contenders import PolicyReport, SubgroupReport
+from offline.evaluating import CurvePoint, Estimate, Mistake, Report
 from stage1.certificate import ScrcParams
+from stage1.probability import CalibrationQuality
 from stage1.risks import Rate, Risk
 
-NAMES = {"scrc": "SCRC", "threshold_baseline": "0.88 / 0.12 softmax baseline"}
-RISK_NAMES = {
+NAMES = {
+    "scrc": "SCRC",
+    "scrc_i": "SCRC-I",
+    "scrc_t": "SCRC-T",
+    "scrc_t_label": "SCRC-T, roadwork only",
+    "crc": "CRC on D1",
+    "threshold_baseline": "0.88 / 0.12 softmax",
+    "threshold_swept": "swept softmax",
+}
+SHOWN_RISKS = {
     Risk.MISS_EXIT: "miss rate on exits (D2)",
     Risk.MISS_ALL: "miss rate, all roadwork (D1)",
     Risk.FALSE_OMISSION: "roadwork among exits as 0 (D3)",
     Risk.ERROR_EXIT: "error on exits (D4)",
 }
-WIDTH, HEIGHT, MARGIN = 640, 300, 46
+ALONE_NAMES = {
+    "accuracy": "accuracy",
+    "mcc": "MCC",
+    "reward": "subnet reward, simulated",
+    "augrc": "AUGRC",
+    "excess_augrc": "e-AUGRC, above a perfect ranking",
+    "augrc_balanced": "AUGRC, classes weighted equally",
+    "aurc": "AURC",
+    "excess_aurc": "e-AURC",
+    "auroc_of_failures": "AUROC of right against wrong answers",
+    "risk_at_coverage_0.5": "error rate of the safest 50%",
+    "risk_at_coverage_0.8": "error rate of the safest 80%",
+    "risk_at_coverage_0.9": "error rate of the safest 90%",
+    "coverage_at_alpha": "share answered at an error rate of alpha",
+}
+LEVEL_NAMES = {
+    "CONFIDENT_0": "exits: no roadwork",
+    "CONFIDENT_1": "exits: roadwork",
+    "UNCERTAIN": "to Stage-2",
+    "AMBIGUOUS": "to Stage-2, and to human review",
+}
 
 STYLE = """
-:root { color-scheme: light dark; --ink: #1a1c20; --paper: #fff; --soft: #667; --line: #d5d8de; --mark: #1b66c9;
-  --good: #17703c; --bad: #a8321f; }
+:root { color-scheme: light dark; --ink: #1a1c20; --paper: #fff; --soft: #5c6370; --line: #dcdfe4; --mark: #1b66c9;
+  --band: #1b66c922; --good: #17703c; --bad: #b3341f; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e8ec; --paper: #15171b; --soft: #9aa0ac; --line: #363a42;
-  --mark: #6ea8ff; --good: #58c48a; --bad: #ff8a73; } }
+  --mark: #6ea8ff; --band: #6ea8ff2b; --good: #58c48a; --bad: #ff8a73; } }
+* { box-sizing: border-box; }
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto;
-  max-width: 46rem; padding: 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.status { font-weight: 700; } .CERTIFIED { color: var(--good); } .INFEASIBLE { color: var(--bad); }
+  max-width: 52rem; padding: 1rem; }
+h1 { font-size: 1.4rem; line-height: 1.25; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
+.status { font-weight: 700; } .CERTIFIED, .good { color: var(--good); } .INFEASIBLE, .bad { color: var(--bad); }
 blockquote { border-left: 3px solid var(--mark); margin: 1rem 0; padding: .2rem 1rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .35rem .5rem; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; } small, figcaption { color: var(--soft); }
-figure { margin: 1rem 0; } svg { width: 100%; height: auto; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
+th, td { text-align: right; padding: .4rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top;
+  white-space: nowrap; }
+th { font-weight: 600; white-space: normal; vertical-align: bottom; }
+th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 8rem; }
+td small { display: block; } td.why { white-space: normal; text-align: left; min-width: 16rem; }
+small, figcaption { color: var(--soft); } tr.first td { font-weight: 600; } tr.first small { font-weight: 400; }
+figure { margin: 1rem 0; } figcaption { font-size: .88rem; } svg { width: 100%; height: auto; font-size: 14px; }
+svg text { fill: var(--soft); } svg { max-width: 40rem; }
+svg .name { fill: var(--paper); font-weight: 600; } .grid { stroke: var(--line); }
+.axis { stroke: var(--soft); fill: none; } .curve { stroke: var(--mark); stroke-width: 2; fill: none; }
+.dashed { stroke: var(--soft); stroke-dasharray: 4 4; fill: none; } .band { fill: var(--band); }
+circle.mark { fill: var(--mark); } circle.good { fill: var(--good); } circle.bad { fill: var(--bad); }
+rect.bar { fill: var(--line); }
+.stack { display: flex; height: 1.4rem; border-radius: 4px; overflow: hidden; gap: 2px; }
+.stack span { min-width: 2px; }
+.s0 { background: var(--good); } .s1 { background: var(--mark); } .s2 { background: var(--soft); }
+.s3 { background: var(--bad); }
+ul.key { list-style: none; padding: 0; margin: .5rem 0; font-size: .92rem; columns: 2 15rem; }
+ul.key i { display: inline-block; width: .8em; height: .8em; border-radius: 2px; margin-right: .5em; }
+.mistakes { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.5rem, 1fr)); gap: .8rem; }
+.mistakes figure { margin: 0; } .mistakes img { width: 100%; border-radius: 4px; display: block; }
+.mistakes figcaption { overflow-wrap: anywhere; }
 """
 
 
-def render(report: Report, params: ScrcParams, *, title: str, data: str) -> str:
+def render(
+    report: Report,
+    params: ScrcParams,
+    *,
+    title: str,
+    data: str,
+    thumbnails: Mapping[str, bytes] | None = None,
+) -> str:
     """The page.
 
     Args:
@@ -43,9 +103,9 @@ def render(report: Report, params: ScrcParams, *, title: str, data: str) -> str:
         params: the calibrated policy and its certificate.
         title: heading.
         data: one sentence about the data, shown under the heading.
+        thumbnails: small JPEGs of the mistakes, by id of the row; those without one are only named.
     """
-    names = "".join(f"<th>{NAMES[policy.policy]}</th>" for policy in report.policies)
-    certificate = params.statement if params.status == "CERTIFIED" else params.reason
+    certificate = params.statement if params.rule is not None else params.reason
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{escape(title)}</title><style>{STYLE}</style></head><body>
@@ -53,82 +113,222 @@ def render(report: Report, params: ScrcParams, *, title: str, data: str) -> str:
 <p>{escape(data)}</p>
 <h2>Certificate: <span class="status {params.status}">{params.status}</span></h2>
 <blockquote>{escape(certificate)}</blockquote>
-{_infeasible_note(params)}
+{_certificate_note(params)}
 <h2>On the test rows</h2>
 <p>{report.rows} images in {report.groups} groups, {report.positives} with roadwork; none of them trained, chose or
 certified anything.</p>
-<div class="scroll"><table><thead><tr><th></th>{names}</tr></thead>
-<tbody>{_policy_rows(report)}</tbody></table></div>
-<p><small>A rate is followed by events / trials and its one-sided {1 - report.delta:.0%} Clopper-Pearson upper bound
-(lower bound for coverage), with one {params.unit} as the unit. The bounds are not simultaneous.</small></p>
+{_levels(report.policies[0])}
+<h2>Policies side by side</h2>
+<div class="scroll"><table>{_policy_table(report)}</table></div>
+<p><small>A rate stands above its events / trials and its one-sided {1 - report.delta:.0%} Clopper-Pearson bound (lower
+for coverage, upper for a risk), counted on one image a {report.unit if report.unit == "group" else "row"}. The bounds
+hold each by itself. Only the first policy can be certified; the others promise:
+{_promises(report)}.</small></p>
+{_gained(report)}
+<h2>Miss rate against exit coverage</h2>
+<figure>{_miss_chart(report)}<figcaption>Line: every image answered by its likelier class, the safest by selection score
+first. Numbers: the policies of the table. Dashed: the target.</figcaption></figure>
+<h2>Risk against coverage</h2>
+<figure>{_risk_chart(report.curve, generalized=False)}<figcaption>Selective risk: error rate among the answered images.
+Band: 95% group bootstrap, pointwise.</figcaption></figure>
+<figure>{_risk_chart(report.curve, generalized=True)}<figcaption>Generalised risk: answered and wrong, among all images;
+the area under it is the AUGRC.</figcaption></figure>
 <h2>Stage-1 alone</h2>
 <div class="scroll"><table><tbody>{_alone_rows(report)}</tbody></table></div>
-<h2>Selective risk against coverage</h2>
-<figure>{_curve_svg(report.curve)}<figcaption>Error rate among the answered images, the safest by selection score first.
-</figcaption></figure>
+<h2>Are the probabilities right?</h2>
+<figure>{_reliability_chart(report.calibration[report.answers])}<figcaption>Observed share of roadwork against the
+probability that is answered ({report.answers}); bars: share of the images in each bin.</figcaption></figure>
+<div class="scroll"><table>{_calibration_rows(report)}</table></div>
+{_subgroups(report)}
+{_mistakes(report.mistakes, thumbnails or {})}
 </body></html>
 """
 
 
-def _infeasible_note(params: ScrcParams) -> str:
+def _certificate_note(params: ScrcParams) -> str:
+    if params.rule is None:
+        return "<p>Nothing exits: every image is deferred to Stage-2 and still answered.</p>"
+    proofs = "".join(
+        f"<tr><td>{escape(_claim(e.claim, e.risk, e.subgroup))}</td>"
+        f"<td>{'&ge;' if e.claim == 'coverage' else '&le;'} {e.bound:.2%}</td>"
+        f"<td>{e.events} / {e.trials}</td><td>{e.p_value:.4f}</td><td>{e.level:.4f}</td></tr>"
+        for e in params.evidence
+    )
     return (
-        ""
-        if params.rule is not None
-        else "<p>Nothing exits: every image is deferred to Stage-2 and still answered.</p>"
+        '<div class="scroll"><table><thead><tr><th>proved on val_calib</th><th>bound</th><th>counts</th>'
+        f"<th>p-value</th><th>tested at</th></tr></thead><tbody>{proofs}</tbody></table></div>"
     )
 
 
-def _rate(rate: Rate, *, bound: str) -> str:
+def _claim(claim: str, risk: Risk | None, subgroup: str) -> str:
+    name = "exit coverage" if risk is None else SHOWN_RISKS.get(risk, str(risk))
+    return f"{name}, {subgroup}" if subgroup and claim else name
+
+
+def _rate(rate: Rate, *, lower: bool = False) -> str:
     if rate.estimate is None:
-        return "no trials"
-    limit = f"&ge; {rate.lower:.2%}" if bound == "lower" else f"&le; {rate.upper:.2%}"
-    return f"{rate.estimate:.2%} <small>({rate.events}/{rate.trials}, {limit})</small>"
+        return "<small>no trials</small>"
+    limit = f"&ge; {rate.lower:.2%}" if lower else f"&le; {rate.upper:.2%}"
+    return f"{rate.estimate:.2%}<small>{rate.events} / {rate.trials}</small><small>{limit}</small>"
 
 
-def _policy_rows(report: Report) -> str:
-    def row(name: str, cells: Sequence[str]) -> str:
-        return f"<tr><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+def _name(policy: PolicyReport) -> str:
+    return f"{NAMES[policy.policy]}, certified" if policy.certified else NAMES[policy.policy]
 
-    policies: tuple[PolicyReport, ...] = report.policies
-    rows = [row("certified", ["yes" if p.certified else "no" for p in policies])]
-    rows.append(row("exit coverage", [_rate(p.exit_coverage, bound="lower") for p in policies]))
-    rows.append(row("roadwork that exits", [_rate(p.positives_exited, bound="lower") for p in policies]))
-    rows += [row(name, [_rate(p.risks[risk], bound="upper") for p in policies]) for risk, name in RISK_NAMES.items()]
-    target = f"these rows alone would certify {report.alpha:.1%}"
-    return "".join([*rows, row(target, ["yes" if p.within_target else "no" for p in policies])])
+
+def _policy_table(report: Report) -> str:
+    heads = ["", "exit coverage", *SHOWN_RISKS.values(), "reward at best"]
+    rows = []
+    for number, policy in enumerate(report.policies, start=1):
+        name = f"{number}. {_name(policy)}"
+        if policy.policy != "scrc" and policy.infeasible:
+            cells = f'<td class="why" colspan="{len(heads) - 1}">infeasible: {escape(policy.infeasible)}</td>'
+        else:
+            values = [_rate(policy.exit_coverage, lower=True)]
+            values += [_rate(policy.risks[risk]) for risk in SHOWN_RISKS]
+            cells = "".join(f"<td>{value}</td>" for value in [*values, f"{policy.reward_at_best:.3f}"])
+        first = ' class="first"' if policy.policy == "scrc" else ""
+        rows.append(f"<tr{first}><td>{escape(name)}</td>{cells}</tr>")
+    head = "".join(f"<th>{name}</th>" for name in heads)
+    return f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+
+
+def _promises(report: Report) -> str:
+    return "; ".join(f"{escape(NAMES[p.policy])}: {escape(p.promise)}" for p in report.policies[1:])
+
+
+def _gained(report: Report) -> str:
+    if not report.gained:
+        return ""
+    names = {"exit_coverage": "exit coverage", "miss_rate_on_exits": "miss rate on exits"}
+    told = [f"{names[name]} {_points(number)}" for name, number in report.gained.items() if number.value is not None]
+    return (
+        f"<p>Certified policy minus the 0.88 / 0.12 rule, on the same images: {'; '.join(told)} "
+        "<small>(percentage points, 95% paired group bootstrap)</small>.</p>"
+    )
+
+
+def _points(number: Estimate) -> str:
+    ends = "" if number.lower is None or number.upper is None else f" [{number.lower:+.1%}, {number.upper:+.1%}]"
+    return f"{number.value:+.1%}{ends}"
+
+
+def _levels(policy: PolicyReport) -> str:
+    total = sum(policy.levels.values()) or 1
+    bars = "".join(
+        f'<span class="s{i}" style="flex:{count}" title="{LEVEL_NAMES[name]}"></span>'
+        for i, (name, count) in enumerate(policy.levels.items())
+        if count
+    )
+    key = "".join(
+        f'<li><i class="s{i}"></i>{LEVEL_NAMES[name]}: {count / total:.1%} <small>({count})</small></li>'
+        for i, (name, count) in enumerate(policy.levels.items())
+    )
+    size = f"Mean size of a prediction set: {policy.average_set_size:.2f}."
+    return f'<div class="stack">{bars}</div><ul class="key">{key}</ul><p><small>{size}</small></p>'
+
+
+def _miss_chart(report: Report) -> str:
+    curve = [(p.coverage, p.miss_rate) for p in report.curve if p.miss_rate is not None]
+    markers = [
+        Marker(
+            policy.exit_coverage.estimate or 0.0,
+            policy.risks[Risk.MISS_EXIT].estimate or 0.0,
+            str(number),
+            "good" if policy.certified else "bad" if policy.policy.startswith("threshold") else "mark",
+        )
+        for number, policy in enumerate(report.policies, start=1)
+        if policy.exit_coverage.events and policy.risks[Risk.MISS_EXIT].trials
+    ]
+    highest = max([y for _, y in curve] + [m.y for m in markers] + [2.5 * report.alpha])
+    chart = Chart("miss rate on exits against exit coverage", x="exit coverage", y="miss rate", top=highest * 1.08)
+    chart.level(report.alpha, f"target {report.alpha:.1%}")
+    chart.line(curve or [(0.0, 0.0)])
+    chart.markers(markers)
+    return chart.svg()
+
+
+def _risk_chart(curve: Sequence[CurvePoint], *, generalized: bool) -> str:
+    points = [(p.coverage, p.generalized_risk if generalized else p.selective_risk) for p in curve]
+    highest = max([(e.upper if e.upper is not None else e.value) or 0.0 for _, e in points] + [0.01])
+    name = "generalised risk" if generalized else "selective risk"
+    chart = Chart(f"{name} against coverage", x="coverage", y=name, top=highest * 1.08)
+    lower = [(x, e.lower) for x, e in points if e.lower is not None]
+    upper = [(x, e.upper) for x, e in points if e.upper is not None]
+    if lower:
+        chart.band(lower, upper)
+    chart.line([(x, e.value or 0.0) for x, e in points])
+    return chart.svg()
+
+
+def _reliability_chart(quality: CalibrationQuality) -> str:
+    chart = Chart("observed share against probability", x="probability of roadwork", y="observed", top=1.0)
+    chart.bars([(b.probability, b.count / quality.rows) for b in quality.bins], 0.05)
+    chart.line([(0.0, 0.0), (1.0, 1.0)], dashed=True)
+    chart.line([(b.probability, b.observed) for b in quality.bins])
+    chart.dots([(b.probability, b.observed) for b in quality.bins])
+    return chart.svg()
 
 
 def _alone_rows(report: Report) -> str:
-    values = {
-        "accuracy": report.accuracy,
-        "MCC": report.mcc,
-        "subnet reward, simulated": report.reward,
-        "AUGRC": report.augrc,
-        "log-loss, calibrated": report.log_loss,
-    }
-    return "".join(f"<tr><td>{name}</td><td>{value:.4f}</td></tr>" for name, value in values.items())
+    def cell(number: Estimate) -> str:
+        if number.value is None:
+            return "<td>not defined</td>"
+        ends = "" if number.lower is None or number.upper is None else f"{number.lower:.4f} to {number.upper:.4f}"
+        return f"<td>{number.value:.4f}<small>{ends}</small></td>"
+
+    return "".join(f"<tr><td>{name}</td>{cell(report.alone[key])}</tr>" for key, name in ALONE_NAMES.items())
 
 
-def _curve_svg(curve: Sequence[CurvePoint]) -> str:
-    top = max([point.selective_risk for point in curve] + [0.01]) * 1.1
-
-    def place(coverage: float, risk: float) -> tuple[float, float]:
-        return MARGIN + coverage * (WIDTH - 2 * MARGIN), HEIGHT - MARGIN - risk / top * (HEIGHT - 2 * MARGIN)
-
-    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in (place(p.coverage, p.selective_risk) for p in curve))
-    marks = []
-    for k in range(6):
-        x, y = place(k / 5, 0)
-        marks.append(f'<text x="{x:.0f}" y="{y + 20:.0f}" text-anchor="middle">{k / 5:.0%}</text>')
-    for k in range(1, 5):
-        x, y = place(0, top * k / 4)
-        marks.append(f'<line x1="{x:.0f}" x2="{WIDTH - MARGIN}" y1="{y:.0f}" y2="{y:.0f}" stroke="var(--line)"/>')
-        marks.append(f'<text x="{x - 6:.0f}" y="{y + 4:.0f}" text-anchor="end">{top * k / 4:.1%}</text>')
-    (left, bottom), right = place(0, 0), WIDTH - MARGIN
+def _calibration_rows(report: Report) -> str:
+    rows = "".join(
+        f"<tr><td>{kind}{' (answers)' if kind == report.answers else ''}</td><td>{q.negative_log_likelihood:.4f}</td>"
+        f"<td>{q.brier:.4f}</td><td>{q.expected_calibration_error:.4f}</td></tr>"
+        for kind, q in report.calibration.items()
+    )
     return (
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="selective risk against coverage" '
-        f'font-size="12" fill="var(--soft)">{"".join(marks)}'
-        f'<line x1="{left:.0f}" x2="{right}" y1="{bottom:.0f}" y2="{bottom:.0f}" stroke="var(--soft)"/>'
-        f'<polyline points="{line}" fill="none" stroke="var(--mark)" stroke-width="2"/>'
-        f'<text x="{WIDTH / 2:.0f}" y="{HEIGHT - 6}" text-anchor="middle">coverage</text></svg>'
+        "<thead><tr><th>calibrator</th><th>NLL</th><th>Brier</th><th>ECE, 10 bins</th></tr></thead>"
+        f"<tbody>{rows}</tbody>"
+    )
+
+
+def _subgroups(report: Report) -> str:
+    if not report.subgroups:
+        return ""
+    worst = report.worst_subgroup
+
+    def row(found: SubgroupReport) -> str:
+        mark = " (worst)" if found == worst else ""
+        return (
+            f"<tr><td>{escape(found.column)}: {escape(found.value)}{mark}</td><td>{found.rows}</td>"
+            f"<td>{found.positives}</td><td>{found.accuracy:.2%}</td><td>{_rate(found.exit_coverage, lower=True)}</td>"
+            f"<td>{_rate(found.miss_rate)}</td></tr>"
+        )
+
+    return (
+        '<h2>Subgroups</h2><div class="scroll"><table><thead><tr><th>certified policy in</th><th>images</th>'
+        "<th>with roadwork</th><th>Stage-1 accuracy</th><th>exit coverage</th><th>miss rate on exits</th></tr></thead>"
+        f"<tbody>{''.join(row(found) for found in report.subgroups)}</tbody></table></div>"
+        "<p><small>Each bound holds by itself, not all together; worst: the highest upper bound. Mode `balanced` "
+        "certifies every subgroup.</small></p>"
+    )
+
+
+def _mistakes(mistakes: Sequence[Mistake], thumbnails: Mapping[str, bytes]) -> str:
+    if not mistakes:
+        return "<h2>Most confident mistakes</h2><p>None on these rows.</p>"
+
+    def figure(mistake: Mistake) -> str:
+        picture = thumbnails.get(mistake.row)
+        source = "" if picture is None else b64encode(picture).decode()
+        image = f'<img alt="" src="data:image/jpeg;base64,{source}">' if source else ""
+        truth = "roadwork" if mistake.label else "no roadwork"
+        return (
+            f"<figure>{image}<figcaption>{truth}, answered {mistake.probability:.3f}, "
+            f"{LEVEL_NAMES[mistake.level]}<br>{escape(mistake.row)}</figcaption></figure>"
+        )
+
+    return (
+        '<h2>Most confident mistakes</h2><div class="mistakes">'
+        f"{''.join(figure(mistake) for mistake in mistakes)}</div>"
     )

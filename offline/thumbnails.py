@@ -1,0 +1,34 @@
+"""Small pictures for a report, as Stage-1 sees them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from PIL import Image
+
+from offline.dataset import Dataset
+from stage1.preprocess import PreprocessSettings
+
+SIDE_PX, QUALITY = 200, 70
+
+
+def thumbnails(data: Dataset, ids: Sequence[str], settings: PreprocessSettings) -> dict[str, bytes]:
+    """A JPEG of at most 200 x 200 pixels for each row, through the serving preprocess.
+
+    Args:
+        data: where the pictures are.
+        ids: rows to show.
+        settings: of the engine that judged them.
+
+    Raises:
+        DatasetError: a picture cannot be read.
+    """
+    found = {}
+    for row, pixels in zip(ids, data.pick(ids).pixels(settings), strict=True):
+        picture = Image.fromarray(pixels.transpose(1, 2, 0))
+        picture.thumbnail((SIDE_PX, SIDE_PX))
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=QUALITY)
+        found[row] = buffer.getvalue()
+    return found
