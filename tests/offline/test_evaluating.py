@@ -136,6 +136,7 @@ def test_what_is_gained_is_the_difference_of_the_two_policies_on_the_same_rows(
     ours, theirs = (policy.decide(test_rows.outputs) for policy in (ScrcPolicy(certificate()), ThresholdPolicy()))
     gained = report.gained["exit_coverage"]
     assert gained.value == pytest.approx(ours.exits.mean() - theirs.exits.mean())
+    assert gained.value is not None
     assert gained.lower is not None
     assert gained.upper is not None
     assert gained.lower <= gained.value <= gained.upper

@@ -132,7 +132,7 @@ class TestChart:
     def test_ticks_are_a_few_round_numbers_inside(self, top: float) -> None:
         values = ticks(top)
         assert 2 <= len(values) <= 6
-        assert 0 < values[0]
+        assert values[0] > 0
         assert values[-1] <= top * (1 + 1e-9)
         steps = np.diff([0.0, *values])
         assert steps == pytest.approx(steps[0])
