@@ -14,16 +14,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
-import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from offline.augmentation import light
+from offline.checkpoints import Checkpoints, Randomness, Trained
 from offline.config import AdaptSettings
 from offline.errors import TrainingError
-from offline.training import augment, batches, seeded_generator
+from offline.training import batches, device_of
 from stage1.model import Stage1Net
 from stage1.preprocess import Pixels
 
@@ -73,7 +76,7 @@ def random_view(images: Tensor, generator: torch.Generator) -> Tensor:
     view = F.interpolate(
         images[..., top : top + crop, left : left + crop].float(), (side, side), mode="bilinear", align_corners=False
     )
-    return augment(view.to(torch.uint8), generator)
+    return light(view.to(torch.uint8), generator)
 
 
 def _student(net: Stage1Net) -> nn.Module:
@@ -91,6 +94,21 @@ def _student(net: Stage1Net) -> nn.Module:
     return get_peft_model(net.backbone, config)
 
 
+@dataclass
+class Progress:
+    """How far the adaptation is.
+
+    Attributes:
+        epoch: epochs that are done.
+        step: steps of the next epoch that are done.
+        order: rows of that epoch in their order, `(N,)`; None before it is drawn.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    order: Tensor | None = None
+
+
 def adapt_domain(
     net: Stage1Net,
     images: Pixels,
@@ -98,6 +116,7 @@ def adapt_domain(
     *,
     seed: int,
     progress: Callable[[int, int, str], None],
+    checkpoints: Path | None = None,
 ) -> None:
     """Adapt `net.backbone` in place; the heads are not touched.
 
@@ -107,41 +126,64 @@ def adapt_domain(
         settings: schedule and size of the projection head.
         seed: seed of order, views and the projection head.
         progress: called with steps done, steps in all, and a note.
+        checkpoints: directory from which a killed adaptation goes on; None for none.
 
     Raises:
         TrainingError: the loss is not finite, or the backbone has a single block.
+        TrainingInterrupted: the process was told to end; a checkpoint is written.
     """
     torch.manual_seed(seed)
     net.backbone = _student(net)
     width = int(net.class_head[1].in_features)  # type: ignore[arg-type]
-    head = nn.Sequential(nn.Linear(width, 256), nn.GELU(), nn.Linear(256, settings.prototypes, bias=False))
+    device = device_of(net)
+    head = nn.Sequential(nn.Linear(width, 256), nn.GELU(), nn.Linear(256, settings.prototypes, bias=False)).to(device)
     teacher, teacher_head = copy.deepcopy(net).eval(), copy.deepcopy(head)
     trained = [p for p in net.backbone.parameters() if p.requires_grad] + list(head.parameters())
     followers = _pairs(net, teacher) + _pairs(head, teacher_head)
     optimiser = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.04)
-    rng, generator = np.random.default_rng(seed), seeded_generator(seed)
-    total = settings.epochs * max(1, len(images) // settings.batch_size)
-    done = 0
+    random = Randomness.seeded(seed)
+    steps = max(1, len(images) // settings.batch_size)
+    keeper = Checkpoints(
+        checkpoints,
+        [settings.model_dump(mode="json"), seed, list(images.shape)],
+        {
+            "student": Trained(net=net, head=head),
+            "teacher": Trained(net=teacher, head=teacher_head),
+            "optimiser": optimiser,
+            "random": random,
+        },
+    )
+    at = Progress(**(keeper.restore() or {}))
     net.train()
-    for _ in range(settings.epochs):
-        for index in batches(len(images), settings.batch_size, rng):
-            batch = torch.from_numpy(images[index])
-            views = [random_view(batch, generator) for _ in range(2)]
-            with torch.no_grad():
-                targets = [sinkhorn(teacher_head(teacher.features(v)), TEACHER_TEMPERATURE) for v in views]
-            features = [net.features(view) for view in views]
-            guesses = [F.log_softmax(head(f) / STUDENT_TEMPERATURE, dim=1) for f in features]
-            loss = -0.5 * sum((targets[i] * guesses[1 - i]).sum(1).mean() for i in range(2))
-            loss = loss + KOLEO_WEIGHT * 0.5 * (koleo(features[0]) + koleo(features[1]))
-            if not torch.isfinite(loss):
-                raise TrainingError("domain adaptation diverged: lower adapt_domain.learning_rate")
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(trained, 3.0)
-            optimiser.step()
-            _follow(followers)
-            done += 1
-            progress(done, total, f"self-distillation loss {float(loss.detach()):.3f}")
+    with keeper.watch(vars(at)) as watch:
+        while at.epoch < settings.epochs:
+            if at.order is None:
+                at.order = torch.from_numpy(random.order.permutation(len(images)))
+            for index in batches(at.order.numpy(), settings.batch_size)[at.step :]:
+                batch = torch.from_numpy(images[index]).to(device)
+                views = [random_view(batch, random.views) for _ in range(2)]
+                with torch.no_grad():
+                    targets = [sinkhorn(teacher_head(teacher.features(v)), TEACHER_TEMPERATURE) for v in views]
+                features = [net.features(view) for view in views]
+                guesses = [F.log_softmax(head(f) / STUDENT_TEMPERATURE, dim=1) for f in features]
+                loss = -0.5 * sum((targets[i] * guesses[1 - i]).sum(1).mean() for i in range(2))
+                loss = loss + KOLEO_WEIGHT * 0.5 * (koleo(features[0]) + koleo(features[1]))
+                if not torch.isfinite(loss):
+                    raise TrainingError(
+                        f"the loss of domain adaptation is not finite in epoch {at.epoch + 1}, step {at.step + 1} of "
+                        f"{steps}, at a learning rate of {settings.learning_rate:.3g}: lower adapt_domain.learning_rate"
+                    )
+                optimiser.zero_grad(set_to_none=True)
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(trained, 3.0)
+                optimiser.step()
+                _follow(followers)
+                at.step += 1
+                done = at.epoch * steps + at.step
+                progress(done, settings.epochs * steps, f"self-distillation loss {float(loss.detach()):.3f}")
+                watch.step_done()
+            at.epoch, at.step, at.order = at.epoch + 1, 0, None
+            watch.save()
     net.backbone = teacher.backbone.float().merge_and_unload(safe_merge=True)  # type: ignore[operator]
 
 

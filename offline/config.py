@@ -12,11 +12,28 @@ from stage1.artifacts import Artifact
 from stage1.calibration_settings import CalibrationSettings
 from stage1.preprocess import PreprocessSettings
 
+Precision = Literal["fp32", "bf16", "fp16"]
+Augmentation = Literal["light", "validators", "strong"]
+
 DINOV3 = "facebook/dinov3-vith16plus-pretrain-lvd1689m"
 
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PreflightSettings(_Section):
+    """How bad data may be before a run stops; what happens with the rest is in `offline.preflight`.
+
+    Attributes:
+        smallest_side_px: an image with a shorter side than this is no picture of a street.
+        most_left_out: largest share of rows that may be left out.
+        most_copies: largest share of rows whose file is a copy of another row's.
+    """
+
+    smallest_side_px: int = Field(default=32, ge=1)
+    most_left_out: float = Field(default=0.05, ge=0, le=1)
+    most_copies: float = Field(default=0.5, ge=0, le=1)
 
 
 class RandomBackbone(_Section):
@@ -87,26 +104,67 @@ class AdaptSettings(_Section):
     prototypes: int = Field(default=8192, ge=2)
 
 
+class FSamSettings(_Section):
+    """Friendly-SAM, a second gradient at a point that the first one climbs to.
+
+    Attributes:
+        base: the optimiser that takes the step.
+        rho: length of the climb.
+        sigma: share of the running mean that is taken out of the climbing gradient.
+        momentum: share of the running mean that a step keeps; the paper's lambda.
+    """
+
+    base: Literal["adamw", "lion"] = "adamw"
+    rho: float = Field(default=0.05, gt=0)
+    sigma: float = Field(default=1.0, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+
+
 class TrainSettings(_Section):
     """Supervised training (`train_supervised`).
 
     Attributes:
         epochs: passes over the training images.
         batch_size: images a step.
-        learning_rate: peak rate of the one-cycle schedule.
-        weight_decay: of AdamW; not applied to vectors.
+        accumulation: parts in which a step's images go through the network; more parts take less memory, and the step
+            is the same.
+        optimiser: `lion` wants 3 to 10 times less learning rate and as much more weight decay than `adamw`; `fsam`
+            costs twice the time of a step.
+        fsam: of the optimiser `fsam`.
+        learning_rate: peak rate of the schedule, a straight line up and half a cosine down.
+        warm_up: share of the steps in which the rate rises.
+        weight_decay: not applied to vectors.
         selection_weight: weight of the selection head's loss.
         label_smoothing: of the cross-entropy.
         gradient_clip: largest norm of a step's gradient.
+        ema_decay: share that the moving average of the weights keeps in a step; 0 for none. With one, the average is
+            what is judged and kept.
+        precision: of the forward pass; weights and optimiser stay fp32. A loss that is not finite stops the training,
+            in `fp16` only if it happens again and again: single steps are left out while the loss scale is found.
+        gradient_checkpointing: compute activations twice instead of keeping them.
+        class_balanced: as many images of each class in an epoch; those of the smaller class are repeated.
+        augmentation: `light` mirrors and dims; `validators` does to images what validators do; `strong` does the usual
+            crops, colours and erasures before that.
+        checkpoint_steps: steps between two checkpoints that a killed run can go on from.
     """
 
     epochs: int = Field(default=12, ge=1)
     batch_size: int = Field(default=32, ge=2)
+    accumulation: int = Field(default=1, ge=1)
+    optimiser: Literal["adamw", "lion", "fsam"] = "adamw"
+    fsam: FSamSettings = FSamSettings()
     learning_rate: float = Field(default=1e-3, gt=0)
+    warm_up: float = Field(default=0.15, ge=0, lt=1)
     weight_decay: float = Field(default=0.02, ge=0)
     selection_weight: float = Field(default=0.5, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     gradient_clip: float = Field(default=1.0, gt=0)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    precision: Precision = "fp32"
+    gradient_checkpointing: bool = False
+    class_balanced: bool = False
+    augmentation: Augmentation = "light"
+    checkpoint_steps: int = Field(default=200, ge=1)
 
 
 class ConformalTrainingSettings(_Section):
@@ -116,19 +174,27 @@ class ConformalTrainingSettings(_Section):
         enabled: if not, the supervised model goes on unchanged.
         steps: gradient steps on cached features.
         batch_size: rows a step; one half calibrates, the other is scored.
-        alpha: miss rate inside a batch; larger than the certified one, because a batch has few positives.
+        risk: whose threshold is inside the loss: D2 by the implicit gradient of its root, D1 by an order statistic.
+        alpha: its level inside a batch; larger than the certified one, because a batch has few positives.
         learning_rate: of Adam.
         temperature: softness of the exit thresholds, in logits.
+        risk_weight: weight of the risk loss; 0 trains on by cross-entropy alone, for comparison.
         cross_entropy_weight: weight of the classification loss that keeps the scores meaningful.
+        group_cvar: weight of the misses in the worst groups; 0 for none.
+        group_cvar_level: share of the groups that is not among the worst.
     """
 
     enabled: bool = True
     steps: int = Field(default=300, ge=1)
     batch_size: int = Field(default=1024, ge=64)
+    risk: Literal["D1", "D2"] = "D2"
     alpha: float = Field(default=0.05, gt=0, lt=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     temperature: float = Field(default=0.25, gt=0)
+    risk_weight: float = Field(default=1.0, ge=0)
     cross_entropy_weight: float = Field(default=0.1, ge=0)
+    group_cvar: float = Field(default=0.0, ge=0)
+    group_cvar_level: float = Field(default=0.9, ge=0, lt=1)
 
 
 class GateSettings(_Section):
@@ -156,6 +222,7 @@ class RunConfig(Artifact):
     seed: int = 0
     preset: str = "standard"
     preprocess: PreprocessSettings = PreprocessSettings()
+    preflight: PreflightSettings = PreflightSettings()
     splits: SplitSettings = SplitSettings()
     model: ModelSettings = ModelSettings()
     adapt_domain: AdaptSettings = AdaptSettings()
@@ -171,11 +238,13 @@ PRESETS: dict[str, RunConfig] = {
         preset="tiny",
         # Half the tokens of 224 px, so a third of the training time; a later, larger stage sees more.
         preprocess=PreprocessSettings(size_px=160),
-        splits=SplitSettings(train=0.42, val_select=0.12, val_calib=0.34, test=0.12, calibration_folds=2),
+        splits=SplitSettings(train=0.42, val_select=0.12, val_calib=0.34, test=0.12),
         model=ModelSettings(backbone=RandomBackbone(), last_layers=None),
         adapt_domain=AdaptSettings(epochs=2, batch_size=32, prototypes=256),
         train_supervised=TrainSettings(epochs=4, batch_size=16, learning_rate=3e-3),
         train_conformal_risk=ConformalTrainingSettings(enabled=False, steps=200),
+        # So small a model has a few confident false alarms; 2% of them would keep most roadwork from exiting.
+        calibrate_scrc=CalibrationSettings(false_alarm_rate=0.05),
     ),
 }
 

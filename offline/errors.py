@@ -5,9 +5,12 @@ OfflineError
 ├── PipelineError          a run cannot start or go on
 │   └── PipelineBusy       another run holds the workspace
 └── TrainingError          training diverged or cannot start
+    └── TrainingInterrupted    training was told to end, and can go on
 """
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 
 class OfflineError(Exception):
@@ -28,3 +31,9 @@ class PipelineBusy(PipelineError):
 
 class TrainingError(OfflineError):
     """Training diverged or cannot start."""
+
+
+class TrainingInterrupted(TrainingError):
+    """Training was told to end; it goes on from its checkpoint when it is started again."""
+
+    exit_status: ClassVar[int] = 75

@@ -14,7 +14,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -32,6 +32,9 @@ from stage1.errors import ArtifactError
 
 MANIFEST = "stage.json"
 CONFIG = "config.json"
+CHECKPOINTS = "checkpoints"
+# So long a checkpoint waits for the stage that wrote it; then its settings, data or code have been given up.
+CHECKPOINT_DAYS = 14
 KEY_LENGTH = 16
 PACKAGES = ("stage1", "engines", "offline")
 
@@ -82,7 +85,7 @@ class StageContext:
     Attributes:
         config: config of the run.
         data_root: the data directory.
-        workspace: the workspace; only ledgers are written there directly.
+        workspace: the workspace; only ledgers and checkpoints are written there directly.
         store: where bundles are published.
         out: empty directory for the stage's files.
         inputs: directory of each stage it needs, by name.
@@ -102,6 +105,11 @@ class StageContext:
     run: str
     now: Callable[[], datetime]
     progress: Progress
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where a stage that takes hours keeps what it needs to go on; stays if the stage is killed."""
+        return self.workspace / CHECKPOINTS / self.key
 
 
 @dataclass(frozen=True)
@@ -251,6 +259,7 @@ class Pipeline:
                 shutil.rmtree(home)
             out.rename(home)
             fsync_directory(home.parent)
+            shutil.rmtree(context.checkpoints, ignore_errors=True)
         finally:
             shutil.rmtree(out, ignore_errors=True)
 
@@ -258,6 +267,10 @@ class Pipeline:
         """Remove what a killed run left; the lock is held, so no run is at work."""
         for leftover in (self.workspace / "stages").glob("*/.partial-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+        given_up = self.now().timestamp() - timedelta(days=CHECKPOINT_DAYS).total_seconds()
+        for directory in (self.workspace / CHECKPOINTS).glob("*"):
+            if directory.stat().st_mtime < given_up:
+                shutil.rmtree(directory, ignore_errors=True)
 
     def _link(self, run: str) -> Path:
         home = self.workspace / "runs" / run

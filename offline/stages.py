@@ -18,6 +18,7 @@ from offline.evaluating import EvaluationSettings, evaluate, metrics_csv
 from offline.fingerprints import FINGERPRINTS, fingerprints
 from offline.ledger import SPLIT_LEDGER, append_events, read_ledger
 from offline.pipeline import CONFIG, Stage, StageContext
+from offline.preflight import PREFLIGHT, run_preflight
 from offline.reporting import render
 from offline.split_settings import Split
 from offline.splits import Splits
@@ -84,8 +85,11 @@ def _images(context: StageContext, name: Split) -> ImageSet:
 
 
 def run_splits(context: StageContext) -> None:
-    """Split the data by group, as the ledger has it; writes `splits.json`, and into the ledger what is new."""
-    data, settings, told = _data(context), context.config.splits, context.progress.step
+    """Check the data and split what is usable by group; writes `preflight.json`, `splits.json` and into the ledger."""
+    config, told = context.config, context.progress.step
+    data, report = run_preflight(_data(context), config.preprocess, config.preflight, told)
+    report.write(context.out / PREFLIGHT)
+    settings = config.splits
     prints = fingerprints(data, context.workspace / FINGERPRINTS, told)
     scorer, scores = difficulties(examined(data, settings), prints, settings.difficulty, told)
     looks = Looks({row: taken.phash for row, taken in prints.items()}, scorer, scores)
@@ -107,7 +111,14 @@ def run_adapt_domain(context: StageContext) -> None:
     config = context.config
     net = build(config.model, size_px=config.preprocess.size_px, seed=config.seed)
     images = _images(context, "train").images
-    adapt_domain(net, images, config.adapt_domain, seed=config.seed, progress=context.progress.step)
+    adapt_domain(
+        net,
+        images,
+        config.adapt_domain,
+        seed=config.seed,
+        progress=context.progress.step,
+        checkpoints=context.checkpoints,
+    )
     save_weights(net, context.out / BACKBONE)
 
 
@@ -131,6 +142,7 @@ def run_train_supervised(context: StageContext) -> None:
         config.calibrate_scrc,
         seed=config.seed,
         progress=context.progress.step,
+        checkpoints=context.checkpoints,
     )
     merge_adapters(net)
     save_weights(net, context.out / SUPERVISED)
@@ -161,6 +173,7 @@ def run_train_conformal_risk(context: StageContext) -> None:
         config.calibrate_scrc,
         seed=config.seed,
         progress=context.progress.step,
+        checkpoints=context.checkpoints,
     )
     save_weights(net, context.out / BEST)
     record = ConformalRecord(enabled=True, coverage_before=before.coverage, coverage_after=after.coverage)
@@ -271,10 +284,10 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "splits",
         (),
-        ("splits",),
-        ("offline.splitting", "offline.ledger", "offline.fingerprints", "offline.difficulty", "offline.dataset"),
+        ("preprocess", "preflight", "splits"),
+        ("offline.splitting", "offline.ledger", "offline.fingerprints", "offline.difficulty", "offline.preflight"),
         run_splits,
-        ("imagehash", "numpy", "pillow", "scipy"),
+        ("imagehash", "numpy", "pillow", "scipy", "simplejpeg"),
     ),
     Stage(
         "adapt_domain",
@@ -290,7 +303,7 @@ STAGES: tuple[Stage, ...] = (
         ("seed", "preprocess", "model", "train_supervised", "calibrate_scrc"),
         (*_MODEL, "offline.training", "stage1.preprocess", "stage1.calibration"),
         run_train_supervised,
-        _TORCH,
+        (*_TORCH, "kornia", "pytorch_optimizer"),
     ),
     Stage(
         "train_conformal_risk",

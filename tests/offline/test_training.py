@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch")
 
 # Imported after the check above: these modules need torch.
 from offline.adaptation import adapt_domain, koleo, sinkhorn  # noqa: E402
-from offline.conformal_training import risk_loss, soft_threshold, train_conformal_risk  # noqa: E402
+from offline.conformal_training import train_conformal_risk  # noqa: E402
 from offline.exporting import check_export, export_onnx  # noqa: E402
 from offline.modeling import add_adapters, build, load_weights, merge_adapters, save_weights  # noqa: E402
 from offline.training import ImageSet, predict, selective_score, train_supervised  # noqa: E402
@@ -138,24 +138,6 @@ def test_a_loss_that_is_not_finite_stops_with_advice(tmp_path: Path) -> None:
         train(made, tmp_path)
 
 
-def test_the_conformal_threshold_is_an_order_statistic_with_gradient() -> None:
-    scores = torch.arange(100.0, requires_grad=True)
-    # alpha 0.1 of 101 allows 9 misses, so the threshold is the 10th smallest score, averaged with its neighbours.
-    threshold = soft_threshold(scores, 0.1)
-    assert threshold is not None
-    assert float(threshold) == pytest.approx(9.0)
-    threshold.backward()
-    assert scores.grad is not None
-    touched = np.flatnonzero(scores.grad.numpy())
-    assert 9 in touched
-    assert float(scores.grad.sum()) == pytest.approx(1.0)
-    assert len(touched) <= 5
-
-
-def test_too_few_positives_have_no_conformal_threshold() -> None:
-    assert soft_threshold(torch.arange(10.0), 0.1) is None
-
-
 def test_conformal_training_never_ends_worse_than_it_began(tmp_path: Path) -> None:
     made = net("dora")
     train(made, tmp_path, epochs=2)
@@ -271,30 +253,3 @@ def test_the_best_checkpoint_of_val_select_is_the_one_that_is_left(tmp_path: Pat
     best, records = train_supervised(made, train_set, val_select, recipe, CALIBRATION, seed=0, progress=lambda *_: None)
     assert best == selective_score(predict(made, val_select.images), val_select.data, CALIBRATION)
     assert best.coverage == max(record["val_select_coverage"] for record in records)
-
-
-def test_the_risk_loss_reaches_both_heads_through_the_threshold() -> None:
-    generator = torch.Generator().manual_seed(0)
-    labels = (torch.rand(400, generator=generator) < 0.4).long()
-    score = torch.randn(400, generator=generator) + 3.0 * (labels - 0.5)
-    logits = torch.stack([-score / 2, score / 2], dim=1).requires_grad_()
-    select_score = torch.randn(400, generator=generator).requires_grad_()
-    loss = risk_loss(logits, select_score, labels, ConformalTrainingSettings(alpha=0.1))
-    assert loss is not None
-    loss.backward()
-    assert logits.grad is not None
-    assert select_score.grad is not None
-    # Rows of the first half have no loss of their own: what reaches them came through t0, and only to positives.
-    reached = logits.grad[:200].abs().sum(1) > 0
-    assert reached.any()
-    assert (labels[:200][reached] == 1).all()
-    # Lifting the positives at the threshold lifts t0, and more negatives exit.
-    assert (logits.grad[:200][reached][:, 1] < 0).all()
-    assert select_score.grad[200:].abs().sum() > 0
-
-
-@pytest.mark.parametrize("positives", [0, 3, 200])
-def test_a_batch_that_cannot_set_a_threshold_has_no_risk_loss(positives: int) -> None:
-    labels = (torch.arange(200) < positives).long()
-    logits = torch.randn((200, 2), generator=torch.Generator().manual_seed(0))
-    assert risk_loss(logits, logits[:, 0], labels, ConformalTrainingSettings(alpha=0.1)) is None

@@ -1,0 +1,467 @@
+"""A training that was interrupted ends as one that was not, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines.store import Store
+from offline.config import (
+    AdaptSettings,
+    ConformalTrainingSettings,
+    ModelSettings,
+    RandomBackbone,
+    RunConfig,
+    TrainSettings,
+)
+from offline.dataset import Dataset, Row
+from offline.errors import TrainingError, TrainingInterrupted
+from offline.pipeline import CHECKPOINT_DAYS, Pipeline, Stage, StageContext
+from stage1.calibration_settings import CalibrationSettings
+
+torch = pytest.importorskip("torch")
+
+# Imported after the check above: these modules need torch.
+from torch import Tensor, nn  # noqa: E402
+
+from offline.adaptation import adapt_domain  # noqa: E402
+from offline.checkpoints import FILE, Checkpoints, Randomness, Trained  # noqa: E402
+from offline.conformal_training import train_conformal_risk  # noqa: E402
+from offline.modeling import add_adapters, build  # noqa: E402
+from offline.training import ImageSet, batches, epoch_order, train_supervised  # noqa: E402
+from stage1.model import Stage1Net  # noqa: E402
+
+SIZE_PX = 32
+MODEL = ModelSettings(backbone=RandomBackbone(hidden=32, layers=2, heads=2, patch_px=8), last_layers=None, rank=4)
+CALIBRATION = CalibrationSettings(alpha=0.1, unit="row", grid_size=30, gate_size=5)
+ROWS, BATCH, EPOCHS = 48, 8, 3
+STEPS = EPOCHS * ROWS // BATCH
+# Each optimiser with other things that have a state.
+RECIPES: dict[str, dict[str, Any]] = {
+    "adamw": {"augmentation": "strong", "class_balanced": True},
+    "lion": {"learning_rate": 1e-3, "ema_decay": 0.9, "accumulation": 2, "gradient_checkpointing": True},
+    "fsam": {"ema_decay": 0.8, "precision": "fp16", "augmentation": "validators", "label_smoothing": 0.1},
+}
+Tell = Callable[[int, int, str], None]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks as small as these only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def third_party_warnings() -> Iterator[None]:
+    """transformers and torch warn of each other's deprecations; they are not ours to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def net(adapters: bool = True) -> Stage1Net:
+    made = build(MODEL, size_px=SIZE_PX, seed=0)
+    if adapters:
+        add_adapters(made, MODEL)
+    # Something that draws from torch's own generator in every step.
+    made.class_head = nn.Sequential(made.class_head, nn.Dropout(0.1)) if adapters else made.class_head
+    return made
+
+
+def coloured(count: int, seed: int) -> ImageSet:
+    """Images that are roadwork if and only if they are reddish, a third of them."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(count) < 0.34).astype(int)
+    pixels = rng.integers(0, 120, (count, 3, SIZE_PX, SIZE_PX))
+    pixels[:, 0] += 120 * labels[:, None, None]
+    rows = tuple(Row(image=f"{seed}/{n}", label=int(y), group=f"{seed}/{n}") for n, y in enumerate(labels))
+    return ImageSet(pixels.astype(np.uint8), Dataset(Path("nowhere"), rows))
+
+
+def silent(_done: int, _total: int, _note: str) -> None:
+    """Say nothing."""
+
+
+def recipe(kind: str, **changes: Any) -> TrainSettings:
+    common = {"epochs": EPOCHS, "batch_size": BATCH, "learning_rate": 3e-3, "optimiser": kind, "checkpoint_steps": 4}
+    return TrainSettings.model_validate(common | RECIPES[kind] | changes)
+
+
+def supervised(kind: str, place: Path | None, tell: Tell = silent, **changes: Any) -> Stage1Net:
+    made = net()
+    sets = coloured(ROWS, 1), coloured(64, 2)
+    train_supervised(made, *sets, recipe(kind, **changes), CALIBRATION, seed=0, progress=tell, checkpoints=place)
+    return made
+
+
+def adapted(_: str, place: Path | None, tell: Tell = silent) -> Stage1Net:
+    made = net(adapters=False)
+    settings = AdaptSettings(enabled=True, epochs=EPOCHS, batch_size=BATCH, prototypes=16)
+    adapt_domain(made, coloured(ROWS, 1).images, settings, seed=0, progress=tell, checkpoints=place)
+    return made
+
+
+def conformal(_: str, place: Path | None, tell: Tell = silent) -> Stage1Net:
+    made = net(adapters=False)
+    settings = ConformalTrainingSettings(steps=STEPS, batch_size=64)
+    sets = coloured(256, 1), coloured(96, 2)
+    train_conformal_risk(made, *sets, settings, CALIBRATION, seed=0, progress=tell, checkpoints=place)
+    return made
+
+
+MODES: dict[str, tuple[Callable[..., Stage1Net], str]] = {
+    **{f"supervised, {kind}": (supervised, kind) for kind in RECIPES},
+    "domain adaptation": (adapted, ""),
+    "conformal risk": (conformal, ""),
+}
+
+
+def weights(made: Stage1Net) -> bytes:
+    return b"".join(tensor.detach().contiguous().numpy().tobytes() for tensor in made.state_dict().values())
+
+
+def stop_at(step: int) -> Tell:
+    """SIGTERM in the middle of a step."""
+
+    def tell(done: int, _total: int, _note: str) -> None:
+        if done == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return tell
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_interrupted_three_times_it_ends_with_the_same_weights(mode: str, tmp_path: Path) -> None:
+    train, kind = MODES[mode]
+    points = sorted(np.random.default_rng([*mode.encode()]).choice(np.arange(1, STEPS), 3, replace=False).tolist())
+    expected = weights(train(kind, None))
+    for point in points:
+        with pytest.raises(TrainingInterrupted, match="goes on where it was"):
+            train(kind, tmp_path, stop_at(point))
+        # Another training in between must not matter.
+        torch.manual_seed(point)
+    told: list[int] = []
+    resumed = train(kind, tmp_path, lambda done, *_: told.append(done))
+    assert told[0] == points[-1] + 1
+    assert weights(resumed) == expected
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_the_loss_scale_goes_on_too(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that doubles every two steps soon overflows, and which steps are left out depends on it."""
+    monkeypatch.setattr(
+        "offline.training.build_scaler", lambda *_: torch.amp.GradScaler("cpu", init_scale=2.0**16, growth_interval=2)
+    )
+    expected = weights(supervised(kind, None, precision="fp16"))
+    with pytest.raises(TrainingInterrupted):
+        supervised(kind, tmp_path, stop_at(9), precision="fp16")
+    assert weights(supervised(kind, tmp_path, precision="fp16")) == expected
+
+
+def test_every_epoch_has_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[int]] = []
+
+    def remembered(order: np.ndarray, size: int) -> list[np.ndarray]:
+        drawn.append(order.tolist())
+        return batches(order, size)
+
+    monkeypatch.setattr("offline.training.batches", remembered)
+    supervised("fsam", None, precision="fp32", augmentation="light")
+    assert len(drawn) == EPOCHS
+    assert len({tuple(order) for order in drawn}) == EPOCHS
+    assert all(sorted(order) == list(range(ROWS)) for order in drawn)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_after_a_crash_it_goes_on_from_the_last_periodic_checkpoint(
+    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, kind = MODES[mode]
+    monkeypatch.setattr(Checkpoints.__init__, "__defaults__", (4,))
+    expected = weights(train(kind, None))
+
+    def crash(done: int, _total: int, _note: str) -> None:
+        if done == 11:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(kind, tmp_path, crash)
+    told: list[int] = []
+    resumed = train(kind, tmp_path, lambda done, *_: told.append(done))
+    # An epoch has 6 steps, and its end is a checkpoint too; conformal training has no epochs.
+    assert told[0] == (9 if mode == "conformal risk" else 11)
+    assert weights(resumed) == expected
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGKILL, -signal.SIGKILL)])
+def test_a_process_that_is_ended_says_so_and_the_next_one_finishes(
+    number: signal.Signals, status: int, tmp_path: Path
+) -> None:
+    child = [sys.executable, str(Path(__file__).with_name("resume_child.py"))]
+    done = subprocess.run([*child, str(int(number)), "8", str(tmp_path)], check=False, timeout=120)
+    assert done.returncode == status
+    told: list[int] = []
+    assert weights(supervised("adamw", tmp_path, lambda at, *_: told.append(at))) == weights(supervised("adamw", None))
+    assert told[0] == 9 if number == signal.SIGTERM else 7
+
+
+def test_sigterm_while_an_epoch_is_judged_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = weights(supervised("lion", None))
+    asked: list[bool] = []
+    forward = Stage1Net.forward
+
+    def interrupting(self: Stage1Net, image: Tensor) -> Any:
+        if not self.training and not asked:
+            asked.append(True)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return forward(self, image)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage1Net, "forward", interrupting)
+        patch.setattr("offline.training.EVAL_BATCH", 16)
+        with pytest.raises(TrainingInterrupted):
+            supervised("lion", tmp_path)
+    told: list[int] = []
+    assert weights(supervised("lion", tmp_path, lambda done, *_: told.append(done))) == expected
+    assert told[:2] == [6, 7]
+
+
+def run_stages(home: Path, run: Callable[[StageContext], None]) -> Path:
+    stage = Stage("train", (), ("train_supervised",), ("offline.errors",), run)
+    now = lambda: datetime.now(UTC)  # noqa: E731
+    pipeline = Pipeline((stage,), home / "workspace", Store(home / "store"), home, "data", RunConfig(), now, Silent())
+    return pipeline.run()
+
+
+class Silent:
+    """Shows nothing."""
+
+    def stage(self, name: str, state: str) -> None:
+        pass
+
+    def step(self, done: int, total: int, note: str = "") -> None:
+        pass
+
+
+def test_a_stage_that_is_ended_goes_on_and_leaves_no_checkpoint(tmp_path: Path) -> None:
+    def stage(tell: Tell) -> Callable[[StageContext], None]:
+        def run(context: StageContext) -> None:
+            made = supervised("adamw", context.checkpoints, tell)
+            (context.out / "weights").write_bytes(weights(made))
+
+        return run
+
+    with pytest.raises(TrainingInterrupted):
+        run_stages(tmp_path, stage(stop_at(7)))
+    [kept] = (tmp_path / "workspace" / "checkpoints").iterdir()
+    assert (kept / FILE).exists()
+    assert not [path for path in (tmp_path / "workspace" / "stages").rglob("*") if path.is_file()]
+    told: list[int] = []
+    home = run_stages(tmp_path, stage(lambda done, *_: told.append(done)))
+    assert told[0] == 8
+    assert (home / "weights").read_bytes() == weights(supervised("adamw", None))
+    assert not list((tmp_path / "workspace" / "checkpoints").iterdir())
+
+
+def test_checkpoints_that_nobody_came_back_for_are_removed(tmp_path: Path) -> None:
+    made = []
+    for name, days in (("old", CHECKPOINT_DAYS + 1), ("recent", CHECKPOINT_DAYS - 1)):
+        directory = tmp_path / "workspace" / "checkpoints" / name
+        directory.mkdir(parents=True)
+        (directory / FILE).touch()
+        then = datetime.now(UTC).timestamp() - 86400 * days
+        os.utime(directory, (then, then))
+        made.append(directory)
+    run_stages(tmp_path, lambda context: (context.out / "done").touch())
+    assert [directory.exists() for directory in made] == [False, True]
+
+
+def test_the_old_answer_to_sigterm_is_put_back(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(TrainingInterrupted):
+        supervised("adamw", tmp_path, stop_at(2))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_training_that_writes_no_checkpoints_leaves_signals_alone() -> None:
+    seen = []
+    supervised("adamw", None, lambda *_: seen.append(signal.getsignal(signal.SIGTERM)), epochs=1)
+    assert set(seen) == {signal.getsignal(signal.SIGTERM)}
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "empty"])
+def test_a_damaged_checkpoint_is_no_checkpoint(tmp_path: Path, damage: str) -> None:
+    with pytest.raises(TrainingInterrupted):
+        supervised("adamw", tmp_path, stop_at(9))
+    path = tmp_path / FILE
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes({"cut": bytes(content[:-7]), "changed": bytes(content), "empty": b""}[damage])
+    told: list[int] = []
+    assert weights(supervised("adamw", tmp_path, lambda done, *_: told.append(done))) == weights(
+        supervised("adamw", None)
+    )
+    assert told[0] == 1
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TrainingInterrupted):
+        supervised("adamw", tmp_path, stop_at(3))
+    with pytest.raises(TrainingError, match="other settings, data or torch; delete it"):
+        supervised("adamw", tmp_path, weight_decay=0.3)
+
+
+def test_a_pickle_is_never_run(tmp_path: Path) -> None:
+    """A file that would run code when unpickled is refused, with its digest right."""
+    import hashlib  # noqa: PLC0415
+    import io  # noqa: PLC0415
+
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (os.system, (f"touch {tmp_path / 'ran'}",))
+
+    buffer = io.BytesIO()
+    torch.save({"identity": Evil()}, buffer)
+    (tmp_path / FILE).write_bytes(hashlib.sha256(buffer.getvalue()).digest() + buffer.getvalue())
+    with pytest.raises(TrainingError, match="not a checkpoint of this program"):
+        supervised("adamw", tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_checkpoint_holds_what_trains_and_nothing_frozen(tmp_path: Path) -> None:
+    with pytest.raises(TrainingInterrupted):
+        supervised("adamw", tmp_path, stop_at(3))
+    made = net()
+    frozen = {name for name, p in made.named_parameters() if not p.requires_grad}
+    trained = Trained(net=made).state_dict()
+    assert frozen
+    assert not {name.removeprefix("net.") for name in trained} & frozen
+    assert len(trained) == sum(p.requires_grad for p in made.parameters())
+
+
+def test_tensors_of_another_network_are_refused() -> None:
+    state = Trained(net=nn.Linear(3, 2)).state_dict()
+    with pytest.raises(TrainingError, match="another network"):
+        Trained(net=nn.Linear(4, 2)).load_state_dict(state)
+
+
+def test_random_numbers_go_on_where_they_were(tmp_path: Path) -> None:
+    drawn = []
+    random = Randomness.seeded(3)
+    random.order.random(5)
+    keeper = Checkpoints(tmp_path, "x", {"random": random})
+    keeper.save({})
+    for _ in range(2):
+        keeper.restore()
+        drawn.append((random.order.random(), torch.rand(2, generator=random.views).tolist(), torch.rand(2).tolist()))
+    assert drawn[0] == drawn[1]
+
+
+def test_a_loss_that_is_not_finite_names_the_place_and_keeps_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(TrainingInterrupted):
+        supervised("adamw", tmp_path, stop_at(8))
+    kept = (tmp_path / FILE).read_bytes()
+    monkeypatch.setattr("offline.training.supervised_loss", lambda logits, *_: logits.sum() * float("nan"))
+    with pytest.raises(TrainingError, match=r"epoch 2, step 3 of 6, at a learning rate of 0\.00\d+: lower train_sup"):
+        supervised("adamw", tmp_path)
+    assert (tmp_path / FILE).read_bytes() == kept
+
+
+def test_in_half_precision_a_loss_that_is_never_finite_stops_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("offline.training.supervised_loss", lambda logits, *_: logits.sum() * float("nan"))
+    monkeypatch.setattr("offline.training.MOST_LEFT_OUT", 5)
+    with pytest.raises(TrainingError, match="epoch 1, step 6 of 6"):
+        supervised("fsam", tmp_path)
+
+
+def test_an_epoch_without_balance_has_every_row_once() -> None:
+    labels = np.asarray([0] * 30 + [1] * 10, dtype=np.int8)
+    order = epoch_order(labels, np.random.default_rng(0), balanced=False)
+    assert sorted(order.tolist()) == list(range(40))
+
+
+@pytest.mark.parametrize(("negatives", "positives"), [(30, 10), (10, 31), (1, 8), (12, 12)])
+def test_a_balanced_epoch_has_as_many_of_each_class(negatives: int, positives: int) -> None:
+    labels = np.asarray([0] * negatives + [1] * positives, dtype=np.int8)
+    order = epoch_order(labels, np.random.default_rng(0), balanced=True)
+    total = negatives + positives
+    assert len(order) == total
+    assert abs(int(labels[order].sum()) * 2 - total) <= 1
+    counts = np.bincount(order, minlength=total)
+    smaller = labels == int(positives < negatives)
+    # The smaller class is repeated evenly; of the larger one none is repeated.
+    assert np.ptp(counts[smaller]) <= 1
+    assert counts[~smaller].max() <= 1
+
+
+def test_batches_drop_a_short_rest_unless_it_is_all_there_is() -> None:
+    assert [len(b) for b in batches(np.arange(10), 4)] == [4, 4]
+    assert [len(b) for b in batches(np.arange(3), 4)] == [3]
+
+
+def test_training_on_one_class_is_refused() -> None:
+    rows = coloured(40, 1)
+    one = [n for n, label in enumerate(rows.data.labels) if label == 0]
+    single = ImageSet(rows.images[one], Dataset(rows.data.root, tuple(rows.data.rows[n] for n in one)))
+    with pytest.raises(TrainingError, match=rf"0 of the {len(one)} rows that train show roadwork"):
+        train_supervised(net(), single, coloured(32, 2), recipe("adamw"), CALIBRATION, seed=0, progress=silent)
+
+
+def test_a_backbone_without_gradient_checkpointing_says_so() -> None:
+    made = net(adapters=False)
+    made.backbone = nn.Identity()
+    with pytest.raises(TrainingError, match="Identity has no gradient checkpointing"):
+        train_supervised(
+            made,
+            coloured(32, 1),
+            coloured(32, 2),
+            recipe("adamw", gradient_checkpointing=True),
+            CALIBRATION,
+            seed=0,
+            progress=silent,
+        )
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_every_recipe_learns(kind: str) -> None:
+    made = net()
+    sets = coloured(96, 1), coloured(64, 2)
+    settings = recipe(kind, epochs=4, batch_size=16, augmentation="light", precision="fp32")
+    _, records = train_supervised(made, *sets, settings, CALIBRATION, seed=0, progress=silent)
+    assert records[-1]["train_loss"] < 0.8 * records[0]["train_loss"]
+
+
+def test_gradient_checkpointing_changes_memory_not_results() -> None:
+    plain, again = (supervised("adamw", None, gradient_checkpointing=on, epochs=1) for on in (False, True))
+    assert weights(plain) == weights(again)
+
+
+def test_parts_of_a_batch_change_memory_not_results() -> None:
+    """Up to rounding; the network here draws random numbers, so its dropout is turned off."""
+    nets = []
+    for accumulation in (1, 4):
+        made = net()
+        made.class_head = made.class_head[0]  # type: ignore[assignment]
+        settings = recipe("adamw", epochs=1, accumulation=accumulation)
+        sets = coloured(ROWS, 1), coloured(64, 2)
+        train_supervised(made, *sets, settings, CALIBRATION, seed=0, progress=silent)
+        nets.append(made)
+    for one, other in zip(*(made.parameters() for made in nets), strict=True):
+        assert torch.allclose(one, other, atol=2e-3)
