@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from stage1.binomial import trials_needed, upper_bound
 from stage1.candidates import COVERAGE_MARGINS
+from stage1.numbers import at_most, confidence
 from stage1.planning import POWERS, Need, Question, chance, coverage_need, fewest, need, subgroup_need
 
 MISSES_SHOWN = (0, 1, 2, 3, 5, 10)
@@ -21,9 +22,9 @@ def told(question: Question, *, have: int | None = None, coverage: tuple[float, 
     """
     if coverage is not None:
         return "\n".join(_coverage(question, *coverage))
-    confidence = f"{1 - question.delta:.0%} confidence"
+    sure = f"{confidence(question.delta)} confidence"
     lines = [
-        f"To certify that at most {question.alpha:.2%} of the roadwork that exits is missed, with {confidence}:",
+        f"To certify that at most {at_most(question.alpha)} of the roadwork that exits is missed, with {sure}:",
         f"  {_level(question)}",
         "",
         "  misses allowed        " + "".join(f"{k:>7}" for k in MISSES_SHOWN),
@@ -38,7 +39,7 @@ def told(question: Question, *, have: int | None = None, coverage: tuple[float, 
         ),
     ]
     if question.subgroups:
-        bound = f"{question.subgroup_slack * question.alpha:.2%}"
+        bound = at_most(question.subgroup_slack * question.alpha)
         lines += [
             "",
             f"And in each of {question.subgroups} subgroups, for its own bound of {bound}:",
@@ -75,9 +76,9 @@ def _table(question: Question, find: Callable[[float], Need | None], otherwise: 
 
 
 def _coverage(question: Question, coverage: float, expected: float) -> list[str]:
-    confidence = f"{1 - question.delta:.0%} confidence"
+    sure = f"{confidence(question.delta)} confidence"
     lines = [
-        f"To certify that at least {coverage:.1%} of the images exit, and the miss rate it costs, with {confidence}:",
+        f"To certify that at least {coverage:.1%} of the images exit, and the miss rate it costs, with {sure}:",
         f"  {_level(question)}",
         "",
         f"If {expected:.1%} really can exit, and {question.expected_rate:.2%} of the roadwork among them is missed:",

@@ -18,6 +18,7 @@ from miner.journal import RequestRecord, read_journal
 from stage1.certificate import ScrcParams
 from stage1.decisions import DEFERRED, Action, Decisions
 from stage1.metrics import accuracy, matthews_correlation, rounded, subnet_reward
+from stage1.numbers import at_most, confidence
 from stage1.risks import Rate, Risk, Units, conditions
 from stage2_bridge.bridge import Outcome
 
@@ -176,14 +177,13 @@ def render_scoreboard(board: Scoreboard, *, wall_s: float, report: Path, synthet
     table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_column(style="bold")
     table.add_column()
-    confidence = f"{1 - params.delta:.0%}"
     for name, value in (
         ("requests", f"{board.requests} sent by a bittensor dendrite, {board.failed} failed"),
         ("accuracy", f"{board.accuracy:.3f}   (Stage-1 alone {board.stage1_accuracy:.3f})"),
         ("MCC", f"{board.mcc:.3f}"),
         ("subnet reward", f"{board.reward:.3f}   (mean over the stream)"),
         ("exit coverage", f"{_percent(board.exits)}   ({board.exits.events} of {board.exits.trials} {params.unit}s)"),
-        ("miss rate on exits", _miss(board, params, confidence)),
+        ("miss rate on exits", _miss(board, params)),
         ("policy", _policy(board)),
         ("handed to Stage-2", f"{_percent(board.handed_over)}   ({board.stage2_late} not answered in time)"),
         ("latency", f"p50 {board.p50_ms:.1f} ms   p99 {board.p99_ms:.1f} ms   (seen by the validator)"),
@@ -200,18 +200,19 @@ def render_scoreboard(board: Scoreboard, *, wall_s: float, report: Path, synthet
     return Group(Panel(table, title=f"Scoreboard ({kind})"), Panel(Text(words), title="Certificate of the live bundle"))
 
 
-def _miss(board: Scoreboard, params: ScrcParams, confidence: str) -> str:
+def _miss(board: Scoreboard, params: ScrcParams) -> str:
     if board.misses.estimate is None:
         return "no roadwork image exited"
     seen = f"{board.misses.events} of {board.misses.trials} exited roadwork {params.unit}s here"
-    return f"{board.misses.estimate:.2%}   ({seen}; {confidence} upper bound {board.misses.upper:.2%})"
+    bound = f"{confidence(params.delta)} upper bound {at_most(board.misses.upper)}"
+    return f"{board.misses.estimate:.2%}   ({seen}; {bound})"
 
 
 def _policy(board: Scoreboard) -> str:
     texts = []
     for params in dict.fromkeys(p.status for p in board.params):
         first = next(p for p in board.params if p.status == params)
-        goal = f"at {first.alpha:.0%} miss rate, {1 - first.delta:.0%} confidence, unit {first.unit}"
+        goal = f"at {at_most(first.alpha)} miss rate, {confidence(first.delta)} confidence, unit {first.unit}"
         colour = "green" if params == "CERTIFIED" else "red"
         texts.append(f"[{colour}]{params}[/] {goal}")
     return "; ".join(texts)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -85,7 +84,7 @@ def claim_fold(workspace: Path, splits: Splits, key: str, at: str) -> tuple[tupl
         at: time to record.
 
     Returns:
-        Row ids of the fold, and how many other certifications looked at the most used of its groups before.
+        Row ids of the fold, and how many other certifications looked at any of its groups before.
     """
     ledger = read_ledger(workspace)
     group_of = splits.groups
@@ -102,19 +101,16 @@ def claim_fold(workspace: Path, splits: Splits, key: str, at: str) -> tuple[tupl
 
 
 def prior_uses(group_of: Mapping[str, str], entries: Sequence[LedgerEntry]) -> int:
-    """How many certifications looked at the most used of some groups: a fold that grew overnight is not a new one.
+    """How many certifications looked at any of some groups: a fold that grew overnight is not a new one.
 
     Args:
         group_of: group of each row.
         entries: the certifications; the same key again is one.
     """
-    seen: dict[str, set[str]] = defaultdict(set)
-    for entry in entries:
-        # By row too: a group may have got another name since.
-        looked_at = {group_of[row] for row in entry.rows if row in group_of} | set(entry.groups)
-        for group in looked_at:
-            seen[group].add(entry.key)
-    return max((len(seen[group]) for group in set(group_of.values())), default=0)
+    groups = set(group_of.values())
+    # By row too: a group may have got another name since.
+    touched = {entry.key for entry in entries if groups & set(entry.groups) or group_of.keys() & set(entry.rows)}
+    return len(touched)
 
 
 def calibrator_of(rows: LabelledOutputs) -> ProbabilityCalibrator:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from stage1.certificate import ScrcParams
 from stage1.decisions import Decisions, Level
 from stage1.metrics import accuracy, subnet_reward
+from stage1.numbers import at_most, confidence
 from stage1.policy import Policy, RulePolicy, ScrcPolicy, ThresholdPolicy
 from stage1.reference_rules import ReferenceRules, Thresholds
 from stage1.risks import Rate, Risk, Units, measure
@@ -28,13 +29,12 @@ class PolicyReport(BaseModel):
 
     Attributes:
         policy: which policy.
-        certified: whether its miss rate on exits was certified on val_calib; only `scrc` can be.
+        certified: whether its promise was certified on val_calib; only that of `scrc` can be.
         promise: what its method promises, in words.
         infeasible: why its method found no rule; empty if it did.
         exit_coverage: share of units that exit.
         positives_exited: share of positive units that exit.
         risks: every risk with bounds.
-        within_target: the upper bound of the miss rate on exits, on the test rows, is at most alpha.
         exit_accuracy: accuracy among the exits, None without any.
         average_set_size: mean size of the prediction sets.
         levels: rows at each level.
@@ -50,7 +50,6 @@ class PolicyReport(BaseModel):
     exit_coverage: Rate
     positives_exited: Rate
     risks: dict[Risk, Rate]
-    within_target: bool
     exit_accuracy: float | None
     average_set_size: float
     levels: dict[str, int]
@@ -89,7 +88,7 @@ def contenders(
         thresholds: swept softmax thresholds.
     """
     certified = params.status == "CERTIFIED"
-    promise = f"{params.risk} <= {params.alpha:.2%} with {1 - params.delta:.0%} confidence"
+    promise = f"{params.risk} <= {at_most(params.alpha)} with {confidence(params.delta)} confidence"
     everyone = -np.inf
     gate = everyone if params.rule is None else params.rule.tau
     found = [Contender("scrc", ScrcPolicy(params), gate, promise, certified, params.reason)]
@@ -132,7 +131,6 @@ def judge_policy(
         exit_coverage=Rate.count(*units.count(np.ones(len(test), bool), exits), params.delta),
         positives_exited=Rate.count(*units.count(test.positive, exits), params.delta),
         risks=risks,
-        within_target=risks[Risk.MISS_EXIT].upper <= params.alpha,
         exit_accuracy=accuracy(labels[exits], decisions.exit_label[exits]) if exits.any() else None,
         average_set_size=average_set_size(decisions),
         levels={level.name: int(np.sum(decisions.level == level)) for level in Level},

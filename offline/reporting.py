@@ -10,6 +10,7 @@ from offline.charts import Chart, Marker
 from offline.contenders import PolicyReport, SubgroupReport
 from offline.evaluating import CurvePoint, Estimate, Mistake, Report
 from stage1.certificate import ScrcParams
+from stage1.numbers import at_least, at_most, confidence
 from stage1.probability import CalibrationQuality
 from stage1.risks import Rate, Risk
 
@@ -120,14 +121,13 @@ certified anything.</p>
 {_levels(report.policies[0])}
 <h2>Policies side by side</h2>
 <div class="scroll"><table>{_policy_table(report)}</table></div>
-<p><small>A rate stands above its events / trials and its one-sided {1 - report.delta:.0%} Clopper-Pearson bound (lower
-for coverage, upper for a risk), counted on one image a {report.unit if report.unit == "group" else "row"}. The bounds
-hold each by itself. Only the first policy can be certified; the others promise:
+<p><small>A rate stands above its events / trials and its one-sided {confidence(report.delta)} Clopper-Pearson bound
+(lower for coverage, upper for a risk), counted on one image a {report.unit}. The bounds hold each by itself. Only the first policy can be certified; the others promise:
 {_promises(report)}.</small></p>
 {_gained(report)}
 <h2>Miss rate against exit coverage</h2>
-<figure>{_miss_chart(report)}<figcaption>Line: every image answered by its likelier class, the safest by selection score
-first. Numbers: the policies of the table. Dashed: the target.</figcaption></figure>
+<figure>{_miss_chart(report, params)}<figcaption>Line: every image answered by its likelier class, the safest by
+selection score first. Numbers: the policies of the table. Dashed: the target.</figcaption></figure>
 <h2>Risk against coverage</h2>
 <figure>{_risk_chart(report.curve, generalized=False)}<figcaption>Selective risk: error rate among the answered images.
 Band: 95% group bootstrap, pointwise.</figcaption></figure>
@@ -149,8 +149,8 @@ def _certificate_note(params: ScrcParams) -> str:
     if params.rule is None:
         return "<p>Nothing exits: every image is deferred to Stage-2 and still answered.</p>"
     proofs = "".join(
-        f"<tr><td>{escape(_claim(e.claim, e.risk, e.subgroup))}</td>"
-        f"<td>{'&ge;' if e.claim == 'coverage' else '&le;'} {e.bound:.2%}</td>"
+        f"<tr><td>{escape(_claim(e.risk, e.subgroup))}</td>"
+        f"<td>{f'&ge; {at_least(e.bound)}' if e.claim == 'coverage' else f'&le; {at_most(e.bound)}'}</td>"
         f"<td>{e.events} / {e.trials}</td><td>{e.p_value:.4f}</td><td>{e.level:.4f}</td></tr>"
         for e in params.evidence
     )
@@ -160,15 +160,15 @@ def _certificate_note(params: ScrcParams) -> str:
     )
 
 
-def _claim(claim: str, risk: Risk | None, subgroup: str) -> str:
+def _claim(risk: Risk | None, subgroup: str) -> str:
     name = "exit coverage" if risk is None else SHOWN_RISKS.get(risk, str(risk))
-    return f"{name}, {subgroup}" if subgroup and claim else name
+    return f"{name}, {subgroup}" if subgroup else name
 
 
 def _rate(rate: Rate, *, lower: bool = False) -> str:
     if rate.estimate is None:
         return "<small>no trials</small>"
-    limit = f"&ge; {rate.lower:.2%}" if lower else f"&le; {rate.upper:.2%}"
+    limit = f"&ge; {at_least(rate.lower)}" if lower else f"&le; {at_most(rate.upper)}"
     return f"{rate.estimate:.2%}<small>{rate.events} / {rate.trials}</small><small>{limit}</small>"
 
 
@@ -177,14 +177,14 @@ def _name(policy: PolicyReport) -> str:
 
 
 def _policy_table(report: Report) -> str:
-    heads = ["", "exit coverage", *SHOWN_RISKS.values(), "reward at best"]
+    heads = ["", "exit coverage", "roadwork that exits", *SHOWN_RISKS.values(), "reward at best"]
     rows = []
     for number, policy in enumerate(report.policies, start=1):
         name = f"{number}. {_name(policy)}"
         if policy.policy != "scrc" and policy.infeasible:
             cells = f'<td class="why" colspan="{len(heads) - 1}">infeasible: {escape(policy.infeasible)}</td>'
         else:
-            values = [_rate(policy.exit_coverage, lower=True)]
+            values = [_rate(rate, lower=True) for rate in (policy.exit_coverage, policy.positives_exited)]
             values += [_rate(policy.risks[risk]) for risk in SHOWN_RISKS]
             cells = "".join(f"<td>{value}</td>" for value in [*values, f"{policy.reward_at_best:.3f}"])
         first = ' class="first"' if policy.policy == "scrc" else ""
@@ -228,7 +228,7 @@ def _levels(policy: PolicyReport) -> str:
     return f'<div class="stack">{bars}</div><ul class="key">{key}</ul><p><small>{size}</small></p>'
 
 
-def _miss_chart(report: Report) -> str:
+def _miss_chart(report: Report, params: ScrcParams) -> str:
     curve = [(p.coverage, p.miss_rate) for p in report.curve if p.miss_rate is not None]
     markers = [
         Marker(
@@ -242,7 +242,8 @@ def _miss_chart(report: Report) -> str:
     ]
     highest = max([y for _, y in curve] + [m.y for m in markers] + [2.5 * report.alpha])
     chart = Chart("miss rate on exits against exit coverage", x="exit coverage", y="miss rate", top=highest * 1.08)
-    chart.level(report.alpha, f"target {report.alpha:.1%}")
+    if params.risk is Risk.MISS_EXIT and params.mode != "coverage":
+        chart.level(report.alpha, f"target {at_most(report.alpha)}")
     chart.line(curve or [(0.0, 0.0)])
     chart.markers(markers)
     return chart.svg()

@@ -218,7 +218,7 @@ def run_calibrate_scrc(context: StageContext) -> None:
     calibrate(val_select, val_calib, settings, binding).write(context.out / PARAMS)
     calibrator_of(val_calib).write(context.out / CALIBRATOR)
     compared = {"alpha": settings.alpha, "delta": settings.delta, "coverage": settings.coverage}
-    reference_rules(val_calib, select(val_select, settings), **compared).write(context.out / REFERENCES)
+    reference_rules(val_select, val_calib, select(val_select, settings), **compared).write(context.out / REFERENCES)
     swept = swept_thresholds(val_select, alpha=settings.alpha, false_alarm_rate=settings.false_alarm_rate)
     swept.write(context.out / THRESHOLDS)
     golden = golden_rows(select_rows, config.seed).array(preprocess)

@@ -179,7 +179,8 @@ def _search(
         candidates = select_for_coverage(val_select, settings, everything)
         return certify_coverage(val_calib, units, candidates, settings, budget)
     candidates = select(val_select, settings)
-    claims = claims_of(val_calib, settings, budget, chains=len(candidates.chains))
+    names = subgroups_of(val_select, val_calib, settings)
+    claims = claims_of(val_calib, settings, budget, chains=len(candidates.chains), subgroups=names)
     short = _too_few(val_calib, units, claims, settings)
     if short:
         return Outcome(None, chains=candidates.chains, reason=short)
@@ -188,24 +189,39 @@ def _search(
     return certify_chains(val_calib, units, candidates, claims, settings)
 
 
+def subgroups_of(
+    val_select: LabelledOutputs, val_calib: LabelledOutputs, settings: CalibrationSettings
+) -> tuple[str, ...]:
+    """Names of the subgroups of mode `balanced`: those of either set, so that none goes without a bound."""
+    if settings.mode != "balanced":
+        return ()
+    known = [rows.column(settings.subgroups) for rows in (val_select, val_calib)]
+    return tuple(str(name) for name in np.unique(np.concatenate(known)))
+
+
 def claims_of(
-    val_calib: LabelledOutputs, settings: CalibrationSettings, budget: float, *, chains: int
+    val_calib: LabelledOutputs,
+    settings: CalibrationSettings,
+    budget: float,
+    *,
+    chains: int,
+    subgroups: Sequence[str] = (),
 ) -> tuple[Claim, ...]:
     """What is to hold at the rule, and at which level each claim is tested.
 
     Args:
-        val_calib: rows that certify; gives the subgroups of mode `balanced`.
+        val_calib: rows that certify.
         settings: what is to be certified.
         budget: the part of delta that may be spent.
         chains: number of gates that share it.
+        subgroups: names of the subgroups that each need a bound.
     """
     level = budget / chains if settings.multiplicity == "chains" else budget
     claims = [Claim(settings.risk, settings.alpha, level)]
     claims += [Claim(risk, bound, level) for risk, bound in settings.also.items()]
-    if settings.mode == "balanced":
-        column = val_calib.column(settings.subgroups)
-        names, bound = np.unique(column), settings.subgroup_slack * settings.alpha
-        claims += [Claim(settings.risk, bound, level / len(names), str(n), column == n) for n in names]
+    if subgroups:
+        column, bound = val_calib.column(settings.subgroups), settings.subgroup_slack * settings.alpha
+        claims += [Claim(settings.risk, bound, level / len(subgroups), n, column == n) for n in subgroups]
     return tuple(claims)
 
 
@@ -218,7 +234,7 @@ def _too_few(
         there = len(units.representatives(counted if claim.among is None else counted & claim.among))
         needed = trials_needed(0, claim.bound, claim.level)
         if there < needed:
-            return wording.too_few_units(claim.risk, claim.bound, claim.subgroup, there, needed, settings)
+            return wording.too_few_units(claim.risk, claim.bound, claim.level, claim.subgroup, there, needed, settings)
     return None
 
 
@@ -388,21 +404,32 @@ def certify_coverage(
     return Outcome(_rule(replace(candidates, chains=chains), chosen, 0), chains, chosen, evidence)
 
 
+def bound_delta(params: ScrcParams) -> float:
+    """One minus the confidence of a bound at the rule, paid for by the choice among several chains or pairs."""
+    pairs = sum(len(chain.grid) for chain in params.chains)
+    choices = pairs if params.multiplicity == "holm" else len(params.chains)
+    return params.spent / max(1, choices)
+
+
 def _certified(
     uncertified: ScrcParams, rule: ExitRule, data: LabelledOutputs, units: Units, settings: CalibrationSettings
 ) -> ScrcParams:
     labels = rule.exit_labels(data.outputs)
     decisions = Decisions.from_exit_labels(labels, np.zeros(len(labels), bool))
-    delta = uncertified.delta
+    delta = bound_delta(uncertified)
     risks = measure(data.labels, decisions, rule.gate(data.outputs), units, delta=delta)
     coverage = Rate.count(*units.count(np.ones(len(data), bool), decisions.exits), delta)
+    exited = Rate.count(*units.count(data.positive, decisions.exits), delta)
+    by_image = int(np.sum(data.positive & (labels == 0))), int(np.sum(data.positive & decisions.exits))
     fields = uncertified.model_dump(exclude={"seal"}) | {
         "status": "CERTIFIED",
         "rule": rule,
         "risks": risks,
         "exit_coverage": coverage,
-        "positives_exited": Rate.count(*units.count(data.positive, decisions.exits), delta),
+        "positives_exited": exited,
+        "bound_delta": delta,
         "subgroups": {e.subgroup: Rate.count(e.events, e.trials, e.level) for e in uncertified.evidence if e.subgroup},
     }
-    fields["statement"] = wording.statement(uncertified, risks, coverage, settings)
+    named = uncertified.model_copy(update={"bound_delta": delta})
+    fields["statement"] = wording.statement(named, risks, coverage, exited, by_image, settings)
     return ScrcParams.model_validate(fields)

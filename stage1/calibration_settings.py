@@ -12,6 +12,7 @@ Mode = Literal["risk", "coverage", "balanced"]
 Algorithm = Literal["A", "B", "C"]
 Multiplicity = Literal["chains", "holm"]
 Spending = Literal["nights", "single_use"]
+MOST_SLACK = 2.0
 
 
 class CalibrationSettings(BaseModel):
@@ -51,14 +52,14 @@ class CalibrationSettings(BaseModel):
     mode: Mode = "risk"
     algorithm: Algorithm = "B"
     risk: Risk = Risk.MISS_EXIT
-    alpha: float = Field(default=0.02, gt=0, lt=1)
-    delta: float = Field(default=0.10, gt=0, lt=1)
+    alpha: float = Field(default=0.02, ge=1e-6, lt=1)
+    delta: float = Field(default=0.10, ge=1e-6, lt=1)
     spending: Spending = "nights"
     unit: Unit = "group"
     seed: int = 0
     coverage: float = Field(default=0.80, gt=0, lt=1)
     subgroups: str = "daytime"
-    subgroup_slack: float = Field(default=2.0, ge=1, le=2)
+    subgroup_slack: float = Field(default=2.0, ge=1, le=MOST_SLACK)
     also: dict[Risk, float] = Field(default_factory=dict)
     gates: int = Field(default=3, ge=1, le=10)
     multiplicity: Multiplicity = "chains"
@@ -75,6 +76,8 @@ class CalibrationSettings(BaseModel):
             raise ValueError(f"algorithm A certifies D1 only, not {self.risk}: set risk to D1, or algorithm to B")
         if self.mode != "risk" and self.algorithm != "B":
             raise ValueError(f"mode {self.mode} goes with algorithm B, not {self.algorithm}")
+        if self.multiplicity == "holm" and self.algorithm != "C":
+            raise ValueError(f"Holm's procedure goes with algorithm C, not {self.algorithm}")
         if self.also and self.algorithm != "C":
             raise ValueError(f"several risks at once take algorithm C, not {self.algorithm}")
         wrong = [f"{risk}: {level}" for risk, level in self.also.items() if not 0 < level < 1 or risk is self.risk]

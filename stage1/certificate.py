@@ -9,10 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validat
 
 from stage1.artifacts import Artifact, sha256_json
 from stage1.binomial import p_value
-from stage1.calibration_settings import Algorithm, Mode, Multiplicity
+from stage1.calibration_settings import MOST_SLACK, Algorithm, Mode, Multiplicity
 from stage1.errors import CertificateError
 from stage1.risks import Rate, Risk, Unit
 from stage1.rule import ExitRule
+from stage1.testing import spent
 
 Sha256 = str
 Status = Literal["CERTIFIED", "INFEASIBLE"]
@@ -143,7 +144,8 @@ class ScrcParams(Artifact):
         evidence: every claim that was tested at the rule, or at the most cautious rule if infeasible.
         rows: rows of val_calib.
         positives: positive units of val_calib.
-        risks: every risk at the certified rule, each with its own bounds at confidence `1 - delta`.
+        bound_delta: one minus the confidence of each bound below, each by itself.
+        risks: every risk at the certified rule.
         exit_coverage: units that exit, with bounds.
         positives_exited: positive units that exit, with bounds.
         subgroups: the certified risk in each subgroup of mode `balanced`.
@@ -175,6 +177,7 @@ class ScrcParams(Artifact):
     evidence: tuple[Evidence, ...] = ()
     rows: int = Field(ge=0)
     positives: int = Field(ge=0)
+    bound_delta: float = Field(default=0.5, gt=0, lt=1)
     risks: dict[Risk, Rate] = Field(default_factory=dict)
     exit_coverage: Rate | None = None
     positives_exited: Rate | None = None
@@ -190,8 +193,8 @@ class ScrcParams(Artifact):
         """A rule that exits more than was proved is refused."""
         if (self.status == "CERTIFIED") != (self.rule is not None):
             raise ValueError(f"status is {self.status} but the rule is {'missing' if self.rule is None else 'present'}")
-        if self.spent > self.delta:
-            raise ValueError(f"{self.spent} of a delta of {self.delta} is spent")
+        if not any(math.isclose(self.spent, due) for due in (self.delta, spent(self.delta, self.prior_uses))):
+            raise ValueError(f"{self.spent} of a delta of {self.delta} is spent after {self.prior_uses} uses")
         if self.rule is not None:
             self._check_place(self.rule)
             self._check_proof()
@@ -236,6 +239,16 @@ class ScrcParams(Artifact):
             raise ValueError(f"the count of {self.risk} is not that of the evidence")
         if self.mode == "coverage" and not any(item.claim == "coverage" for item in self.evidence):
             raise ValueError("the evidence of the exit coverage is missing")
+        self._check_rates()
+
+    def _check_rates(self) -> None:
+        """What is printed beside the proof follows from its counts, and no subgroup is missing."""
+        loose = [item.subgroup for item in self.evidence if item.subgroup and item.bound > MOST_SLACK * self.alpha]
+        if loose:
+            raise ValueError(f"the bound of subgroup {loose[0]!r} is above {MOST_SLACK} times {self.alpha}")
+        for rate in (*self.risks.values(), self.exit_coverage, self.positives_exited):
+            if rate != (rate and Rate.count(rate.events, rate.trials, self.bound_delta)):
+                raise ValueError("a bound is not that of its counts")
         tested = {item.subgroup for item in self.evidence if item.subgroup}
         if self.mode == "balanced" and (not tested or tested != set(self.subgroups)):
             raise ValueError("the evidence of a subgroup is missing")

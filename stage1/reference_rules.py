@@ -25,6 +25,7 @@ from stage1.rows import LabelledOutputs
 from stage1.rule import ExitRule, Mask
 
 RuleName = Literal["scrc_i", "scrc_t", "scrc_t_label", "crc"]
+ON_AVERAGE = "not for a given calibration draw, if images are independent"
 LOWEST = float(np.finfo(np.float32).min)
 
 
@@ -92,11 +93,18 @@ class ReferenceRules(Artifact):
 
 
 def reference_rules(
-    data: LabelledOutputs, candidates: Candidates, *, alpha: float, delta: float, coverage: float
+    val_select: LabelledOutputs,
+    data: LabelledOutputs,
+    candidates: Candidates,
+    *,
+    alpha: float,
+    delta: float,
+    coverage: float,
 ) -> ReferenceRules:
     """Every rule on the rows of val_calib.
 
     Args:
+        val_select: rows that give SCRC-I its grid of gates.
         data: rows of val_calib; every row counts as independent.
         candidates: gate and t1 from val_select, for the rules that choose t0 alone.
         alpha: risk.
@@ -104,7 +112,7 @@ def reference_rules(
         coverage: coverage of the gate of SCRC-T and SCRC-I.
     """
     rules = (
-        scrc_i(data, alpha=alpha, delta=delta, coverage=coverage),
+        scrc_i(data, val_select.outputs.select_score, alpha=alpha, delta=delta, coverage=coverage),
         scrc_t(data, alpha=alpha, coverage=coverage),
         scrc_t_label(data, alpha=alpha, coverage=coverage, t1=candidates.chains[0].t1),
         crc(data, alpha=alpha, tau=candidates.chains[0].tau, t1=candidates.chains[0].t1),
@@ -145,7 +153,7 @@ def scrc_t(data: LabelledOutputs, *, alpha: float, coverage: float) -> Reference
 
     The set holds every label whose probability is at least 1 - lambda; lambda < 1/2 would make some sets empty.
     """
-    promise = "E[label outside the set | selected] <= alpha, not for a given calibration draw"
+    promise = f"E[label outside the set | selected] <= alpha, {ON_AVERAGE}"
     tau, rows = selected(data.outputs.select_score, coverage)
     allowed = conformal_budget(int(rows.sum()), alpha)
     if allowed < 0:
@@ -156,7 +164,7 @@ def scrc_t(data: LabelledOutputs, *, alpha: float, coverage: float) -> Reference
 
 def scrc_t_label(data: LabelledOutputs, *, alpha: float, coverage: float, t1: float) -> ReferenceRule:
     """SCRC-T for the positives alone: D2', misses among roadwork behind the gate, at most alpha in expectation."""
-    promise = "E[missed | roadwork, selected] <= alpha, not for a given calibration draw"
+    promise = f"E[missed | roadwork, selected] <= alpha, {ON_AVERAGE}"
     tau, rows = selected(data.outputs.select_score, coverage)
     scores = np.sort(data.outputs.roadwork_score[rows & data.positive])
     allowed = conformal_budget(len(scores), alpha)
@@ -168,7 +176,7 @@ def scrc_t_label(data: LabelledOutputs, *, alpha: float, coverage: float, t1: fl
 
 def crc(data: LabelledOutputs, *, alpha: float, tau: float, t1: float) -> ReferenceRule:
     """Algorithm A in its conformal form: D1 at most alpha in expectation."""
-    promise = "E[missed | roadwork] <= alpha, not for a given calibration draw"
+    promise = f"E[missed | roadwork] <= alpha, {ON_AVERAGE}"
     gate = data.outputs.select_score[data.positive] >= tau
     scores = np.sort(np.where(gate, data.outputs.roadwork_score[data.positive], np.float32(np.inf)))
     allowed = conformal_budget(len(scores), alpha)
@@ -178,21 +186,29 @@ def crc(data: LabelledOutputs, *, alpha: float, tau: float, t1: float) -> Refere
 
 
 def scrc_i(
-    data: LabelledOutputs, *, alpha: float, delta: float, coverage: float, gates: int = 10, levels: int = 10
+    data: LabelledOutputs,
+    known: Floats,
+    *,
+    alpha: float,
+    delta: float,
+    coverage: float,
+    gates: int = 10,
+    levels: int = 10,
 ) -> ReferenceRule:
     """SCRC-I as printed in v2 (Eqs. 17-22): P(label not in the set | selected) <= alpha with probability 1 - delta.
 
     Args:
         data: rows of val_calib.
+        known: selection scores of other rows, whose quantiles are the grid of lambda_1: Prop. 4 wants it fixed, `(M,)`.
         alpha: risk.
         delta: one minus the confidence.
         coverage: share of images that are to be selected.
-        gates: size of the grid of lambda_1; its values are quantiles of the selection score.
+        gates: size of the grid of lambda_1.
         levels: size of the grid of lambda_2, from 1/2 to 1.
     """
-    promise = "P(label outside the set | selected) <= alpha with confidence 1 - delta"
+    promise = "P(label outside the set | selected) <= alpha with confidence 1 - delta, if images are independent"
     score, rows = data.outputs.select_score, len(data)
-    taus = np.quantile(score, np.linspace(0, 1, gates, endpoint=False)).astype(np.float32)
+    taus = np.append(np.float32(LOWEST), np.quantile(known, np.arange(1, gates) / gates).astype(np.float32))
     shares = np.array([np.mean(score >= tau) for tau in taus])
     tau, share = max(zip(taus[shares >= coverage], shares[shares >= coverage], strict=True), key=lambda pair: pair[0])
     certain = max(float(share) - math.sqrt(math.log(4 / delta) / (2 * rows)), 0.0)
@@ -241,7 +257,8 @@ def swept_thresholds(data: LabelledOutputs, *, alpha: float, false_alarm_rate: f
     missed = np.searchsorted(np.sort(probability[positive]), cuts, side="left")
     safe = np.flatnonzero(missed <= alpha * (missed + np.sum(positive & (probability >= t1))))
     # Exits lie strictly beyond the thresholds.
-    low, high = float(cuts[safe[-1]]) if len(safe) else 0.0, float(np.nextafter(np.float32(t1), np.float32(0)))
+    low = min(float(cuts[safe[-1]]), 1.0) if len(safe) else 0.0
+    high = min(float(np.nextafter(np.float32(t1), np.float32(0))), 1.0)
     decisions = ThresholdPolicy(low, high).decide(data.outputs)
     units = data.units("row", 0)
     miss_rate = measure(data.labels, decisions, np.ones(len(data), bool), units, delta=0.5)[Risk.MISS_EXIT]

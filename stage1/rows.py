@@ -29,7 +29,7 @@ class LabelledOutputs:
         metadata: named columns of what is known of each row (day or night, a city), N values each.
 
     Raises:
-        RowsError: the lengths differ, a label is neither 0 nor 1, or a row is there twice.
+        RowsError: there are no rows, the lengths differ, a label is neither 0 nor 1, or a row is there twice.
     """
 
     outputs: Stage1Outputs
@@ -44,6 +44,8 @@ class LabelledOutputs:
         if wrong:
             name, length = next(iter(wrong.items()))
             raise RowsError(f"outputs and columns differ in length: {len(self.outputs)} outputs, {length} {name}")
+        if not len(self.labels):
+            raise RowsError("there are no rows")
         known = (self.labels == 0) | (self.labels == 1)
         if not known.all():
             first = int(np.argmin(known))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from stage1.binomial import trials_needed
 from stage1.calibration_settings import CalibrationSettings
 from stage1.certificate import Evidence, ScrcParams
+from stage1.numbers import at_least, at_most, confidence
 from stage1.risks import Rate, Risk, Unit
 
 NOTHING_CERTIFIED = "Nothing could be certified: every image is deferred to Stage-2."
@@ -48,19 +49,13 @@ def units_of(unit: Unit) -> str:
     return "groups" if unit == "group" else "images"
 
 
-def percent(value: float) -> str:
-    """A share in per cent with one decimal, or two where it needs them: `2.0%`, `0.75%`."""
-    text = f"{value:.2%}"
-    return text[:-2] + "%" if text.endswith("0%") else text
-
-
 def class_is_missing(split: str, label: int) -> str:
     """Why nothing can be certified when a split has one class only."""
     return f"{split} has no {CLASS_NAMES[label]}: both classes are needed. Label some, and split again."
 
 
 def too_few_units(
-    risk: Risk, bound: float, subgroup: str, there: int, needed: int, settings: CalibrationSettings
+    risk: Risk, bound: float, level: float, subgroup: str, there: int, needed: int, settings: CalibrationSettings
 ) -> str:
     """Why nothing can be certified whatever the scores are."""
     units = units_of(settings.unit)
@@ -68,10 +63,10 @@ def too_few_units(
     what = LABELLED.get(risk, "{units}").format(units=units)
     positive = "positive " if risk in LABELLED else ""
     exits = " that exit" if risk is Risk.MISS_EXIT else ""
-    confidence = f"{1 - settings.delta:.0%} confidence"
+    tested = f"at {confidence(settings.delta)} confidence, tested at level {level:.3g},"
     return (
         f"val_calib has {there} independent {positive}{units}{where}; certifying {RISK_NAMES[risk]} of "
-        f"{percent(bound)} at {confidence} takes at least {needed}{exits} with no loss among them. Label at least "
+        f"{at_most(bound)} {tested} takes at least {needed}{exits} with no loss among them. Label at least "
         f"{needed - there} more {what}{where}."
     )
 
@@ -87,7 +82,7 @@ def not_proved(evidence: Sequence[Evidence], settings: CalibrationSettings) -> s
     return (
         f"at the most cautious threshold {worst.events} of {worst.trials} {what}{where} are lost "
         f"(p = {worst.p_value:.3f} > {worst.level:.3g}); certifying {RISK_NAMES[worst.risk]} of "
-        f"{percent(worst.bound)} with {worst.events} losses takes {required} {what}{where}, or a model that errs less."
+        f"{at_most(worst.bound)} with {worst.events} losses takes {required} {what}{where}, or a model that errs less."
     )
 
 
@@ -104,39 +99,57 @@ def coverage_not_proved(attempt: Evidence) -> str:
     """Why no exit coverage could be certified."""
     share = attempt.events / attempt.trials if attempt.trials else 0.0
     return (
-        f"no candidate proves an exit coverage of {percent(attempt.bound)} together with a risk below 1: the best lets "
-        f"{attempt.events} of {attempt.trials} units exit ({share:.1%}, p = {attempt.p_value:.3f} > "
+        f"no candidate proves an exit coverage of {at_least(attempt.bound)} together with a risk below 1: the best "
+        f"lets {attempt.events} of {attempt.trials} units exit ({share:.1%}, p = {attempt.p_value:.3f} > "
         f"{attempt.level:.3g}). Ask for less coverage, or label more."
     )
 
 
-def statement(params: ScrcParams, risks: dict[Risk, Rate], coverage: Rate, settings: CalibrationSettings) -> str:
+def statement(
+    params: ScrcParams,
+    risks: dict[Risk, Rate],
+    coverage: Rate,
+    exited: Rate,
+    by_image: tuple[int, int],
+    settings: CalibrationSettings,
+) -> str:
     """The certificate in words.
 
     Args:
         params: everything but what was measured at the rule.
         risks: every risk at the rule.
         coverage: exit coverage at the rule.
+        exited: positives that exit.
+        by_image: missed and exited positive images of the calibration rows, whatever their groups.
         settings: what was asked for.
     """
     units = units_of(params.unit)
-    confidence = f"{1 - params.delta:.0%}"
-    promises = [PROMISES[e.risk].format(bound=percent(e.bound)) for e in params.evidence if e.risk and not e.subgroup]
+    promises = [PROMISES[e.risk].format(bound=at_most(e.bound)) for e in params.evidence if e.risk and not e.subgroup]
     if params.mode == "coverage":
-        promises.insert(0, f"Stage-1 exits on at least {percent(settings.coverage)} of the images")
+        promises.insert(0, f"Stage-1 exits on at least {at_least(settings.coverage)} of the images")
     if params.mode == "balanced":
         names = ", ".join(e.subgroup for e in params.evidence if e.subgroup)
-        most = percent(settings.subgroup_slack * settings.alpha)
+        most = at_most(settings.subgroup_slack * settings.alpha)
         promises.append(f"at most {most} in each subgroup of {settings.subgroups} ({names})")
     main = risks[params.risk]
     shown = (Risk.MISS_ALL, Risk.MISS_EXIT, Risk.FALSE_OMISSION)
-    bounds = ", ".join(f"{risk} {risks[risk].upper:.4f}" for risk in shown)
+    bounds = ", ".join(f"{risk} {at_most(risks[risk].upper)}" for risk in shown)
     return (
-        f"With {confidence} confidence over the draw of the calibration {units}, {', and '.join(promises)} "
-        f"(k = {main.events} of m = {main.trials}; exit coverage {coverage.estimate or 0:.3f}, lower bound "
-        f"{coverage.lower:.3f}; {confidence} upper bounds, each by itself: {bounds}), assuming deployment {units} are "
-        f"exchangeable with calibration {units} and labels are correct. It does not hold under drift.{_reuse(params)}"
+        f"With {confidence(params.delta)} confidence over the draw of the calibration {units}, "
+        f"{', and '.join(promises)}{_counted(params.unit, by_image)} (k = {main.events} of m = {main.trials}; exit "
+        f"coverage {coverage.estimate or 0:.3f}, lower bound {at_least(coverage.lower)}; {exited.estimate or 0:.3f} of "
+        f"the roadwork exits; upper bounds, each by itself at {confidence(params.bound_delta)}: {bounds}), assuming "
+        f"deployment {units} are exchangeable with calibration {units} and labels are correct. It does not hold under "
+        f"drift.{_reuse(params)}"
     )
+
+
+def _counted(unit: Unit, by_image: tuple[int, int]) -> str:
+    """What one unit stands for, where it is not an image."""
+    if unit == "row":
+        return ""
+    missed, exits = by_image
+    return f", every group counting once by one such image of it, drawn at random (image by image {missed} of {exits})"
 
 
 def _reuse(params: ScrcParams) -> str:
@@ -145,6 +158,6 @@ def _reuse(params: ScrcParams) -> str:
     times = "once" if params.prior_uses == 1 else f"{params.prior_uses} times"
     used = f" These calibration rows had been used {times} before"
     if params.spent < params.delta:
-        whole = f"{1 - params.delta:.0%}"
+        whole = confidence(params.delta)
         return f"{used}: this certificate was tested at {params.spent:.2g}, so that all on them hold at {whole}."
     return f"{used}, each time at the full level: the confidence is that of one certificate, not of all together."

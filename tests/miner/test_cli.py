@@ -117,7 +117,7 @@ class TestPlan:
 
     def test_subgroups_are_planned_for_one_by_one(self) -> None:
         _, output = run("plan", "--mode", "balanced", "--subgroups", "3")
-        assert "And in each of 3 subgroups, for its own bound of 4.00%" in output
+        assert "And in each of 3 subgroups, for its own bound of 4.0%" in output
 
     def test_a_coverage_is_planned_for_with_its_miss_rate(self) -> None:
         _, output = run("plan", "--mode", "coverage", "--coverage", "0.8", "--expected-coverage", "0.85")

@@ -32,7 +32,7 @@ def judged(binormal: Rows, certificate: Callable[..., ScrcParams]) -> Judge:
         params, test = certificate(feasible=feasible), binormal(600, seed=9, prefix="test/", separation=4.0)
         chosen = binormal(600, seed=1)
         candidates = select(chosen, CalibrationSettings(gate_size=3, grid_size=30))
-        rules = reference_rules(binormal(600, seed=2), candidates, alpha=0.05, delta=0.1, coverage=0.8)
+        rules = reference_rules(chosen, binormal(600, seed=2), candidates, alpha=0.05, delta=0.1, coverage=0.8)
         thresholds = swept_thresholds(chosen, alpha=0.05, false_alarm_rate=0.02)
         settings = EvaluationSettings(repetitions=50)
         return params, evaluate(test, params, ProbabilityCalibrator(), rules, thresholds, settings), test

@@ -22,7 +22,7 @@ from stage1.outputs import Stage1Outputs
 from stage1.policy import ScrcPolicy
 from stage1.risks import Risk
 from stage1.rows import LabelledOutputs
-from stage1.testing import spent
+from stage1.testing import holm, spent
 
 Maker = Callable[..., LabelledOutputs]
 Pair = Callable[..., tuple[LabelledOutputs, LabelledOutputs]]
@@ -163,12 +163,15 @@ class TestCertificate:
 
     def test_says_what_it_proved(self, rows: Pair) -> None:
         params = calibrate(*rows(), SMALL, CONTEXT)
+        assert params.positives_exited is not None
         misses = params.risks[Risk.MISS_EXIT]
         assert "With 90% confidence over the draw of the calibration groups" in params.statement
         assert (
-            "among roadwork images on which Stage-1 exits, at most 5.0% are exited as non-roadwork "
+            "among roadwork images on which Stage-1 exits, at most 5.0% are exited as non-roadwork, every group "
+            f"counting once by one such image of it, drawn at random (image by image {misses.events} of {misses.trials}) "
             f"(k = {misses.events} of m = {misses.trials};"
         ) in params.statement
+        assert f"{params.positives_exited.estimate:.3f} of the roadwork exits" in params.statement
 
     def test_the_risks_of_rows_are_in_order(self, rows: Pair) -> None:
         risks = calibrate(*rows(), settings_of(unit="row"), CONTEXT).risks
@@ -352,9 +355,14 @@ class TestAlgorithmC:
         params = calibrate(*rows(4000, 4000), settings, CONTEXT)
         assert params.rule is not None
         assert params.rule.t0 in params.chains[params.chosen].grid
-        pairs = sum(len(chain.grid) for chain in params.chains)
-        assert FIRST_USE / pairs <= params.evidence[0].level <= FIRST_USE
-        assert params.evidence[0].p_value <= params.evidence[0].level
+        # Holm's level of this pair, from the p-values of all of them.
+        _, calib = rows(4000, 4000)
+        units, claims = calib.units("row", 0), [Claim(Risk.MISS_EXIT, 0.05, FIRST_USE)]
+        p = [walk(calib, units, chain, claims).p_values[0] for chain in params.chains]
+        place = params.chains[params.chosen].grid.index(params.rule.t0)
+        levels = np.split(holm(np.concatenate(p), FIRST_USE), np.cumsum([len(part) for part in p])[:-1])
+        assert params.evidence[0].level == pytest.approx(levels[params.chosen][place])
+        assert params.evidence[0].p_value <= params.evidence[0].level < FIRST_USE
 
     def test_holm_says_that_so_many_tests_take_more_rows(self, rows: Pair) -> None:
         settings = settings_of(algorithm="C", multiplicity="holm", alpha=0.02)
@@ -422,6 +430,14 @@ class TestBalancedMode:
         assert params.status == "INFEASIBLE"
         assert "in subgroup 'night'; certifying a miss rate on exits (D2) of 10.0%" in params.reason
 
+    def test_a_subgroup_that_only_val_select_knows_needs_its_bound_too(self, rows: Pair) -> None:
+        """Images of it will exit, so the promise for each subgroup must not leave it out."""
+        chosen, calib = rows()
+        by_day = replace(calib, metadata={"daytime": ["day"] * len(calib)})
+        params = calibrate(chosen, by_day, self.SETTINGS, CONTEXT)
+        assert params.status == "INFEASIBLE"
+        assert "val_calib has 0 independent positive images in subgroup 'night'" in params.reason
+
     def test_a_missing_column_is_an_error(self, rows: Pair) -> None:
         settings = settings_of(mode="balanced", subgroups="city")
         with pytest.raises(RowsError, match="no column 'city' in the data; there is daytime"):
@@ -435,8 +451,9 @@ class TestBalancedMode:
         ({"also": {"D4": 0.02}}, "several risks at once take algorithm C"),
         ({"algorithm": "C", "also": {"D2": 0.02}}, "`also` needs other risks than D2"),
         ({"algorithm": "C", "also": {"D4": 1.5}}, r"at levels in \(0, 1\), not D4: 1.5"),
+        ({"multiplicity": "holm"}, "Holm's procedure goes with algorithm C, not B"),
         ({"alpha": 0.6}, "which certifies nothing"),
-        ({"alpha": 0.0}, "greater than 0"),
+        ({"alpha": 0.0}, "greater than or equal to"),
         ({"agreement": "works"}, "agreement"),
     ],
 )

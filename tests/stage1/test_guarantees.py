@@ -1,6 +1,7 @@
 """What the theorems promise, measured: how often a calibration draw ends at a rule whose true risk exceeds alpha.
 
-Every test also shows that it could fail: the same count is too high where nothing is promised.
+Where it matters a test shows what would break the promise: the empirical threshold, the printed budget, several gates
+at the full level, frames taken for places.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import multivariate_normal, norm
 
-from stage1.calibration import CalibrationContext, Claim, calibrate, walk
+from stage1.calibration import CalibrationContext, Claim, calibrate, certify_chains, walk
 from stage1.calibration_settings import CalibrationSettings
-from stage1.candidates import select
+from stage1.candidates import Candidates, select
 from stage1.certificate import Chain
 from stage1.outputs import Stage1Outputs
 from stage1.reference_rules import conformal_budget, scrc_t, scrc_t_label, selected
@@ -163,6 +164,26 @@ class TestAlgorithmC:
         assert not exceeds(violations / DRAWS, 0.10)
         assert violations > 0
         assert len(rules) > 0.9 * DRAWS
+
+    def test_several_gates_at_the_full_level_would_break_it(self) -> None:
+        """Three gates, each with a true miss rate just above alpha and a third of the rows of the one before."""
+        alpha, risk, rows = 0.05, 0.0505, 1800
+        ids, labels = [f"row {i}" for i in range(rows)], np.ones(rows, np.int8)
+        chains = tuple(Chain(tau=float(tau), t1=5.0, grid=(0.0,)) for tau in range(3))
+        select_score = np.repeat([0, 1, 2], [1200, 400, 200]).astype(np.float32)
+        rng, paid, unpaid = np.random.default_rng(12), 0, 0
+        for _ in range(DRAWS):
+            score = np.where(rng.random(rows) < risk, -1.0, 9.0).astype(np.float32)
+            outputs = Stage1Outputs(np.stack([np.zeros_like(score), score], 1), select_score)
+            data = LabelledOutputs(outputs, labels, ids, ids)
+            units, settings = data.units("row", 0), SETTINGS.model_copy(update={"alpha": alpha})
+            for level in (0.10 / 3, 0.10):
+                claims = [Claim(Risk.MISS_EXIT, alpha, level)]
+                found = certify_chains(data, units, Candidates(chains), claims, settings)
+                paid += level < 0.10 and found.rule is not None
+                unpaid += level == 0.10 and found.rule is not None
+        assert not exceeds(paid / DRAWS, 0.10)
+        assert exceeds(unpaid / DRAWS, 0.10)
 
     def test_keeps_its_promise_for_several_risks_at_once(self) -> None:
         changes = {"algorithm": "C", "gates": 1, "also": {"D4": 0.03}, "alpha": 0.03, "false_alarm_rate": 0.015}

@@ -32,6 +32,7 @@ from stage1.reference_rules import (
 from stage1.rows import LabelledOutputs
 
 Maker = Callable[..., LabelledOutputs]
+KNOWN = np.linspace(0, 4, 100, dtype=np.float32)
 
 
 class TestBudget:
@@ -110,13 +111,13 @@ class TestScrcI:
         assert found == pytest.approx(rows, abs=1)
 
     def test_is_infeasible_on_a_thousand_rows_and_says_so(self, binormal: Maker) -> None:
-        found = scrc_i(binormal(1000, seed=1), alpha=0.02, delta=0.1, coverage=0.8)
+        found = scrc_i(binormal(1000, seed=1), KNOWN, alpha=0.02, delta=0.1, coverage=0.8)
         assert found.rule is None
         assert f"without a single error it takes {scrc_i_rows_needed(0.02, 0.1, 0.8, 100)} rows" in found.reason
 
     def test_is_the_printed_rule_where_it_is_feasible(self, binormal: Maker) -> None:
         data, alpha, delta = binormal(20_000, seed=2, separation=4.0), 0.1, 0.1
-        found = scrc_i(data, alpha=alpha, delta=delta, coverage=0.7)
+        found = scrc_i(data, binormal(5000, seed=9).outputs.select_score, alpha=alpha, delta=delta, coverage=0.7)
         assert found.rule is not None
         select_score, score = data.outputs.select_score, data.outputs.roadwork_score
         gate = select_score >= found.rule.tau
@@ -160,7 +161,9 @@ class TestSweptThresholds:
 
 def test_all_of_them_survive_the_disk(binormal: Maker, tmp_path: Path) -> None:
     candidates = select(binormal(900, seed=1), CalibrationSettings(gate_size=5, grid_size=50))
-    rules = reference_rules(binormal(900, seed=2), candidates, alpha=0.02, delta=0.1, coverage=0.8)
+    rules = reference_rules(
+        binormal(900, seed=1), binormal(900, seed=2), candidates, alpha=0.02, delta=0.1, coverage=0.8
+    )
     assert [(rule.name, rule.rule is None) for rule in rules.rules] == [
         ("scrc_i", True),
         ("scrc_t", False),

@@ -40,6 +40,11 @@ def test_labels_are_0_or_1(outputs_of: Maker, label: int) -> None:
         rows(outputs_of(np.zeros(4)), labels=labels)
 
 
+def test_there_are_rows(outputs_of: Maker) -> None:
+    with pytest.raises(RowsError, match="there are no rows"):
+        rows(outputs_of(np.zeros(0)))
+
+
 def test_a_row_is_there_once(outputs_of: Maker) -> None:
     with pytest.raises(RowsError, match=r"row 'a.jpg' is there twice; 2 rows repeat"):
         rows(outputs_of(np.zeros(4)), row_ids=["b.jpg", "a.jpg", "a.jpg", "a.jpg"])
