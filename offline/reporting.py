@@ -122,7 +122,8 @@ certified anything.</p>
 <h2>Policies side by side</h2>
 <div class="scroll"><table>{_policy_table(report)}</table></div>
 <p><small>A rate stands above its events / trials and its one-sided {confidence(report.delta)} Clopper-Pearson bound
-(lower for coverage, upper for a risk), counted on one image a {report.unit}. The bounds hold each by itself. Only the first policy can be certified; the others promise:
+(lower for coverage, upper for a risk), counted on one image a {report.unit}. The bounds hold each by itself. Only
+the first policy can be certified; the others promise:
 {_promises(report)}.</small></p>
 {_gained(report)}
 <h2>Miss rate against exit coverage</h2>

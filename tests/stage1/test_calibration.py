@@ -168,8 +168,8 @@ class TestCertificate:
         assert "With 90% confidence over the draw of the calibration groups" in params.statement
         assert (
             "among roadwork images on which Stage-1 exits, at most 5.0% are exited as non-roadwork, every group "
-            f"counting once by one such image of it, drawn at random (image by image {misses.events} of {misses.trials}) "
-            f"(k = {misses.events} of m = {misses.trials};"
+            "counting once by one such image of it, drawn at random "
+            f"(image by image {misses.events} of {misses.trials}) (k = {misses.events} of m = {misses.trials};"
         ) in params.statement
         assert f"{params.positives_exited.estimate:.3f} of the roadwork exits" in params.statement
 
