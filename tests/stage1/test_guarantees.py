@@ -316,6 +316,55 @@ class TestGroups:
         return make
 
 
+class TestPlaces:
+    """Places of unequal length: the long ones are the hard ones, so counting places and counting images differ."""
+
+    DRAWS = 300
+
+    @staticmethod
+    def draw(rng: np.random.Generator, places: int, prefix: str) -> LabelledOutputs:
+        """One place in five has eight frames, and its roadwork scores lie a standard deviation and a half lower."""
+        long = rng.random(places) < 0.2
+        roadwork = rng.random(places) < 0.5
+        place = np.repeat(np.arange(places), np.where(long, 8, 1))
+        labels = roadwork[place].astype(np.int8)
+        mean = np.where(roadwork[place], 3.6 - 1.5 * long[place], 0.0) + 0.5 * rng.normal(size=places)[place]
+        score = rng.normal(mean, 0.8).astype(np.float32)
+        outputs = Stage1Outputs(np.stack([np.zeros_like(score), score], 1), np.abs(score - 1.5))
+        ids, groups = [f"{prefix}{i}" for i in range(len(place))], [f"{prefix}place {i}" for i in place]
+        return LabelledOutputs(outputs, labels, ids, groups)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def population(cls) -> LabelledOutputs:
+        return cls.draw(np.random.default_rng(31), 60_000, "all/")
+
+    @staticmethod
+    def by_place_and_by_image(rule: ExitRule, rows: LabelledOutputs) -> tuple[float, float]:
+        exits = rule.exit_labels(rows.outputs)
+        exited, missed = rows.positive & (exits >= 0), rows.positive & (exits == 0)
+        places = np.unique(np.asarray(rows.groups), return_inverse=True)[1].reshape(-1)
+        trials, losses = (np.bincount(places, mask) for mask in (exited, missed))
+        return float(np.mean(losses[trials > 0] / trials[trials > 0])), float(missed.sum() / exited.sum())
+
+    def test_a_certificate_by_group_is_true_of_places_and_says_less_of_images(
+        self, population: LabelledOutputs
+    ) -> None:
+        changes = {"unit": "group", "alpha": 0.05, "gate_size": 3, "grid_size": 150}
+        settings = SETTINGS.model_copy(update=changes)
+        rng, of_places, of_images, certified = np.random.default_rng(32), 0, 0, 0
+        for _ in range(self.DRAWS):
+            params = calibrate(self.draw(rng, 600, "s/"), self.draw(rng, 600, "c/"), settings, CONTEXT)
+            if params.rule is not None:
+                certified += 1
+                by_place, by_image = self.by_place_and_by_image(params.rule, population)
+                of_places += by_place > 0.05
+                of_images += by_image > 0.05
+        assert certified > 0.8 * self.DRAWS
+        assert not exceeds(of_places / self.DRAWS, 0.10, self.DRAWS)
+        assert exceeds(of_images / self.DRAWS, 0.10, self.DRAWS)
+
+
 @pytest.mark.parametrize(("alpha", "delta", "count"), [(0.05, 0.20, 150)])
 def test_the_walk_is_right_where_the_gate_and_the_score_are_correlated(alpha: float, delta: float, count: int) -> None:
     mean, correlation, tau, t1 = (3.0, 1.0), 0.5, 0.2, 2.5
