@@ -103,7 +103,7 @@ def test_a_second_night_hashes_only_new_pictures_and_moves_nothing(data: Callabl
     first, told = night(data(40), tmp_path / "w")
     assert told.steps[-1] == (40, 40, "fingerprints")
     second, told = night(data(46), tmp_path / "w")
-    assert told.steps == [(6, 6, "fingerprints")]
+    assert [step for step in told.steps if step[2] == "fingerprints"] == [(6, 6, "fingerprints")]
     assert homes(first).items() <= homes(second).items()
     assert len((tmp_path / "w" / FINGERPRINTS).read_text().splitlines()) == 46
     assert set(read_ledger(tmp_path / "w" / SPLIT_LEDGER).groups) == set(homes(second))

@@ -362,6 +362,6 @@ def test_thirteen_cities_are_enough_for_the_tiny_preset(nights: Callable[..., Ni
         for k in range(int(rng.integers(20, 50)))
     ]
     rest = [row for n in range(300) for row in drive(n, label=0)]
-    preset = PRESETS["tiny"].splits.model_dump() | {"seed": seed}
+    preset = PRESETS["tiny"].splits.model_dump() | {"seed": seed, "calibration_folds": 2}
     splits = nights(**{name: getattr(SplitSettings(**preset), name) for name in preset}).night([*cities, *rest])
     assert len(splits.folds) == 2
