@@ -6,8 +6,8 @@ import math
 
 
 def confidence(delta: float) -> str:
-    """One minus delta in per cent, with all its digits: `90%`, `99.9%`, `87.5%`."""
-    return f"{100 * (1 - delta):.10g}%"
+    """One minus delta in per cent, rounded down to two decimals where it has more: `90%`, `99.9%`, `98.48%`."""
+    return f"{math.floor(round(1e4 * (1 - delta), 6)) / 100:.10g}%"
 
 
 def at_most(share: float) -> str:

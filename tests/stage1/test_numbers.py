@@ -29,6 +29,9 @@ def test_upper_bounds(share: float, text: str) -> None:
     assert at_most(share) == text
 
 
-@pytest.mark.parametrize(("delta", "text"), [(0.1, "90%"), (0.05, "95%"), (0.001, "99.9%"), (0.125, "87.5%")])
+@pytest.mark.parametrize(
+    ("delta", "text"),
+    [(0.1, "90%"), (0.05, "95%"), (0.001, "99.9%"), (0.125, "87.5%"), (0.0151982, "98.48%"), (1e-6, "99.99%")],
+)
 def test_a_confidence_keeps_its_digits(delta: float, text: str) -> None:
     assert confidence(delta) == text
