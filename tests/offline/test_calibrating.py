@@ -10,7 +10,15 @@ import pytest
 from PIL import Image
 
 from engines.engine import OnnxEngine
-from offline.calibrating import LEDGER, LedgerEntry, claim_fold, golden_rows, read_ledger, run_engine
+from offline.calibrating import (
+    LEDGER,
+    LedgerEntry,
+    claim_fold,
+    golden_rows,
+    prior_uses,
+    read_ledger,
+    run_engine,
+)
 from offline.dataset import Dataset, Row
 from offline.errors import DatasetError
 from offline.splits import SplitRow, Splits, SplitSet
@@ -145,3 +153,14 @@ def test_golden_rows_are_of_both_classes_and_the_same_in_any_order(pictures: Dat
     turned = Dataset(pictures.root, pictures.rows[::-1])
     assert golden_rows(turned, seed=3).ids == golden.ids
     assert golden_rows(pictures, seed=4).ids != golden.ids
+
+
+def test_a_use_of_any_of_the_groups_counts() -> None:
+    """One certification on a, two on b: a fold of both has been looked at by three."""
+    entries = [
+        LedgerEntry(key=key, rows=(f"{group}.jpg",), groups=(group,), at=AT)
+        for key, group in (("1", "a"), ("2", "b"), ("3", "b"), ("3", "b"))
+    ]
+    assert prior_uses({"a.jpg": "a", "b.jpg": "b"}, entries) == 3
+    assert prior_uses({"a.jpg": "renamed"}, entries) == 1
+    assert prior_uses({"c.jpg": "c"}, entries) == 0

@@ -317,6 +317,10 @@ class TestAlgorithmC:
         assert params.rule is not None
         assert len(params.chains) == 3
         assert params.evidence[0].level == pytest.approx(FIRST_USE / 3)
+        # The choice among three gates is paid for in every bound that stands beside the certified one.
+        assert params.bound_delta == pytest.approx(FIRST_USE / 3)
+        for found in params.risks.values():
+            assert found.upper == pytest.approx(upper_bound(found.events, found.trials, FIRST_USE / 3))
         best = 0
         for chain in params.chains:
             t0, tested = walked_by_hand(calib, chain, alpha=0.05, delta=FIRST_USE / 3)
