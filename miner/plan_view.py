@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stage1.binomial import trials_needed, upper_bound
-from stage1.candidates import COVERAGE_MARGINS
 from stage1.numbers import at_most, confidence
-from stage1.planning import POWERS, Need, Question, chance, coverage_need, fewest, need, subgroup_need
+from stage1.planning import (
+    POWERS,
+    Need,
+    Question,
+    chance,
+    coverage_level,
+    coverage_need,
+    fewest,
+    need,
+    subgroup_need,
+)
 
 MISSES_SHOWN = (0, 1, 2, 3, 5, 10)
 
@@ -87,10 +96,9 @@ def _coverage(question: Question, coverage: float, expected: float) -> list[str]
     if any(item is None for item in found):
         return [*lines, "  no number of images is enough: the target is not below what is expected."]
     lines += ["  to succeed with probability   images in all   miss rate certified, about"]
-    level = question.level / (2 * len(COVERAGE_MARGINS))
     for item in found:
         assert item is not None
         exited = round(item.exited * question.prevalence * question.exit_share)
-        bound = upper_bound(round(question.expected_rate * exited), exited, level)
+        bound = upper_bound(round(question.expected_rate * exited), exited, coverage_level(question))
         lines.append(f"  {item.power:>27.2f} {item.exited:>15} {bound:>27.2%}")
     return [*lines, "", "Count groups, not frames: pictures of one place or drive are one unit."]

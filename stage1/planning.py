@@ -120,6 +120,11 @@ def _need(question: Question, wanted: float, exited: int) -> Need:
     return Need(wanted, exited, allowed, positives, math.ceil(positives / question.prevalence))
 
 
+def coverage_level(question: Question) -> float:
+    """Level of each bound in mode `coverage`: every rule that is tried has one on its coverage and one on its risk."""
+    return question.level / (2 * len(COVERAGE_MARGINS))
+
+
 def coverage_need(question: Question, coverage: float, expected: float, wanted: float) -> Need | None:
     """Units of both classes it takes to certify an exit coverage; None if no number is enough.
 
@@ -131,8 +136,12 @@ def coverage_need(question: Question, coverage: float, expected: float, wanted: 
         expected: the true one they expect.
         wanted: probability of success.
     """
-    level = question.level / (2 * len(COVERAGE_MARGINS))
     covered = Question(
-        alpha=1 - coverage, delta=level, expected_rate=1 - expected, single_use=True, exit_share=1.0, prevalence=1.0
+        alpha=1 - coverage,
+        delta=coverage_level(question),
+        expected_rate=1 - expected,
+        single_use=True,
+        exit_share=1.0,
+        prevalence=1.0,
     )
     return need(covered, wanted)
