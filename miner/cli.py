@@ -43,6 +43,7 @@ class Mode(StrEnum):
     ADAPT_DOMAIN = "adapt_domain"
     TRAIN_SUPERVISED = "train_supervised"
     TRAIN_CONFORMAL_RISK = "train_conformal_risk"
+    COMPARE_TRAINING = "compare_training"
     EXPORT = "export"
     CALIBRATE_SCRC = "calibrate_scrc"
     EVAL_SELECTIVE = "eval_selective"

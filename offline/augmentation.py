@@ -61,6 +61,7 @@ def augmenter(kind: Augmentation) -> Augment:
         images of the same shape.
     """
     known: dict[Augmentation, Augment] = {
+        "none": lambda images, *_: images,
         "light": lambda images, _, generator: light(images, generator),
         "validators": as_validators_do,
         "strong": _strong,

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from engines.engine import Engine
 from offline.dataset import Dataset
+from offline.named_heads import NO_TARGET
 from offline.placement import hash_key
 from offline.records import read_records
 from offline.splits import Splits
@@ -113,14 +115,27 @@ def prior_uses(group_of: Mapping[str, str], entries: Sequence[LedgerEntry]) -> i
     return len(touched)
 
 
-def calibrator_of(rows: LabelledOutputs) -> ProbabilityCalibrator:
+def calibrator_of(
+    rows: LabelledOutputs, targets: Mapping[str, NDArray[np.int64]] | None = None
+) -> ProbabilityCalibrator:
     """Calibrators fitted on rows of val_calib; the probability as it is where they show one class only.
 
     The exit decision never reads a probability, so this does not touch what is certified on the same rows.
+
+    Args:
+        rows: of val_calib.
+        targets: class of each row for each named head, `(N,)`, `NO_TARGET` where there is none. A head whose rows do
+            not show all of its classes has no calibrator.
     """
-    if 0 < rows.labels.sum() < len(rows):
-        return fit_calibrator(rows.outputs, rows.labels)
-    return ProbabilityCalibrator()
+    if not 0 < rows.labels.sum() < len(rows):
+        return ProbabilityCalibrator()
+    heads = dict(fit_calibrator(rows.outputs, rows.labels).heads)
+    for name, classes in (targets or {}).items():
+        known = classes != NO_TARGET
+        if len(np.unique(classes[known])) == rows.outputs.heads[name].shape[1]:
+            fitted = fit_calibrator(rows.outputs.rows(known), rows.labels[known], head_labels={name: classes[known]})
+            heads[name] = fitted.heads[name]
+    return ProbabilityCalibrator(heads=heads)
 
 
 def golden_rows(data: Dataset, seed: int) -> Dataset:

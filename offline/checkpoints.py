@@ -14,7 +14,7 @@ import hashlib
 import io
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,6 +221,17 @@ class Watch:
         """
         if self.told_to_end:
             raise TrainingInterrupted("training was told to end; start it again and it goes on where it was")
+
+
+@contextmanager
+def interruptible(wanted: bool = True) -> Iterator[Callable[[], None]]:
+    """Within it, SIGTERM makes the function that it gives raise `TrainingInterrupted`; nothing is written.
+
+    For work before a training that is kept elsewhere as it is done.
+    """
+    watch = Watch(Checkpoints(None, None, {}), {}, EVERY_STEPS)
+    with _terminating(watch) if wanted else _nothing():
+        yield watch.check
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from stage1.artifacts import Artifact
 from stage1.calibration_settings import CalibrationSettings
 from stage1.preprocess import PreprocessSettings
 
-Precision = Literal["fp32", "bf16", "fp16"]
-Augmentation = Literal["light", "validators", "strong"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Augmentation = Literal["none", "light", "validators", "strong"]
+Adapter = Literal["doran", "dora", "lora", "prompts", "parallel", "none"]
 
 DINOV3 = "facebook/dinov3-vith16plus-pretrain-lvd1689m"
 
@@ -68,22 +69,46 @@ class PretrainedBackbone(_Section):
     name: str = DINOV3
 
 
+class NamedHead(_Section):
+    """A head for a column of the data beside the label; rows without a value are not in its loss.
+
+    Attributes:
+        column: column of the labels file; `travel_alteration` also finds `scene_level_tags.travel_alteration`.
+        classes: its values in the order of the logits; the first one means no roadwork. Other values are an error.
+    """
+
+    column: str = Field(min_length=1)
+    classes: tuple[str, ...] = Field(min_length=2)
+
+
 class ModelSettings(_Section):
     """Backbone, adapter and heads.
 
     Attributes:
         backbone: where the features come from.
-        adapter: low-rank adapter on the attention and MLP projections.
-        rank: rank of the adapter; alpha is twice that.
+        views: see `stage1.model.Stage1Net`.
+        adapter: what is trained of the backbone. `doran`, `dora` and `lora` are low-rank and merged into plain weights;
+            `prompts` are extra tokens in each block and `parallel` is a bottleneck beside each MLP, and both stay in
+            the graph; `none` trains the heads alone. Convolutional backbones take `lora`, `dora` and `none`.
+        targets: projections that low-rank adapters are put on; of a convolutional backbone its 1x1 convolutions,
+            whatever this says.
+        rank: rank of low-rank adapters (their alpha is twice that), number of prompts in a block, or width of the
+            parallel bottleneck.
+        dropout: before low-rank adapters.
         last_layers: number of blocks, counted from the end, that are adapted; None for all.
         head_hidden: width of the hidden layer of each head.
+        heads: named heads by their name.
     """
 
     backbone: Annotated[RandomBackbone | PretrainedBackbone, Field(discriminator="kind")] = PretrainedBackbone()
-    adapter: Literal["dora", "lora"] = "dora"
+    views: Literal["whole", "whole_and_quadrants"] = "whole"
+    adapter: Adapter = "doran"
+    targets: Literal["query_value", "attention", "mlp", "all"] = "all"
     rank: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     last_layers: int | None = Field(default=6, ge=1)
     head_hidden: int = Field(default=64, ge=1)
+    heads: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], NamedHead] = Field(default_factory=dict)
 
 
 class AdaptSettings(_Section):
@@ -91,17 +116,68 @@ class AdaptSettings(_Section):
 
     Attributes:
         enabled: off by default: the supervised stage starts from the backbone as it is.
-        epochs: passes over the training images.
-        batch_size: images a step, two views each.
-        learning_rate: peak rate.
-        prototypes: outputs of the projection head.
+        images: directories of more unlabelled images beside the training rows, searched with their subdirectories; what
+            looks like a row of another set is left out.
+        epochs: passes over the images, at most.
+        batch_size: images a step.
+        unfrozen_blocks: blocks at the end that are trained in full, the others through low-rank adapters; None trains
+            everything, for a backbone that has learned nothing yet.
+        rank: rank of the adapters on query and value; their alpha is the same.
+        learning_rate: peak rate of adapters and projection heads, and of everything if `unfrozen_blocks` is None.
+        block_learning_rate: peak rate of the unfrozen blocks.
+        warm_up: share of the steps in which the rates rise.
+        head_steps: steps at the start in which only the projection heads train.
+        weight_decay: not applied to vectors.
+        gradient_clip: largest norm of a step's gradient.
+        prototypes: outputs of the projection heads.
+        head_hidden: width of their hidden layers.
+        head_bottleneck: width before the prototypes.
+        local_crops: small crops an image beside the two large ones.
+        global_scale: smallest share of the image's area in a large crop, which is what small crops have at most.
+        local_scale: smallest share of the image's area in a small crop.
+        masked_images: share of the large crops of which patches are masked.
+        masked_patches: smallest and largest share of patches masked in one of them.
+        patch_weight: weight of the loss on masked patches (iBOT); 0 for none.
+        koleo_weight: weight of the loss that spreads the features.
+        gram_weight: weight of the anchor that keeps patch similarities as they were before adaptation; 0 for none.
+        momentum: share that the teacher keeps in the first step; rises to 1.
+        teacher_temperature: of the teacher's assignments at the start and from 30% of the steps on.
+        precision: of the forward pass; `auto` is bf16 on a GPU and fp32 on a CPU.
+        gradient_checkpointing: compute activations twice instead of keeping them.
+        judge: how an epoch is judged on val_select: by a linear probe or by the nearest neighbours, fitted on train.
+        patience: epochs without a better judgement after which it stops; None goes through all of them. The best
+            epoch is kept, or the backbone as it was if none is better.
     """
 
     enabled: bool = False
-    epochs: int = Field(default=5, ge=1)
+    images: tuple[Path, ...] = ()
+    epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=64, ge=2)
+    unfrozen_blocks: int | None = Field(default=1, ge=1)
+    rank: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=2e-4, gt=0)
+    block_learning_rate: float = Field(default=5e-5, gt=0)
+    warm_up: float = Field(default=0.1, ge=0, lt=1)
+    head_steps: int = Field(default=500, ge=0)
+    weight_decay: float = Field(default=0.04, ge=0)
+    gradient_clip: float = Field(default=3.0, gt=0)
     prototypes: int = Field(default=8192, ge=2)
+    head_hidden: int = Field(default=2048, ge=8)
+    head_bottleneck: int = Field(default=256, ge=4)
+    local_crops: int = Field(default=4, ge=0)
+    global_scale: float = Field(default=0.32, gt=0, le=1)
+    local_scale: float = Field(default=0.05, gt=0, le=1)
+    masked_images: float = Field(default=0.5, ge=0, le=1)
+    masked_patches: tuple[float, float] = (0.1, 0.5)
+    patch_weight: float = Field(default=1.0, ge=0)
+    koleo_weight: float = Field(default=0.1, ge=0)
+    gram_weight: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.992, ge=0, lt=1)
+    teacher_temperature: tuple[float, float] = (0.04, 0.07)
+    precision: Precision = "auto"
+    gradient_checkpointing: bool = False
+    judge: Literal["probe", "neighbours"] = "probe"
+    patience: int | None = Field(default=3, ge=1)
 
 
 class FSamSettings(_Section):
@@ -134,18 +210,31 @@ class TrainSettings(_Section):
         learning_rate: peak rate of the schedule, a straight line up and half a cosine down.
         warm_up: share of the steps in which the rate rises.
         weight_decay: not applied to vectors.
+        selection: what the selection head learns: `correctness` predicts whether the class head is right, without
+            touching the class head; `selectivenet` weighs each row's classification loss and is held to a coverage.
         selection_weight: weight of the selection head's loss.
+        selection_coverage: mean soft coverage that `selectivenet` is held to.
+        auxiliary_weight: weight of a second class head that exists only in training and sees every row, so that the
+            features do not forget the rows that the selection head gives up.
+        named_weight: weight of each named head's loss.
         label_smoothing: of the cross-entropy.
         gradient_clip: largest norm of a step's gradient.
         ema_decay: share that the moving average of the weights keeps in a step; 0 for none. With one, the average is
             what is judged and kept.
-        precision: of the forward pass; weights and optimiser stay fp32. A loss that is not finite stops the training,
-            in `fp16` only if it happens again and again: single steps are left out while the loss scale is found.
+        precision: of the forward pass; weights and optimiser stay fp32; `auto` is bf16 on a GPU. A loss that is not
+            finite stops the training, in `fp16` only if it happens again and again: single steps are left out while
+            the loss scale is found.
         gradient_checkpointing: compute activations twice instead of keeping them.
         class_balanced: as many images of each class in an epoch; those of the smaller class are repeated.
-        augmentation: `light` mirrors and dims; `validators` does to images what validators do; `strong` does the usual
-            crops, colours and erasures before that.
+        augmentation: `none` shows images as they are; `light` mirrors and dims; `validators` does to images what
+            validators do; `strong` does the usual crops, colours and erasures before that.
         checkpoint_steps: steps between two checkpoints that a killed run can go on from.
+        cache: keep what the frozen blocks below the adapters make of `cache_views` augmented views of each image on
+            disk, and train from there: `auto` if they take no more than `cache_share` of the free disk, `on` or stop,
+            or `off`, which augments anew in every epoch.
+        cache_views: augmented views of each image that are kept.
+        cache_share: largest share of the free disk.
+        warm_start: directory of an adapter that an earlier run wrote, of the same model; None starts anew.
     """
 
     epochs: int = Field(default=12, ge=1)
@@ -156,15 +245,23 @@ class TrainSettings(_Section):
     learning_rate: float = Field(default=1e-3, gt=0)
     warm_up: float = Field(default=0.15, ge=0, lt=1)
     weight_decay: float = Field(default=0.02, ge=0)
+    selection: Literal["correctness", "selectivenet"] = "correctness"
     selection_weight: float = Field(default=0.5, ge=0)
+    selection_coverage: float = Field(default=0.8, gt=0, le=1)
+    auxiliary_weight: float = Field(default=0.0, ge=0)
+    named_weight: float = Field(default=0.3, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     gradient_clip: float = Field(default=1.0, gt=0)
     ema_decay: float = Field(default=0.0, ge=0, lt=1)
-    precision: Precision = "fp32"
+    precision: Precision = "auto"
     gradient_checkpointing: bool = False
     class_balanced: bool = False
     augmentation: Augmentation = "light"
     checkpoint_steps: int = Field(default=200, ge=1)
+    cache: Literal["auto", "on", "off"] = "auto"
+    cache_views: int = Field(default=4, ge=1)
+    cache_share: float = Field(default=0.5, gt=0, le=1)
+    warm_start: Path | None = None
 
 
 class ConformalTrainingSettings(_Section):
@@ -195,6 +292,22 @@ class ConformalTrainingSettings(_Section):
     cross_entropy_weight: float = Field(default=0.1, ge=0)
     group_cvar: float = Field(default=0.0, ge=0)
     group_cvar_level: float = Field(default=0.9, ge=0, lt=1)
+
+
+class CompareSettings(_Section):
+    """What is trained beside the model, so that the report can say what each step gained (`compare_training`).
+
+    Attributes:
+        baseline: a small head by cross-entropy on features of the backbone as it came, which exits at 0.88 and 0.12.
+        cross_entropy: where conformal risk training is on, the same steps by cross-entropy alone.
+        adaptation: where domain adaptation is on, the whole training without it; costs as much again.
+        repetitions: replicates of the group bootstrap.
+    """
+
+    baseline: bool = True
+    cross_entropy: bool = True
+    adaptation: bool = True
+    repetitions: int = Field(default=1000, ge=1)
 
 
 class GateSettings(_Section):
@@ -228,6 +341,7 @@ class RunConfig(Artifact):
     adapt_domain: AdaptSettings = AdaptSettings()
     train_supervised: TrainSettings = TrainSettings()
     train_conformal_risk: ConformalTrainingSettings = ConformalTrainingSettings()
+    compare_training: CompareSettings = CompareSettings()
     calibrate_scrc: CalibrationSettings = CalibrationSettings()
     gate: GateSettings = GateSettings()
 
@@ -240,7 +354,9 @@ PRESETS: dict[str, RunConfig] = {
         preprocess=PreprocessSettings(size_px=160),
         splits=SplitSettings(train=0.42, val_select=0.12, val_calib=0.34, test=0.12),
         model=ModelSettings(backbone=RandomBackbone(), last_layers=None),
-        adapt_domain=AdaptSettings(epochs=2, batch_size=32, prototypes=256),
+        adapt_domain=AdaptSettings(
+            epochs=2, batch_size=32, prototypes=256, head_hidden=128, head_bottleneck=64, rank=16, head_steps=20
+        ),
         train_supervised=TrainSettings(epochs=4, batch_size=16, learning_rate=3e-3),
         train_conformal_risk=ConformalTrainingSettings(enabled=False, steps=200),
         # So small a model has a few confident false alarms; 2% of them would keep most roadwork from exiting.

@@ -19,10 +19,9 @@ from offline.checkpoints import Checkpoints, Randomness, Trained
 from offline.config import ConformalTrainingSettings
 from offline.conformal_risk import RiskWeights, risk_loss
 from offline.errors import TrainingError
-from offline.training import EVAL_BATCH, ImageSet, SelectiveScore, device_of, selective_score
+from offline.judging import EVAL_BATCH, ImageSet, SelectiveScore, device_of, selective_score, to_numpy
 from stage1.calibration_settings import CalibrationSettings
 from stage1.model import Stage1Net
-from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 
 EVALUATE_EVERY = 25
@@ -30,7 +29,7 @@ EVALUATE_EVERY = 25
 
 @torch.no_grad()
 def features(net: Stage1Net, images: Pixels) -> Tensor:
-    """Backbone features `(N, 2 D)` in evaluation mode."""
+    """Features `(N, width)` in evaluation mode."""
     net.eval()
     device = device_of(net)
     parts = [torch.from_numpy(images[i : i + EVAL_BATCH]) for i in range(0, len(images), EVAL_BATCH)]
@@ -106,8 +105,7 @@ def train_conformal_risk(
 
     def judge() -> tuple[float, float]:
         with torch.no_grad():
-            logits, scores = net.heads(held)
-        outputs = Stage1Outputs(logits.cpu().numpy(), scores.cpu().numpy())
+            outputs = to_numpy(net.outputs(held))
         score = selective_score(outputs, val_select.data, calibration)
         return score.coverage, score.negative_loss
 
@@ -119,9 +117,9 @@ def train_conformal_risk(
     with keeper.watch(vars(at)) as watch:
         while at.step < settings.steps:
             index = torch.from_numpy(random.order.permutation(len(labels))[:size]).to(inputs.device)
-            logits, scores = net.heads(inputs[index])
-            loss = settings.cross_entropy_weight * F.cross_entropy(logits, labels[index])
-            risk = risk_loss(logits, scores, labels[index], weights, groups[index])
+            outputs = net.outputs(inputs[index])
+            loss = settings.cross_entropy_weight * F.cross_entropy(outputs.logits, labels[index])
+            risk = risk_loss(outputs.logits, outputs.select_score, labels[index], weights, groups[index])
             loss = loss if risk is None else loss + settings.risk_weight * risk
             if not torch.isfinite(loss):
                 raise TrainingError(

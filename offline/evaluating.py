@@ -23,7 +23,7 @@ from stage1.artifacts import Artifact
 from stage1.bootstrap import bootstrap, curve_band, interval, paired_difference, rate
 from stage1.certificate import ScrcParams
 from stage1.decisions import Decisions, Level
-from stage1.metrics import matthews_correlation
+from stage1.metrics import matthews_correlation, weighted_mcc
 from stage1.probability import MAIN_HEAD, CalibrationQuality, Kind, ProbabilityCalibrator, judge
 from stage1.reference_rules import ReferenceRules, Thresholds
 from stage1.rows import LabelledOutputs
@@ -213,7 +213,7 @@ def _alone(
     def resampled(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         error = float(weights @ losses / weights.sum())
         area = ranking.augrc(weights)
-        return np.array([1 - error, _weighted_mcc(labels, predictions, weights), area, area - error**2 / 2])
+        return np.array([1 - error, weighted_mcc(labels, predictions, weights), area, area - error**2 / 2])
 
     plain = {
         "accuracy": 1 - float(losses.mean()),
@@ -232,14 +232,6 @@ def _alone(
     }
     others |= {f"risk_at_coverage_{c:g}": selective.risk_at_coverage(curve, c) for c in WORKING_COVERAGES}
     return found | {name: Estimate(value=_defined(value)) for name, value in others.items()}
-
-
-def _weighted_mcc(labels: NDArray[np.int8], predictions: NDArray[np.int8], weights: NDArray[np.float64]) -> float:
-    """Matthews correlation of weighted rows; 0 where either has a single class."""
-    table = np.bincount(2 * labels + predictions, weights, minlength=4)
-    tn, fp, fn, tp = (float(cell) for cell in table)
-    scale = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
-    return (tp * tn - fp * fn) / scale**0.5 if scale else 0.0
 
 
 def _with_intervals(

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import torch
 
-from engines.engine import INPUT, OUTPUTS, OnnxEngine
+from engines.engine import HEAD_PREFIX, INPUT, OUTPUTS, OnnxEngine
 from offline.errors import TrainingError
-from offline.training import predict
+from offline.judging import predict
 from stage1.model import Stage1Net
 from stage1.preprocess import Pixels
 
@@ -23,7 +23,7 @@ PARITY_TOLERANCE = 1e-4
 
 
 def export_onnx(net: Stage1Net, path: Path, size_px: int) -> None:
-    """Write the graph: uint8 `(N, 3, size_px, size_px)` to logits and selection score, dynamic in N.
+    """Write the graph: uint8 `(N, 3, size_px, size_px)` to logits, selection score and named heads, dynamic in N.
 
     Args:
         net: merged, fp32.
@@ -44,7 +44,7 @@ def export_onnx(net: Stage1Net, path: Path, size_px: int) -> None:
             opset_version=OPSET,
             dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}},
             input_names=[INPUT],
-            output_names=list(OUTPUTS),
+            output_names=[*OUTPUTS, *(HEAD_PREFIX + name for name in net.named_heads)],
             external_data=False,
             verbose=False,
         )
@@ -69,8 +69,9 @@ def check_export(net: Stage1Net, path: Path, images: Pixels) -> float:
     worst = 0.0
     for size in PARITY_BATCHES:
         expected, actual = predict(net, images[:size]), engine.infer(images[:size])
-        for name in OUTPUTS:
-            worst = max(worst, float(np.abs(getattr(expected, name) - getattr(actual, name)).max()))
+        pairs = [(expected.logits, actual.logits), (expected.select_score, actual.select_score)]
+        pairs += [(logits, actual.heads[name]) for name, logits in expected.heads.items()]
+        worst = max(worst, *(float(np.abs(ours - theirs).max()) for ours, theirs in pairs))
     engine.close()
     if worst > PARITY_TOLERANCE:
         raise TrainingError(f"the ONNX graph differs from torch by {worst:.2g}, more than {PARITY_TOLERANCE:.2g}")

@@ -1,4 +1,4 @@
-"""Building Stage-1 for training: backbone, adapters, checkpoints."""
+"""Building Stage-1 for training and export: backbone, heads, weights on disk."""
 
 from __future__ import annotations
 
@@ -6,18 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoModel, DINOv3ViTConfig, DINOv3ViTModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, DINOv3ViTConfig, DINOv3ViTModel, PreTrainedModel
+from transformers.utils import logging as hf_logging
 
-from offline.config import ModelSettings, PretrainedBackbone, RandomBackbone
+from offline.config import DINOV3, ModelSettings, PretrainedBackbone, RandomBackbone
 from offline.errors import TrainingError
-from stage1.model import Stage1Net
-
-TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-# A random backbone has learned nothing yet, so its patch embedding and norms are trained in full.
-RANDOM_TRAINED = ("patch_embeddings", "norm1", "norm2", "norm")
+from stage1.model import Layout, Stage1Net
 
 
 def build(settings: ModelSettings, *, size_px: int, seed: int) -> Stage1Net:
@@ -29,20 +25,51 @@ def build(settings: ModelSettings, *, size_px: int, seed: int) -> Stage1Net:
         seed: seed of all random weights.
 
     Raises:
-        TrainingError: a pretrained backbone cannot be had; says what to do.
+        TrainingError: a pretrained backbone cannot be had, or does not take images of this size; says what to do.
     """
     torch.manual_seed(seed)
+    view_px = size_px if settings.views == "whole" else size_px // 2
     backbone: PreTrainedModel
     if isinstance(settings.backbone, RandomBackbone):
-        backbone = DINOv3ViTModel(_random_config(settings.backbone, size_px))
+        backbone = DINOv3ViTModel(_random_config(settings.backbone, view_px))
     else:
         backbone = _pretrained(settings.backbone)
-    config = backbone.config
-    # RoPE jitter is meant for self-supervised pretraining; in supervised training it only adds noise.
-    config.pos_embed_rescale = None
-    registers = int(getattr(config, "num_register_tokens", 0))
-    hidden = int(config.hidden_size)
-    return Stage1Net(backbone, hidden=hidden, registers=registers, head_hidden=settings.head_hidden)
+    if hasattr(backbone.config, "pos_embed_rescale"):
+        # RoPE jitter is meant for self-supervised pretraining; in supervised training it only adds noise.
+        backbone.config.pos_embed_rescale = None
+    return Stage1Net(
+        backbone,
+        layout_of(backbone, view_px),
+        size_px=size_px,
+        head_hidden=settings.head_hidden,
+        views=settings.views,
+        named={name: len(named.classes) for name, named in settings.heads.items()},
+    )
+
+
+@torch.no_grad()
+def layout_of(backbone: PreTrainedModel, view_px: int) -> Layout:
+    """How the backbone's last hidden state is laid out, by trying it on a black image.
+
+    Raises:
+        TrainingError: it does not take images of this size, or does not return patch or grid features.
+    """
+    name = type(backbone).__name__
+    backbone.train(False)
+    try:
+        hidden = backbone(torch.zeros((1, 3, view_px, view_px))).last_hidden_state
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise TrainingError(
+            f"{name} does not return features of {view_px} x {view_px} px images: {error}; choose another "
+            "preprocess.size_px or another model.backbone"
+        ) from error
+    if hidden.ndim == 4:
+        return Layout(width=hidden.shape[1], first_patch=0)
+    if hidden.ndim != 3:
+        raise TrainingError(f"{name} returns a state of shape {tuple(hidden.shape)}, expected patch or grid features")
+    has_cls = any(parameter.rsplit(".", 1)[-1] == "cls_token" for parameter, _ in backbone.named_parameters())
+    registers = int(getattr(backbone.config, "num_register_tokens", 0))
+    return Layout(width=hidden.shape[2], first_patch=1 + registers if has_cls else 0)
 
 
 def _random_config(backbone: RandomBackbone, size_px: int) -> DINOv3ViTConfig:
@@ -61,48 +88,42 @@ def _random_config(backbone: RandomBackbone, size_px: int) -> DINOv3ViTConfig:
 
 
 def _pretrained(backbone: PretrainedBackbone) -> PreTrainedModel:
+    directory = Path(backbone.name)
+    # A bar that counts tensors would be drawn across that of the run.
+    hf_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        model: PreTrainedModel = AutoModel.from_pretrained(backbone.name)
+        if directory.is_dir() and not list(directory.glob("*.safetensors")):
+            # A config alone asks for a model of that shape with random weights; `torch.load` reads nothing here.
+            made: PreTrainedModel = AutoModel.from_config(  # type: ignore[no-untyped-call]
+                AutoConfig.from_pretrained(directory), dtype=torch.float32
+            )
+            return made
+        loaded: PreTrainedModel = AutoModel.from_pretrained(
+            backbone.name, local_files_only=directory.is_dir(), use_safetensors=True, dtype=torch.float32
+        )
     except (OSError, ValueError) as error:
-        raise TrainingError(
-            f"backbone {backbone.name!r} cannot be loaded: {error}. DINOv3 is gated: accept its licence on its page of "
-            "the Hugging Face hub, run `hf auth login`, or give a local directory with model.backbone.name"
-        ) from error
-    return model
+        raise TrainingError(_how_to_get(backbone.name, error)) from error
+    return loaded
 
 
-def add_adapters(net: Stage1Net, settings: ModelSettings) -> None:
-    """Freeze the backbone and put low-rank adapters on it; the heads stay trainable.
-
-    References:
-        Hu et al. (2021), LoRA, arXiv 2106.09685. Liu et al. (2024), DoRA, arXiv 2402.09353.
-    """
-    layers = int(net.backbone.config.num_hidden_layers)  # type: ignore[union-attr, arg-type]
-    last = settings.last_layers or layers
-    present = {
-        name.rsplit(".", 1)[-1] for name, module in net.backbone.named_modules() if isinstance(module, nn.Linear)
-    }
-    random = isinstance(settings.backbone, RandomBackbone)
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=2 * settings.rank,
-        use_dora=settings.adapter == "dora",
-        target_modules=[name for name in TARGETS if name in present],
-        layers_to_transform=list(range(max(0, layers - last), layers)),
-        layers_pattern="layer",
-        modules_to_save=list(RANDOM_TRAINED) if random else None,
-    )
-    net.backbone = get_peft_model(net.backbone, config)
-
-
-def merge_adapters(net: Stage1Net) -> None:
-    """Fold the adapters into plain weights, in fp32."""
-    if isinstance(net.backbone, PeftModel):
-        net.backbone = net.backbone.float().merge_and_unload(safe_merge=True)
+def _how_to_get(name: str, error: Exception) -> str:
+    """What was wrong and what to do about it."""
+    told = f"the backbone {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}"
+    if name == DINOV3 or "gated" in str(error) or "401" in str(error) or "403" in str(error):
+        return (
+            f"{told}. Its weights are gated: open https://huggingface.co/{name} while logged in, accept the licence, "
+            "wait until access is granted, run `hf auth login` with a token that may read gated repositories, and "
+            "start again. Without a network, give the directory of a downloaded copy: "
+            "--set model.backbone.name=/path/to/dinov3"
+        )
+    return f"{told}. Give a model of the Hugging Face hub or a local directory as model.backbone.name"
 
 
 def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters for AdamW: vectors (norms, biases, magnitudes) are not decayed."""
+    """Trainable parameters in two groups: vectors (norms, biases, magnitudes, DoRAN's tau) are not decayed.
+
+    Each parameter is there once, also where several modules share it.
+    """
     trainable = [p for p in net.parameters() if p.requires_grad]
     return [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},

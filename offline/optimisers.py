@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from offline.config import Precision, TrainSettings
 
 Batch = TypeVar("Batch")
-AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class FSam(FriendlySAM):
@@ -140,8 +140,8 @@ class Average:
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
-    """The context in which a forward pass runs at this precision."""
-    if precision == "fp32":
+    """The context in which a forward pass runs at this precision; `auto` is bf16 on a GPU and fp32 on a CPU."""
+    if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
         return nullcontext()
     context: AbstractContextManager[None] = torch.autocast(device.type, dtype=AUTOCAST[precision])
     return context

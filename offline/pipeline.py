@@ -15,10 +15,11 @@ import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cache
+from functools import cache, reduce
 from importlib.metadata import version
 from importlib.util import find_spec
 from inspect import getsource
+from operator import getitem
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -33,7 +34,9 @@ from stage1.errors import ArtifactError
 MANIFEST = "stage.json"
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
-# So long a checkpoint waits for the stage that wrote it; then its settings, data or code have been given up.
+PREFIXES = "prefixes"
+# So long a checkpoint waits for the stage that wrote it, and kept activations for a training; then their settings,
+# data or code have been given up.
 CHECKPOINT_DAYS = 14
 KEY_LENGTH = 16
 PACKAGES = ("stage1", "engines", "offline")
@@ -107,6 +110,11 @@ class StageContext:
     progress: Progress
 
     @property
+    def prefixes(self) -> Path:
+        """Where what frozen blocks make of images is kept over the nights."""
+        return self.workspace / PREFIXES
+
+    @property
     def checkpoints(self) -> Path:
         """Where a stage that takes hours keeps what it needs to go on; stays if the stage is killed."""
         return self.workspace / CHECKPOINTS / self.key
@@ -119,7 +127,7 @@ class Stage:
     Attributes:
         name: name on the command line and on disk.
         needs: names of the stages whose files it reads.
-        sections: fields of `RunConfig` that it depends on.
+        sections: fields of `RunConfig` that it depends on, or parts of them, as in `model.backbone`.
         code: modules whose source is part of its key, with every module of this program that they import.
         distributions: installed packages whose version is part of its key.
         run: does the work, writing into `context.out`.
@@ -218,7 +226,7 @@ class Pipeline:
         parts = {
             "stage": stage.name,
             "data": self.data_sha256,
-            "config": {name: config[name] for name in stage.sections},
+            "config": {name: reduce(getitem, name.split("."), config) for name in stage.sections},
             "inputs": inputs,
             "code": {module: _digest(_source(module)) for module in own_modules(stage.code)},
             "run": _source_of_function(stage.run),
@@ -268,7 +276,8 @@ class Pipeline:
         for leftover in (self.workspace / "stages").glob("*/.partial-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         given_up = self.now().timestamp() - timedelta(days=CHECKPOINT_DAYS).total_seconds()
-        for directory in (self.workspace / CHECKPOINTS).glob("*"):
+        kept = [*(self.workspace / CHECKPOINTS).glob("*"), *(self.workspace / PREFIXES).glob("*")]
+        for directory in kept:
             if directory.stat().st_mtime < given_up:
                 shutil.rmtree(directory, ignore_errors=True)
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from offline.charts import Chart, Marker
+from offline.comparison import TrainingComparison
+from offline.comparison_page import comparison_section
 from offline.contenders import PolicyReport, SubgroupReport
 from offline.evaluating import CurvePoint, Estimate, Mistake, Report
 from stage1.certificate import ScrcParams
@@ -96,6 +98,7 @@ def render(
     title: str,
     data: str,
     thumbnails: Mapping[str, bytes] | None = None,
+    comparison: TrainingComparison | None = None,
 ) -> str:
     """The page.
 
@@ -105,6 +108,7 @@ def render(
         title: heading.
         data: one sentence about the data, shown under the heading.
         thumbnails: small JPEGs of the mistakes, by id of the row; those without one are only named.
+        comparison: ways of training side by side.
     """
     certificate = params.statement if params.rule is not None else params.reason
     return f"""<!doctype html>
@@ -140,6 +144,7 @@ the area under it is the AUGRC.</figcaption></figure>
 <figure>{_reliability_chart(report.calibration[report.answers])}<figcaption>Observed share of roadwork against the
 probability that is answered ({report.answers}); bars: share of the images in each bin.</figcaption></figure>
 <div class="scroll"><table>{_calibration_rows(report)}</table></div>
+{comparison_section(comparison)}
 {_subgroups(report)}
 {_mistakes(report.mistakes, thumbnails or {})}
 </body></html>

@@ -12,11 +12,13 @@ from engines.bundle import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, REQUI
 from engines.engine import OnnxEngine
 from offline import publishing
 from offline.calibrating import calibrator_of, claim_fold, code_version, golden_rows, run_engine
+from offline.comparison import TrainingComparison
 from offline.dataset import Dataset, read_dataset
 from offline.difficulty import difficulties
 from offline.evaluating import EvaluationSettings, evaluate, metrics_csv
 from offline.fingerprints import FINGERPRINTS, fingerprints
 from offline.ledger import SPLIT_LEDGER, append_events, read_ledger
+from offline.named_heads import named_targets
 from offline.pipeline import CONFIG, Stage, StageContext
 from offline.preflight import PREFLIGHT, run_preflight
 from offline.reporting import render
@@ -33,19 +35,46 @@ from stage1.probability import ProbabilityCalibrator
 from stage1.reference_rules import ReferenceRules, Thresholds, reference_rules, swept_thresholds
 
 if TYPE_CHECKING:
-    from offline.training import ImageSet
+    from offline.judging import ImageSet
+    from stage1.model import Stage1Net
 
 SPLITS = "splits.json"
 BACKBONE = "backbone.safetensors"
 SUPERVISED = "model_supervised.safetensors"
 BEST = "model_best.safetensors"
 TRAINING_LOG = "training.csv"
+TRAINING = "training.json"
 REPORT = "report.json"
 PAGE = "report.html"
 METRICS = "metrics.csv"
 REFERENCES = "reference_rules.json"
 THRESHOLDS = "thresholds.json"
+COMPARISON = "comparison.json"
 PUBLICATION = "publish.json"
+
+
+class TrainingRecord(Artifact):
+    """`training.json`: what supervised training trained, and from where.
+
+    Attributes:
+        adapter: kind of adapter.
+        trained_parameters: of adapters and heads.
+        all_parameters: of the network with its adapters.
+        cached: whether it started behind the frozen blocks.
+        inputs: how, or why not.
+        coverage: exit coverage on val_select of the checkpoint that was kept.
+        loss: its mean cross-entropy there.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    adapter: str
+    trained_parameters: int
+    all_parameters: int
+    cached: bool
+    inputs: str
+    coverage: float
+    loss: float
 
 
 class ConformalRecord(Artifact):
@@ -78,7 +107,7 @@ def _splits(context: StageContext) -> Splits:
 
 
 def _images(context: StageContext, name: Split) -> ImageSet:
-    from offline.training import ImageSet  # noqa: PLC0415  torch is loaded only by the stages that train
+    from offline.judging import ImageSet  # noqa: PLC0415  torch is loaded only by the stages that train
 
     data = _data(context, name)
     return ImageSet(data.array(context.config.preprocess), data)
@@ -88,6 +117,8 @@ def run_splits(context: StageContext) -> None:
     """Check the data and split what is usable by group; writes `preflight.json`, `splits.json` and into the ledger."""
     config, told = context.config, context.progress.step
     data, report = run_preflight(_data(context), config.preprocess, config.preflight, told)
+    # A value that no head knows is found now, and not when training begins.
+    named_targets(data, config.model.heads)
     report.write(context.out / PREFLIGHT)
     settings = config.splits
     prints = fingerprints(data, context.workspace / FINGERPRINTS, told)
@@ -101,15 +132,33 @@ def run_splits(context: StageContext) -> None:
     splits.write(context.out / SPLITS)
 
 
+def _net(context: StageContext, *, trained: bool) -> Stage1Net:
+    """The network of this run with its first weights, on the device that computes.
+
+    Args:
+        context: of the stage.
+        trained: whether it has the shape that it has after training, when some adapters have stayed in it.
+    """
+    from offline.adapters import add_side_modules  # noqa: PLC0415
+    from offline.judging import best_device  # noqa: PLC0415
+    from offline.modeling import build  # noqa: PLC0415
+
+    config = context.config
+    net = build(config.model, size_px=config.preprocess.size_px, seed=config.seed)
+    if trained:
+        add_side_modules(net, config.model)
+    return net.to(best_device())
+
+
 def run_adapt_domain(context: StageContext) -> None:
     """Adapt the backbone to the domain without labels; writes `backbone.safetensors` if enabled."""
     if not context.config.adapt_domain.enabled:
         return
     from offline.adaptation import adapt_domain  # noqa: PLC0415
-    from offline.modeling import build, save_weights  # noqa: PLC0415
+    from offline.modeling import save_weights  # noqa: PLC0415
 
     config = context.config
-    net = build(config.model, size_px=config.preprocess.size_px, seed=config.seed)
+    net = _net(context, trained=False)
     images = _images(context, "train").images
     adapt_domain(
         net,
@@ -123,33 +172,50 @@ def run_adapt_domain(context: StageContext) -> None:
 
 
 def run_train_supervised(context: StageContext) -> None:
-    """Train adapter and heads; writes `model_supervised.safetensors` and `training.csv`."""
-    from offline.modeling import add_adapters, build, load_weights, merge_adapters, save_weights  # noqa: PLC0415
-    from offline.training import train_supervised  # noqa: PLC0415
+    """Train adapter and heads.
+
+    Writes `model_supervised.safetensors`, the adapter by itself, `training.csv` and `training.json`.
+    """
+    from offline.adapters import add_adapters, load_adapter, merge_adapters, save_adapter  # noqa: PLC0415
+    from offline.modeling import load_weights, save_weights  # noqa: PLC0415
+    from offline.training import Trainee, train_supervised  # noqa: PLC0415
 
     config = context.config
-    net = build(config.model, size_px=config.preprocess.size_px, seed=config.seed)
+    settings = config.train_supervised
+    net = _net(context, trained=False)
     adapted = context.inputs["adapt_domain"] / BACKBONE
     if adapted.exists():
         load_weights(net, adapted)
     add_adapters(net, config.model)
-    train, val_select = _images(context, "train"), _images(context, "val_select")
-    _, records = train_supervised(
-        net,
-        train,
-        val_select,
-        config.train_supervised,
+    if settings.warm_start is not None:
+        load_adapter(net, config.model, settings.warm_start)
+    outcome = train_supervised(
+        Trainee(net, _images(context, "train"), _images(context, "val_select"), config.model.heads),
+        settings,
         config.calibrate_scrc,
         seed=config.seed,
         progress=context.progress.step,
         checkpoints=context.checkpoints,
+        cache=context.prefixes,
     )
+    save_adapter(net, config.model, config.preprocess.size_px, context.out)
+    trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
+    whole = sum(p.numel() for p in net.parameters())
     merge_adapters(net)
     save_weights(net, context.out / SUPERVISED)
     with (context.out / TRAINING_LOG).open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, fieldnames=list(records[0]))
+        writer = csv.DictWriter(handle, fieldnames=list(outcome.records[0]))
         writer.writeheader()
-        writer.writerows(records)
+        writer.writerows(outcome.records)
+    TrainingRecord(
+        adapter=config.model.adapter,
+        trained_parameters=trained,
+        all_parameters=whole,
+        cached=outcome.cached,
+        inputs=outcome.inputs,
+        coverage=outcome.score.coverage,
+        loss=-outcome.score.negative_loss,
+    ).write(context.out / TRAINING)
 
 
 def run_train_conformal_risk(context: StageContext) -> None:
@@ -161,9 +227,9 @@ def run_train_conformal_risk(context: StageContext) -> None:
         ConformalRecord(enabled=False).write(context.out / "conformal_training.json")
         return
     from offline.conformal_training import train_conformal_risk  # noqa: PLC0415
-    from offline.modeling import build, load_weights, save_weights  # noqa: PLC0415
+    from offline.modeling import load_weights, save_weights  # noqa: PLC0415
 
-    net = build(config.model, size_px=config.preprocess.size_px, seed=config.seed)
+    net = _net(context, trained=True)
     load_weights(net, supervised)
     before, after = train_conformal_risk(
         net,
@@ -180,13 +246,30 @@ def run_train_conformal_risk(context: StageContext) -> None:
     record.write(context.out / "conformal_training.json")
 
 
+def run_compare_training(context: StageContext) -> None:
+    """Train what the report sets beside the model; writes `comparison.json`."""
+    from offline.ablations import Ablations, Weights  # noqa: PLC0415
+
+    supervised, final = context.inputs["train_supervised"], context.inputs["train_conformal_risk"]
+    Ablations(
+        config=context.config,
+        train=_images(context, "train"),
+        val_select=_images(context, "val_select"),
+        test=_images(context, "test"),
+        weights=Weights(supervised / SUPERVISED, final / BEST),
+        checkpoints=context.checkpoints,
+        cache=context.prefixes,
+        progress=context.progress.step,
+    ).run().write(context.out / COMPARISON)
+
+
 def run_export(context: StageContext) -> None:
     """Compile to ONNX and prove it equal to torch; writes `model.onnx` and `preprocess.json`."""
     from offline.exporting import PARITY_BATCHES, check_export, export_onnx  # noqa: PLC0415
-    from offline.modeling import build, load_weights  # noqa: PLC0415
+    from offline.modeling import load_weights  # noqa: PLC0415
 
     config = context.config
-    net = build(config.model, size_px=config.preprocess.size_px, seed=config.seed)
+    net = _net(context, trained=True).cpu()
     load_weights(net, context.inputs["train_conformal_risk"] / BEST)
     path = context.out / ENGINE
     export_onnx(net, path, config.preprocess.size_px)
@@ -216,7 +299,8 @@ def run_calibrate_scrc(context: StageContext) -> None:
     binding = CalibrationContext(sha256_file(export / ENGINE), preprocess.sha256, prior_uses, code_version())
     settings = config.calibrate_scrc
     calibrate(val_select, val_calib, settings, binding).write(context.out / PARAMS)
-    calibrator_of(val_calib).write(context.out / CALIBRATOR)
+    targets = named_targets(fold_rows, config.model.heads)
+    calibrator_of(val_calib, targets).write(context.out / CALIBRATOR)
     compared = {"alpha": settings.alpha, "delta": settings.delta, "coverage": settings.coverage}
     reference_rules(val_select, val_calib, select(val_select, settings), **compared).write(context.out / REFERENCES)
     swept = swept_thresholds(val_select, alpha=settings.alpha, false_alarm_rate=settings.false_alarm_rate)
@@ -239,7 +323,8 @@ def run_eval_selective(context: StageContext) -> None:
     write_atomic(context.out / METRICS, metrics_csv(report).encode())
     pictures = thumbnails(rows, [mistake.row for mistake in report.mistakes], preprocess)
     title = f"Stage-1 report, run {context.run}"
-    page = render(report, params, title=title, data=_about(rows), thumbnails=pictures)
+    comparison = TrainingComparison.read(context.inputs["compare_training"] / COMPARISON)
+    page = render(report, params, title=title, data=_about(rows), thumbnails=pictures, comparison=comparison)
     write_atomic(context.out / PAGE, page.encode())
 
 
@@ -278,13 +363,13 @@ def run_publish(context: StageContext) -> None:
 
 BUNDLE_STAGES = ("splits", "train_conformal_risk", "export", "calibrate_scrc", "eval_selective")
 _TORCH = ("torch", "transformers", "peft")
-_MODEL = ("offline.modeling", "stage1.model")
+_MODEL = ("offline.modeling", "offline.adapters", "stage1.model")
 
 STAGES: tuple[Stage, ...] = (
     Stage(
         "splits",
         (),
-        ("preprocess", "preflight", "splits"),
+        ("preprocess", "preflight", "splits", "model.heads"),
         ("offline.splitting", "offline.ledger", "offline.fingerprints", "offline.difficulty", "offline.preflight"),
         run_splits,
         ("imagehash", "numpy", "pillow", "scipy", "simplejpeg"),
@@ -292,7 +377,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "adapt_domain",
         ("splits",),
-        ("seed", "preprocess", "model", "adapt_domain"),
+        ("seed", "preprocess", "model.backbone", "model.views", "adapt_domain"),
         (*_MODEL, "offline.adaptation", "stage1.preprocess"),
         run_adapt_domain,
         _TORCH,
@@ -314,6 +399,23 @@ STAGES: tuple[Stage, ...] = (
         _TORCH,
     ),
     Stage(
+        "compare_training",
+        ("splits", "train_supervised", "train_conformal_risk"),
+        (
+            "seed",
+            "preprocess",
+            "model",
+            "adapt_domain.enabled",
+            "train_supervised",
+            "train_conformal_risk",
+            "compare_training",
+            "calibrate_scrc",
+        ),
+        (*_MODEL, "offline.ablations", "stage1.preprocess"),
+        run_compare_training,
+        (*_TORCH, "kornia", "pytorch_optimizer"),
+    ),
+    Stage(
         "export",
         ("splits", "train_conformal_risk"),
         ("preprocess", "model"),
@@ -324,14 +426,14 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "calibrate_scrc",
         ("splits", "export"),
-        ("seed", "calibrate_scrc"),
+        ("seed", "calibrate_scrc", "model.heads"),
         ("offline.calibrating", "engines.bundle", "stage1.calibration", "stage1.probability", "stage1.reference_rules"),
         run_calibrate_scrc,
         ("onnxruntime", "numpy", "scipy"),
     ),
     Stage(
         "eval_selective",
-        ("splits", "export", "calibrate_scrc"),
+        ("splits", "compare_training", "export", "calibrate_scrc"),
         (),
         ("offline.evaluating", "offline.calibrating", "offline.reporting", "offline.thumbnails"),
         run_eval_selective,

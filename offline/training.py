@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,51 +11,23 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from offline.augmentation import augmenter, frame_aspects
-from offline.checkpoints import Checkpoints, Randomness, Stateful, Trained, Watch
-from offline.config import Precision, TrainSettings
-from offline.dataset import Dataset
+from offline.augmentation import frame_aspects
+from offline.checkpoints import Checkpoints, Randomness, Stateful, Trained, Watch, interruptible
+from offline.config import NamedHead, TrainSettings
 from offline.errors import TrainingError
+from offline.inputs import Sources, choose_inputs
+from offline.judging import ImageSet, SelectiveScore, answers, device_of, selective_score
+from offline.losses import supervised_loss
 from offline.modeling import parameter_groups
+from offline.named_heads import named_targets
 from offline.optimisers import Average, Update, Updater, autocast, build_optimiser, build_scaler, build_schedule
+from offline.sampling import batches, check_both_classes, epoch_order
 from stage1.calibration_settings import CalibrationSettings
-from stage1.candidates import select
-from stage1.model import Stage1Net
-from stage1.outputs import Stage1Outputs
-from stage1.preprocess import Pixels
-from stage1.rows import LabelledOutputs
+from stage1.model import Stage1Net, head
 
-EVAL_BATCH = 64
 # So many batches in a row without a finite gradient are no search for a loss scale any more.
 MOST_LEFT_OUT = 20
-
-
-@dataclass(frozen=True, order=True)
-class SelectiveScore:
-    """How good a checkpoint is on val_select, best last when sorted: the exit coverage it promises, then its log-loss.
-
-    Attributes:
-        coverage: exit coverage at the hard rule that val_select would choose.
-        negative_loss: minus the mean cross-entropy.
-    """
-
-    coverage: float
-    negative_loss: float
-
-
-@dataclass(frozen=True)
-class ImageSet:
-    """Preprocessed images with their rows.
-
-    Attributes:
-        images: uint8 `(N, 3, H, W)`.
-        data: the rows, in the same order.
-    """
-
-    images: Pixels
-    data: Dataset
 
 
 @dataclass
@@ -85,131 +57,69 @@ class Progress:
     note: str = ""
 
 
-def device_of(net: nn.Module) -> torch.device:
-    """Where the network is."""
-    return next(net.parameters()).device
+@dataclass(frozen=True)
+class Trainee:
+    """What is trained, and on what.
 
-
-@torch.no_grad()
-def predict(
-    net: Stage1Net, images: Pixels, precision: Precision = "fp32", check: Callable[[], None] = lambda: None
-) -> Stage1Outputs:
-    """Outputs of the torch model in evaluation mode, for N images.
-
-    Args:
-        net: anywhere.
-        images: uint8 `(N, 3, H, W)`.
-        precision: of the forward pass.
-        check: called before each batch; may raise.
+    Attributes:
+        net: with adapters, on the device that is to train.
+        train: images that train.
+        val_select: images that choose the checkpoint.
+        heads: columns and classes of the named heads that the network has.
     """
-    net.eval()
-    device = device_of(net)
-    parts = []
-    for start in range(0, len(images), EVAL_BATCH):
-        check()
-        with autocast(device, precision):
-            parts.append(net(torch.from_numpy(images[start : start + EVAL_BATCH]).to(device)))
-    logits, scores = torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
-    return Stage1Outputs(logits.float().cpu().numpy(), scores.float().cpu().numpy())
+
+    net: Stage1Net
+    train: ImageSet
+    val_select: ImageSet
+    heads: Mapping[str, NamedHead] = field(default_factory=dict)
 
 
-def selective_score(outputs: Stage1Outputs, data: Dataset, settings: CalibrationSettings) -> SelectiveScore:
-    """Judge a checkpoint by what the cascade is for: how much may exit at the risk that is to be certified."""
-    labelled = LabelledOutputs(outputs, data.labels, data.ids, data.groups)
-    loss = F.cross_entropy(torch.from_numpy(outputs.logits), torch.from_numpy(data.labels).long())
-    return SelectiveScore(select(labelled, settings).expected_coverage, -float(loss))
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a training.
 
-
-def selection_loss(select_score: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-    """Binary cross-entropy of the selection score against "the class head is right"; no gradient to the class head.
-
-    Args:
-        select_score: `(N,)`.
-        logits: `(N, 2)`.
-        labels: `(N,)`, 0 or 1.
+    Attributes:
+        score: of the best checkpoint.
+        records: one an epoch.
+        cached: whether it started behind the frozen blocks.
+        inputs: how, or why not.
     """
-    right = (logits.detach().argmax(1) == labels).float()
-    return F.binary_cross_entropy_with_logits(select_score, right)
 
-
-def epoch_order(labels: NDArray[np.int8], rng: np.random.Generator, *, balanced: bool) -> NDArray[np.intp]:
-    """The rows of one epoch in their order, `(N,)`.
-
-    Args:
-        labels: `(N,)`.
-        rng: draws the order.
-        balanced: give every class the same number of rows. A larger class is drawn from without replacement; a smaller
-            one is gone through again and again, each time in a new order.
-    """
-    if not balanced:
-        return rng.permutation(len(labels))
-    classes = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    wanted = np.diff(np.linspace(0, len(labels), len(classes) + 1).astype(int))
-    drawn = [
-        np.concatenate([rng.permutation(rows) for _ in range(-(-count // len(rows)))])[:count]
-        for rows, count in zip(classes, wanted, strict=True)
-    ]
-    return rng.permutation(np.concatenate(drawn))
-
-
-def batches(order: NDArray[np.intp], size: int) -> list[NDArray[np.intp]]:
-    """An epoch's rows in batches; a last short batch is dropped unless it is the only one."""
-    return [order[index * size : (index + 1) * size] for index in range(max(1, len(order) // size))]
-
-
-def check_both_classes(data: Dataset) -> None:
-    """Refuse to train on one class.
-
-    Raises:
-        TrainingError: it would be.
-    """
-    positives = int(data.labels.sum())
-    if not 0 < positives < len(data):
-        raise TrainingError(
-            f"{positives} of the {len(data)} rows that train show roadwork: both classes are needed, so add rows of "
-            "the other one or choose other splits"
-        )
-
-
-def supervised_loss(logits: Tensor, select_score: Tensor, labels: Tensor, settings: TrainSettings) -> Tensor:
-    """Cross-entropy of the class head and the loss of the selection head, a scalar."""
-    loss = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-    return loss + settings.selection_weight * selection_loss(select_score, logits, labels)
+    score: SelectiveScore
+    records: list[dict[str, float]]
+    cached: bool
+    inputs: str
 
 
 def train_supervised(
-    net: Stage1Net,
-    train: ImageSet,
-    val_select: ImageSet,
+    trainee: Trainee,
     settings: TrainSettings,
     calibration: CalibrationSettings,
     *,
     seed: int,
     progress: Callable[[int, int, str], None],
     checkpoints: Path | None = None,
-) -> tuple[SelectiveScore, list[dict[str, float]]]:
-    """Train in place and leave the best checkpoint of val_select in `net`.
+    cache: Path | None = None,
+) -> Outcome:
+    """Train in place and leave the best checkpoint of val_select in the network.
 
     Args:
-        net: with adapters, on the device that is to train.
-        train: images that train.
-        val_select: images that choose the checkpoint.
+        trainee: network and images.
         settings: optimiser and schedule.
         calibration: risk level at which checkpoints are judged.
         seed: seed of order and augmentation.
         progress: called after every step with steps done, steps in all, and a note.
         checkpoints: directory from which a killed training goes on; None for none.
-
-    Returns:
-        The score of the best checkpoint, and one record an epoch.
+        cache: directory of what frozen blocks make of images; None for none.
 
     Raises:
-        TrainingError: a class has no row to train on, a loss or a gradient is not finite, or the checkpoint is of
-            another training.
+        TrainingError: a class has no row to train on, a loss or a gradient is not finite, the checkpoint is of another
+            training, or the settings insist on a cache that cannot be had.
+        DatasetError: a row has a value that a named head does not know.
         TrainingInterrupted: the process was told to end; a checkpoint is written.
     """
-    check_both_classes(train.data)
-    return _Supervised(net, train, val_select, settings, calibration, seed, progress, checkpoints).run()
+    check_both_classes(trainee.train.data)
+    return _Supervised(trainee, settings, calibration, seed, progress, checkpoints, cache).run()
 
 
 class _Supervised:
@@ -217,31 +127,35 @@ class _Supervised:
 
     def __init__(
         self,
-        net: Stage1Net,
-        train: ImageSet,
-        val_select: ImageSet,
+        trainee: Trainee,
         settings: TrainSettings,
         calibration: CalibrationSettings,
         seed: int,
         progress: Callable[[int, int, str], None],
         checkpoints: Path | None,
+        cache: Path | None,
     ) -> None:
-        self._net, self._train, self._val_select = net, train, val_select
-        self._settings, self._calibration, self._tell = settings, calibration, progress
-        self._device = device_of(net)
-        self._labels = torch.from_numpy(train.data.labels).long().to(self._device)
-        self._augment = augmenter(settings.augmentation)
-        uses_aspects = settings.augmentation != "light"
-        self._aspects = torch.from_numpy(frame_aspects(train.data)) if uses_aspects else torch.ones(len(self._labels))
-        self._steps = max(1, len(self._labels) // settings.batch_size)
-        self._trained = Trained(net=net)
+        self._net, self._train, self._val_select = trainee.net, trainee.train, trainee.val_select
+        self._settings, self._calibration, self._tell, self._seed = settings, calibration, progress, seed
+        self._device = device_of(self._net)
+        data = self._train.data
+        self._labels = torch.from_numpy(data.labels).long().to(self._device)
+        targets = named_targets(data, trainee.heads)
+        self._targets = {name: torch.from_numpy(found).to(self._device) for name, found in targets.items()}
+        self._steps = max(1, len(data) // settings.batch_size)
+        torch.manual_seed(seed)
+        weighted = settings.auxiliary_weight > 0
+        self._auxiliary = head(self._net.width, self._net.width // 2, 2).to(self._device) if weighted else None
+        self._cache = cache
         self._random = Randomness.seeded(seed)
-        self._average = Average(net, settings.ema_decay) if settings.ema_decay else None
-        self._optimiser = build_optimiser(parameter_groups(net, settings.weight_decay), settings)
+        everything = nn.ModuleList([self._net, *([self._auxiliary] if self._auxiliary is not None else [])])
+        self._trained, self._all = Trained(net=self._net), Trained(nets=everything)
+        self._average = Average(self._net, settings.ema_decay) if settings.ema_decay else None
+        self._optimiser = build_optimiser(parameter_groups(everything, settings.weight_decay), settings)
         schedule = build_schedule(self._optimiser, settings.epochs * self._steps, settings.warm_up)
         scaler = build_scaler(self._device, settings.precision)
         self._updater = Updater(
-            net,
+            self._net,
             self._optimiser,
             self._loss,
             clip=settings.gradient_clip,
@@ -249,28 +163,30 @@ class _Supervised:
             schedule=schedule,
             average=self._average,
         )
-        states: dict[str, Stateful | None] = {
-            "net": self._trained,
+        self._states: dict[str, Stateful | None] = {
+            "net": self._all,
             "optimiser": self._optimiser,
             "schedule": schedule,
             "average": self._average,
             "scaler": scaler,
             "random": self._random,
         }
-        data = [[*zip(rows.data.ids, rows.data.labels.tolist(), strict=True)] for rows in (train, val_select)]
         self._directory = checkpoints
-        self._checkpoints = Checkpoints(
-            checkpoints,
-            [settings.model_dump(mode="json"), calibration.model_dump(mode="json"), seed, data],
-            {name: state for name, state in states.items() if state is not None},
+
+    def run(self) -> Outcome:
+        settings = self._settings
+        # Not within the watch below: what it would write before the restored state is back would be the beginning.
+        with interruptible(self._directory is not None) as check:
+            self._sources = self._choose_inputs(check)
+        keeper = Checkpoints(
+            self._directory,
+            self._decides(),
+            {name: state for name, state in self._states.items() if state is not None},
             settings.checkpoint_steps,
         )
-
-    def run(self) -> tuple[SelectiveScore, list[dict[str, float]]]:
-        settings = self._settings
         with _recomputing(self._net, settings.gradient_checkpointing):
-            at = Progress(**(self._checkpoints.restore() or {}))
-            with self._checkpoints.watch(vars(at)) as watch:
+            at = Progress(**(keeper.restore() or {}))
+            with keeper.watch(vars(at)) as watch:
                 while at.epoch < settings.epochs:
                     self._train_epoch(at, watch)
                     self._judge(at, watch)
@@ -278,7 +194,31 @@ class _Supervised:
         assert at.score is not None
         assert at.best is not None
         self._trained.load_state_dict(at.best)
-        return SelectiveScore(*at.score), at.records
+        return Outcome(SelectiveScore(*at.score), at.records, self._sources.cached, self._sources.reason)
+
+    def _choose_inputs(self, check: Callable[[], None]) -> Sources:
+        aspects = np.ones(len(self._labels), np.float32)
+        if self._settings.augmentation != "light":
+            aspects = frame_aspects(self._train.data)
+        return choose_inputs(
+            self._net,
+            (self._train.images, aspects),
+            self._val_select.images,
+            self._settings,
+            seed=self._seed,
+            device=self._device,
+            directory=self._cache,
+            progress=self._tell,
+            check=check,
+        )
+
+    def _decides(self) -> list[object]:
+        """What decides the outcome."""
+        sets = (self._train.data, self._val_select.data)
+        rows = [[*zip(data.ids, data.labels.tolist(), strict=True)] for data in sets]
+        targets = {name: found.tolist() for name, found in self._targets.items()}
+        settings = self._settings.model_dump(mode="json")
+        return [settings, self._calibration.model_dump(mode="json"), self._seed, rows, targets, self._sources.cached]
 
     def _train_epoch(self, at: Progress, watch: Watch) -> None:
         """Do the steps of the epoch that are left."""
@@ -296,19 +236,20 @@ class _Supervised:
             watch.step_done()
 
     def _step(self, index: NDArray[np.intp]) -> Update:
-        rows = torch.from_numpy(index)
-        images = torch.from_numpy(self._train.images[index]).to(self._device)
-        images = self._augment(images, self._aspects[rows], self._random.views)
-        labels = self._labels[rows.to(self._device)]
+        batch = self._sources.train.draw(index, self._random.views)
+        rows = torch.from_numpy(index).to(self._device)
         parts = min(self._settings.accumulation, len(index))
-        split = list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
+        split = list(zip(batch.tensor_split(parts), rows.tensor_split(parts), strict=True))
         return self._updater.update(split, [len(part) / len(index) for _, part in split])
 
     def _loss(self, batch: tuple[Tensor, Tensor]) -> Tensor:
-        images, labels = batch
+        drawn, rows = batch
         with autocast(self._device, self._settings.precision):
-            logits, scores = self._net(images)
-        return supervised_loss(logits.float(), scores.float(), labels, self._settings)
+            features = self._sources.train.features(self._net, drawn)
+            outputs = self._net.outputs(features).float()
+            auxiliary = None if self._auxiliary is None else self._auxiliary(features).float()
+        targets = {name: found[rows] for name, found in self._targets.items()}
+        return supervised_loss(outputs, auxiliary, self._labels[rows], targets, self._settings)
 
     def _note(self, at: Progress, update: Update, rate: float) -> None:
         """Count the step, or stop."""
@@ -349,7 +290,12 @@ class _Supervised:
         self._tell(at.epoch * self._steps, self._settings.epochs * self._steps, at.note)
 
     def _score(self, watch: Watch) -> SelectiveScore:
-        outputs = predict(self._net, self._val_select.images, self._settings.precision, watch.check)
+        source, generator = self._sources.judged, torch.Generator()
+
+        def features(start: int, stop: int) -> Tensor:
+            return source.features(self._net, source.draw(np.arange(start, stop), generator))
+
+        outputs = answers(self._net, len(self._val_select.data), features, self._settings.precision, watch.check)
         return selective_score(outputs, self._val_select.data, self._calibration)
 
 

@@ -36,11 +36,13 @@ class Candidates:
         chains: gates with their t1 and the increasing grid of t0, the most promising first.
         agreement: heads that must agree, with their cuts.
         expected_coverage: exit coverage on val_select at the t0 it would choose itself, 0 if none looks safe.
+        chosen: the rule with that t0, None if none looks safe; nothing certifies it.
     """
 
     chains: tuple[Chain, ...]
     agreement: tuple[HeadAgreement, ...] = ()
     expected_coverage: float = 0.0
+    chosen: ExitRule | None = None
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,14 @@ class _Option:
         """Highest exit coverage where the smoothed risk is safe, -1 if it never is."""
         safe = self.ratio <= safety
         return float(self.coverage[safe].max()) if safe.any() else -1.0
+
+    def rule(self, safety: float, agreement: tuple[HeadAgreement, ...]) -> ExitRule | None:
+        """The rule of that coverage, None if it never is."""
+        safe = np.flatnonzero(self.ratio <= safety)
+        if not len(safe):
+            return None
+        t0 = float(self.grid[safe[np.argmax(self.coverage[safe])]])
+        return ExitRule(tau=self.tau, t0=t0, t1=self.t1, agreement=agreement)
 
     def chain(self) -> Chain:
         return Chain(tau=self.tau, t1=self.t1, grid=tuple(self.grid[self.start :].tolist()))
@@ -124,7 +134,9 @@ def select(data: LabelledOutputs, settings: CalibrationSettings) -> Candidates:
     ranked = sorted(options, key=rank, reverse=True)
     gates = settings.gates if settings.algorithm == "C" else 1
     chains = tuple(option.chain() for option in ranked[:gates])
-    return Candidates(chains, agreement, max(ranked[0].best(settings.safety), 0.0))
+    best = ranked[0]
+    chosen = best.rule(settings.safety, agreement)
+    return Candidates(chains, agreement, max(best.best(settings.safety), 0.0), chosen)
 
 
 def select_for_coverage(data: LabelledOutputs, settings: CalibrationSettings, units: int) -> Candidates:

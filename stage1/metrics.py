@@ -23,6 +23,14 @@ def matthews_correlation(labels: NDArray[np.integer], predictions: NDArray[np.in
     return float(np.corrcoef(labels, predictions)[0, 1])
 
 
+def weighted_mcc(labels: NDArray[np.integer], predictions: NDArray[np.integer], weights: NDArray[np.float64]) -> float:
+    """Matthews correlation of weighted 0/1 rows; 0 where either has a single class."""
+    table = np.bincount(2 * labels + predictions, weights, minlength=4)
+    tn, fp, fn, tp = (float(cell) for cell in table)
+    scale = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return (tp * tn - fp * fn) / scale**0.5 if scale else 0.0
+
+
 def rounded(probabilities: NDArray[np.floating] | Sequence[float]) -> NDArray[np.int8]:
     """Class of each answered probability as validators round it: half goes to 0."""
     return np.round(np.asarray(probabilities, dtype=np.float64)).astype(np.int8)

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from offline.config import (
     AdaptSettings,
     ConformalTrainingSettings,
     ModelSettings,
+    PretrainedBackbone,
     RandomBackbone,
     RunConfig,
     TrainSettings,
@@ -35,10 +37,13 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 
 from offline.adaptation import adapt_domain  # noqa: E402
+from offline.adapters import add_adapters  # noqa: E402
 from offline.checkpoints import FILE, Checkpoints, Randomness, Trained  # noqa: E402
 from offline.conformal_training import train_conformal_risk  # noqa: E402
-from offline.modeling import add_adapters, build  # noqa: E402
-from offline.training import ImageSet, batches, epoch_order, train_supervised  # noqa: E402
+from offline.judging import ImageSet  # noqa: E402
+from offline.modeling import build  # noqa: E402
+from offline.sampling import batches, epoch_order  # noqa: E402
+from offline.training import Trainee, train_supervised  # noqa: E402
 from stage1.model import Stage1Net  # noqa: E402
 
 SIZE_PX = 32
@@ -49,7 +54,14 @@ STEPS = EPOCHS * ROWS // BATCH
 # Each optimiser with other things that have a state.
 RECIPES: dict[str, dict[str, Any]] = {
     "adamw": {"augmentation": "strong", "class_balanced": True},
-    "lion": {"learning_rate": 1e-3, "ema_decay": 0.9, "accumulation": 2, "gradient_checkpointing": True},
+    "lion": {
+        "learning_rate": 1e-3,
+        "ema_decay": 0.9,
+        "accumulation": 2,
+        "gradient_checkpointing": True,
+        "selection": "selectivenet",
+        "auxiliary_weight": 0.5,
+    },
     "fsam": {"ema_decay": 0.8, "precision": "fp16", "augmentation": "validators", "label_smoothing": 0.1},
 }
 Tell = Callable[[int, int, str], None]
@@ -70,6 +82,14 @@ def third_party_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Directory of a backbone with weights."""
+    directory = tmp_path_factory.mktemp("backbone")
+    build(MODEL, size_px=SIZE_PX, seed=0).backbone.save_pretrained(directory)  # type: ignore[operator]
+    return str(directory)
 
 
 def net(adapters: bool = True) -> Stage1Net:
@@ -103,7 +123,29 @@ def recipe(kind: str, **changes: Any) -> TrainSettings:
 def supervised(kind: str, place: Path | None, tell: Tell = silent, **changes: Any) -> Stage1Net:
     made = net()
     sets = coloured(ROWS, 1), coloured(64, 2)
-    train_supervised(made, *sets, recipe(kind, **changes), CALIBRATION, seed=0, progress=tell, checkpoints=place)
+    trainee = Trainee(made, *sets)
+    train_supervised(trainee, recipe(kind, **changes), CALIBRATION, seed=0, progress=tell, checkpoints=place)
+    return made
+
+
+def behind_frozen_blocks(backbone: str, place: Path | None, tell: Tell = silent) -> Stage1Net:
+    """From what the first of two blocks made of the images; the backbone has weights of its own on disk."""
+    model = MODEL.model_copy(
+        update={"backbone": PretrainedBackbone(name=backbone), "last_layers": 1, "adapter": "doran"}
+    )
+    made = build(model, size_px=SIZE_PX, seed=0)
+    add_adapters(made, model)
+    settings = recipe("adamw", cache="on", cache_views=2)
+    trainee = Trainee(made, coloured(ROWS, 1), coloured(64, 2))
+    with TemporaryDirectory() as kept:
+        cache = Path(kept) if place is None else place / "prefixes"
+
+        # What is kept beforehand is told too, and is no step.
+        def told(done: int, total: int, note: str) -> None:
+            if "keeping" not in note:
+                tell(done, total, note)
+
+        train_supervised(trainee, settings, CALIBRATION, seed=0, progress=told, checkpoints=place, cache=cache)
     return made
 
 
@@ -126,6 +168,7 @@ MODES: dict[str, tuple[Callable[..., Stage1Net], str]] = {
     **{f"supervised, {kind}": (supervised, kind) for kind in RECIPES},
     "domain adaptation": (adapted, ""),
     "conformal risk": (conformal, ""),
+    "behind frozen blocks": (behind_frozen_blocks, ""),
 }
 
 
@@ -144,8 +187,9 @@ def stop_at(step: int) -> Tell:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_interrupted_three_times_it_ends_with_the_same_weights(mode: str, tmp_path: Path) -> None:
+def test_interrupted_three_times_it_ends_with_the_same_weights(mode: str, tmp_path: Path, backbone: str) -> None:
     train, kind = MODES[mode]
+    kind = kind or backbone
     points = sorted(np.random.default_rng([*mode.encode()]).choice(np.arange(1, STEPS), 3, replace=False).tolist())
     expected = weights(train(kind, None))
     for point in points:
@@ -187,9 +231,10 @@ def test_every_epoch_has_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.parametrize("mode", MODES)
 def test_after_a_crash_it_goes_on_from_the_last_periodic_checkpoint(
-    mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mode: str, tmp_path: Path, backbone: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, kind = MODES[mode]
+    kind = kind or backbone
     monkeypatch.setattr(Checkpoints.__init__, "__defaults__", (4,))
     expected = weights(train(kind, None))
 
@@ -221,17 +266,17 @@ def test_a_process_that_is_ended_says_so_and_the_next_one_finishes(
 def test_sigterm_while_an_epoch_is_judged_loses_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = weights(supervised("lion", None))
     asked: list[bool] = []
-    forward = Stage1Net.forward
+    features = Stage1Net.features
 
     def interrupting(self: Stage1Net, image: Tensor) -> Any:
         if not self.training and not asked:
             asked.append(True)
             os.kill(os.getpid(), signal.SIGTERM)
-        return forward(self, image)
+        return features(self, image)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Stage1Net, "forward", interrupting)
-        patch.setattr("offline.training.EVAL_BATCH", 16)
+        patch.setattr(Stage1Net, "features", interrupting)
+        patch.setattr("offline.judging.EVAL_BATCH", 16)
         with pytest.raises(TrainingInterrupted):
             supervised("lion", tmp_path)
     told: list[int] = []
@@ -349,7 +394,8 @@ def test_a_checkpoint_holds_what_trains_and_nothing_frozen(tmp_path: Path) -> No
     trained = Trained(net=made).state_dict()
     assert frozen
     assert not {name.removeprefix("net.") for name in trained} & frozen
-    assert len(trained) == sum(p.requires_grad for p in made.parameters())
+    # By name: what DoRAN shares in a block is written once a projection.
+    assert len(trained) == sum(p.requires_grad for _, p in made.named_parameters(remove_duplicate=False))
 
 
 def test_tensors_of_another_network_are_refused() -> None:
@@ -376,7 +422,7 @@ def test_a_loss_that_is_not_finite_names_the_place_and_keeps_the_last_good_check
     with pytest.raises(TrainingInterrupted):
         supervised("adamw", tmp_path, stop_at(8))
     kept = (tmp_path / FILE).read_bytes()
-    monkeypatch.setattr("offline.training.supervised_loss", lambda logits, *_: logits.sum() * float("nan"))
+    monkeypatch.setattr("offline.training.supervised_loss", lambda outputs, *_: outputs.logits.sum() * float("nan"))
     with pytest.raises(TrainingError, match=r"epoch 2, step 3 of 6, at a learning rate of 0\.00\d+: lower train_sup"):
         supervised("adamw", tmp_path)
     assert (tmp_path / FILE).read_bytes() == kept
@@ -385,7 +431,7 @@ def test_a_loss_that_is_not_finite_names_the_place_and_keeps_the_last_good_check
 def test_in_half_precision_a_loss_that_is_never_finite_stops_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("offline.training.supervised_loss", lambda logits, *_: logits.sum() * float("nan"))
+    monkeypatch.setattr("offline.training.supervised_loss", lambda outputs, *_: outputs.logits.sum() * float("nan"))
     monkeypatch.setattr("offline.training.MOST_LEFT_OUT", 5)
     with pytest.raises(TrainingError, match="epoch 1, step 6 of 6"):
         supervised("fsam", tmp_path)
@@ -421,7 +467,7 @@ def test_training_on_one_class_is_refused() -> None:
     one = [n for n, label in enumerate(rows.data.labels) if label == 0]
     single = ImageSet(rows.images[one], Dataset(rows.data.root, tuple(rows.data.rows[n] for n in one)))
     with pytest.raises(TrainingError, match=rf"0 of the {len(one)} rows that train show roadwork"):
-        train_supervised(net(), single, coloured(32, 2), recipe("adamw"), CALIBRATION, seed=0, progress=silent)
+        train_supervised(Trainee(net(), single, coloured(32, 2)), recipe("adamw"), CALIBRATION, seed=0, progress=silent)
 
 
 def test_a_backbone_without_gradient_checkpointing_says_so() -> None:
@@ -429,9 +475,7 @@ def test_a_backbone_without_gradient_checkpointing_says_so() -> None:
     made.backbone = nn.Identity()
     with pytest.raises(TrainingError, match="Identity has no gradient checkpointing"):
         train_supervised(
-            made,
-            coloured(32, 1),
-            coloured(32, 2),
+            Trainee(made, coloured(32, 1), coloured(32, 2)),
             recipe("adamw", gradient_checkpointing=True),
             CALIBRATION,
             seed=0,
@@ -444,7 +488,7 @@ def test_every_recipe_learns(kind: str) -> None:
     made = net()
     sets = coloured(96, 1), coloured(64, 2)
     settings = recipe(kind, epochs=4, batch_size=16, augmentation="light", precision="fp32")
-    _, records = train_supervised(made, *sets, settings, CALIBRATION, seed=0, progress=silent)
+    records = train_supervised(Trainee(made, *sets), settings, CALIBRATION, seed=0, progress=silent).records
     assert records[-1]["train_loss"] < 0.8 * records[0]["train_loss"]
 
 
@@ -461,7 +505,7 @@ def test_parts_of_a_batch_change_memory_not_results() -> None:
         made.class_head = made.class_head[0]  # type: ignore[assignment]
         settings = recipe("adamw", epochs=1, accumulation=accumulation)
         sets = coloured(ROWS, 1), coloured(64, 2)
-        train_supervised(made, *sets, settings, CALIBRATION, seed=0, progress=silent)
+        train_supervised(Trainee(made, *sets), settings, CALIBRATION, seed=0, progress=silent)
         nets.append(made)
     for one, other in zip(*(made.parameters() for made in nets), strict=True):
         assert torch.allclose(one, other, atol=2e-3)

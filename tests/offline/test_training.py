@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offline.config import AdaptSettings, ConformalTrainingSettings, ModelSettings, RandomBackbone, TrainSettings
+from offline.config import ConformalTrainingSettings, ModelSettings, RandomBackbone, TrainSettings
 from offline.dataset import Dataset, Row
 from offline.errors import TrainingError
 from stage1.calibration_settings import CalibrationSettings
@@ -17,11 +17,12 @@ from stage1.calibration_settings import CalibrationSettings
 torch = pytest.importorskip("torch")
 
 # Imported after the check above: these modules need torch.
-from offline.adaptation import adapt_domain, koleo, sinkhorn  # noqa: E402
+from offline.adapters import add_adapters, merge_adapters  # noqa: E402
 from offline.conformal_training import train_conformal_risk  # noqa: E402
 from offline.exporting import check_export, export_onnx  # noqa: E402
-from offline.modeling import add_adapters, build, load_weights, merge_adapters, save_weights  # noqa: E402
-from offline.training import ImageSet, predict, selective_score, train_supervised  # noqa: E402
+from offline.judging import ImageSet, predict, selective_score  # noqa: E402
+from offline.modeling import build, load_weights, save_weights  # noqa: E402
+from offline.training import Trainee, train_supervised  # noqa: E402
 from stage1.model import Stage1Net  # noqa: E402
 
 SIZE_PX = 32
@@ -44,6 +45,10 @@ def third_party_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def silent(_done: int, _total: int, _note: str) -> None:
+    """Say nothing."""
 
 
 def net(adapter: str | None = None, seed: int = 0) -> Stage1Net:
@@ -89,15 +94,6 @@ def test_a_merged_adapter_says_what_the_adapter_said(adapter: str) -> None:
     assert not [name for name, _ in made.named_parameters() if "lora" in name]
 
 
-@pytest.mark.parametrize("adapter", ["lora", "dora"])
-def test_only_the_last_layers_are_adapted(adapter: str) -> None:
-    made = build(MODEL, size_px=SIZE_PX, seed=0)
-    add_adapters(made, MODEL.model_copy(update={"adapter": adapter, "last_layers": 1}))
-    adapted = {name for name, p in made.named_parameters() if "lora_" in name and p.requires_grad}
-    assert adapted
-    assert all(".layer.1." in name for name in adapted)
-
-
 def test_merged_weights_survive_the_file(tmp_path: Path) -> None:
     made = net("dora")
     disturb(made)
@@ -111,7 +107,7 @@ def test_merged_weights_survive_the_file(tmp_path: Path) -> None:
 def train(made: Stage1Net, tmp_path: Path, **settings: float) -> list[dict[str, float]]:
     recipe = TrainSettings(epochs=6, batch_size=16, learning_rate=3e-3).model_copy(update=settings)
     sets = coloured(128, 1, tmp_path), coloured(96, 2, tmp_path)
-    return train_supervised(made, *sets, recipe, CALIBRATION, seed=0, progress=lambda *_: None)[1]
+    return train_supervised(Trainee(made, *sets), recipe, CALIBRATION, seed=0, progress=silent).records
 
 
 def test_training_learns_what_there_is_to_learn(tmp_path: Path) -> None:
@@ -145,33 +141,9 @@ def test_conformal_training_never_ends_worse_than_it_began(tmp_path: Path) -> No
     backbone = {name: p.clone() for name, p in made.backbone.named_parameters()}
     settings = ConformalTrainingSettings(steps=30, batch_size=128)
     sets = coloured(256, 1, tmp_path), coloured(96, 2, tmp_path)
-    before, after = train_conformal_risk(made, *sets, settings, CALIBRATION, seed=0, progress=lambda *_: None)
+    before, after = train_conformal_risk(made, *sets, settings, CALIBRATION, seed=0, progress=silent)
     assert after >= before
     assert all(torch.equal(p, backbone[name]) for name, p in made.backbone.named_parameters())
-
-
-def test_sinkhorn_assigns_whole_images_to_balanced_clusters() -> None:
-    logits = torch.randn((64, 8), generator=torch.Generator().manual_seed(0))
-    assigned = sinkhorn(logits, 0.3, iterations=30)
-    assert torch.allclose(assigned.sum(1), torch.ones(64), atol=1e-4)
-    assert torch.allclose(assigned.sum(0), torch.full((8,), 8.0), atol=0.2)
-
-
-def test_koleo_is_the_log_distance_to_the_nearest_neighbour() -> None:
-    features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
-    assert float(koleo(features)) == pytest.approx(-np.log(np.sqrt(2.0)), abs=1e-4)
-
-
-def test_domain_adaptation_moves_the_backbone_only_and_leaves_a_plain_one() -> None:
-    made = net()
-    heads = {name: p.clone() for name, p in made.class_head.named_parameters()}
-    names = [name for name, _ in made.named_parameters()]
-    before = predict(made, images(4)).logits
-    settings = AdaptSettings(enabled=True, epochs=1, batch_size=8, prototypes=16, learning_rate=1e-3)
-    adapt_domain(made, images(32), settings, seed=0, progress=lambda *_: None)
-    assert [name for name, _ in made.named_parameters()] == names
-    assert all(torch.equal(p, heads[name]) for name, p in made.class_head.named_parameters())
-    assert np.abs(predict(made, images(4)).logits - before).max() > 1e-6
 
 
 def test_the_exported_engine_equals_torch_at_every_batch_size(tmp_path: Path) -> None:
@@ -189,67 +161,35 @@ def test_an_export_of_another_model_is_caught(tmp_path: Path) -> None:
         check_export(net(seed=5), tmp_path / "model.onnx", images(17))
 
 
-def test_a_backbone_that_cannot_be_had_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    settings = ModelSettings.model_validate({"backbone": {"kind": "pretrained", "name": str(tmp_path / "nowhere")}})
-    with pytest.raises(TrainingError, match="accept its licence"):
-        build(settings, size_px=SIZE_PX, seed=0)
-
-
 def test_progress_is_told_at_every_step(tmp_path: Path) -> None:
     told: list[tuple[int, int]] = []
     tell: Callable[[int, int, str], None] = lambda done, total, _: told.append((done, total))  # noqa: E731
     recipe = TrainSettings(epochs=1, batch_size=16)
-    train_supervised(
-        net("lora"), coloured(64, 1, tmp_path), coloured(64, 2, tmp_path), recipe, CALIBRATION, seed=0, progress=tell
-    )
+    trainee = Trainee(net("lora"), coloured(64, 1, tmp_path), coloured(64, 2, tmp_path))
+    train_supervised(trainee, recipe, CALIBRATION, seed=0, progress=tell)
     assert told[-1] == (4, 4)
     assert [done for done, _ in told] == sorted(done for done, _ in told)
-
-
-def test_domain_adaptation_leaves_finite_weights_that_survive_the_file(tmp_path: Path) -> None:
-    made = net()
-    settings = AdaptSettings(enabled=True, epochs=1, batch_size=8, prototypes=16)
-    adapt_domain(made, images(32), settings, seed=0, progress=lambda *_: None)
-    assert type(made.backbone).__name__ == "DINOv3ViTModel"
-    assert all(torch.isfinite(p).all() for p in made.parameters())
-    save_weights(made, tmp_path / "backbone.safetensors")
-    again = net(seed=4)
-    load_weights(again, tmp_path / "backbone.safetensors")
-    assert np.array_equal(predict(again, images(4)).logits, predict(made, images(4)).logits)
-
-
-def test_domain_adaptation_that_diverges_stops_with_advice() -> None:
-    settings = AdaptSettings(enabled=True, epochs=1, batch_size=8, prototypes=16, learning_rate=1e30)
-    with pytest.raises(TrainingError, match=r"lower adapt_domain\.learning_rate"):
-        adapt_domain(net(), images(32), settings, seed=0, progress=lambda *_: None)
-
-
-def test_domain_adaptation_of_a_single_block_says_that_it_takes_two() -> None:
-    backbone = RandomBackbone(hidden=32, layers=1, heads=2, patch_px=8)
-    made = build(MODEL.model_copy(update={"backbone": backbone}), size_px=SIZE_PX, seed=0)
-    with pytest.raises(TrainingError, match="at least two blocks"):
-        adapt_domain(made, images(8), AdaptSettings(), seed=0, progress=lambda *_: None)
 
 
 def test_conformal_training_that_diverges_stops_with_advice(tmp_path: Path) -> None:
     sets = coloured(128, 1, tmp_path), coloured(96, 2, tmp_path)
     settings = ConformalTrainingSettings(steps=5, batch_size=64, learning_rate=1e30)
     with pytest.raises(TrainingError, match=r"lower train_conformal_risk\.learning_rate"):
-        train_conformal_risk(net(), *sets, settings, CALIBRATION, seed=0, progress=lambda *_: None)
+        train_conformal_risk(net(), *sets, settings, CALIBRATION, seed=0, progress=silent)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_a_schedule_of_any_length_can_be_run(tmp_path: Path, steps: int) -> None:
     recipe = TrainSettings(epochs=steps, batch_size=64)
     sets = coloured(40, 1, tmp_path), coloured(64, 2, tmp_path)
-    _, records = train_supervised(net("lora"), *sets, recipe, CALIBRATION, seed=0, progress=lambda *_: None)
+    records = train_supervised(Trainee(net("lora"), *sets), recipe, CALIBRATION, seed=0, progress=silent).records
     assert [record["epoch"] for record in records] == list(range(1, steps + 1))
 
 
 def test_the_best_checkpoint_of_val_select_is_the_one_that_is_left(tmp_path: Path) -> None:
     made, recipe = net("lora"), TrainSettings(epochs=5, batch_size=16, learning_rate=2e-2)
     train_set, val_select = coloured(64, 1, tmp_path), coloured(64, 2, tmp_path)
-    best, records = train_supervised(made, train_set, val_select, recipe, CALIBRATION, seed=0, progress=lambda *_: None)
+    outcome = train_supervised(Trainee(made, train_set, val_select), recipe, CALIBRATION, seed=0, progress=silent)
+    best, records = outcome.score, outcome.records
     assert best == selective_score(predict(made, val_select.images), val_select.data, CALIBRATION)
     assert best.coverage == max(record["val_select_coverage"] for record in records)

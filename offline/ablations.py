@@ -1,0 +1,159 @@
+"""What is trained beside the model, to say what each step of its training gained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from offline.adapters import add_adapters, add_side_modules, merge_adapters
+from offline.comparison import TrainingComparison, VariantName, compare
+from offline.config import RunConfig, TrainSettings
+from offline.conformal_training import train_conformal_risk
+from offline.judging import ImageSet, best_device, predict
+from offline.modeling import build, load_weights
+from offline.training import Trainee, train_supervised
+from stage1.model import Stage1Net
+from stage1.rows import LabelledOutputs
+
+BASELINE_EPOCHS = 30
+BASELINE_RATE = 1e-3
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the run has trained.
+
+    Attributes:
+        supervised: after supervised training.
+        final: after conformal risk training.
+    """
+
+    supervised: Path
+    final: Path
+
+
+@dataclass(frozen=True)
+class Ablations:
+    """Trains the variants of a run.
+
+    Attributes:
+        config: of the run.
+        train: images that train.
+        val_select: images that choose.
+        test: images that are reported on.
+        weights: of the run.
+        checkpoints: directory from which a killed training goes on.
+        cache: directory of what frozen blocks make of images.
+        progress: called with steps done, steps in all, and a note.
+    """
+
+    config: RunConfig
+    train: ImageSet
+    val_select: ImageSet
+    test: ImageSet
+    weights: Weights
+    checkpoints: Path
+    cache: Path
+    progress: Callable[[int, int, str], None]
+
+    def run(self) -> TrainingComparison:
+        """Train what the settings want beside the model and set all side by side."""
+        config, wanted = self.config, self.config.compare_training
+        nets: dict[VariantName, Callable[[], Stage1Net]] = {}
+        if wanted.baseline:
+            nets["baseline"] = self._baseline
+        conformal = config.train_conformal_risk.enabled
+        if wanted.adaptation and config.adapt_domain.enabled:
+            nets["unadapted"] = self._unadapted
+        if conformal:
+            nets["supervised"] = lambda: self._load(self.weights.supervised)
+            if wanted.cross_entropy:
+                nets["cross_entropy"] = self._cross_entropy
+        nets["final"] = lambda: self._load(self.weights.final)
+        found = {name: self._outputs(make()) for name, make in nets.items()}
+        return compare(
+            {name: outputs[0] for name, outputs in found.items()},
+            {name: outputs[1] for name, outputs in found.items()},
+            [("final", name) for name in nets if name != "final"],
+            config.calibrate_scrc.model_copy(update={"agreement": ()}),
+            repetitions=wanted.repetitions,
+            seed=config.seed,
+        )
+
+    def _outputs(self, net: Stage1Net) -> tuple[LabelledOutputs, LabelledOutputs]:
+        """For the test rows and those of val_select."""
+        both = [
+            LabelledOutputs(predict(net, rows.images), rows.data.labels, rows.data.ids, rows.data.groups)
+            for rows in (self.test, self.val_select)
+        ]
+        return both[0], both[1]
+
+    def _load(self, path: Path) -> Stage1Net:
+        net = self._build()
+        add_side_modules(net, self.config.model)
+        load_weights(net, path)
+        return net
+
+    def _build(self, **changes: object) -> Stage1Net:
+        model = self.config.model.model_copy(update=changes)
+        return build(model, size_px=self.config.preprocess.size_px, seed=self.config.seed).to(best_device())
+
+    def _baseline(self) -> Stage1Net:
+        """A head on the frozen features of images as they are, by cross-entropy alone."""
+        net = self._build(adapter="none", heads={})
+        add_adapters(net, self.config.model.model_copy(update={"adapter": "none"}))
+        settings = TrainSettings(
+            epochs=BASELINE_EPOCHS,
+            batch_size=self.config.train_supervised.batch_size,
+            learning_rate=BASELINE_RATE,
+            precision=self.config.train_supervised.precision,
+            augmentation="none",
+            selection_weight=0.0,
+            cache_views=1,
+        )
+        self._supervise(net, settings, "baseline")
+        return net
+
+    def _unadapted(self) -> Stage1Net:
+        """The whole training on the backbone as it came."""
+        net = self._build()
+        add_adapters(net, self.config.model)
+        self._supervise(net, self.config.train_supervised, "unadapted")
+        merge_adapters(net)
+        if self.config.train_conformal_risk.enabled:
+            self._train_on(net, "unadapted_conformal")
+        return net
+
+    def _cross_entropy(self) -> Stage1Net:
+        """The steps of conformal risk training without the risk."""
+        net = self._load(self.weights.supervised)
+        self._train_on(net, "cross_entropy", risk_weight=0.0, cross_entropy_weight=1.0)
+        return net
+
+    def _supervise(self, net: Stage1Net, settings: TrainSettings, name: str) -> None:
+        heads = self.config.model.heads if net.named_heads else {}
+        train_supervised(
+            Trainee(net, self.train, self.val_select, heads),
+            settings,
+            self.config.calibrate_scrc.model_copy(update={"agreement": ()}),
+            seed=self.config.seed,
+            progress=self._told(name),
+            checkpoints=self.checkpoints / name,
+            cache=self.cache,
+        )
+
+    def _train_on(self, net: Stage1Net, name: str, **changes: float) -> None:
+        train_conformal_risk(
+            net,
+            self.train,
+            self.val_select,
+            self.config.train_conformal_risk.model_copy(update=changes),
+            self.config.calibrate_scrc.model_copy(update={"agreement": ()}),
+            seed=self.config.seed,
+            progress=self._told(name),
+            checkpoints=self.checkpoints / name,
+        )
+
+    def _told(self, name: str) -> Callable[[int, int, str], None]:
+        return lambda done, total, note: self.progress(done, total, f"{name}: {note}")

@@ -1,0 +1,244 @@
+"""What is trained of a backbone: low-rank adapters through peft, prompts, parallel bottlenecks; one way in and out.
+
+An adapter on disk is a directory with its tensors and a description, `adapter.json`, written last. It is read back only
+into a model of exactly the same shape: peft's own loader builds a plain LoRA, with a warning at most, where it does not
+know what it reads.
+
+References:
+    Hu et al. (2021), LoRA, arXiv 2106.09685. Liu et al. (2024), DoRA, arXiv 2402.09353.
+    DoRAN (2025), arXiv 2510.04331; see `offline.doran`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, ClassVar
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora.layer import Conv2d as LoraConv2d
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from offline.checkpoints import Trained
+from offline.config import ModelSettings, RandomBackbone
+from offline.doran import DoranConfig
+from offline.errors import TrainingError
+from offline.side_modules import ParallelMlp, PromptedBlock
+from stage1.artifacts import Artifact, sha256_file
+from stage1.errors import ArtifactError
+from stage1.model import Stage1Net
+from stage1.trunk import blocks_of, can_be_cut
+
+LOW_RANK = ("doran", "dora", "lora")
+QUERY_VALUE = {"q_proj", "v_proj", "query", "value"}
+# A random backbone has learned nothing yet, so its patch embedding and norms are trained in full.
+RANDOM_TRAINED = ("patch_embeddings", "norm1", "norm2", "norm")
+DESCRIPTION = "adapter.json"
+TENSORS = "adapter.safetensors"
+
+
+def add_adapters(net: Stage1Net, settings: ModelSettings) -> None:
+    """Freeze the backbone and put the adapter of the settings on it; the heads stay trainable.
+
+    Args:
+        net: without adapters; changed in place.
+        settings: kind, rank, targets and number of blocks.
+
+    Raises:
+        TrainingError: this backbone does not take this adapter.
+    """
+    for parameter in net.backbone.parameters():
+        parameter.requires_grad_(False)
+    if settings.adapter in LOW_RANK:
+        with warnings.catch_warnings():
+            # peft asks transformers for an attribute by its old name.
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            net.backbone = get_peft_model(net.backbone, _low_rank(net, settings))
+        _show_geometry(net.backbone)
+    elif settings.adapter != "none":
+        add_side_modules(net, settings)
+
+
+def add_side_modules(net: Stage1Net, settings: ModelSettings) -> None:
+    """Put in what stays in the graph after training: prompts or parallel bottlenecks; nothing for other adapters.
+
+    Raises:
+        TrainingError: the backbone is no transformer whose blocks are known.
+    """
+    if settings.adapter not in {"prompts", "parallel"}:
+        return
+    blocks, width = blocks_of(net.backbone), net.layout.width
+    if not net.layout.first_patch or not all(hasattr(block, "mlp") for block in blocks):
+        raise TrainingError(
+            f"{type(net.backbone).__name__} has no transformer blocks with an MLP, which the adapter "
+            f"{settings.adapter!r} needs: set model.adapter to lora or dora"
+        )
+    for index in _adapted(blocks, settings):
+        if settings.adapter == "prompts":
+            blocks[index] = PromptedBlock(blocks[index], settings.rank, width)
+        else:
+            blocks[index].mlp = ParallelMlp(blocks[index].mlp, settings.rank, width)  # type: ignore[arg-type]
+
+
+def _adapted(blocks: nn.ModuleList, settings: ModelSettings) -> range:
+    return range(max(0, len(blocks) - (settings.last_layers or len(blocks))), len(blocks))
+
+
+def _low_rank(net: Stage1Net, settings: ModelSettings) -> LoraConfig:
+    common: dict[str, Any] = {
+        "r": settings.rank,
+        "lora_alpha": 2 * settings.rank,
+        "lora_dropout": settings.dropout,
+        "target_modules": _targets(net, settings),
+        "modules_to_save": list(RANDOM_TRAINED) if isinstance(settings.backbone, RandomBackbone) else None,
+    }
+    if settings.adapter == "doran":
+        return DoranConfig(**common)
+    return LoraConfig(**common, use_dora=settings.adapter == "dora")
+
+
+def _targets(net: Stage1Net, settings: ModelSettings) -> list[str]:
+    """Full names of the modules that are adapted."""
+    blocks, backbone = blocks_of(net.backbone), net.backbone
+    name_of = {module: name for name, module in backbone.named_modules()}
+    inside = {m for index in _adapted(blocks, settings) for m in blocks[index].modules()}
+    linear = [m for m in inside if isinstance(m, nn.Linear)]
+    if linear:
+        found = sorted(name_of[m] for m in linear if _wanted(name_of[m], settings.targets))
+        if not found:
+            raise TrainingError(
+                f"{type(backbone).__name__} has no {settings.targets} projections: set model.targets to all"
+            )
+        return found
+    order = {module: place for place, module in enumerate(backbone.modules())}
+    end = max(order[m] for m in blocks.modules())
+    pointwise = [m for m in backbone.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1)]
+    # What follows the blocks is as near to the end as the last of them.
+    late = [m for m in pointwise if m in inside or order[m] > end]
+    if not late:
+        raise TrainingError(
+            f"{type(backbone).__name__} has no linear layers or 1x1 convolutions in its blocks: set model.adapter to "
+            "none"
+        )
+    if settings.adapter == "doran":
+        raise TrainingError(
+            f"DoRAN adapts linear layers, and {type(backbone).__name__} has none in its blocks: set model.adapter to "
+            "lora or dora"
+        )
+    return sorted(name_of[m] for m in late)
+
+
+def _wanted(name: str, targets: str) -> bool:
+    if targets == "query_value":
+        return name.rsplit(".", 1)[-1] in QUERY_VALUE
+    attention = any("attention" in part or "attn" in part for part in name.split("."))
+    return targets == "all" or attention == (targets == "attention")
+
+
+def _show_geometry(backbone: nn.Module) -> None:
+    """Let adapted convolutions tell their geometry: transformers' MobileNet reads it from them to pad."""
+    for module in backbone.modules():
+        if isinstance(module, LoraConv2d):
+            base = module.get_base_layer()
+            module.stride, module.kernel_size, module.dilation = base.stride, base.kernel_size, base.dilation
+
+
+def merge_adapters(net: Stage1Net) -> None:
+    """Fold low-rank adapters into plain weights, in fp32; what stays in the graph stays."""
+    if isinstance(net.backbone, PeftModel):
+        net.backbone = net.backbone.float().merge_and_unload(safe_merge=True)
+
+
+def frozen_blocks(net: Stage1Net) -> int:
+    """Number of blocks at the start that, with all before them, no training changes; 0 if the backbone cannot be cut.
+
+    All blocks count only if what follows them is frozen too.
+    """
+    backbone = net.backbone
+    if not can_be_cut(backbone):
+        return 0
+    training = {p for p in backbone.parameters() if p.requires_grad}
+    if not training:
+        return len(blocks_of(backbone))
+    blocks = blocks_of(backbone)
+    in_blocks = [{*block.parameters()} & training for block in blocks]
+    after = {p for name, p in backbone.named_parameters() if _follows(name)} & training
+    if training - after - set().union(*in_blocks):
+        return 0
+    return next((i for i, trained in enumerate(in_blocks) if trained), len(blocks) - 1)
+
+
+def _follows(name: str) -> bool:
+    """Whether a parameter of a backbone that can be cut comes after its blocks."""
+    parts = name.split(".")
+    return "layer" not in parts and ("norm" in parts or "conv_1x1" in parts)
+
+
+class AdapterDescription(Artifact):
+    """`adapter.json`.
+
+    Attributes:
+        model: settings of the model that it belongs to.
+        size_px: side of the input it was trained at.
+        tensors_sha256: hash of the tensors file.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    model: ModelSettings
+    size_px: int
+    tensors_sha256: str
+
+
+def save_adapter(net: Stage1Net, settings: ModelSettings, size_px: int, directory: Path) -> None:
+    """Write what trains of a network, adapters and heads, into a directory.
+
+    Args:
+        net: with adapters, not merged.
+        settings: that it was built with.
+        size_px: side of the input.
+        directory: made if needed.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / TENSORS
+    save_file({name: t.float().cpu().contiguous() for name, t in Trained(net=net).state_dict().items()}, path)
+    AdapterDescription(model=settings, size_px=size_px, tensors_sha256=sha256_file(path)).write(directory / DESCRIPTION)
+
+
+def load_adapter(net: Stage1Net, settings: ModelSettings, directory: Path) -> None:
+    """Read what `save_adapter` wrote into a network with the same adapters.
+
+    Args:
+        net: with adapters, not merged; changed in place.
+        settings: that it was built with.
+        directory: of the adapter.
+
+    Raises:
+        TrainingError: it is no adapter of this program, of another model, damaged, or has other tensors.
+    """
+    try:
+        found = AdapterDescription.read(directory / DESCRIPTION)
+    except ArtifactError as error:
+        theirs = (directory / "adapter_config.json").exists()
+        hint = "peft wrote this one, which does not say what it was trained on" if theirs else str(error)
+        raise TrainingError(f"{directory}: no adapter of this program: {hint}") from error
+    different = [name for name in ModelSettings.model_fields if getattr(found.model, name) != getattr(settings, name)]
+    if different:
+        shown = ", ".join(f"model.{n} {getattr(found.model, n)!r}, not {getattr(settings, n)!r}" for n in different)
+        raise TrainingError(f"{directory}: an adapter of another model: {shown}")
+    tensors = _tensors(directory / TENSORS, found.tensors_sha256)
+    try:
+        Trained(net=net).load_state_dict(tensors)
+    except TrainingError as error:
+        raise TrainingError(f"{directory}: its tensors are others than those that train in this model") from error
+
+
+def _tensors(path: Path, expected: str) -> dict[str, Tensor]:
+    try:
+        if sha256_file(path) != expected:
+            raise TrainingError(f"{path}: damaged, its hash is not the one in {DESCRIPTION}")
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{path}: cannot be read: {error}") from error

@@ -1,0 +1,194 @@
+"""Ways of training side by side on the test rows, and what each step gained; descriptive, nothing here is certified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from stage1.artifacts import Artifact
+from stage1.bootstrap import bootstrap, interval
+from stage1.calibration_settings import CalibrationSettings
+from stage1.candidates import select
+from stage1.metrics import weighted_mcc
+from stage1.outputs import Stage1Outputs
+from stage1.policy import Policy, RulePolicy, ThresholdPolicy
+from stage1.rows import LabelledOutputs
+from stage1.selective import Ranking
+
+LEVEL = 0.95
+VariantName = Literal["baseline", "supervised", "cross_entropy", "unadapted", "final"]
+
+
+class Spread(BaseModel):
+    """A number with its 95% group-bootstrap interval.
+
+    Attributes:
+        value: on the rows as they are.
+        lower: lower end.
+        upper: upper end.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float
+    lower: float
+    upper: float
+
+
+class Variant(BaseModel):
+    """A model that was trained in one way.
+
+    Attributes:
+        name: which way.
+        accuracy: of Stage-1 alone.
+        mcc: of Stage-1 alone.
+        augrc: of the ranking by the selection score.
+        exit_coverage: share of the rows that exit: for the baseline by its fixed softmax thresholds, for the others by
+            the rule that val_select would choose. Nothing certifies it.
+        miss_rate: share of the roadwork that exits as no roadwork; None if no roadwork exits.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: VariantName
+    accuracy: Spread
+    mcc: Spread
+    augrc: Spread
+    exit_coverage: float
+    miss_rate: float | None
+
+
+class Gain(BaseModel):
+    """One variant minus another on the same rows, with the same bootstrap draws.
+
+    Attributes:
+        variant: the first.
+        over: the second.
+        accuracy: difference; above 0 is better.
+        mcc: difference; above 0 is better.
+        augrc: difference; below 0 is better.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    variant: VariantName
+    over: VariantName
+    accuracy: Spread
+    mcc: Spread
+    augrc: Spread
+
+
+class TrainingComparison(Artifact):
+    """`comparison.json`.
+
+    Attributes:
+        rows: test rows.
+        groups: groups among them.
+        variants: the ways of training; the last one is what is exported.
+        gains: what each step gained over the simpler way.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    rows: int
+    groups: int
+    variants: tuple[Variant, ...]
+    gains: tuple[Gain, ...]
+
+
+def compare(
+    test: Mapping[VariantName, LabelledOutputs],
+    val_select: Mapping[VariantName, LabelledOutputs],
+    pairs: Sequence[tuple[VariantName, VariantName]],
+    settings: CalibrationSettings,
+    *,
+    repetitions: int,
+    seed: int,
+) -> TrainingComparison:
+    """Set variants side by side.
+
+    Args:
+        test: outputs of each variant for the same test rows, in the order to show them.
+        val_select: outputs of each for the rows of val_select, which choose its exit rule.
+        pairs: which one to compare with which.
+        settings: how a rule is chosen.
+        repetitions: replicates of the group bootstrap.
+        seed: of its draws.
+    """
+    rows = next(iter(test.values()))
+    return TrainingComparison(
+        rows=len(rows),
+        groups=len(set(rows.groups)),
+        variants=tuple(
+            _variant(name, outputs, _policy(name, val_select[name], settings), repetitions, seed)
+            for name, outputs in test.items()
+        ),
+        gains=tuple(_gain(first, second, test, repetitions, seed) for first, second in pairs),
+    )
+
+
+def _policy(name: VariantName, val_select: LabelledOutputs, settings: CalibrationSettings) -> Policy:
+    if name == "baseline":
+        return ThresholdPolicy()
+    return RulePolicy(select(val_select, settings).chosen)
+
+
+class _Metrics:
+    """The metrics of one model, for any weights of the rows."""
+
+    def __init__(self, data: LabelledOutputs) -> None:
+        self._labels, self._predictions = data.labels, _predictions(data.outputs)
+        self._losses = (self._predictions != self._labels).astype(np.float64)
+        self._ranking = Ranking.of(data.outputs.select_score, self._losses)
+
+    def __call__(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        error = float(weights @ self._losses / weights.sum())
+        mcc = weighted_mcc(self._labels, self._predictions, weights)
+        return np.array([1 - error, mcc, self._ranking.augrc(weights)])
+
+
+def _predictions(outputs: Stage1Outputs) -> NDArray[np.int8]:
+    return (outputs.roadwork_score > 0).astype(np.int8)
+
+
+def _variant(name: VariantName, data: LabelledOutputs, policy: Policy, repetitions: int, seed: int) -> Variant:
+    accuracy, mcc, augrc = _spreads(_Metrics(data), data.groups, repetitions, seed)
+    decided = policy.decide(data.outputs)
+    positive = data.positive & decided.exits
+    missed = positive & (decided.exit_label == 0)
+    return Variant(
+        name=name,
+        accuracy=accuracy,
+        mcc=mcc,
+        augrc=augrc,
+        exit_coverage=float(decided.exits.mean()),
+        miss_rate=float(missed.sum() / positive.sum()) if positive.any() else None,
+    )
+
+
+def _gain(
+    first: VariantName, second: VariantName, test: Mapping[VariantName, LabelledOutputs], repetitions: int, seed: int
+) -> Gain:
+    ours, theirs, groups = _Metrics(test[first]), _Metrics(test[second]), test[first].groups
+
+    def difference(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return ours(weights) - theirs(weights)
+
+    accuracy, mcc, augrc = _spreads(difference, groups, repetitions, seed)
+    return Gain(variant=first, over=second, accuracy=accuracy, mcc=mcc, augrc=augrc)
+
+
+def _spreads(
+    metrics: Callable[[NDArray[np.float64]], NDArray[np.float64]], groups: Sequence[str], repetitions: int, seed: int
+) -> list[Spread]:
+    """Each of the metrics with its interval."""
+    plain = metrics(np.ones(len(groups)))
+    samples = bootstrap(metrics, groups, repetitions, np.random.default_rng(seed))
+    ends = [interval(samples[:, column], LEVEL) for column in range(len(plain))]
+    return [
+        Spread(value=float(value), lower=end.lower, upper=end.upper) for value, end in zip(plain, ends, strict=True)
+    ]

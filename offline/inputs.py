@@ -1,0 +1,191 @@
+"""What goes into the trained part of the network: fresh augmented images, or kept states of the frozen part."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offline.adapters import frozen_blocks
+from offline.augmentation import Augment, augmenter
+from offline.config import TrainSettings
+from offline.errors import TrainingError
+from offline.prefix_cache import PrefixCache
+from offline.prefix_states import Filler, Frozen, Views
+from stage1.model import Stage1Net
+from stage1.preprocess import Pixels
+from stage1.trunk import blocks_of
+
+
+class Inputs(Protocol):
+    """Where a training gets its batches from."""
+
+    def draw(self, rows: NDArray[np.intp], generator: torch.Generator) -> Tensor:
+        """A view of each of some rows, on the training device, `(len(rows), ...)`."""
+        ...
+
+    def features(self, net: Stage1Net, batch: Tensor) -> Tensor:
+        """Features `(N, width)` of what was drawn, or of a part of it."""
+        ...
+
+
+@dataclass(frozen=True)
+class FreshViews:
+    """Every image augmented anew each time.
+
+    Attributes:
+        images: uint8 `(N, 3, S, S)`.
+        aspects: width by height of their frames, `(N,)`.
+        augment: see `offline.augmentation`.
+        device: where training is.
+    """
+
+    images: Pixels
+    aspects: Tensor
+    augment: Augment
+    device: torch.device
+
+    def draw(self, rows: NDArray[np.intp], generator: torch.Generator) -> Tensor:
+        """See `Inputs.draw`; uint8 `(N, 3, S, S)`."""
+        batch = torch.from_numpy(self.images[rows]).to(self.device)
+        return self.augment(batch, self.aspects[torch.from_numpy(rows)], generator)
+
+    def features(self, net: Stage1Net, batch: Tensor) -> Tensor:
+        """See `Inputs.features`."""
+        return net.features(batch)
+
+
+@dataclass(frozen=True)
+class CachedViews:
+    """One of a few kept views of each image, behind the frozen blocks.
+
+    Attributes:
+        cache: holds the states.
+        slots: of each view of each row, `(N, K)`.
+        cut: number of frozen blocks.
+        device: where training is.
+    """
+
+    cache: PrefixCache
+    slots: NDArray[np.int64]
+    cut: int
+    device: torch.device
+
+    def draw(self, rows: NDArray[np.intp], generator: torch.Generator) -> Tensor:
+        """See `Inputs.draw`; bf16 `(N, V, ...)`, whose views are drawn evenly."""
+        views = torch.randint(self.slots.shape[1], (len(rows),), generator=generator).numpy()
+        return self.cache.read(self.slots[rows, views]).to(self.device)
+
+    def features(self, net: Stage1Net, batch: Tensor) -> Tensor:
+        """See `Inputs.features`."""
+        return net.rest(batch.float(), self.cut)
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where training and judging get their inputs.
+
+    Attributes:
+        train: of the rows that train.
+        judged: of the rows that choose the checkpoint, as they are.
+        cached: whether both come from the cache.
+        reason: why they do not, or what it takes.
+    """
+
+    train: Inputs
+    judged: Inputs
+    cached: bool
+    reason: str
+
+
+def choose_inputs(
+    net: Stage1Net,
+    train: tuple[Pixels, NDArray[np.float32]],
+    judged: Pixels,
+    settings: TrainSettings,
+    *,
+    seed: int,
+    device: torch.device,
+    directory: Path | None,
+    progress: Callable[[int, int, str], None],
+    check: Callable[[], None],
+) -> Sources:
+    """The cache if the settings want it, the network has a frozen part and the disk has room; else fresh views.
+
+    Args:
+        net: with adapters.
+        train: images that train, uint8 `(N, 3, S, S)`, and the proportions of their frames, `(N,)`.
+        judged: images that choose the checkpoint, uint8 `(M, 3, S, S)`.
+        settings: of the training.
+        seed: of the augmentation.
+        device: where training is.
+        directory: where caches live; None for nowhere.
+        progress: called with views done, views in all, and a note.
+        check: called before each batch; may raise.
+
+    Raises:
+        TrainingError: the settings insist on the cache, and it cannot be had.
+    """
+    augment = augmenter(settings.augmentation)
+    images, aspects = train
+    reason = _why_not(net, settings, directory)
+    if not reason:
+        assert directory is not None
+        budget = _Budget(directory, settings)
+        frozen = Frozen(net, frozen_blocks(net), settings.precision, device)
+        filler = Filler(frozen, directory, seed, budget.room, progress, check)
+        ours = filler.fill(Views(images, aspects, settings.augmentation, augment, settings.cache_views))
+        theirs = ours and filler.fill(Views(judged, np.ones(len(judged), np.float32), "plain", augment, 1))
+        if ours and theirs:
+            share = f"{frozen.cut} of {len(blocks_of(net.backbone))} blocks frozen"
+            return Sources(
+                CachedViews(*ours, frozen.cut, device),
+                CachedViews(*theirs, frozen.cut, device),
+                cached=True,
+                reason=f"{share}, {settings.cache_views} views kept of each image",
+            )
+        reason = budget.problem
+    if settings.cache == "on":
+        raise TrainingError(f"train_supervised.cache is on, but {reason}; set it to auto to train without")
+    return Sources(
+        FreshViews(images, torch.from_numpy(aspects), augment, device),
+        FreshViews(judged, torch.ones(len(judged)), lambda shown, *_: shown, device),
+        cached=False,
+        reason=reason,
+    )
+
+
+def _why_not(net: Stage1Net, settings: TrainSettings, directory: Path | None) -> str:
+    if settings.cache == "off":
+        return "the settings switch it off"
+    if directory is None:
+        return "there is no workspace to keep it in"
+    if not frozen_blocks(net):
+        return "no block is frozen together with all before it, or this backbone cannot be cut"
+    return ""
+
+
+class _Budget:
+    """How much may be written."""
+
+    def __init__(self, directory: Path, settings: TrainSettings) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self._directory, self._share = directory, settings.cache_share
+        self.problem = ""
+
+    def room(self, needed: int) -> bool:
+        free = shutil.disk_usage(self._directory).free
+        if needed <= self._share * free:
+            return True
+        self.problem = (
+            f"the frozen activations take {needed / 2**30:.1f} GiB, more than {self._share:.0%} of the "
+            f"{free / 2**30:.1f} GiB that are free"
+        )
+        return False

@@ -1,0 +1,122 @@
+"""Judging a network by what the cascade is for: how much may exit at the risk that is to be certified."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from offline.config import Precision
+from offline.dataset import Dataset
+from offline.optimisers import autocast
+from stage1.calibration_settings import CalibrationSettings
+from stage1.candidates import select
+from stage1.model import NetOutputs, Stage1Net
+from stage1.outputs import Stage1Outputs
+from stage1.preprocess import Pixels
+from stage1.rows import LabelledOutputs
+
+EVAL_BATCH = 64
+
+
+@dataclass(frozen=True, order=True)
+class SelectiveScore:
+    """How good a checkpoint is on val_select, best last when sorted: the exit coverage it promises, then its log-loss.
+
+    Attributes:
+        coverage: exit coverage at the hard rule that val_select would choose.
+        negative_loss: minus the mean cross-entropy.
+    """
+
+    coverage: float
+    negative_loss: float
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Preprocessed images with their rows.
+
+    Attributes:
+        images: uint8 `(N, 3, H, W)`.
+        data: the rows, in the same order.
+    """
+
+    images: Pixels
+    data: Dataset
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Where the network is."""
+    return next(net.parameters()).device
+
+
+def best_device() -> torch.device:
+    """The accelerator of this process, as accelerate sees it; the CPU without one."""
+    # Takes seconds to import, and only a stage that trains asks.
+    from accelerate import PartialState  # noqa: PLC0415
+
+    device: torch.device = PartialState().device
+    return device
+
+
+@torch.no_grad()
+def predict(
+    net: Stage1Net, images: Pixels, precision: Precision = "fp32", check: Callable[[], None] = lambda: None
+) -> Stage1Outputs:
+    """Outputs of the torch model in evaluation mode, for N images.
+
+    Args:
+        net: anywhere.
+        images: uint8 `(N, 3, H, W)`.
+        precision: of the forward pass.
+        check: called before each batch; may raise.
+    """
+    device = device_of(net)
+
+    def features(start: int, stop: int) -> Tensor:
+        return net.features(torch.from_numpy(images[start:stop]).to(device))
+
+    return answers(net, len(images), features, precision, check)
+
+
+@torch.no_grad()
+def answers(
+    net: Stage1Net,
+    count: int,
+    features: Callable[[int, int], Tensor],
+    precision: Precision = "fp32",
+    check: Callable[[], None] = lambda: None,
+) -> Stage1Outputs:
+    """Outputs in evaluation mode for N rows, wherever their features come from.
+
+    Args:
+        net: its heads answer.
+        count: N.
+        features: features `(stop - start, width)` of rows `start` to `stop`.
+        precision: of the forward pass.
+        check: called before each batch; may raise.
+    """
+    net.eval()
+    parts = []
+    for start in range(0, count, EVAL_BATCH):
+        check()
+        with autocast(device_of(net), precision):
+            parts.append(to_numpy(net.outputs(features(start, min(count, start + EVAL_BATCH)))))
+    return Stage1Outputs.concatenate(parts)
+
+
+def to_numpy(outputs: NetOutputs) -> Stage1Outputs:
+    """The same outputs as an engine gives them."""
+    named = {name: logits.detach().float().cpu().numpy() for name, logits in outputs.named.items()}
+    logits, score = outputs.logits.detach().float().cpu().numpy(), outputs.select_score.detach().float().cpu().numpy()
+    return Stage1Outputs(logits, score, named)
+
+
+def selective_score(outputs: Stage1Outputs, data: Dataset, settings: CalibrationSettings) -> SelectiveScore:
+    """Judge a checkpoint by what the cascade is for: how much may exit at the risk that is to be certified."""
+    labelled = LabelledOutputs(outputs, data.labels, data.ids, data.groups)
+    loss = F.cross_entropy(torch.from_numpy(outputs.logits), torch.from_numpy(data.labels).long())
+    return SelectiveScore(select(labelled, settings).expected_coverage, -float(loss))

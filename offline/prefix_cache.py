@@ -1,0 +1,135 @@
+"""What the frozen blocks make of augmented images, kept on disk, so that training starts behind them.
+
+A slot holds one state in bf16; the slots are one memory-mapped file. Their keys, 16 bytes each in the order of the
+slots, are appended to a second file after the states have reached the disk, so a key always has its state. A key is the
+hash of pixels, view and seed, and the directory is the hash of the frozen weights and of what augments: rows that are
+there from an earlier night are not computed again, and no state of other weights is ever read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from offline.errors import TrainingError
+
+STATES = "states.bf16"
+KEYS = "keys.blake2b"
+KEY_BYTES = 16
+VALUE_BYTES = 2
+
+
+class PrefixCache:
+    """Slots of equal shape in a directory; one writer at a time.
+
+    Args:
+        directory: made if needed; its name tells what decided the states.
+        shape: of one state.
+    """
+
+    def __init__(self, directory: Path, shape: Sequence[int]) -> None:
+        self._directory = directory
+        self._shape = tuple(shape)
+        directory.mkdir(parents=True, exist_ok=True)
+        # The directory's age says when it was last of use.
+        os.utime(directory)
+        self._slots = self._read_keys()
+        self._mapped: NDArray[np.int16] | None = None
+
+    @property
+    def slot_bytes(self) -> int:
+        """Size of one state on disk."""
+        return VALUE_BYTES * int(np.prod(self._shape))
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._slots
+
+    def __len__(self) -> int:
+        return len(self._slots)
+
+    def append(self, keys: Sequence[bytes], states: Tensor) -> None:
+        """Add states.
+
+        Args:
+            keys: one each, not yet there.
+            states: `(len(keys), *shape)`.
+
+        Raises:
+            TrainingError: the disk is full or cannot be written.
+        """
+        bits = states.detach().to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy()
+        try:
+            self._write_at(STATES, len(self._slots) * self.slot_bytes, bits.tobytes())
+            self._write_at(KEYS, len(self._slots) * KEY_BYTES, b"".join(keys))
+        except OSError as error:
+            raise TrainingError(
+                f"{self._directory}: the cache of frozen activations cannot be written ({error.strerror}): free some "
+                "space, or set train_supervised.cache to off"
+            ) from error
+        self._slots |= {key: len(self._slots) + place for place, key in enumerate(keys)}
+        self._mapped = None
+
+    def slots(self, keys: Sequence[bytes]) -> NDArray[np.int64]:
+        """Slot of each key, `(len(keys),)`."""
+        return np.asarray([self._slots[key] for key in keys], np.int64)
+
+    def read(self, slots: NDArray[np.int64]) -> Tensor:
+        """The states of some slots, bf16 `(len(slots), *shape)`, in memory."""
+        if self._mapped is None:
+            shape = (len(self._slots), *self._shape)
+            self._mapped = np.memmap(self._directory / STATES, np.int16, "r", shape=shape)
+        return torch.from_numpy(self._mapped[slots]).view(torch.bfloat16)
+
+    def _write_at(self, name: str, offset: int, content: bytes) -> None:
+        path = self._directory / name
+        with path.open("r+b" if path.exists() else "w+b") as handle:
+            # What a crash left behind the last key is overwritten.
+            handle.truncate(offset)
+            handle.seek(offset)
+            handle.write(content)
+            handle.flush()
+            os.fsync(handle.fileno())
+
+    def _read_keys(self) -> dict[bytes, int]:
+        try:
+            content = (self._directory / KEYS).read_bytes()
+            states = (self._directory / STATES).stat().st_size
+        except FileNotFoundError:
+            return {}
+        count = min(len(content) // KEY_BYTES, states // self.slot_bytes)
+        return {content[i * KEY_BYTES : (i + 1) * KEY_BYTES]: i for i in range(count)}
+
+
+def key_of(pixels: NDArray[np.uint8], view: int, aspect: float, seed: int) -> bytes:
+    """Key of one view of an image.
+
+    Args:
+        pixels: the image, uint8 `(3, S, S)`.
+        view: number of the view; -1 for the image as it is.
+        aspect: width by height of its frame.
+        seed: of the augmentation.
+    """
+    about = f"{pixels.shape} {view} {aspect:.6f} {seed}".encode()
+    return hashlib.blake2b(about + np.ascontiguousarray(pixels).tobytes(), digest_size=KEY_BYTES).digest()
+
+
+def weights_sha256(named: Sequence[tuple[str, Tensor]], about: Any) -> str:  # noqa: ANN401  anything with a repr
+    """Hash of tensors by name, and of what else decides the states.
+
+    Args:
+        named: names and tensors.
+        about: plain values, by their `repr`.
+    """
+    digest = hashlib.sha256(repr(about).encode())
+    for name, tensor in named:
+        digest.update(name.encode())
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

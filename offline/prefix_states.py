@@ -1,0 +1,165 @@
+"""Filling the cache: what the frozen blocks make of augmented views, each the same whichever images are beside it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from offline import augmentation
+from offline.augmentation import Augment
+from offline.config import Precision
+from offline.optimisers import autocast
+from offline.prefix_cache import PrefixCache, key_of, weights_sha256
+from stage1.model import Stage1Net
+from stage1.preprocess import Pixels
+from stage1.trunk import blocks_of, plain
+
+PLAIN = -1
+BUILD_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """The part of a network that does not train, and how its states are made.
+
+    Attributes:
+        net: the network, in evaluation mode while states are made.
+        cut: number of frozen blocks, at least one.
+        precision: of the forward pass.
+        device: where it is.
+    """
+
+    net: Stage1Net
+    cut: int
+    precision: Precision
+    device: torch.device
+
+    @torch.no_grad()
+    def states(self, images: Tensor) -> Tensor:
+        """States `(N, ...)` of uint8 images `(N, 3, S, S)`."""
+        training = self.net.training
+        self.net.eval()
+        with autocast(self.device, self.precision):
+            found = self.net.prefix(images.to(self.device), self.cut)
+        self.net.train(training)
+        return found
+
+    def sha256(self, kind: str) -> str:
+        """Hash of the frozen weights, of what augments, and of the versions that compute."""
+        about = (kind, self.cut, self.net.views, self.net.view_px, self.precision, self.device.type, torch.__version__)
+        code = inspect.getsource(augmentation) if kind != "plain" else ""
+        return weights_sha256(list(self._weights()), (*about, code))
+
+    def _weights(self) -> Iterator[tuple[str, Tensor]]:
+        model = plain(self.net.backbone)
+        blocks = blocks_of(model)
+        if self.cut == len(blocks):
+            yield from model.state_dict().items()
+            return
+        late = {p for block in blocks[self.cut :] for p in block.parameters()}
+        trained = {p for p in model.parameters() if p.requires_grad}
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            if not (isinstance(tensor, nn.Parameter) and (tensor in late or tensor in trained)):
+                yield name, tensor
+
+
+def view(pixels: Pixels, number: int, aspect: float, augment: Augment, key: bytes) -> Tensor:
+    """One view of an image, the same whichever images are beside it.
+
+    Args:
+        pixels: uint8 `(3, S, S)`.
+        number: of the view; `PLAIN` for the image as it is.
+        aspect: width by height of its frame.
+        augment: see `offline.augmentation`.
+        key: of the view; seeds what is drawn.
+
+    Returns:
+        uint8 `(3, S, S)`.
+    """
+    image = torch.from_numpy(pixels)
+    if number == PLAIN:
+        return image
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:7]))
+    return augment(image[None], torch.tensor([aspect]), generator)[0]
+
+
+@dataclass(frozen=True)
+class Views:
+    """Which views of which images are wanted.
+
+    Attributes:
+        images: uint8 `(N, 3, S, S)`.
+        aspects: width by height of their frames, `(N,)`.
+        kind: name of the augmentation; `plain` for the images as they are.
+        augment: the augmentation of that name.
+        count: views of each image, K.
+    """
+
+    images: Pixels
+    aspects: NDArray[np.float32]
+    kind: str
+    augment: Augment
+    count: int
+
+    def keys(self, seed: int) -> list[tuple[bytes, int, int]]:
+        """Key, row and number of each view, those of a row one after another."""
+        numbers = [PLAIN] if self.kind == "plain" else range(self.count)
+        return [
+            (key_of(image, number, float(aspect), seed), row, number)
+            for row, (image, aspect) in enumerate(zip(self.images, self.aspects, strict=True))
+            for number in numbers
+        ]
+
+
+@dataclass(frozen=True)
+class Filler:
+    """Brings views into the cache.
+
+    Attributes:
+        frozen: makes the states.
+        directory: where caches live.
+        seed: of the augmentation.
+        room: whether so many bytes may be written.
+        progress: called with views done, views in all, and a note.
+        check: called before each batch; may raise.
+    """
+
+    frozen: Frozen
+    directory: Path
+    seed: int
+    room: Callable[[int], bool]
+    progress: Callable[[int, int, str], None]
+    check: Callable[[], None]
+
+    def fill(self, views: Views) -> tuple[PrefixCache, NDArray[np.int64]] | None:
+        """Compute what is missing.
+
+        Returns:
+            The cache and the slot of each view, `(N, K)`; None if there is no room.
+
+        Raises:
+            TrainingError: the disk is full after all.
+        """
+        shape = self.frozen.states(torch.from_numpy(views.images[:1])).shape[1:]
+        cache = PrefixCache(self.directory / self.frozen.sha256(views.kind)[:16], shape)
+        wanted = views.keys(self.seed)
+        missing = list({key: (key, row, number) for key, row, number in wanted if key not in cache}.values())
+        if not self.room(len(missing) * cache.slot_bytes):
+            return None
+        for start in range(0, len(missing), BUILD_BATCH):
+            self.check()
+            batch = missing[start : start + BUILD_BATCH]
+            pictures = [
+                view(views.images[row], number, float(views.aspects[row]), views.augment, key)
+                for key, row, number in batch
+            ]
+            cache.append([key for key, _, _ in batch], self.frozen.states(torch.stack(pictures)))
+            self.progress(start + len(batch), len(missing), "keeping the activations of the frozen blocks")
+        return cache, cache.slots([key for key, _, _ in wanted]).reshape(len(views.images), -1)

@@ -1,0 +1,84 @@
+"""A backbone cut in two at a block: what comes before the cut is computed once where it does not train.
+
+A trunk is embedding, blocks, and what follows them. DINOv3 and MobileNetV2 can be cut; any other vision model of
+transformers that returns patch or grid features runs whole.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+def plain(backbone: nn.Module) -> nn.Module:
+    """The backbone without the wrapper that peft puts around it; adapters inside it stay."""
+    unwrap = getattr(backbone, "get_base_model", None)
+    found: nn.Module = backbone if unwrap is None else unwrap()
+    return found
+
+
+def blocks_of(backbone: nn.Module) -> nn.ModuleList:
+    """The blocks of a backbone in their order: its longest list of modules.
+
+    Raises:
+        ValueError: it has none.
+    """
+    lists = [module for module in plain(backbone).modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise ValueError(f"{type(plain(backbone)).__name__} has no list of blocks")
+    return max(lists, key=len)
+
+
+def can_be_cut(backbone: nn.Module) -> bool:
+    """Whether `before` and `after` know this kind of backbone."""
+    return _kind(backbone) in {"dinov3_vit", "mobilenet_v2"}
+
+
+def before(backbone: nn.Module, pixels: Tensor, cut: int) -> Tensor:
+    """What goes into block `cut`.
+
+    Args:
+        backbone: one that can be cut.
+        pixels: normalised, `(N, 3, S, S)`.
+        cut: number of blocks before the cut.
+
+    Returns:
+        Tokens `(N, T, D)` of a transformer, a grid `(N, C, H, W)` of a convolutional network.
+    """
+    model = plain(backbone)
+    if _kind(backbone) == "mobilenet_v2":
+        hidden: Tensor = model.conv_stem(pixels)  # type: ignore[operator]
+        for block in blocks_of(model)[:cut]:
+            hidden = block(hidden)
+        return hidden
+    hidden, positions = model.embeddings(pixels), model.rope_embeddings(pixels)  # type: ignore[operator]
+    for block in blocks_of(model)[:cut]:
+        hidden = block(hidden, position_embeddings=positions)
+    return hidden
+
+
+def after(backbone: nn.Module, hidden: Tensor, cut: int, size_px: int) -> Tensor:
+    """The last hidden state, from what goes into block `cut`.
+
+    Args:
+        backbone: one that can be cut.
+        hidden: of `before`.
+        cut: number of blocks before the cut.
+        size_px: side of the pixels that it came from.
+    """
+    model = plain(backbone)
+    if _kind(backbone) == "mobilenet_v2":
+        for block in blocks_of(model)[cut:]:
+            hidden = block(hidden)
+        grid: Tensor = model.conv_1x1(hidden)  # type: ignore[operator]
+        return grid
+    # Only shape, type and device of the pixels matter for the positions.
+    weight: Tensor = model.embeddings.patch_embeddings.weight  # type: ignore[union-attr, assignment]
+    positions = model.rope_embeddings(weight.new_empty((1, 3, size_px, size_px)))  # type: ignore[operator]
+    for block in blocks_of(model)[cut:]:
+        hidden = block(hidden, position_embeddings=positions)
+    tokens: Tensor = model.norm(hidden)  # type: ignore[operator]
+    return tokens
+
+
+def _kind(backbone: nn.Module) -> str:
+    return str(getattr(getattr(plain(backbone), "config", None), "model_type", ""))

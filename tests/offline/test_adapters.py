@@ -1,0 +1,326 @@
+"""Adapters: what is trained of a backbone, what is left of it afterwards, and one way in and out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offline.config import ModelSettings, NamedHead, PretrainedBackbone, RandomBackbone
+from offline.errors import TrainingError
+
+torch = pytest.importorskip("torch")
+
+# Imported after the check above: these modules need torch.
+from torch import Tensor  # noqa: E402
+from transformers import DINOv3ViTConfig, DINOv3ViTModel, MobileNetV2Config, ViTConfig, ViTModel  # noqa: E402
+
+from offline.adapters import (  # noqa: E402
+    DESCRIPTION,
+    TENSORS,
+    add_adapters,
+    add_side_modules,
+    frozen_blocks,
+    load_adapter,
+    merge_adapters,
+    save_adapter,
+)
+from offline.exporting import check_export, export_onnx  # noqa: E402
+from offline.modeling import build, load_weights, parameter_groups, save_weights  # noqa: E402
+from stage1.model import Stage1Net  # noqa: E402
+
+SIZE_PX = 32
+KINDS = ("doran", "dora", "lora", "prompts", "parallel", "none")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks as small as these only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> Iterator[None]:
+    """Nothing here trains."""
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(autouse=True)
+def third_party_warnings() -> Iterator[None]:
+    """transformers and torch warn of each other's deprecations; they are not ours to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DINOv3 of three blocks with weights on disk."""
+    torch.manual_seed(0)
+    config = DINOv3ViTConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        patch_size=8,
+        use_gated_mlp=True,
+        layerscale_value=1.0,
+        initializer_range=0.15,
+    )
+    directory = tmp_path_factory.mktemp("dinov3")
+    DINOv3ViTModel(config).save_pretrained(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def mobilenet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MobileNetV2 of which only the config is there, so with random weights."""
+    directory = tmp_path_factory.mktemp("mobilenet")
+    MobileNetV2Config(depth_multiplier=0.35, image_size=SIZE_PX).save_pretrained(directory)
+    return directory
+
+
+def settings(directory: Path, adapter: str, **changes: Any) -> ModelSettings:
+    common = {"backbone": PretrainedBackbone(name=str(directory)), "adapter": adapter, "rank": 4, "last_layers": 2}
+    return ModelSettings.model_validate(common | changes)
+
+
+def adapted(model: ModelSettings, seed: int = 0) -> Stage1Net:
+    net = build(model, size_px=SIZE_PX, seed=seed)
+    add_adapters(net, model)
+    return net.eval()
+
+
+def images(count: int = 4) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    shape = count, 3, SIZE_PX, SIZE_PX
+    drawn: Tensor = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
+    return drawn
+
+
+def disturb(net: Stage1Net) -> None:
+    """Give every trainable tensor another value, as training would."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            if parameter.requires_grad:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def trained_modules(net: Stage1Net) -> set[str]:
+    """Paths inside the backbone under which something trains, without what peft puts around them."""
+    names = [name for name, p in net.backbone.named_parameters() if p.requires_grad]
+    return {name.replace("base_model.model.", "").split(".lora_")[0] for name in names}
+
+
+@pytest.mark.parametrize("kind", ["doran", "dora", "lora", "parallel", "none"])
+def test_an_adapter_starts_as_the_backbone(pretrained: Path, kind: str) -> None:
+    model = settings(pretrained, kind)
+    plain = build(model, size_px=SIZE_PX, seed=0).eval()
+    assert torch.allclose(adapted(model).features(images()), plain.features(images()), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_left_after_merging_says_what_the_adapter_said(pretrained: Path, kind: str, tmp_path: Path) -> None:
+    model = settings(pretrained, kind)
+    net = adapted(model)
+    start = net.features(images())
+    disturb(net)
+    expected = net.outputs(net.features(images()))
+    merge_adapters(net)
+    assert torch.allclose(net.outputs(net.features(images())).logits, expected.logits, atol=1e-4)
+    assert kind == "none" or not torch.allclose(net.features(images()), start, atol=1e-2)
+    assert not [name for name, _ in net.named_parameters() if "lora" in name]
+    save_weights(net, tmp_path / "model.safetensors")
+    again = build(model, size_px=SIZE_PX, seed=9)
+    add_side_modules(again, model)
+    load_weights(again, tmp_path / "model.safetensors")
+    assert torch.equal(again.eval().features(images()), net.features(images()))
+
+
+@pytest.mark.parametrize("kind", ["prompts", "parallel"])
+def test_what_stays_beside_the_weights_is_exported_with_them(pretrained: Path, kind: str, tmp_path: Path) -> None:
+    net = adapted(settings(pretrained, kind, heads={"severity": NamedHead(column="severity", classes=("no", "yes"))}))
+    disturb(net)
+    export_onnx(net, tmp_path / "model.onnx", SIZE_PX)
+    assert check_export(net, tmp_path / "model.onnx", images(17).numpy()) < 1e-4
+
+
+@pytest.mark.parametrize("kind", ["doran", "dora", "lora", "prompts", "parallel"])
+def test_only_the_last_blocks_are_adapted(pretrained: Path, kind: str) -> None:
+    trained = trained_modules(adapted(settings(pretrained, kind)))
+    assert trained
+    assert all(name.startswith(("model.layer.1.", "model.layer.2.")) for name in trained)
+
+
+@pytest.mark.parametrize(
+    ("targets", "expected"),
+    [
+        ("query_value", {"attention.q_proj", "attention.v_proj"}),
+        ("attention", {f"attention.{name}_proj" for name in "qkvo"}),
+        ("mlp", {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}),
+        ("all", {f"attention.{name}_proj" for name in "qkvo"} | {f"mlp.{n}_proj" for n in ("gate", "up", "down")}),
+    ],
+)
+def test_projections_can_be_chosen(pretrained: Path, targets: str, expected: set[str]) -> None:
+    trained = trained_modules(adapted(settings(pretrained, "lora", targets=targets, last_layers=1)))
+    assert trained == {f"model.layer.2.{name}" for name in expected}
+
+
+@pytest.mark.parametrize(("adapter", "expected"), [("lora", 3), ("dora", 3)])
+def test_a_convolutional_backbone_is_adapted_at_its_late_pointwise_convolutions(
+    mobilenet: Path, adapter: str, expected: int
+) -> None:
+    net = adapted(settings(mobilenet, adapter, last_layers=1))
+    trained = trained_modules(net)
+    assert len(trained) == expected
+    assert trained == {
+        "layer.15.expand_1x1.convolution",
+        "layer.15.reduce_1x1.convolution",
+        "conv_1x1.convolution",
+    }
+    disturb(net)
+    with torch.no_grad():
+        before = net.features(images())
+        merge_adapters(net)
+        assert torch.allclose(net.features(images()), before, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "match"),
+    [
+        ("doran", "DoRAN adapts linear layers, and MobileNetV2Model has none"),
+        ("prompts", "MobileNetV2Model has no transformer blocks"),
+        ("parallel", "set model.adapter to lora or dora"),
+    ],
+)
+def test_what_a_convolutional_backbone_does_not_take_is_refused(mobilenet: Path, adapter: str, match: str) -> None:
+    with pytest.raises(TrainingError, match=match):
+        adapted(settings(mobilenet, adapter))
+
+
+def test_a_vision_transformer_of_another_family_is_adapted_and_runs_whole(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=SIZE_PX,
+        patch_size=8,
+    )
+    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    model = settings(tmp_path, "dora", targets="query_value", last_layers=1)
+    net = adapted(model)
+    assert len(trained_modules(net)) == 2
+    assert net.features(images()).shape == (4, 64)
+    assert frozen_blocks(net) == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "last", "expected"),
+    [("none", 2, 3), ("doran", 1, 2), ("lora", 2, 1), ("prompts", 2, 1), ("parallel", 1, 2), ("lora", None, 0)],
+)
+def test_blocks_below_the_adapters_are_frozen(pretrained: Path, kind: str, last: int | None, expected: int) -> None:
+    assert frozen_blocks(adapted(settings(pretrained, kind, last_layers=last))) == expected
+
+
+def test_a_random_backbone_has_no_frozen_blocks() -> None:
+    backbone = RandomBackbone(hidden=32, layers=3, heads=2, patch_px=8)
+    assert frozen_blocks(adapted(ModelSettings(backbone=backbone, adapter="lora", last_layers=1))) == 0
+
+
+def test_the_late_convolution_of_a_convolutional_backbone_follows_its_blocks(mobilenet: Path) -> None:
+    assert frozen_blocks(adapted(settings(mobilenet, "lora", last_layers=2))) == 14
+    assert frozen_blocks(adapted(settings(mobilenet, "none"))) == 16
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_vectors_are_not_decayed_and_nothing_is_there_twice(pretrained: Path, kind: str) -> None:
+    net = adapted(settings(pretrained, kind))
+    decayed, free = parameter_groups(net, 0.1)
+    everything = [*decayed["params"], *free["params"]]
+    assert len({id(p) for p in everything}) == len(everything)
+    assert {id(p) for p in everything} == {id(p) for p in net.parameters() if p.requires_grad}
+    assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
+    names = {id(p): name for name, p in net.named_parameters()}
+    loose = {names[id(p)] for p in free["params"]}
+    assert all(name.endswith((".bias", ".weight", ".tau")) or "magnitude" in name for name in loose)
+    assert all(p.ndim == 1 for p in free["params"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_adapter_on_disk_is_read_back_to_the_same_bits(pretrained: Path, kind: str, tmp_path: Path) -> None:
+    model = settings(pretrained, kind)
+    net = adapted(model)
+    disturb(net)
+    save_adapter(net, model, SIZE_PX, tmp_path / "adapter")
+    again = adapted(model, seed=7)
+    load_adapter(again, model, tmp_path / "adapter")
+    for expected, found in zip(net(images()), again(images()), strict=True):
+        assert torch.equal(expected, found)
+
+
+@pytest.mark.parametrize("other", ["dora", "lora", "prompts"])
+def test_an_adapter_of_another_kind_is_refused_not_reinterpreted(pretrained: Path, other: str, tmp_path: Path) -> None:
+    model = settings(pretrained, "doran")
+    save_adapter(adapted(model), model, SIZE_PX, tmp_path)
+    theirs = settings(pretrained, other)
+    with pytest.raises(TrainingError, match=f"model.adapter 'doran', not '{other}'"):
+        load_adapter(adapted(theirs), theirs, tmp_path)
+
+
+def test_an_adapter_that_peft_wrote_is_refused(pretrained: Path, tmp_path: Path) -> None:
+    model = settings(pretrained, "doran")
+    adapted(model).backbone.save_pretrained(tmp_path)  # type: ignore[operator]
+    with pytest.raises(TrainingError, match="peft wrote this one"):
+        load_adapter(adapted(model), model, tmp_path)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "another hash", "tensors missing", "no tensors", "no description"])
+def test_a_damaged_adapter_is_refused(pretrained: Path, damage: str, tmp_path: Path) -> None:
+    model = settings(pretrained, "lora")
+    net = adapted(model)
+    if damage == "tensors missing":
+        for parameter in net.class_head.parameters():
+            parameter.requires_grad_(False)
+    save_adapter(net, model, SIZE_PX, tmp_path)
+    path = tmp_path / TENSORS
+    if damage == "cut short":
+        path.write_bytes(path.read_bytes()[:-100])
+    elif damage == "another hash":
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(bytes(content))
+    elif damage == "no tensors":
+        path.unlink()
+    elif damage == "no description":
+        (tmp_path / DESCRIPTION).unlink()
+    with pytest.raises(TrainingError):
+        load_adapter(adapted(model), model, tmp_path)
+
+
+def test_a_gated_backbone_says_what_to_accept_and_how_to_log_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(TrainingError, match=r"accept the licence.*hf auth login.*model\.backbone\.name"):
+        build(ModelSettings(), size_px=SIZE_PX, seed=0)
+
+
+def test_a_backbone_that_is_nowhere_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(TrainingError, match="Give a model of the Hugging Face hub or a local directory"):
+        build(settings(tmp_path / "nowhere", "lora"), size_px=SIZE_PX, seed=0)
+
+
+def test_a_size_that_a_backbone_does_not_take_is_said_at_once(tmp_path: Path) -> None:
+    config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=SIZE_PX, patch_size=8)
+    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    with pytest.raises(TrainingError, match=r"64 x 64 px images.*preprocess\.size_px"):
+        build(settings(tmp_path, "lora"), size_px=64, seed=0)

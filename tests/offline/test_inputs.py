@@ -1,0 +1,320 @@
+"""Training behind the frozen blocks: the same loss, computed once, kept over the nights, and never of other weights."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from offline.config import ModelSettings, PretrainedBackbone, TrainSettings
+from offline.dataset import Dataset, Row
+from offline.errors import TrainingError, TrainingInterrupted
+from stage1.calibration_settings import CalibrationSettings
+
+torch = pytest.importorskip("torch")
+
+# Imported after the check above: these modules need torch.
+from torch import Generator, Tensor  # noqa: E402
+from transformers import DINOv3ViTConfig, DINOv3ViTModel  # noqa: E402
+
+from offline.adapters import add_adapters, frozen_blocks  # noqa: E402
+from offline.augmentation import augmenter  # noqa: E402
+from offline.inputs import CachedViews, FreshViews, Sources, choose_inputs  # noqa: E402
+from offline.judging import ImageSet  # noqa: E402
+from offline.modeling import build  # noqa: E402
+from offline.prefix_cache import KEYS, STATES, PrefixCache, key_of  # noqa: E402
+from offline.prefix_states import BUILD_BATCH, Frozen, view  # noqa: E402
+from offline.training import Outcome, Trainee, train_supervised  # noqa: E402
+from stage1.model import Stage1Net  # noqa: E402
+
+SIZE_PX = 32
+CPU = torch.device("cpu")
+CALIBRATION = CalibrationSettings(alpha=0.1, unit="row", grid_size=30, gate_size=5)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks as small as these only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def third_party_warnings() -> Iterator[None]:
+    """transformers and torch warn of each other's deprecations; they are not ours to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two DINOv3s of three blocks with other weights."""
+    found = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        config = DINOv3ViTConfig(
+            hidden_size=32,
+            intermediate_size=64,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            patch_size=8,
+            layerscale_value=1.0,
+            initializer_range=0.15,
+        )
+        found.append(tmp_path_factory.mktemp("backbone"))
+        DINOv3ViTModel(config).save_pretrained(found[-1])
+    return found[0], found[1]
+
+
+def network(backbone: Path, **changes: Any) -> Stage1Net:
+    common = {"backbone": PretrainedBackbone(name=str(backbone)), "adapter": "dora", "rank": 4, "last_layers": 1}
+    model = ModelSettings.model_validate(common | changes)
+    net = build(model, size_px=SIZE_PX, seed=0)
+    add_adapters(net, model)
+    return net
+
+
+def coloured(count: int, seed: int) -> ImageSet:
+    """Images that are roadwork if and only if they are reddish."""
+    rng = np.random.default_rng(seed)
+    labels = (np.arange(count) % 2).astype(int)
+    pixels = rng.integers(0, 120, (count, 3, SIZE_PX, SIZE_PX))
+    pixels[:, 0] += 90 * labels[:, None, None]
+    rows = tuple(
+        Row(image=f"{seed}/{n}", label=int(y), group=f"{seed}/{n}", metadata={"width": "64", "height": "48"})
+        for n, y in enumerate(labels)
+    )
+    return ImageSet(pixels.astype(np.uint8), Dataset(Path("nowhere"), rows))
+
+
+def recipe(**changes: Any) -> TrainSettings:
+    common = {"epochs": 3, "batch_size": 16, "learning_rate": 3e-3, "cache_views": 2, "augmentation": "validators"}
+    return TrainSettings.model_validate(common | changes)
+
+
+def train(net: Stage1Net, place: Path | None, tell: Any = lambda *_: None, **changes: Any) -> Outcome:
+    trainee = Trainee(net, coloured(48, 1), coloured(32, 2))
+    return train_supervised(trainee, recipe(**changes), CALIBRATION, seed=0, progress=tell, cache=place)
+
+
+def sources(net: Stage1Net, images: np.ndarray, place: Path | None, told: list[int], **changes: Any) -> Sources:
+    return choose_inputs(
+        net,
+        (images, np.full(len(images), 4 / 3, np.float32)),
+        images[:4],
+        recipe(**changes),
+        seed=0,
+        device=CPU,
+        directory=place,
+        progress=lambda done, *_: told.append(done),
+        check=lambda: None,
+    )
+
+
+class _SameViews(FreshViews):
+    """The views that the cache would keep, as pixels, through the whole network."""
+
+    def draw(self, rows: np.ndarray, generator: Generator) -> Tensor:
+        numbers = torch.randint(2, (len(rows),), generator=generator).tolist()
+        kept = []
+        for row, number in zip(rows.tolist(), numbers, strict=True):
+            aspect = float(self.aspects[row])
+            key = key_of(self.images[row], number, aspect, 0)
+            kept.append(view(self.images[row], number, aspect, self.augment, key))
+        drawn: Tensor = torch.stack(kept)
+        return drawn
+
+
+@pytest.mark.parametrize("last", [1, 2])
+def test_behind_the_frozen_blocks_the_loss_is_the_same(
+    backbones: tuple[Path, Path], last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the rounding of what is kept to bf16: eight bits of mantissa."""
+    cached = train(network(backbones[0], last_layers=last), tmp_path)
+    assert cached.cached
+
+    def whole(_: Stage1Net, shown: tuple[np.ndarray, np.ndarray], judged: np.ndarray, *__: Any, **___: Any) -> Sources:
+        augment = augmenter("validators")
+        ours = _SameViews(shown[0], torch.from_numpy(shown[1]), augment, CPU)
+        return Sources(ours, FreshViews(judged, torch.ones(len(judged)), lambda x, *_: x, CPU), cached=False, reason="")
+
+    monkeypatch.setattr("offline.training.choose_inputs", whole)
+    uncached = train(network(backbones[0], last_layers=last), None)
+    for name in ("train_loss", "val_select_loss"):
+        ours, theirs = ([record[name] for record in outcome.records] for outcome in (cached, uncached))
+        assert ours == pytest.approx(theirs, rel=0.01)
+    assert cached.records[-1]["train_loss"] < 0.9 * cached.records[0]["train_loss"]
+
+
+def test_the_frozen_backbone_with_a_head_alone_keeps_features(backbones: tuple[Path, Path], tmp_path: Path) -> None:
+    net = network(backbones[0], adapter="none")
+    outcome = train(net, tmp_path)
+    assert outcome.inputs == "3 of 3 blocks frozen, 2 views kept of each image"
+    sizes = sorted(path.stat().st_size for path in tmp_path.rglob(STATES))
+    assert sizes == [32 * net.width * 2, 2 * 48 * net.width * 2]
+
+
+def test_what_an_earlier_night_kept_is_not_computed_again(
+    backbones: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    computed: list[int] = []
+    states = Frozen.states
+
+    def counting(self: Frozen, images: Tensor) -> Tensor:
+        computed.append(len(images))
+        found: Tensor = states(self, images)
+        return found
+
+    monkeypatch.setattr(Frozen, "states", counting)
+    images = coloured(48, 1).images
+    first = sources(network(backbones[0]), images[:40], tmp_path, [])
+    # Two views of each image and four as they are; one more a set tells the shape.
+    assert sum(computed) == 2 * 40 + 4 + 2
+    computed.clear()
+    again = sources(network(backbones[0]), images[::-1].copy(), tmp_path, [])
+    assert sum(computed) == 2 * 8 + 4 + 2
+    old, new = (Tensor.float(s.train.draw(np.array([row]), torch.Generator())) for s, row in ((first, 7), (again, 40)))
+    assert torch.equal(old, new)
+
+
+@pytest.mark.parametrize("change", ["weights", "cut", "augmentation", "seed", "precision", "views"])
+def test_nothing_is_read_that_anything_else_decided(
+    backbones: tuple[Path, Path], change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, told = coloured(8, 1).images, list[int]()
+    sources(network(backbones[0]), images, tmp_path, told)
+    told.clear()
+    sources(network(backbones[0]), images, tmp_path, told)
+    assert told == []
+    other = network(backbones[1] if change == "weights" else backbones[0], last_layers=2 if change == "cut" else 1)
+    if change == "views":
+        other.views = "whole_and_quadrants"
+        other.view_px = SIZE_PX // 2
+    changes = {"augmentation": {"augmentation": "light"}, "precision": {"precision": "bf16"}}.get(change, {})
+    if change == "seed":
+        monkeypatch.setattr(
+            "offline.prefix_states.key_of", lambda pixels, view, aspect, _: key_of(pixels, view, aspect, 1)
+        )
+    sources(other, images, tmp_path, told, **changes)
+    assert told
+
+
+def test_a_view_is_the_same_whichever_images_are_beside_it() -> None:
+    images = coloured(6, 1).images
+    augment = augmenter("strong")
+    keys = [key_of(image, 0, 1.0, 0) for image in images]
+    alone = view(images[4], 0, 1.0, augment, keys[4])
+    for image, key in zip(images, keys, strict=True):
+        view(image, 0, 1.0, augment, key)
+    assert torch.equal(view(images[4], 0, 1.0, augment, keys[4]), alone)
+    assert not torch.equal(view(images[4], 1, 1.0, augment, key_of(images[4], 1, 1.0, 0)), alone)
+
+
+def test_a_cache_goes_on_after_a_crash_between_states_and_keys(tmp_path: Path) -> None:
+    keys = [bytes([n]) * 16 for n in range(6)]
+    states = torch.arange(12.0).reshape(6, 2)
+    PrefixCache(tmp_path, (2,)).append(keys[:3], states[:3])
+    with (tmp_path / STATES).open("ab") as handle:
+        handle.write(b"\0" * 7)
+    with (tmp_path / KEYS).open("ab") as handle:
+        handle.write(b"\1" * 9)
+    again = PrefixCache(tmp_path, (2,))
+    assert len(again) == 3
+    again.append(keys[3:], states[3:])
+    for cache in (again, PrefixCache(tmp_path, (2,))):
+        assert torch.equal(cache.read(cache.slots([keys[5], keys[0]])).float(), states[[5, 0]])
+
+
+def test_keys_without_their_states_are_not_believed(tmp_path: Path) -> None:
+    keys = [bytes([n]) * 16 for n in range(4)]
+    PrefixCache(tmp_path, (2,)).append(keys, torch.zeros(4, 2))
+    (tmp_path / STATES).write_bytes(bytes(4 * 3))
+    again = PrefixCache(tmp_path, (2,))
+    assert len(again) == 3
+    assert keys[3] not in again
+
+
+def test_told_to_end_while_it_fills_the_next_run_goes_on_there(backbones: tuple[Path, Path], tmp_path: Path) -> None:
+    images = coloured(2 * BUILD_BATCH, 1).images
+
+    def end() -> None:
+        raise TrainingInterrupted
+
+    told: list[int] = []
+    common = {"seed": 0, "device": CPU, "directory": tmp_path, "progress": lambda done, *_: told.append(done)}
+    shown = images, np.ones(len(images), np.float32)
+    net = network(backbones[0])
+    checks = iter([lambda: None, end])
+
+    def once() -> None:
+        next(checks)()
+
+    with pytest.raises(TrainingInterrupted):
+        choose_inputs(net, shown, images[:4], recipe(), check=once, **common)
+    assert told == [BUILD_BATCH]
+    told.clear()
+    choose_inputs(net, shown, images[:4], recipe(), check=lambda: None, **common)
+    assert told == [BUILD_BATCH, 2 * BUILD_BATCH, 3 * BUILD_BATCH, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"cache": "off"}, "the settings switch it off"),
+        ({"cache_share": 1e-12}, r"the frozen activations take 0\.0 GiB, more than 0% of"),
+    ],
+)
+def test_without_the_cache_images_are_augmented_anew(
+    backbones: tuple[Path, Path], changes: dict[str, Any], why: str, tmp_path: Path
+) -> None:
+    outcome = train(network(backbones[0]), tmp_path, epochs=1, **changes)
+    assert not outcome.cached
+    assert outcome.inputs.startswith(why.replace("\\", ""))
+
+
+def test_a_network_without_frozen_blocks_trains_whole(backbones: tuple[Path, Path], tmp_path: Path) -> None:
+    net = network(backbones[0], last_layers=None)
+    assert frozen_blocks(net) == 0
+    assert "no block is frozen" in train(net, tmp_path, epochs=1).inputs
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", [True, False])
+def test_insisting_on_a_cache_that_cannot_be_had_stops(
+    backbones: tuple[Path, Path], place: bool, tmp_path: Path
+) -> None:
+    with pytest.raises(TrainingError, match=r"train_supervised\.cache is on, but"):
+        train(network(backbones[0], last_layers=None), tmp_path if place else None, cache="on")
+
+
+def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    cache = PrefixCache(tmp_path, (2,))
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(TrainingError, match=r"No space left on device.*train_supervised\.cache to off"):
+        cache.append([b"0" * 16], torch.zeros(1, 2))
+
+
+def test_both_views_of_an_image_are_drawn(backbones: tuple[Path, Path], tmp_path: Path) -> None:
+    found = sources(network(backbones[0]), coloured(8, 1).images, tmp_path, []).train
+    assert isinstance(found, CachedViews)
+    generator = torch.Generator().manual_seed(0)
+    drawn = found.draw(np.zeros(32, np.intp), generator)
+    assert len(torch.unique(drawn.float().flatten(1), dim=0)) == 2
+
+
+def test_what_was_kept_can_be_thrown_away(backbones: tuple[Path, Path], tmp_path: Path) -> None:
+    first = train(network(backbones[0]), tmp_path, epochs=1)
+    shutil.rmtree(tmp_path)
+    second = train(network(backbones[0]), tmp_path, epochs=1)
+    assert first == second
