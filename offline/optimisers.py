@@ -27,6 +27,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from offline.config import Precision, TrainSettings
+from offline.errors import TrainingError
 
 Batch = TypeVar("Batch")
 AUTOCAST = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -301,3 +302,30 @@ def _set_random_state(states: list[Tensor]) -> None:
     torch.set_rng_state(states[0])
     if states[1:]:
         torch.cuda.set_rng_state_all(states[1:])
+
+
+@contextmanager
+def recomputing(backbone: nn.Module, wanted: bool) -> Iterator[None]:
+    """Within it the backbone computes its activations twice instead of keeping them.
+
+    Args:
+        backbone: of transformers, with or without adapters.
+        wanted: otherwise nothing changes.
+
+    Raises:
+        TrainingError: this backbone cannot.
+    """
+    if not wanted:
+        yield
+        return
+    try:
+        # Not the reentrant kind: with frozen weights below, no gradient would come through it.
+        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+    except (AttributeError, ValueError) as error:
+        raise TrainingError(
+            f"{type(backbone).__name__} has no gradient checkpointing: set gradient_checkpointing to false"
+        ) from error
+    try:
+        yield
+    finally:
+        backbone.gradient_checkpointing_disable()  # type: ignore[operator]

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
+
 from engines.bundle import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, REQUIRED, Provenance, write_golden
 from engines.engine import OnnxEngine
 from offline import publishing
@@ -51,6 +53,8 @@ REFERENCES = "reference_rules.json"
 THRESHOLDS = "thresholds.json"
 COMPARISON = "comparison.json"
 PUBLICATION = "publish.json"
+# As for copies of a picture within the data, see `SplitSettings.hash_distance`.
+UNLABELLED_DISTANCE = 40
 
 
 class TrainingRecord(Artifact):
@@ -75,6 +79,30 @@ class TrainingRecord(Artifact):
     inputs: str
     coverage: float
     loss: float
+
+
+class AdaptationRecord(Artifact):
+    """`adaptation.json`: what domain adaptation saw and what came of it.
+
+    Attributes:
+        images: unlabelled images that it saw.
+        unreadable: files of the directories of unlabelled images that could not be decoded.
+        alike: those that were left out because they look like a row that judges.
+        kept_epoch: the epoch whose backbone was kept; 0 if none was better than the backbone as it came.
+        judge: how epochs were judged.
+        before: Matthews correlation of the judge on val_select with the backbone as it came.
+        epochs: mean loss terms of each epoch, the entropy of the mean assignment, and the judgement.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    images: int
+    unreadable: int
+    alike: int
+    kept_epoch: int
+    judge: str
+    before: float | None
+    epochs: tuple[dict[str, float], ...]
 
 
 class ConformalRecord(Artifact):
@@ -151,24 +179,51 @@ def _net(context: StageContext, *, trained: bool) -> Stage1Net:
 
 
 def run_adapt_domain(context: StageContext) -> None:
-    """Adapt the backbone to the domain without labels; writes `backbone.safetensors` if enabled."""
-    if not context.config.adapt_domain.enabled:
+    """Adapt the backbone to the domain without labels; writes `backbone.safetensors` and `adaptation.json` if enabled.
+
+    The labels of train and val_select judge the features, and train nothing.
+    """
+    settings = context.config.adapt_domain
+    if not settings.enabled:
         return
     from offline.adaptation import adapt_domain  # noqa: PLC0415
     from offline.modeling import save_weights  # noqa: PLC0415
+    from offline.probing import feature_judge  # noqa: PLC0415
+    from offline.unlabelled import read_unlabelled  # noqa: PLC0415
 
     config = context.config
     net = _net(context, trained=False)
-    images = _images(context, "train").images
-    adapt_domain(
+    train, val_select = _images(context, "train"), _images(context, "val_select")
+    more = read_unlabelled(
+        settings.images, config.preprocess, _judged_hashes(context), UNLABELLED_DISTANCE, context.progress.step
+    )
+    found = adapt_domain(
         net,
-        images,
-        config.adapt_domain,
+        np.concatenate([train.images, more.images]),
+        settings,
         seed=config.seed,
         progress=context.progress.step,
         checkpoints=context.checkpoints,
+        judge=feature_judge(settings.judge, train, val_select),
     )
     save_weights(net, context.out / BACKBONE)
+    AdaptationRecord(
+        images=len(train.images) + len(more.images),
+        unreadable=more.unreadable,
+        alike=more.alike,
+        kept_epoch=found.kept,
+        judge=settings.judge,
+        before=found.before,
+        epochs=tuple(found.records),
+    ).write(context.out / "adaptation.json")
+
+
+def _judged_hashes(context: StageContext) -> list[str]:
+    """Perceptual hashes of the rows that judge: of val_select, val_calib and test."""
+    judging: tuple[Split, ...] = ("val_select", "val_calib", "test")
+    rows = Dataset(context.data_root, tuple(row for name in judging for row in _data(context, name).rows))
+    found = fingerprints(rows, context.workspace / FINGERPRINTS)
+    return [taken.phash for taken in found.values() if taken.phash is not None]
 
 
 def run_train_supervised(context: StageContext) -> None:
@@ -378,7 +433,7 @@ STAGES: tuple[Stage, ...] = (
         "adapt_domain",
         ("splits",),
         ("seed", "preprocess", "model.backbone", "model.views", "adapt_domain"),
-        (*_MODEL, "offline.adaptation", "stage1.preprocess"),
+        (*_MODEL, "offline.adaptation", "offline.probing", "offline.unlabelled", "stage1.preprocess"),
         run_adapt_domain,
         _TORCH,
     ),

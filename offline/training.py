@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +20,16 @@ from offline.judging import ImageSet, SelectiveScore, answers, device_of, select
 from offline.losses import supervised_loss
 from offline.modeling import parameter_groups
 from offline.named_heads import named_targets
-from offline.optimisers import Average, Update, Updater, autocast, build_optimiser, build_scaler, build_schedule
+from offline.optimisers import (
+    Average,
+    Update,
+    Updater,
+    autocast,
+    build_optimiser,
+    build_scaler,
+    build_schedule,
+    recomputing,
+)
 from offline.sampling import batches, check_both_classes, epoch_order
 from stage1.calibration_settings import CalibrationSettings
 from stage1.model import Stage1Net, head
@@ -184,7 +192,7 @@ class _Supervised:
             {name: state for name, state in self._states.items() if state is not None},
             settings.checkpoint_steps,
         )
-        with _recomputing(self._net, settings.gradient_checkpointing):
+        with recomputing(self._net.backbone, settings.gradient_checkpointing):
             at = Progress(**(keeper.restore() or {}))
             with keeper.watch(vars(at)) as watch:
                 while at.epoch < settings.epochs:
@@ -297,23 +305,3 @@ class _Supervised:
 
         outputs = answers(self._net, len(self._val_select.data), features, self._settings.precision, watch.check)
         return selective_score(outputs, self._val_select.data, self._calibration)
-
-
-@contextmanager
-def _recomputing(net: Stage1Net, wanted: bool) -> Iterator[None]:
-    """Within it the backbone computes its activations twice instead of keeping them."""
-    if not wanted:
-        yield
-        return
-    try:
-        # Not the reentrant kind: with frozen weights below, no gradient would come through it.
-        net.backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
-    except (AttributeError, ValueError) as error:
-        raise TrainingError(
-            f"{type(net.backbone).__name__} has no gradient checkpointing: set train_supervised.gradient_checkpointing "
-            "to false"
-        ) from error
-    try:
-        yield
-    finally:
-        net.backbone.gradient_checkpointing_disable()  # type: ignore[operator]

@@ -151,8 +151,25 @@ def behind_frozen_blocks(backbone: str, place: Path | None, tell: Tell = silent)
 
 def adapted(_: str, place: Path | None, tell: Tell = silent) -> Stage1Net:
     made = net(adapters=False)
-    settings = AdaptSettings(enabled=True, epochs=EPOCHS, batch_size=BATCH, prototypes=16)
-    adapt_domain(made, coloured(ROWS, 1).images, settings, seed=0, progress=tell, checkpoints=place)
+    settings = AdaptSettings(
+        enabled=True,
+        epochs=EPOCHS,
+        batch_size=BATCH,
+        rank=4,
+        head_steps=5,
+        prototypes=16,
+        head_hidden=16,
+        head_bottleneck=8,
+        gradient_checkpointing=True,
+        patience=None,
+    )
+    shown = coloured(ROWS, 1).images
+
+    def judge(other: Stage1Net) -> float:
+        with torch.no_grad():
+            return float(other.features(torch.from_numpy(shown)).std())
+
+    adapt_domain(made, shown, settings, seed=0, progress=tell, checkpoints=place, judge=judge)
     return made
 
 

@@ -1,0 +1,94 @@
+"""Ways of training side by side: what a difference is, and when nothing may be said of it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from offline.comparison import TrainingComparison, VariantName, compare
+from offline.comparison_page import comparison_section, verdict
+from stage1.calibration_settings import CalibrationSettings
+from stage1.metrics import matthews_correlation, weighted_mcc
+from stage1.outputs import Stage1Outputs
+from stage1.rows import LabelledOutputs
+from stage1.selective import augrc
+
+SETTINGS = CalibrationSettings(alpha=0.1, unit="row", grid_size=60, gate_size=5)
+
+
+def outputs(separation: float, prefix: str, count: int = 600, seed: int = 0) -> LabelledOutputs:
+    """Scores of two classes so far apart; two rows a group."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(count) < 0.5).astype(np.int8)
+    score = (rng.normal((labels - 0.5) * separation)).astype(np.float32)
+    made = Stage1Outputs(np.stack([np.zeros_like(score), score], 1), np.abs(score))
+    return LabelledOutputs(
+        made, labels, [f"{prefix}{n}" for n in range(count)], [f"{prefix}g{n // 2}" for n in range(count)]
+    )
+
+
+def found(first: float, second: float) -> TrainingComparison:
+    variants: dict[VariantName, float] = {"baseline": second, "final": first}
+    return compare(
+        {name: outputs(apart, "t") for name, apart in variants.items()},
+        {name: outputs(apart, "s", seed=1) for name, apart in variants.items()},
+        [("final", "baseline")],
+        SETTINGS,
+        repetitions=200,
+        seed=0,
+    )
+
+
+def test_a_better_model_is_said_to_be_better_and_the_other_way_round() -> None:
+    (gain,) = found(4.0, 2.0).gains
+    assert verdict(gain) == "better"
+    assert gain.accuracy.lower > 0
+    assert gain.mcc.lower > 0
+    (lost,) = found(2.0, 4.0).gains
+    assert verdict(lost) == "worse"
+    assert lost.augrc.value == pytest.approx(-gain.augrc.value)
+
+
+def test_of_the_same_model_nothing_is_said() -> None:
+    (gain,) = found(3.0, 3.0).gains
+    assert (gain.augrc.lower, gain.augrc.value, gain.augrc.upper) == (0.0, 0.0, 0.0)
+    assert verdict(gain) == "no difference seen"
+
+
+def test_the_numbers_are_those_of_the_rows() -> None:
+    test = outputs(3.0, "t")
+    final = found(3.0, 2.0).variants[-1]
+    wrong = (test.outputs.roadwork_score > 0) != test.positive
+    assert final.accuracy.value == pytest.approx(1 - wrong.mean())
+    assert final.augrc.value == pytest.approx(augrc(test.outputs.select_score, wrong.astype(float)))
+    assert final.accuracy.lower < final.accuracy.value < final.accuracy.upper
+
+
+def test_the_baseline_exits_by_its_fixed_thresholds_and_others_by_what_val_select_chooses() -> None:
+    baseline, final = found(3.0, 3.0).variants
+    p = 1 / (1 + np.exp(-outputs(3.0, "t").outputs.roadwork_score.astype(float)))
+    assert baseline.exit_coverage == pytest.approx(np.mean((p >= 0.88) | (p <= 0.12)), abs=0.005)
+    assert final.exit_coverage != baseline.exit_coverage
+    assert final.miss_rate is not None
+    assert final.miss_rate < 0.15
+
+
+def test_without_roadwork_that_exits_there_is_no_miss_rate() -> None:
+    assert found(0.0, 0.0).variants[1].miss_rate is None
+
+
+def test_weights_of_one_give_the_usual_correlation_and_doubled_rows_double_weights() -> None:
+    rng = np.random.default_rng(0)
+    labels, guess = rng.integers(0, 2, (2, 50))
+    assert weighted_mcc(labels, guess, np.ones(50)) == pytest.approx(matthews_correlation(labels, guess))
+    weights = rng.integers(0, 4, 50)
+    repeated = matthews_correlation(np.repeat(labels, weights), np.repeat(guess, weights))
+    assert weighted_mcc(labels, guess, weights.astype(float)) == pytest.approx(repeated)
+
+
+def test_the_page_says_the_verdict_and_the_interval() -> None:
+    page = comparison_section(found(4.0, 2.0))
+    assert "What the training gained" in page
+    assert "better" in page
+    assert page.count("<tr") == 5
+    assert comparison_section(None) == ""

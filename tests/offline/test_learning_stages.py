@@ -1,0 +1,187 @@
+"""The stages that learn, one after another, from a backbone with weights of its own."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from engines.engine import OnnxEngine
+from engines.store import Store
+from offline.comparison import TrainingComparison
+from offline.config import RunConfig, load_config
+from offline.dataset import read_dataset
+from offline.errors import DatasetError
+from offline.pipeline import Pipeline
+from offline.scenes import draw_frame, plan_scene
+from offline.splits import Splits
+from offline.stages import STAGES, AdaptationRecord, TrainingRecord
+from stage1.preprocess import PreprocessSettings
+from stage1.probability import ProbabilityCalibrator
+
+torch = pytest.importorskip("torch")
+
+# Imported after the check above: these modules need torch.
+from transformers import DINOv3ViTConfig, DINOv3ViTModel  # noqa: E402
+
+SCENES = 80
+
+
+class Told:
+    """Remembers what the pipeline told."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def stage(self, name: str, state: str) -> None:
+        if state == "running":
+            self.ran.append(name)
+
+    def step(self, _done: int, _total: int, note: str = "") -> None:
+        pass
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks as small as these only wait for each other's threads."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def third_party_warnings() -> Iterator[None]:
+    """transformers and torch warn of each other's deprecations; they are not ours to mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory with a column of its own, a backbone, and a directory of unlabelled images."""
+    home = tmp_path_factory.mktemp("learning")
+    (home / "data" / "images").mkdir(parents=True)
+    (home / "more").mkdir()
+    with (home / "data" / "labels.csv").open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["image", "label", "group", "travel_alteration"])
+        for number in range(SCENES):
+            scene = plan_scene(number, seed=1, difficulty=0.1)
+            name = f"images/{number}.jpg"
+            draw_frame(scene, 0).save(home / "data" / name, quality=85)
+            kind = ("active", "planned")[number % 2] if scene.label else "none"
+            writer.writerow([name, scene.label, number, "" if number % 7 == 0 else kind])
+    for number in range(6):
+        draw_frame(plan_scene(1000 + number, seed=2, difficulty=0.1), 0).save(home / "more" / f"{number}.jpg")
+    for number in range(SCENES):
+        draw_frame(plan_scene(number, seed=1, difficulty=0.1), 0).save(home / "more" / f"same{number}.jpg", quality=60)
+    torch.manual_seed(0)
+    config = DINOv3ViTConfig(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        layerscale_value=1.0,
+        initializer_range=0.15,
+    )
+    DINOv3ViTModel(config).save_pretrained(home / "backbone")
+    return home
+
+
+def config(home: Path, **changes: object) -> RunConfig:
+    common: dict[str, object] = {
+        "preprocess.size_px": 64,
+        "model.backbone": {"kind": "pretrained", "name": str(home / "backbone")},
+        "model.adapter": "doran",
+        "model.last_layers": 1,
+        "model.rank": 4,
+        "model.heads": {"alteration": {"column": "travel_alteration", "classes": ["none", "active", "planned"]}},
+        "adapt_domain.enabled": True,
+        "adapt_domain.images": [str(home / "more")],
+        "adapt_domain.epochs": 1,
+        "adapt_domain.rank": 4,
+        "adapt_domain.head_steps": 0,
+        "train_supervised.epochs": 2,
+        "train_supervised.cache_views": 2,
+        "train_conformal_risk.enabled": True,
+        "train_conformal_risk.steps": 5,
+        "compare_training.repetitions": 20,
+    }
+    return load_config("tiny", None, common | {name.replace("__", "."): value for name, value in changes.items()})
+
+
+def night(home: Path, chosen: RunConfig, workspace: str) -> tuple[Path, Told]:
+    told = Told()
+    data = read_dataset(home / "data")
+    now = lambda: datetime(2026, 1, 1, tzinfo=UTC)  # noqa: E731
+    pipeline = Pipeline(STAGES, home / workspace, Store(home / "store"), data.root, data.sha256, chosen, now, told)
+    return pipeline.run(), told
+
+
+@pytest.fixture(scope="module")
+def first(home: Path) -> tuple[Path, Told]:
+    return night(home, config(home), "workspace")
+
+
+def test_adaptation_sees_more_images_but_none_that_judges(first: tuple[Path, Told]) -> None:
+    record = AdaptationRecord.read(first[0] / "adaptation.json")
+    trained = len(Splits.read(first[0] / "splits.json").sets["train"].ids)
+    # Of the copies only those of training rows are left, beside six new pictures.
+    assert record.alike == SCENES - trained
+    assert record.images == trained + 6 + trained
+    assert record.before is not None
+
+
+def test_training_starts_behind_the_frozen_blocks_of_the_adapted_backbone(first: tuple[Path, Told]) -> None:
+    record = TrainingRecord.read(first[0] / "training.json")
+    assert record.cached
+    assert record.inputs == "2 of 3 blocks frozen, 2 views kept of each image"
+    assert record.adapter == "doran"
+    assert 0 < record.trained_parameters < record.all_parameters
+
+
+def test_the_report_says_what_each_step_gained(first: tuple[Path, Told]) -> None:
+    found = TrainingComparison.read(first[0] / "comparison.json")
+    assert [variant.name for variant in found.variants] == [
+        "baseline",
+        "unadapted",
+        "supervised",
+        "cross_entropy",
+        "final",
+    ]
+    assert [gain.over for gain in found.gains] == ["baseline", "unadapted", "supervised", "cross_entropy"]
+    page = (first[0] / "report.html").read_text()
+    assert "without domain adaptation" in page
+    assert "the same steps by cross-entropy" in page
+
+
+def test_a_named_head_is_in_the_engine_and_has_its_own_calibrator(first: tuple[Path, Told], home: Path) -> None:
+    engine = OnnxEngine(first[0] / "model.onnx", threads=1)
+    data = read_dataset(home / "data")
+    rows = data.pick(data.ids[:5]).array(PreprocessSettings.read(first[0] / "preprocess.json"))
+    outputs = engine.infer(rows)
+    assert outputs.heads["alteration"].shape == (5, 3)
+    calibrator = ProbabilityCalibrator.read(first[0] / "calibrator.json")
+    shares = calibrator.head_probabilities("alteration", outputs.heads["alteration"])
+    assert shares.shape == (5, 3)
+    assert shares.sum(1) == pytest.approx(1.0)
+
+
+def test_a_second_night_can_start_from_the_adapter_of_the_first(first: tuple[Path, Told], home: Path) -> None:
+    chosen = config(home, train_supervised__warm_start=str(first[0]), adapt_domain__enabled=False)
+    later, told = night(home, chosen, "workspace")
+    assert "splits" not in told.ran
+    assert TrainingRecord.read(later / "training.json").loss != TrainingRecord.read(first[0] / "training.json").loss
+
+
+def test_a_value_that_no_head_knows_stops_before_anything_is_trained(home: Path) -> None:
+    heads = {"alteration": {"column": "travel_alteration", "classes": ["none", "active"]}}
+    with pytest.raises(DatasetError, match="has travel_alteration 'planned'"):
+        night(home, config(home, model__heads=heads), "other")
+    assert not list((home / "other" / "stages").glob("adapt_domain/*"))
