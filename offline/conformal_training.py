@@ -20,6 +20,7 @@ from offline.config import ConformalTrainingSettings
 from offline.conformal_risk import RiskWeights, risk_loss
 from offline.errors import TrainingError
 from offline.judging import EVAL_BATCH, ImageSet, SelectiveScore, device_of, selective_score, to_numpy
+from offline.optimisers import autocast
 from stage1.calibration_settings import CalibrationSettings
 from stage1.model import Stage1Net
 from stage1.preprocess import Pixels
@@ -29,11 +30,14 @@ EVALUATE_EVERY = 25
 
 @torch.no_grad()
 def features(net: Stage1Net, images: Pixels) -> Tensor:
-    """Features `(N, width)` in evaluation mode."""
+    """Features `(N, width)` in evaluation mode, fp32; computed in bf16 on a GPU."""
     net.eval()
     device = device_of(net)
-    parts = [torch.from_numpy(images[i : i + EVAL_BATCH]) for i in range(0, len(images), EVAL_BATCH)]
-    return torch.cat([net.features(part.to(device)) for part in parts])
+    parts = []
+    for start in range(0, len(images), EVAL_BATCH):
+        with autocast(device, "auto"):
+            parts.append(net.features(torch.from_numpy(images[start : start + EVAL_BATCH]).to(device)).float())
+    return torch.cat(parts)
 
 
 @dataclass

@@ -50,6 +50,13 @@ def test_the_torch_free_stages_of_the_pipeline_load_no_torch() -> None:
     assert "torch" not in loaded_by("import offline.stages, miner.retrain")
 
 
+def test_what_trains_is_loaded_without_torchvision() -> None:
+    """Beside a torch for the CPU, a torchvision for CUDA would bring transformers down with it."""
+    loaded = loaded_by("import offline.training, offline.adaptation, transformers, peft")
+    assert {"torch", "transformers", "peft"} <= loaded
+    assert "torchvision" not in loaded
+
+
 def test_only_the_baseline_knows_its_thresholds() -> None:
     numbers = re.compile(r"(?<![\d.])0\.(88|12)(?!\d)")
     with_numbers = {path.relative_to(ROOT).as_posix() for path in SOURCES if numbers.search(path.read_text())}

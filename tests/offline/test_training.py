@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from offline.config import ConformalTrainingSettings, ModelSettings, RandomBackbone, TrainSettings
@@ -146,12 +147,18 @@ def test_conformal_training_never_ends_worse_than_it_began(tmp_path: Path) -> No
     assert all(torch.equal(p, backbone[name]) for name, p in made.backbone.named_parameters())
 
 
-def test_the_exported_engine_equals_torch_at_every_batch_size(tmp_path: Path) -> None:
-    made = net("lora")
+@pytest.mark.parametrize(("adapter", "views"), [("lora", "whole"), ("doran", "whole_and_quadrants")])
+def test_the_exported_engine_equals_torch_at_every_batch_size(adapter: str, views: str, tmp_path: Path) -> None:
+    settings = MODEL.model_copy(update={"adapter": adapter, "views": views})
+    made = build(settings, size_px=SIZE_PX, seed=0)
+    add_adapters(made, settings)
     disturb(made)
     merge_adapters(made)
     export_onnx(made, tmp_path / "model.onnx", SIZE_PX)
     assert check_export(made, tmp_path / "model.onnx", images(17)) < 1e-4
+    names = {tensor.name for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer}
+    assert names
+    assert not [name for name in names if "lora" in name or "trunk" in name]
 
 
 def test_an_export_of_another_model_is_caught(tmp_path: Path) -> None:
