@@ -126,7 +126,7 @@ def compare(options: argparse.Namespace, backbone: Path, last: int, home: Path) 
         epochs=options.epochs,
         batch_size=16,
         learning_rate=1e-3,
-        augmentation="validators",
+        augmentation=options.augmentation,
         cache="on",
         cache_views=options.views,
     )
@@ -166,6 +166,7 @@ def main() -> None:
     parser.add_argument("--last", type=int, nargs="+", default=[0, 1, 2, 4, 6, 8, 12], help="adapted blocks N")
     parser.add_argument("--adapter", default="doran", choices=["doran", "dora", "lora"])
     parser.add_argument("--targets", default="query_value", choices=["query_value", "attention", "mlp", "all"])
+    parser.add_argument("--augmentation", default="strong", choices=["none", "light", "validators", "strong"])
     parser.add_argument("--epochs", type=int, default=3, help="epochs of a run; the first one is not timed")
     parser.add_argument("--rounds", type=int, default=2, help="times that the sides take turns")
     options = parser.parse_args()
@@ -173,7 +174,9 @@ def main() -> None:
     shape = (
         f"{options.layers} blocks of width {options.hidden}, {options.size} px, {options.adapter} on {options.targets}"
     )
-    print(f"{shape}; {options.images} images, {options.images // 4} judged; {torch.get_num_threads()} threads\n")
+    print(
+        f"{shape}; augmentation {options.augmentation}; {options.images} images, {options.images // 4} judged; {torch.get_num_threads()} threads\n"
+    )
     print("   N  cut  augmented   as pixels        kept    ratio    ratio  loss apart        disk  filling")
     print("                anew  same views  same views     anew   pixels     at most")
     with tempfile.TemporaryDirectory() as name:

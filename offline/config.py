@@ -347,7 +347,10 @@ class RunConfig(Artifact):
 
 
 PRESETS: dict[str, RunConfig] = {
-    "standard": RunConfig(),
+    "standard": RunConfig(
+        train_supervised=TrainSettings(augmentation="strong"),
+        adapt_domain=AdaptSettings(gradient_checkpointing=True),
+    ),
     "tiny": RunConfig(
         preset="tiny",
         # Half the tokens of 224 px, so a third of the training time; a later, larger stage sees more.
