@@ -174,9 +174,8 @@ def main() -> None:
     shape = (
         f"{options.layers} blocks of width {options.hidden}, {options.size} px, {options.adapter} on {options.targets}"
     )
-    print(
-        f"{shape}; augmentation {options.augmentation}; {options.images} images, {options.images // 4} judged; {torch.get_num_threads()} threads\n"
-    )
+    print(f"{shape}; augmentation {options.augmentation}")
+    print(f"{options.images} images, {options.images // 4} judged; {torch.get_num_threads()} threads\n")
     print("   N  cut  augmented   as pixels        kept    ratio    ratio  loss apart        disk  filling")
     print("                anew  same views  same views     anew   pixels     at most")
     with tempfile.TemporaryDirectory() as name:

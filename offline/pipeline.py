@@ -120,6 +120,10 @@ class StageContext:
         return self.workspace / CHECKPOINTS / self.key
 
 
+def _nothing(_config: RunConfig) -> Sequence[Path]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of the pipeline.
@@ -130,6 +134,8 @@ class Stage:
         sections: fields of `RunConfig` that it depends on, or parts of them, as in `model.backbone`.
         code: modules whose source is part of its key, with every module of this program that they import.
         distributions: installed packages whose version is part of its key.
+        outside: files and directories that the config names and the stage reads; names, sizes and times of change of
+            what is there are part of its key.
         run: does the work, writing into `context.out`.
         always: runs every time, because its effect is outside its directory.
     """
@@ -141,6 +147,7 @@ class Stage:
     run: Callable[[StageContext], None]
     distributions: tuple[str, ...] = ()
     always: bool = False
+    outside: Callable[[RunConfig], Sequence[Path]] = _nothing
 
 
 @dataclass
@@ -228,6 +235,7 @@ class Pipeline:
             "data": self.data_sha256,
             "config": {name: reduce(getitem, name.split("."), config) for name in stage.sections},
             "inputs": inputs,
+            "outside": [_listing(path) for path in stage.outside(self.config)],
             "code": {module: _digest(_source(module)) for module in own_modules(stage.code)},
             "run": _source_of_function(stage.run),
             "versions": {name: version(name) for name in stage.distributions},
@@ -338,6 +346,12 @@ def _source(module: str) -> str:
     if spec is None or spec.origin is None:
         raise PipelineError(f"module {module} has no source file")
     return Path(spec.origin).read_text(encoding="utf-8")
+
+
+def _listing(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of a file, or of every file below a directory; nothing if it is not there."""
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
+    return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
 
 
 def _source_of_function(function: Callable[[StageContext], None]) -> str:

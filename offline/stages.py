@@ -15,6 +15,7 @@ from engines.engine import OnnxEngine
 from offline import publishing
 from offline.calibrating import calibrator_of, claim_fold, code_version, golden_rows, run_engine
 from offline.comparison import TrainingComparison
+from offline.config import PretrainedBackbone, RunConfig
 from offline.dataset import Dataset, read_dataset
 from offline.difficulty import difficulties
 from offline.evaluating import EvaluationSettings, evaluate, metrics_csv
@@ -52,6 +53,8 @@ METRICS = "metrics.csv"
 REFERENCES = "reference_rules.json"
 THRESHOLDS = "thresholds.json"
 COMPARISON = "comparison.json"
+# Not from `offline.adapters`, which would bring torch with it.
+ADAPTER_TENSORS = "adapter.safetensors"
 PUBLICATION = "publish.json"
 # As for copies of a picture within the data, see `SplitSettings.hash_distance`.
 UNLABELLED_DISTANCE = 40
@@ -416,6 +419,22 @@ def run_publish(context: StageContext) -> None:
     ).write(context.out / PUBLICATION)
 
 
+def _backbone(config: RunConfig) -> list[Path]:
+    """The backbone, if it is a directory."""
+    backbone = config.model.backbone
+    return [Path(backbone.name)] if isinstance(backbone, PretrainedBackbone) and Path(backbone.name).is_dir() else []
+
+
+def _unlabelled(config: RunConfig) -> list[Path]:
+    return [*_backbone(config), *(config.adapt_domain.images if config.adapt_domain.enabled else ())]
+
+
+def _start(config: RunConfig) -> list[Path]:
+    """What supervised training starts from."""
+    start = config.train_supervised.warm_start
+    return _backbone(config) if start is None else [*_backbone(config), start / ADAPTER_TENSORS]
+
+
 BUNDLE_STAGES = ("splits", "train_conformal_risk", "export", "calibrate_scrc", "eval_selective")
 _TORCH = ("torch", "transformers", "peft")
 _MODEL = ("offline.modeling", "offline.adapters", "stage1.model")
@@ -436,6 +455,7 @@ STAGES: tuple[Stage, ...] = (
         (*_MODEL, "offline.adaptation", "offline.probing", "offline.unlabelled", "stage1.preprocess"),
         run_adapt_domain,
         _TORCH,
+        outside=_unlabelled,
     ),
     Stage(
         "train_supervised",
@@ -444,6 +464,7 @@ STAGES: tuple[Stage, ...] = (
         (*_MODEL, "offline.training", "stage1.preprocess", "stage1.calibration"),
         run_train_supervised,
         (*_TORCH, "kornia", "pytorch_optimizer"),
+        outside=_start,
     ),
     Stage(
         "train_conformal_risk",
@@ -469,6 +490,7 @@ STAGES: tuple[Stage, ...] = (
         (*_MODEL, "offline.ablations", "stage1.preprocess"),
         run_compare_training,
         (*_TORCH, "kornia", "pytorch_optimizer"),
+        outside=_start,
     ),
     Stage(
         "export",

@@ -116,6 +116,24 @@ def test_a_stage_whose_inputs_came_out_the_same_is_not_run_again(tmp_path: Path)
     assert run(tmp_path, stages(train=constant), config=changed)[1].ran() == ["train"]
 
 
+@pytest.mark.parametrize("change", ["content", "another file", "gone"])
+def test_what_a_stage_reads_outside_the_workspace_is_part_of_its_key(tmp_path: Path, change: str) -> None:
+    """A directory of images to which some were added overnight, an adapter that was trained anew under its old name."""
+    place = tmp_path / "images"
+    place.mkdir()
+    (place / "first").write_bytes(b"1")
+    plan = tuple(replace(stage, outside=lambda _: (place,)) if stage.name == "train" else stage for stage in stages())
+    run(tmp_path, plan)
+    assert run(tmp_path, plan)[1].ran() == []
+    if change == "content":
+        (place / "first").write_bytes(b"22")
+    elif change == "another file":
+        (place / "second").write_bytes(b"1")
+    else:
+        (place / "first").unlink()
+    assert "train" in run(tmp_path, plan)[1].ran()
+
+
 def test_other_data_rerun_everything(tmp_path: Path) -> None:
     run(tmp_path)
     assert run(tmp_path, data="other")[1].ran() == ["split", "train", "export"]
