@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -28,7 +29,7 @@ VALUE_BYTES = 2
 
 
 class PrefixCache:
-    """Slots of equal shape in a directory; one writer at a time.
+    """Slots of equal shape in a directory; several processes may add to it, each in its turn, while others read.
 
     Args:
         directory: made if needed; its name tells what decided the states.
@@ -59,7 +60,7 @@ class PrefixCache:
         """Add states.
 
         Args:
-            keys: one each, not yet there.
+            keys: one each; those that another process added meanwhile are left out.
             states: `(len(keys), *shape)`.
 
         Raises:
@@ -67,14 +68,18 @@ class PrefixCache:
         """
         bits = states.detach().to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy()
         try:
-            self._write_at(STATES, len(self._slots) * self.slot_bytes, bits.tobytes())
-            self._write_at(KEYS, len(self._slots) * KEY_BYTES, b"".join(keys))
+            with FileLock(self._directory / ".lock"):
+                self._slots = self._read_keys()
+                new = [place for place, key in enumerate(keys) if key not in self._slots]
+                self._write_at(STATES, len(self._slots) * self.slot_bytes, bits[new].tobytes())
+                self._write_at(KEYS, len(self._slots) * KEY_BYTES, b"".join(keys[place] for place in new))
         except OSError as error:
             raise TrainingError(
                 f"{self._directory}: the cache of frozen activations cannot be written ({error.strerror}): free some "
                 "space, or set train_supervised.cache to off"
             ) from error
-        self._slots |= {key: len(self._slots) + place for place, key in enumerate(keys)}
+        first = len(self._slots)
+        self._slots |= {keys[place]: first + number for number, place in enumerate(new)}
         self._mapped = None
 
     def slots(self, keys: Sequence[bytes]) -> NDArray[np.int64]:
@@ -91,7 +96,7 @@ class PrefixCache:
     def _write_at(self, name: str, offset: int, content: bytes) -> None:
         path = self._directory / name
         with path.open("r+b" if path.exists() else "w+b") as handle:
-            # What a crash left behind the last key is overwritten.
+            # What a crash left behind the last key; nobody has mapped it.
             handle.truncate(offset)
             handle.seek(offset)
             handle.write(content)

@@ -233,6 +233,20 @@ def test_a_cache_goes_on_after_a_crash_between_states_and_keys(tmp_path: Path) -
         assert torch.equal(cache.read(cache.slots([keys[5], keys[0]])).float(), states[[5, 0]])
 
 
+def test_two_writers_take_turns_and_a_reader_is_not_disturbed(tmp_path: Path) -> None:
+    keys = [bytes([n]) * 16 for n in range(6)]
+    states = torch.arange(12.0).reshape(6, 2)
+    first, second = PrefixCache(tmp_path, (2,)), PrefixCache(tmp_path, (2,))
+    first.append(keys[:2], states[:2])
+    assert torch.equal(first.read(first.slots(keys[:2])).float(), states[:2])
+    second.append(keys[1:4], states[1:4])
+    assert torch.equal(first.read(first.slots(keys[:2])).float(), states[:2])
+    first.append(keys[3:], states[3:])
+    for cache in (first, PrefixCache(tmp_path, (2,))):
+        assert torch.equal(cache.read(cache.slots(keys)).float(), states)
+    assert len(PrefixCache(tmp_path, (2,))) == 6
+
+
 def test_keys_without_their_states_are_not_believed(tmp_path: Path) -> None:
     keys = [bytes([n]) * 16 for n in range(4)]
     PrefixCache(tmp_path, (2,)).append(keys, torch.zeros(4, 2))
