@@ -181,6 +181,7 @@ class _Adapting:
         self._followers = [*_pairs(net.backbone, self._teacher.backbone), *_pairs(self._head, self._teacher_head)]
         self._steps = max(1, len(images) // settings.batch_size)
         self._total = settings.epochs * self._steps
+        self._head_steps = min(settings.head_steps, self._total // 2)
         groups = self._groups()
         self._trained = [p for group in groups for p in group["params"]]
         self._optimiser = torch.optim.AdamW(groups)
@@ -237,7 +238,9 @@ class _Adapting:
 
     def _given_up(self, at: Progress) -> bool:
         patience = self._settings.patience
-        return self._judge is not None and patience is not None and at.epoch - at.kept >= patience
+        # While only the heads train, no epoch can be better than the one before.
+        unmoved = self._head_steps // self._steps
+        return self._judge is not None and patience is not None and at.epoch - max(at.kept, unmoved) >= patience
 
     def _run_epoch(self, at: Progress, watch: Watch) -> None:
         settings = self._settings
@@ -297,7 +300,7 @@ class _Adapting:
             targets = sinkhorn(self._teacher_head(cls), temperature)
             behind = sinkhorn(self._teacher_head(patches[mask]), temperature)
         # Random heads would push garbage into the backbone.
-        with torch.set_grad_enabled(done >= settings.head_steps):
+        with torch.set_grad_enabled(done >= self._head_steps):
             own_cls, own_patches = self._tokens(self._net.backbone, large, mask)
             small = [self._tokens(self._net.backbone, self._small(batch))[0] for _ in range(settings.local_crops)]
         scores = [*self._head(own_cls).chunk(LARGE_VIEWS), *(self._head(each) for each in small)]

@@ -126,7 +126,7 @@ class AdaptSettings(_Section):
         learning_rate: peak rate of adapters and projection heads, and of everything if `unfrozen_blocks` is None.
         block_learning_rate: peak rate of the unfrozen blocks.
         warm_up: share of the steps in which the rates rise.
-        head_steps: steps at the start in which only the projection heads train.
+        head_steps: steps at the start in which only the projection heads train; at most half of all.
         weight_decay: not applied to vectors.
         gradient_clip: largest norm of a step's gradient.
         prototypes: outputs of the projection heads.
@@ -174,7 +174,7 @@ class AdaptSettings(_Section):
     gram_weight: float = Field(default=0.0, ge=0)
     momentum: float = Field(default=0.992, ge=0, lt=1)
     teacher_temperature: tuple[float, float] = (0.04, 0.07)
-    precision: Precision = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
     judge: Literal["probe", "neighbours"] = "probe"
     patience: int | None = Field(default=3, ge=1)

@@ -96,7 +96,7 @@ def view_loss(targets: Sequence[Tensor], scores: Sequence[Tensor]) -> Tensor:
 
 
 def patch_loss(targets: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy on masked patches, each image weighing the same, a scalar.
+    """Cross-entropy on masked patches, each image weighing the same and one without a mask nothing, a scalar.
 
     Args:
         targets: assignments `(M, K)` of the masked patches by the teacher, which sees them, in the order of the mask.
@@ -105,13 +105,14 @@ def patch_loss(targets: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
     """
     weight = (1.0 / mask.sum(1, keepdim=True).clamp_min(1)).expand_as(mask)[mask]
     losses = -(targets * F.log_softmax(scores.float() / STUDENT_TEMPERATURE, dim=-1)).sum(-1)
-    return (losses * weight).sum() / mask.any(1).sum()
+    return (losses * weight).sum() / len(mask)
 
 
 def koleo(features: Tensor) -> Tensor:
     """Minus the mean log distance of each unit-norm feature `(N, D)` to its nearest neighbour; spreads them."""
     unit = F.normalize(features.float(), dim=1)
-    with torch.no_grad():
+    # In bf16 the similarities of features that lie close together are equal, and the nearest is any of them.
+    with torch.no_grad(), torch.autocast(unit.device.type, enabled=False):
         similarity = unit @ unit.T
         similarity.fill_diagonal_(-2)
         nearest = similarity.argmax(1)
@@ -126,7 +127,9 @@ def gram_loss(patches: Tensor, anchor: Tensor) -> Tensor:
         anchor: the same patches by the backbone as it was, `(N, P, D)`.
     """
     now, start = (F.normalize(each.float(), dim=-1) for each in (patches, anchor))
-    return (now @ now.transpose(1, 2) - start @ start.transpose(1, 2)).square().mean()
+    # The difference of two similarities near 1 is below what bf16 can tell apart.
+    with torch.autocast(now.device.type, enabled=False):
+        return (now @ now.transpose(1, 2) - start @ start.transpose(1, 2)).square().mean()
 
 
 def marginal_entropy(targets: Tensor) -> Tensor:

@@ -40,7 +40,9 @@ def random_view(
         fp32 `(N, 3, side, side)`, in [0, 255].
     """
     theta = crop_boxes(len(images), scale, generator).to(images.device)
-    grid = F.affine_grid(theta, [len(images), 3, side, side], align_corners=False)
+    # A place in bf16 is only good to half a pixel in an image of 224 px.
+    with torch.autocast(images.device.type, enabled=False):
+        grid = F.affine_grid(theta, [len(images), 3, side, side], align_corners=False)
     view = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
     return _coloured(view, generator, solarise=solarise)
 

@@ -24,7 +24,9 @@ from offline import adaptation  # noqa: E402
 from offline.adaptation import adapt_domain, follow  # noqa: E402
 from offline.config import PretrainedBackbone  # noqa: E402
 from offline.modeling import build, load_weights, save_weights  # noqa: E402
+from offline.probing import linear_probe  # noqa: E402
 from offline.ssl_losses import gram_loss  # noqa: E402
+from offline.ssl_views import random_view  # noqa: E402
 from stage1.model import Stage1Net  # noqa: E402
 from stage1.trunk import plain  # noqa: E402
 
@@ -169,10 +171,17 @@ def test_with_a_momentum_of_one_the_teacher_never_moves(monkeypatch: pytest.Monk
 
 
 def test_while_only_the_heads_train_the_backbone_stays_bit_for_bit() -> None:
-    made = net()
-    before = state(made)
-    adapt(made, unfrozen_blocks=None, head_steps=100)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in state(made).items())
+    """At most for half of all steps, however many are asked for."""
+    made, seen = net(), list[dict[str, Tensor]]()
+
+    def judge(teacher: Stage1Net) -> float:
+        seen.append(state(teacher))
+        return float(len(seen))
+
+    adapt(made, judge=judge, unfrozen_blocks=None, epochs=2, head_steps=100)
+    start, first, second = seen
+    assert all(torch.equal(tensor, start[name]) for name, tensor in first.items())
+    assert not all(torch.equal(tensor, start[name]) for name, tensor in second.items())
 
 
 def test_it_learns_without_collapsing() -> None:
@@ -208,10 +217,10 @@ def test_the_anchor_holds_patch_similarities() -> None:
     def drift(weight: float) -> float:
         made = net()
         start = patches(made)
-        adapt(made, unfrozen_blocks=None, gram_weight=weight, epochs=3, momentum=0.5)
+        adapt(made, unfrozen_blocks=None, gram_weight=weight, epochs=3, momentum=0.5, learning_rate=6e-3)
         return float(gram_loss(patches(made), start))
 
-    assert drift(50.0) < 0.7 * drift(0.0)
+    assert drift(100.0) < 0.4 * drift(0.0)
 
 
 def judgements(*values: float) -> Any:
@@ -247,6 +256,45 @@ def test_where_no_epoch_is_better_the_backbone_is_as_it_was() -> None:
 def test_it_stops_when_patience_is_over() -> None:
     found = adapt(net(), judge=judgements(0.1, 0.5, 0.4, 0.3, 0.9), epochs=10, patience=2)
     assert (found.kept, len(found.records)) == (1, 3)
+
+
+def test_patience_begins_when_the_backbone_does() -> None:
+    """Four steps an epoch: in the first three only heads train, and none of them can be better."""
+    found = adapt(net(), judge=judgements(0.1, 0.1, 0.1, 0.1, 0.3, 0.2, 0.2), epochs=10, head_steps=13, patience=2)
+    assert (found.kept, len(found.records)) == (4, 6)
+    in_vain = adapt(net(), judge=judgements(*[0.1] * 9), epochs=10, head_steps=13, patience=2)
+    assert (in_vain.kept, len(in_vain.records)) == (0, 5)
+
+
+def test_on_a_shifted_domain_what_is_kept_is_what_was_judged_best() -> None:
+    """So few rows do not say what adaptation gains; the merged backbone has to earn the judgement told of it."""
+    labels = (np.arange(48) % 6 < 3).astype(np.int8)
+    noise = np.random.default_rng(1).normal(0, 8, (48, 3, SIZE_PX, SIZE_PX))
+    hazy = (streets() * 0.1 + 100 + noise).clip(0, 255).astype(np.uint8)
+
+    def judge(made: Stage1Net) -> float:
+        with torch.no_grad():
+            seen = made.eval().features(torch.from_numpy(hazy)).numpy()
+        return linear_probe(seen[:24], labels[:24], seen[24:], labels[24:])
+
+    made = net()
+    chosen = settings(unfrozen_blocks=None, momentum=0.8, patience=None)
+    found = adapt_domain(made, hazy, chosen, seed=0, progress=silent, judge=judge)
+    assert found.before is not None
+    judged = [found.before, *(record["judgement"] for record in found.records)]
+    assert len(set(judged)) > 1
+    assert judge(made) == pytest.approx(max(judged), abs=1e-6)
+
+
+def test_a_view_is_the_same_at_any_precision() -> None:
+    pictures = torch.from_numpy(streets(4))
+
+    def view() -> Tensor:
+        return random_view(pictures, SIZE_PX, (0.3, 1.0), torch.Generator().manual_seed(0))
+
+    exact = view()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.allclose(view(), exact, atol=1e-4)
 
 
 def test_positions_jitter_in_the_student_only_and_only_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 # Imported after the check above: these modules need torch.
-from torch import Tensor  # noqa: E402
+from torch import Tensor, distributed  # noqa: E402
 
 from offline.ssl_losses import (  # noqa: E402
     STUDENT_TEMPERATURE,
@@ -56,6 +59,21 @@ def test_assignments_bear_scores_of_any_size() -> None:
     assert torch.allclose(assigned.sum(1), torch.ones(16), atol=1e-5)
 
 
+def assigned_on_a_rank(task: tuple[int, str]) -> Tensor:
+    rank, meeting = task
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    assigned = sinkhorn(drawn(20, 6).split([7, 13])[rank], 0.1)
+    distributed.destroy_process_group()
+    return assigned
+
+
+def test_two_processes_with_batches_of_any_size_assign_as_one(tmp_path: Path) -> None:
+    tasks = [(rank, (tmp_path / "meeting").as_uri()) for rank in range(2)]
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        assigned = torch.cat(list(pool.map(assigned_on_a_rank, tasks)))
+    assert torch.allclose(assigned, sinkhorn(drawn(20, 6), 0.1), atol=1e-6)
+
+
 def test_each_large_view_predicts_every_other_one() -> None:
     targets, scores = (
         [sinkhorn(drawn(6, 5, seed=n), 0.1) for n in range(2)],
@@ -74,7 +92,7 @@ def test_each_image_with_masked_patches_weighs_the_same() -> None:
     mask = torch.tensor([[True, False, True, True], [False] * 4, [False, True, False, False]])
     targets, scores = sinkhorn(drawn(4, 3), 0.2), drawn(4, 3, seed=1)
     losses = -np.sum(targets.numpy() * np.log(softmax(scores.numpy() / STUDENT_TEMPERATURE)), 1)
-    expected = (losses[:3].mean() + losses[3]) / 2
+    expected = (losses[:3].mean() + losses[3]) / 3
     assert float(patch_loss(targets, scores, mask)) == pytest.approx(expected, rel=1e-5)
 
 
@@ -83,6 +101,16 @@ def test_spreading_is_the_log_distance_to_the_nearest_neighbour() -> None:
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)
     apart = np.linalg.norm(unit[:, None] - unit[None], axis=2) + 10 * np.eye(7)
     assert float(koleo(torch.from_numpy(features))) == pytest.approx(-np.mean(np.log(apart.min(1))), abs=1e-4)
+
+
+def test_neighbours_and_similarities_are_as_exact_in_a_forward_pass_in_bf16() -> None:
+    near = drawn(1, 384) + 0.05 * drawn(64, 384, seed=1)
+    patches = drawn(2, 50, 64)
+    moved = patches + 0.01 * drawn(2, 50, 64, seed=1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        reduced = koleo(near), gram_loss(moved, patches)
+    assert float(reduced[0]) == pytest.approx(float(koleo(near)), rel=1e-5)
+    assert float(reduced[1]) == pytest.approx(float(gram_loss(moved, patches)), rel=1e-4)
 
 
 def test_similar_patches_stay_similar_at_no_cost_and_a_rotation_costs_nothing() -> None:
