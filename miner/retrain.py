@@ -7,14 +7,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from engines.bundle import PARAMS
 from engines.store import Store
 from miner.app import utc_now
 from miner.console import display
 from miner.errors import SettingsError
+from offline.comparison import TrainingComparison
+from offline.comparison_page import gain_lines
 from offline.config import PRESETS, RunConfig, load_config
 from offline.dataset import read_dataset
 from offline.pipeline import Pipeline
-from offline.stages import PAGE, STAGES, published
+from offline.stages import COMPARISON, PAGE, STAGES, published
+from stage1.certificate import ScrcParams
 
 
 def retrain(
@@ -65,7 +69,17 @@ def retrain(
         return f"{mode} is done; its files are in {run}"
     publication = published(run)
     verdict = "is current now" if publication.accepted else f"stays a challenger: {'; '.join(publication.reasons)}"
-    return f"bundle {publication.bundle} {verdict}\nreport: {run / PAGE}"
+    params = ScrcParams.read(run / PARAMS)
+    certificate = params.statement if params.rule is not None else params.reason
+    gained = gain_lines(TrainingComparison.read(run / COMPARISON))
+    return "\n".join(
+        [
+            f"bundle {publication.bundle} {verdict}",
+            f"{params.status}: {certificate}",
+            *(f"on the test rows, {line}" for line in gained),
+            f"report: {run / PAGE}",
+        ]
+    )
 
 
 def _config(preset: str, path: Path | None, changes: dict[str, Any]) -> RunConfig:

@@ -14,6 +14,8 @@ NAMES: dict[VariantName, str] = {
     "final": "this model",
 }
 
+UNDECIDED = "no difference seen"
+
 
 def comparison_section(found: TrainingComparison | None) -> str:
     """A table of the variants and one of the gains, as HTML; nothing without a comparison."""
@@ -37,11 +39,21 @@ the same draws for both.</small></p>
 """
 
 
+def gain_lines(found: TrainingComparison) -> list[str]:
+    """What the training gained in AUGRC, one line a simpler way, for the terminal."""
+    lines = []
+    for gain in found.gains:
+        said, augrc = verdict(gain), gain.augrc
+        numbers = f"AUGRC {augrc.value:+.4f} [{augrc.lower:+.4f}, {augrc.upper:+.4f}]"
+        lines.append(f"{said} {'to' if said == UNDECIDED else 'than'} {NAMES[gain.over]}: {numbers}")
+    return lines
+
+
 def verdict(gain: Gain) -> str:
     """What may be said of the difference in AUGRC."""
     if gain.augrc.upper < 0:
         return "better"
-    return "worse" if gain.augrc.lower > 0 else "no difference seen"
+    return "worse" if gain.augrc.lower > 0 else UNDECIDED
 
 
 def _variant(variant: Variant) -> str:

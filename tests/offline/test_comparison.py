@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from offline.comparison import TrainingComparison, VariantName, compare
-from offline.comparison_page import comparison_section, verdict
+from offline.comparison_page import comparison_section, gain_lines, verdict
 from stage1.calibration_settings import CalibrationSettings
 from stage1.metrics import matthews_correlation, weighted_mcc
 from stage1.outputs import Stage1Outputs
@@ -92,3 +92,12 @@ def test_the_page_says_the_verdict_and_the_interval() -> None:
     assert "better" in page
     assert page.count("<tr") == 5
     assert comparison_section(None) == ""
+
+
+def test_the_terminal_is_told_in_a_line_a_comparison() -> None:
+    (line,) = gain_lines(found(4.0, 2.0))
+    assert line.startswith("better than baseline: ")
+    assert "AUGRC -0." in line
+    (undecided,) = gain_lines(found(3.0, 3.0))
+    assert undecided.startswith("no difference seen to baseline: ")
+    assert undecided.endswith("AUGRC +0.0000 [+0.0000, +0.0000]")
