@@ -46,7 +46,7 @@ class Variant(BaseModel):
         name: which way.
         accuracy: of Stage-1 alone.
         mcc: of Stage-1 alone.
-        augrc: of the ranking by the selection score.
+        augrc: of the ranking by the selection score, of the baseline by its softmax.
         exit_coverage: share of the rows that exit: for the baseline by its fixed softmax thresholds, for the others by
             the rule that val_select would choose. Nothing certifies it.
         miss_rate: share of the roadwork that exits as no roadwork; None if no roadwork exits.
@@ -140,10 +140,12 @@ def _policy(name: VariantName, val_select: LabelledOutputs, settings: Calibratio
 class _Metrics:
     """The metrics of one model, for any weights of the rows."""
 
-    def __init__(self, data: LabelledOutputs) -> None:
+    def __init__(self, name: VariantName, data: LabelledOutputs) -> None:
         self._labels, self._predictions = data.labels, _predictions(data.outputs)
         self._losses = (self._predictions != self._labels).astype(np.float64)
-        self._ranking = Ranking.of(data.outputs.select_score, self._losses)
+        # The baseline has no trained selection head; it ranks by its softmax, as it exits by it.
+        softmax = np.abs(data.outputs.roadwork_score)
+        self._ranking = Ranking.of(softmax if name == "baseline" else data.outputs.select_score, self._losses)
 
     def __call__(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         error = float(weights @ self._losses / weights.sum())
@@ -156,7 +158,7 @@ def _predictions(outputs: Stage1Outputs) -> NDArray[np.int8]:
 
 
 def _variant(name: VariantName, data: LabelledOutputs, policy: Policy, repetitions: int, seed: int) -> Variant:
-    accuracy, mcc, augrc = _spreads(_Metrics(data), data.groups, repetitions, seed)
+    accuracy, mcc, augrc = _spreads(_Metrics(name, data), data.groups, repetitions, seed)
     decided = policy.decide(data.outputs)
     positive = data.positive & decided.exits
     missed = positive & (decided.exit_label == 0)
@@ -173,7 +175,7 @@ def _variant(name: VariantName, data: LabelledOutputs, policy: Policy, repetitio
 def _gain(
     first: VariantName, second: VariantName, test: Mapping[VariantName, LabelledOutputs], repetitions: int, seed: int
 ) -> Gain:
-    ours, theirs, groups = _Metrics(test[first]), _Metrics(test[second]), test[first].groups
+    ours, theirs, groups = _Metrics(first, test[first]), _Metrics(second, test[second]), test[first].groups
 
     def difference(weights: NDArray[np.float64]) -> NDArray[np.float64]:
         return ours(weights) - theirs(weights)

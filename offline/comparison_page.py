@@ -32,9 +32,9 @@ def comparison_section(found: TrainingComparison | None) -> str:
     return f"""<h2>What the training gained</h2>
 <div class="scroll"><table><thead><tr><th></th><th>accuracy</th><th>MCC</th><th>AUGRC</th><th>exit coverage</th>
 <th>miss rate on exits</th></tr></thead><tbody>{variants}</tbody></table></div>
-<p><small>On the test rows, torch in full precision. Exits by the rule that val_select would choose, those of the
-baseline by its fixed thresholds; nothing here is certified. Brackets: 95% group bootstrap, in the second table with
-the same draws for both.</small></p>
+<p><small>On the test rows, torch in full precision. Ranked by the selection score, exits by the rule that val_select
+would choose; the baseline does both by its softmax; nothing here is certified. Brackets: 95% group bootstrap, in the
+second table with the same draws for both.</small></p>
 {gained}
 """
 

@@ -73,6 +73,19 @@ def test_the_baseline_exits_by_its_fixed_thresholds_and_others_by_what_val_selec
     assert final.miss_rate < 0.15
 
 
+def test_the_baseline_ranks_by_its_softmax_whatever_its_selection_head_says() -> None:
+    test = outputs(3.0, "t")
+    rng = np.random.default_rng(2)
+    noise = Stage1Outputs(test.outputs.logits, rng.normal(size=len(test)).astype(np.float32))
+    noisy = LabelledOutputs(noise, test.labels, test.row_ids, test.groups)
+    variants: dict[VariantName, LabelledOutputs] = {"baseline": noisy, "final": noisy}
+    selecting = {name: outputs(3.0, "s", seed=1) for name in variants}
+    baseline, final = compare(variants, selecting, [], SETTINGS, repetitions=5, seed=0).variants
+    wrong = ((test.outputs.roadwork_score > 0) != test.positive).astype(float)
+    assert baseline.augrc.value == pytest.approx(augrc(np.abs(test.outputs.roadwork_score), wrong))
+    assert final.augrc.value > baseline.augrc.value
+
+
 def test_without_roadwork_that_exits_there_is_no_miss_rate() -> None:
     assert found(0.0, 0.0).variants[1].miss_rate is None
 
