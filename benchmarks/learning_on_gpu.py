@@ -12,6 +12,7 @@ PyTorch's own counter in a run that is not timed; the card's rate is measured by
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import tempfile
 import time
@@ -123,6 +124,7 @@ def matrix_rate(device: torch.device) -> float:
 
 def measure(run: Callable[[Tell], None], batch: int, steps: int, device: torch.device) -> Measured:
     """Run once for the clock and once for the counter."""
+    gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -110,7 +110,8 @@ def run(model: ModelSettings, sets: tuple[ImageSet, ImageSet], settings: TrainSe
         chosen = pixel_sources(trainee, settings, fresh=side == "anew")
         with patch("offline.training.choose_inputs", lambda *_, **__: chosen):
             outcome = train_supervised(trainee, settings, CALIBRATION, **common)
-    return outcome, np.diff(ends)
+    # The first stamp is that of the first step.
+    return outcome, np.diff(ends)[1:]
 
 
 def compare(options: argparse.Namespace, backbone: Path, last: int, home: Path) -> str:

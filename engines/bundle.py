@@ -24,6 +24,8 @@ from stage1.probability import ProbabilityCalibrator
 
 MANIFEST = "manifest.json"
 ENGINE = "model.onnx"
+# Beside the graph where the weights are too large for one file; ONNX Runtime finds it by this name.
+WEIGHTS = "model.onnx.data"
 PARAMS = "scrc_params.json"
 PREPROCESS = "preprocess.json"
 CALIBRATOR = "calibrator.json"
@@ -81,6 +83,21 @@ class Manifest(Artifact):
 def bundle_id_of(files: dict[str, FileEntry]) -> str:
     """The id that a bundle with these files has."""
     return sha256_json({name: entry.sha256 for name, entry in files.items()})[:ID_LENGTH]
+
+
+def engine_digest(graph: str, weights: str | None) -> str:
+    """Hash of an engine from those of its files: the graph's, and with weights beside it that of both."""
+    return graph if weights is None else sha256_json([graph, weights])
+
+
+def engine_sha256(path: Path) -> str:
+    """Hash of an ONNX engine with everything that it reads; what a certificate is bound to.
+
+    Args:
+        path: the graph.
+    """
+    weights = path.with_name(path.name + WEIGHTS.removeprefix(ENGINE))
+    return engine_digest(sha256_file(path), sha256_file(weights) if weights.exists() else None)
 
 
 def describe_files(directory: Path) -> dict[str, FileEntry]:
@@ -159,7 +176,9 @@ def load_bundle(directory: Path, *, threads: int | None = None) -> LiveBundle:
         params = ScrcParams.read(directory / PARAMS)
         preprocess = PreprocessSettings.read(directory / PREPROCESS)
         calibrator = ProbabilityCalibrator.read(directory / CALIBRATOR)
-        params.check_binding(engine_sha256=manifest.files[ENGINE].sha256, preprocess_sha256=preprocess.sha256)
+        weights = manifest.files.get(WEIGHTS)
+        digest = engine_digest(manifest.files[ENGINE].sha256, None if weights is None else weights.sha256)
+        params.check_binding(engine_sha256=digest, preprocess_sha256=preprocess.sha256)
     except Stage1Error as error:
         raise BundleRefused(f"{directory.name}: {error}") from error
     engine = OnnxEngine(directory / ENGINE, threads=threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,14 +65,19 @@ class Ablations:
         if wanted.baseline:
             nets["baseline"] = self._baseline
         conformal = config.train_conformal_risk.enabled
-        if wanted.adaptation and config.adapt_domain.enabled:
+        # An adapter to start from belongs to the adapted weights, and nothing else could start there.
+        if wanted.adaptation and config.adapt_domain.enabled and config.train_supervised.warm_start is None:
             nets["unadapted"] = self._unadapted
         if conformal:
             nets["supervised"] = lambda: self._load(self.weights.supervised)
             if wanted.cross_entropy:
                 nets["cross_entropy"] = self._cross_entropy
         nets["final"] = lambda: self._load(self.weights.final)
-        found = {name: self._outputs(make()) for name, make in nets.items()}
+        found = {}
+        for name, make in nets.items():
+            found[name] = self._outputs(make())
+            # A training leaves cycles behind, and each holds a network.
+            gc.collect()
         return compare(
             {name: outputs[0] for name, outputs in found.items()},
             {name: outputs[1] for name, outputs in found.items()},

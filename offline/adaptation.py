@@ -182,10 +182,15 @@ class _Adapting:
         self._steps = max(1, len(images) // settings.batch_size)
         self._total = settings.epochs * self._steps
         self._head_steps = min(settings.head_steps, self._total // 2)
+        total, heads, warm_up = self._total, self._head_steps, settings.warm_up
         groups = self._groups()
         self._trained = [p for group in groups for p in group["params"]]
         self._optimiser = torch.optim.AdamW(groups)
-        self._schedule = LambdaLR(self._optimiser, lambda step: warm_up_cosine(step, self._total, settings.warm_up))
+        # The rates rise anew when the backbone begins to move. No reference to this object, which holds two networks.
+        self._schedule = LambdaLR(
+            self._optimiser,
+            lambda step: 1.0 if step < heads else warm_up_cosine(step - heads, total - heads, warm_up),
+        )
         self._random = Randomness.seeded(seed)
         self._best = Trained(net=self._teacher)
         self._keeper = Checkpoints(
@@ -275,19 +280,23 @@ class _Adapting:
             terms, entropy = self._losses(torch.from_numpy(self._images[index]).to(self._device), done)
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
-            raise TrainingError(
-                f"the loss of domain adaptation is not finite in epoch {at.epoch + 1}, step {at.step + 1} of "
-                f"{self._steps}, at a learning rate of {settings.learning_rate:.3g}: lower adapt_domain.learning_rate"
-            )
+            raise self._diverged("loss", at)
         self._optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self._trained, settings.gradient_clip)
+        if not torch.isfinite(nn.utils.clip_grad_norm_(self._trained, settings.gradient_clip)):
+            raise self._diverged("gradient", at)
         self._optimiser.step()
         self._schedule.step()
-        momentum = 1 - (1 - settings.momentum) * (1 + math.cos(math.pi * done / self._total)) / 2
-        follow(self._followers, momentum)
+        moved = max(0, done - self._head_steps) / max(1, self._total - self._head_steps)
+        follow(self._followers, 1 - (1 - settings.momentum) * (1 + math.cos(math.pi * moved)) / 2)
         told = {name: float(term.detach()) for name, term in terms.items()}
         return {"loss": float(loss.detach()), **told, "entropy": float(entropy)}
+
+    def _diverged(self, what: str, at: Progress) -> TrainingError:
+        return TrainingError(
+            f"the {what} of domain adaptation is not finite in epoch {at.epoch + 1}, step {at.step + 1} of "
+            f"{self._steps}, at a learning rate of {self._settings.learning_rate:.3g}: lower adapt_domain.learning_rate"
+        )
 
     def _losses(self, batch: Tensor, done: int) -> tuple[dict[str, Tensor], Tensor]:
         """The weighted terms of the objective, and the entropy of the mean assignment."""

@@ -12,6 +12,8 @@ References:
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +27,7 @@ from offline.checkpoints import Trained
 from offline.config import ModelSettings, RandomBackbone
 from offline.doran import DoranConfig
 from offline.errors import TrainingError
+from offline.prefix_cache import weights_sha256
 from offline.side_modules import ParallelMlp, PromptedBlock
 from stage1.artifacts import Artifact, sha256_file
 from stage1.errors import ArtifactError
@@ -176,12 +179,29 @@ def _follows(name: str) -> bool:
     return "layer" not in parts and ("norm" in parts or "conv_1x1" in parts)
 
 
+@dataclass(frozen=True)
+class AdapterOrigin:
+    """What an adapter is trained in and on.
+
+    Attributes:
+        model: settings of the model.
+        size_px: side of the input.
+        rows: ids of the rows that train it.
+    """
+
+    model: ModelSettings
+    size_px: int
+    rows: frozenset[str]
+
+
 class AdapterDescription(Artifact):
     """`adapter.json`.
 
     Attributes:
         model: settings of the model that it belongs to.
-        size_px: side of the input it was trained at.
+        size_px: side of the input that it was trained at.
+        frozen_sha256: hash of the frozen weights that it was trained on.
+        rows: ids of the rows that trained it, sorted.
         tensors_sha256: hash of the tensors file.
     """
 
@@ -189,34 +209,43 @@ class AdapterDescription(Artifact):
 
     model: ModelSettings
     size_px: int
+    frozen_sha256: str
+    rows: tuple[str, ...]
     tensors_sha256: str
 
 
-def save_adapter(net: Stage1Net, settings: ModelSettings, size_px: int, directory: Path) -> None:
+def save_adapter(net: Stage1Net, origin: AdapterOrigin, directory: Path) -> None:
     """Write what trains of a network, adapters and heads, into a directory.
 
     Args:
         net: with adapters, not merged.
-        settings: that it was built with.
-        size_px: side of the input.
+        origin: what it was trained in and on.
         directory: made if needed.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / TENSORS
     save_file({name: t.float().cpu().contiguous() for name, t in Trained(net=net).state_dict().items()}, path)
-    AdapterDescription(model=settings, size_px=size_px, tensors_sha256=sha256_file(path)).write(directory / DESCRIPTION)
+    AdapterDescription(
+        model=origin.model,
+        size_px=origin.size_px,
+        frozen_sha256=_frozen_sha256(net),
+        rows=tuple(sorted(origin.rows)),
+        tensors_sha256=sha256_file(path),
+    ).write(directory / DESCRIPTION)
 
 
-def load_adapter(net: Stage1Net, settings: ModelSettings, directory: Path) -> None:
-    """Read what `save_adapter` wrote into a network with the same adapters.
+def load_adapter(net: Stage1Net, origin: AdapterOrigin, directory: Path, judged: Collection[str]) -> None:
+    """Read what `save_adapter` wrote into a network with the same adapters on the same weights.
 
     Args:
         net: with adapters, not merged; changed in place.
-        settings: that it was built with.
+        origin: what it is about to be trained in and on.
         directory: of the adapter.
+        judged: ids of the rows that choose, certify or report; an adapter that has seen one would make them worthless.
 
     Raises:
-        TrainingError: it is no adapter of this program, of another model, damaged, or has other tensors.
+        TrainingError: it is no adapter of this program, of another model, on other weights, damaged, has other tensors,
+            or was trained on a row that judges.
     """
     try:
         found = AdapterDescription.read(directory / DESCRIPTION)
@@ -224,15 +253,41 @@ def load_adapter(net: Stage1Net, settings: ModelSettings, directory: Path) -> No
         theirs = (directory / "adapter_config.json").exists()
         hint = "peft wrote this one, which does not say what it was trained on" if theirs else str(error)
         raise TrainingError(f"{directory}: no adapter of this program: {hint}") from error
-    different = [name for name in ModelSettings.model_fields if getattr(found.model, name) != getattr(settings, name)]
-    if different:
-        shown = ", ".join(f"model.{n} {getattr(found.model, n)!r}, not {getattr(settings, n)!r}" for n in different)
-        raise TrainingError(f"{directory}: an adapter of another model: {shown}")
+    _check_origin(found, net, origin, judged, directory)
     tensors = _tensors(directory / TENSORS, found.tensors_sha256)
     try:
         Trained(net=net).load_state_dict(tensors)
     except TrainingError as error:
         raise TrainingError(f"{directory}: its tensors are others than those that train in this model") from error
+
+
+def _check_origin(
+    found: AdapterDescription, net: Stage1Net, origin: AdapterOrigin, judged: Collection[str], directory: Path
+) -> None:
+    ours = origin.model
+    different = [name for name in ModelSettings.model_fields if getattr(found.model, name) != getattr(ours, name)]
+    shown = [f"model.{name} {getattr(found.model, name)!r}, not {getattr(ours, name)!r}" for name in different]
+    if found.size_px != origin.size_px:
+        shown.append(f"preprocess.size_px {found.size_px}, not {origin.size_px}")
+    if shown:
+        raise TrainingError(f"{directory}: an adapter of another model: {', '.join(shown)}")
+    if found.frozen_sha256 != _frozen_sha256(net):
+        raise TrainingError(
+            f"{directory}: this adapter was trained on other backbone weights, for example before or after a domain "
+            "adaptation; start without train_supervised.warm_start"
+        )
+    seen = sorted(set(found.rows) & set(judged))
+    if seen:
+        raise TrainingError(
+            f"{directory}: this adapter was trained on {len(seen)} rows that judge here, for example {seen[0]!r}, so "
+            "no certificate would be true; start from an adapter of this workspace, or without "
+            "train_supervised.warm_start"
+        )
+
+
+def _frozen_sha256(net: Stage1Net) -> str:
+    frozen = [(name, p) for name, p in net.backbone.named_parameters() if not p.requires_grad]
+    return weights_sha256(frozen, "frozen")
 
 
 def _tensors(path: Path, expected: str) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from offline.splits import Splits
 from stage1.artifacts import append_line
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels, PreprocessSettings
-from stage1.probability import ProbabilityCalibrator, fit_calibrator
+from stage1.probability import ProbabilityCalibrator, fit_calibrator, fit_head
 from stage1.rows import LabelledOutputs
 
 LEDGER = "calibration_ledger.jsonl"
@@ -133,8 +133,7 @@ def calibrator_of(
     for name, classes in (targets or {}).items():
         known = classes != NO_TARGET
         if len(np.unique(classes[known])) == rows.outputs.heads[name].shape[1]:
-            fitted = fit_calibrator(rows.outputs.rows(known), rows.labels[known], head_labels={name: classes[known]})
-            heads[name] = fitted.heads[name]
+            heads[name] = fit_head(name, rows.outputs.heads[name][known], classes[known])
     return ProbabilityCalibrator(heads=heads)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from offline.split_settings import SplitSettings
 from stage1.artifacts import Artifact
@@ -203,7 +203,7 @@ class TrainSettings(_Section):
         epochs: passes over the training images.
         batch_size: images a step.
         accumulation: parts in which a step's images go through the network; more parts take less memory, and the step
-            is the same.
+            is the same, but for named heads, whose loss is a mean over the rows of a part that have a value.
         optimiser: `lion` wants 3 to 10 times less learning rate and as much more weight decay than `adamw`; `fsam`
             costs twice the time of a step.
         fsam: of the optimiser `fsam`.
@@ -262,6 +262,12 @@ class TrainSettings(_Section):
     cache_views: int = Field(default=4, ge=1)
     cache_share: float = Field(default=0.5, gt=0, le=1)
     warm_start: Path | None = None
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        if self.selection == "selectivenet" and self.accumulation > 1:
+            raise ValueError("selection selectivenet holds a whole batch to a coverage: set accumulation to 1")
+        return self
 
 
 class ConformalTrainingSettings(_Section):

@@ -138,20 +138,19 @@ def choose_inputs(
     reason = _why_not(net, settings, directory)
     if not reason:
         assert directory is not None
-        budget = _Budget(directory, settings)
         frozen = Frozen(net, frozen_blocks(net), settings.precision, device)
-        filler = Filler(frozen, directory, seed, budget.room, progress, check)
-        ours = filler.fill(Views(images, aspects, settings.augmentation, augment, settings.cache_views))
-        theirs = ours and filler.fill(Views(judged, np.ones(len(judged), np.float32), "plain", augment, 1))
-        if ours and theirs:
+        filler = Filler(frozen, directory, seed, progress, check)
+        ours = Views(images, aspects, settings.augmentation, augment, settings.cache_views)
+        theirs = Views(judged, np.ones(len(judged), np.float32), "plain", augment, 1)
+        reason = _no_room(filler.needed(ours) + filler.needed(theirs), directory, settings.cache_share)
+        if not reason:
             share = f"{frozen.cut} of {len(blocks_of(net.backbone))} blocks frozen"
             return Sources(
-                CachedViews(*ours, frozen.cut, device),
-                CachedViews(*theirs, frozen.cut, device),
+                CachedViews(*filler.fill(ours), frozen.cut, device),
+                CachedViews(*filler.fill(theirs), frozen.cut, device),
                 cached=True,
                 reason=f"{share}, {settings.cache_views} views kept of each image",
             )
-        reason = budget.problem
     if settings.cache == "on":
         raise TrainingError(f"train_supervised.cache is on, but {reason}; set it to auto to train without")
     return Sources(
@@ -172,20 +171,12 @@ def _why_not(net: Stage1Net, settings: TrainSettings, directory: Path | None) ->
     return ""
 
 
-class _Budget:
-    """How much may be written."""
-
-    def __init__(self, directory: Path, settings: TrainSettings) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        self._directory, self._share = directory, settings.cache_share
-        self.problem = ""
-
-    def room(self, needed: int) -> bool:
-        free = shutil.disk_usage(self._directory).free
-        if needed <= self._share * free:
-            return True
-        self.problem = (
-            f"the frozen activations take {needed / 2**30:.1f} GiB, more than {self._share:.0%} of the "
-            f"{free / 2**30:.1f} GiB that are free"
-        )
-        return False
+def _no_room(needed: int, directory: Path, share: float) -> str:
+    """Why so many bytes may not be written; empty if they may."""
+    free = shutil.disk_usage(directory).free
+    if needed <= share * free:
+        return ""
+    return (
+        f"the frozen activations take {needed / 2**30:.1f} GiB, more than {share:.0%} of the {free / 2**30:.1f} GiB "
+        "that are free"
+    )

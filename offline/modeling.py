@@ -126,17 +126,22 @@ def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]
     """
     trainable = [p for p in net.parameters() if p.requires_grad]
     return [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trainable if not _is_vector(p)], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if _is_vector(p)], "weight_decay": 0.0},
     ]
 
 
-def save_weights(net: Stage1Net, path: Path) -> None:
-    """Write merged weights as safetensors, fp32."""
+def _is_vector(parameter: nn.Parameter) -> bool:
+    """Whether it is one, also where peft keeps the magnitudes of a convolution as `(1, C, 1, 1)`."""
+    return parameter.ndim <= 1 or (parameter.ndim > 2 and parameter.numel() == max(parameter.shape))
+
+
+def save_weights(net: nn.Module, path: Path) -> None:
+    """Write merged weights, of a network or of its backbone alone, as safetensors, fp32."""
     state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in net.state_dict().items()}
     save_file(state, path)
 
 
-def load_weights(net: Stage1Net, path: Path) -> None:
+def load_weights(net: nn.Module, path: Path) -> None:
     """Read merged weights; every tensor must be there and none may be left over."""
     net.load_state_dict(load_file(path), strict=True)

@@ -22,9 +22,26 @@ def named_targets(data: Dataset, heads: Mapping[str, NamedHead]) -> dict[str, ND
         heads: column and classes by name of the head.
 
     Raises:
-        DatasetError: a value is none of the classes, or no row at all has a value.
+        DatasetError: a value is none of the classes.
     """
     return {name: _targets(data, name, head) for name, head in heads.items()}
+
+
+def check_named(data: Dataset, heads: Mapping[str, NamedHead]) -> None:
+    """Refuse data from which a named head could not learn.
+
+    Args:
+        data: all rows, or those that train.
+        heads: column and classes by name of the head.
+
+    Raises:
+        DatasetError: a value is none of the classes, or no row at all has a value.
+    """
+    for name, found in named_targets(data, heads).items():
+        if (found == NO_TARGET).all():
+            raise DatasetError(
+                f"{data.root}: no row has a value in the column {heads[name].column!r}, which the head {name!r} learns"
+            )
 
 
 def _targets(data: Dataset, name: str, head: NamedHead) -> NDArray[np.int64]:
@@ -40,8 +57,4 @@ def _targets(data: Dataset, name: str, head: NamedHead) -> NDArray[np.int64]:
                 f"{', '.join(head.classes)}: add the value to model.heads.{name}.classes or mend the row"
             )
         found[number] = place[value]
-    if len(data) and (found == NO_TARGET).all():
-        raise DatasetError(
-            f"{data.root}: no row has a value in the column {head.column!r}, which the head {name!r} learns"
-        )
     return found

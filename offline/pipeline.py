@@ -35,6 +35,8 @@ MANIFEST = "stage.json"
 CONFIG = "config.json"
 CHECKPOINTS = "checkpoints"
 PREFIXES = "prefixes"
+# Of one night: training and val_select, each with and without domain adaptation.
+PREFIXES_KEPT = 4
 # So long a checkpoint waits for the stage that wrote it, and kept activations for a training; then their settings,
 # data or code have been given up.
 CHECKPOINT_DAYS = 14
@@ -284,10 +286,11 @@ class Pipeline:
         for leftover in (self.workspace / "stages").glob("*/.partial-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         given_up = self.now().timestamp() - timedelta(days=CHECKPOINT_DAYS).total_seconds()
-        kept = [*(self.workspace / CHECKPOINTS).glob("*"), *(self.workspace / PREFIXES).glob("*")]
-        for directory in kept:
-            if directory.stat().st_mtime < given_up:
-                shutil.rmtree(directory, ignore_errors=True)
+        checkpoints, prefixes = (list((self.workspace / name).glob("*")) for name in (CHECKPOINTS, PREFIXES))
+        # Other frozen weights, after an adaptation for example, have a directory of their own, and each is large.
+        many = sorted(prefixes, key=lambda path: path.stat().st_mtime)[:-PREFIXES_KEPT]
+        for directory in {*many, *(path for path in (*checkpoints, *prefixes) if path.stat().st_mtime < given_up)}:
+            shutil.rmtree(directory, ignore_errors=True)
 
     def _link(self, run: str) -> Path:
         home = self.workspace / "runs" / run

@@ -42,7 +42,7 @@ class PrefixCache:
         directory.mkdir(parents=True, exist_ok=True)
         # The directory's age says when it was last of use.
         os.utime(directory)
-        self._slots = self._read_keys()
+        self._slots, self._count = self._read_keys()
         self._mapped: NDArray[np.int16] | None = None
 
     @property
@@ -69,17 +69,17 @@ class PrefixCache:
         bits = states.detach().to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy()
         try:
             with FileLock(self._directory / ".lock"):
-                self._slots = self._read_keys()
-                new = [place for place, key in enumerate(keys) if key not in self._slots]
-                self._write_at(STATES, len(self._slots) * self.slot_bytes, bits[new].tobytes())
-                self._write_at(KEYS, len(self._slots) * KEY_BYTES, b"".join(keys[place] for place in new))
+                self._slots, self._count = self._read_keys()
+                places = {key: place for place, key in enumerate(keys) if key not in self._slots}
+                self._write_at(STATES, self._count * self.slot_bytes, bits[list(places.values())].tobytes())
+                self._write_at(KEYS, self._count * KEY_BYTES, b"".join(places))
         except OSError as error:
             raise TrainingError(
                 f"{self._directory}: the cache of frozen activations cannot be written ({error.strerror}): free some "
                 "space, or set train_supervised.cache to off"
             ) from error
-        first = len(self._slots)
-        self._slots |= {keys[place]: first + number for number, place in enumerate(new)}
+        self._slots |= {key: self._count + number for number, key in enumerate(places)}
+        self._count += len(places)
         self._mapped = None
 
     def slots(self, keys: Sequence[bytes]) -> NDArray[np.int64]:
@@ -89,7 +89,7 @@ class PrefixCache:
     def read(self, slots: NDArray[np.int64]) -> Tensor:
         """The states of some slots, bf16 `(len(slots), *shape)`, in memory."""
         if self._mapped is None:
-            shape = (len(self._slots), *self._shape)
+            shape = (self._count, *self._shape)
             self._mapped = np.memmap(self._directory / STATES, np.int16, "r", shape=shape)
         return torch.from_numpy(self._mapped[slots]).view(torch.bfloat16)
 
@@ -103,14 +103,15 @@ class PrefixCache:
             handle.flush()
             os.fsync(handle.fileno())
 
-    def _read_keys(self) -> dict[bytes, int]:
+    def _read_keys(self) -> tuple[dict[bytes, int], int]:
+        """Slot of each key, and the number of slots."""
         try:
             content = (self._directory / KEYS).read_bytes()
             states = (self._directory / STATES).stat().st_size
         except FileNotFoundError:
-            return {}
+            return {}, 0
         count = min(len(content) // KEY_BYTES, states // self.slot_bytes)
-        return {content[i * KEY_BYTES : (i + 1) * KEY_BYTES]: i for i in range(count)}
+        return {content[i * KEY_BYTES : (i + 1) * KEY_BYTES]: i for i in range(count)}, count
 
 
 def key_of(pixels: NDArray[np.uint8], view: int, aspect: float, seed: int) -> bytes:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +20,7 @@ from offline.augmentation import Augment
 from offline.config import Precision
 from offline.optimisers import autocast
 from offline.prefix_cache import PrefixCache, key_of, weights_sha256
+from stage1 import model, trunk
 from stage1.model import Stage1Net
 from stage1.preprocess import Pixels
 from stage1.trunk import blocks_of, plain
@@ -52,20 +56,25 @@ class Frozen:
         return found
 
     def sha256(self, kind: str) -> str:
-        """Hash of the frozen weights, of what augments, and of the versions that compute."""
-        about = (kind, self.cut, self.net.views, self.net.view_px, self.precision, self.device.type, torch.__version__)
-        code = inspect.getsource(augmentation) if kind != "plain" else ""
-        return weights_sha256(list(self._weights()), (*about, code))
+        """Hash of everything that decides a state but the image: weights, config, code and versions."""
+        net = self.net
+        about = (kind, self.cut, net.views, net.view_px, self.precision, self.device.type)
+        config: Any = plain(net.backbone).config
+        buffers = [("mean", net.mean), ("std", net.std)]
+        code = [inspect.getsource(module) for module in (augmentation, model, trunk, sys.modules[__name__])]
+        versions = [version(name) for name in ("torch", "transformers", "peft", "kornia", "pillow", "simplejpeg")]
+        decides = (*about, config.to_json_string(use_diff=False), code, versions)
+        return weights_sha256([*self._weights(), *buffers], decides)
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
-        model = plain(self.net.backbone)
-        blocks = blocks_of(model)
+        backbone = plain(self.net.backbone)
+        blocks = blocks_of(backbone)
         if self.cut == len(blocks):
-            yield from model.state_dict().items()
+            yield from backbone.state_dict().items()
             return
         late = {p for block in blocks[self.cut :] for p in block.parameters()}
-        trained = {p for p in model.parameters() if p.requires_grad}
-        for name, tensor in model.state_dict(keep_vars=True).items():
+        trained = {p for p in backbone.parameters() if p.requires_grad}
+        for name, tensor in backbone.state_dict(keep_vars=True).items():
             if not (isinstance(tensor, nn.Parameter) and (tensor in late or tensor in trained)):
                 yield name, tensor
 
@@ -126,7 +135,6 @@ class Filler:
         frozen: makes the states.
         directory: where caches live.
         seed: of the augmentation.
-        room: whether so many bytes may be written.
         progress: called with views done, views in all, and a note.
         check: called before each batch; may raise.
     """
@@ -134,25 +142,29 @@ class Filler:
     frozen: Frozen
     directory: Path
     seed: int
-    room: Callable[[int], bool]
     progress: Callable[[int, int, str], None]
     check: Callable[[], None]
 
-    def fill(self, views: Views) -> tuple[PrefixCache, NDArray[np.int64]] | None:
+    def needed(self, views: Views) -> int:
+        """Bytes that filling would write."""
+        cache = self._open(views)
+        return cache.slot_bytes * len({key for key, _, _ in views.keys(self.seed) if key not in cache})
+
+    def _open(self, views: Views) -> PrefixCache:
+        shape = self.frozen.states(torch.from_numpy(views.images[:1])).shape[1:]
+        return PrefixCache(self.directory / self.frozen.sha256(views.kind)[:16], shape)
+
+    def fill(self, views: Views) -> tuple[PrefixCache, NDArray[np.int64]]:
         """Compute what is missing.
 
         Returns:
-            The cache and the slot of each view, `(N, K)`; None if there is no room.
+            The cache and the slot of each view, `(N, K)`.
 
         Raises:
-            TrainingError: the disk is full after all.
+            TrainingError: the disk is full.
         """
-        shape = self.frozen.states(torch.from_numpy(views.images[:1])).shape[1:]
-        cache = PrefixCache(self.directory / self.frozen.sha256(views.kind)[:16], shape)
-        wanted = views.keys(self.seed)
+        cache, wanted = self._open(views), views.keys(self.seed)
         missing = list({key: (key, row, number) for key, row, number in wanted if key not in cache}.values())
-        if not self.room(len(missing) * cache.slot_bytes):
-            return None
         for start in range(0, len(missing), BUILD_BATCH):
             self.check()
             batch = missing[start : start + BUILD_BATCH]

@@ -88,7 +88,12 @@ def judge_champion(
 
     Returns:
         The champion's id, the reasons to keep it, and the number of rows compared on.
+
+    Raises:
+        BundleRefused: the challenger cannot be loaded.
     """
+    # Whoever has nothing to beat must be able to serve all the same.
+    load_bundle(challenger).close()
     pointer = store.current()
     if pointer is None or pointer.bundle == challenger.name:
         return None, [], 0

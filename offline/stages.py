@@ -8,9 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
-from engines.bundle import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, REQUIRED, Provenance, write_golden
+from engines.bundle import (
+    CALIBRATOR,
+    ENGINE,
+    GOLDEN,
+    PARAMS,
+    PREPROCESS,
+    REQUIRED,
+    WEIGHTS,
+    Provenance,
+    engine_sha256,
+    write_golden,
+)
 from engines.engine import OnnxEngine
 from offline import publishing
 from offline.calibrating import calibrator_of, claim_fold, code_version, golden_rows, run_engine
@@ -21,7 +30,7 @@ from offline.difficulty import difficulties
 from offline.evaluating import EvaluationSettings, evaluate, metrics_csv
 from offline.fingerprints import FINGERPRINTS, fingerprints
 from offline.ledger import SPLIT_LEDGER, append_events, read_ledger
-from offline.named_heads import named_targets
+from offline.named_heads import check_named, named_targets
 from offline.pipeline import CONFIG, Stage, StageContext
 from offline.preflight import PREFLIGHT, run_preflight
 from offline.reporting import render
@@ -29,7 +38,7 @@ from offline.split_settings import Split
 from offline.splits import Splits
 from offline.splitting import Looks, examined, split
 from offline.thumbnails import thumbnails
-from stage1.artifacts import Artifact, sha256_file, write_atomic
+from stage1.artifacts import Artifact, write_atomic
 from stage1.calibration import CalibrationContext, calibrate
 from stage1.candidates import select
 from stage1.certificate import ScrcParams
@@ -56,8 +65,7 @@ COMPARISON = "comparison.json"
 # Not from `offline.adapters`, which would bring torch with it.
 ADAPTER_TENSORS = "adapter.safetensors"
 PUBLICATION = "publish.json"
-# As for copies of a picture within the data, see `SplitSettings.hash_distance`.
-UNLABELLED_DISTANCE = 40
+JUDGING: tuple[Split, ...] = ("val_select", "val_calib", "test")
 
 
 class TrainingRecord(Artifact):
@@ -149,7 +157,7 @@ def run_splits(context: StageContext) -> None:
     config, told = context.config, context.progress.step
     data, report = run_preflight(_data(context), config.preprocess, config.preflight, told)
     # A value that no head knows is found now, and not when training begins.
-    named_targets(data, config.model.heads)
+    check_named(data, config.model.heads)
     report.write(context.out / PREFLIGHT)
     settings = config.splits
     prints = fingerprints(data, context.workspace / FINGERPRINTS, told)
@@ -192,26 +200,32 @@ def run_adapt_domain(context: StageContext) -> None:
     from offline.adaptation import adapt_domain  # noqa: PLC0415
     from offline.modeling import save_weights  # noqa: PLC0415
     from offline.probing import feature_judge  # noqa: PLC0415
-    from offline.unlabelled import read_unlabelled  # noqa: PLC0415
+    from offline.unlabelled import COPIES_DISTANCE, hashes_of, read_unlabelled  # noqa: PLC0415
 
     config = context.config
     net = _net(context, trained=False)
     train, val_select = _images(context, "train"), _images(context, "val_select")
+    judged = Dataset(context.data_root, tuple(row for name in JUDGING for row in _data(context, name).rows))
     more = read_unlabelled(
-        settings.images, config.preprocess, _judged_hashes(context), UNLABELLED_DISTANCE, context.progress.step
+        settings.images,
+        config.preprocess,
+        hashes_of(judged, context.workspace / FINGERPRINTS),
+        config.splits.hash_distance or COPIES_DISTANCE,
+        ahead=train.images,
+        progress=context.progress.step,
     )
     found = adapt_domain(
         net,
-        np.concatenate([train.images, more.images]),
+        more.images,
         settings,
         seed=config.seed,
         progress=context.progress.step,
         checkpoints=context.checkpoints,
         judge=feature_judge(settings.judge, train, val_select),
     )
-    save_weights(net, context.out / BACKBONE)
+    save_weights(net.backbone, context.out / BACKBONE)
     AdaptationRecord(
-        images=len(train.images) + len(more.images),
+        images=len(more.images),
         unreadable=more.unreadable,
         alike=more.alike,
         kept_epoch=found.kept,
@@ -221,20 +235,18 @@ def run_adapt_domain(context: StageContext) -> None:
     ).write(context.out / "adaptation.json")
 
 
-def _judged_hashes(context: StageContext) -> list[str]:
-    """Perceptual hashes of the rows that judge: of val_select, val_calib and test."""
-    judging: tuple[Split, ...] = ("val_select", "val_calib", "test")
-    rows = Dataset(context.data_root, tuple(row for name in judging for row in _data(context, name).rows))
-    found = fingerprints(rows, context.workspace / FINGERPRINTS)
-    return [taken.phash for taken in found.values() if taken.phash is not None]
-
-
 def run_train_supervised(context: StageContext) -> None:
     """Train adapter and heads.
 
     Writes `model_supervised.safetensors`, the adapter by itself, `training.csv` and `training.json`.
     """
-    from offline.adapters import add_adapters, load_adapter, merge_adapters, save_adapter  # noqa: PLC0415
+    from offline.adapters import (  # noqa: PLC0415
+        AdapterOrigin,
+        add_adapters,
+        load_adapter,
+        merge_adapters,
+        save_adapter,
+    )
     from offline.modeling import load_weights, save_weights  # noqa: PLC0415
     from offline.training import Trainee, train_supervised  # noqa: PLC0415
 
@@ -243,12 +255,15 @@ def run_train_supervised(context: StageContext) -> None:
     net = _net(context, trained=False)
     adapted = context.inputs["adapt_domain"] / BACKBONE
     if adapted.exists():
-        load_weights(net, adapted)
+        load_weights(net.backbone, adapted)
     add_adapters(net, config.model)
+    train = _images(context, "train")
+    about = AdapterOrigin(config.model, config.preprocess.size_px, frozenset(train.data.ids))
     if settings.warm_start is not None:
-        load_adapter(net, config.model, settings.warm_start)
+        judged = {row for name in JUDGING for row in _data(context, name).ids}
+        load_adapter(net, about, settings.warm_start, judged)
     outcome = train_supervised(
-        Trainee(net, _images(context, "train"), _images(context, "val_select"), config.model.heads),
+        Trainee(net, train, _images(context, "val_select"), config.model.heads),
         settings,
         config.calibrate_scrc,
         seed=config.seed,
@@ -256,7 +271,7 @@ def run_train_supervised(context: StageContext) -> None:
         checkpoints=context.checkpoints,
         cache=context.prefixes,
     )
-    save_adapter(net, config.model, config.preprocess.size_px, context.out)
+    save_adapter(net, about, context.out)
     trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
     whole = sum(p.numel() for p in net.parameters())
     merge_adapters(net)
@@ -335,7 +350,7 @@ def run_export(context: StageContext) -> None:
     sample = Dataset(rows.root, rows.rows[: max(PARITY_BATCHES)])
     parity = check_export(net, path, sample.array(config.preprocess))
     config.preprocess.write(context.out / PREPROCESS)
-    ExportRecord(parity=parity, engine_sha256=sha256_file(path)).write(context.out / "export.json")
+    ExportRecord(parity=parity, engine_sha256=engine_sha256(path)).write(context.out / "export.json")
 
 
 def run_calibrate_scrc(context: StageContext) -> None:
@@ -354,11 +369,10 @@ def run_calibrate_scrc(context: StageContext) -> None:
     fold, prior_uses = claim_fold(context.workspace, splits, context.key, context.now().isoformat(timespec="seconds"))
     fold_rows = splits.pick(_data(context), fold)
     val_calib = run_engine(engine, fold_rows, preprocess, context.progress.step, "val_calib")
-    binding = CalibrationContext(sha256_file(export / ENGINE), preprocess.sha256, prior_uses, code_version())
+    binding = CalibrationContext(engine_sha256(export / ENGINE), preprocess.sha256, prior_uses, code_version())
     settings = config.calibrate_scrc
     calibrate(val_select, val_calib, settings, binding).write(context.out / PARAMS)
-    targets = named_targets(fold_rows, config.model.heads)
-    calibrator_of(val_calib, targets).write(context.out / CALIBRATOR)
+    calibrator_of(val_calib, named_targets(fold_rows, config.model.heads)).write(context.out / CALIBRATOR)
     compared = {"alpha": settings.alpha, "delta": settings.delta, "coverage": settings.coverage}
     reference_rules(val_select, val_calib, select(val_select, settings), **compared).write(context.out / REFERENCES)
     swept = swept_thresholds(val_select, alpha=settings.alpha, false_alarm_rate=settings.false_alarm_rate)
@@ -398,9 +412,10 @@ def run_publish(context: StageContext) -> None:
     """Put the bundle into the store; make it current if the gate lets it pass. Writes `publish.json`."""
     sources = [context.inputs[name] for name in BUNDLE_STAGES]
     files = context.out / "bundle"
-    publishing.assemble(
-        sources, [name for name in (*REQUIRED, BEST, REPORT, REFERENCES, THRESHOLDS) if name != CONFIG], files
-    )
+    names = [name for name in (*REQUIRED, BEST, REPORT, REFERENCES, THRESHOLDS) if name != CONFIG]
+    if (context.inputs["export"] / WEIGHTS).exists():
+        names.append(WEIGHTS)
+    publishing.assemble(sources, names, files)
     context.config.write(files / CONFIG)
     data = _data(context)
     now = context.now()
@@ -451,10 +466,10 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "adapt_domain",
         ("splits",),
-        ("seed", "preprocess", "model.backbone", "model.views", "adapt_domain"),
+        ("seed", "preprocess", "model.backbone", "model.views", "splits.hash_distance", "adapt_domain"),
         (*_MODEL, "offline.adaptation", "offline.probing", "offline.unlabelled", "stage1.preprocess"),
         run_adapt_domain,
-        _TORCH,
+        (*_TORCH, "imagehash", "pillow", "scipy", "simplejpeg"),
         outside=_unlabelled,
     ),
     Stage(

@@ -19,7 +19,7 @@ from offline.inputs import Sources, choose_inputs
 from offline.judging import ImageSet, SelectiveScore, answers, device_of, selective_score
 from offline.losses import supervised_loss
 from offline.modeling import parameter_groups
-from offline.named_heads import named_targets
+from offline.named_heads import check_named, named_targets
 from offline.optimisers import (
     Average,
     Update,
@@ -148,6 +148,7 @@ class _Supervised:
         self._device = device_of(self._net)
         data = self._train.data
         self._labels = torch.from_numpy(data.labels).long().to(self._device)
+        check_named(data, trainee.heads)
         targets = named_targets(data, trainee.heads)
         self._targets = {name: torch.from_numpy(found).to(self._device) for name, found in targets.items()}
         self._steps = max(1, len(data) // settings.batch_size)
@@ -186,6 +187,8 @@ class _Supervised:
         # Not within the watch below: what it would write before the restored state is back would be the beginning.
         with interruptible(self._directory is not None) as check:
             self._sources = self._choose_inputs(check)
+        # What filled the cache has drawn, and what found it full has not.
+        torch.manual_seed(self._seed)
         keeper = Checkpoints(
             self._directory,
             self._decides(),

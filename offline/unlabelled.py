@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +10,17 @@ from pathlib import Path
 import numpy as np
 
 from engines.engine import usable_cores
+from offline.dataset import Dataset
 from offline.errors import DatasetError
-from offline.fingerprints import Fingerprint, fingerprint
+from offline.fingerprints import Fingerprint, fingerprint, fingerprints
 from offline.hamming import nearest, words_of
 from stage1.errors import ImageError
 from stage1.preprocess import Pixels, PreprocessSettings, preprocess
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 READ_TOGETHER = 256
+# Where the splits know no likeness; see `SplitSettings.hash_distance`.
+COPIES_DISTANCE = 40
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,13 @@ class Unlabelled:
 def read_unlabelled(
     directories: Sequence[Path],
     settings: PreprocessSettings,
-    judged: Iterable[str],
+    judged: Sequence[str],
     distance: int,
+    *,
+    ahead: Pixels,
     progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> Unlabelled:
-    """All images below some directories, through the serving preprocess.
+    """All images below some directories, through the serving preprocess, behind those that are there already.
 
     A model that has seen a picture, even without its label, knows it better than a new one; so what looks like a row of
     val_select, val_calib or test is left out.
@@ -52,15 +57,18 @@ def read_unlabelled(
         settings: of the preprocess.
         judged: perceptual hashes, 64 hex digits, of the rows that judge.
         distance: largest number of bits in which pictures that look alike differ.
+        ahead: images that come first, uint8 `(M, 3, size_px, size_px)`.
         progress: called with files read, files in all, and a note.
 
     Raises:
         DatasetError: a directory does not exist, or there is no image in it.
     """
     paths = [path for directory in directories for path in _files(directory)]
-    words = words_of(list(judged))
-    kept: list[Pixels] = []
-    unreadable = alike = 0
+    words = words_of(judged)
+    # Once, at the size that it may get at most: what is not written takes no memory.
+    images = np.empty((len(ahead) + len(paths), *ahead.shape[1:]), np.uint8)
+    images[: len(ahead)] = ahead
+    count, unreadable, alike = len(ahead), 0, 0
     with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(paths), READ_TOGETHER):
             some = paths[start : start + READ_TOGETHER]
@@ -70,10 +78,20 @@ def read_unlabelled(
                 elif _near(taken, words, distance):
                     alike += 1
                 else:
-                    kept.append(pixels)
+                    images[count] = pixels
+                    count += 1
             progress(start + len(some), len(paths), "unlabelled images")
-    shape = (0, 3, settings.size_px, settings.size_px)
-    return Unlabelled(np.stack(kept) if kept else np.empty(shape, np.uint8), unreadable, alike)
+    return Unlabelled(images[:count], unreadable, alike)
+
+
+def hashes_of(data: Dataset, cache: Path) -> list[str]:
+    """Perceptual hashes of the rows that are not blank.
+
+    Args:
+        data: the rows.
+        cache: the file that remembers fingerprints.
+    """
+    return [taken.phash for taken in fingerprints(data, cache).values() if taken.phash is not None]
 
 
 def _files(directory: Path) -> list[Path]:

@@ -260,17 +260,33 @@ def fit_calibrator(
             named = ", ".join(sorted(outputs.heads)) or "no named heads"
             raise CalibrationError(f"labels for head {name!r}, but the outputs have {named}")
         targets[name] = (outputs.heads[name], classes)
-    heads = {}
-    for name, (logits, classes) in targets.items():
-        kinds: tuple[Kind, ...] = ("dirichlet", "beta", "temperature")
-        if logits.shape[1] > 2:
-            kinds = ("dirichlet", "temperature")
-        try:
-            fitted = tuple(fit_affine(kind, logits, classes, PENALTIES[kind]) for kind in kinds)
-        except CalibrationError as error:
-            raise CalibrationError(f"head {name!r}: {error}") from error
-        heads[name] = HeadCalibrator(answers=answers if answers in kinds else "dirichlet", fitted=fitted)
-    return ProbabilityCalibrator(heads=heads)
+    return ProbabilityCalibrator(
+        heads={name: fit_head(name, logits, classes, answers) for name, (logits, classes) in targets.items()}
+    )
+
+
+def fit_head(
+    name: str, logits: NDArray[np.floating], classes: NDArray[np.generic], answers: Kind = "dirichlet"
+) -> HeadCalibrator:
+    """Fit every kind of calibrator for one head.
+
+    Args:
+        name: of the head, for messages.
+        logits: `(N, K)`.
+        classes: class of each row, in 0..K-1, `(N,)`.
+        answers: kind that answers; a head of more than two classes has no beta calibrator, and answers by Dirichlet.
+
+    Raises:
+        CalibrationError: labels are missing, unknown or of a single class, or the search for the best fit did not end.
+    """
+    kinds: tuple[Kind, ...] = ("dirichlet", "beta", "temperature")
+    if logits.shape[1] > 2:
+        kinds = ("dirichlet", "temperature")
+    try:
+        fitted = tuple(fit_affine(kind, logits, classes, PENALTIES[kind]) for kind in kinds)
+    except CalibrationError as error:
+        raise CalibrationError(f"head {name!r}: {error}") from error
+    return HeadCalibrator(answers=answers if answers in kinds else "dirichlet", fitted=fitted)
 
 
 def fit_affine(

@@ -21,6 +21,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel, MobileNetV2Config, ViT
 from offline.adapters import (  # noqa: E402
     DESCRIPTION,
     TENSORS,
+    AdapterOrigin,
     add_adapters,
     add_side_modules,
     frozen_blocks,
@@ -96,6 +97,10 @@ def adapted(model: ModelSettings, seed: int = 0) -> Stage1Net:
     net = build(model, size_px=SIZE_PX, seed=seed)
     add_adapters(net, model)
     return net.eval()
+
+
+def origin(model: ModelSettings, *rows: str, size_px: int = SIZE_PX) -> AdapterOrigin:
+    return AdapterOrigin(model, size_px, frozenset(rows))
 
 
 def images(count: int = 4) -> Tensor:
@@ -242,18 +247,21 @@ def test_the_late_convolution_of_a_convolutional_backbone_follows_its_blocks(mob
     assert frozen_blocks(adapted(settings(mobilenet, "none"))) == 16
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_vectors_are_not_decayed_and_nothing_is_there_twice(pretrained: Path, kind: str) -> None:
-    net = adapted(settings(pretrained, kind))
+@pytest.mark.parametrize("kind", [*KINDS, "dora on convolutions"])
+def test_vectors_are_not_decayed_and_nothing_is_there_twice(pretrained: Path, mobilenet: Path, kind: str) -> None:
+    convolutional = kind not in KINDS
+    net = adapted(settings(mobilenet, "dora") if convolutional else settings(pretrained, kind))
     decayed, free = parameter_groups(net, 0.1)
     everything = [*decayed["params"], *free["params"]]
     assert len({id(p) for p in everything}) == len(everything)
     assert {id(p) for p in everything} == {id(p) for p in net.parameters() if p.requires_grad}
     assert (decayed["weight_decay"], free["weight_decay"]) == (0.1, 0.0)
     names = {id(p): name for name, p in net.named_parameters()}
-    loose = {names[id(p)] for p in free["params"]}
-    assert all(name.endswith((".bias", ".weight", ".tau")) or "magnitude" in name for name in loose)
-    assert all(p.ndim == 1 for p in free["params"])
+    vectors = ("magnitude", "tau", "bias", "norm", "class_head.0", "select_head.0")
+    held = [names[id(p)] for p in decayed["params"]]
+    assert held
+    assert not [name for name in held if any(part in name for part in vectors)]
+    assert all(any(part in names[id(p)] for part in vectors) for p in free["params"])
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -261,9 +269,9 @@ def test_an_adapter_on_disk_is_read_back_to_the_same_bits(pretrained: Path, kind
     model = settings(pretrained, kind)
     net = adapted(model)
     disturb(net)
-    save_adapter(net, model, SIZE_PX, tmp_path / "adapter")
+    save_adapter(net, origin(model), tmp_path / "adapter")
     again = adapted(model, seed=7)
-    load_adapter(again, model, tmp_path / "adapter")
+    load_adapter(again, origin(model), tmp_path / "adapter", ())
     for expected, found in zip(net(images()), again(images()), strict=True):
         assert torch.equal(expected, found)
 
@@ -271,17 +279,37 @@ def test_an_adapter_on_disk_is_read_back_to_the_same_bits(pretrained: Path, kind
 @pytest.mark.parametrize("other", ["dora", "lora", "prompts"])
 def test_an_adapter_of_another_kind_is_refused_not_reinterpreted(pretrained: Path, other: str, tmp_path: Path) -> None:
     model = settings(pretrained, "doran")
-    save_adapter(adapted(model), model, SIZE_PX, tmp_path)
+    save_adapter(adapted(model), origin(model), tmp_path)
     theirs = settings(pretrained, other)
     with pytest.raises(TrainingError, match=f"model.adapter 'doran', not '{other}'"):
-        load_adapter(adapted(theirs), theirs, tmp_path)
+        load_adapter(adapted(theirs), origin(theirs), tmp_path, ())
+
+
+def test_an_adapter_that_saw_a_row_that_judges_is_refused(pretrained: Path, tmp_path: Path) -> None:
+    model = settings(pretrained, "lora")
+    save_adapter(adapted(model), origin(model, "a.jpg", "b.jpg"), tmp_path)
+    load_adapter(adapted(model), origin(model, "a.jpg"), tmp_path, {"c.jpg"})
+    with pytest.raises(TrainingError, match=r"trained on 1 rows that judge here, for example 'b\.jpg'"):
+        load_adapter(adapted(model), origin(model, "a.jpg"), tmp_path, {"c.jpg", "b.jpg"})
+
+
+def test_an_adapter_of_other_weights_or_another_size_is_refused(pretrained: Path, tmp_path: Path) -> None:
+    model = settings(pretrained, "doran")
+    save_adapter(adapted(model), origin(model), tmp_path)
+    with pytest.raises(TrainingError, match=r"preprocess\.size_px 32, not 64"):
+        load_adapter(adapted(model), origin(model, size_px=64), tmp_path, ())
+    other = adapted(model)
+    frozen = next(p for p in other.backbone.parameters() if not p.requires_grad)
+    frozen.add_(1e-3)
+    with pytest.raises(TrainingError, match="trained on other backbone weights"):
+        load_adapter(other, origin(model), tmp_path, ())
 
 
 def test_an_adapter_that_peft_wrote_is_refused(pretrained: Path, tmp_path: Path) -> None:
     model = settings(pretrained, "doran")
     adapted(model).backbone.save_pretrained(tmp_path)  # type: ignore[operator]
     with pytest.raises(TrainingError, match="peft wrote this one"):
-        load_adapter(adapted(model), model, tmp_path)
+        load_adapter(adapted(model), origin(model), tmp_path, ())
 
 
 @pytest.mark.parametrize("damage", ["cut short", "another hash", "tensors missing", "no tensors", "no description"])
@@ -291,7 +319,7 @@ def test_a_damaged_adapter_is_refused(pretrained: Path, damage: str, tmp_path: P
     if damage == "tensors missing":
         for parameter in net.class_head.parameters():
             parameter.requires_grad_(False)
-    save_adapter(net, model, SIZE_PX, tmp_path)
+    save_adapter(net, origin(model), tmp_path)
     path = tmp_path / TENSORS
     if damage == "cut short":
         path.write_bytes(path.read_bytes()[:-100])
@@ -304,7 +332,7 @@ def test_a_damaged_adapter_is_refused(pretrained: Path, damage: str, tmp_path: P
     elif damage == "no description":
         (tmp_path / DESCRIPTION).unlink()
     with pytest.raises(TrainingError):
-        load_adapter(adapted(model), model, tmp_path)
+        load_adapter(adapted(model), origin(model), tmp_path, ())
 
 
 def test_a_gated_backbone_says_what_to_accept_and_how_to_log_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from engines.engine import OnnxEngine
 from offline.calibrating import (
     LEDGER,
     LedgerEntry,
+    calibrator_of,
     claim_fold,
     golden_rows,
     prior_uses,
@@ -21,8 +22,11 @@ from offline.calibrating import (
 )
 from offline.dataset import Dataset, Row
 from offline.errors import DatasetError
+from offline.named_heads import NO_TARGET
 from offline.splits import SplitRow, Splits, SplitSet
+from stage1.outputs import Stage1Outputs
 from stage1.preprocess import PreprocessSettings
+from stage1.rows import LabelledOutputs
 
 AT = "2026-01-01T00:00:00+00:00"
 
@@ -164,3 +168,29 @@ def test_a_use_of_any_of_the_groups_counts() -> None:
     assert prior_uses({"a.jpg": "a", "b.jpg": "b"}, entries) == 3
     assert prior_uses({"a.jpg": "renamed"}, entries) == 1
     assert prior_uses({"c.jpg": "c"}, entries) == 0
+
+
+def with_head(count: int = 60) -> LabelledOutputs:
+    rng = np.random.default_rng(0)
+    labels = (np.arange(count) % 2).astype(np.int8)
+    logits = rng.normal(size=(count, 2)).astype(np.float32)
+    logits[:, 1] += labels
+    kinds = rng.normal(size=(count, 3)).astype(np.float32)
+    outputs = Stage1Outputs(logits, np.ones(count, np.float32), {"kind": kinds})
+    ids = [str(n) for n in range(count)]
+    return LabelledOutputs(outputs, labels, ids, ids)
+
+
+def test_a_head_that_only_roadwork_has_values_for_is_calibrated_on_those() -> None:
+    rows = with_head()
+    targets = np.where(rows.labels == 1, np.arange(60) // 2 % 3, NO_TARGET)
+    fitted = calibrator_of(rows, {"kind": targets})
+    assert fitted.heads.keys() == {"class", "kind"}
+    assert fitted.head_probabilities("kind", rows.outputs.heads["kind"]).shape == (60, 3)
+
+
+@pytest.mark.parametrize("known", [0, 5])
+def test_a_head_whose_classes_are_not_all_there_has_no_calibrator(known: int) -> None:
+    targets = np.full(60, NO_TARGET)
+    targets[:known] = 1
+    assert calibrator_of(with_head(), {"kind": targets}).heads.keys() == {"class"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import warnings
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from offline.prefix_cache import KEYS, STATES, PrefixCache, key_of  # noqa: E402
 from offline.prefix_states import BUILD_BATCH, Frozen, view  # noqa: E402
 from offline.training import Outcome, Trainee, train_supervised  # noqa: E402
 from stage1.model import Stage1Net  # noqa: E402
+from stage1.trunk import plain  # noqa: E402
 
 SIZE_PX = 32
 CPU = torch.device("cpu")
@@ -105,13 +107,15 @@ def train(net: Stage1Net, place: Path | None, tell: Any = lambda *_: None, **cha
     return train_supervised(trainee, recipe(**changes), CALIBRATION, seed=0, progress=tell, cache=place)
 
 
-def sources(net: Stage1Net, images: np.ndarray, place: Path | None, told: list[int], **changes: Any) -> Sources:
+def sources(
+    net: Stage1Net, images: np.ndarray, place: Path | None, told: list[int], seed: int = 0, **changes: Any
+) -> Sources:
     return choose_inputs(
         net,
         (images, np.full(len(images), 4 / 3, np.float32)),
         images[:4],
         recipe(**changes),
-        seed=0,
+        seed=seed,
         device=CPU,
         directory=place,
         progress=lambda done, *_: told.append(done),
@@ -176,16 +180,19 @@ def test_what_an_earlier_night_kept_is_not_computed_again(
     monkeypatch.setattr(Frozen, "states", counting)
     images = coloured(48, 1).images
     first = sources(network(backbones[0]), images[:40], tmp_path, [])
-    # Two views of each image and four as they are; one more a set tells the shape.
-    assert sum(computed) == 2 * 40 + 4 + 2
+    # Two views of each image and four as they are; one more tells a set's shape, to measure and to fill.
+    assert sum(computed) == 2 * 40 + 4 + 4
     computed.clear()
     again = sources(network(backbones[0]), images[::-1].copy(), tmp_path, [])
-    assert sum(computed) == 2 * 8 + 4 + 2
+    assert sum(computed) == 2 * 8 + 4 + 4
     old, new = (Tensor.float(s.train.draw(np.array([row]), torch.Generator())) for s, row in ((first, 7), (again, 40)))
     assert torch.equal(old, new)
 
 
-@pytest.mark.parametrize("change", ["weights", "cut", "augmentation", "seed", "precision", "views"])
+@pytest.mark.parametrize(
+    "change",
+    ["weights", "config", "normalisation", "cut", "augmentation", "seed", "precision", "views", "transformers"],
+)
 def test_nothing_is_read_that_anything_else_decided(
     backbones: tuple[Path, Path], change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -198,12 +205,15 @@ def test_nothing_is_read_that_anything_else_decided(
     if change == "views":
         other.views = "whole_and_quadrants"
         other.view_px = SIZE_PX // 2
+    elif change == "config":
+        config: Any = plain(other.backbone).config
+        config.rope_theta = 50.0
+    elif change == "normalisation":
+        other.mean += 1
+    elif change == "transformers":
+        monkeypatch.setattr("offline.prefix_states.version", lambda name: "0" if name == change else version(name))
     changes = {"augmentation": {"augmentation": "light"}, "precision": {"precision": "bf16"}}.get(change, {})
-    if change == "seed":
-        monkeypatch.setattr(
-            "offline.prefix_states.key_of", lambda pixels, view, aspect, _: key_of(pixels, view, aspect, 1)
-        )
-    sources(other, images, tmp_path, told, **changes)
+    sources(other, images, tmp_path, told, seed=int(change == "seed"), **changes)
     assert told
 
 
@@ -231,6 +241,15 @@ def test_a_cache_goes_on_after_a_crash_between_states_and_keys(tmp_path: Path) -
     again.append(keys[3:], states[3:])
     for cache in (again, PrefixCache(tmp_path, (2,))):
         assert torch.equal(cache.read(cache.slots([keys[5], keys[0]])).float(), states[[5, 0]])
+
+
+def test_a_key_that_comes_twice_takes_one_slot(tmp_path: Path) -> None:
+    a, b, c = (bytes([n]) * 16 for n in range(3))
+    cache = PrefixCache(tmp_path, (1,))
+    cache.append([a, a, b], torch.tensor([[1.0], [1.0], [2.0]]))
+    cache.append([c], torch.tensor([[3.0]]))
+    for each in (cache, PrefixCache(tmp_path, (1,))):
+        assert each.read(each.slots([a, b, c])).float().flatten().tolist() == [1.0, 2.0, 3.0]
 
 
 def test_two_writers_take_turns_and_a_reader_is_not_disturbed(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from stage1.probability import ProbabilityCalibrator
 torch = pytest.importorskip("torch")
 
 # Imported after the check above: these modules need torch.
+from safetensors.torch import load_file  # noqa: E402
 from transformers import DINOv3ViTConfig, DINOv3ViTModel  # noqa: E402
 
 SCENES = 80
@@ -125,8 +126,12 @@ def night(home: Path, chosen: RunConfig, workspace: str) -> tuple[Path, Told]:
 
 
 @pytest.fixture(scope="module")
-def first(home: Path) -> tuple[Path, Told]:
-    return night(home, config(home), "workspace")
+def first(home: Path) -> Iterator[tuple[Path, Told]]:
+    """A night whose adaptation is always judged to be better, so that there is an adapted backbone."""
+    judged = iter(range(100))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("offline.probing.feature_judge", lambda *_: lambda _net: float(next(judged)))
+        yield night(home, config(home), "workspace")
 
 
 def test_adaptation_sees_more_images_but_none_that_judges(first: tuple[Path, Told]) -> None:
@@ -136,6 +141,17 @@ def test_adaptation_sees_more_images_but_none_that_judges(first: tuple[Path, Tol
     assert record.alike == SCENES - trained
     assert record.images == trained + 6 + trained
     assert record.before is not None
+    assert record.kept_epoch == 1
+
+
+def test_the_adapted_backbone_is_another_one_and_goes_on_into_training(first: tuple[Path, Told], home: Path) -> None:
+    start = DINOv3ViTModel.from_pretrained(home / "backbone").state_dict()
+    adapted = load_file(first[0] / "backbone.safetensors")
+    # The blocks below the supervised adapters, as they are in the end.
+    trained = load_file(first[0] / "model_supervised.safetensors")
+    name = "model.layer.0.attention.q_proj.weight"
+    assert not torch.allclose(adapted[name], start[name], atol=1e-6)
+    assert torch.equal(trained[f"backbone.{name}"], adapted[name])
 
 
 def test_training_starts_behind_the_frozen_blocks_of_the_adapted_backbone(first: tuple[Path, Told]) -> None:
@@ -173,11 +189,24 @@ def test_a_named_head_is_in_the_engine_and_has_its_own_calibrator(first: tuple[P
     assert shares.sum(1) == pytest.approx(1.0)
 
 
+def first_loss(run: Path) -> float:
+    with (run / "training.csv").open() as handle:
+        return float(next(csv.DictReader(handle))["train_loss"])
+
+
 def test_a_second_night_can_start_from_the_adapter_of_the_first(first: tuple[Path, Told], home: Path) -> None:
-    chosen = config(home, train_supervised__warm_start=str(first[0]), adapt_domain__enabled=False)
-    later, told = night(home, chosen, "workspace")
-    assert "splits" not in told.ran
-    assert TrainingRecord.read(later / "training.json").loss != TrainingRecord.read(first[0] / "training.json").loss
+    chosen = config(home, train_supervised__warm_start=str(first[0]), train_supervised__epochs=1)
+    cold = config(home, train_supervised__epochs=1)
+    warm, told = night(home, chosen, "workspace")
+    assert not {"splits", "adapt_domain"} & set(told.ran)
+    assert first_loss(warm) < first_loss(night(home, cold, "workspace")[0])
+
+
+@pytest.mark.usefixtures("first")
+def test_another_head_does_not_adapt_the_domain_again(home: Path) -> None:
+    _, told = night(home, config(home, model__head_hidden=16), "workspace")
+    assert "adapt_domain" not in told.ran
+    assert "train_supervised" in told.ran
 
 
 def test_a_value_that_no_head_knows_stops_before_anything_is_trained(home: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from offline.config import NamedHead, TrainSettings
 from offline.dataset import Dataset, Row
 from offline.errors import DatasetError
-from offline.named_heads import NO_TARGET, named_targets
+from offline.named_heads import NO_TARGET, check_named, named_targets
 
 torch = pytest.importorskip("torch")
 
@@ -124,4 +124,4 @@ def test_a_value_that_a_head_does_not_know_names_the_row() -> None:
 
 def test_a_column_that_nobody_filled_is_said() -> None:
     with pytest.raises(DatasetError, match="no row has a value in the column 'alteration'"):
-        named_targets(data(None, None), HEADS)
+        check_named(data(None, None), HEADS)

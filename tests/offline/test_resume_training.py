@@ -57,12 +57,17 @@ RECIPES: dict[str, dict[str, Any]] = {
     "lion": {
         "learning_rate": 1e-3,
         "ema_decay": 0.9,
-        "accumulation": 2,
         "gradient_checkpointing": True,
         "selection": "selectivenet",
         "auxiliary_weight": 0.5,
     },
-    "fsam": {"ema_decay": 0.8, "precision": "fp16", "augmentation": "validators", "label_smoothing": 0.1},
+    "fsam": {
+        "accumulation": 2,
+        "ema_decay": 0.8,
+        "precision": "fp16",
+        "augmentation": "validators",
+        "label_smoothing": 0.1,
+    },
 }
 Tell = Callable[[int, int, str], None]
 

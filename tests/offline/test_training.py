@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from pydantic import ValidationError
 
+from engines.bundle import ENGINE, WEIGHTS, engine_sha256
 from offline.config import ConformalTrainingSettings, ModelSettings, RandomBackbone, TrainSettings
 from offline.dataset import Dataset, Row
 from offline.errors import TrainingError
+from stage1.artifacts import sha256_file
 from stage1.calibration_settings import CalibrationSettings
 
 torch = pytest.importorskip("torch")
@@ -161,6 +164,26 @@ def test_the_exported_engine_equals_torch_at_every_batch_size(adapter: str, view
     assert not [name for name in names if "lora" in name or "trunk" in name]
 
 
+def test_weights_that_lie_beside_a_large_graph_are_part_of_the_engines_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with the default backbone, whose weights are too large for one file."""
+    monkeypatch.setattr(torch.onnx._internal.exporter._onnx_program, "_LARGE_MODEL_THRESHOLD", 1000)
+    made = net()
+    path = tmp_path / ENGINE
+    export_onnx(made, path, SIZE_PX)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [ENGINE, WEIGHTS]
+    assert check_export(made, path, images(17)) < 1e-4
+    before, graph = engine_sha256(path), sha256_file(path)
+    content = bytearray((tmp_path / WEIGHTS).read_bytes())
+    content[len(content) // 2] ^= 1
+    (tmp_path / WEIGHTS).write_bytes(bytes(content))
+    assert sha256_file(path) == graph
+    assert engine_sha256(path) != before
+    (tmp_path / WEIGHTS).unlink()
+    assert engine_sha256(path) == graph
+
+
 def test_an_export_of_another_model_is_caught(tmp_path: Path) -> None:
     made = net()
     export_onnx(made, tmp_path / "model.onnx", SIZE_PX)
@@ -200,3 +223,9 @@ def test_the_best_checkpoint_of_val_select_is_the_one_that_is_left(tmp_path: Pat
     best, records = outcome.score, outcome.records
     assert best == selective_score(predict(made, val_select.images), val_select.data, CALIBRATION)
     assert best.coverage == max(record["val_select_coverage"] for record in records)
+
+
+def test_selectivenet_takes_a_batch_as_a_whole() -> None:
+    """Its coverage is that of a batch; that of a part is another one."""
+    with pytest.raises(ValidationError, match="set accumulation to 1"):
+        TrainSettings(selection="selectivenet", accumulation=2)
