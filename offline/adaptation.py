@@ -23,10 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from offline.adapters import with_low_rank
 from offline.checkpoints import Checkpoints, Randomness, Trained, Watch
 from offline.config import AdaptSettings
 from offline.errors import TrainingError
@@ -146,8 +147,7 @@ def _student(backbone: nn.Module, settings: AdaptSettings) -> nn.Module:
         layers_pattern="layer",
         modules_to_save=[*(f"layer.{index}" for index in range(adapted, layers)), *norms, "norm"],
     )
-    wrapped: nn.Module = get_peft_model(backbone, config)
-    return wrapped
+    return with_low_rank(backbone, config)
 
 
 class _Adapting:

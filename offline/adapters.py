@@ -55,13 +55,24 @@ def add_adapters(net: Stage1Net, settings: ModelSettings) -> None:
     for parameter in net.backbone.parameters():
         parameter.requires_grad_(False)
     if settings.adapter in LOW_RANK:
-        with warnings.catch_warnings():
-            # peft asks transformers for an attribute by its old name.
-            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-            net.backbone = get_peft_model(net.backbone, _low_rank(net, settings))
+        net.backbone = with_low_rank(net.backbone, _low_rank(net, settings))
         _show_geometry(net.backbone)
     elif settings.adapter != "none":
         add_side_modules(net, settings)
+
+
+def with_low_rank(backbone: nn.Module, config: LoraConfig) -> nn.Module:
+    """A backbone with low-rank adapters on it, as peft wraps it.
+
+    Args:
+        backbone: changed in place.
+        config: where they go.
+    """
+    with warnings.catch_warnings():
+        # peft asks transformers for an attribute by its old name.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        wrapped: nn.Module = get_peft_model(backbone, config)
+    return wrapped
 
 
 def add_side_modules(net: Stage1Net, settings: ModelSettings) -> None:

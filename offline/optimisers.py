@@ -320,7 +320,7 @@ def recomputing(backbone: nn.Module, wanted: bool) -> Iterator[None]:
         return
     try:
         # Not the reentrant kind: with frozen weights below, no gradient would come through it.
-        backbone.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        backbone.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
     except (AttributeError, ValueError) as error:
         raise TrainingError(
             f"{type(backbone).__name__} has no gradient checkpointing: set gradient_checkpointing to false"
@@ -328,4 +328,4 @@ def recomputing(backbone: nn.Module, wanted: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        backbone.gradient_checkpointing_disable()  # type: ignore[operator]
+        backbone.activation_checkpointing_disable()  # type: ignore[operator]

@@ -511,7 +511,7 @@ STAGES: tuple[Stage, ...] = (
         "export",
         ("splits", "train_conformal_risk"),
         ("preprocess", "model"),
-        (*_MODEL, "offline.exporting"),
+        (*_MODEL, "offline.exporting", "engines.bundle"),
         run_export,
         (*_TORCH, "onnx", "onnxscript", "onnxruntime"),
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +12,12 @@ import pytest
 
 from offline.dataset import Dataset, Row
 from offline.splitting import Looks
+
+with suppress(ImportError):
+    import torch
+
+    # A warning that torch gives once in a process would fail whichever test comes first.
+    torch.set_warn_always(True)
 
 
 def _drive(number: int, *, frames: int | None = None, label: int | None = None, **more: str) -> list[Row]:

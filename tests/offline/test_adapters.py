@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,14 +49,6 @@ def one_thread() -> Iterator[None]:
 def no_gradients() -> Iterator[None]:
     """Nothing here trains."""
     with torch.no_grad():
-        yield
-
-
-@pytest.fixture(autouse=True)
-def third_party_warnings() -> Iterator[None]:
-    """transformers and torch warn of each other's deprecations; they are not ours to mend."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
         yield
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,14 +35,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
-def third_party_warnings() -> Iterator[None]:
-    """transformers and torch warn of each other's deprecations; they are not ours to mend."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 def backbone(seed: int = 0, **changed: Any) -> nn.Module:
@@ -90,7 +81,7 @@ def said(model: nn.Module) -> Tensor:
 
 
 def apart(first: Tensor, second: Tensor) -> float:
-    return float((first - second).abs().max())
+    return float((first - second).detach().abs().max())
 
 
 def trainable(model: nn.Module) -> dict[str, Any]:
@@ -116,7 +107,7 @@ def step(model: nn.Module, optimiser: Any) -> float:
     loss = F.mse_loss(model(images()).last_hidden_state[:, 0], images(2, seed=3)[:, 0, 0, :HIDDEN])
     loss.backward()
     optimiser.step()
-    return float(loss)
+    return float(loss.detach())
 
 
 def projections(model: nn.Module) -> dict[str, Any]:
@@ -233,7 +224,7 @@ def test_outputs_and_gradients_are_those_of_the_formula(
         leaves = {name: p.detach().double().requires_grad_() for name, p in own.items()}
         expected = formula(x.double(), module, leaves, detach=detach)
         found = module(x)
-        scale = float(expected.abs().max())
+        scale = float(expected.detach().abs().max())
         assert apart(found.double(), expected) < tolerance * scale
         # With respect to one projection at a time: the trunks are shared.
         found_gradients = torch.autograd.grad((found * towards).sum(), list(own.values()))
@@ -258,7 +249,7 @@ def steepness(model: Any, length: float) -> tuple[float, float]:
     weight = module.lora_B["default"].weight
     row = module(torch.eye(base.shape[1], dtype=torch.float64))[:, 0] - module.get_base_layer().bias[0]
     rows = [torch.autograd.grad(value, weight, retain_graph=True)[0][0] for value in row]
-    m = float(module.lora_magnitude_vector["default"].weight[0])
+    m = float(module.lora_magnitude_vector["default"].weight[0].detach())
     return float(torch.linalg.matrix_norm(torch.stack(rows), 2)), m
 
 
@@ -286,7 +277,7 @@ def test_where_dora_does_blow_up_and_where_a_row_is_nothing_at_all() -> None:
     found, m = steepness(one_row_model(use_dora=True), 1e-6)
     assert found == pytest.approx(m / 1e-6, rel=1e-6)
     at_zero, m = steepness(one_row_model(), 0.0)
-    tau = float(one_row_model().base_model.model.q_proj.lora_magnitude_vector["default"].tau)
+    tau = float(one_row_model().base_model.model.q_proj.lora_magnitude_vector["default"].tau.detach())
     assert at_zero == pytest.approx(m / tau, rel=1e-6)
 
 
@@ -306,7 +297,7 @@ def test_rows_that_rounding_makes_shorter_than_nothing_stay_finite() -> None:
     assert apart(out, base.bias) < 1e-5
     assert all(p.grad.isfinite().all() for p in trainable(made).values())
     layer = module.lora_magnitude_vector["default"]
-    steepest = float((layer.weight / layer.tau).max())
+    steepest = float((layer.weight / layer.tau).detach().max())
     assert float(module.lora_B["default"].weight.grad.abs().max()) < 1.01 * steepest * float(x.sum(0).abs().max())
 
 
@@ -417,7 +408,7 @@ def test_at_the_first_step_only_the_output_trunk_and_the_magnitude_have_a_gradie
 def test_after_a_few_steps_everything_that_trains_has_a_gradient(checkpointing: bool) -> None:
     model = adapted(target_modules=ALL, lora_dropout=0.1 if checkpointing else 0.0).train()
     if checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     optimiser = torch.optim.AdamW(trainable(model).values(), lr=1e-2)
     losses = [step(model, optimiser) for _ in range(8)]
     assert losses[-1] < losses[0]
@@ -428,8 +419,8 @@ def test_recomputed_activations_give_the_same_gradients() -> None:
     model = adapted(target_modules=ALL).train()
     disturb(model)
     kept = gradients(model)
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    assert model.base_model.model.is_gradient_checkpointing
+    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    assert model.base_model.model.is_activation_checkpointing
     recomputed = gradients(model)
     assert max(apart(recomputed[name], gradient) for name, gradient in kept.items()) == 0.0
 
