@@ -12,7 +12,8 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from pydantic import BaseModel, ConfigDict, Field
 
-from engines.engine import HEAD_PREFIX, Engine, OnnxEngine
+from engines.backends import open_engine
+from engines.engine import HEAD_PREFIX, REFERENCE, Engine
 from engines.errors import BundleRefused, InferenceError, ParityError
 from stage1.artifacts import Artifact, sha256_file, sha256_json
 from stage1.certificate import ScrcParams
@@ -33,6 +34,7 @@ GOLDEN = "golden.npz"
 REQUIRED = (ENGINE, PARAMS, PREPROCESS, CALIBRATOR, GOLDEN, "config.json", "splits.json", "metrics.csv", "report.html")
 
 ID_LENGTH = 16
+WARM_UP = 2
 
 
 class FileEntry(BaseModel):
@@ -181,11 +183,11 @@ def load_bundle(directory: Path, *, threads: int | None = None) -> LiveBundle:
         params.check_binding(engine_sha256=digest, preprocess_sha256=preprocess.sha256)
     except Stage1Error as error:
         raise BundleRefused(f"{directory.name}: {error}") from error
-    engine = OnnxEngine(directory / ENGINE, threads=threads)
+    engine = open_engine(REFERENCE, directory / ENGINE, threads=threads)
     try:
         if engine.describe().size_px != preprocess.size_px:
             raise BundleRefused(f"{directory.name}: engine and preprocess settings differ in image size")
-        engine.warm_up()
+        engine.warm_up(WARM_UP)
         policy = ScrcPolicy(params)
         check_parity(engine, policy, directory / GOLDEN, manifest.parity_tolerance)
     except (Stage1Error, InferenceError) as error:

@@ -2,6 +2,8 @@
 
 EngineError
 ├── InferenceError         the runtime failed on a batch
+├── QueueFull              as many images wait for the engine as may
+├── DeadlineExceeded       the engine had no time for an image before it was due
 ├── BundleRefused          a bundle failed a check; whatever was live stays live
 │   └── ParityError        the engine's numbers are not the ones that were stored with it
 └── StoreError             the store cannot do what was asked
@@ -17,6 +19,14 @@ class EngineError(Exception):
 
 class InferenceError(EngineError):
     """The runtime failed on a batch."""
+
+
+class QueueFull(EngineError):
+    """As many images wait for the engine as may."""
+
+
+class DeadlineExceeded(EngineError):
+    """The engine had no time for an image before it was due."""
 
 
 class BundleRefused(EngineError):

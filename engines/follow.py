@@ -12,7 +12,7 @@ from watchfiles import awatch
 
 from engines.bundle import load_bundle
 from engines.errors import EngineError, UnknownBundle
-from engines.slot import BundleSlot, Lease
+from engines.slot import BundleSlot, Live
 from engines.store import POINTER, Store
 from stage1.errors import Stage1Error
 
@@ -123,8 +123,8 @@ class StoreFollower:
             return True
 
 
-def _closed(lease: Lease) -> None:
-    log.info("bundle_closed", bundle=lease.bundle.bundle_id, generation=lease.generation)
+def _closed(live: Live) -> None:
+    log.info("bundle_closed", bundle=live.bundle.bundle_id, generation=live.generation)
     try:
         # Without it glibc keeps the freed weights, and every swap makes the process larger.
         ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from engines.bundle import LiveBundle
 from engines.errors import UnknownBundle
 
 
 @dataclass(frozen=True)
-class Lease:
-    """A loan of the live bundle; while it lasts the bundle stays loaded.
+class Live:
+    """A bundle in its time as the live one.
 
     Attributes:
-        generation: 1 for the first bundle, one more for each swap.
-        bundle: everything the request may use.
+        generation: 1 for the first bundle, one more for each swap and each rollback.
+        bundle: everything a request may use.
     """
 
     generation: int
@@ -26,32 +27,72 @@ class Lease:
 
 @dataclass
 class _Held:
-    lease: Lease
+    live: Live
     users: int = 0
     retired: bool = False
 
 
-class BundleSlot:
-    """Lends the current bundle; a replaced one is closed when its last lease ends.
+class Lease:
+    """A loan of the live bundle; until it is released the bundle stays loaded. Ends with its `with` block, too.
 
-    Args:
-        on_closed: called with a lease after its bundle was closed, on the thread that ended the last loan.
+    Attributes:
+        generation: of the bundle when it was lent.
+        bundle: everything the request may use.
     """
 
-    def __init__(self, on_closed: Callable[[Lease], None] | None = None) -> None:
+    __slots__ = ("_end", "_lock", "bundle", "generation")
+
+    def __init__(self, live: Live, end: Callable[[], None]) -> None:
+        self.generation, self.bundle = live.generation, live.bundle
+        self._end: Callable[[], None] | None = end
+        self._lock = threading.Lock()
+
+    def release(self) -> None:
+        """End the loan; again does nothing. From any thread."""
+        with self._lock:
+            end, self._end = self._end, None
+        if end is not None:
+            end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+class BundleSlot:
+    """Lends the current bundle; a replaced one is closed when its last lease ends, unless it stands by.
+
+    Args:
+        on_closed: called after a bundle was closed, on the thread that ended its last loan.
+        standby: keep the bundle that was live before loaded, so that a rollback takes no time. It costs the memory of
+            one engine, which `release_standby` gives back.
+    """
+
+    def __init__(self, on_closed: Callable[[Live], None] | None = None, *, standby: bool = False) -> None:
         self._lock = threading.Lock()
         self._held: _Held | None = None
-        self._swaps = 0
+        self._standby: _Held | None = None
+        self._keep = standby
+        self._changes = 0
         self._on_closed = on_closed
 
     @property
     def generation(self) -> int:
         """Generation of the live bundle, 0 if there is none."""
         held = self._held
-        return 0 if held is None else held.lease.generation
+        return 0 if held is None else held.live.generation
 
-    @contextmanager
-    def lease(self) -> Iterator[Lease]:
+    @property
+    def standby(self) -> str | None:
+        """Id of the bundle that a rollback would make live, None if none stands by."""
+        held = self._standby
+        return None if held is None else held.live.bundle.bundle_id
+
+    def lease(self) -> Lease:
         """Borrow the live bundle for one request.
 
         Raises:
@@ -62,12 +103,8 @@ class BundleSlot:
             if held is None:
                 raise UnknownBundle("no bundle is live")
             held.users += 1
-        try:
-            yield held.lease
-        finally:
-            with self._lock:
-                held.users -= 1
-            self._close_if_unused(held)
+            live = held.live
+        return Lease(live, lambda: self._give_back(held))
 
     def swap(self, bundle: LiveBundle) -> int:
         """Make a loaded bundle live; later leases get it, earlier ones keep theirs.
@@ -76,29 +113,64 @@ class BundleSlot:
             The new generation.
         """
         with self._lock:
-            old = self._held
-            self._swaps = generation = self._swaps + 1
-            self._held = _Held(Lease(generation, bundle))
-            if old is not None:
-                old.retired = True
-        if old is not None:
-            self._close_if_unused(old)
+            old, out = self._held, self._standby
+            self._changes = generation = self._changes + 1
+            self._held = _Held(Live(generation, bundle))
+            self._standby = old if self._keep else None
+            gone = [held for held in (out, None if self._keep else old) if held is not None]
+            for held in gone:
+                held.retired = True
+        for held in gone:
+            self._close_if_unused(held)
         return generation
 
-    def close(self) -> None:
-        """Retire the live bundle; it closes when its last lease ends."""
+    def rollback(self) -> int:
+        """Make the bundle that stands by live again; the one that was live stands by.
+
+        Returns:
+            The new generation.
+
+        Raises:
+            UnknownBundle: none stands by.
+        """
         with self._lock:
-            old, self._held = self._held, None
-            if old is not None:
-                old.retired = True
-        if old is not None:
-            self._close_if_unused(old)
+            back, old = self._standby, self._held
+            if back is None:
+                raise UnknownBundle("no bundle stands by to roll back to")
+            self._changes = generation = self._changes + 1
+            back.live = Live(generation, back.live.bundle)
+            self._held, self._standby = back, old
+        return generation
+
+    def release_standby(self) -> None:
+        """Close the bundle that stands by when its last lease ends; nothing if there is none."""
+        with self._lock:
+            out, self._standby = self._standby, None
+            if out is not None:
+                out.retired = True
+        if out is not None:
+            self._close_if_unused(out)
+
+    def close(self) -> None:
+        """Retire the live bundle and the one that stands by; each closes when its last lease ends."""
+        with self._lock:
+            gone = [held for held in (self._held, self._standby) if held is not None]
+            self._held = self._standby = None
+            for held in gone:
+                held.retired = True
+        for held in gone:
+            self._close_if_unused(held)
+
+    def _give_back(self, held: _Held) -> None:
+        with self._lock:
+            held.users -= 1
+        self._close_if_unused(held)
 
     def _close_if_unused(self, held: _Held) -> None:
         with self._lock:
             if not held.retired or held.users:
                 return
             held.retired = False
-        held.lease.bundle.close()
+        held.live.bundle.close()
         if self._on_closed is not None:
-            self._on_closed(held.lease)
+            self._on_closed(held.live)

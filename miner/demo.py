@@ -20,7 +20,7 @@ from bittensor_wallet import Wallet
 from rich.console import Console
 
 from engines.bundle import CALIBRATOR, ENGINE, PREPROCESS
-from engines.engine import OnnxEngine
+from engines.onnx_engine import OnnxEngine
 from engines.store import Store
 from miner.app import resident_mib, utc_now
 from miner.chain import ChainFile, Neuron

@@ -62,7 +62,7 @@ def verify(root: Path, bundle_id: str) -> str:
     store.verify(bundle_id)
     bundle = load_bundle(store.path(bundle_id))
     try:
-        backend = bundle.engine.describe().backend
-        return f"bundle {bundle.bundle_id} may serve: hashes, certificate and golden outputs hold on {backend}"
+        engine = bundle.engine.describe()
+        return f"bundle {bundle.bundle_id} may serve: hashes, certificate and golden outputs hold on {engine}"
     finally:
         bundle.close()

@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 import torch
 
-from engines.engine import HEAD_PREFIX, INPUT, OUTPUTS, OnnxEngine
+from engines.engine import HEAD_PREFIX, INPUT, OUTPUTS
+from engines.onnx_engine import OnnxEngine
 from offline.errors import TrainingError
 from offline.judging import predict
 from stage1.model import Stage1Net

@@ -20,7 +20,7 @@ from engines.bundle import (
     engine_sha256,
     write_golden,
 )
-from engines.engine import OnnxEngine
+from engines.onnx_engine import OnnxEngine
 from offline import publishing
 from offline.calibrating import calibrator_of, claim_fold, code_version, golden_rows, run_engine
 from offline.comparison import TrainingComparison

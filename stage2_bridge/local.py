@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from engines.bundle import CALIBRATOR, ENGINE, PREPROCESS
-from engines.engine import OnnxEngine
 from engines.errors import BundleRefused, InferenceError
+from engines.onnx_engine import OnnxEngine
 from stage1.errors import Stage1Error
 from stage1.preprocess import PreprocessSettings, preprocess
 from stage1.probability import ProbabilityCalibrator
@@ -33,7 +33,7 @@ class LocalEngineClient:
         self._engine = OnnxEngine(directory / ENGINE, threads=threads)
         if self._engine.describe().size_px != self._preprocess.size_px:
             raise BundleRefused(f"{directory}: engine and preprocess settings differ in image size")
-        self._engine.warm_up()
+        self._engine.warm_up(1)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="stage2")
 
     @property

@@ -9,8 +9,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from engines.engine import OnnxEngine, usable_cores
+from engines.engine import usable_cores
 from engines.errors import BundleRefused, InferenceError
+from engines.onnx_engine import OnnxEngine
 from stage1.errors import OutputsError
 
 Images = Callable[..., NDArray[np.uint8]]
@@ -80,19 +81,19 @@ class TestWarmUp:
     def test_leaves_the_answers_as_they_are(self, tiny_engine: Path, plain_images: Images) -> None:
         engine = OnnxEngine(tiny_engine, threads=1)
         before = engine.infer(plain_images(COLOURS)).logits
-        engine.warm_up()
+        engine.warm_up(2)
         assert np.array_equal(engine.infer(plain_images(COLOURS)).logits, before)
 
     def test_finds_a_graph_that_cannot_be_batched(self, tmp_path: Path, write_onnx: WriteOnnx) -> None:
         engine = OnnxEngine(write_onnx(tmp_path / "single.onnx", only_batch=1), threads=1)
         with pytest.raises(InferenceError, match=r"failed on a batch of shape \(2, 3"):
-            engine.warm_up()
+            engine.warm_up(2)
 
 
 class TestDescription:
     def test_tells_runtime_size_and_threads(self, tmp_path: Path, write_onnx: WriteOnnx) -> None:
         described = OnnxEngine(write_onnx(tmp_path / "a.onnx", size_px=48), threads=2).describe()
-        assert described.backend.startswith("onnxruntime ")
+        assert described.runtime.startswith("onnxruntime ")
         assert (described.size_px, described.threads) == (48, 2)
 
     def test_uses_every_core_it_may_run_on_by_default(self, tiny_engine: Path) -> None:

@@ -33,8 +33,8 @@ class Watched:
     def infer(self, batch: Pixels) -> Stage1Outputs:
         return self.engine.infer(batch)
 
-    def warm_up(self) -> None:
-        self.engine.warm_up()
+    def warm_up(self, most: int) -> None:
+        self.engine.warm_up(most)
 
     def close(self) -> None:
         self.closed += 1
@@ -180,7 +180,7 @@ class Counted:
     def infer(self, batch: Pixels) -> Stage1Outputs:
         raise NotImplementedError
 
-    def warm_up(self) -> None:
+    def warm_up(self, most: int) -> None:
         raise NotImplementedError
 
     def close(self) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engines.engine import OnnxEngine
+from engines.onnx_engine import OnnxEngine
 from offline.calibrating import (
     LEDGER,
     LedgerEntry,

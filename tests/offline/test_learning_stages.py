@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.engine import OnnxEngine
+from engines.onnx_engine import OnnxEngine
 from engines.store import Store
 from offline.comparison import TrainingComparison
 from offline.config import RunConfig, load_config

@@ -1,0 +1,30 @@
+"""Opens a compiled Stage-1 with the runtime that a spec names; what is not installed is only looked for when named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engines.engine import Engine, EngineSpec
+from engines.errors import BundleRefused
+from engines.onnx_engine import OnnxEngine
+
+
+def open_engine(spec: EngineSpec, model: Path, *, threads: int | None = None) -> Engine:
+    """Load an engine.
+
+    Args:
+        spec: runtime, precision and device.
+        model: the ONNX graph; what else an engine needs lies beside it.
+        threads: intra-op threads on a CPU; default all usable cores.
+
+    Raises:
+        BundleRefused: the runtime is not installed, cannot do what the spec says on this machine, or does not take the
+            graph; says what to do.
+    """
+    if spec.backend == "onnxruntime":
+        return OnnxEngine(model, spec, threads=threads)
+    if spec.backend == "openvino":
+        from engines.openvino_engine import OpenVinoEngine  # noqa: PLC0415
+
+        return OpenVinoEngine(model, spec, threads=threads)
+    raise BundleRefused(f"{spec}: this program has no such engine")
