@@ -15,6 +15,8 @@ from offline.judging import ImageSet
 from stage1.model import Layout, Stage1Net
 from stage1.preprocess import Pixels
 
+STEM_WIDTH = 32
+
 
 class KnownFeatures(Stage1Net):
     """Heads over a table of features, so that what trains heads alone does not run the backbone again.
@@ -22,18 +24,44 @@ class KnownFeatures(Stage1Net):
     Args:
         table: features of all rows, `(N, width)`.
         size_px: side of the images that they are of.
+        more: width of what a subclass adds to them.
     """
 
     table: Tensor
 
-    def __init__(self, table: Tensor, size_px: int) -> None:
-        width = table.shape[1] // 2
+    def __init__(self, table: Tensor, size_px: int, *, more: int = 0) -> None:
+        width = (table.shape[1] + more) // 2
         super().__init__(nn.Identity(), Layout(width, first_patch=0), size_px=size_px, head_hidden=HEAD_HIDDEN)
         self.register_buffer("table", table, persistent=False)
 
     def features(self, image: Tensor) -> Tensor:
         """Features `(n, width)` of rows by their numbers, `(n,)`."""
         return self.table[image.long()]
+
+
+class MultiScale(KnownFeatures):
+    """Heads that also see patch embeddings half and twice as coarse as the backbone's, pooled over the image.
+
+    Args:
+        table: features of the backbone, `(N, width)`.
+        images: uint8 `(N, 3, S, S)`, in the order of the table.
+        patch_px: side of a patch of the backbone.
+    """
+
+    def __init__(self, table: Tensor, images: Pixels, patch_px: int) -> None:
+        super().__init__(table, images.shape[-1], more=4 * STEM_WIDTH)
+        self._images = images
+        self.stems = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(3, STEM_WIDTH, side, stride=side), nn.GELU())
+            for side in (patch_px // 2, 2 * patch_px)
+        )
+
+    def features(self, image: Tensor) -> Tensor:
+        """Features `(n, width)` of rows by their numbers, `(n,)`."""
+        pixels = (torch.from_numpy(self._images[image.numpy()]).float() - self.mean) / self.std
+        grids = [stem(pixels).flatten(2) for stem in self.stems]
+        pooled = [pool for grid in grids for pool in (grid.mean(2), grid.amax(2))]
+        return torch.cat([super().features(image), *pooled], dim=1)
 
 
 def row_set(arena: Arena, rows: Rows) -> ImageSet:

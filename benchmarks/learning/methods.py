@@ -27,6 +27,7 @@ class Method:
         risk: of `continued`, changes to `ConformalTrainingSettings`.
         adapted: the backbone was adapted to the unlabelled training images first.
         features: of `heads`, which kept features.
+        multi_scale: of `heads`, patch embeddings half and twice as coarse as the backbone's are trained beside it.
         softmax: ranks and exits by the softmax probability, as it has no selection head.
     """
 
@@ -39,6 +40,7 @@ class Method:
     risk: Mapping[str, float] = field(default_factory=dict)
     adapted: bool = False
     features: str = ""
+    multi_scale: bool = False
     softmax: bool = False
 
 
@@ -78,6 +80,11 @@ def _baseline(features: str) -> Method:
     )
 
 
+def _multi_scale(features: str) -> Method:
+    label = "head only, not augmented, with coarser and finer patches"
+    return Method("multi_scale", label, "heads", features=features, multi_scale=True)
+
+
 PHOTOGRAPHS = Table(
     "a",
     "real photographs, pretrained MobileNetV2, one city held out at a time",
@@ -94,6 +101,7 @@ PHOTOGRAPHS = Table(
         Method(
             "quadrants_448", "head only, not augmented, whole and quadrants at 448", "heads", features="quadrants_448"
         ),
+        _multi_scale("whole_224"),
     ),
     (
         ("head", "baseline"),
@@ -105,6 +113,7 @@ PHOTOGRAPHS = Table(
         ("whole_448", "whole_224"),
         ("quadrants_448", "whole_448"),
         ("quadrants_448", "whole_224"),
+        ("multi_scale", "whole_224"),
     ),
 )
 STREETS = Table(
@@ -122,6 +131,8 @@ STREETS = Table(
         Method("doran_crt", "DoRAN + conformal risk training", "continued", after="doran"),
         Method("almost", "DoRAN + F-SAM + ExPLoRA", "adapter", "doran", {"optimiser": "fsam"}, adapted=True),
         Method("everything", "everything together", "continued", after="almost", adapted=True),
+        Method("whole_96", "head only, not augmented", "heads", features="whole_96"),
+        _multi_scale("whole_96"),
     ),
     (
         ("head", "baseline"),
@@ -136,6 +147,7 @@ STREETS = Table(
         ("everything", "doran"),
         ("everything", "lora"),
         ("everything", "head"),
+        ("multi_scale", "whole_96"),
     ),
 )
 TABLES = {table.name: table for table in (PHOTOGRAPHS, STREETS)}

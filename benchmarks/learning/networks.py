@@ -26,6 +26,7 @@ from stage1.model import Stage1Net
 CPU = torch.device("cpu")
 LAST_LAYERS = {"a": 3, "b": 4}
 BATCH = {"a": 8, "b": 32}
+PATCH_PX = {"a": 32, "b": 16}
 PLAIN_SEED = 0
 
 

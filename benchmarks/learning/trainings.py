@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.learning.arena import Arena, Fold, Rows, Workplace
-from benchmarks.learning.known import KnownFeatures, row_set, spread
+from benchmarks.learning.known import KnownFeatures, MultiScale, row_set, spread
 from benchmarks.learning.methods import Method, Table
-from benchmarks.learning.networks import Kept, backbone, make, train_settings
+from benchmarks.learning.networks import PATCH_PX, Kept, backbone, make, train_settings
 from benchmarks.learning.task import Meter, Result, Task
 from offline.config import ConformalTrainingSettings
 from offline.conformal_training import train_conformal_risk
@@ -61,10 +61,13 @@ class Training:
     def _heads(self, method: Method, fold: Fold) -> tuple[Stage1Net, Callable[[Rows], Features]]:
         features: Features = np.load(self.place.path(self.table.name, f"features_{method.features}.npy"))
         torch.manual_seed(self.task.seed)
-        net = KnownFeatures(torch.from_numpy(features), self.arena.size_px)
+        table = torch.from_numpy(features)
+        net = KnownFeatures(table, self.arena.size_px)
+        if method.multi_scale:
+            net = MultiScale(table, self.arena.images(), PATCH_PX[self.table.name])
         train, val_select = (row_set(self.arena, rows) for rows in (fold.train, fold.val_select))
         self._supervise(method, Trainee(net, train, val_select))
-        return net, lambda rows: features[rows]
+        return net, lambda rows: net.features(torch.from_numpy(rows)).numpy()
 
     def _adapter(self, method: Method, fold: Fold) -> tuple[Stage1Net, Callable[[Rows], Features]]:
         directory = backbone(self.place, self.table.name, self.task.seed if method.adapted else None)
