@@ -23,8 +23,4 @@ def open_engine(spec: EngineSpec, model: Path, *, threads: int | None = None) ->
     """
     if spec.backend == "onnxruntime":
         return OnnxEngine(model, spec, threads=threads)
-    if spec.backend == "openvino":
-        from engines.openvino_engine import OpenVinoEngine  # noqa: PLC0415
-
-        return OpenVinoEngine(model, spec, threads=threads)
     raise BundleRefused(f"{spec}: this program has no such engine")

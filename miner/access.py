@@ -41,10 +41,12 @@ class Caller:
     Attributes:
         hotkey: its ss58 address.
         uid: its place on the subnet, None if it is only on the list of extra hotkeys.
+        priority: its stake as a share of the largest of those that may ask, in [0, 1].
     """
 
     hotkey: str
     uid: int | None
+    priority: float = 0.0
 
 
 class AccessPolicy:
@@ -76,9 +78,10 @@ class AccessPolicy:
             neurons: registered hotkeys (ss58 addresses) and what is known of them.
         """
         admitted = {hotkey: Caller(hotkey, None) for hotkey in self._settings.extra_hotkeys}
-        for hotkey, neuron in neurons.items():
-            if hotkey in admitted or self._qualifies(neuron):
-                admitted[hotkey] = Caller(hotkey, neuron.uid)
+        qualified = {h: neuron for h, neuron in neurons.items() if h in admitted or self._qualifies(neuron)}
+        largest = max((neuron.stake for neuron in qualified.values()), default=0.0)
+        for hotkey, neuron in qualified.items():
+            admitted[hotkey] = Caller(hotkey, neuron.uid, neuron.stake / largest if largest > 0 else 0.0)
         self._buckets = {hotkey: bucket for hotkey, bucket in self._buckets.items() if hotkey in admitted}
         self._admitted = admitted
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from engines.batcher import Batcher
 from engines.errors import EngineError
 from engines.follow import StoreFollower
 from engines.store import Store
@@ -122,6 +123,7 @@ async def _cascade(settings: MinerSettings, follower: StoreFollower, stack: Asyn
     bridge = Bridge(client, max_in_flight=settings.stage2.max_in_flight, clock=time.monotonic)
     cascade = Cascade(
         follower.slot,
+        Batcher(settings.engine.batch, clock=time.monotonic),
         bridge,
         journal,
         engine=settings.engine,

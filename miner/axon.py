@@ -79,6 +79,7 @@ class AxonRequest:
         uid: its place on the subnet, None if it is not registered.
         image_b64: the image as it came; may be empty or anything else.
         deadline: when the answer is due, on the clock of `time.monotonic`, in seconds.
+        priority: share of the largest stake that it has, in [0, 1]; the larger goes first where images wait.
     """
 
     request_id: str
@@ -86,6 +87,7 @@ class AxonRequest:
     uid: int | None
     image_b64: str
     deadline: float
+    priority: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +224,7 @@ class AxonApp:
         try:
             async with asyncio.timeout(max(0.0, cut - time.monotonic())):
                 image_b64 = await self._read_image(receive, call)
-                asked = AxonRequest(call.request_id, caller.hotkey, caller.uid, image_b64, due)
+                asked = AxonRequest(call.request_id, caller.hotkey, caller.uid, image_b64, due, caller.priority)
                 return await self._ask(asked)
         except TimeoutError:
             raise TooLate("The request was not read and answered in time.") from None

@@ -11,14 +11,16 @@ from datetime import datetime
 
 import structlog
 
-from engines.errors import EngineError
-from engines.slot import BundleSlot
+from engines.batcher import Batcher
+from engines.errors import DeadlineExceeded, EngineError
+from engines.slot import BundleSlot, Lease
 from miner.axon import AxonRequest
 from miner.journal import Journal, RequestRecord, Result
 from miner.settings import EngineSettings, Stage2Settings
 from stage1.decisions import Action, Level
 from stage1.errors import ImageError, Stage1Error
-from stage1.preprocess import decode_base64, preprocess
+from stage1.outputs import Stage1Outputs
+from stage1.preprocess import Pixels, decode_base64, preprocess
 from stage1.probability import answer_probability
 from stage2_bridge.bridge import Bridge, Outcome, Verdict
 
@@ -61,6 +63,7 @@ class Cascade:
 
     Args:
         slot: lends the live bundle.
+        batcher: computes its engine's outputs, for requests that come together in one call.
         bridge: the way to Stage-2.
         journal: where each request is written down.
         engine: workers and fallback.
@@ -72,6 +75,7 @@ class Cascade:
     def __init__(
         self,
         slot: BundleSlot,
+        batcher: Batcher,
         bridge: Bridge,
         journal: Journal,
         *,
@@ -81,6 +85,7 @@ class Cascade:
         now: Callable[[], datetime],
     ) -> None:
         self._slot = slot
+        self._batcher = batcher
         self._bridge = bridge
         self._journal = journal
         self._fallback = engine.fallback_probability
@@ -103,8 +108,7 @@ class Cascade:
         answer = self._fallback
         try:
             async with asyncio.timeout(request.deadline - started):
-                loop = asyncio.get_running_loop()
-                stage1 = await loop.run_in_executor(self._pool, self._stage1, request.image_b64)
+                stage1 = await self._stage1(request)
             stage1_ms = (self._clock() - started) * 1e3
             answer = stage1.answer
             if stage1.action is Action.DEFER:
@@ -113,7 +117,7 @@ class Cascade:
         except ImageError as error:
             log.info("not_an_image", request_id=request.request_id, reason=str(error))
             result, answer = "not_an_image", NOT_AN_IMAGE
-        except TimeoutError:
+        except (TimeoutError, DeadlineExceeded):
             result = "stage1_late"
         except (Stage1Error, EngineError) as error:
             log.error("stage1_failed", request_id=request.request_id, reason=str(error))
@@ -126,27 +130,20 @@ class Cascade:
     async def close(self) -> None:
         """Stop the workers and close Stage-2."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        await asyncio.to_thread(self._batcher.close)
         await self._bridge.close()
 
-    def _stage1(self, image_b64: str) -> Stage1Result:
-        with self._slot.lease() as lease:
-            bundle = lease.bundle
-            content = decode_base64(image_b64, bundle.preprocess)
-            outputs = bundle.engine.infer(preprocess(content, bundle.preprocess)[None])
-            decisions = bundle.policy.decide(outputs)
-            probability = bundle.calibrator.probability(outputs)
-            return Stage1Result(
-                bundle=bundle.bundle_id,
-                generation=lease.generation,
-                action=decisions.action(0),
-                level=Level(int(decisions.level[0])),
-                prediction_set=decisions.prediction_set(0),
-                roadwork_score=float(outputs.roadwork_score[0]),
-                select_score=float(outputs.select_score[0]),
-                probability=float(probability[0]),
-                answer=float(answer_probability(probability, decisions)[0]),
-                content=content,
-            )
+    async def _stage1(self, request: AxonRequest) -> Stage1Result:
+        lease = self._slot.lease()
+        try:
+            loop = asyncio.get_running_loop()
+            content, pixels = await loop.run_in_executor(self._pool, _decoded, lease, request.image_b64)
+            future = self._batcher.submit(lease, pixels, deadline=request.deadline, priority=request.priority)
+        except BaseException:
+            lease.release()
+            raise
+        # The batcher ends the lease: a batch may outlive the request that was in it.
+        return _decided(lease, await asyncio.wrap_future(future), content)
 
     def _record(
         self,
@@ -186,6 +183,31 @@ class Cascade:
             "stage1_probability": stage1.probability,
         }
         return record.model_copy(update=seen)
+
+
+def _decoded(lease: Lease, image_b64: str) -> tuple[bytes, Pixels]:
+    """The image's bytes, and its pixels as the bundle of the lease wants them."""
+    settings = lease.bundle.preprocess
+    content = decode_base64(image_b64, settings)
+    return content, preprocess(content, settings)
+
+
+def _decided(lease: Lease, outputs: Stage1Outputs, content: bytes) -> Stage1Result:
+    bundle = lease.bundle
+    decisions = bundle.policy.decide(outputs)
+    probability = bundle.calibrator.probability(outputs)
+    return Stage1Result(
+        bundle=bundle.bundle_id,
+        generation=lease.generation,
+        action=decisions.action(0),
+        level=Level(int(decisions.level[0])),
+        prediction_set=decisions.prediction_set(0),
+        roadwork_score=float(outputs.roadwork_score[0]),
+        select_score=float(outputs.select_score[0]),
+        probability=float(probability[0]),
+        answer=float(answer_probability(probability, decisions)[0]),
+        content=content,
+    )
 
 
 def _log(record: RequestRecord, verdict: Verdict | None) -> None:

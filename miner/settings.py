@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from engines.batching import BatchSettings
 from miner.access import AccessSettings
 from miner.axon import AxonSettings
 from miner.axon_server import AxonServerSettings
@@ -80,12 +81,14 @@ class EngineSettings(_Section):
 
     Attributes:
         threads: intra-op threads; None for all cores.
-        workers: images that are decoded and classified at a time.
+        workers: images that are decoded at a time.
+        batch: how requests that come together share engine calls.
         fallback_probability: answered if Stage-1 itself fails or is late; one half counts as no roadwork.
     """
 
     threads: int | None = Field(default=None, ge=1)
     workers: int = Field(default=2, ge=1)
+    batch: BatchSettings = BatchSettings()
     fallback_probability: float = Field(default=0.5, ge=0, le=1)
 
 

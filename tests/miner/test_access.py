@@ -53,9 +53,13 @@ class TestCheck:
 
     def test_tells_who_is_who(self):
         policy = AccessPolicy(AccessSettings(extra_hotkeys=frozenset({"5Friend", "5Miner"})), NEURONS)
-        assert policy.check("5Validator") == Caller("5Validator", 1)
-        assert policy.check("5Miner") == Caller("5Miner", 3)
-        assert policy.check("5Friend") == Caller("5Friend", None)
+        assert policy.check("5Validator") == Caller("5Validator", 1, priority=50 / 90)
+        assert policy.check("5Miner") == Caller("5Miner", 3, priority=1.0)
+        assert policy.check("5Friend") == Caller("5Friend", None, priority=0.0)
+
+    def test_without_any_stake_nobody_goes_first(self):
+        policy = AccessPolicy(AccessSettings(), {"5New": Neuron(uid=1, validator_permit=True, stake=0.0)})
+        assert policy.check("5New").priority == 0.0
 
     def test_tells_every_refused_caller_the_same(self):
         policy = AccessPolicy(AccessSettings(min_stake=1000.0), NEURONS)

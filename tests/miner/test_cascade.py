@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engines.batcher import Batcher
+from engines.batching import BatchSettings
 from engines.bundle import LiveBundle, Provenance, load_bundle
 from engines.slot import BundleSlot
 from engines.store import Store
@@ -106,6 +108,7 @@ def ask(
         journal = Journal(state)
         cascade = Cascade(
             slot,
+            Batcher(BatchSettings()),
             bridge,
             journal,
             engine=EngineSettings(workers=1),

@@ -1,0 +1,181 @@
+"""Shares engine calls between requests that wait at the same time."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+import structlog
+
+from engines.batching import BatchQueue, BatchSettings, Waiting
+from engines.errors import DeadlineExceeded, EngineError, InferenceError
+from engines.slot import Lease
+from stage1.errors import Stage1Error
+from stage1.outputs import Stage1Outputs
+from stage1.preprocess import Pixels
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class _Job:
+    lease: Lease
+    image: Pixels
+    future: Future[Stage1Outputs]
+
+
+@dataclass(frozen=True)
+class BatcherStats:
+    """What a batcher has done since it began.
+
+    Attributes:
+        batches: engine calls, without those that looked for a poisoned image.
+        images: images that were computed.
+        expired: images whose deadline passed while they waited.
+        failed: images that the engine failed on.
+        waiting: images that wait now.
+    """
+
+    batches: int
+    images: int
+    expired: int
+    failed: int
+    waiting: int
+
+
+class Batcher:
+    """Computes single images in batches, on threads of its own.
+
+    Every image is computed by the engine of its lease, which is given back when the image is done. If a batch fails,
+    its halves are tried, so that only the images that the engine cannot bear fail.
+
+    Args:
+        settings: sizes and delays.
+        clock: monotonic time in seconds; deadlines are on it.
+    """
+
+    def __init__(self, settings: BatchSettings, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._queue: BatchQueue[_Job] = BatchQueue(settings)
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._running = 0
+        self._closing = False
+        self._batches = self._images = self._expired = self._failed = 0
+        self._threads = [
+            threading.Thread(target=self._work, name=f"stage1-batch-{number}", daemon=True)
+            for number in range(settings.workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, lease: Lease, image: Pixels, *, deadline: float, priority: float = 0.0) -> Future[Stage1Outputs]:
+        """Compute one image.
+
+        Args:
+            lease: whose engine computes; the batcher ends it when the image is done, and not if this raises.
+            image: uint8 `(3, S, S)`.
+            deadline: when nobody waits for it any more, on the clock.
+            priority: in [0, 1]; see `engines.batching`.
+
+        Returns:
+            A future of the outputs, for one image. Cancelled before its batch starts, it is not computed. It fails with
+            `DeadlineExceeded`, `InferenceError` or `stage1.errors.OutputsError`.
+
+        Raises:
+            InferenceError: the image has another size than the engine takes, or the batcher is closed.
+            QueueFull: as many images wait as may.
+        """
+        size_px = lease.bundle.preprocess.size_px
+        if image.shape != (3, size_px, size_px) or image.dtype != np.uint8:
+            raise InferenceError(
+                f"an image of shape {image.shape} and type {image.dtype}, expected uint8 (3, {size_px}, {size_px})"
+            )
+        job = _Job(lease, image, Future())
+        waiting = Waiting(job, lease.generation, self._clock(), deadline, min(1.0, max(0.0, priority)))
+        with self._changed:
+            if self._closing:
+                raise InferenceError("the batcher is closed")
+            self._queue.put(waiting)
+            self._changed.notify()
+        # Only now is the lease the batcher's; a future that is done already calls this at once.
+        job.future.add_done_callback(lambda _: lease.release())
+        return job.future
+
+    @property
+    def stats(self) -> BatcherStats:
+        """What it has done so far."""
+        with self._changed:
+            return BatcherStats(self._batches, self._images, self._expired, self._failed, len(self._queue))
+
+    def close(self) -> None:
+        """Compute what waits, take nothing more, and stop the threads; safe to call twice."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self) -> None:
+        buffer = np.empty((0,), np.uint8)
+        while True:
+            with self._changed:
+                turn = self._queue.take(self._clock(), running=self._running)
+                if not turn.batch and not turn.expired:
+                    if self._closing and not len(self._queue):
+                        return
+                    left = None if turn.look_again is None else max(0.0, turn.look_again - self._clock())
+                    self._changed.wait(left)
+                    continue
+                self._expired += len(turn.expired)
+                self._running += bool(turn.batch)
+            for late in turn.expired:
+                if late.item.future.set_running_or_notify_cancel():
+                    late.item.future.set_exception(DeadlineExceeded("Stage-1 had no time for this image"))
+            if not turn.batch:
+                continue
+            jobs = [waiting.item for waiting in turn.batch if waiting.item.future.set_running_or_notify_cancel()]
+            try:
+                if jobs:
+                    buffer = self._compute(jobs, buffer)
+            finally:
+                with self._changed:
+                    self._running -= 1
+                    self._changed.notify_all()
+
+    def _compute(self, jobs: Sequence[_Job], buffer: Pixels) -> Pixels:
+        """Run a batch; returns the buffer for the next one."""
+        shape = jobs[0].image.shape
+        if buffer.shape[1:] != shape or len(buffer) < len(jobs):
+            buffer = np.empty((len(jobs), *shape), np.uint8)
+        for place, job in enumerate(jobs):
+            buffer[place] = job.image
+        failed = self._run(jobs, buffer[: len(jobs)])
+        with self._changed:
+            self._batches += 1
+            self._images += len(jobs)
+            self._failed += failed
+        return buffer
+
+    def _run(self, jobs: Sequence[_Job], batch: Pixels) -> int:
+        """Compute, and if that fails halve until the images that cannot be computed are alone; how many those are."""
+        try:
+            outputs = jobs[0].lease.bundle.engine.infer(batch)
+            if len(outputs) != len(jobs):
+                raise InferenceError(f"the engine returned {len(outputs)} outputs for {len(jobs)} images")
+        except Exception as error:
+            if len(jobs) > 1:
+                half = len(jobs) // 2
+                return self._run(jobs[:half], batch[:half]) + self._run(jobs[half:], batch[half:])
+            known = isinstance(error, EngineError | Stage1Error)
+            if not known:
+                # A bug in an engine must neither end the thread that serves everyone nor go unseen.
+                log.exception("engine_failed")
+            jobs[0].future.set_exception(error if known else InferenceError(f"the engine failed: {error!r}"))
+            return 1
+        for place, job in enumerate(jobs):
+            job.future.set_result(outputs.rows(slice(place, place + 1)))
+        return 0
