@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 
-from engines.batching import BatchQueue, BatchSettings, Waiting
+from engines.batching import BatchQueue, Waiting
 from engines.errors import DeadlineExceeded, EngineError, InferenceError
+from engines.settings import BatchSettings
 from engines.slot import Lease
 from stage1.errors import Stage1Error
 from stage1.outputs import Stage1Outputs

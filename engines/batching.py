@@ -14,31 +14,10 @@ import bisect
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from engines.errors import QueueFull
+from engines.settings import BatchSettings
 
 T = TypeVar("T")
-
-
-class BatchSettings(BaseModel):
-    """How requests share engine calls.
-
-    Attributes:
-        max_batch: images of one engine call at most.
-        max_delay_s: how long an image waits for others while another batch is running.
-        capacity: images that wait at a time; one more is refused.
-        workers: engine calls at a time, each with a context of its own where the engine has such.
-        head_start_s: how much earlier an image of the highest priority counts as having come.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_batch: int = Field(default=8, ge=1, le=64)
-    max_delay_s: float = Field(default=0.002, ge=0, allow_inf_nan=False)
-    capacity: int = Field(default=1024, ge=1)
-    workers: int = Field(default=1, ge=1)
-    head_start_s: float = Field(default=1.0, ge=0, allow_inf_nan=False)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 from zipfile import BadZipFile
@@ -12,16 +11,12 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from pydantic import BaseModel, ConfigDict, Field
 
-from engines.backends import open_engine
-from engines.engine import HEAD_PREFIX, REFERENCE, Engine
-from engines.errors import BundleRefused, InferenceError, ParityError
+from engines.engine import HEAD_PREFIX
+from engines.errors import BundleRefused
 from stage1.artifacts import Artifact, sha256_file, sha256_json
-from stage1.certificate import ScrcParams
 from stage1.errors import Stage1Error
 from stage1.outputs import Stage1Outputs
-from stage1.policy import ScrcPolicy
-from stage1.preprocess import Pixels, PreprocessSettings
-from stage1.probability import ProbabilityCalibrator
+from stage1.preprocess import Pixels
 
 MANIFEST = "manifest.json"
 ENGINE = "model.onnx"
@@ -34,7 +29,6 @@ GOLDEN = "golden.npz"
 REQUIRED = (ENGINE, PARAMS, PREPROCESS, CALIBRATOR, GOLDEN, "config.json", "splits.json", "metrics.csv", "report.html")
 
 ID_LENGTH = 16
-WARM_UP = 2
 
 
 class FileEntry(BaseModel):
@@ -142,63 +136,6 @@ def verify_bundle(directory: Path) -> Manifest:
     return manifest
 
 
-@dataclass(frozen=True)
-class LiveBundle:
-    """A bundle that passed every check and is loaded; everything one request needs comes from one of these."""
-
-    manifest: Manifest
-    engine: Engine
-    params: ScrcParams
-    policy: ScrcPolicy
-    calibrator: ProbabilityCalibrator
-    preprocess: PreprocessSettings
-
-    @property
-    def bundle_id(self) -> str:
-        """Id of the bundle."""
-        return self.manifest.bundle_id
-
-    def close(self) -> None:
-        """Free the engine."""
-        self.engine.close()
-
-
-def load_bundle(directory: Path, *, threads: int | None = None) -> LiveBundle:
-    """Verify, load, warm up and compare with the golden outputs.
-
-    Args:
-        directory: the bundle.
-        threads: intra-op threads of the engine.
-
-    Raises:
-        BundleRefused: any check failed; nothing stays loaded.
-    """
-    manifest = verify_bundle(directory)
-    try:
-        params = ScrcParams.read(directory / PARAMS)
-        preprocess = PreprocessSettings.read(directory / PREPROCESS)
-        calibrator = ProbabilityCalibrator.read(directory / CALIBRATOR)
-        weights = manifest.files.get(WEIGHTS)
-        digest = engine_digest(manifest.files[ENGINE].sha256, None if weights is None else weights.sha256)
-        params.check_binding(engine_sha256=digest, preprocess_sha256=preprocess.sha256)
-    except Stage1Error as error:
-        raise BundleRefused(f"{directory.name}: {error}") from error
-    engine = open_engine(REFERENCE, directory / ENGINE, threads=threads)
-    try:
-        if engine.describe().size_px != preprocess.size_px:
-            raise BundleRefused(f"{directory.name}: engine and preprocess settings differ in image size")
-        engine.warm_up(WARM_UP)
-        policy = ScrcPolicy(params)
-        check_parity(engine, policy, directory / GOLDEN, manifest.parity_tolerance)
-    except (Stage1Error, InferenceError) as error:
-        engine.close()
-        raise BundleRefused(f"{directory.name}: {error}") from error
-    except BaseException:
-        engine.close()
-        raise
-    return LiveBundle(manifest, engine, params, policy, calibrator, preprocess)
-
-
 def write_golden(path: Path, images: np.ndarray, outputs: Stage1Outputs) -> None:
     """Store the images and outputs that every later load must reproduce.
 
@@ -213,7 +150,12 @@ def write_golden(path: Path, images: np.ndarray, outputs: Stage1Outputs) -> None
         np.savez_compressed(handle, **arrays)
 
 
-def _read_golden(path: Path) -> tuple[Pixels, Stage1Outputs]:
+def read_golden(path: Path) -> tuple[Pixels, Stage1Outputs]:
+    """The images and outputs that `write_golden` stored.
+
+    Raises:
+        BundleRefused: it is no golden set.
+    """
     try:
         with path.open("rb") as handle, NpzFile(handle, allow_pickle=False) as stored:
             heads = {name.removeprefix(HEAD_PREFIX): stored[name] for name in stored if name.startswith(HEAD_PREFIX)}
@@ -223,36 +165,3 @@ def _read_golden(path: Path) -> tuple[Pixels, Stage1Outputs]:
     if not 0 < len(images) == len(expected):
         raise BundleRefused(f"{path.name}: {len(images)} images and {len(expected)} outputs are not a golden set")
     return images, expected
-
-
-def _drift(actual: Stage1Outputs, expected: Stage1Outputs) -> list[float]:
-    """Largest difference of each output."""
-    if actual.heads.keys() != expected.heads.keys():
-        raise ParityError(
-            f"the engine has heads {sorted(actual.heads)}, the golden outputs have {sorted(expected.heads)}"
-        )
-    pairs = [(actual.logits, expected.logits), (actual.select_score, expected.select_score)]
-    pairs += [(actual.heads[name], expected.heads[name]) for name in expected.heads]
-    return [float(np.abs(a - b).max()) for a, b in pairs]
-
-
-def check_parity(engine: Engine, policy: ScrcPolicy, golden: Path, tolerance: float) -> float:
-    """Compare an engine with the golden outputs, one by one and as one batch.
-
-    Returns:
-        The largest difference of any output.
-
-    Raises:
-        ParityError: a difference above `tolerance`, or another decision for any golden image.
-    """
-    images, expected = _read_golden(golden)
-    singly = Stage1Outputs.concatenate([engine.infer(image[None]) for image in images])
-    worst = 0.0
-    for actual in (singly, engine.infer(images)):
-        worst = max(worst, *_drift(actual, expected))
-        if worst > tolerance:
-            raise ParityError(f"outputs differ from the golden ones by {worst:.2g}, more than {tolerance:.2g}")
-        flips = np.flatnonzero(policy.decide(actual).exit_label != policy.decide(expected).exit_label)
-        if len(flips):
-            raise ParityError(f"{len(flips)} golden images are decided otherwise, the first is number {flips[0]}")
-    return worst

@@ -3,46 +3,108 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
+import os
+import threading
 import time
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
 
 import structlog
 from watchfiles import awatch
 
-from engines.bundle import load_bundle
 from engines.errors import EngineError, UnknownBundle
+from engines.lifecycle import Lifecycle, State
+from engines.loading import MOST, CheckedBundle, LiveBundle, check_bundle, load_checked
+from engines.memory import available_bytes, fits, give_back
+from engines.settings import SwapSettings
 from engines.slot import BundleSlot, Live
 from engines.store import POINTER, Store
+from engines.trial import NICENESS, Trial
 from stage1.errors import Stage1Error
 
 log = structlog.get_logger(__name__)
 
 POLL_MS = 2_000
+REMEMBERED = 32
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a follower holds and has done.
+
+    Attributes:
+        generation: of the live bundle.
+        bundle: id of the live bundle.
+        engine: what computes.
+        policy: status of its certificate.
+        standby: id of the bundle that a rollback would make live.
+        leases: requests that use each generation.
+        swaps: times that the live bundle was replaced.
+        refusals: times that a bundle was refused.
+        history: the latest bundles that were wanted, newest last.
+    """
+
+    generation: int
+    bundle: str | None
+    engine: str
+    policy: str
+    standby: str | None
+    leases: dict[int, int]
+    swaps: int
+    refusals: int
+    history: tuple[Lifecycle, ...]
 
 
 class StoreFollower:
     """Keeps a slot at the store's current bundle.
 
-    Hashing, loading, warming and the parity check run on a thread of its own, never on the serving threads. A
-    bundle that is refused leaves the live one in place.
+    Hashing runs on a thread of its own at low priority, loading on another; a trial and its comparison with all golden
+    images are a process at low priority. A bundle that is refused leaves the live one in place.
 
     Args:
         store: where the pointer is.
         threads: intra-op threads of each engine.
+        most: largest batch that is asked of an engine.
+        settings: how bundles are replaced.
+        memory: memory that is left, bytes.
     """
 
-    def __init__(self, store: Store, *, threads: int | None = None) -> None:
-        self.slot = BundleSlot(on_closed=_closed)
+    def __init__(
+        self,
+        store: Store,
+        *,
+        threads: int | None = None,
+        most: int = MOST,
+        settings: SwapSettings | None = None,
+        memory: Callable[[], int | None] = available_bytes,
+    ) -> None:
+        self._settings = settings or SwapSettings()
+        self.slot = BundleSlot(on_closed=self._closed, standby=self._settings.standby)
         self.swaps = 0
         self.refusals = 0
         self._store = store
         self._threads = threads
-        self._live_id: str | None = None
+        self._most = most
+        self._memory = memory
+        self._live: LiveBundle | None = None
         self._refused_id: str | None = None
+        self._history: deque[Lifecycle] = deque(maxlen=REMEMBERED)
+        # By identity: a bundle can be wanted again while an earlier copy of it still drains.
+        self._lives: dict[int, Lifecycle] = {}
+        self._trial = Trial(threads=threads, most=most)
+        self._checker = ThreadPoolExecutor(1, thread_name_prefix="bundle-checker", initializer=_low_priority)
         # Not at low priority: an engine's threads inherit the niceness of the thread that makes it, and keep it.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="bundle-loader")
         self._one_at_a_time = asyncio.Lock()
+        self._draining: set[asyncio.Task[None]] = set()
+
+    @property
+    def live_id(self) -> str | None:
+        """Id of the live bundle, None if there is none."""
+        return None if self._live is None else self._live.bundle_id
 
     async def start(self) -> None:
         """Load the current bundle.
@@ -83,13 +145,53 @@ class StoreFollower:
         try:
             return await self._load_current()
         except (EngineError, Stage1Error, OSError) as error:
-            log.error("bundle_refused", reason=str(error), live=self._live_id)
+            log.error("bundle_refused", reason=str(error), live=self.live_id)
             return False
+
+    async def rollback(self, *, now: datetime) -> int:
+        """Make the bundle that stands by live at once, and then the store's pointer follow.
+
+        Args:
+            now: the time to record in the store's history, with a time zone.
+
+        Returns:
+            The new generation.
+
+        Raises:
+            UnknownBundle: none stands by.
+            EngineError: the store could not follow; the old bundle is live all the same, until the pointer moves.
+        """
+        async with self._one_at_a_time:
+            generation = self._roll_back()
+            wanted = self.live_id
+            assert wanted is not None
+            activate = lambda: self._store.activate(wanted, now=now, action="rollback")  # noqa: E731
+            await asyncio.get_running_loop().run_in_executor(self._checker, activate)
+        return generation
 
     async def close(self) -> None:
         """Retire the live bundle and stop the loader."""
+        self._trial.cancel()
         self.slot.close()
-        self._loader.shutdown(wait=False, cancel_futures=True)
+        for pool in (self._checker, self._loader):
+            pool.shutdown(wait=False, cancel_futures=True)
+        for task in self._draining:
+            task.cancel()
+
+    def status(self) -> Status:
+        """What is live, what stands by, and what happened."""
+        live, standby = self._live, self.slot.standby
+        return Status(
+            generation=self.slot.generation,
+            bundle=self.live_id,
+            engine="" if live is None else str(live.engine.describe()),
+            policy="" if live is None else live.params.status,
+            standby=None if standby is None else standby.bundle_id,
+            leases=self.slot.leases,
+            swaps=self.swaps,
+            refusals=self.refusals,
+            history=tuple(self._history),
+        )
 
     async def _load_current(self) -> bool:
         async with self._one_at_a_time:
@@ -97,36 +199,98 @@ class StoreFollower:
             if pointer is None:
                 raise UnknownBundle(f"{self._store.root}: no bundle is current; run `cascade retrain` first")
             wanted = pointer.bundle
-            if wanted == self._live_id:
+            if wanted == self.live_id:
                 self._refused_id = None
                 return False
             if wanted == self._refused_id:
                 return False
-            started = time.monotonic()
+            if self.slot.standby is not None and wanted == self.slot.standby.bundle_id:
+                self._roll_back()
+                return True
+            life = Lifecycle(wanted, time.monotonic)
+            self._history.append(life)
             try:
-                path = self._store.path(wanted)
-                bundle = await asyncio.get_running_loop().run_in_executor(
-                    self._loader, lambda: load_bundle(path, threads=self._threads)
-                )
-            except (EngineError, Stage1Error, OSError):
+                bundle = await self._load(life)
+            except (EngineError, Stage1Error, OSError) as error:
+                life.refuse(str(error))
                 self._refused_id = wanted
                 self.refusals += 1
                 raise
-            generation = self.slot.swap(bundle)
-            replaced, self._live_id, self._refused_id = self._live_id, wanted, None
-            self.swaps += replaced is not None
-            seconds = round(time.monotonic() - started, 3)
-            status = bundle.params.status
-            log.info(
-                "bundle_live", bundle=wanted, generation=generation, replaced=replaced, policy=status, load_s=seconds
-            )
+            self._swap(bundle, life)
             return True
 
+    async def _load(self, life: Lifecycle) -> LiveBundle:
+        loop = asyncio.get_running_loop()
+        path = self._store.path(life.bundle)
+        checked: CheckedBundle = await loop.run_in_executor(self._checker, lambda: check_bundle(path, life.to))
+        tried = self._settings.trial and self._live is not None
+        if not fits(checked.weights, self._memory()):
+            self.slot.release_standby()
+        if tried:
+            life.to(State.TRYING)
+            await loop.run_in_executor(self._checker, lambda: self._trial.run(path))
+        # Not before the trial has shown that a better one is at hand, and never three engines in this process.
+        self.slot.release_standby()
+        return await loop.run_in_executor(
+            self._loader,
+            lambda: load_checked(
+                checked, threads=self._threads, most=self._most, spot=tried, memory=self._memory, report=life.to
+            ),
+        )
 
-def _closed(live: Live) -> None:
-    log.info("bundle_closed", bundle=live.bundle.bundle_id, generation=live.generation)
-    try:
-        # Without it glibc keeps the freed weights, and every swap makes the process larger.
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-    except (OSError, AttributeError):
-        log.debug("malloc_trim_unavailable")
+    def _swap(self, bundle: LiveBundle, life: Lifecycle) -> None:
+        before = self._live
+        life.to(State.ACTIVE)
+        self._lives[id(bundle)] = life
+        if before is not None:
+            self._lives[id(before)].to(State.STANDBY if self._settings.standby else State.DRAINING)
+        generation = self.slot.swap(bundle)
+        self._live, self._refused_id = bundle, None
+        self.swaps += before is not None
+        log.info(
+            "bundle_live",
+            bundle=bundle.bundle_id,
+            generation=generation,
+            replaced=None if before is None else before.bundle_id,
+            policy=bundle.params.status,
+            engine=str(bundle.engine.describe()),
+            seconds=life.seconds(),
+        )
+        self._watch_drain(generation)
+
+    def _roll_back(self) -> int:
+        back, before = self.slot.standby, self._live
+        if back is None or before is None:
+            raise UnknownBundle("no bundle stands by to roll back to")
+        generation = self.slot.rollback()
+        self._lives[id(back)].to(State.ACTIVE)
+        self._lives[id(before)].to(State.STANDBY)
+        self._live, self._refused_id = back, None
+        self.swaps += 1
+        log.info("bundle_live", bundle=back.bundle_id, generation=generation, replaced=before.bundle_id, rollback=True)
+        self._watch_drain(generation)
+        return generation
+
+    def _watch_drain(self, generation: int) -> None:
+        async def report() -> None:
+            await asyncio.sleep(self._settings.drain_s)
+            late = {old: users for old, users in self.slot.leases.items() if old < generation and users}
+            if late:
+                log.warning("drain_overdue", after_s=self._settings.drain_s, leases=late)
+
+        task = asyncio.get_running_loop().create_task(report())
+        self._draining.add(task)
+        task.add_done_callback(self._draining.discard)
+
+    def _closed(self, live: Live) -> None:
+        life = self._lives.pop(id(live.bundle), None)
+        if life is not None:
+            if life.state is not State.DRAINING:
+                life.to(State.DRAINING)
+            life.to(State.UNLOADED)
+        log.info("bundle_closed", bundle=live.bundle.bundle_id, generation=live.generation)
+        give_back()
+
+
+def _low_priority() -> None:
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from engines.bundle import LiveBundle
 from engines.errors import UnknownBundle
+from engines.loading import LiveBundle
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ class BundleSlot:
         self._lock = threading.Lock()
         self._held: _Held | None = None
         self._standby: _Held | None = None
+        self._open: list[_Held] = []
         self._keep = standby
         self._changes = 0
         self._on_closed = on_closed
@@ -87,10 +88,16 @@ class BundleSlot:
         return 0 if held is None else held.live.generation
 
     @property
-    def standby(self) -> str | None:
-        """Id of the bundle that a rollback would make live, None if none stands by."""
+    def standby(self) -> LiveBundle | None:
+        """The bundle that a rollback would make live, None if none stands by."""
         held = self._standby
-        return None if held is None else held.live.bundle.bundle_id
+        return None if held is None else held.live.bundle
+
+    @property
+    def leases(self) -> dict[int, int]:
+        """Number of loans by generation, of every bundle that is not closed."""
+        with self._lock:
+            return {held.live.generation: held.users for held in self._open}
 
     def lease(self) -> Lease:
         """Borrow the live bundle for one request.
@@ -116,6 +123,7 @@ class BundleSlot:
             old, out = self._held, self._standby
             self._changes = generation = self._changes + 1
             self._held = _Held(Live(generation, bundle))
+            self._open.append(self._held)
             self._standby = old if self._keep else None
             gone = [held for held in (out, None if self._keep else old) if held is not None]
             for held in gone:
@@ -171,6 +179,7 @@ class BundleSlot:
             if not held.retired or held.users:
                 return
             held.retired = False
+            self._open.remove(held)
         held.live.bundle.close()
         if self._on_closed is not None:
             self._on_closed(held.live)

@@ -17,15 +17,16 @@ from engines.errors import EngineError
 from engines.follow import StoreFollower
 from engines.store import Store
 from miner.access import AccessPolicy
+from miner.admin import admin_app
 from miner.axon import AxonApp
-from miner.axon_server import AxonServer, AxonServerError
+from miner.axon_server import ABORT_S, AxonServer, AxonServerError, AxonServerSettings
 from miner.cascade import Cascade
 from miner.chain import ChainError, ChainPort, ChainUnavailable, OfflineChain
 from miner.chain_bittensor import BittensorChain
 from miner.errors import StartError
 from miner.journal import Journal
 from miner.nightly import NightlyJob
-from miner.settings import MinerSettings
+from miner.settings import AdminSettings, MinerSettings
 from miner.wallet import load_hotkey
 from stage1.errors import Stage1Error
 from stage2_bridge.bridge import Bridge
@@ -63,13 +64,19 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
         chain = open_chain(settings)
         stack.push_async_callback(chain.close)
         await _first_snapshot(chain, access, address)
-        follower = StoreFollower(Store(settings.store), threads=settings.engine.threads)
+        engine = settings.engine
+        follower = StoreFollower(
+            Store(settings.store), threads=engine.threads, most=engine.batch.max_batch, settings=engine.swap
+        )
         stack.push_async_callback(follower.close)
-        cascade = await _cascade(settings, follower, stack)
+        batcher = Batcher(engine.batch, clock=time.monotonic)
+        stack.push_async_callback(asyncio.to_thread, batcher.close)
+        cascade = await _cascade(settings, follower, batcher, stack)
         app = AxonApp(cascade.answer, hotkey=address, access=access, settings=settings.requests, wire=settings.wire)
         server = AxonServer(app, settings.axon)
         await _listen(server)
         stack.push_async_callback(server.stop, DRAIN_S)
+        await _open_admin(settings.admin, follower, batcher, stack)
         await _announce(settings, chain, server)
         nightly = NightlyJob(settings.retrain, store=settings.store, state=settings.state, now=utc_now)
         stack.push_async_callback(nightly.close)
@@ -109,7 +116,9 @@ async def _first_snapshot(chain: ChainPort, access: AccessPolicy, address: str) 
     log.info("chain_read", block=snapshot.block, neurons=len(snapshot.neurons), admitted=access.admitted, uid=uid)
 
 
-async def _cascade(settings: MinerSettings, follower: StoreFollower, stack: AsyncExitStack) -> Cascade:
+async def _cascade(
+    settings: MinerSettings, follower: StoreFollower, batcher: Batcher, stack: AsyncExitStack
+) -> Cascade:
     try:
         await follower.start()
         engine = settings.stage2.engine
@@ -123,7 +132,7 @@ async def _cascade(settings: MinerSettings, follower: StoreFollower, stack: Asyn
     bridge = Bridge(client, max_in_flight=settings.stage2.max_in_flight, clock=time.monotonic)
     cascade = Cascade(
         follower.slot,
-        Batcher(settings.engine.batch, clock=time.monotonic),
+        batcher,
         bridge,
         journal,
         engine=settings.engine,
@@ -140,6 +149,17 @@ async def _listen(server: AxonServer) -> None:
         await server.start()
     except AxonServerError as error:
         raise StartError(str(error)) from error
+
+
+async def _open_admin(
+    settings: AdminSettings, follower: StoreFollower, batcher: Batcher, stack: AsyncExitStack
+) -> None:
+    if settings.port is None:
+        return
+    where = AxonServerSettings(host="127.0.0.1", port=settings.port)
+    server = AxonServer(admin_app(follower, batcher, utc_now), where, name="admin")
+    await _listen(server)
+    stack.push_async_callback(server.stop, ABORT_S)
 
 
 async def _announce(settings: MinerSettings, chain: ChainPort, server: AxonServer) -> None:

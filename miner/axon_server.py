@@ -53,10 +53,12 @@ class AxonServer:
     Args:
         app: the application.
         settings: where to listen.
+        name: what the logs and errors call it.
     """
 
-    def __init__(self, app: ASGIApp, settings: AxonServerSettings | None = None) -> None:
+    def __init__(self, app: ASGIApp, settings: AxonServerSettings | None = None, *, name: str = "axon") -> None:
         self._app = app
+        self._name = name
         self._settings = settings or AxonServerSettings()
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -74,20 +76,22 @@ class AxonServer:
             AxonServerError: the address cannot be taken, or the server is already running.
         """
         if self._serving is not None:
-            raise AxonServerError(f"the axon already listens on port {self._port}; stop it first")
-        listener = bind(self._settings.host, self._settings.port)
+            raise AxonServerError(f"the {self._name} already listens on port {self._port}; stop it first")
+        listener = bind(self._settings.host, self._settings.port, self._name)
         logging.getLogger(CONNECTION_LOG).addFilter(_demote)
         self._port = listener.getsockname()[1]
         self._server = server = _Server(self._config())
-        self._serving = asyncio.create_task(server.serve(sockets=[listener]), name="axon")
+        self._serving = asyncio.create_task(server.serve(sockets=[listener]), name=self._name)
         listening = asyncio.create_task(server.listening.wait())
         await asyncio.wait([self._serving, listening], return_when=asyncio.FIRST_COMPLETED)
         listening.cancel()
         if self._serving.done():
             listener.close()
             failed, self._serving = self._serving, None
-            raise AxonServerError(f"the axon stopped while starting on port {self._port}") from failed.exception()
-        log.info("axon_listening", host=self._settings.host, port=self._port)
+            raise AxonServerError(
+                f"the {self._name} stopped while starting on port {self._port}"
+            ) from failed.exception()
+        log.info("listening", server=self._name, host=self._settings.host, port=self._port)
 
     async def wait(self) -> None:
         """Return when the server has ended; raises what ended it, if it was not `stop`."""
@@ -110,7 +114,7 @@ class AxonServer:
         finally:
             self._server = self._serving = None
             await _abort(server)
-        log.info("axon_stopped", port=self._port)
+        log.info("stopped_listening", server=self._name, port=self._port)
 
     def _config(self) -> uvicorn.Config:
         return uvicorn.Config(
@@ -129,7 +133,7 @@ class AxonServer:
         )
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, name: str = "axon") -> socket.socket:
     """A listening socket; `::` also takes IPv4 where the system can.
 
     Raises:
@@ -140,7 +144,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         listener = socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
-        raise AxonServerError(f"the axon cannot listen on {host} port {port}: {_advice(error, port)}") from error
+        raise AxonServerError(f"the {name} cannot listen on {host} port {port}: {_advice(error, port)}") from error
     # Connections inherit it. asyncio sets it only on listeners it made itself; without it a reply, whose headers and
     # body are two writes, waits 40 ms for the caller's delayed acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from engines.bundle import load_bundle
 from engines.errors import EngineError
+from engines.loading import load_bundle
 from engines.store import Store
 from miner.app import open_chain, utc_now
 from miner.chain import ChainError, ChainSnapshot

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engines.bundle import PARAMS, load_bundle
+from engines.bundle import PARAMS
+from engines.loading import load_bundle
 from engines.store import Listed, Store
 from stage1.certificate import ScrcParams
 

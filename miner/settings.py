@@ -11,7 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from engines.batching import BatchSettings
+from engines.settings import BatchSettings, SwapSettings
 from miner.access import AccessSettings
 from miner.axon import AxonSettings
 from miner.axon_server import AxonServerSettings
@@ -83,13 +83,25 @@ class EngineSettings(_Section):
         threads: intra-op threads; None for all cores.
         workers: images that are decoded at a time.
         batch: how requests that come together share engine calls.
+        swap: how bundles are replaced.
         fallback_probability: answered if Stage-1 itself fails or is late; one half counts as no roadwork.
     """
 
     threads: int | None = Field(default=None, ge=1)
     workers: int = Field(default=2, ge=1)
     batch: BatchSettings = BatchSettings()
+    swap: SwapSettings = SwapSettings()
     fallback_probability: float = Field(default=0.5, ge=0, le=1)
+
+
+class AdminSettings(_Section):
+    """The administrator's endpoint.
+
+    Attributes:
+        port: TCP port on 127.0.0.1; 0 takes a free one, None for no endpoint.
+    """
+
+    port: int | None = Field(default=None, ge=0, le=65535)
 
 
 class Stage2Settings(_Section):
@@ -165,6 +177,7 @@ class MinerSettings(BaseSettings):
         engine: Stage-1 in this process.
         stage2: where deferred images go.
         retrain: the nightly job.
+        admin: the administrator's endpoint.
         log: logs.
 
     Environment variables begin with `CASCADE_`, two underscores lead into a section: `CASCADE_AXON__PORT=8091`.
@@ -185,6 +198,7 @@ class MinerSettings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     stage2: Stage2Settings = Stage2Settings()
     retrain: RetrainSettings = RetrainSettings()
+    admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()
 
     @classmethod

@@ -25,7 +25,7 @@ from stage1.rows import LabelledOutputs
 
 LEDGER = "calibration_ledger.jsonl"
 BATCH = 16
-GOLDEN_IMAGES = 16
+GOLDEN_IMAGES = 64
 DISTRIBUTION = "streetvision-cascade"
 
 

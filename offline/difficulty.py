@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
 
-from engines.bundle import load_bundle
+from engines.loading import load_bundle
 from offline.calibrating import run_engine
 from offline.dataset import Dataset, Row
 from offline.errors import DatasetError

@@ -7,8 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
-from engines.bundle import LiveBundle, load_bundle
 from engines.errors import EngineError
+from engines.loading import LiveBundle, load_bundle
 from engines.store import Store
 from offline.calibrating import run_engine
 from offline.config import GateSettings

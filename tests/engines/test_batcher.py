@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from engines.batcher import Batcher
-from engines.batching import BatchSettings
-from engines.bundle import LiveBundle, Provenance, load_bundle
+from engines.bundle import Provenance
 from engines.engine import Engine, EngineDescription
 from engines.errors import DeadlineExceeded, InferenceError, QueueFull
+from engines.loading import LiveBundle, load_bundle
+from engines.settings import BatchSettings
 from engines.slot import BundleSlot
 from engines.store import Store
 from stage1.errors import OutputsError

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.batching import BatchQueue, BatchSettings, Turn, Waiting
+from engines.batching import BatchQueue, Turn, Waiting
 from engines.errors import QueueFull
+from engines.settings import BatchSettings
 
 Image = Waiting[int]
 

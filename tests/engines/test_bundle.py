@@ -20,13 +20,12 @@ from engines.bundle import (
     MANIFEST,
     PARAMS,
     REQUIRED,
-    LiveBundle,
     Provenance,
-    load_bundle,
     verify_bundle,
     write_golden,
 )
 from engines.errors import BundleRefused, InferenceError, ParityError
+from engines.loading import LiveBundle, load_bundle
 from engines.store import Store
 from stage1.artifacts import sha256_file
 from stage1.certificate import ScrcParams

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -13,10 +14,11 @@ from structlog.testing import capture_logs
 from engines.bundle import ENGINE, Provenance
 from engines.errors import BundleRefused, InferenceError, UnknownBundle
 from engines.follow import StoreFollower
+from engines.settings import SwapSettings
 from engines.store import Store
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 Publish = Callable[..., str]
 
 
@@ -46,8 +48,8 @@ def publish(
 
 
 @asynccontextmanager
-async def following(store: Store) -> AsyncIterator[StoreFollower]:
-    follower = StoreFollower(store, threads=1)
+async def following(store: Store, *, trial: bool = False, standby: bool = False) -> AsyncIterator[StoreFollower]:
+    follower = StoreFollower(store, threads=1, most=2, settings=SwapSettings(trial=trial, standby=standby))
     await follower.start()
     try:
         yield follower
@@ -241,6 +243,143 @@ class TestWatch:
                 stop = asyncio.Event()
                 stop.set()
                 await follower.run(stop)
+
+        run(scenario)
+
+
+class TestStandby:
+    def test_a_rollback_loads_nothing_and_the_pointer_follows(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            first = publish("a")
+            async with following(store, standby=True) as follower:
+                second = publish("b")
+                await follower.refresh()
+                # A file that would refuse it: what stands by is loaded already.
+                assert follower.status().standby == first
+                assert await follower.rollback(now=NOW) == 3
+                assert live(follower) == first
+                pointer = store.current()
+                assert pointer is not None
+                assert pointer.bundle == first
+                assert await follower.refresh() is False
+                assert follower.status().standby == second
+                assert await follower.rollback(now=NOW) == 4
+                assert live(follower) == second
+
+        run(scenario)
+
+    def test_a_pointer_that_goes_back_takes_what_stands_by(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            first = publish("a")
+            async with following(store, standby=True) as follower:
+                publish("b")
+                await follower.refresh()
+                store.rollback(now=NOW)
+                (store.path(first) / ENGINE).write_bytes(b"")
+                assert await follower.refresh() is True
+                assert (live(follower), follower.slot.generation, follower.refusals) == (first, 3, 0)
+
+        run(scenario)
+
+    def test_a_third_bundle_takes_its_place(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            publish("a")
+            async with following(store, standby=True) as follower:
+                second = publish("b")
+                await follower.refresh()
+                publish("c")
+                await follower.refresh()
+                assert follower.status().standby == second
+                states = [str(life.state) for life in follower.status().history]
+                assert states == ["unloaded", "standby", "active"]
+
+        run(scenario)
+
+    def test_a_refused_bundle_does_not_cost_it(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            first = publish("a")
+            async with following(store, standby=True, trial=True) as follower:
+                publish("b")
+                await follower.refresh()
+                publish("bad", golden_shift=1.0)
+                assert await follower.refresh() is False
+                assert follower.status().standby == first
+
+        run(scenario)
+
+    def test_without_one_there_is_nothing_to_roll_back_to(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            first = publish("a")
+            async with following(store, standby=False) as follower:
+                publish("b")
+                await follower.refresh()
+                with pytest.raises(UnknownBundle, match="no bundle stands by"):
+                    await follower.rollback(now=NOW)
+                assert live(follower) != first
+
+        run(scenario)
+
+
+class TestTrial:
+    def test_a_bundle_that_crashes_the_loader_is_refused_and_this_process_lives(
+        self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def scenario() -> None:
+            first = publish("a")
+            async with following(store, trial=True) as follower:
+                publish("b")
+                with monkeypatch.context() as patch:
+                    patch.setattr(sys, "executable", "/bin/false")
+                    assert await follower.refresh() is False
+                status = follower.status()
+                assert (status.bundle, status.refusals) == (first, 1)
+                assert "on trial ended with status 1" in status.history[-1].reason
+                third = publish("c")
+                assert await follower.refresh() is True
+                assert live(follower) == third
+                assert "trying" in follower.status().history[-1].seconds()
+
+        run(scenario)
+
+
+class TestMemory:
+    def test_a_bundle_that_does_not_fit_is_refused_with_the_numbers(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            left = [10**12]
+            first = publish("a")
+            follower = StoreFollower(
+                store, threads=1, most=1, settings=SwapSettings(trial=False), memory=lambda: left[0]
+            )
+            await follower.start()
+            left[0] = 2**20
+            publish("b")
+            with capture_logs() as logs:
+                assert await follower.refresh() is False
+            assert "and 1 MiB are left" in logs[0]["reason"]
+            assert live(follower) == first
+            await follower.close()
+
+        run(scenario)
+
+
+class TestDrain:
+    def test_a_replaced_bundle_that_is_used_for_long_is_reported_and_stays(
+        self, store: Store, publish: Publish, plain_images: Callable[..., Any]
+    ) -> None:
+        async def scenario() -> None:
+            publish("a")
+            settings = SwapSettings(trial=False, standby=False, drain_s=0.05)
+            follower = StoreFollower(store, threads=1, most=1, settings=settings)
+            await follower.start()
+            with follower.slot.lease() as lease:
+                publish("b")
+                with capture_logs() as logs:
+                    await follower.refresh()
+                    await until(lambda: any(entry["event"] == "drain_overdue" for entry in logs))
+                assert next(entry for entry in logs if entry["event"] == "drain_overdue")["leases"] == {1: 1}
+                lease.bundle.engine.infer(plain_images([[1, 2, 3]]))
+            assert follower.slot.leases == {2: 0}
+            await follower.close()
 
         run(scenario)
 

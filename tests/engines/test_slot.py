@@ -14,9 +14,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from engines.bundle import LiveBundle, Provenance, load_bundle
+from engines.bundle import Provenance
 from engines.engine import Engine, EngineDescription
 from engines.errors import UnknownBundle
+from engines.loading import LiveBundle, load_bundle
 from engines.slot import BundleSlot, Lease
 from engines.store import Store
 from stage1.outputs import Stage1Outputs
@@ -122,6 +123,47 @@ class TestSwap:
             slot.swap(fresh())
         slot.close()
         assert told == [(1, 1), (2, 1), (3, 1)]
+
+
+class TestStandby:
+    def test_the_bundle_before_stays_loaded_until_the_next_swap(self, fresh: Fresh) -> None:
+        slot, bundles = BundleSlot(standby=True), [fresh() for _ in range(3)]
+        for bundle in bundles:
+            slot.swap(bundle)
+        assert [closes(bundle) for bundle in bundles] == [1, 0, 0]
+        assert slot.standby is bundles[1]
+
+    def test_a_rollback_changes_places_and_generations_go_on_growing(self, fresh: Fresh) -> None:
+        slot, old, new = BundleSlot(standby=True), fresh(), fresh()
+        slot.swap(old)
+        with slot.lease() as before:
+            slot.swap(new)
+            assert slot.rollback() == 3
+            with slot.lease() as after:
+                assert (before.bundle, after.bundle) == (old, old)
+                assert (before.generation, after.generation) == (1, 3)
+            assert slot.standby is new
+        slot.swap(fresh())
+        assert (closes(old), closes(new)) == (0, 1)
+
+    def test_it_can_be_released_and_closes_with_its_last_lease(self, fresh: Fresh) -> None:
+        slot, old = BundleSlot(standby=True), fresh()
+        slot.swap(old)
+        with slot.lease():
+            slot.swap(fresh())
+            slot.release_standby()
+            assert closes(old) == 0
+        assert (closes(old), slot.standby) == (1, None)
+        with pytest.raises(UnknownBundle, match="no bundle stands by"):
+            slot.rollback()
+        slot.release_standby()
+
+    def test_closing_closes_it_too(self, fresh: Fresh) -> None:
+        slot, old, new = BundleSlot(standby=True), fresh(), fresh()
+        slot.swap(old)
+        slot.swap(new)
+        slot.close()
+        assert (closes(old), closes(new)) == (1, 1)
 
 
 class TestClose:

@@ -13,8 +13,9 @@ import pytest
 from filelock import FileLock
 
 import engines.store
-from engines.bundle import ENGINE, MANIFEST, REQUIRED, Provenance, load_bundle
+from engines.bundle import ENGINE, MANIFEST, REQUIRED, Provenance
 from engines.errors import BundleRefused, StoreError, UnknownBundle
+from engines.loading import load_bundle
 from engines.store import HISTORY, Store
 from stage1.errors import ArtifactError
 

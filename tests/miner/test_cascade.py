@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from engines.batcher import Batcher
-from engines.batching import BatchSettings
-from engines.bundle import LiveBundle, Provenance, load_bundle
+from engines.bundle import Provenance
+from engines.loading import LiveBundle, load_bundle
+from engines.settings import BatchSettings
 from engines.slot import BundleSlot
 from engines.store import Store
 from miner.axon import AxonRequest

@@ -1,0 +1,88 @@
+"""Memory of this process: whether an engine fits before it is loaded, and giving back what one leaves behind."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+from engines.errors import BundleRefused
+
+# Measured on ONNX Runtime: a session holds its weights, and packs the matrices for its kernels while it still has them.
+COPIES_OF_WEIGHTS = 2.0
+OVERHEAD_BYTES = 96 * 2**20
+CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
+
+
+def needed_bytes(weights: int) -> int:
+    """Most memory that loading an engine takes.
+
+    Args:
+        weights: size of its files.
+    """
+    return round(COPIES_OF_WEIGHTS * weights) + OVERHEAD_BYTES
+
+
+def available_bytes(read: Callable[[Path], str] = Path.read_text) -> int | None:
+    """Memory that this process can still take: the least of what the machine and its control group have left.
+
+    Args:
+        read: reads a file of the kernel.
+
+    Returns:
+        Bytes, None where the kernel does not tell.
+    """
+    found = [left for left in (_machine(read), _control_group(read)) if left is not None]
+    return min(found, default=None)
+
+
+def _machine(read: Callable[[Path], str]) -> int | None:
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        line = next(line for line in read(MEMINFO).splitlines() if line.startswith("MemAvailable:"))
+        return int(line.split()[1]) * 1024
+    return None
+
+
+def _control_group(read: Callable[[Path], str]) -> int | None:
+    # Where there is no limit the file says "max". What the group has cached can be dropped.
+    with contextlib.suppress(OSError, ValueError):
+        used, limit = int(read(CGROUP / "memory.current")), int(read(CGROUP / "memory.max"))
+        cached = [line for line in read(CGROUP / "memory.stat").splitlines() if line.startswith("inactive_file ")]
+        return limit - used + sum(int(line.split()[1]) for line in cached)
+    return None
+
+
+def fits(weights: int, available: int | None) -> bool:
+    """Whether an engine can be loaded; where nobody knows what is left, it is tried.
+
+    Args:
+        weights: size of its files, bytes.
+        available: memory that is left, bytes; None if that is unknown.
+    """
+    return available is None or needed_bytes(weights) <= available
+
+
+def admit(weights: int, available: int | None) -> None:
+    """Refuse an engine that does not fit beside what is loaded.
+
+    Args:
+        weights: size of its files, bytes.
+        available: memory that is left, bytes; None if that is unknown.
+
+    Raises:
+        BundleRefused: with the numbers.
+    """
+    if available is not None and not fits(weights, available):
+        needed = needed_bytes(weights)
+        raise BundleRefused(
+            f"loading it takes about {needed / 2**20:,.0f} MiB, and {available / 2**20:,.0f} MiB are left: "
+            "free memory, or restart the miner, which loads it alone"
+        )
+
+
+def give_back() -> None:
+    """Return freed memory to the system: the C library keeps the weights of closed engines, so that swaps add up."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,0 +1,42 @@
+"""Settings of engines in a running process."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class BatchSettings(BaseModel):
+    """How requests share engine calls.
+
+    Attributes:
+        max_batch: images of one engine call at most.
+        max_delay_s: how long an image waits for others while another batch is running.
+        capacity: images that wait at a time; one more is refused.
+        workers: engine calls at a time, each with a context of its own where the engine has such.
+        head_start_s: how much earlier an image of the highest priority counts as having come.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_batch: int = Field(default=8, ge=1, le=64)
+    max_delay_s: float = Field(default=0.002, ge=0, allow_inf_nan=False)
+    capacity: int = Field(default=1024, ge=1)
+    workers: int = Field(default=1, ge=1)
+    head_start_s: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+
+
+class SwapSettings(BaseModel):
+    """How bundles are replaced.
+
+    Attributes:
+        trial: load a new bundle in a process of its own first, at low priority, so that native code that crashes on it
+            does not take the miner along.
+        standby: keep the bundle that was live before loaded, for a rollback that takes no time.
+        drain_s: a replaced bundle that requests still use after so long is reported.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    trial: bool = True
+    standby: bool = True
+    drain_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)

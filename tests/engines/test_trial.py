@@ -1,0 +1,87 @@
+"""A process of its own bears what native code may do to it."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from engines.bundle import Provenance
+from engines.errors import BundleRefused
+from engines.store import Store
+from engines.trial import Trial
+
+Publish = Callable[..., Path]
+
+
+@pytest.fixture
+def publish(
+    tmp_path: Path,
+    write_onnx: Callable[..., Path],
+    write_bundle_files: Callable[..., Path],
+    provenance: Provenance,
+) -> Publish:
+    def publish_one(**changes: float) -> Path:
+        files = write_bundle_files(tmp_path / f"files{len(changes)}", engine=write_onnx(tmp_path / "a.onnx"), **changes)
+        store = Store(tmp_path / "store")
+        return store.path(store.publish(files, provenance))
+
+    return publish_one
+
+
+@pytest.fixture
+def instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Have the child run this code instead."""
+
+    def patch(code: str) -> None:
+        (tmp_path / "instead.py").write_text(code)
+        script = tmp_path / "python"
+        script.write_text(f"#!/bin/sh\nexec {sys.executable} {tmp_path / 'instead.py'}\n")
+        script.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(script))
+
+    return patch
+
+
+def test_a_good_bundle_passes_and_a_bad_one_says_why(publish: Publish) -> None:
+    trial = Trial(threads=1, most=2)
+    trial.run(publish())
+    bad = publish(golden_shift=1.0)
+    with pytest.raises(BundleRefused, match=rf"^{bad.name}: at batch size 1, outputs differ from the golden ones by 1"):
+        trial.run(bad)
+
+
+def test_a_crash_in_native_code_is_a_refusal(tmp_path: Path, instead: Callable[[str], None]) -> None:
+    instead("import ctypes\nprint('about to crash', flush=True)\nctypes.string_at(0)\n")
+    with pytest.raises(BundleRefused, match=r"was ended by signal 11: about to crash"):
+        Trial(threads=1, most=1).run(tmp_path)
+
+
+def test_a_child_that_fails_otherwise_is_a_refusal(tmp_path: Path, instead: Callable[[str], None]) -> None:
+    instead("raise SystemExit(9)\n")
+    with pytest.raises(BundleRefused, match="ended with status 9: it said nothing"):
+        Trial(threads=1, most=1).run(tmp_path)
+
+
+def test_one_that_never_ends_is_given_up(tmp_path: Path, instead: Callable[[str], None]) -> None:
+    instead("import time\ntime.sleep(600)\n")
+    with pytest.raises(BundleRefused, match="on trial took over 0 s"):
+        Trial(threads=1, most=1, timeout_s=0.3).run(tmp_path)
+
+
+def test_it_can_be_cancelled(tmp_path: Path, instead: Callable[[str], None]) -> None:
+    instead("import time\ntime.sleep(600)\n")
+    trial = Trial(threads=1, most=1)
+    timer = threading.Timer(0.5, trial.cancel)
+    timer.start()
+    begun = time.monotonic()
+    with pytest.raises(BundleRefused, match="signal 9"):
+        trial.run(tmp_path)
+    with pytest.raises(BundleRefused, match="signal 9"):
+        trial.run(tmp_path)
+    assert time.monotonic() - begun < 60
+    timer.join()
