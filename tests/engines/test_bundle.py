@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -14,6 +15,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
+from engines.backends import open_engine
 from engines.bundle import (
     ENGINE,
     GOLDEN,
@@ -24,8 +26,10 @@ from engines.bundle import (
     verify_bundle,
     write_golden,
 )
+from engines.engine import Engine, EngineDescription
 from engines.errors import BundleRefused, InferenceError, ParityError
-from engines.loading import LiveBundle, load_bundle
+from engines.lifecycle import State
+from engines.loading import LiveBundle, check_bundle, load_bundle, load_checked
 from engines.store import Store
 from stage1.artifacts import sha256_file
 from stage1.certificate import ScrcParams
@@ -355,3 +359,60 @@ def test_a_live_bundle_cannot_be_changed(bundle: Path, certificate: Callable[...
         live.params = certificate()  # type: ignore[misc]
     assert isinstance(live, LiveBundle)
     live.close()
+
+
+@dataclass
+class Miscompiled:
+    """An engine whose kernel for one batch size is wrong."""
+
+    engine: Engine
+    at: int
+    asked: list[int] = field(default_factory=list)
+
+    def infer(self, batch: NDArray[np.uint8]) -> Stage1Outputs:
+        self.asked.append(len(batch))
+        outputs = self.engine.infer(batch)
+        return Stage1Outputs(outputs.logits + (len(batch) == self.at), outputs.select_score)
+
+    def warm_up(self, most: int) -> None:
+        self.engine.warm_up(most)
+
+    def close(self) -> None:
+        self.engine.close()
+
+    def describe(self) -> EngineDescription:
+        return self.engine.describe()
+
+
+class TestParityAtEveryBatchSize:
+    @pytest.mark.parametrize("spot", [False, True])
+    @pytest.mark.parametrize("at", [1, 2, 4, 5])
+    def test_a_kernel_that_is_wrong_at_one_size_is_found(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch, at: int, *, spot: bool
+    ) -> None:
+        opened = lambda *given, **more: Miscompiled(open_engine(*given, **more), at)  # noqa: E731
+        monkeypatch.setattr("engines.loading.open_engine", opened)
+        with pytest.raises(BundleRefused, match=f"at batch size {at}, outputs differ from the golden ones by 1"):
+            load_checked(check_bundle(bundle), threads=1, most=5, spot=spot)
+
+    def test_all_images_at_the_ends_and_a_batch_of_them_between(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made: list[Miscompiled] = []
+
+        def opened(*given: Any, **more: Any) -> Miscompiled:
+            made.append(Miscompiled(open_engine(*given, **more), 0))
+            return made[-1]
+
+        monkeypatch.setattr("engines.loading.open_engine", opened)
+        load_checked(check_bundle(bundle), threads=1, most=4).close()
+        # The golden set has six images.
+        assert made[0].asked == [1] * 6 + [2] + [4, 2]
+        load_checked(check_bundle(bundle), threads=1, most=4, spot=True).close()
+        assert made[1].asked == [1, 2, 4]
+
+
+def test_the_states_are_told_in_their_order(bundle: Path) -> None:
+    told: list[State] = []
+    load_checked(check_bundle(bundle, told.append), threads=1, most=1, report=told.append).close()
+    assert told == [State.VERIFYING, State.LOADING, State.WARMING, State.GATING, State.READY]

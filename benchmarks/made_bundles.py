@@ -1,0 +1,89 @@
+"""Bundles around small random DINOv3s, for benchmarks of what serves them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from engines.bundle import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, Provenance, engine_sha256, write_golden
+from engines.onnx_engine import OnnxEngine
+from engines.store import Store
+from stage1.calibration import CalibrationContext, calibrate
+from stage1.calibration_settings import CalibrationSettings
+from stage1.outputs import Stage1Outputs
+from stage1.preprocess import Pixels, PreprocessSettings
+from stage1.probability import ProbabilityCalibrator
+from stage1.rows import LabelledOutputs
+
+SIZE_PX = 224
+PROVENANCE = Provenance(run="benchmark", created_at="2026-01-01T00:00:00+00:00", code_version="0", data_sha256="0" * 64)
+
+
+def images(count: int, seed: int = 0) -> Pixels:
+    """Noise on a coarse grid of colours, uint8 `(count, 3, S, S)`."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 200, (count, 3, 14, 14)).repeat(16, axis=2).repeat(16, axis=3)
+    return (coarse + rng.integers(0, 56, coarse.shape)).astype(np.uint8)
+
+
+def export(path: Path, *, hidden: int, layers: int, heads: int, seed: int) -> Path:
+    """The ONNX file of a random DINOv3 of this shape, kept at `path`; made in a process of its own, which has torch."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            pool.submit(_export, path, hidden, layers, heads, seed).result()
+    return path
+
+
+def _export(path: Path, hidden: int, layers: int, heads: int, seed: int) -> None:
+    from transformers import DINOv3ViTConfig
+
+    from offline.config import ModelSettings, PretrainedBackbone
+    from offline.exporting import export_onnx
+    from offline.modeling import build
+
+    config = DINOv3ViTConfig(
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_register_tokens=4,
+        layerscale_value=1.0,
+        initializer_range=0.08,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        config.save_pretrained(scratch)
+        net = build(ModelSettings(backbone=PretrainedBackbone(name=scratch)), size_px=SIZE_PX, seed=seed)
+    partial = path.with_suffix(".partial")
+    export_onnx(net, partial, SIZE_PX)
+    partial.rename(path)
+
+
+def publish(store: Store, engine: Path, directory: Path) -> str:
+    """Put an engine into a store as a bundle of its own, certified on made-up rows; returns its id."""
+    directory.mkdir(parents=True)
+    (directory / ENGINE).write_bytes(engine.read_bytes())
+    preprocess = PreprocessSettings(size_px=SIZE_PX)
+    preprocess.write(directory / PREPROCESS)
+    context = CalibrationContext(engine_sha256(engine), preprocess.sha256, code_version="0")
+    calibrate(_rows(1), _rows(2), CalibrationSettings(alpha=0.05), context).write(directory / PARAMS)
+    ProbabilityCalibrator().write(directory / CALIBRATOR)
+    for name in ("config.json", "splits.json", "metrics.csv", "report.html"):
+        (directory / name).write_text("")
+    golden, session = images(32, seed=1), OnnxEngine(engine)
+    write_golden(directory / GOLDEN, golden, session.infer(golden))
+    session.close()
+    return store.publish(directory, PROVENANCE)
+
+
+def _rows(seed: int) -> LabelledOutputs:
+    rng = np.random.default_rng(seed)
+    labels = (rng.random(1200) < 1 / 3).astype(np.int8)
+    score = rng.normal((labels - 0.5) * 3, 1.0).astype(np.float32)
+    outputs = Stage1Outputs(np.stack([np.zeros_like(score), score], axis=1), np.abs(score))
+    ids = [f"{seed}/{row}" for row in range(len(labels))]
+    return LabelledOutputs(outputs, labels, ids, ids)
