@@ -7,36 +7,59 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from engines.engine import HEAD_PREFIX, INPUT, OUTPUTS, REFERENCE, EngineDescription, EngineSpec, buckets, usable_cores
+from engines.engine import INPUT, REFERENCE, Device, EngineDescription, EngineSpec, buckets, usable_cores
 from engines.errors import BundleRefused, InferenceError
+from engines.signature import Port, checked_size, named_outputs
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 
+PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+# Its CPU provider has no bf16 products, and the graphs of `engines.quantising` are made for a CPU.
+SUPPORTED = {("cpu", "fp32"), ("cpu", "int8"), ("cuda", "fp32")}
+
+# Whom a graph of `engines.quantising` names as its producer.
+QUANTISER = "onnx.quantize"
+
 
 class OnnxEngine:
-    """ONNX Runtime on the CPU, fp32: the exact reference that every other backend is compared with.
+    """ONNX Runtime: fp32 on a CPU, the exact reference of every other engine; fp32 on CUDA; int8 on a CPU.
+
+    In int8 the file is a graph of `engines.quantising`, and images are computed one by one.
 
     Args:
         path: the ONNX file; input `image` uint8 `(N, 3, H, W)`, outputs `logits (N, 2)`, `select_score (N,)` and, for
             each named head, `head.<name> (N, K)`.
-        spec: the reference, the only one so far.
+        spec: precision and device.
         threads: intra-op threads; default all usable cores.
 
     Raises:
-        BundleRefused: the file is not an ONNX model, or its inputs and outputs are others.
+        BundleRefused: the file is not an ONNX model, its inputs and outputs are others, or ONNX Runtime cannot do here
+            what the spec says.
     """
 
     def __init__(self, path: Path, spec: EngineSpec = REFERENCE, *, threads: int | None = None) -> None:
+        provider = _checked_provider(spec)
         self._spec = spec
         self._threads = threads or usable_cores()
         try:
-            self._session: ort.InferenceSession | None = ort.InferenceSession(
-                str(path), _session_options(self._threads), providers=["CPUExecutionProvider"]
+            session = ort.InferenceSession(
+                str(path), _session_options(self._threads), providers=[(provider, _provider_options(spec.device))]
             )
-        except Exception as error:  # as in infer
+        except Exception as error:  # as in _run
             raise BundleRefused(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
-        self._size_px = _checked_size(self._session, path.name)
-        self._outputs = [output.name for output in self._session.get_outputs()]
+        used = session.get_providers()[0]
+        if used != provider:
+            raise BundleRefused(
+                f"{path.name}: ONNX Runtime fell back from {provider} to {used}; install the CUDA and cuDNN that its "
+                "version asks for, or set the device to cpu"
+            )
+        if spec.precision == "int8" and session.get_modelmeta().producer_name != QUANTISER:
+            raise BundleRefused(f"{path.name}: {spec} takes a graph of engines.quantising, and this is another")
+        inputs = [Port(port.name, port.type, tuple(port.shape)) for port in session.get_inputs()]
+        self._outputs = [output.name for output in session.get_outputs()]
+        self._size_px = checked_size(path.name, inputs, self._outputs, kind="tensor(uint8)")
+        self._session: ort.InferenceSession | None = session
+        self._details = {"provider": used}
 
     def infer(self, batch: Pixels) -> Stage1Outputs:
         """See `Engine.infer`.
@@ -45,15 +68,10 @@ class OnnxEngine:
             stage1.errors.OutputsError: the engine returned NaN or a wrong shape.
             InferenceError: the runtime failed, or the engine is closed.
         """
-        session = self._session
-        if session is None:
-            raise InferenceError("the engine is closed")
-        try:
-            logits, select_score, *heads = session.run(self._outputs, {INPUT: batch})
-        except Exception as error:  # ONNX Runtime raises a dozen unrelated types
-            raise InferenceError(f"ONNX Runtime failed on a batch of shape {batch.shape}: {error}") from error
-        named = {name.removeprefix(HEAD_PREFIX): head for name, head in zip(self._outputs[2:], heads, strict=True)}
-        return Stage1Outputs(np.asarray(logits), np.asarray(select_score), named)
+        if self._spec.precision == "int8" and len(batch) > 1:
+            # The scale of a product is taken over the whole batch: an answer would depend on who else asks.
+            return Stage1Outputs.concatenate([self._run(batch[row : row + 1]) for row in range(len(batch))])
+        return self._run(batch)
 
     def warm_up(self, most: int) -> None:
         """See `Engine.warm_up`."""
@@ -66,7 +84,34 @@ class OnnxEngine:
 
     def describe(self) -> EngineDescription:
         """See `Engine.describe`."""
-        return EngineDescription(self._spec, f"onnxruntime {ort.__version__}", self._size_px, self._threads)
+        runtime = f"onnxruntime {ort.__version__}"
+        return EngineDescription(self._spec, runtime, self._size_px, self._threads, self._details)
+
+    def _run(self, batch: Pixels) -> Stage1Outputs:
+        session = self._session
+        if session is None:
+            raise InferenceError("the engine is closed")
+        try:
+            values = session.run(self._outputs, {INPUT: batch})
+        except Exception as error:  # ONNX Runtime raises a dozen unrelated types
+            raise InferenceError(f"ONNX Runtime failed on a batch of shape {batch.shape}: {error}") from error
+        return named_outputs(self._outputs, values, rows=len(batch))
+
+
+def _checked_provider(spec: EngineSpec) -> str:
+    if (spec.device, spec.precision) not in SUPPORTED:
+        raise BundleRefused(f"{spec}: ONNX Runtime computes fp32 and int8 on a CPU, and fp32 on CUDA")
+    provider = PROVIDERS[spec.device]
+    if provider not in ort.get_available_providers():
+        raise BundleRefused(
+            f"{spec}: this ONNX Runtime was built without CUDA; install onnxruntime-gpu in place of onnxruntime"
+        )
+    return provider
+
+
+def _provider_options(device: Device) -> dict[str, str]:
+    # TF32 keeps ten bits of a factor, and is on by default.
+    return {"use_tf32": "0"} if device == "cuda" else {}
 
 
 def _session_options(threads: int) -> ort.SessionOptions:
@@ -79,21 +124,3 @@ def _session_options(threads: int) -> ort.SessionOptions:
     options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     return options
-
-
-def _checked_size(session: ort.InferenceSession, name: str) -> int:
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    found = [i.name for i in inputs], [o.name for o in outputs]
-    heads = [output for output in found[1] if output.startswith(HEAD_PREFIX)]
-    if found != ([INPUT], [*OUTPUTS, *heads]):
-        raise BundleRefused(f"{name}: inputs and outputs are {found}, expected {([INPUT], [*OUTPUTS, *heads])}")
-    kind, shape = inputs[0].type, inputs[0].shape
-    if (
-        kind != "tensor(uint8)"
-        or len(shape) != 4
-        or shape[1] != 3
-        or shape[2] != shape[3]
-        or not isinstance(shape[2], int)
-    ):
-        raise BundleRefused(f"{name}: the input is {kind} {shape}, expected tensor(uint8) [N, 3, S, S]")
-    return shape[2]

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
 
-from engines.engine import usable_cores
+from engines.backends import open_engine
+from engines.engine import EngineSpec, usable_cores
 from engines.errors import BundleRefused, InferenceError
 from engines.onnx_engine import OnnxEngine
 from stage1.errors import OutputsError
@@ -95,6 +98,7 @@ class TestDescription:
         described = OnnxEngine(write_onnx(tmp_path / "a.onnx", size_px=48), threads=2).describe()
         assert described.runtime.startswith("onnxruntime ")
         assert (described.size_px, described.threads) == (48, 2)
+        assert described.details == {"provider": "CPUExecutionProvider"}
 
     def test_uses_every_core_it_may_run_on_by_default(self, tiny_engine: Path) -> None:
         assert OnnxEngine(tiny_engine).describe().threads == usable_cores() >= 1
@@ -131,3 +135,47 @@ class TestRefusal:
     def test_of_other_inputs_or_outputs(self, tmp_path: Path, write_onnx: WriteOnnx, change: dict[str, object]) -> None:
         with pytest.raises(BundleRefused, match="expected"):
             OnnxEngine(write_onnx(tmp_path / "other.onnx", **change))
+
+    @pytest.mark.parametrize(
+        "other",
+        [{"precision": "bf16"}, {"precision": "bf16", "device": "cuda"}, {"precision": "int8", "device": "cuda"}],
+    )
+    def test_of_what_it_does_not_compute(self, tiny_engine: Path, other: dict[str, str]) -> None:
+        with pytest.raises(BundleRefused, match="ONNX Runtime computes fp32 and int8 on a CPU, and fp32 on CUDA"):
+            OnnxEngine(tiny_engine, EngineSpec.model_validate(other))
+
+    def test_of_cuda_that_this_runtime_was_built_without(
+        self, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(ort, "get_available_providers", lambda: ["CPUExecutionProvider"])
+        with pytest.raises(BundleRefused, match="install onnxruntime-gpu"):
+            OnnxEngine(tiny_engine, EngineSpec(device="cuda"))
+
+    def test_of_cuda_that_turns_out_to_be_a_cpu(self, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        session, asked = ort.InferenceSession, []
+
+        def fall_back(path: str, options: object, providers: list[object]) -> object:
+            asked.extend(providers)
+            return session(path, options, providers=["CPUExecutionProvider"])
+
+        monkeypatch.setattr(ort, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"])
+        monkeypatch.setattr(ort, "InferenceSession", fall_back)
+        with pytest.raises(BundleRefused, match="fell back from CUDAExecutionProvider to CPUExecutionProvider"):
+            OnnxEngine(tiny_engine, EngineSpec(device="cuda"))
+        assert asked == [("CUDAExecutionProvider", {"use_tf32": "0"})]
+
+
+class TestOpening:
+    def test_by_the_spec(self, tiny_engine: Path, plain_images: Images) -> None:
+        engine = open_engine(EngineSpec(), tiny_engine, threads=1)
+        assert engine.describe().spec == EngineSpec()
+        assert len(engine.infer(plain_images(COLOURS[:3]))) == 3
+
+    def test_of_a_runtime_that_is_not_installed(self, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "openvino", None)
+        with pytest.raises(BundleRefused, match=r"not installed.*pip install '\.\[openvino\]'"):
+            open_engine(EngineSpec(backend="openvino"), tiny_engine)
+
+    def test_of_a_runtime_that_there_is_no_engine_for(self, tiny_engine: Path) -> None:
+        with pytest.raises(BundleRefused, match="no such engine"):
+            open_engine(EngineSpec(backend="tensorrt", device="cuda"), tiny_engine)

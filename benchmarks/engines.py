@@ -1,0 +1,262 @@
+"""The engines of a CPU side by side: time, memory and what their precision costs, each in a process of its own.
+
+    python -m benchmarks.engines
+    python -m benchmarks.engines --quick                  # a small network: shows that the script runs
+
+The network has the shape of DINOv3 ViT-S/16 and random weights; it is exported once and kept. In every round each
+engine gets its turn while the others wait, and the ratios to ONNX Runtime in fp32 are medians of the ratios within a
+round, above 1 where the engine is faster. Load is from the import of the runtime to the first answer; resident is the
+whole process with Python in it. Error is the largest difference of a logit from torch, and alone the largest one
+between an image by itself and among eight, both as shares of the largest logit. Flips are images that end on the
+other side of the median of torch's roadwork scores: random weights have no threshold of their own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import statistics
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+BATCH = 8
+REFERENCE, TORCH = "onnxruntime fp32", "torch fp32"
+ENGINES = (TORCH, REFERENCE, "onnxruntime int8", "openvino fp32", "openvino bf16")
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a DINOv3 with four registers and patches of 16 px."""
+
+    hidden: int
+    layers: int
+    heads: int
+    size_px: int
+
+
+SHAPES = {"vits": Shape(384, 12, 6, 224), "tiny": Shape(64, 4, 2, 64)}
+
+
+@dataclass(frozen=True)
+class Ask:
+    what: Literal["time", "outputs", "resident"]
+    images: Any = None
+    times: int = 1
+
+
+@dataclass(frozen=True)
+class Loaded:
+    load_s: float
+    runtime: str
+
+
+def random_images(count: int, size_px: int) -> Any:
+    """Noise that differs in brightness and contrast."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (count, 3, size_px, size_px), dtype=np.uint8)
+    contrast, brightness = rng.uniform(0.2, 1, (2, count, 1, 1, 1)).astype(np.float32)
+    return (noise * (contrast * brightness)).astype(np.uint8)
+
+
+def network(shape: Shape, home: Path) -> Any:
+    """The same weights in every process."""
+    import torch
+    from transformers import DINOv3ViTConfig
+
+    from offline.config import ModelSettings, PretrainedBackbone
+    from offline.modeling import build
+
+    config = DINOv3ViTConfig(
+        hidden_size=shape.hidden,
+        intermediate_size=4 * shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        patch_size=16,
+        image_size=shape.size_px,
+        num_register_tokens=4,
+        layerscale_value=1.0,
+        initializer_range=shape.hidden**-0.5,
+        pos_embed_rescale=None,
+    )
+    config.save_pretrained(home / "backbone")
+    settings = ModelSettings(backbone=PretrainedBackbone(name=str(home / "backbone")))
+    with torch.no_grad():
+        return build(settings, size_px=shape.size_px, seed=0).eval()
+
+
+def export(shape: Shape, home: Path) -> None:
+    from engines.quantising import quantise_dynamic
+    from offline.exporting import export_onnx
+
+    home.mkdir(parents=True, exist_ok=True)
+    export_onnx(network(shape, home), home / "incoming.onnx", shape.size_px)
+    quantise_dynamic(home / "incoming.onnx", home / "int8.onnx")
+    (home / "incoming.onnx").rename(home / "fp32.onnx")
+
+
+def load(name: str, shape: Shape, home: Path, threads: int) -> tuple[Any, str]:
+    """What computes logits `(N, 2)` of images, and what it is."""
+    if name == TORCH:
+        import torch
+
+        from offline.judging import predict
+
+        torch.set_num_threads(threads)
+        net = network(shape, home)
+        return lambda images: predict(net, images).logits, f"torch {torch.__version__}"
+    from engines.backends import open_engine
+    from engines.engine import EngineSpec
+
+    backend, precision = name.split()
+    spec = EngineSpec.model_validate({"backend": backend, "precision": precision})
+    engine = open_engine(spec, home / ("int8.onnx" if precision == "int8" else "fp32.onnx"), threads=threads)
+    described = engine.describe()
+    details = ", ".join(f"{key} {value}" for key, value in described.details.items())
+    return lambda images: engine.infer(images).logits, f"{described.runtime}, {described.threads} threads, {details}"
+
+
+def serve(questions: Connection, name: str, shape: Shape, home: Path, threads: int) -> None:
+    from engines.errors import BundleRefused
+
+    warnings.simplefilter("ignore")
+    began = time.perf_counter()
+    try:
+        infer, runtime = load(name, shape, home, threads)
+    except BundleRefused as error:
+        questions.send(str(error))
+        return
+    infer(random_images(1, shape.size_px))
+    questions.send(Loaded(time.perf_counter() - began, runtime))
+    while (ask := questions.recv()) is not None:
+        if ask.what == "outputs":
+            parts = [infer(ask.images[start : start + BATCH]) for start in range(0, len(ask.images), BATCH)]
+            alone = [infer(ask.images[row : row + 1]) for row in range(4 * BATCH)]
+            questions.send((np.concatenate(parts), np.concatenate(alone)))
+        elif ask.what == "resident":
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            questions.send(pages * os.sysconf("SC_PAGE_SIZE") / MIB)
+        else:
+            taken = []
+            for _ in range(ask.times):
+                began = time.perf_counter()
+                infer(ask.images)
+                taken.append(time.perf_counter() - began)
+            questions.send(statistics.median(taken))
+
+
+class Child:
+    """An engine in its process."""
+
+    def __init__(self, context: Any, name: str, *rest: Any) -> None:
+        self._questions, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(theirs, name, *rest), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.loaded: Loaded | str = self._questions.recv()
+
+    def ask(self, *question: Any) -> Any:
+        self._questions.send(Ask(*question))
+        return self._questions.recv()
+
+    def close(self) -> None:
+        if isinstance(self.loaded, Loaded):
+            self._questions.send(None)
+        self._process.join()
+
+
+def machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    told = dict(line.split(":", 1) for line in lines if ":" in line)
+    told = {key.strip(): value.strip() for key, value in told.items()}
+    flags = [flag for flag in FLAGS if flag in told.get("flags", "").split()]
+    return f"{told.get('model name', 'CPU')}, {len(os.sched_getaffinity(0))} cores, {' '.join(flags) or 'no AVX2'}"
+
+
+def compare(started: dict[str, Child], shape: Shape, rounds: int, count: int) -> None:
+    children = {name: child for name, child in started.items() if isinstance(child.loaded, Loaded)}
+    images = random_images(count, shape.size_px)
+    times: dict[str, dict[int, list[float]]] = {name: {1: [], BATCH: []} for name in children}
+    for turn in range(rounds + 1):
+        for name, child in children.items():
+            for size, repeats in ((1, 5), (BATCH, 2)):
+                taken = child.ask("time", images[:size], repeats)
+                # The first round warms up.
+                if turn:
+                    times[name][size].append(taken)
+    resident = {name: child.ask("resident") for name, child in children.items()}
+    outputs = {name: child.ask("outputs", images) for name, child in children.items()}
+    truth = outputs[TORCH][0]
+    score = truth[:, 1] - truth[:, 0]
+    middle, scale = np.median(score), np.abs(truth).max()
+    print(
+        f"{'engine':<18} {'1 image':>10} {'ratio':>6} {f'by {BATCH}':>12} {'ratio':>6} {'resident':>9} {'load':>7}",
+        end="",
+    )
+    print(f" {'error':>8} {'alone':>8} {'flips':>9}")
+    for name, child in started.items():
+        if not isinstance(child.loaded, Loaded):
+            print(f"{name:<18} {child.loaded}")
+            continue
+        one, many = times[name][1], times[name][BATCH]
+        ratios = [
+            statistics.median(
+                theirs / ours for theirs, ours in zip(times[REFERENCE][size], times[name][size], strict=True)
+            )
+            for size in (1, BATCH)
+        ]
+        logits, alone = outputs[name]
+        error = np.abs(logits - truth).max() / scale
+        apart = np.abs(logits[: len(alone)] - alone).max() / scale
+        flips = int(np.sum((logits[:, 1] - logits[:, 0] > middle) != (score > middle)))
+        print(
+            f"{name:<18} {statistics.median(one) * 1e3:>7.1f} ms {ratios[0]:>6.2f} "
+            f"{BATCH / statistics.median(many):>7.1f} im/s {ratios[1]:>6.2f} {resident[name]:>5.0f} MiB "
+            f"{child.loaded.load_s:>5.1f} s {error:>8.1e} {apart:>8.1e} {flips:>4}/{len(images)}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", choices=sorted(SHAPES), default=None, help="default vits; tiny with --quick")
+    parser.add_argument("--rounds", type=int, default=None, help="times that the engines take turns; default 20, or 5")
+    parser.add_argument("--images", type=int, default=256, help="that errors and flips are counted on")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each engine")
+    parser.add_argument("--cache", type=Path, default=Path("cascade-data/benchmarks"), help="where exports are kept")
+    parser.add_argument("--quick", action="store_true", help="under a minute")
+    options = parser.parse_args()
+    name = options.model or ("tiny" if options.quick else "vits")
+    shape, rounds = SHAPES[name], options.rounds or (5 if options.quick else 20)
+    key = json.dumps([asdict(shape), version("torch"), version("onnxruntime")])
+    home = options.cache / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    context = multiprocessing.get_context("spawn")
+    if not (home / "fp32.onnx").exists():
+        exporter = context.Process(target=export, args=(shape, home))
+        exporter.start()
+        exporter.join()
+        assert exporter.exitcode == 0
+    print(machine())
+    print(f"{name}: {shape.layers} blocks of width {shape.hidden}, {shape.size_px} px; {rounds} rounds, ", end="")
+    print(f"load of the machine before: {os.getloadavg()[0]:.1f}\n")
+    started = {engine: Child(context, engine, shape, home, options.threads) for engine in ENGINES}
+    compare(started, shape, rounds, options.images)
+    print()
+    for engine, child in started.items():
+        if isinstance(child.loaded, Loaded):
+            print(f"{engine}: {child.loaded.runtime}")
+        child.close()
+
+
+if __name__ == "__main__":
+    main()

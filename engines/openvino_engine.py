@@ -1,0 +1,171 @@
+"""OpenVINO: a second engine for a CPU, in fp32, or in bf16 where the CPU multiplies it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections import deque
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from engines.engine import EngineDescription, EngineSpec, Precision, buckets, usable_cores
+from engines.errors import BundleRefused, InferenceError
+from engines.signature import Port, checked_size, named_outputs
+from stage1.outputs import Floats, Stage1Outputs
+from stage1.preprocess import Pixels
+
+if TYPE_CHECKING:
+    from openvino import CompiledModel, ConstOutput, Core, InferRequest, Model
+
+HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16"}
+CPU = "CPU"
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A compiled graph, and the requests that no thread uses at the moment."""
+
+    compiled: CompiledModel
+    idle: deque[InferRequest] = field(default_factory=deque)
+
+    def run(self, batch: Pixels) -> list[Floats]:
+        try:
+            request = self.idle.pop()
+        except IndexError:
+            request = self.compiled.create_infer_request()
+        values = list(request.infer({0: batch}).values())
+        # One that failed is not used again.
+        self.idle.append(request)
+        return values
+
+
+class OpenVinoEngine:
+    """OpenVINO on a CPU, in the precision that the spec says and never the one that OpenVINO would choose.
+
+    Args:
+        path: the ONNX file, as of `OnnxEngine`.
+        spec: fp32 or bf16; the weights in the file are fp32 in either case.
+        threads: intra-op threads; default all usable cores.
+
+    Raises:
+        BundleRefused: OpenVINO is not installed, the file is not an ONNX model that it takes, its inputs and outputs
+            are others, or the CPU does not compute in the precision.
+    """
+
+    def __init__(self, path: Path, spec: EngineSpec, *, threads: int | None = None) -> None:
+        if spec.device != "cpu" or spec.precision not in HINTS:
+            raise BundleRefused(f"{spec}: OpenVINO computes {' and '.join(HINTS)} on a CPU here")
+        ov = _openvino()
+        core = ov.Core()
+        isa = _instruction_set(ov, core)
+        if spec.precision == "bf16" and not _multiplies_bf16(core, isa):
+            raise BundleRefused(
+                f"{spec}: this CPU has no bf16 arithmetic that OpenVINO may use ({isa}), and without it bf16 is many "
+                "times slower than fp32; set the precision to fp32"
+            )
+        options = {
+            "INFERENCE_PRECISION_HINT": HINTS[spec.precision],
+            "INFERENCE_NUM_THREADS": threads or usable_cores(),
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": 1,
+            # The engines of a swap would be pinned to the same cores.
+            "ENABLE_CPU_PINNING": False,
+        }
+        try:
+            model = _read(path)
+            compiled = core.compile_model(model, CPU, options)
+        except Exception as error:  # its frontends' errors have nothing in common with its others
+            raise BundleRefused(f"{path.name}: OpenVINO cannot load it: {_line(error)}") from error
+        self._outputs = [port.get_any_name() for port in model.outputs]
+        self._size_px = checked_size(path.name, [_port(port) for port in model.inputs], self._outputs, kind="u8")
+        used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+        if used != HINTS[spec.precision]:
+            raise BundleRefused(f"{path.name}: OpenVINO computes in {used}, asked for {HINTS[spec.precision]}")
+        used_threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
+        details = {"inference_precision": used, "isa": isa}
+        self._loaded: _Loaded | None = _Loaded(compiled)
+        self._description = EngineDescription(
+            spec, f"openvino {ov.__version__.partition('-')[0]}", self._size_px, used_threads, details
+        )
+
+    def infer(self, batch: Pixels) -> Stage1Outputs:
+        """See `Engine.infer`.
+
+        Raises:
+            stage1.errors.OutputsError: the engine returned NaN or a wrong shape.
+            InferenceError: the runtime failed, or the engine is closed.
+        """
+        loaded = self._loaded
+        if loaded is None:
+            raise InferenceError("the engine is closed")
+        size = self._size_px
+        # OpenVINO casts what has another type, and computes something of what has another size.
+        if batch.dtype != np.uint8 or batch.shape[1:] != (3, size, size):
+            raise InferenceError(
+                f"OpenVINO failed on a batch of shape {batch.shape}: it is {batch.dtype}, expected uint8 "
+                f"(N, 3, {size}, {size})"
+            )
+        try:
+            values = loaded.run(batch)
+        except RuntimeError as error:
+            raise InferenceError(f"OpenVINO failed on a batch of shape {batch.shape}: {_line(error)}") from error
+        return named_outputs(self._outputs, values, rows=len(batch))
+
+    def warm_up(self, most: int) -> None:
+        """See `Engine.warm_up`."""
+        for size in buckets(most):
+            self.infer(np.zeros((size, 3, self._size_px, self._size_px), np.uint8))
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._loaded = None
+
+    def describe(self) -> EngineDescription:
+        """See `Engine.describe`."""
+        return self._description
+
+
+def _openvino() -> ModuleType:
+    # Where this package is found, importing OpenVINO sends a report of it, and leaves files in the home directory.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        return importlib.import_module("openvino")
+    except ImportError as error:
+        raise BundleRefused(f"OpenVINO is not installed ({error}): pip install '.[openvino]'") from error
+
+
+def _read(path: Path) -> Model:
+    """The graph, read as ONNX; OpenVINO by itself would try every format that it knows."""
+    from openvino.frontend import FrontEndManager  # noqa: PLC0415
+
+    frontend = FrontEndManager().load_by_framework("onnx")
+    return frontend.convert(frontend.load(str(path)))
+
+
+def _port(port: ConstOutput) -> Port:
+    shape = port.get_partial_shape()
+    sides = tuple("?" if side.is_dynamic else side.get_length() for side in shape)
+    return Port(port.get_any_name(), port.get_element_type().to_string(), sides)
+
+
+def _instruction_set(ov: ModuleType, core: Core) -> str:
+    """What OpenVINO's kernels may use, in its own words."""
+    number = ov.opset13.parameter([1], ov.Type.f32)
+    try:
+        told = core.compile_model(ov.Model([number], [number]), CPU).get_property("RUNTIME_REQUIREMENTS")
+    except RuntimeError:  # a release before 2026.4
+        return "unknown"
+    return dict(item.partition("=")[::2] for item in str(told).split(";")).get("isa", "unknown")
+
+
+def _multiplies_bf16(core: Core, isa: str) -> bool:
+    # The capabilities are those of the CPU, even where the kernels were told to use less of it.
+    return "BF16" in core.get_property(CPU, "OPTIMIZATION_CAPABILITIES") and "bfloat16" in isa
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
