@@ -102,7 +102,7 @@ def export(shape: Shape, home: Path) -> None:
 
     home.mkdir(parents=True, exist_ok=True)
     export_onnx(network(shape, home), home / "incoming.onnx", shape.size_px)
-    quantise_dynamic(home / "incoming.onnx", home / "int8.onnx")
+    quantise_dynamic(home / "incoming.onnx", home / "fp32.int8.onnx")
     (home / "incoming.onnx").rename(home / "fp32.onnx")
 
 
@@ -121,7 +121,7 @@ def load(name: str, shape: Shape, home: Path, threads: int) -> tuple[Any, str]:
 
     backend, precision = name.split()
     spec = EngineSpec.model_validate({"backend": backend, "precision": precision})
-    engine = open_engine(spec, home / ("int8.onnx" if precision == "int8" else "fp32.onnx"), threads=threads)
+    engine = open_engine(spec, home / "fp32.onnx", threads=threads)
     described = engine.describe()
     details = ", ".join(f"{key} {value}" for key, value in described.details.items())
     return lambda images: engine.infer(images).logits, f"{described.runtime}, {described.threads} threads, {details}"
@@ -233,7 +233,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=None, help="times that the engines take turns; default 20, or 5")
     parser.add_argument("--images", type=int, default=256, help="that errors and flips are counted on")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of each engine")
-    parser.add_argument("--cache", type=Path, default=Path("cascade-data/benchmarks"), help="where exports are kept")
+    parser.add_argument("--cache", type=Path, default=Path(".cache/engines"), help="where exports are kept")
     parser.add_argument("--quick", action="store_true", help="under a minute")
     options = parser.parse_args()
     name = options.model or ("tiny" if options.quick else "vits")

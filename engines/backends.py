@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engines.engine import Engine, EngineSpec
+from engines.engine import Engine, EngineSpec, Precision
 from engines.errors import BundleRefused
 from engines.onnx_engine import OnnxEngine
+
+
+def twin(model: Path, precision: Precision) -> Path:
+    """The graph of another precision that lies beside a graph.
+
+    Args:
+        model: the fp32 graph.
+        precision: of the other one.
+    """
+    return model if precision == "fp32" else model.with_suffix(f".{precision}.onnx")
 
 
 def open_engine(spec: EngineSpec, model: Path, *, threads: int | None = None) -> Engine:
@@ -14,7 +24,7 @@ def open_engine(spec: EngineSpec, model: Path, *, threads: int | None = None) ->
 
     Args:
         spec: runtime, precision and device.
-        model: the ONNX graph; what else an engine needs lies beside it.
+        model: the fp32 graph; what else an engine needs lies beside it.
         threads: intra-op threads on a CPU; default all usable cores.
 
     Raises:
@@ -22,5 +32,9 @@ def open_engine(spec: EngineSpec, model: Path, *, threads: int | None = None) ->
             graph; says what to do.
     """
     if spec.backend == "onnxruntime":
-        return OnnxEngine(model, spec, threads=threads)
+        return OnnxEngine(twin(model, spec.precision), spec, threads=threads)
+    if spec.backend == "openvino":
+        from engines.openvino_engine import OpenVinoEngine  # noqa: PLC0415
+
+        return OpenVinoEngine(model, spec, threads=threads)
     raise BundleRefused(f"{spec}: this program has no such engine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 from zipfile import BadZipFile
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from pydantic import BaseModel, ConfigDict, Field
 
-from engines.engine import HEAD_PREFIX
+from engines.engine import HEAD_PREFIX, REFERENCE, EngineSpec
 from engines.errors import BundleRefused
 from stage1.artifacts import Artifact, sha256_file, sha256_json
 from stage1.errors import Stage1Error
@@ -22,6 +23,9 @@ MANIFEST = "manifest.json"
 ENGINE = "model.onnx"
 # Beside the graph where the weights are too large for one file; ONNX Runtime finds it by this name.
 WEIGHTS = "model.onnx.data"
+SPEC = "spec.json"
+# What an engine may read, whatever runs it; nothing else in a bundle begins so.
+ENGINE_PREFIXES = ("model.", "engine.")
 PARAMS = "scrc_params.json"
 PREPROCESS = "preprocess.json"
 CALIBRATOR = "calibrator.json"
@@ -94,6 +98,25 @@ def engine_sha256(path: Path) -> str:
     """
     weights = path.with_name(path.name + WEIGHTS.removeprefix(ENGINE))
     return engine_digest(sha256_file(path), sha256_file(weights) if weights.exists() else None)
+
+
+def certified_sha256(hashes: Mapping[str, str], spec: EngineSpec) -> str:
+    """What a certificate is bound to: an engine with everything that decides its numbers.
+
+    Args:
+        hashes: of the files of a bundle, by name; only those of the engine matter.
+        spec: what runs them.
+    """
+    if spec == REFERENCE:
+        return engine_digest(hashes[ENGINE], hashes.get(WEIGHTS))
+    files = {name: digest for name, digest in hashes.items() if name.startswith(ENGINE_PREFIXES)}
+    return sha256_json([spec.model_dump(mode="json"), files])
+
+
+def certified_sha256_of(directory: Path, spec: EngineSpec) -> str:
+    """`certified_sha256` of the engine in a directory."""
+    files = (path for path in directory.iterdir() if path.is_file() and path.name.startswith(ENGINE_PREFIXES))
+    return certified_sha256({path.name: sha256_file(path) for path in files}, spec)
 
 
 def describe_files(directory: Path) -> dict[str, FileEntry]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
-
+from stage1.artifacts import Artifact
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 
@@ -23,8 +22,8 @@ Precision = Literal["fp32", "bf16", "int8"]
 Device = Literal["cpu", "cuda"]
 
 
-class EngineSpec(BaseModel):
-    """Which runtime computes a Stage-1, where, and how exactly; part of what a certificate is true of.
+class EngineSpec(Artifact):
+    """`spec.json`: which runtime computes a Stage-1, where, and how exactly; part of what a certificate is true of.
 
     Attributes:
         backend: the runtime.
@@ -32,7 +31,7 @@ class EngineSpec(BaseModel):
         device: where it runs.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    SCHEMA_VERSION: ClassVar[int] = 1
 
     backend: Backend = "onnxruntime"
     precision: Precision = "fp32"

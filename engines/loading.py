@@ -15,13 +15,13 @@ from engines.bundle import (
     GOLDEN,
     PARAMS,
     PREPROCESS,
-    WEIGHTS,
+    SPEC,
     Manifest,
-    engine_digest,
+    certified_sha256,
     read_golden,
     verify_bundle,
 )
-from engines.engine import REFERENCE, Engine, buckets
+from engines.engine import REFERENCE, Engine, EngineSpec, buckets
 from engines.errors import BundleRefused, InferenceError, ParityError
 from engines.lifecycle import State
 from engines.memory import admit, available_bytes
@@ -48,14 +48,19 @@ class CheckedBundle:
 
     directory: Path
     manifest: Manifest
+    spec: EngineSpec
     params: ScrcParams
     calibrator: ProbabilityCalibrator
     preprocess: PreprocessSettings
 
     @property
     def weights(self) -> int:
-        """Size of the engine's files, bytes."""
-        return sum(self.manifest.files[name].size for name in (ENGINE, WEIGHTS) if name in self.manifest.files)
+        """Size of the largest engine in it, bytes."""
+        graph, *others = (
+            sum(entry.size for name, entry in self.manifest.files.items() if name.startswith(prefix))
+            for prefix in (ENGINE, "model.int8.", "model.bf16.", "engine.")
+        )
+        return max(graph, *others)
 
 
 @dataclass(frozen=True)
@@ -95,17 +100,18 @@ def check_bundle(directory: Path, report: Report = _silent) -> CheckedBundle:
         params = ScrcParams.read(directory / PARAMS)
         preprocess = PreprocessSettings.read(directory / PREPROCESS)
         calibrator = ProbabilityCalibrator.read(directory / CALIBRATOR)
-        weights = manifest.files.get(WEIGHTS)
-        digest = engine_digest(manifest.files[ENGINE].sha256, None if weights is None else weights.sha256)
+        spec = EngineSpec.read(directory / SPEC) if SPEC in manifest.files else REFERENCE
+        digest = certified_sha256({name: entry.sha256 for name, entry in manifest.files.items()}, spec)
         params.check_binding(engine_sha256=digest, preprocess_sha256=preprocess.sha256)
     except Stage1Error as error:
         raise BundleRefused(f"{directory.name}: {error}") from error
-    return CheckedBundle(directory, manifest, params, calibrator, preprocess)
+    return CheckedBundle(directory, manifest, spec, params, calibrator, preprocess)
 
 
 def load_checked(
     checked: CheckedBundle,
     *,
+    spec: EngineSpec | None = None,
     threads: int | None = None,
     most: int = MOST,
     spot: bool = False,
@@ -116,6 +122,8 @@ def load_checked(
 
     Args:
         checked: from `check_bundle`.
+        spec: another engine than the one that was certified, on the same graph. The golden images decide whether it
+            may: the same decisions, and outputs within the tolerance of the bundle.
         threads: intra-op threads of the engine.
         most: largest batch that will be asked of it.
         spot: compare a few golden images at each batch size instead of all, because a trial has compared them all.
@@ -131,7 +139,7 @@ def load_checked(
         admit(checked.weights, memory())
     except BundleRefused as error:
         raise BundleRefused(f"{name}: {error}") from None
-    engine = open_engine(REFERENCE, checked.directory / ENGINE, threads=threads)
+    engine = open_engine(spec or checked.spec, checked.directory / ENGINE, threads=threads)
     try:
         if engine.describe().size_px != checked.preprocess.size_px:
             raise BundleRefused(f"{name}: engine and preprocess settings differ in image size")
@@ -151,13 +159,15 @@ def load_checked(
     return LiveBundle(checked.manifest, engine, checked.params, policy, checked.calibrator, checked.preprocess)
 
 
-def load_bundle(directory: Path, *, threads: int | None = None, most: int = MOST) -> LiveBundle:
+def load_bundle(
+    directory: Path, *, spec: EngineSpec | None = None, threads: int | None = None, most: int = MOST
+) -> LiveBundle:
     """Verify, load, warm up and compare with the golden outputs; see `check_bundle` and `load_checked`.
 
     Raises:
         BundleRefused: any check failed; nothing stays loaded.
     """
-    return load_checked(check_bundle(directory), threads=threads, most=most)
+    return load_checked(check_bundle(directory), spec=spec, threads=threads, most=most)
 
 
 def _drift(actual: Stage1Outputs, expected: Stage1Outputs) -> list[float]:

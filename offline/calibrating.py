@@ -67,6 +67,12 @@ def run_engine(
     return LabelledOutputs(Stage1Outputs.concatenate(parts), data.labels, data.ids, data.groups, data.metadata)
 
 
+def in_batches(engine: Engine, images: Pixels) -> Stage1Outputs:
+    """Outputs of an engine for any number of images, in batches that it takes."""
+    starts = range(0, len(images), BATCH)
+    return Stage1Outputs.concatenate([engine.infer(images[start : start + BATCH]) for start in starts])
+
+
 def read_ledger(workspace: Path) -> list[LedgerEntry]:
     """All certifications so far; a line that a crash cut short is ignored: its rows were not looked at.
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from engines.engine import EngineSpec
 from offline.split_settings import SplitSettings
 from stage1.artifacts import Artifact
 from stage1.calibration_settings import CalibrationSettings
@@ -334,6 +335,7 @@ class RunConfig(Artifact):
     Attributes:
         seed: seed of training.
         preset: name of the preset it started from.
+        engine: what the graph is compiled for; it is certified on the numbers of this engine, and served by it.
     """
 
     SCHEMA_VERSION: ClassVar[int] = 1
@@ -348,6 +350,7 @@ class RunConfig(Artifact):
     train_supervised: TrainSettings = TrainSettings()
     train_conformal_risk: ConformalTrainingSettings = ConformalTrainingSettings()
     compare_training: CompareSettings = CompareSettings()
+    engine: EngineSpec = EngineSpec()
     calibrate_scrc: CalibrationSettings = CalibrationSettings()
     gate: GateSettings = GateSettings()
 

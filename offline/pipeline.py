@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache, reduce
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from inspect import getsource
 from operator import getitem
@@ -135,7 +135,7 @@ class Stage:
         needs: names of the stages whose files it reads.
         sections: fields of `RunConfig` that it depends on, or parts of them, as in `model.backbone`.
         code: modules whose source is part of its key, with every module of this program that they import.
-        distributions: installed packages whose version is part of its key.
+        distributions: packages whose installed version, or that they are not there, is part of its key.
         outside: files and directories that the config names and the stage reads; names, sizes and times of change of
             what is there are part of its key.
         run: does the work, writing into `context.out`.
@@ -240,7 +240,7 @@ class Pipeline:
             "outside": [_listing(path) for path in stage.outside(self.config)],
             "code": {module: _digest(_source(module)) for module in own_modules(stage.code)},
             "run": _source_of_function(stage.run),
-            "versions": {name: version(name) for name in stage.distributions},
+            "versions": {name: _version(name) for name in stage.distributions},
         }
         return sha256_json(parts)[:KEY_LENGTH]
 
@@ -362,6 +362,13 @@ def _source_of_function(function: Callable[[StageContext], None]) -> str:
         return _digest(getsource(function))
     except OSError:
         return function.__qualname__
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
 
 
 def _digest(text: str) -> str:

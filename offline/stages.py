@@ -6,23 +6,29 @@ import csv
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from engines.backends import open_engine
 from engines.bundle import (
     CALIBRATOR,
     ENGINE,
+    ENGINE_PREFIXES,
     GOLDEN,
     PARAMS,
     PREPROCESS,
     REQUIRED,
-    WEIGHTS,
+    SPEC,
     Provenance,
-    engine_sha256,
+    certified_sha256_of,
     write_golden,
 )
+from engines.compiling import compile_engine
+from engines.engine import REFERENCE, Engine, EngineSpec
 from engines.onnx_engine import OnnxEngine
 from offline import publishing
-from offline.calibrating import calibrator_of, claim_fold, code_version, golden_rows, run_engine
+from offline.calibrating import calibrator_of, claim_fold, code_version, golden_rows, in_batches, run_engine
 from offline.comparison import TrainingComparison
 from offline.config import PretrainedBackbone, RunConfig
 from offline.dataset import Dataset, read_dataset
@@ -37,14 +43,17 @@ from offline.reporting import render
 from offline.split_settings import Split
 from offline.splits import Splits
 from offline.splitting import Looks, examined, split
+from offline.stage_records import AdaptationRecord, ConformalRecord, DriftRecord, ExportRecord, TrainingRecord
 from offline.thumbnails import thumbnails
-from stage1.artifacts import Artifact, write_atomic
+from stage1.artifacts import write_atomic
 from stage1.calibration import CalibrationContext, calibrate
 from stage1.candidates import select
 from stage1.certificate import ScrcParams
+from stage1.policy import ScrcPolicy
 from stage1.preprocess import PreprocessSettings
 from stage1.probability import ProbabilityCalibrator
 from stage1.reference_rules import ReferenceRules, Thresholds, reference_rules, swept_thresholds
+from stage1.rows import LabelledOutputs
 
 if TYPE_CHECKING:
     from offline.judging import ImageSet
@@ -62,77 +71,11 @@ METRICS = "metrics.csv"
 REFERENCES = "reference_rules.json"
 THRESHOLDS = "thresholds.json"
 COMPARISON = "comparison.json"
+DRIFT = "drift.json"
 # Not from `offline.adapters`, which would bring torch with it.
 ADAPTER_TENSORS = "adapter.safetensors"
 PUBLICATION = "publish.json"
 JUDGING: tuple[Split, ...] = ("val_select", "val_calib", "test")
-
-
-class TrainingRecord(Artifact):
-    """`training.json`: what supervised training trained, and from where.
-
-    Attributes:
-        adapter: kind of adapter.
-        trained_parameters: of adapters and heads.
-        all_parameters: of the network with its adapters.
-        cached: whether it started behind the frozen blocks.
-        inputs: how, or why not.
-        coverage: exit coverage on val_select of the checkpoint that was kept.
-        loss: its mean cross-entropy there.
-    """
-
-    SCHEMA_VERSION: ClassVar[int] = 1
-
-    adapter: str
-    trained_parameters: int
-    all_parameters: int
-    cached: bool
-    inputs: str
-    coverage: float
-    loss: float
-
-
-class AdaptationRecord(Artifact):
-    """`adaptation.json`: what domain adaptation saw and what came of it.
-
-    Attributes:
-        images: unlabelled images that it saw.
-        unreadable: files of the directories of unlabelled images that could not be decoded.
-        alike: those that were left out because they look like a row that judges.
-        kept_epoch: the epoch whose backbone was kept; 0 if none was better than the backbone as it came.
-        judge: how epochs were judged.
-        before: Matthews correlation of the judge on val_select with the backbone as it came.
-        epochs: mean loss terms of each epoch, the entropy of the mean assignment, and the judgement.
-    """
-
-    SCHEMA_VERSION: ClassVar[int] = 1
-
-    images: int
-    unreadable: int
-    alike: int
-    kept_epoch: int
-    judge: str
-    before: float | None
-    epochs: tuple[dict[str, float], ...]
-
-
-class ConformalRecord(Artifact):
-    """`conformal_training.json`: what conformal risk training did to the exit coverage on val_select."""
-
-    SCHEMA_VERSION: ClassVar[int] = 1
-
-    enabled: bool
-    coverage_before: float | None = None
-    coverage_after: float | None = None
-
-
-class ExportRecord(Artifact):
-    """`export.json`: largest difference between torch and the compiled engine."""
-
-    SCHEMA_VERSION: ClassVar[int] = 1
-
-    parity: float
-    engine_sha256: str
 
 
 def _data(context: StageContext, name: Split | None = None) -> Dataset:
@@ -337,7 +280,10 @@ def run_compare_training(context: StageContext) -> None:
 
 
 def run_export(context: StageContext) -> None:
-    """Compile to ONNX and prove it equal to torch; writes `model.onnx` and `preprocess.json`."""
+    """Export to ONNX, prove it equal to torch, and compile that for the engine of the config.
+
+    Writes `model.onnx`, what the engine needs beside it, `spec.json` and `preprocess.json`.
+    """
     from offline.exporting import PARITY_BATCHES, check_export, export_onnx  # noqa: PLC0415
     from offline.modeling import load_weights  # noqa: PLC0415
 
@@ -349,8 +295,17 @@ def run_export(context: StageContext) -> None:
     rows = _data(context, "val_select")
     sample = Dataset(rows.root, rows.rows[: max(PARITY_BATCHES)])
     parity = check_export(net, path, sample.array(config.preprocess))
+    compile_engine(config.engine, path)
+    config.engine.write(context.out / SPEC)
     config.preprocess.write(context.out / PREPROCESS)
-    ExportRecord(parity=parity, engine_sha256=engine_sha256(path)).write(context.out / "export.json")
+    digest = certified_sha256_of(context.out, config.engine)
+    ExportRecord(parity=parity, engine_sha256=digest).write(context.out / "export.json")
+
+
+def _engine(context: StageContext) -> Engine:
+    """The compiled engine: whose numbers are certified, and which serves."""
+    export = context.inputs["export"]
+    return open_engine(EngineSpec.read(export / SPEC), export / ENGINE)
 
 
 def run_calibrate_scrc(context: StageContext) -> None:
@@ -363,22 +318,41 @@ def run_calibrate_scrc(context: StageContext) -> None:
     preprocess = PreprocessSettings.read(export / PREPROCESS)
     splits = _splits(context)
     splits.check(_data(context))
-    engine = OnnxEngine(export / ENGINE)
+    engine = _engine(context)
     select_rows = _data(context, "val_select")
     val_select = run_engine(engine, select_rows, preprocess, context.progress.step, "val_select")
     fold, prior_uses = claim_fold(context.workspace, splits, context.key, context.now().isoformat(timespec="seconds"))
     fold_rows = splits.pick(_data(context), fold)
     val_calib = run_engine(engine, fold_rows, preprocess, context.progress.step, "val_calib")
-    binding = CalibrationContext(engine_sha256(export / ENGINE), preprocess.sha256, prior_uses, code_version())
+    digest = certified_sha256_of(export, engine.describe().spec)
+    binding = CalibrationContext(digest, preprocess.sha256, prior_uses, code_version())
     settings = config.calibrate_scrc
-    calibrate(val_select, val_calib, settings, binding).write(context.out / PARAMS)
+    params = calibrate(val_select, val_calib, settings, binding)
+    params.write(context.out / PARAMS)
     calibrator_of(val_calib, named_targets(fold_rows, config.model.heads)).write(context.out / CALIBRATOR)
     compared = {"alpha": settings.alpha, "delta": settings.delta, "coverage": settings.coverage}
     reference_rules(val_select, val_calib, select(val_select, settings), **compared).write(context.out / REFERENCES)
     swept = swept_thresholds(val_select, alpha=settings.alpha, false_alarm_rate=settings.false_alarm_rate)
     swept.write(context.out / THRESHOLDS)
     golden = golden_rows(select_rows, config.seed).array(preprocess)
-    write_golden(context.out / GOLDEN, golden, engine.infer(golden))
+    write_golden(context.out / GOLDEN, golden, in_batches(engine, golden))
+    _drift(context, engine, val_select, params)
+
+
+def _drift(context: StageContext, engine: Engine, ours: LabelledOutputs, params: ScrcParams) -> None:
+    """What another engine than the reference changes on val_select; writes `drift.json`."""
+    spec = engine.describe().spec
+    if spec == REFERENCE:
+        return
+    rows, preprocess = _data(context, "val_select"), context.config.preprocess
+    reference = OnnxEngine(context.inputs["export"] / ENGINE)
+    theirs = run_engine(reference, rows, preprocess, context.progress.step, "val_select, in fp32")
+    policy = ScrcPolicy(params)
+    decided = policy.decide(ours.outputs).exit_label != policy.decide(theirs.outputs).exit_label
+    away = np.abs(ours.outputs.roadwork_score - theirs.outputs.roadwork_score)
+    DriftRecord(engine=str(spec), rows=len(rows), largest=float(away.max()), decided=int(decided.sum())).write(
+        context.out / DRIFT
+    )
 
 
 def run_eval_selective(context: StageContext) -> None:
@@ -388,7 +362,7 @@ def run_eval_selective(context: StageContext) -> None:
     calibrator = ProbabilityCalibrator.read(calibrated / CALIBRATOR)
     preprocess = PreprocessSettings.read(export / PREPROCESS)
     rows = _data(context, "test")
-    test = run_engine(OnnxEngine(export / ENGINE), rows, preprocess, context.progress.step, "test")
+    test = run_engine(_engine(context), rows, preprocess, context.progress.step, "test")
     rules, thresholds = ReferenceRules.read(calibrated / REFERENCES), Thresholds.read(calibrated / THRESHOLDS)
     report = evaluate(test, params, calibrator, rules, thresholds, EvaluationSettings(seed=context.config.seed))
     report.write(context.out / REPORT)
@@ -412,9 +386,9 @@ def run_publish(context: StageContext) -> None:
     """Put the bundle into the store; make it current if the gate lets it pass. Writes `publish.json`."""
     sources = [context.inputs[name] for name in BUNDLE_STAGES]
     files = context.out / "bundle"
-    names = [name for name in (*REQUIRED, BEST, REPORT, REFERENCES, THRESHOLDS) if name != CONFIG]
-    if (context.inputs["export"] / WEIGHTS).exists():
-        names.append(WEIGHTS)
+    names = [name for name in (*REQUIRED, SPEC, BEST, REPORT, REFERENCES, THRESHOLDS) if name != CONFIG]
+    beside = {path.name for path in context.inputs["export"].iterdir() if path.name.startswith(ENGINE_PREFIXES)}
+    names += sorted(beside - set(names))
     publishing.assemble(sources, names, files)
     context.config.write(files / CONFIG)
     data = _data(context)
@@ -452,6 +426,8 @@ def _start(config: RunConfig) -> list[Path]:
 
 BUNDLE_STAGES = ("splits", "train_conformal_risk", "export", "calibrate_scrc", "eval_selective")
 _TORCH = ("torch", "transformers", "peft")
+# What `open_engine` may import is found only when it does.
+_ENGINES = ("engines.backends", "engines.openvino_engine")
 _MODEL = ("offline.modeling", "offline.adapters", "stage1.model")
 
 STAGES: tuple[Stage, ...] = (
@@ -510,8 +486,8 @@ STAGES: tuple[Stage, ...] = (
     Stage(
         "export",
         ("splits", "train_conformal_risk"),
-        ("preprocess", "model"),
-        (*_MODEL, "offline.exporting", "engines.bundle"),
+        ("preprocess", "model", "engine"),
+        (*_MODEL, "offline.exporting", "engines.bundle", "engines.compiling"),
         run_export,
         (*_TORCH, "onnx", "onnxscript", "onnxruntime"),
     ),
@@ -519,17 +495,24 @@ STAGES: tuple[Stage, ...] = (
         "calibrate_scrc",
         ("splits", "export"),
         ("seed", "calibrate_scrc", "model.heads"),
-        ("offline.calibrating", "engines.bundle", "stage1.calibration", "stage1.probability", "stage1.reference_rules"),
+        (
+            "offline.calibrating",
+            "engines.bundle",
+            *_ENGINES,
+            "stage1.calibration",
+            "stage1.probability",
+            "stage1.reference_rules",
+        ),
         run_calibrate_scrc,
-        ("onnxruntime", "numpy", "scipy"),
+        ("onnxruntime", "openvino", "numpy", "scipy"),
     ),
     Stage(
         "eval_selective",
         ("splits", "compare_training", "export", "calibrate_scrc"),
         (),
-        ("offline.evaluating", "offline.calibrating", "offline.reporting", "offline.thumbnails"),
+        ("offline.evaluating", "offline.calibrating", *_ENGINES, "offline.reporting", "offline.thumbnails"),
         run_eval_selective,
-        ("onnxruntime", "numpy", "scipy"),
+        ("onnxruntime", "openvino", "numpy", "scipy"),
     ),
     Stage("publish", BUNDLE_STAGES, ("gate",), ("offline.publishing",), run_publish, always=True),
 )

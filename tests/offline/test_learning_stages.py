@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from engines.engine import EngineSpec
+from engines.errors import BundleRefused
+from engines.loading import load_bundle
 from engines.onnx_engine import OnnxEngine
 from engines.store import Store
 from offline.comparison import TrainingComparison
@@ -16,9 +20,12 @@ from offline.config import RunConfig, load_config
 from offline.dataset import read_dataset
 from offline.errors import DatasetError
 from offline.pipeline import Pipeline
+from offline.publishing import Publication
 from offline.scenes import draw_frame, plan_scene
 from offline.splits import Splits
-from offline.stages import STAGES, AdaptationRecord, TrainingRecord
+from offline.stage_records import AdaptationRecord, DriftRecord, TrainingRecord
+from offline.stages import STAGES
+from stage1.certificate import ScrcParams
 from stage1.preprocess import PreprocessSettings
 from stage1.probability import ProbabilityCalibrator
 
@@ -178,6 +185,42 @@ def test_a_named_head_is_in_the_engine_and_has_its_own_calibrator(first: tuple[P
     shares = calibrator.head_probabilities("alteration", outputs.heads["alteration"])
     assert shares.shape == (5, 3)
     assert shares.sum(1) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "spec", [EngineSpec(precision="int8"), EngineSpec(backend="openvino")], ids=["onnxruntime int8", "openvino fp32"]
+)
+def test_for_another_engine_nothing_is_trained_again_and_its_own_numbers_are_certified(
+    first: tuple[Path, Told], home: Path, spec: EngineSpec
+) -> None:
+    if spec.backend == "openvino" and find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    chosen = config(home, engine__backend=spec.backend, engine__precision=spec.precision)
+    run, told = night(home, chosen, "workspace")
+    assert told.ran == ["export", "calibrate_scrc", "eval_selective", "publish"]
+    before, params = (ScrcParams.read(each / "scrc_params.json") for each in (first[0], run))
+    assert params.prior_uses > before.prior_uses
+    assert params.binding.engine_sha256 != before.binding.engine_sha256
+    drift = DriftRecord.read(run / "drift.json")
+    assert (drift.engine, drift.rows > 0) == (str(spec), True)
+    assert (drift.largest > 1e-3) == (spec.precision == "int8")
+    store = Store(home / "store")
+    served = load_bundle(store.path(Publication.read(run / "publish.json").bundle), threads=1)
+    assert served.engine.describe().spec == spec
+    served.close()
+
+
+def test_a_bundle_may_be_served_by_an_engine_that_decides_the_same_and_by_no_other(
+    first: tuple[Path, Told], home: Path
+) -> None:
+    bundle = Store(home / "store").path(Publication.read(first[0] / "publish.json").bundle)
+    with pytest.raises(BundleRefused, match=r"model\.int8\.onnx"):
+        load_bundle(bundle, spec=EngineSpec(precision="int8"), threads=1)
+    if find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    served = load_bundle(bundle, spec=EngineSpec(backend="openvino"), threads=1)
+    assert served.engine.describe().runtime.startswith("openvino")
+    served.close()
 
 
 def first_loss(run: Path) -> float:
