@@ -20,17 +20,20 @@ from engines.errors import BundleRefused, InferenceError
 class Cuda:
     """`cuda.bindings.runtime`, with errors as exceptions.
 
+    Args:
+        api: the module, or what stands in for it.
+
     Raises:
         BundleRefused: it is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, api: Any = None) -> None:  # noqa: ANN401  the bindings have no types
         try:
-            self.api: Any = importlib.import_module("cuda.bindings.runtime")
+            self.api: Any = api or importlib.import_module("cuda.bindings.runtime")
         except (ImportError, OSError) as error:
             raise BundleRefused(f"cuda-bindings is missing ({error}): pip install cuda-bindings") from error
 
-    def call(self, function: str, *arguments: object) -> Any:  # noqa: ANN401  the bindings have no types
+    def call(self, function: str, *arguments: object) -> Any:  # noqa: ANN401
         """Call by name.
 
         Returns:
@@ -106,8 +109,9 @@ def capture(cuda: Cuda, stream: int, work: Callable[[], None]) -> int:
     try:
         work()
     except InferenceError:
-        # It also fails, for it says again that the capture was broken.
-        cuda.release("cudaStreamEndCapture", stream)
+        _, broken = cuda.api.cudaStreamEndCapture(stream)
+        if broken:
+            cuda.release("cudaGraphDestroy", broken)
         raise
     graph = cuda.call("cudaStreamEndCapture", stream)
     try:

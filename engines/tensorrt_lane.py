@@ -31,6 +31,7 @@ class _Bucket:
     context: Any
     runs: int = 0
     graph: int | None = None
+    capturable: bool = True
 
 
 class Lane:
@@ -104,16 +105,23 @@ class Lane:
         bucket = self._buckets.get(size)
         if bucket is None:
             bucket = self._buckets[size] = _Bucket(self._context(size))
-        if bucket.graph is None and bucket.runs >= RUNS_BEFORE_CAPTURE:
-            context = bucket.context
-            with _CAPTURING:
-                bucket.graph = capture(self._cuda, self._stream_id, lambda: self._enqueue(context, size))
+        if bucket.graph is None and bucket.capturable and bucket.runs >= RUNS_BEFORE_CAPTURE:
+            self._capture(bucket, size)
         if bucket.graph is None:
             self._enqueue(bucket.context, size)
         else:
             self._cuda.call("cudaGraphLaunch", bucket.graph, self._stream_id)
         self._cuda.call("cudaStreamSynchronize", self._stream_id)
         bucket.runs += 1
+
+    def _capture(self, bucket: _Bucket, size: int) -> None:
+        try:
+            with _CAPTURING:
+                bucket.graph = capture(self._cuda, self._stream_id, lambda: self._enqueue(bucket.context, size))
+        except InferenceError as error:
+            # It runs as it is, only slower; `captured` tells.
+            bucket.capturable = False
+            self._flavour.errors.add(f"batches of {size} cannot be captured: {error}")
 
     def _enqueue(self, context: Any, size: int) -> None:  # noqa: ANN401
         self._buffers[INPUT].upload(size, self._stream_id)
