@@ -51,12 +51,16 @@ def export_bf16(net: Stage1Net, path: Path, size_px: int) -> None:
         path: the ONNX file; weights too large for it are written beside it.
         size_px: side of the input.
     """
-    # The modules are shared but for the backbone, so that no second copy of it in fp32 is made for long.
-    twin = copy.copy(net)
-    twin._modules = {**net._modules, "backbone": _InBf16(net.backbone)}  # noqa: SLF001
-    _export(twin.eval(), list(net.named_heads), path, size_px, BF16_OPSET)
+    _export(bf16_twin(net).eval(), list(net.named_heads), path, size_px, BF16_OPSET)
     # The full check also infers types, and the standard has bf16 convolutions only since opset 22.
     onnx.checker.check_model(str(path))
+
+
+def bf16_twin(net: Stage1Net) -> Stage1Net:
+    """The same network with a backbone that computes in bf16; the rest is shared with `net`, which stays as it is."""
+    twin = copy.copy(net)
+    twin._modules = {**net._modules, "backbone": _InBf16(net.backbone)}  # noqa: SLF001
+    return twin
 
 
 class _InBf16(nn.Module):

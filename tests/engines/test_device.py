@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -74,3 +76,46 @@ def test_a_refusal_is_its_reason() -> None:
 @pytest.mark.parametrize("change", [{"name": ""}, {"compute_capability": "nine"}, {"total_bytes": 0}, {"more": 1}])
 def test_half_an_answer_is_none(change: dict[str, object]) -> None:
     assert isinstance(read_answer(json.dumps(ANSWER | change), "", 0), NoGpu)
+
+
+DRIVER = """
+#include <string.h>
+#include <stddef.h>
+static void *context = (void *)0x7fedcba98760;
+int cuInit(unsigned flags) { %s; }
+int cuDeviceGet(int *device, int ordinal) { *device = 3 + ordinal; return 0; }
+int cuDriverGetVersion(int *version) { *version = 13010; return 0; }
+int cuDeviceGetAttribute(int *value, int which, int device) { *value = which == 75 ? 8 : 6; return device != 3; }
+int cuDeviceGetName(char *name, int length, int device) { strncpy(name, "A card", length); return device != 3; }
+int cuDevicePrimaryCtxRetain(void **made, int device) { *made = context; return device != 3; }
+int cuCtxSetCurrent(void *wanted) { return wanted == context ? 0 : 201; }
+int cuMemGetInfo_v2(size_t *left, size_t *all) { *left = 5000000000; *all = 24000000000; return 0; }
+"""
+
+
+@pytest.mark.parametrize(
+    ("init", "expected"),
+    [
+        (
+            "return 0",
+            Gpu(
+                name="A card",
+                compute_capability="8.6",
+                driver="13.1",
+                total_bytes=24_000_000_000,
+                free_bytes=5_000_000_000,
+            ),
+        ),
+        ("return 100", NoGpu(reason="cuInit answers with error 100")),
+        ("return *(volatile int *)0", NoGpu(reason="asking the driver ended in SIGSEGV")),
+    ],
+)
+def test_a_driver_is_asked(init: str, expected: Gpu | NoGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of our own making, for the way to it."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    (tmp_path / "driver.c").write_text(DRIVER % init)
+    command = ["cc", "-shared", "-fPIC", "-w", "-o", str(tmp_path / "libcuda.so.1"), str(tmp_path / "driver.c")]
+    subprocess.run(command, check=True)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    assert find_gpu() == expected
