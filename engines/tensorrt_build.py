@@ -150,12 +150,12 @@ def _compile(
 
 
 def _timing(config: Any, cache: Path) -> Any:  # noqa: ANN401  the libraries have no types
-    """What was measured before, or an empty cache where the library does not take that any more."""
-    timing = config.create_timing_cache(cache.read_bytes()) if cache.exists() else None
-    if timing is None or not config.set_timing_cache(timing, ignore_mismatch=False):
-        timing = config.create_timing_cache(b"")
-        config.set_timing_cache(timing, ignore_mismatch=False)
-    return timing
+    """What was measured before, or an empty cache where the library does not take that; None if it keeps none here."""
+    for measured in (cache.read_bytes() if cache.exists() else b"", b""):
+        timing = config.create_timing_cache(measured)
+        if timing is not None and config.set_timing_cache(timing, ignore_mismatch=False):
+            return timing
+    return None
 
 
 def _parse(onnx: Path, network: Any, flavour: Flavour, lines: list[str]) -> int:  # noqa: ANN401

@@ -42,6 +42,8 @@ class TensorRtEngine:
     """
 
     def __init__(self, model: Path, spec: EngineSpec, *, find: Callable[[], Gpu | NoGpu] = find_gpu) -> None:
+        if spec.device != "cuda":
+            raise BundleRefused(f"{spec}: TensorRT computes on a GPU, ask for the device cuda")
         self.plan, content = read_plan(model, spec)
         self.flavour = load_flavour(self.plan.fingerprint.flavour)
         gpu = check_machine(self.plan, self.flavour, find)

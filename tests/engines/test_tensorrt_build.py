@@ -7,6 +7,7 @@ import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -17,7 +18,7 @@ from pydantic import ValidationError
 from engines.device import Gpu, NoGpu, find_gpu
 from engines.engine import EngineSpec
 from engines.errors import BuildFailed, BundleRefused
-from engines.tensorrt_build import Plan, build_plan, cache_name, forbid_known_wrong
+from engines.tensorrt_build import Plan, _timing, build_plan, cache_name, forbid_known_wrong
 from engines.tensorrt_flavour import Flavour
 from engines.tensorrt_plan import (
     BatchProfile,
@@ -185,6 +186,17 @@ class TestBuild:
         }
         assert len(names) == 4
         assert all("/" not in name and " " not in name for name in names)
+
+    @pytest.mark.parametrize(("takes", "kept"), [("old", b"old"), ("empty", b""), ("nothing", None)])
+    def test_what_was_measured_is_used_where_the_library_takes_it(
+        self, tmp_path: Path, takes: str, kept: bytes | None
+    ) -> None:
+        (tmp_path / "a.timing").write_bytes(b"old")
+        config = SimpleNamespace(
+            create_timing_cache=lambda content: content if takes != "nothing" else None,
+            set_timing_cache=lambda content, ignore_mismatch: not ignore_mismatch and (takes == "old" or not content),
+        )
+        assert _timing(config, tmp_path / "a.timing") == kept
 
     @pytest.mark.slow
     def test_of_the_default_backbones_shape_in_bf16(self, tmp_path: Path, flavour: Flavour) -> None:

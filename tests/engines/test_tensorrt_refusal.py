@@ -106,6 +106,10 @@ class TestRefusal:
         with pytest.raises(BundleRefused, match="computes in fp32, asked for is bf16"):
             open_engine(BF16, home)
 
+    def test_of_another_device(self, home: Path) -> None:
+        with pytest.raises(BundleRefused, match="ask for the device cuda"):
+            open_engine(EngineSpec(backend="tensorrt"), home)
+
     @pytest.mark.parametrize("content", ["{}", "not json", '{"schema_version": 99}'])
     def test_of_a_description_that_is_none(self, home: Path, content: str) -> None:
         home.with_name(DESCRIPTION).write_text(content)
