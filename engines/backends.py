@@ -37,4 +37,8 @@ def open_engine(spec: EngineSpec, model: Path, *, threads: int | None = None) ->
         from engines.openvino_engine import OpenVinoEngine  # noqa: PLC0415
 
         return OpenVinoEngine(model, spec, threads=threads)
+    if spec.backend == "tensorrt":
+        from engines.tensorrt_engine import TensorRtEngine  # noqa: PLC0415
+
+        return TensorRtEngine(model, spec)
     raise BundleRefused(f"{spec}: this program has no such engine")

@@ -2,6 +2,7 @@
 
 EngineError
 ├── InferenceError         the runtime failed on a batch
+├── BuildFailed            a runtime could not compile a graph
 ├── QueueFull              as many images wait for the engine as may
 ├── DeadlineExceeded       the engine had no time for an image before it was due
 ├── BundleRefused          a bundle failed a check; whatever was live stays live
@@ -19,6 +20,10 @@ class EngineError(Exception):
 
 class InferenceError(EngineError):
     """The runtime failed on a batch."""
+
+
+class BuildFailed(EngineError):
+    """A runtime could not compile a graph."""
 
 
 class QueueFull(EngineError):

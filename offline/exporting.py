@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from engines.engine import HEAD_PREFIX, INPUT, OUTPUTS
 from engines.onnx_engine import OnnxEngine
@@ -18,6 +21,8 @@ from stage1.model import Stage1Net
 from stage1.preprocess import Pixels
 
 OPSET = 18
+# The newest that the parser of TensorRT 10 takes.
+BF16_OPSET = 20
 MAX_BATCH = 64
 PARITY_BATCHES = (1, 2, 5, 17)
 PARITY_TOLERANCE = 1e-4
@@ -28,10 +33,49 @@ def export_onnx(net: Stage1Net, path: Path, size_px: int) -> None:
 
     Args:
         net: merged, fp32.
-        path: the ONNX file.
+        path: the ONNX file; weights too large for it are written beside it.
         size_px: side of the input.
     """
-    net.eval()
+    _export(net.eval(), list(net.named_heads), path, size_px, OPSET)
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def export_bf16(net: Stage1Net, path: Path, size_px: int) -> None:
+    """Write the twin for TensorRT, whose engines compute in the types of the graph: the backbone in bf16.
+
+    Pixels are normalised, and features pooled and judged, in fp32; inputs and outputs are those of `export_onnx`. ONNX
+    Runtime does not run it on a CPU.
+
+    Args:
+        net: merged, fp32; stays as it is.
+        path: the ONNX file; weights too large for it are written beside it.
+        size_px: side of the input.
+    """
+    _export(bf16_twin(net).eval(), list(net.named_heads), path, size_px, BF16_OPSET)
+    # The full check also infers types, and the standard has bf16 convolutions only since opset 22.
+    onnx.checker.check_model(str(path))
+
+
+def bf16_twin(net: Stage1Net) -> Stage1Net:
+    """The same network with a backbone that computes in bf16; the rest is shared with `net`, which stays as it is."""
+    twin = copy.copy(net)
+    twin._modules = {**net._modules, "backbone": _InBf16(net.backbone)}  # noqa: SLF001
+    return twin
+
+
+class _InBf16(nn.Module):
+    """A backbone that computes in bf16 and is asked and answers in fp32."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.inner = copy.deepcopy(backbone).bfloat16()
+
+    def forward(self, pixels: Tensor) -> BaseModelOutput:
+        hidden: Tensor = self.inner(pixels.bfloat16()).last_hidden_state
+        return BaseModelOutput(last_hidden_state=hidden.float())
+
+
+def _export(net: nn.Module, heads: list[str], path: Path, size_px: int, opset: int) -> None:
     example = torch.zeros((2, 3, size_px, size_px), dtype=torch.uint8)
     # The exporter reports every optional package it does not find.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -42,14 +86,13 @@ def export_onnx(net: Stage1Net, path: Path, size_px: int) -> None:
             (example,),
             str(path),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=opset,
             dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}},
             input_names=[INPUT],
-            output_names=[*OUTPUTS, *(HEAD_PREFIX + name for name in net.named_heads)],
+            output_names=[*OUTPUTS, *(HEAD_PREFIX + name for name in heads)],
             external_data=False,
             verbose=False,
         )
-    onnx.checker.check_model(str(path), full_check=True)
 
 
 def check_export(net: Stage1Net, path: Path, images: Pixels) -> float:

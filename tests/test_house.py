@@ -40,7 +40,14 @@ def test_nothing_imports_upwards_or_sideways(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "modules", ["miner.app", "engines.follow, stage2_bridge.local", "stage1.policy, stage1.calibration", "miner.cli"]
+    "modules",
+    [
+        "miner.app",
+        "engines.follow, stage2_bridge.local",
+        "stage1.policy, stage1.calibration",
+        "miner.cli",
+        "engines.tensorrt_engine, engines.tensorrt_build",
+    ],
 )
 def test_what_a_live_miner_loads_brings_no_package_of_an_extra(modules: str) -> None:
     assert not loaded_by(f"import {modules}") & {"torch", "transformers", "peft", "safetensors", "onnx", "openvino"}

@@ -1,0 +1,90 @@
+"""Is there a GPU, and which? Asked in a process of its own: TensorRT takes the one down that asks it without a GPU."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PROBE = Path(__file__).with_name("device_probe.py")
+# The first CUDA context on a machine whose driver is not loaded takes seconds.
+TIMEOUT_S = 30.0
+
+
+class Gpu(BaseModel):
+    """The GPU that CUDA calls device 0 in this environment.
+
+    Attributes:
+        name: as the driver tells it.
+        compute_capability: such as `8.6`.
+        driver: newest CUDA that the driver knows, such as `13.0`.
+        total_bytes: memory.
+        free_bytes: memory that nobody had taken when it was asked.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    compute_capability: str = Field(pattern=r"^\d+\.\d+$")
+    driver: str = Field(pattern=r"^\d+\.\d+$")
+    total_bytes: int = Field(gt=0)
+    free_bytes: int = Field(ge=0)
+
+    @property
+    def driver_major(self) -> int:
+        """First number of `driver`."""
+        return int(self.driver.partition(".")[0])
+
+
+class NoGpu(BaseModel):
+    """There is none, or none that can be used.
+
+    Attributes:
+        reason: for a person.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    reason: str
+
+
+def find_gpu(*, probe: Path = PROBE, timeout_s: float = TIMEOUT_S) -> Gpu | NoGpu:
+    """Ask the driver; whatever happens to the process that asks, this one goes on.
+
+    Args:
+        probe: script that asks.
+        timeout_s: after which it is ended.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", str(probe)], capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return NoGpu(reason=f"the driver did not answer within {timeout_s:g} s")
+    except OSError as error:
+        return NoGpu(reason=f"the driver could not be asked: {error}")
+    return read_answer(done.stdout, done.stderr, done.returncode)
+
+
+def read_answer(stdout: str, stderr: str, code: int) -> Gpu | NoGpu:
+    """What a probe said.
+
+    Args:
+        stdout: one line of JSON, the fields of `Gpu` or of `NoGpu`.
+        stderr: what it complained of.
+        code: exit status; negative for a signal.
+    """
+    if code < 0:
+        return NoGpu(reason=f"asking the driver ended in {signal.Signals(-code).name}")
+    if code:
+        said = stderr.strip().splitlines()[-1:] or ["nothing"]
+        return NoGpu(reason=f"asking the driver failed with status {code}: {said[0]}")
+    for kind in (NoGpu, Gpu):
+        try:
+            return kind.model_validate_json(stdout)
+        except ValidationError:
+            continue
+    return NoGpu(reason=f"the driver's answer makes no sense: {stdout.strip()[:200]!r}")

@@ -1,0 +1,142 @@
+"""The two TensorRT libraries behind one name: `tensorrt` for production, `tensorrt_rtx` also without NVIDIA's index.
+
+Code of this project calls the module `trt` where both libraries must have a name, and `rtx` where only the second has.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal
+
+from engines.errors import BundleRefused
+
+FlavourName = Literal["tensorrt", "tensorrt_rtx"]
+EXTRAS: dict[FlavourName, str] = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
+
+
+class ErrorLines:
+    """What TensorRT complains of: its functions return None or False, and the reason is a line of its log."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._readers: list[list[str]] = []
+        self._total = 0
+
+    @property
+    def total(self) -> int:
+        """Lines since the library was loaded."""
+        return self._total
+
+    def add(self, line: str) -> None:
+        """Tell it to whoever records."""
+        with self._lock:
+            self._total += 1
+            for reader in self._readers:
+                reader.append(line.strip())
+
+    @contextmanager
+    def recorded(self) -> Iterator[list[str]]:
+        """Lines that are written meanwhile, by any thread."""
+        lines: list[str] = []
+        with self._lock:
+            self._readers.append(lines)
+        try:
+            yield lines
+        finally:
+            with self._lock:
+                self._readers = [reader for reader in self._readers if reader is not lines]
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """A TensorRT that is installed.
+
+    Attributes:
+        name: of its module.
+        version: all four numbers.
+        trt: the module.
+        logger: the only `ILogger` of this process: the library keeps the first that it is given and ignores others.
+        recorder: an `IErrorRecorder`.
+        errors: where both write to.
+    """
+
+    name: FlavourName
+    version: str
+    trt: Any
+    logger: Any
+    recorder: Any
+    errors: ErrorLines
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+@cache
+def load_flavour(name: FlavourName | None = None) -> Flavour:
+    """Import a TensorRT.
+
+    Args:
+        name: which; default `tensorrt`, or else `tensorrt_rtx`.
+
+    Raises:
+        BundleRefused: it is not installed; says what to install.
+    """
+    missing = []
+    for candidate in EXTRAS if name is None else (name,):
+        try:
+            trt: Any = importlib.import_module(candidate)
+        except (ImportError, OSError) as error:
+            missing.append(f"{candidate} cannot be imported ({error})")
+            continue
+        errors = ErrorLines()
+        return Flavour(candidate, trt.__version__, trt, make_logger(trt, errors), make_recorder(trt, errors), errors)
+    extra = EXTRAS[name or "tensorrt"]
+    raise BundleRefused(f"{'; '.join(missing)}: pip install 'streetvision-cascade[{extra}]'")
+
+
+def make_logger(trt: Any, errors: ErrorLines) -> Any:  # noqa: ANN401  the libraries have no types
+    """An `ILogger` that keeps what went wrong."""
+
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
+            if severity in {trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR}:
+                errors.add(message)
+
+    return Logger()
+
+
+def make_recorder(trt: Any, errors: ErrorLines) -> Any:  # noqa: ANN401
+    """An `IErrorRecorder` that hands everything on; an object that has one writes its errors there, not to the log."""
+
+    class Recorder(trt.IErrorRecorder):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IErrorRecorder.__init__(self)
+
+        def report_error(self, _code: Any, description: str) -> bool:  # noqa: ANN401
+            errors.add(description)
+            return False
+
+        def num_errors(self) -> int:
+            return 0
+
+        def get_error_code(self, _index: int) -> Any:  # noqa: ANN401
+            return trt.ErrorCodeTRT.SUCCESS
+
+        def get_error_desc(self, _index: int) -> str:
+            return ""
+
+        def has_overflowed(self) -> bool:
+            return False
+
+        def clear(self) -> None:
+            """Nothing is kept."""
+
+    return Recorder()

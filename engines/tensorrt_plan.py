@@ -1,0 +1,217 @@
+"""A compiled TensorRT engine on disk, and the checks that need neither a GPU nor TensorRT.
+
+`engine.plan` holds code that will be run: it is read only after its hash agreed with `engine.json`. Both lie beside the
+graph they were built from, so that another GPU can have its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sysconfig
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from engines.bundle import engine_sha256
+from engines.device import Gpu
+from engines.engine import EngineSpec, Precision
+from engines.errors import BundleRefused
+from engines.tensorrt_flavour import FlavourName
+from stage1.artifacts import Artifact
+from stage1.errors import ArtifactError
+
+PLAN = "engine.plan"
+DESCRIPTION = "engine.json"
+
+
+class Fingerprint(BaseModel):
+    """What a plan was built by and for; it runs on nothing else.
+
+    Attributes:
+        flavour: the library.
+        version: its four numbers.
+        platform: operating system and processor.
+        gpu: name of the GPU; None for a plan that was built without one, which only `tensorrt_rtx` can.
+        compute_capability: of that GPU.
+        driver_major: first number of the newest CUDA that its driver knows.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    flavour: FlavourName
+    version: str
+    platform: str
+    gpu: str | None
+    compute_capability: str | None
+    driver_major: int | None
+
+    @classmethod
+    def here(cls, flavour: FlavourName, version: str, gpu: Gpu | None) -> Self:
+        """That of this machine."""
+        return cls(
+            flavour=flavour,
+            version=version,
+            platform=sysconfig.get_platform(),
+            gpu=gpu.name if gpu else None,
+            compute_capability=gpu.compute_capability if gpu else None,
+            driver_major=gpu.driver_major if gpu else None,
+        )
+
+    def differences(self, here: Self) -> list[str]:
+        """What keeps a plan with this fingerprint from running `here`; without a GPU on either side it is not compared.
+
+        Args:
+            here: fingerprint of the machine that would run it.
+        """
+        names = ["flavour", "version", "platform"]
+        if self.gpu is not None and here.gpu is not None:
+            names += ["gpu", "compute_capability", "driver_major"]
+        built, found = self.model_dump(), here.model_dump()
+        return [f"{name} {built[name]}, here {found[name]}" for name in names if built[name] != found[name]]
+
+
+class BatchProfile(BaseModel):
+    """Batch sizes that a plan takes, and the one it is fastest at."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    least: int = Field(default=1, ge=1)
+    best: int = 8
+    most: int = 32
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.least <= self.best <= self.most:
+            raise ValueError("a profile needs least <= best <= most")
+        return self
+
+
+class PlanDescription(Artifact):
+    """`engine.json`.
+
+    Attributes:
+        plan_sha256: hash of `engine.plan`.
+        plan_size: its size in bytes.
+        fingerprint: what it runs on.
+        onnx_sha256: hash of the graph with its weights (`engine_sha256`).
+        graph_sha256: hash of the graph without its weights.
+        profile: batch sizes.
+        size_px: side of the square images.
+        precision: as the graph says.
+        refittable: whether its weights can be replaced.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    plan_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    plan_size: int = Field(gt=0)
+    fingerprint: Fingerprint
+    onnx_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    graph_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    profile: BatchProfile
+    size_px: int = Field(gt=0)
+    precision: Precision
+    refittable: bool = False
+
+
+def source_of(model: Path, precision: Precision) -> Path:
+    """The graph that an engine of this precision is built from.
+
+    Args:
+        model: the reference graph, in fp32; strongly typed engines take their precision from a twin beside it.
+        precision: of the engine.
+    """
+    return model if precision == "fp32" else model.with_suffix(f".{precision}.onnx")
+
+
+def read_plan(model: Path, spec: EngineSpec) -> tuple[PlanDescription, bytes]:
+    """Read a plan that belongs to a graph, byte by byte as it was built.
+
+    Args:
+        model: the reference graph; the plan lies beside it.
+        spec: what is asked for.
+
+    Raises:
+        BundleRefused: a file is missing or changed, or it is the plan of another graph or precision.
+    """
+    try:
+        description = PlanDescription.read(model.with_name(DESCRIPTION))
+        plan = model.with_name(PLAN).read_bytes()
+    except ArtifactError as error:
+        raise BundleRefused(str(error)) from error
+    except OSError as error:
+        raise BundleRefused(f"{PLAN} cannot be read: {error.strerror or error}") from error
+    if len(plan) != description.plan_size or hashlib.sha256(plan).hexdigest() != description.plan_sha256:
+        raise BundleRefused(f"{PLAN} is not the file that {DESCRIPTION} describes")
+    if description.precision != spec.precision:
+        raise BundleRefused(f"{PLAN} computes in {description.precision}, asked for is {spec.precision}")
+    source = source_of(model, spec.precision)
+    try:
+        found = engine_sha256(source)
+    except OSError as error:
+        raise BundleRefused(f"{source.name}, which {PLAN} is built from, cannot be read: {error.strerror}") from error
+    if found != description.onnx_sha256:
+        raise BundleRefused(f"{PLAN} is built from another graph than {source.name}")
+    return description, plan
+
+
+def read_graph(path: Path) -> Any:  # noqa: ANN401  onnx has no types
+    """The graph of an ONNX file, without the weights that lie beside it.
+
+    Raises:
+        BundleRefused: it cannot be read, or is not ONNX.
+    """
+    # Not part of what a live miner installs, and a plan can be run without it.
+    import onnx  # noqa: PLC0415
+    from google.protobuf.message import DecodeError  # noqa: PLC0415
+
+    try:
+        return onnx.load(str(path), load_external_data=False)
+    except (OSError, DecodeError) as error:
+        raise BundleRefused(f"{path.name} is not an ONNX graph: {error}") from error
+
+
+def graph_sha256(path: Path) -> str:
+    """Hash of a graph without its weights: two graphs share it if one's weights can be put into the other's engine.
+
+    Names, shapes and types of all weights count; integers, which are shapes and axes and no weights, count with their
+    values.
+
+    Args:
+        path: an ONNX file; weights beside it are not read.
+
+    Raises:
+        BundleRefused: it cannot be read, or is not ONNX.
+    """
+    import onnx  # noqa: PLC0415
+
+    model = read_graph(path)
+    weights = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE}
+    for tensor in model.graph.initializer:
+        if tensor.data_type in weights:
+            kept = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+            tensor.CopyFrom(kept)
+    # Exporters write stack traces, with the paths of the machine, beside each node.
+    model.ClearField("metadata_props")
+    for part in (model.graph, *model.graph.node, *model.graph.input, *model.graph.output, *model.graph.value_info):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    for tensor in model.graph.initializer:
+        tensor.ClearField("metadata_props")
+        tensor.ClearField("doc_string")
+    return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
+
+
+def precision_of(path: Path) -> Precision:
+    """What a strongly typed engine of this graph computes in.
+
+    Args:
+        path: an ONNX file; weights beside it are not read.
+    """
+    import onnx  # noqa: PLC0415
+
+    graph = read_graph(path).graph
+    if any(node.op_type == "DequantizeLinear" for node in graph.node):
+        return "int8"
+    return "bf16" if any(tensor.data_type == onnx.TensorProto.BFLOAT16 for tensor in graph.initializer) else "fp32"

@@ -1,0 +1,250 @@
+"""Real builds by TensorRT-RTX, which needs no GPU for them."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+from pydantic import ValidationError
+
+from engines.device import Gpu, NoGpu, find_gpu
+from engines.engine import EngineSpec
+from engines.errors import BuildFailed, BundleRefused
+from engines.tensorrt_build import Plan, _timing, build_plan, cache_name, forbid_known_wrong
+from engines.tensorrt_flavour import Flavour
+from engines.tensorrt_plan import (
+    BatchProfile,
+    Fingerprint,
+    graph_sha256,
+    read_plan,
+    source_of,
+)
+
+pytest.importorskip("tensorrt_rtx")
+torch = pytest.importorskip("torch")
+
+# Imported after the check above: these modules need torch.
+from offline.config import ModelSettings, PretrainedBackbone, RandomBackbone  # noqa: E402
+from offline.exporting import export_bf16, export_onnx  # noqa: E402
+from offline.judging import predict  # noqa: E402
+from offline.modeling import build  # noqa: E402
+from stage1.model import Stage1Net  # noqa: E402
+
+SIZE_PX = 32
+FP32 = EngineSpec(backend="tensorrt", device="cuda")
+BF16 = EngineSpec(backend="tensorrt", device="cuda", precision="bf16")
+GPU = Gpu(name="Some GPU", compute_capability="8.6", driver="13.0", total_bytes=24 << 30, free_bytes=20 << 30)
+HERE = find_gpu()
+
+without_gpu = pytest.mark.skipif(isinstance(HERE, Gpu), reason="there is a GPU")
+WriteOnnx = Callable[..., Path]
+
+
+def dino(seed: int = 0) -> Stage1Net:
+    backbone = RandomBackbone(hidden=32, layers=2, heads=2, patch_px=8)
+    return build(ModelSettings(backbone=backbone, last_layers=None), size_px=SIZE_PX, seed=seed)
+
+
+class TestExport:
+    def test_of_a_twin_computes_in_bf16_and_is_asked_and_answers_as_the_reference(self, tmp_path: Path) -> None:
+        net = dino()
+        before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        path = tmp_path / "model.bf16.onnx"
+        export_bf16(net, path, SIZE_PX)
+        graph = onnx.load(path).graph
+        kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+        assert all(kind == onnx.TensorProto.BFLOAT16 for name, kind in kinds.items() if name.endswith("proj.weight"))
+        assert onnx.TensorProto.BFLOAT16 in kinds.values()
+        assert [(i.name, i.type.tensor_type.elem_type) for i in graph.input] == [("image", onnx.TensorProto.UINT8)]
+        assert {o.type.tensor_type.elem_type for o in graph.output} == {onnx.TensorProto.FLOAT}
+        assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+    def test_of_a_twin_is_close_to_the_reference(self, tmp_path: Path) -> None:
+        """Read back by ONNX's own reference, because ONNX Runtime has no bf16 on a CPU."""
+        net = dino()
+        export_bf16(net, tmp_path / "twin.onnx", SIZE_PX)
+        images = np.random.default_rng(0).integers(0, 256, (3, 3, SIZE_PX, SIZE_PX), dtype=np.uint8)
+        logits, select_score = ReferenceEvaluator(str(tmp_path / "twin.onnx")).run(None, {"image": images})
+        expected = predict(net, images)
+        assert logits == pytest.approx(expected.logits, abs=0.02)
+        assert select_score == pytest.approx(expected.select_score, abs=0.02)
+
+
+class TestBuild:
+    @pytest.mark.parametrize("precision", ["fp32", "bf16"])
+    def test_of_a_dinov3_export(self, precision: str, tmp_path: Path, flavour: Flavour) -> None:
+        net, model = dino(), tmp_path / "model.onnx"
+        if precision == "fp32":
+            export_onnx(net, model, SIZE_PX)
+            source = model
+        else:
+            source = source_of(model, "bf16")
+            export_bf16(net, source, SIZE_PX)
+        made = build_plan(source, flavour=flavour)
+        made.write(tmp_path)
+        assert made.description.precision == precision
+        assert (made.description.size_px, made.description.profile) == (SIZE_PX, BatchProfile())
+        assert read_plan(model, FP32 if precision == "fp32" else BF16) == (made.description, made.content)
+
+    def test_of_a_dinov3_export_that_keeps_its_weights_beside_it(
+        self, tmp_path: Path, flavour: Flavour, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.onnx._internal.exporter._onnx_program, "_LARGE_MODEL_THRESHOLD", 1000)
+        path = tmp_path / "model.bf16.onnx"
+        export_bf16(dino(), path, SIZE_PX)
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bf16.onnx", "model.bf16.onnx.data"]
+        small = path.stat().st_size
+        assert len(build_plan(path, flavour=flavour).content) > small
+        before = graph_sha256(path)
+        (tmp_path / "model.bf16.onnx.data").unlink()
+        assert graph_sha256(path) == before
+        with pytest.raises(BuildFailed, match=r"cannot parse model\.bf16\.onnx"):
+            build_plan(path, flavour=flavour)
+
+    def test_says_what_it_is(self, plan: Plan, tiny_engine: Path, flavour: Flavour) -> None:
+        described = plan.description
+        assert described.fingerprint.flavour == "tensorrt_rtx"
+        assert described.fingerprint.version == flavour.version
+        assert described.graph_sha256 == graph_sha256(tiny_engine)
+        assert described.plan_size == len(plan.content)
+        if isinstance(HERE, NoGpu):
+            assert described.fingerprint.gpu is None
+
+    @pytest.mark.parametrize("content", [b"", b"not a model", b"\x08\x07" + bytes(50)])
+    def test_of_what_is_not_onnx_says_why(self, tmp_path: Path, flavour: Flavour, content: bytes) -> None:
+        (tmp_path / "junk.onnx").write_bytes(content)
+        with pytest.raises(BuildFailed, match=r"junk\.onnx: .+"):
+            build_plan(tmp_path / "junk.onnx", flavour=flavour)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"outputs": ("logits", "score")},
+            {"heads": ("works",)},
+            {"dtype": onnx.TensorProto.FLOAT},
+            {"channels": 1},
+            {"size_px": "S"},
+            {"batch": 4},
+        ],
+    )
+    def test_of_another_models_graph_is_refused(
+        self, tmp_path: Path, write_onnx: WriteOnnx, flavour: Flavour, change: dict[str, object]
+    ) -> None:
+        with pytest.raises(BuildFailed, match="expected"):
+            build_plan(write_onnx(tmp_path / "other.onnx", **change), flavour=flavour)
+
+    def test_of_a_graph_that_cannot_be_batched_says_why(
+        self, tmp_path: Path, write_onnx: WriteOnnx, flavour: Flavour
+    ) -> None:
+        with pytest.raises(BuildFailed, match=r"cannot compile single\.onnx: .+"):
+            build_plan(write_onnx(tmp_path / "single.onnx", only_batch=1), flavour=flavour)
+
+    @without_gpu
+    def test_for_refitting_needs_a_gpu_and_says_so(self, tiny_engine: Path, flavour: Flavour) -> None:
+        with pytest.raises(BuildFailed, match="cannot compile"):
+            build_plan(tiny_engine, flavour=flavour, refit=True)
+
+    @without_gpu
+    def test_by_tensorrt_without_a_gpu_is_not_begun(self, tiny_engine: Path, flavour: Flavour) -> None:
+        with pytest.raises(BuildFailed, match="there is none"):
+            build_plan(tiny_engine, flavour=dataclasses.replace(flavour, name="tensorrt", trt=None))
+
+    @without_gpu
+    def test_without_a_gpu_measures_nothing(self, tmp_path: Path, tiny_engine: Path, flavour: Flavour) -> None:
+        build_plan(tiny_engine, flavour=flavour, timing_cache=tmp_path)
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(("version", "wrong"), [("11.3.0.99", True), ("11.4.0.106", False), ("10.16.1.11", False)])
+    def test_with_refit_is_refused_where_it_is_known_to_be_wrong(
+        self, flavour: Flavour, version: str, wrong: bool
+    ) -> None:
+        tensorrt = dataclasses.replace(flavour, name="tensorrt", version=version)
+        forbid_known_wrong(tensorrt, refit=False)
+        if wrong:
+            with pytest.raises(BuildFailed, match=r"use 11\.4"):
+                forbid_known_wrong(tensorrt, refit=True)
+        else:
+            forbid_known_wrong(tensorrt, refit=True)
+
+    def test_a_profile_is_in_order(self) -> None:
+        with pytest.raises(ValidationError, match="least <= best <= most"):
+            BatchProfile(least=1, best=64, most=32)
+
+    def test_what_was_measured_is_kept_for_each_gpu_and_version(self) -> None:
+        names = {
+            cache_name(Fingerprint.here("tensorrt", version, gpu))
+            for version in ("11.4.0.106", "10.16.1.11")
+            for gpu in (GPU, GPU.model_copy(update={"name": "Another / GPU"}))
+        }
+        assert len(names) == 4
+        assert all("/" not in name and " " not in name for name in names)
+
+    @pytest.mark.parametrize(("takes", "kept"), [("old", b"old"), ("empty", b""), ("nothing", None)])
+    def test_what_was_measured_is_used_where_the_library_takes_it(
+        self, tmp_path: Path, takes: str, kept: bytes | None
+    ) -> None:
+        (tmp_path / "a.timing").write_bytes(b"old")
+        config = SimpleNamespace(
+            create_timing_cache=lambda content: content if takes != "nothing" else None,
+            set_timing_cache=lambda content, ignore_mismatch: not ignore_mismatch and (takes == "old" or not content),
+        )
+        assert _timing(config, tmp_path / "a.timing") == kept
+
+    @pytest.mark.slow
+    def test_of_the_default_backbones_shape_in_bf16(self, tmp_path: Path, flavour: Flavour) -> None:
+        (tmp_path / "backbone").mkdir()
+        config = {
+            "model_type": "dinov3_vit",
+            "hidden_size": 1280,
+            "intermediate_size": 5120,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 20,
+            "num_register_tokens": 4,
+            "use_gated_mlp": True,
+            "hidden_act": "silu",
+            "key_bias": False,
+        }
+        (tmp_path / "backbone" / "config.json").write_text(json.dumps(config))
+        backbone = PretrainedBackbone(name=str(tmp_path / "backbone"))
+        net = build(ModelSettings(backbone=backbone), size_px=224, seed=0)
+        assert sum(parameter.numel() for parameter in net.backbone.parameters()) > 800e6
+        path = tmp_path / "model.bf16.onnx"
+        export_bf16(net, path, 224)
+        del net
+        gc.collect()
+        made = build_plan(path, flavour=flavour)
+        assert made.description.precision == "bf16"
+        assert len(made.content) > 1.6e9
+
+
+class TestGraphHash:
+    def test_is_the_same_for_other_weights(self, tmp_path: Path) -> None:
+        hashes = set()
+        for seed in (0, 1):
+            export_onnx(dino(seed), tmp_path / f"{seed}.onnx", SIZE_PX)
+            hashes.add(graph_sha256(tmp_path / f"{seed}.onnx"))
+        assert len(hashes) == 1
+
+    def test_is_another_for_another_graph(self, tmp_path: Path, write_onnx: WriteOnnx) -> None:
+        paths = [
+            write_onnx(tmp_path / "a.onnx"),
+            write_onnx(tmp_path / "b.onnx", heads=("head.works",)),
+            write_onnx(tmp_path / "c.onnx", size_px=48),
+            write_onnx(tmp_path / "d.onnx", only_batch=1),
+            write_onnx(tmp_path / "e.onnx", only_batch=2),
+        ]
+        assert len({graph_sha256(path) for path in paths}) == len(paths)
+        assert graph_sha256(write_onnx(tmp_path / "f.onnx", shift=1.0)) == graph_sha256(paths[0])
+
+    def test_of_junk_is_refused(self, tmp_path: Path) -> None:
+        (tmp_path / "junk.onnx").write_bytes(b"not a model")
+        with pytest.raises(BundleRefused, match="not an ONNX graph"):
+            graph_sha256(tmp_path / "junk.onnx")
