@@ -34,12 +34,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.learning_on_gpu import matrix_rate, shape
 from engines.device import NoGpu, find_gpu
-from engines.engine import INPUT, EngineSpec
+from engines.engine import INPUT, EngineSpec, twin
 from engines.errors import EngineError
 from engines.tensorrt_build import build_plan
 from engines.tensorrt_engine import TensorRtEngine
 from engines.tensorrt_flavour import EXTRAS, Flavour, load_flavour
-from engines.tensorrt_plan import PLAN, source_of
+from engines.tensorrt_plan import PLAN
 from engines.tensorrt_refit import refit
 from offline.config import ModelSettings, PretrainedBackbone
 from offline.exporting import bf16_twin, export_bf16, export_onnx
@@ -196,7 +196,7 @@ def run_tensorrt(bench: Bench, fails: list[str]) -> None:
     with told("export of the twin in bf16", fails):
         net = bench.net()
         weights = sum(parameter.numel() for parameter in net.parameters())
-        export_bf16(net, source_of(model, "bf16"), bench.size_px)
+        export_bf16(net, twin(model, "bf16"), bench.size_px)
         del net
         free(bench.device)
     for name in EXTRAS:
@@ -210,9 +210,7 @@ def run_tensorrt(bench: Bench, fails: list[str]) -> None:
 
 def measured_engine(bench: Bench, model: Path, flavour: Flavour, weights: int, *, refittable: bool) -> TensorRtEngine:
     with timed("  build"):
-        build_plan(source_of(model, "bf16"), flavour=flavour, refit=refittable, timing_cache=bench.home).write(
-            model.parent
-        )
+        build_plan(twin(model, "bf16"), flavour=flavour, refit=refittable, timing_cache=bench.home).write(model.parent)
         print(f"  {model.with_name(PLAN).stat().st_size / 2**20:.0f} MiB", flush=True)
     with timed("  load and warm"):
         engine = TensorRtEngine(model, BF16)

@@ -4,19 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engines.engine import Engine, EngineSpec, Precision
+from engines.engine import Engine, EngineSpec, twin
 from engines.errors import BundleRefused
 from engines.onnx_engine import OnnxEngine
-
-
-def twin(model: Path, precision: Precision) -> Path:
-    """The graph of another precision that lies beside a graph.
-
-    Args:
-        model: the fp32 graph.
-        precision: of the other one.
-    """
-    return model if precision == "fp32" else model.with_suffix(f".{precision}.onnx")
 
 
 def open_engine(spec: EngineSpec, model: Path, *, threads: int | None = None) -> Engine:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engines.backends import twin
-from engines.engine import EngineSpec
-from engines.errors import BundleRefused
+from engines.engine import EngineSpec, twin
 
 
-def compile_engine(spec: EngineSpec, model: Path) -> None:
+def compile_engine(spec: EngineSpec, model: Path, *, timing_cache: Path | None = None) -> None:
     """Write the files that a spec's engine reads, beside the graph; nothing where it reads the graph itself.
 
     Args:
         spec: what will run it.
-        model: the fp32 graph.
+        model: the fp32 graph; for TensorRT in another precision its twin lies beside it.
+        timing_cache: directory for what TensorRT measures while it builds.
 
     Raises:
-        BundleRefused: this graph cannot be compiled so.
+        BundleRefused: the runtime is not installed, or this graph cannot be quantised.
+        BuildFailed: TensorRT cannot compile it here.
     """
     if spec.backend == "onnxruntime" and spec.precision == "int8":
         from engines.quantising import quantise_dynamic  # noqa: PLC0415  it brings onnx, which a live miner does not need
 
         quantise_dynamic(model, twin(model, "int8"))
     elif spec.backend == "tensorrt":
-        raise BundleRefused(f"{spec}: a plan is built by the pipeline on the machine that runs it")
+        from engines.tensorrt_build import build_plan  # noqa: PLC0415
+        from engines.tensorrt_flavour import load_flavour  # noqa: PLC0415
+
+        build_plan(twin(model, spec.precision), flavour=load_flavour(), timing_cache=timing_cache).write(model.parent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
 from stage1.artifacts import Artifact
@@ -85,6 +86,16 @@ class Engine(Protocol):
     def describe(self) -> EngineDescription:
         """What this engine is."""
         ...
+
+
+def twin(model: Path, precision: Precision) -> Path:
+    """The graph of another precision that lies beside a graph.
+
+    Args:
+        model: the fp32 graph.
+        precision: of the other one.
+    """
+    return model if precision == "fp32" else model.with_suffix(f".{precision}.onnx")
 
 
 def buckets(most: int) -> tuple[int, ...]:

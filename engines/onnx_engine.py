@@ -38,7 +38,8 @@ class OnnxEngine:
     """
 
     def __init__(self, path: Path, spec: EngineSpec = REFERENCE, *, threads: int | None = None) -> None:
-        provider = _checked_provider(spec)
+        check_provider(spec)
+        provider = PROVIDERS[spec.device]
         self._spec = spec
         self._threads = threads or usable_cores()
         try:
@@ -84,8 +85,9 @@ class OnnxEngine:
 
     def describe(self) -> EngineDescription:
         """See `Engine.describe`."""
-        runtime = f"onnxruntime {ort.__version__}"
-        return EngineDescription(self._spec, runtime, self._size_px, self._threads, self._details)
+        return EngineDescription(
+            self._spec, f"onnxruntime {ort.__version__}", self._size_px, self._threads, self._details
+        )
 
     def _run(self, batch: Pixels) -> Stage1Outputs:
         session = self._session
@@ -98,7 +100,15 @@ class OnnxEngine:
         return named_outputs(self._outputs, values, rows=len(batch))
 
 
-def _checked_provider(spec: EngineSpec) -> str:
+def check_provider(spec: EngineSpec) -> str:
+    """Make sure that this ONNX Runtime computes what a spec says.
+
+    Returns:
+        Its name and version.
+
+    Raises:
+        BundleRefused: it does not.
+    """
     if (spec.device, spec.precision) not in SUPPORTED:
         raise BundleRefused(f"{spec}: ONNX Runtime computes fp32 and int8 on a CPU, and fp32 on CUDA")
     provider = PROVIDERS[spec.device]
@@ -106,7 +116,7 @@ def _checked_provider(spec: EngineSpec) -> str:
         raise BundleRefused(
             f"{spec}: this ONNX Runtime was built without CUDA; install onnxruntime-gpu in place of onnxruntime"
         )
-    return provider
+    return f"onnxruntime {ort.__version__}"
 
 
 def _provider_options(device: Device) -> dict[str, str]:

@@ -57,16 +57,7 @@ class OpenVinoEngine:
     """
 
     def __init__(self, path: Path, spec: EngineSpec, *, threads: int | None = None) -> None:
-        if spec.device != "cpu" or spec.precision not in HINTS:
-            raise BundleRefused(f"{spec}: OpenVINO computes {' and '.join(HINTS)} on a CPU here")
-        ov = _openvino()
-        core = ov.Core()
-        isa = _instruction_set(ov, core)
-        if spec.precision == "bf16" and not _multiplies_bf16(core, isa):
-            raise BundleRefused(
-                f"{spec}: this CPU has no bf16 arithmetic that OpenVINO may use ({isa}), and without it bf16 is many "
-                "times slower than fp32; set the precision to fp32"
-            )
+        ov, core, isa = _checked(spec)
         options = {
             "INFERENCE_PRECISION_HINT": HINTS[spec.precision],
             "INFERENCE_NUM_THREADS": threads or usable_cores(),
@@ -88,9 +79,7 @@ class OpenVinoEngine:
         used_threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
         details = {"inference_precision": used, "isa": isa}
         self._loaded: _Loaded | None = _Loaded(compiled)
-        self._description = EngineDescription(
-            spec, f"openvino {ov.__version__.partition('-')[0]}", self._size_px, used_threads, details
-        )
+        self._description = EngineDescription(spec, _named(ov), self._size_px, used_threads, details)
 
     def infer(self, batch: Pixels) -> Stage1Outputs:
         """See `Engine.infer`.
@@ -127,6 +116,37 @@ class OpenVinoEngine:
     def describe(self) -> EngineDescription:
         """See `Engine.describe`."""
         return self._description
+
+
+def check_cpu(spec: EngineSpec) -> str:
+    """Make sure that OpenVINO is there and computes on this CPU what a spec says.
+
+    Returns:
+        Its name and version.
+
+    Raises:
+        BundleRefused: it does not.
+    """
+    return _named(_checked(spec)[0])
+
+
+def _named(ov: ModuleType) -> str:
+    return f"openvino {ov.__version__.partition('-')[0]}"
+
+
+def _checked(spec: EngineSpec) -> tuple[ModuleType, Core, str]:
+    """The module, its runtime, and the instructions that its kernels may use."""
+    if spec.device != "cpu" or spec.precision not in HINTS:
+        raise BundleRefused(f"{spec}: OpenVINO computes {' and '.join(HINTS)} on a CPU here")
+    ov = _openvino()
+    core = ov.Core()
+    isa = _instruction_set(ov, core)
+    if spec.precision == "bf16" and not _multiplies_bf16(core, isa):
+        raise BundleRefused(
+            f"{spec}: this CPU has no bf16 arithmetic that OpenVINO may use ({isa}), and without it bf16 is many "
+            "times slower than fp32; set the precision to fp32"
+        )
+    return ov, core, isa
 
 
 def _openvino() -> ModuleType:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engines.bundle import engine_sha256
 from engines.device import Gpu
-from engines.engine import EngineSpec, Precision
+from engines.engine import EngineSpec, Precision, twin
 from engines.errors import BundleRefused
 from engines.tensorrt_flavour import FlavourName
 from stage1.artifacts import Artifact
@@ -115,16 +115,6 @@ class PlanDescription(Artifact):
     refittable: bool = False
 
 
-def source_of(model: Path, precision: Precision) -> Path:
-    """The graph that an engine of this precision is built from.
-
-    Args:
-        model: the reference graph, in fp32; strongly typed engines take their precision from a twin beside it.
-        precision: of the engine.
-    """
-    return model if precision == "fp32" else model.with_suffix(f".{precision}.onnx")
-
-
 def read_plan(model: Path, spec: EngineSpec) -> tuple[PlanDescription, bytes]:
     """Read a plan that belongs to a graph, byte by byte as it was built.
 
@@ -146,7 +136,7 @@ def read_plan(model: Path, spec: EngineSpec) -> tuple[PlanDescription, bytes]:
         raise BundleRefused(f"{PLAN} is not the file that {DESCRIPTION} describes")
     if description.precision != spec.precision:
         raise BundleRefused(f"{PLAN} computes in {description.precision}, asked for is {spec.precision}")
-    source = source_of(model, spec.precision)
+    source = twin(model, spec.precision)
     try:
         found = engine_sha256(source)
     except OSError as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from engines.available import check_available
 from engines.bundle import PARAMS
 from engines.store import Store
 from miner.app import utc_now
@@ -50,8 +51,11 @@ def retrain(
     Raises:
         SettingsError: the preset or a value is unknown.
         OfflineError: the data or the training do not allow a result.
+        BundleRefused: this machine does not run the engine that the config asks for.
     """
     settings = _config(preset, config, changes)
+    # A runtime that is missing is found now, and not after hours of training.
+    check_available(settings.engine)
     dataset = read_dataset(data)
     with display(progress) as shown:
         pipeline = Pipeline(

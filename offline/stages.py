@@ -25,7 +25,7 @@ from engines.bundle import (
     write_golden,
 )
 from engines.compiling import compile_engine
-from engines.engine import REFERENCE, Engine, EngineSpec
+from engines.engine import REFERENCE, Engine, EngineSpec, twin
 from engines.onnx_engine import OnnxEngine
 from offline import publishing
 from offline.calibrating import calibrator_of, claim_fold, code_version, golden_rows, in_batches, run_engine
@@ -284,7 +284,7 @@ def run_export(context: StageContext) -> None:
 
     Writes `model.onnx`, what the engine needs beside it, `spec.json` and `preprocess.json`.
     """
-    from offline.exporting import PARITY_BATCHES, check_export, export_onnx  # noqa: PLC0415
+    from offline.exporting import PARITY_BATCHES, check_export, export_bf16, export_onnx  # noqa: PLC0415
     from offline.modeling import load_weights  # noqa: PLC0415
 
     config = context.config
@@ -295,10 +295,14 @@ def run_export(context: StageContext) -> None:
     rows = _data(context, "val_select")
     sample = Dataset(rows.root, rows.rows[: max(PARITY_BATCHES)])
     parity = check_export(net, path, sample.array(config.preprocess))
-    compile_engine(config.engine, path)
-    config.engine.write(context.out / SPEC)
+    spec = config.engine
+    if spec.backend == "tensorrt" and spec.precision == "bf16":
+        # A strongly typed engine takes its precision from the graph.
+        export_bf16(net, twin(path, "bf16"), config.preprocess.size_px)
+    compile_engine(spec, path, timing_cache=context.workspace / "timing")
+    spec.write(context.out / SPEC)
     config.preprocess.write(context.out / PREPROCESS)
-    digest = certified_sha256_of(context.out, config.engine)
+    digest = certified_sha256_of(context.out, spec)
     ExportRecord(parity=parity, engine_sha256=digest).write(context.out / "export.json")
 
 

@@ -1,4 +1,4 @@
-"""A small vision transformer as the pipeline exports it, plans that TensorRT-RTX builds here, and a GPU of host memory."""
+"""A small transformer as the pipeline exports it, plans that TensorRT-RTX builds here, and a GPU of host memory."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from pydantic import ValidationError
 
 from engines.device import Gpu, NoGpu, find_gpu
-from engines.engine import EngineSpec
+from engines.engine import EngineSpec, twin
 from engines.errors import BuildFailed, BundleRefused
 from engines.tensorrt_build import Plan, _timing, build_plan, cache_name, forbid_known_wrong
 from engines.tensorrt_flavour import Flavour
@@ -25,7 +25,6 @@ from engines.tensorrt_plan import (
     Fingerprint,
     graph_sha256,
     read_plan,
-    source_of,
 )
 
 pytest.importorskip("tensorrt_rtx")
@@ -86,7 +85,7 @@ class TestBuild:
             export_onnx(net, model, SIZE_PX)
             source = model
         else:
-            source = source_of(model, "bf16")
+            source = twin(model, "bf16")
             export_bf16(net, source, SIZE_PX)
         made = build_plan(source, flavour=flavour)
         made.write(tmp_path)
