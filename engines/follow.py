@@ -15,6 +15,7 @@ from datetime import datetime
 import structlog
 from watchfiles import awatch
 
+from engines.engine import EngineSpec
 from engines.errors import EngineError, UnknownBundle
 from engines.lifecycle import Lifecycle, State
 from engines.loading import MOST, CheckedBundle, LiveBundle, check_bundle, load_checked
@@ -66,6 +67,7 @@ class StoreFollower:
 
     Args:
         store: where the pointer is.
+        serve_with: another engine than those that bundles were certified on; None for those.
         threads: intra-op threads of each engine.
         most: largest batch that is asked of an engine.
         settings: how bundles are replaced.
@@ -76,6 +78,7 @@ class StoreFollower:
         self,
         store: Store,
         *,
+        serve_with: EngineSpec | None = None,
         threads: int | None = None,
         most: int = MOST,
         settings: SwapSettings | None = None,
@@ -86,6 +89,7 @@ class StoreFollower:
         self.swaps = 0
         self.refusals = 0
         self._store = store
+        self._serve_with = serve_with
         self._threads = threads
         self._most = most
         self._memory = memory
@@ -94,7 +98,7 @@ class StoreFollower:
         self._history: deque[Lifecycle] = deque(maxlen=REMEMBERED)
         # By identity: a bundle can be wanted again while an earlier copy of it still drains.
         self._lives: dict[int, Lifecycle] = {}
-        self._trial = Trial(threads=threads, most=most)
+        self._trial = Trial(spec=serve_with, threads=threads, most=most)
         self._checker = ThreadPoolExecutor(1, thread_name_prefix="bundle-checker", initializer=_low_priority)
         # Not at low priority: an engine's threads inherit the niceness of the thread that makes it, and keep it.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="bundle-loader")
@@ -234,7 +238,13 @@ class StoreFollower:
         return await loop.run_in_executor(
             self._loader,
             lambda: load_checked(
-                checked, threads=self._threads, most=self._most, spot=tried, memory=self._memory, report=life.to
+                checked,
+                spec=self._serve_with,
+                threads=self._threads,
+                most=self._most,
+                spot=tried,
+                memory=self._memory,
+                report=life.to,
             ),
         )
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import typer
 
+from engines.engine import EngineSpec
 from engines.errors import BundleRefused, EngineError
 from stage1.errors import Stage1Error
 
@@ -25,12 +26,16 @@ class Trial:
     """Trials of bundles, one at a time; `cancel` ends the running one from another thread.
 
     Args:
+        spec: another engine than the one that was certified; None for that one.
         threads: intra-op threads of the engine; None for all cores.
         most: largest batch that will be asked of it.
         timeout_s: after so long a trial has failed.
     """
 
-    def __init__(self, *, threads: int | None, most: int, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, *, spec: EngineSpec | None = None, threads: int | None, most: int, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        self._spec = spec
         self._threads = threads
         self._most = most
         self._timeout_s = timeout_s
@@ -45,6 +50,7 @@ class Trial:
         """
         command = [sys.executable, "-m", "engines.trial", str(directory), "--most", str(self._most)]
         command += [] if self._threads is None else ["--threads", str(self._threads)]
+        command += [] if self._spec is None else ["--spec", self._spec.model_dump_json()]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
             self._child = child
             if self._cancelled.is_set():
@@ -78,13 +84,14 @@ def _reason(code: int, said: str) -> str:
     return f"the process that loaded it on trial {how}: {last}"
 
 
-def main(directory: Path, *, most: int = 1, threads: int | None = None) -> None:
+def main(directory: Path, *, most: int = 1, threads: int | None = None, spec: str | None = None) -> None:
     """Load the bundle in DIRECTORY, and say why it is refused if it is."""
     os.nice(NICENESS)
     from engines.loading import load_bundle  # noqa: PLC0415  at low priority, too
 
     try:
-        load_bundle(directory, threads=threads, most=most).close()
+        chosen = None if spec is None else EngineSpec.model_validate_json(spec)
+        load_bundle(directory, spec=chosen, threads=threads, most=most).close()
     except (EngineError, Stage1Error) as error:
         typer.echo(" ".join(str(error).removeprefix(f"{directory.name}: ").split()))
         raise SystemExit(REFUSED) from None

@@ -66,7 +66,11 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
         await _first_snapshot(chain, access, address)
         engine = settings.engine
         follower = StoreFollower(
-            Store(settings.store), threads=engine.threads, most=engine.batch.max_batch, settings=engine.swap
+            Store(settings.store),
+            serve_with=engine.serve_with,
+            threads=engine.threads,
+            most=engine.batch.max_batch,
+            settings=engine.swap,
         )
         stack.push_async_callback(follower.close)
         batcher = Batcher(engine.batch, clock=time.monotonic)

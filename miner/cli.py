@@ -5,16 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from miner.cli_common import (
+    DEFAULT_STORE,
+    DEFAULT_WORKSPACE,
+    ChangeOption,
+    ProgressKind,
+    StoreOption,
+    clear_errors,
+    parsed_changes,
+    say,
+)
+from miner.cli_engines import engines
+
 STARTED = time.monotonic()
-INTERRUPTED = 130
 
 app = typer.Typer(
     name="cascade",
@@ -24,16 +33,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-engines = typer.Typer(name="engines", help="Look at the store of bundles and move its pointer.", no_args_is_help=True)
 app.add_typer(engines)
-
-StoreOption = Annotated[Path, typer.Option("--store", help="Directory of bundles.", envvar="CASCADE_STORE")]
-ChangeOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting by its dotted name; repeatable."),
-]
-DEFAULT_STORE = Path("cascade-data/engines")
-DEFAULT_WORKSPACE = Path("cascade-data/workspace")
 
 
 class Mode(StrEnum):
@@ -58,57 +58,6 @@ class PlanMode(StrEnum):
     BALANCED = "balanced"
 
 
-class ProgressKind(StrEnum):
-    """How progress is shown."""
-
-    AUTO = "auto"
-    BARS = "bars"
-    LINES = "lines"
-    JSON = "json"
-
-
-def say(text: str) -> None:
-    """Write a line of a command's result to standard output."""
-    typer.echo(text)
-
-
-@contextmanager
-def _clear_errors() -> Iterator[None]:
-    """Turn the errors this project raises on purpose into one line and an exit status."""
-    from filelock import Timeout  # noqa: PLC0415
-
-    from engines.errors import EngineError  # noqa: PLC0415
-    from miner.errors import MinerError  # noqa: PLC0415
-    from offline.errors import OfflineError  # noqa: PLC0415
-    from stage1.errors import Stage1Error  # noqa: PLC0415
-
-    try:
-        yield
-    except (MinerError, EngineError, OfflineError, Stage1Error, Timeout, OSError) as error:
-        typer.secho(f"cascade: {error}", err=True, fg="red")
-        raise typer.Exit(getattr(error, "exit_status", 1)) from error
-    except KeyboardInterrupt:
-        raise typer.Exit(INTERRUPTED) from None
-
-
-def _changes(items: list[str] | None) -> dict[str, Any]:
-    """`["a.b=1"]` to `{"a.b": 1}`; a value is JSON where it can be, else text."""
-    import json  # noqa: PLC0415
-
-    changes: dict[str, Any] = {}
-    for item in items or []:
-        key, separator, text = item.partition("=")
-        if not separator or not key:
-            raise typer.BadParameter(
-                f"{item!r}: expected KEY=VALUE, for example --set axon.port=8092", param_hint="--set"
-            )
-        try:
-            changes[key] = json.loads(text)
-        except ValueError:
-            changes[key] = text
-    return changes
-
-
 @app.command()
 def demo(
     data: Annotated[
@@ -125,7 +74,7 @@ def demo(
 
     Examples: `cascade demo` · `cascade demo --data photographs/`
     """
-    with _clear_errors():
+    with clear_errors():
         from miner.demo import DemoSettings, run_demo  # noqa: PLC0415
 
         settings = DemoSettings(directory=directory, data=data, scenes=scenes, difficulty=difficulty, seed=seed)
@@ -147,7 +96,7 @@ def mine(
 
     Examples: `cascade mine --wallet miner --hotkey one` · `cascade mine --set stage2.engine=stage2/ --retrain-now`
     """
-    with _clear_errors():
+    with clear_errors():
         import asyncio  # noqa: PLC0415
 
         from miner.app import run_miner  # noqa: PLC0415
@@ -158,7 +107,7 @@ def mine(
         flags = {"wallet.name": wallet, "wallet.hotkey": hotkey, "axon.port": port}
         flags |= {"chain.network": network, "chain.netuid": netuid}
         given = {key: value for key, value in flags.items() if value is not None}
-        settings = load_settings(config, given | _changes(change))
+        settings = load_settings(config, given | parsed_changes(change))
         if retrain_now and settings.retrain.data is None:
             raise SettingsError("--retrain-now needs retrain.data: the directory with labels.csv")
         configure_logging(settings.log.level, settings.log.json_lines)
@@ -182,7 +131,7 @@ def retrain(
     Examples: `cascade retrain --data roads/` · `cascade retrain --data roads/ --mode calibrate_scrc` ·
     `cascade retrain --data roads/ --set calibrate_scrc.alpha=0.01`
     """
-    with _clear_errors():
+    with clear_errors():
         from miner.retrain import retrain as run  # noqa: PLC0415
 
         if threads is not None:
@@ -194,7 +143,7 @@ def retrain(
             preset=preset,
             config=config,
             mode=None if mode is None else mode.value,
-            changes=_changes(change),
+            changes=parsed_changes(change),
             progress=progress.value,
         )
         if progress is not ProgressKind.JSON:
@@ -227,7 +176,7 @@ def plan(
     Examples: `cascade plan` · `cascade plan --alpha 0.01 --miss-rate 0.002` ·
     `cascade plan --mode balanced --subgroups 4`
     """
-    with _clear_errors():
+    with clear_errors():
         from miner.plan_view import told  # noqa: PLC0415
         from stage1.planning import Question  # noqa: PLC0415
 
@@ -245,59 +194,6 @@ def plan(
         say(told(question, have=have, coverage=target))
 
 
-@engines.command("list")
-def engines_list(store: StoreOption = DEFAULT_STORE) -> None:
-    """List the bundles, oldest first; `*` is current, `-` is where a rollback goes."""
-    with _clear_errors():
-        from miner.engines_view import list_bundles  # noqa: PLC0415
-
-        say(list_bundles(store))
-
-
-@engines.command("show")
-def engines_show(
-    bundle: Annotated[str, typer.Argument(help="Id, or its beginning.")], store: StoreOption = DEFAULT_STORE
-) -> None:
-    """Show a bundle: its certificate in words, its files, where it comes from."""
-    with _clear_errors():
-        from miner.engines_view import show_bundle  # noqa: PLC0415
-
-        say(show_bundle(store, bundle))
-
-
-@engines.command("activate")
-def engines_activate(
-    bundle: Annotated[str, typer.Argument(help="Id, or its beginning.")], store: StoreOption = DEFAULT_STORE
-) -> None:
-    """Make a bundle current; a running miner follows without a restart."""
-    with _clear_errors():
-        from engines.store import Store  # noqa: PLC0415
-        from miner.app import utc_now  # noqa: PLC0415
-
-        say(f"current: {Store(store).activate(bundle, now=utc_now()).bundle}")
-
-
-@engines.command("rollback")
-def engines_rollback(store: StoreOption = DEFAULT_STORE) -> None:
-    """Make the previous bundle current again."""
-    with _clear_errors():
-        from engines.store import Store  # noqa: PLC0415
-        from miner.app import utc_now  # noqa: PLC0415
-
-        say(f"current: {Store(store).rollback(now=utc_now()).bundle}")
-
-
-@engines.command("verify")
-def engines_verify(
-    bundle: Annotated[str, typer.Argument(help="Id, or its beginning.")], store: StoreOption = DEFAULT_STORE
-) -> None:
-    """Check a bundle as a miner would before serving it: hashes, binding of the certificate, golden outputs."""
-    with _clear_errors():
-        from miner.engines_view import verify  # noqa: PLC0415
-
-        say(verify(store, bundle))
-
-
 @app.command()
 def scenes(
     directory: Annotated[Path, typer.Argument(help="Where images/ and labels.csv are written.")],
@@ -311,7 +207,7 @@ def scenes(
 
     Example: `cascade scenes scenes/ --count 800`
     """
-    with _clear_errors():
+    with clear_errors():
         from miner.console import display  # noqa: PLC0415
         from offline.scenes import write_scenes  # noqa: PLC0415
 
@@ -329,13 +225,13 @@ def doctor(
     change: ChangeOption = None,
 ) -> None:
     """Check everything a miner needs, and whether validators are asking at all."""
-    with _clear_errors():
+    with clear_errors():
         import asyncio  # noqa: PLC0415
 
         from miner.doctor import examine, rendered  # noqa: PLC0415
         from miner.settings import load_settings  # noqa: PLC0415
 
-        findings = asyncio.run(examine(load_settings(config, _changes(change))))
+        findings = asyncio.run(examine(load_settings(config, parsed_changes(change))))
         say(rendered(findings))
         raise typer.Exit(any(finding.failed for finding in findings))
 

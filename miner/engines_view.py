@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engines.available import KNOWN, check_available
 from engines.bundle import PARAMS
+from engines.device import Gpu, find_gpu
+from engines.errors import BundleRefused
 from engines.loading import load_bundle
 from engines.store import Listed, Store
 from stage1.certificate import ScrcParams
@@ -67,3 +70,15 @@ def verify(root: Path, bundle_id: str) -> str:
         return f"bundle {bundle.bundle_id} may serve: hashes, certificate and golden outputs hold on {engine}"
     finally:
         bundle.close()
+
+
+def available() -> str:
+    """One line for each engine: its runtime, or why it cannot be used here."""
+    gpu = find_gpu()
+    lines = [f"GPU: {gpu.name}, compute capability {gpu.compute_capability}" if isinstance(gpu, Gpu) else "GPU: none"]
+    for spec in KNOWN:
+        try:
+            lines.append(f"{spec!s:<24} {check_available(spec, gpu)}")
+        except BundleRefused as error:
+            lines.append(f"{spec!s:<24} no: {str(error).removeprefix(f'{spec}: ')}")
+    return "\n".join(lines)

@@ -17,7 +17,7 @@ from offline.comparison import TrainingComparison
 from offline.comparison_page import gain_lines
 from offline.config import PRESETS, RunConfig, load_config
 from offline.dataset import read_dataset
-from offline.pipeline import Pipeline
+from offline.pipeline import CONFIG, Pipeline
 from offline.stages import COMPARISON, PAGE, STAGES, published
 from stage1.certificate import ScrcParams
 
@@ -32,6 +32,7 @@ def retrain(
     mode: str | None,
     changes: dict[str, Any],
     progress: str,
+    kept: str | None = None,
 ) -> str:
     """Run the pipeline and say what came of it.
 
@@ -44,6 +45,7 @@ def retrain(
         mode: last stage to run; None for all.
         changes: single values by dotted path.
         progress: kind of display.
+        kept: a stage that must be finished already, with all that it needs; None for none.
 
     Returns:
         The outcome in words.
@@ -68,6 +70,8 @@ def retrain(
             now=utc_now,
             progress=shown,
         )
+        if kept is not None:
+            pipeline.check_finished(kept)
         run = pipeline.run(mode)
     if mode not in (None, "publish"):
         return f"{mode} is done; its files are in {run}"
@@ -83,6 +87,41 @@ def retrain(
             *(f"on the test rows, {line}" for line in gained),
             f"report: {run / PAGE}",
         ]
+    )
+
+
+def recompile(bundle: str, spec: dict[str, str], *, data: Path, workspace: Path, store: Path, progress: str) -> str:
+    """Publish the model of a bundle for another engine, certified on that engine's numbers; nothing is trained.
+
+    Args:
+        bundle: id of the bundle, or its beginning.
+        spec: fields of the engine's `EngineSpec`.
+        data: directory with `labels.csv`.
+        workspace: where its training is kept.
+        store: directory of bundles.
+        progress: kind of display.
+
+    Returns:
+        The outcome in words.
+
+    Raises:
+        UnknownBundle: it is not in the store.
+        BundleRefused: it is damaged, or this machine does not run such an engine.
+        PipelineError: the workspace does not hold its training.
+    """
+    home = Store(store).path(bundle)
+    Store(store).verify(bundle)
+    changes = {f"engine.{name}": value for name, value in spec.items()}
+    return retrain(
+        data=data,
+        workspace=workspace,
+        store=store,
+        preset="standard",
+        config=home / CONFIG,
+        mode=None,
+        changes=changes,
+        progress=progress,
+        kept="compare_training",
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from engines.engine import EngineSpec
 from engines.settings import BatchSettings, SwapSettings
 from miner.access import AccessSettings
 from miner.axon import AxonSettings
@@ -82,6 +83,8 @@ class EngineSettings(_Section):
     Attributes:
         threads: intra-op threads; None for all cores.
         workers: images that are decoded at a time.
+        serve_with: another engine than those that bundles were certified on, if the golden images of each say that it
+            decides the same; None for those.
         batch: how requests that come together share engine calls.
         swap: how bundles are replaced.
         fallback_probability: answered if Stage-1 itself fails or is late; one half counts as no roadwork.
@@ -89,6 +92,7 @@ class EngineSettings(_Section):
 
     threads: int | None = Field(default=None, ge=1)
     workers: int = Field(default=2, ge=1)
+    serve_with: EngineSpec | None = None
     batch: BatchSettings = BatchSettings()
     swap: SwapSettings = SwapSettings()
     fallback_probability: float = Field(default=0.5, ge=0, le=1)

@@ -205,6 +205,24 @@ class Pipeline:
                 f"{self.workspace}: another run is at work here; wait for it or use another workspace"
             ) from error
 
+    def check_finished(self, name: str) -> None:
+        """Make sure that a stage, with all that it needs, is kept in the workspace for this config and this data.
+
+        Raises:
+            PipelineError: it is not; names the first one that would run.
+        """
+        wanted = self._wanted(name)
+        for stage in self.stages:
+            if stage.name not in wanted:
+                continue
+            home = self._home(stage)[1]
+            if not home.exists() or not _complete(home):
+                raise PipelineError(
+                    f"{self.workspace}: {stage.name} of this config and this data is not kept here; name the workspace "
+                    "and the data that it was trained in and on, or train again with `cascade retrain`"
+                )
+            self._done[stage.name] = home
+
     def _wanted(self, only: str | None) -> set[str]:
         by_name = {stage.name: stage for stage in self.stages}
         if only is None:
@@ -219,16 +237,19 @@ class Pipeline:
         return wanted
 
     def _ensure(self, stage: Stage, run: str) -> Path:
-        inputs = {name: StageManifest.read(self._done[name] / MANIFEST).content_sha256 for name in stage.needs}
-        key = self._key(stage, inputs)
-        home = self.workspace / "stages" / stage.name / key
+        inputs, home = self._home(stage)
         if home.exists() and not stage.always and _complete(home):
             self.progress.stage(stage.name, "cached")
             return home
         self.progress.stage(stage.name, "running")
-        self._execute(stage, key, inputs, home, run)
+        self._execute(stage, home.name, inputs, home, run)
         self.progress.stage(stage.name, "done")
         return home
+
+    def _home(self, stage: Stage) -> tuple[dict[str, str], Path]:
+        """Hashes of what a stage needs, and the directory that its result has or will have."""
+        inputs = {name: StageManifest.read(self._done[name] / MANIFEST).content_sha256 for name in stage.needs}
+        return inputs, self.workspace / "stages" / stage.name / self._key(stage, inputs)
 
     def _key(self, stage: Stage, inputs: dict[str, str]) -> str:
         config = self.config.model_dump(mode="json")

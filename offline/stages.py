@@ -432,7 +432,7 @@ BUNDLE_STAGES = ("splits", "train_conformal_risk", "export", "calibrate_scrc", "
 _TORCH = ("torch", "transformers", "peft")
 # What `open_engine` may import is found only when it does.
 _ENGINES = ("engines.backends", "engines.openvino_engine")
-_MODEL = ("offline.modeling", "offline.adapters", "stage1.model")
+_MODEL = ("offline.modeling", "offline.adapters", "offline.stage_records", "stage1.model")
 
 STAGES: tuple[Stage, ...] = (
     Stage(
@@ -503,7 +503,9 @@ STAGES: tuple[Stage, ...] = (
             "offline.calibrating",
             "engines.bundle",
             *_ENGINES,
+            "offline.stage_records",
             "stage1.calibration",
+            "stage1.policy",
             "stage1.probability",
             "stage1.reference_rules",
         ),

@@ -35,11 +35,22 @@ def test_a_live_miner_loads_no_training_package_and_no_bittensor_sdk() -> None:
     assert not imported_by("import miner.app") & (TRAINING | {"bittensor"})
 
 
-@pytest.mark.parametrize(
-    "command", [[], ["demo"], ["mine"], ["retrain"], ["plan"], ["engines", "activate"], ["scenes"], ["doctor"]]
+COMMANDS = (
+    "demo",
+    "mine",
+    "retrain",
+    "plan",
+    "engines activate",
+    "engines compile",
+    "engines bench",
+    "scenes",
+    "doctor",
 )
-def test_every_command_explains_itself(command: list[str]) -> None:
-    status, output = run(*command, "--help")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_every_command_explains_itself(command: str) -> None:
+    status, output = run(*command.split(), "--help")
     assert status == 0
     assert "Usage" in output
 

@@ -74,7 +74,18 @@ def run(
     only: str | None = None,
 ) -> tuple[Path, Recorder]:
     seen = Recorder()
-    pipeline = Pipeline(
+    return made(home, plan, config=config, data=data, seen=seen).run(only), seen
+
+
+def made(
+    home: Path,
+    plan: tuple[Stage, ...] | None = None,
+    *,
+    config: RunConfig | None = None,
+    data: str = "data",
+    seen: Recorder | None = None,
+) -> Pipeline:
+    return Pipeline(
         stages=plan or stages(),
         workspace=home / "workspace",
         store=Store(home / "store"),
@@ -82,9 +93,8 @@ def run(
         data_sha256=data,
         config=config or RunConfig(),
         now=lambda: NOW,
-        progress=seen,
+        progress=seen or Recorder(),
     )
-    return pipeline.run(only), seen
 
 
 def test_a_run_links_every_stages_files_and_its_config(tmp_path: Path) -> None:
@@ -193,6 +203,18 @@ def test_a_stage_with_effects_outside_runs_every_time(tmp_path: Path) -> None:
     run(tmp_path, plan)
     assert run(tmp_path, plan)[1].ran() == ["publish"]
     assert len((tmp_path / "published").read_text()) == 32
+
+
+def test_what_is_not_finished_is_named_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(PipelineError, match="split of this config and this data is not kept here"):
+        made(tmp_path).check_finished("train")
+    run(tmp_path)
+    made(tmp_path).check_finished("train")
+    changed = override(RunConfig(), {"train_supervised.epochs": 3})
+    with pytest.raises(PipelineError, match="train of this config and this data is not kept here"):
+        made(tmp_path, config=changed).check_finished("export")
+    with pytest.raises(PipelineError, match="no stage is called"):
+        made(tmp_path).check_finished("nothing")
 
 
 def used_by(function: Callable[[StageContext], None]) -> set[str]:

@@ -1,0 +1,178 @@
+"""`cascade engines`: the store of bundles, and the engines of this machine."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from miner.cli_common import DEFAULT_STORE, DEFAULT_WORKSPACE, ProgressKind, StoreOption, clear_errors, say
+
+engines = typer.Typer(
+    name="engines",
+    help="Look at the store of bundles, move its pointer, compile and compare engines.",
+    no_args_is_help=True,
+)
+
+BundleArgument = Annotated[str, typer.Argument(help="Id, or its beginning.")]
+
+
+class BackendName(StrEnum):
+    """Runtimes."""
+
+    ONNXRUNTIME = "onnxruntime"
+    OPENVINO = "openvino"
+    TENSORRT = "tensorrt"
+
+
+class PrecisionName(StrEnum):
+    """Precisions."""
+
+    FP32 = "fp32"
+    BF16 = "bf16"
+    INT8 = "int8"
+
+
+class DeviceName(StrEnum):
+    """Where an engine runs."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+@engines.command("list")
+def engines_list(store: StoreOption = DEFAULT_STORE) -> None:
+    """List the bundles, oldest first; `*` is current, `-` is where a rollback goes."""
+    with clear_errors():
+        from miner.engines_view import list_bundles  # noqa: PLC0415
+
+        say(list_bundles(store))
+
+
+@engines.command("show")
+def engines_show(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE) -> None:
+    """Show a bundle: its certificate in words, its files, where it comes from."""
+    with clear_errors():
+        from miner.engines_view import show_bundle  # noqa: PLC0415
+
+        say(show_bundle(store, bundle))
+
+
+@engines.command("activate")
+def engines_activate(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE) -> None:
+    """Make a bundle current; a running miner follows without a restart."""
+    with clear_errors():
+        from engines.store import Store  # noqa: PLC0415
+        from miner.app import utc_now  # noqa: PLC0415
+
+        say(f"current: {Store(store).activate(bundle, now=utc_now()).bundle}")
+
+
+@engines.command("rollback")
+def engines_rollback(store: StoreOption = DEFAULT_STORE) -> None:
+    """Make the previous bundle current again."""
+    with clear_errors():
+        from engines.store import Store  # noqa: PLC0415
+        from miner.app import utc_now  # noqa: PLC0415
+
+        say(f"current: {Store(store).rollback(now=utc_now()).bundle}")
+
+
+@engines.command("verify")
+def engines_verify(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE) -> None:
+    """Check a bundle as a miner would before serving it: hashes, binding of the certificate, golden outputs."""
+    with clear_errors():
+        from miner.engines_view import verify  # noqa: PLC0415
+
+        say(verify(store, bundle))
+
+
+@engines.command("describe")
+def engines_describe() -> None:
+    """Say which engines this machine can run, and why not the others.
+
+    Example: `cascade engines describe`
+    """
+    with clear_errors():
+        from miner.engines_view import available  # noqa: PLC0415
+
+        say(available())
+
+
+@engines.command("bench")
+def engines_bench(
+    bundle: BundleArgument,
+    store: StoreOption = DEFAULT_STORE,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that the engines take turns.")] = 10,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default all cores.")] = None,
+) -> None:
+    """Measure a bundle's graph on every engine of this machine: time, and what it changes on the golden images.
+
+    Examples: `cascade engines bench 3f2a` · `cascade engines bench 3f2a --rounds 30 --threads 4`
+    """
+    with clear_errors():
+        from miner.engines_bench import bench  # noqa: PLC0415
+
+        say(bench(store, bundle, rounds=rounds, threads=threads))
+
+
+@engines.command("compile")
+def engines_compile(
+    bundle: BundleArgument,
+    data: Annotated[Path, typer.Option(help="Directory with labels.csv, that the bundle was trained on.")],
+    backend: Annotated[BackendName, typer.Option(help="Runtime.")] = BackendName.ONNXRUNTIME,
+    precision: Annotated[PrecisionName, typer.Option(help="Of the matrix products.")] = PrecisionName.FP32,
+    device: Annotated[DeviceName, typer.Option(help="Where it runs.")] = DeviceName.CPU,
+    workspace: Annotated[Path, typer.Option(help="Where its training is kept.")] = DEFAULT_WORKSPACE,
+    store: StoreOption = DEFAULT_STORE,
+    progress: Annotated[ProgressKind, typer.Option(help="How progress is shown.")] = ProgressKind.AUTO,
+) -> None:
+    """Compile a bundle's model for another engine, certify it on that engine's numbers, and publish it as a new bundle.
+
+    Nothing is trained; the certificate counts as one more use of the calibration rows.
+
+    Example: `cascade engines compile 3f2a --data roads/ --backend openvino --precision bf16`
+    """
+    with clear_errors():
+        from miner.retrain import recompile  # noqa: PLC0415
+
+        spec = {"backend": backend.value, "precision": precision.value, "device": device.value}
+        outcome = recompile(bundle, spec, data=data, workspace=workspace, store=store, progress=progress.value)
+        if progress is not ProgressKind.JSON:
+            say(outcome)
+
+
+@engines.command("export")
+def engines_export(
+    bundle: BundleArgument,
+    target: Annotated[Path, typer.Argument(help="The file to write.")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Write a bundle into one file, to carry it to another machine.
+
+    Example: `cascade engines export 3f2a bundle.tar`
+    """
+    with clear_errors():
+        from engines.portable import export_bundle  # noqa: PLC0415
+        from engines.store import Store  # noqa: PLC0415
+
+        say(f"{export_bundle(Store(store), bundle, target)} is in {target}")
+
+
+@engines.command("import")
+def engines_import(
+    source: Annotated[Path, typer.Argument(help="A file that `cascade engines export` wrote.")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Put a bundle from a file into the store; it does not become current. Import only what you trust.
+
+    Example: `cascade engines import bundle.tar`
+    """
+    with clear_errors():
+        from engines.portable import import_bundle  # noqa: PLC0415
+        from engines.store import Store  # noqa: PLC0415
+
+        bundle = import_bundle(Store(store), source)
+        say(f"{bundle} is in {store}; `cascade engines activate {bundle}` makes it current")

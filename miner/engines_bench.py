@@ -1,0 +1,120 @@
+"""`cascade engines bench`: a bundle's graph on every engine of this machine."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from engines.available import KNOWN, check_available
+from engines.backends import open_engine
+from engines.bundle import ENGINE, ENGINE_PREFIXES, GOLDEN, PARAMS, read_golden
+from engines.compiling import compile_engine
+from engines.engine import REFERENCE, Engine, EngineSpec
+from engines.errors import EngineError
+from engines.store import Store
+from stage1.certificate import ScrcParams
+from stage1.outputs import Stage1Outputs
+from stage1.policy import ScrcPolicy
+from stage1.preprocess import Pixels
+
+BATCH = 8
+
+
+@dataclass
+class Measured:
+    """An engine, and what was measured of it.
+
+    Attributes:
+        engine: open.
+        load_s: seconds to open it and to answer once.
+        seconds: of a call by its number of images, one of each round.
+    """
+
+    engine: Engine
+    load_s: float
+    seconds: dict[int, list[float]] = field(default_factory=lambda: {1: [], BATCH: []})
+
+
+def bench(root: Path, bundle: str, *, rounds: int, threads: int | None) -> str:
+    """A table: milliseconds of one image, images a second in batches of eight, ratios to ONNX Runtime in fp32, drift.
+
+    The engines take turns, and ratios are medians of the ratios within a round. Drift is the largest difference of a
+    roadwork score from the reference on the golden images, and beside it how many the certified rule decides otherwise.
+
+    Raises:
+        UnknownBundle: it is not in the store.
+        BundleRefused: it is damaged.
+    """
+    store = Store(root)
+    store.verify(bundle)
+    home = store.path(bundle)
+    images, _ = read_golden(home / GOLDEN)
+    policy, lines, opened = ScrcPolicy(ScrcParams.read(home / PARAMS)), [], dict[EngineSpec, Measured]()
+    # Beside the bundle, so that links do instead of copies.
+    with tempfile.TemporaryDirectory(prefix=".bench-", dir=root) as scratch:
+        for spec in KNOWN:
+            try:
+                opened[spec] = _open(spec, home, Path(scratch) / str(spec).replace(" ", "-"), images, threads)
+            except EngineError as error:
+                lines.append(f"{spec!s:<24} no: {str(error).removeprefix(f'{spec}: ')}")
+        _take_turns(list(opened.values()), images, rounds)
+        truth = _outputs(opened[REFERENCE].engine, images)
+        head = f"{'engine':<24} {'1 image':>9} {'ratio':>6} {f'by {BATCH}':>12} {'ratio':>6} {'load':>7} {'drift':>8}"
+        rows = [_row(spec, found, opened[REFERENCE], truth, images, policy) for spec, found in opened.items()]
+        for found in opened.values():
+            found.engine.close()
+    return "\n".join([f"{head} flips", *rows, *lines])
+
+
+def _open(spec: EngineSpec, home: Path, scratch: Path, images: Pixels, threads: int | None) -> Measured:
+    check_available(spec)
+    scratch.mkdir()
+    for path in home.iterdir():
+        if path.name.startswith(ENGINE_PREFIXES):
+            os.link(path, scratch / path.name)
+    compile_engine(spec, scratch / ENGINE)
+    begun = time.perf_counter()
+    engine = open_engine(spec, scratch / ENGINE, threads=threads)
+    engine.infer(images[:1])
+    measured = Measured(engine, time.perf_counter() - begun)
+    engine.warm_up(BATCH)
+    return measured
+
+
+def _take_turns(engines: list[Measured], images: Pixels, rounds: int) -> None:
+    many = np.resize(images, (BATCH, *images.shape[1:]))
+    for _ in range(rounds):
+        for measured in engines:
+            for size, taken in measured.seconds.items():
+                begun = time.perf_counter()
+                measured.engine.infer(many[:size])
+                taken.append(time.perf_counter() - begun)
+
+
+def _outputs(engine: Engine, images: Pixels) -> Stage1Outputs:
+    return Stage1Outputs.concatenate([engine.infer(image[None]) for image in images])
+
+
+def _row(
+    spec: EngineSpec, found: Measured, reference: Measured, truth: Stage1Outputs, images: Pixels, policy: ScrcPolicy
+) -> str:
+    outputs = _outputs(found.engine, images)
+    drift = float(np.abs(outputs.roadwork_score - truth.roadwork_score).max())
+    flips = int((policy.decide(outputs).exit_label != policy.decide(truth).exit_label).sum())
+    one, many = (statistics.median(found.seconds[size]) for size in (1, BATCH))
+    ratio = [
+        statistics.median(
+            theirs / ours for theirs, ours in zip(reference.seconds[size], found.seconds[size], strict=True)
+        )
+        for size in (1, BATCH)
+    ]
+    return (
+        f"{spec!s:<24} {one * 1e3:>6.1f} ms {ratio[0]:>6.2f} {BATCH / many:>7.1f} im/s {ratio[1]:>6.2f} "
+        f"{found.load_s:>5.1f} s {drift:>8.1e} {flips}/{len(images)}"
+    )
