@@ -33,7 +33,8 @@ from offline.config import PRESETS
 from offline.dataset import read_dataset
 from offline.scenes import write_scenes
 from offline.splits import Splits
-from offline.stages import SPLITS, published
+from offline.stage_inputs import SPLITS
+from offline.stages import published
 from stage1.preprocess import PreprocessSettings
 from stage1.probability import fit_calibrator
 

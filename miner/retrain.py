@@ -18,7 +18,8 @@ from offline.comparison_page import gain_lines
 from offline.config import PRESETS, RunConfig, load_config
 from offline.dataset import read_dataset
 from offline.pipeline import CONFIG, Pipeline
-from offline.stages import COMPARISON, PAGE, STAGES, published
+from offline.stage_inputs import COMPARISON, PAGE
+from offline.stages import STAGES, published
 from stage1.certificate import ScrcParams
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,19 +30,39 @@ from offline import publishing
 from offline.calibrating import calibrator_of, claim_fold, code_version, golden_rows, in_batches, run_engine
 from offline.comparison import TrainingComparison
 from offline.config import PretrainedBackbone, RunConfig
-from offline.dataset import Dataset, read_dataset
+from offline.dataset import Dataset
 from offline.difficulty import difficulties
 from offline.evaluating import EvaluationSettings, evaluate, metrics_csv
 from offline.fingerprints import FINGERPRINTS, fingerprints
+from offline.learning_stages import (
+    run_adapt_domain,
+    run_compare_training,
+    run_train_conformal_risk,
+    run_train_supervised,
+)
 from offline.ledger import SPLIT_LEDGER, append_events, read_ledger
 from offline.named_heads import check_named, named_targets
 from offline.pipeline import CONFIG, Stage, StageContext
 from offline.preflight import PREFLIGHT, run_preflight
 from offline.reporting import render
-from offline.split_settings import Split
-from offline.splits import Splits
 from offline.splitting import Looks, examined, split
-from offline.stage_records import AdaptationRecord, ConformalRecord, DriftRecord, ExportRecord, TrainingRecord
+from offline.stage_inputs import (
+    ADAPTER_TENSORS,
+    BEST,
+    COMPARISON,
+    DRIFT,
+    METRICS,
+    PAGE,
+    PUBLICATION,
+    REFERENCES,
+    REPORT,
+    SPLITS,
+    THRESHOLDS,
+    network_of,
+    rows_of,
+    splits_of,
+)
+from offline.stage_records import DriftRecord, ExportRecord
 from offline.thumbnails import thumbnails
 from stage1.artifacts import write_atomic
 from stage1.calibration import CalibrationContext, calibrate
@@ -56,49 +75,13 @@ from stage1.reference_rules import ReferenceRules, Thresholds, reference_rules, 
 from stage1.rows import LabelledOutputs
 
 if TYPE_CHECKING:
-    from offline.judging import ImageSet
-    from stage1.model import Stage1Net
-
-SPLITS = "splits.json"
-BACKBONE = "backbone.safetensors"
-SUPERVISED = "model_supervised.safetensors"
-BEST = "model_best.safetensors"
-TRAINING_LOG = "training.csv"
-TRAINING = "training.json"
-REPORT = "report.json"
-PAGE = "report.html"
-METRICS = "metrics.csv"
-REFERENCES = "reference_rules.json"
-THRESHOLDS = "thresholds.json"
-COMPARISON = "comparison.json"
-DRIFT = "drift.json"
-# Not from `offline.adapters`, which would bring torch with it.
-ADAPTER_TENSORS = "adapter.safetensors"
-PUBLICATION = "publish.json"
-JUDGING: tuple[Split, ...] = ("val_select", "val_calib", "test")
-
-
-def _data(context: StageContext, name: Split | None = None) -> Dataset:
-    """The rows of a set, each in the group of everything that depends on it; all rows as the labels file has them."""
-    data = read_dataset(context.data_root)
-    return data if name is None else _splits(context).dataset(data, name)
-
-
-def _splits(context: StageContext) -> Splits:
-    return Splits.read(context.inputs["splits"] / SPLITS)
-
-
-def _images(context: StageContext, name: Split) -> ImageSet:
-    from offline.judging import ImageSet  # noqa: PLC0415  torch is loaded only by the stages that train
-
-    data = _data(context, name)
-    return ImageSet(data.array(context.config.preprocess), data)
+    pass
 
 
 def run_splits(context: StageContext) -> None:
     """Check the data and split what is usable by group; writes `preflight.json`, `splits.json` and into the ledger."""
     config, told = context.config, context.progress.step
-    data, report = run_preflight(_data(context), config.preprocess, config.preflight, told)
+    data, report = run_preflight(rows_of(context), config.preprocess, config.preflight, told)
     # A value that no head knows is found now, and not when training begins.
     check_named(data, config.model.heads)
     report.write(context.out / PREFLIGHT)
@@ -114,171 +97,6 @@ def run_splits(context: StageContext) -> None:
     splits.write(context.out / SPLITS)
 
 
-def _net(context: StageContext, *, trained: bool) -> Stage1Net:
-    """The network of this run with its first weights, on the device that computes.
-
-    Args:
-        context: of the stage.
-        trained: whether it has the shape that it has after training, when some adapters have stayed in it.
-    """
-    from offline.adapters import add_side_modules  # noqa: PLC0415
-    from offline.judging import best_device  # noqa: PLC0415
-    from offline.modeling import build  # noqa: PLC0415
-
-    config = context.config
-    net = build(config.model, size_px=config.preprocess.size_px, seed=config.seed)
-    if trained:
-        add_side_modules(net, config.model)
-    return net.to(best_device())
-
-
-def run_adapt_domain(context: StageContext) -> None:
-    """Adapt the backbone to the domain without labels; writes `backbone.safetensors` and `adaptation.json` if enabled.
-
-    The labels of train and val_select judge the features, and train nothing.
-    """
-    settings = context.config.adapt_domain
-    if not settings.enabled:
-        return
-    from offline.adaptation import adapt_domain  # noqa: PLC0415
-    from offline.modeling import save_weights  # noqa: PLC0415
-    from offline.probing import feature_judge  # noqa: PLC0415
-    from offline.unlabelled import COPIES_DISTANCE, hashes_of, read_unlabelled  # noqa: PLC0415
-
-    config = context.config
-    net = _net(context, trained=False)
-    train, val_select = _images(context, "train"), _images(context, "val_select")
-    judged = Dataset(context.data_root, tuple(row for name in JUDGING for row in _data(context, name).rows))
-    more = read_unlabelled(
-        settings.images,
-        config.preprocess,
-        hashes_of(judged, context.workspace / FINGERPRINTS),
-        config.splits.hash_distance or COPIES_DISTANCE,
-        ahead=train.images,
-        progress=context.progress.step,
-    )
-    found = adapt_domain(
-        net,
-        more.images,
-        settings,
-        seed=config.seed,
-        progress=context.progress.step,
-        checkpoints=context.checkpoints,
-        judge=feature_judge(settings.judge, train, val_select),
-    )
-    save_weights(net.backbone, context.out / BACKBONE)
-    AdaptationRecord(
-        images=len(more.images),
-        unreadable=more.unreadable,
-        alike=more.alike,
-        kept_epoch=found.kept,
-        judge=settings.judge,
-        before=found.before,
-        epochs=tuple(found.records),
-    ).write(context.out / "adaptation.json")
-
-
-def run_train_supervised(context: StageContext) -> None:
-    """Train adapter and heads.
-
-    Writes `model_supervised.safetensors`, the adapter by itself, `training.csv` and `training.json`.
-    """
-    from offline.adapters import (  # noqa: PLC0415
-        AdapterOrigin,
-        add_adapters,
-        load_adapter,
-        merge_adapters,
-        save_adapter,
-    )
-    from offline.modeling import load_weights, save_weights  # noqa: PLC0415
-    from offline.training import Trainee, train_supervised  # noqa: PLC0415
-
-    config = context.config
-    settings = config.train_supervised
-    net = _net(context, trained=False)
-    adapted = context.inputs["adapt_domain"] / BACKBONE
-    if adapted.exists():
-        load_weights(net.backbone, adapted)
-    add_adapters(net, config.model)
-    train = _images(context, "train")
-    about = AdapterOrigin(config.model, config.preprocess.size_px, frozenset(train.data.ids))
-    if settings.warm_start is not None:
-        judged = {row for name in JUDGING for row in _data(context, name).ids}
-        load_adapter(net, about, settings.warm_start, judged)
-    outcome = train_supervised(
-        Trainee(net, train, _images(context, "val_select"), config.model.heads),
-        settings,
-        config.calibrate_scrc,
-        seed=config.seed,
-        progress=context.progress.step,
-        checkpoints=context.checkpoints,
-        cache=context.prefixes,
-    )
-    save_adapter(net, about, context.out)
-    trained = sum(p.numel() for p in net.parameters() if p.requires_grad)
-    whole = sum(p.numel() for p in net.parameters())
-    merge_adapters(net)
-    save_weights(net, context.out / SUPERVISED)
-    with (context.out / TRAINING_LOG).open("w", newline="") as handle:
-        writer = csv.DictWriter(handle, fieldnames=list(outcome.records[0]))
-        writer.writeheader()
-        writer.writerows(outcome.records)
-    TrainingRecord(
-        adapter=config.model.adapter,
-        trained_parameters=trained,
-        all_parameters=whole,
-        cached=outcome.cached,
-        inputs=outcome.inputs,
-        coverage=outcome.score.coverage,
-        loss=-outcome.score.negative_loss,
-    ).write(context.out / TRAINING)
-
-
-def run_train_conformal_risk(context: StageContext) -> None:
-    """Fine-tune the heads for the exit risk; writes `model_best.safetensors`."""
-    supervised = context.inputs["train_supervised"] / SUPERVISED
-    config = context.config
-    if not config.train_conformal_risk.enabled:
-        shutil.copyfile(supervised, context.out / BEST)
-        ConformalRecord(enabled=False).write(context.out / "conformal_training.json")
-        return
-    from offline.conformal_training import train_conformal_risk  # noqa: PLC0415
-    from offline.modeling import load_weights, save_weights  # noqa: PLC0415
-
-    net = _net(context, trained=True)
-    load_weights(net, supervised)
-    before, after = train_conformal_risk(
-        net,
-        _images(context, "train"),
-        _images(context, "val_select"),
-        config.train_conformal_risk,
-        config.calibrate_scrc,
-        seed=config.seed,
-        progress=context.progress.step,
-        checkpoints=context.checkpoints,
-    )
-    save_weights(net, context.out / BEST)
-    record = ConformalRecord(enabled=True, coverage_before=before.coverage, coverage_after=after.coverage)
-    record.write(context.out / "conformal_training.json")
-
-
-def run_compare_training(context: StageContext) -> None:
-    """Train what the report sets beside the model; writes `comparison.json`."""
-    from offline.ablations import Ablations, Weights  # noqa: PLC0415
-
-    supervised, final = context.inputs["train_supervised"], context.inputs["train_conformal_risk"]
-    Ablations(
-        config=context.config,
-        train=_images(context, "train"),
-        val_select=_images(context, "val_select"),
-        test=_images(context, "test"),
-        weights=Weights(supervised / SUPERVISED, final / BEST),
-        checkpoints=context.checkpoints,
-        cache=context.prefixes,
-        progress=context.progress.step,
-    ).run().write(context.out / COMPARISON)
-
-
 def run_export(context: StageContext) -> None:
     """Export to ONNX, prove it equal to torch, and compile that for the engine of the config.
 
@@ -288,11 +106,11 @@ def run_export(context: StageContext) -> None:
     from offline.modeling import load_weights  # noqa: PLC0415
 
     config = context.config
-    net = _net(context, trained=True).cpu()
+    net = network_of(context, trained=True).cpu()
     load_weights(net, context.inputs["train_conformal_risk"] / BEST)
     path = context.out / ENGINE
     export_onnx(net, path, config.preprocess.size_px)
-    rows = _data(context, "val_select")
+    rows = rows_of(context, "val_select")
     sample = Dataset(rows.root, rows.rows[: max(PARITY_BATCHES)])
     parity = check_export(net, path, sample.array(config.preprocess))
     spec = config.engine
@@ -320,13 +138,13 @@ def run_calibrate_scrc(context: StageContext) -> None:
     """
     config, export = context.config, context.inputs["export"]
     preprocess = PreprocessSettings.read(export / PREPROCESS)
-    splits = _splits(context)
-    splits.check(_data(context))
+    splits = splits_of(context)
+    splits.check(rows_of(context))
     engine = _engine(context)
-    select_rows = _data(context, "val_select")
+    select_rows = rows_of(context, "val_select")
     val_select = run_engine(engine, select_rows, preprocess, context.progress.step, "val_select")
     fold, prior_uses = claim_fold(context.workspace, splits, context.key, context.now().isoformat(timespec="seconds"))
-    fold_rows = splits.pick(_data(context), fold)
+    fold_rows = splits.pick(rows_of(context), fold)
     val_calib = run_engine(engine, fold_rows, preprocess, context.progress.step, "val_calib")
     digest = certified_sha256_of(export, engine.describe().spec)
     binding = CalibrationContext(digest, preprocess.sha256, prior_uses, code_version())
@@ -348,7 +166,7 @@ def _drift(context: StageContext, engine: Engine, ours: LabelledOutputs, params:
     spec = engine.describe().spec
     if spec == REFERENCE:
         return
-    rows, preprocess = _data(context, "val_select"), context.config.preprocess
+    rows, preprocess = rows_of(context, "val_select"), context.config.preprocess
     reference = OnnxEngine(context.inputs["export"] / ENGINE)
     theirs = run_engine(reference, rows, preprocess, context.progress.step, "val_select, in fp32")
     policy = ScrcPolicy(params)
@@ -365,7 +183,7 @@ def run_eval_selective(context: StageContext) -> None:
     params = ScrcParams.read(calibrated / PARAMS)
     calibrator = ProbabilityCalibrator.read(calibrated / CALIBRATOR)
     preprocess = PreprocessSettings.read(export / PREPROCESS)
-    rows = _data(context, "test")
+    rows = rows_of(context, "test")
     test = run_engine(_engine(context), rows, preprocess, context.progress.step, "test")
     rules, thresholds = ReferenceRules.read(calibrated / REFERENCES), Thresholds.read(calibrated / THRESHOLDS)
     report = evaluate(test, params, calibrator, rules, thresholds, EvaluationSettings(seed=context.config.seed))
@@ -395,13 +213,13 @@ def run_publish(context: StageContext) -> None:
     names += sorted(beside - set(names))
     publishing.assemble(sources, names, files)
     context.config.write(files / CONFIG)
-    data = _data(context)
+    data = rows_of(context)
     now = context.now()
     at = now.isoformat(timespec="seconds")
     provenance = Provenance(run=context.run, created_at=at, code_version=code_version(), data_sha256=data.sha256)
     bundle = context.store.publish(files, provenance)
     shutil.rmtree(files)
-    test = _data(context, "test")
+    test = rows_of(context, "test")
     champion, reasons, rows = publishing.judge_champion(
         context.store, context.store.path(bundle), test, test.ids, context.config.gate, context.progress
     )

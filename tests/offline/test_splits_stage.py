@@ -21,7 +21,8 @@ from offline.ledger import SPLIT_LEDGER, Event, append_events, read_ledger
 from offline.pipeline import Pipeline, StageContext
 from offline.scenes import draw_frame, plan_scene
 from offline.splits import Splits
-from offline.stages import SPLITS, STAGES, _data
+from offline.stage_inputs import SPLITS, rows_of
+from offline.stages import STAGES
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = PRESETS["tiny"]
@@ -186,7 +187,7 @@ def test_the_stages_see_copies_as_one_group(
 ) -> None:
     root = data()
     given = context(root, night(root, tmp_path / "w")[0])
-    sets: list[Dataset] = [_data(given, name) for name in ("train", "val_select", "val_calib", "test")]
+    sets: list[Dataset] = [rows_of(given, name) for name in ("train", "val_select", "val_calib", "test")]
     group = {row.image: row.group for rows in sets for row in rows.rows}
     for number in range(COPIED):
         assert group[f"{number:02d}.jpg"] == group[f"{number:02d}_copy.jpg"]

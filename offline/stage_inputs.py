@@ -1,0 +1,69 @@
+"""What the stages of a night read: names of files, rows of the sets, the network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from offline.dataset import Dataset, read_dataset
+from offline.pipeline import StageContext
+from offline.split_settings import Split
+from offline.splits import Splits
+
+if TYPE_CHECKING:
+    from offline.judging import ImageSet
+    from stage1.model import Stage1Net
+
+SPLITS = "splits.json"
+BACKBONE = "backbone.safetensors"
+SUPERVISED = "model_supervised.safetensors"
+BEST = "model_best.safetensors"
+TRAINING_LOG = "training.csv"
+TRAINING = "training.json"
+REPORT = "report.json"
+PAGE = "report.html"
+METRICS = "metrics.csv"
+REFERENCES = "reference_rules.json"
+THRESHOLDS = "thresholds.json"
+COMPARISON = "comparison.json"
+DRIFT = "drift.json"
+# Not from `offline.adapters`, which would bring torch with it.
+ADAPTER_TENSORS = "adapter.safetensors"
+PUBLICATION = "publish.json"
+JUDGING: tuple[Split, ...] = ("val_select", "val_calib", "test")
+
+
+def rows_of(context: StageContext, name: Split | None = None) -> Dataset:
+    """The rows of a set, each in the group of everything that depends on it; all rows as the labels file has them."""
+    data = read_dataset(context.data_root)
+    return data if name is None else splits_of(context).dataset(data, name)
+
+
+def splits_of(context: StageContext) -> Splits:
+    """The sets that the first stage made."""
+    return Splits.read(context.inputs["splits"] / SPLITS)
+
+
+def images_of(context: StageContext, name: Split) -> ImageSet:
+    """The pictures of a set, as an engine sees them, with their rows."""
+    from offline.judging import ImageSet  # noqa: PLC0415  torch is loaded only by the stages that train
+
+    data = rows_of(context, name)
+    return ImageSet(data.array(context.config.preprocess), data)
+
+
+def network_of(context: StageContext, *, trained: bool) -> Stage1Net:
+    """The network of this run with its first weights, on the device that computes.
+
+    Args:
+        context: of the stage.
+        trained: whether it has the shape that it has after training, when some adapters have stayed in it.
+    """
+    from offline.adapters import add_side_modules  # noqa: PLC0415
+    from offline.judging import best_device  # noqa: PLC0415
+    from offline.modeling import build  # noqa: PLC0415
+
+    config = context.config
+    net = build(config.model, size_px=config.preprocess.size_px, seed=config.seed)
+    if trained:
+        add_side_modules(net, config.model)
+    return net.to(best_device())
