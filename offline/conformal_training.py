@@ -46,14 +46,14 @@ class Progress:
 
     Attributes:
         step: steps that are done.
-        before: coverage and negative loss of the heads as they came.
+        before: fields of the `SelectiveScore` of the heads as they came.
         score: those of the best heads.
         best: their tensors.
     """
 
     step: int = 0
-    before: tuple[float, float] | None = None
-    score: tuple[float, float] | None = None
+    before: tuple[float, float, float] | None = None
+    score: tuple[float, float, float] | None = None
     best: dict[str, Tensor] | None = None
 
 
@@ -107,11 +107,11 @@ def train_conformal_risk(
         {"heads": trained, "optimiser": optimiser, "random": random},
     )
 
-    def judge() -> tuple[float, float]:
+    def judge() -> tuple[float, float, float]:
         with torch.no_grad():
             outputs = to_numpy(net.outputs(held))
         score = selective_score(outputs, val_select.data, calibration)
-        return score.coverage, score.negative_loss
+        return score.coverage, score.relaxed, score.negative_loss
 
     at = Progress(**(keeper.restore() or {}))
     if at.before is None or at.score is None:

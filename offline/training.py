@@ -49,7 +49,7 @@ class Progress:
         losses: of its steps.
         left_out: batches in a row that were left out because a number was not finite.
         records: one an epoch that is done.
-        score: coverage and negative loss of the best checkpoint.
+        score: fields of the `SelectiveScore` of the best checkpoint.
         best: its tensors.
         note: what to show.
     """
@@ -60,7 +60,7 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     left_out: int = 0
     records: list[dict[str, float]] = field(default_factory=list)
-    score: tuple[float, float] | None = None
+    score: tuple[float, float, float] | None = None
     best: dict[str, Tensor] | None = None
     note: str = ""
 
@@ -294,7 +294,7 @@ class _Supervised:
         }
         at.records.append(record)
         if at.score is None or score > SelectiveScore(*at.score):
-            at.score = score.coverage, score.negative_loss
+            at.score = score.coverage, score.relaxed, score.negative_loss
             at.best = tensors or self._trained.state_dict()
         at.step, at.order, at.losses = 0, None, []
         at.note = f"epoch {at.epoch}: loss {-score.negative_loss:.3f}, exit coverage {score.coverage:.2f}"

@@ -88,12 +88,13 @@ def _seeds(place: Workplace, plan: Plan) -> str:
 def _rates(plan: Plan) -> str:
     if not plan.tuned:
         return "Learning rates were not tuned."
-    heads, adapters = (", ".join(f"{r:g}" for r in each) for each in (plan.scale.head_rates, plan.scale.adapter_rates))
+    adapted = plan.scale.photograph_rates if plan.table.name == "a" else plan.scale.street_rates
+    heads, adapters = (", ".join(f"{r:g}" for r in each) for each in (plan.scale.head_rates, adapted))
     folds = f" and {plan.scale.tuning_cities} of the cities" if plan.table.name == "a" else ""
     return f"""Each row tried as many learning rates with seed {TUNING_SEED}{folds}, which is not reported: {heads}
-        where only heads train, {adapters} where adapters do. The one with the lowest log-loss on val_select was taken;
-        of a row that starts from another, the one with the highest exit coverage there, then the lowest log-loss. A
-        star marks an end of the range."""
+        where only heads train, {adapters} where adapters do. The one was taken whose checkpoint is best on val_select
+        by what chooses checkpoints, too: exit coverage at the strict level, then at laxer ones, then log-loss; for the
+        baseline, which has no selection head, log-loss. A star marks an end of the range."""
 
 
 def _costs(plan: Plan, results: Results) -> str:

@@ -34,7 +34,9 @@ class Plan:
 
     def rates(self, method: Method) -> tuple[float, ...]:
         """The learning rates that a method tries."""
-        return self.scale.head_rates if method.adapter == "none" else self.scale.adapter_rates
+        if method.adapter == "none":
+            return self.scale.head_rates
+        return self.scale.photograph_rates if self.table.name == "a" else self.scale.street_rates
 
     def count(self) -> int:
         """Number of tasks in all."""
@@ -51,7 +53,7 @@ class Plan:
     def chosen(self, method: Method, results: Results) -> float | None:
         """The rate that was best on val_select with the tuning seed, None if that is not known yet.
 
-        By log-loss; what trains on from another row by what it is for, the exit coverage, and then the log-loss.
+        By the selective score that also chooses checkpoints; by log-loss where there is no selection head.
         """
         if not self.tuned:
             return self.rates(method)[0]
@@ -59,8 +61,9 @@ class Plan:
         found = [result for result in tried if result is not None]
         if len(found) < len(tried):
             return None
-        continued = method.kind == "continued"
-        return max(found, key=lambda r: (r.coverage if continued else 0.0, r.negative_loss)).rate
+        if method.softmax:
+            return max(found, key=lambda r: r.negative_loss).rate
+        return max(found, key=lambda r: (r.coverage, r.relaxed, r.negative_loss)).rate
 
     def run_key(self, method: Method, seed: int, results: Results) -> str:
         """Key of the training of a row with a seed; its rate must be chosen."""

@@ -18,7 +18,8 @@ class Scale:
     Attributes:
         name: of the scale.
         head_rates: learning rates that a row tries on the tuning seed where only heads train.
-        adapter_rates: as many where adapters train.
+        photograph_rates: as many where adapters train on photographs.
+        street_rates: as many where adapters train on synthetic scenes.
         head_epochs: epochs where only heads train.
         photograph_epochs: epochs of adapters on photographs.
         street_epochs: epochs of adapters on synthetic scenes.
@@ -38,7 +39,8 @@ class Scale:
 
     name: str
     head_rates: tuple[float, ...]
-    adapter_rates: tuple[float, ...]
+    photograph_rates: tuple[float, ...]
+    street_rates: tuple[float, ...]
     head_epochs: int
     photograph_epochs: int
     street_epochs: int
@@ -58,11 +60,12 @@ class Scale:
 
 FULL = Scale(
     name="full",
-    head_rates=(2e-4, 1e-3, 5e-3),
-    adapter_rates=(1e-3, 5e-3, 2e-2),
+    head_rates=(2e-4, 1e-3, 5e-3, 2e-2),
+    photograph_rates=(5e-4, 2e-3, 5e-3, 1e-2),
+    street_rates=(1e-3, 2e-3, 4e-3, 8e-3),
     head_epochs=12,
     photograph_epochs=2,
-    street_epochs=4,
+    street_epochs=6,
     steps=200,
     views=2,
     repetitions=2000,
@@ -74,12 +77,13 @@ FULL = Scale(
     pretraining_scenes=1600,
     pretraining_epochs=10,
     adaptation_epochs=2,
-    scenes=(960, 400, 1440, 1200),
+    scenes=(960, 800, 1440, 1200),
 )
 QUICK = Scale(
     name="quick",
     head_rates=(1.5e-3,),
-    adapter_rates=(5e-3,),
+    photograph_rates=(5e-3,),
+    street_rates=(5e-3,),
     head_epochs=2,
     photograph_epochs=1,
     street_epochs=1,

@@ -47,6 +47,7 @@ class Result:
         key: of the task.
         rate: peak learning rate.
         coverage: exit coverage that val_select promises, mean over folds.
+        relaxed: the same at laxer levels, mean over folds.
         negative_loss: minus the log-loss on val_select, mean over folds.
         wall_s: seconds of training, all folds.
         cpu_s: seconds of processor time in them.
@@ -57,6 +58,7 @@ class Result:
     key: str
     rate: float = 0.0
     coverage: float = 0.0
+    relaxed: float = 0.0
     negative_loss: float = 0.0
     wall_s: float = 0.0
     cpu_s: float = 0.0
@@ -76,7 +78,7 @@ class Meter:
     cpu_s: float = 0.0
     memory_mib: float = 0.0
     filled: int = 0
-    scores: list[tuple[float, float]] = field(default_factory=list)
+    scores: list[tuple[float, float, float]] = field(default_factory=list)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -95,5 +97,7 @@ class Meter:
 
     def result(self, key: str, rate: float) -> Result:
         """What was measured."""
-        coverage, negative_loss = np.mean(self.scores or [(0.0, 0.0)], axis=0).tolist()
-        return Result(key, rate, coverage, negative_loss, self.wall_s, self.cpu_s, self.memory_mib, self.filled)
+        coverage, relaxed, negative_loss = np.mean(self.scores or [(0.0, 0.0, 0.0)], axis=0).tolist()
+        return Result(
+            key, rate, coverage, relaxed, negative_loss, self.wall_s, self.cpu_s, self.memory_mib, self.filled
+        )

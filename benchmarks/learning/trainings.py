@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import torch
@@ -90,7 +90,7 @@ class Training:
                 progress=self.meter.tell,
                 cache=self.place.path(self.table.name, "cache"),
             )
-        self.meter.scores.append((outcome.score.coverage, outcome.score.negative_loss))
+        self.meter.scores.append(astuple(outcome.score))
 
     def _keep(self, fold: Fold, net: Stage1Net, kept: Kept) -> None:
         """Keep features and heads for the rows of the table that train on from here."""
@@ -121,7 +121,7 @@ class Training:
                 seed=self.task.seed,
                 progress=self.meter.tell,
             )
-        self.meter.scores.append((score.coverage, score.negative_loss))
+        self.meter.scores.append(astuple(score))
         return net, lambda rows: table[torch.from_numpy(rows)].numpy()
 
     @torch.no_grad()
