@@ -85,7 +85,7 @@ class StoreFollower:
         memory: Callable[[], int | None] = available_bytes,
     ) -> None:
         self._settings = settings or SwapSettings()
-        self.slot = BundleSlot(on_closed=self._closed, standby=self._settings.standby)
+        self.slot = BundleSlot(self._closed, dispose=self._dispose, standby=self._settings.standby)
         self.swaps = 0
         self.refusals = 0
         self._store = store
@@ -177,8 +177,9 @@ class StoreFollower:
         """Retire the live bundle and stop the loader."""
         self._trial.cancel()
         self.slot.close()
-        for pool in (self._checker, self._loader):
-            pool.shutdown(wait=False, cancel_futures=True)
+        self._checker.shutdown(wait=False, cancel_futures=True)
+        # What it still has to do is to close bundles; the interpreter would wait for it, too.
+        await asyncio.to_thread(self._loader.shutdown)
         for task in self._draining:
             task.cancel()
 
@@ -291,6 +292,14 @@ class StoreFollower:
         task = asyncio.get_running_loop().create_task(report())
         self._draining.add(task)
         task.add_done_callback(self._draining.discard)
+
+    def _dispose(self, close: Callable[[], None]) -> None:
+        """Close a bundle on the loader's thread: requests and the event loop do not wait for memory to be freed."""
+        try:
+            self._loader.submit(close)
+        except RuntimeError:
+            # The last loan ends after the loader.
+            close()
 
     def _closed(self, live: Live) -> None:
         life = self._lives.pop(id(live.bundle), None)

@@ -67,12 +67,20 @@ class BundleSlot:
     """Lends the current bundle; a replaced one is closed when its last lease ends, unless it stands by.
 
     Args:
-        on_closed: called after a bundle was closed, on the thread that ended its last loan.
+        on_closed: called after a bundle was closed.
+        dispose: runs what it is given, somewhere; closing frees a lot of memory, which takes time that whoever ended
+            the last loan may not have. By default it is run there and then.
         standby: keep the bundle that was live before loaded, so that a rollback takes no time. It costs the memory of
             one engine, which `release_standby` gives back.
     """
 
-    def __init__(self, on_closed: Callable[[Live], None] | None = None, *, standby: bool = False) -> None:
+    def __init__(
+        self,
+        on_closed: Callable[[Live], None] | None = None,
+        *,
+        dispose: Callable[[Callable[[], None]], object] | None = None,
+        standby: bool = False,
+    ) -> None:
         self._lock = threading.Lock()
         self._held: _Held | None = None
         self._standby: _Held | None = None
@@ -80,6 +88,7 @@ class BundleSlot:
         self._keep = standby
         self._changes = 0
         self._on_closed = on_closed
+        self._dispose = dispose or (lambda close: close())
 
     @property
     def generation(self) -> int:
@@ -180,6 +189,9 @@ class BundleSlot:
                 return
             held.retired = False
             self._open.remove(held)
-        held.live.bundle.close()
+        self._dispose(lambda: self._close(held.live))
+
+    def _close(self, live: Live) -> None:
+        live.bundle.close()
         if self._on_closed is not None:
-            self._on_closed(held.live)
+            self._on_closed(live)

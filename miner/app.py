@@ -15,6 +15,7 @@ import structlog
 from engines.batcher import Batcher
 from engines.errors import EngineError
 from engines.follow import StoreFollower
+from engines.memory import few_arenas
 from engines.store import Store
 from miner.access import AccessPolicy
 from miner.admin import admin_app
@@ -56,6 +57,7 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
     Raises:
         MinerError: the wallet, the chain, the bundle or the port does not allow a start; says what to do.
     """
+    few_arenas()
     hotkey = load_hotkey(settings.wallet)
     address = hotkey.ss58_address
     access = AccessPolicy(settings.access)

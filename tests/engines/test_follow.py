@@ -14,6 +14,7 @@ from structlog.testing import capture_logs
 from engines.bundle import ENGINE, Provenance
 from engines.errors import BundleRefused, InferenceError, UnknownBundle
 from engines.follow import StoreFollower
+from engines.lifecycle import State
 from engines.settings import SwapSettings
 from engines.store import Store
 
@@ -124,6 +125,7 @@ class TestRefresh:
                     await follower.refresh()
                     assert lease.bundle.bundle_id == first
                     lease.bundle.engine.infer(plain_images([[1, 2, 3]]))
+                await until(lambda: follower.status().history[0].state is State.UNLOADED)
                 with pytest.raises(InferenceError, match="closed"):
                     lease.bundle.engine.infer(plain_images([[1, 2, 3]]))
 
@@ -290,8 +292,8 @@ class TestStandby:
                 publish("c")
                 await follower.refresh()
                 assert follower.status().standby == second
-                states = [str(life.state) for life in follower.status().history]
-                assert states == ["unloaded", "standby", "active"]
+                states = [State.UNLOADED, State.STANDBY, State.ACTIVE]
+                await until(lambda: [life.state for life in follower.status().history] == states)
 
         run(scenario)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import BundleRefused
-from engines.memory import CGROUP, MEMINFO, admit, available_bytes, fits, give_back, needed_bytes
+from engines.memory import CGROUP, MEMINFO, admit, available_bytes, few_arenas, fits, give_back, needed_bytes
 
 MIB = 2**20
 MACHINE = {MEMINFO: "MemTotal:  16000000 kB\nMemAvailable:  8388608 kB\n"}
@@ -59,5 +59,6 @@ def test_what_fits_or_cannot_be_known_is_let_in() -> None:
     admit(10**12, None)
 
 
-def test_giving_back_is_harmless() -> None:
+def test_giving_back_and_few_arenas_are_harmless() -> None:
+    few_arenas()
     give_back()
