@@ -1,0 +1,118 @@
+"""Every engine of this machine against torch, at every batch size, on photographs.
+
+    python -m benchmarks.parity --data DATA
+    python -m benchmarks.parity --data DATA --backbone DIRECTORY --images 64 --most 32
+
+The network is a DINOv3 ViT-S/16 with random weights, or the backbone in a directory, with random heads. Error is the
+largest difference of an output from torch, as a share of the largest number in that output. A flip is an image whose
+roadwork score lies on another side of the median than torch's: random heads have no threshold of their own. Ends with
+status 1 if an engine in fp32 flips one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import DINOv3ViTConfig
+from transformers.utils import logging
+
+from engines.available import KNOWN, check_available
+from engines.backends import open_engine
+from engines.compiling import compile_engine
+from engines.engine import Engine, EngineSpec
+from engines.errors import EngineError
+from offline.config import ModelSettings, PretrainedBackbone
+from offline.dataset import Dataset, read_dataset
+from offline.exporting import export_onnx
+from offline.judging import predict
+from offline.modeling import build
+from stage1.model import Stage1Net
+from stage1.outputs import Stage1Outputs
+from stage1.preprocess import Pixels, PreprocessSettings
+
+
+def network(backbone: str, scratch: Path, size_px: int) -> Stage1Net:
+    """The network that is compared."""
+    if not backbone:
+        backbone = str(scratch / "vits")
+        DINOv3ViTConfig(
+            hidden_size=384,
+            intermediate_size=1536,
+            num_hidden_layers=12,
+            num_attention_heads=6,
+            num_register_tokens=4,
+            layerscale_value=1.0,
+            initializer_range=384**-0.5,
+        ).save_pretrained(backbone)
+    return build(ModelSettings(backbone=PretrainedBackbone(name=backbone)), size_px=size_px, seed=0).eval()
+
+
+def photographs(data: Path, count: int, size_px: int) -> Pixels:
+    """Rows evenly apart, as an engine sees them."""
+    found = read_dataset(data)
+    places = np.linspace(0, len(found) - 1, count).round().astype(int).tolist()
+    return Dataset(found.root, tuple(found.rows[i] for i in places)).array(PreprocessSettings(size_px=size_px))
+
+
+def answered(engine: Engine, images: Pixels, size: int) -> Stage1Outputs:
+    """Outputs of an engine in batches of one size; the last one may be smaller."""
+    return Stage1Outputs.concatenate([engine.infer(images[i : i + size]) for i in range(0, len(images), size)])
+
+
+def compare(engine: Engine, truth: Stage1Outputs, images: Pixels, most: int) -> tuple[float, int, int]:
+    """Largest error over all batch sizes, the size that has it, and the most flips."""
+    middle = np.median(truth.roadwork_score)
+    worst, at, flips = 0.0, 1, 0
+    for size in range(1, most + 1):
+        found = answered(engine, images, size)
+        pairs = [(found.logits, truth.logits), (found.select_score, truth.select_score)]
+        error = max(float(np.abs(ours - theirs).max() / np.abs(theirs).max()) for ours, theirs in pairs)
+        if error > worst:
+            worst, at = error, size
+        flips = max(flips, int(((found.roadwork_score > middle) != (truth.roadwork_score > middle)).sum()))
+    return worst, at, flips
+
+
+def row(spec: EngineSpec, model: Path, truth: Stage1Outputs, images: Pixels, most: int) -> bool:
+    """Print the row of an engine; whether it is as good as its precision promises."""
+    try:
+        check_available(spec)
+        compile_engine(spec, model)
+        engine = open_engine(spec, model)
+    except EngineError as error:
+        print(f"{spec!s:<24} {error}")
+        return True
+    worst, at, flips = compare(engine, truth, images, most)
+    engine.close()
+    print(f"{spec!s:<24} largest error {worst:.1e} at batch size {at}; flips {flips}/{len(images)}", flush=True)
+    return spec.precision != "fp32" or not flips
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="directory with labels.csv")
+    parser.add_argument("--backbone", default="", help="directory of a pretrained backbone")
+    parser.add_argument("--images", type=int, default=64)
+    parser.add_argument("--most", type=int, default=32, help="largest batch size")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.disable_progress_bar()
+    size_px = 224
+    with tempfile.TemporaryDirectory() as name, torch.no_grad():
+        net, model = network(options.backbone, Path(name), size_px), Path(name) / "model.onnx"
+        export_onnx(net, model, size_px)
+        images = photographs(options.data, options.images, size_px)
+        truth = predict(net, images)
+        print(f"{len(images)} photographs, batch sizes 1 to {options.most}")
+        good = [row(spec, model, truth, images, options.most) for spec in KNOWN]
+    sys.exit(not all(good))
+
+
+if __name__ == "__main__":
+    main()
