@@ -188,6 +188,30 @@ class Store:
             raise UnknownBundle(f"{self.root}: there is no previous bundle to roll back to")
         return self.activate(pointer.previous, now=now, action="rollback")
 
+    def prune(self, keep: int) -> list[str]:
+        """Remove old bundles; the current one, the one before it and the newest are kept.
+
+        A bundle disappears under its name in one rename, so nobody ever reads half of one. Who has it loaded keeps it:
+        an engine reads its files when it is made.
+
+        Args:
+            keep: bundles that stay, the current one and the one before it among them where they are among the newest.
+
+        Returns:
+            Ids of what was removed, oldest first.
+        """
+        with self._writing():
+            self._sweep()
+            rows = self.bundles()
+            newest = {row.manifest.bundle_id for row in rows[max(0, len(rows) - keep) :]}
+            gone = [row for row in rows if not (row.current or row.previous or row.manifest.bundle_id in newest)]
+            for row in gone:
+                removed = self._home / f".removed-{row.manifest.bundle_id}"
+                row.path.rename(removed)
+                fsync_directory(self._home)
+                shutil.rmtree(removed)
+        return [row.manifest.bundle_id for row in gone]
+
     def verify(self, bundle_id: str) -> Manifest:
         """Check every hash of a bundle.
 
@@ -207,9 +231,10 @@ class Store:
         return sorted(p.name for p in self._home.iterdir() if not p.name.startswith(".") and (p / MANIFEST).is_file())
 
     def _sweep(self) -> None:
-        """Remove what a killed publisher left; the lock is held, so no publisher is at work."""
-        for leftover in self._home.glob(".incoming-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        """Remove what a process that was killed left here; the lock is held, so none is at work."""
+        for kind in (".incoming-*", ".removed-*"):
+            for leftover in self._home.glob(kind):
+                shutil.rmtree(leftover, ignore_errors=True)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -89,6 +89,21 @@ def engines_verify(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE) -
         say(verify(store, bundle))
 
 
+@engines.command("prune")
+def engines_prune(
+    keep: Annotated[int, typer.Option(min=1, help="Bundles that stay.")], store: StoreOption = DEFAULT_STORE
+) -> None:
+    """Remove old bundles; the current one and the one before it always stay. Every night does so too (`gate.keep`).
+
+    Example: `cascade engines prune --keep 5`
+    """
+    with clear_errors():
+        from engines.store import Store  # noqa: PLC0415
+
+        gone = Store(store).prune(keep)
+        say("\n".join(f"removed {bundle}" for bundle in gone) or "nothing to remove")
+
+
 @engines.command("describe")
 def engines_describe() -> None:
     """Say which engines this machine can run, and why not the others.

@@ -225,6 +225,7 @@ def run_publish(context: StageContext) -> None:
     )
     if not reasons:
         context.store.activate(bundle, now=now, action="publish")
+    context.store.prune(context.config.gate.keep)
     publishing.Publication(
         bundle=bundle, champion=champion, accepted=not reasons, reasons=tuple(reasons), test_rows=rows
     ).write(context.out / PUBLICATION)

@@ -237,6 +237,36 @@ class TestNames:
             store.path("a")
 
 
+class TestPrune:
+    def test_keeps_the_newest_the_current_and_the_one_before(self, store: Store, publish: Publish) -> None:
+        bundles = [publish("x" * age) for age in range(6)]
+        store.activate(bundles[1], now=NOW)
+        store.activate(bundles[0], now=NOW)
+        assert store.prune(2) == bundles[2:4]
+        assert [row.manifest.bundle_id for row in store.bundles()] == [*bundles[:2], *bundles[4:]]
+        assert store.prune(2) == []
+        assert store.rollback(now=NOW).bundle == bundles[1]
+        assert leftovers(store) == []
+
+    def test_what_was_cut_short_is_finished_by_the_next_writer(self, store: Store, publish: Publish) -> None:
+        bundles = [publish("x" * age) for age in range(3)]
+        path = store.path(bundles[0])
+        path.rename(path.with_name(f".removed-{bundles[0]}"))
+        assert [row.manifest.bundle_id for row in store.bundles()] == bundles[1:]
+        publish("xxxx")
+        assert not path.with_name(f".removed-{bundles[0]}").exists()
+
+    def test_a_loaded_bundle_goes_on_serving(
+        self, store: Store, publish: Publish, plain_images: Callable[..., Any]
+    ) -> None:
+        old = publish("x")
+        live = load_bundle(store.path(old), threads=1)
+        publish("xx")
+        assert store.prune(1) == [old]
+        assert len(live.engine.infer(plain_images([[1, 2, 3]]))) == 1
+        live.close()
+
+
 class TestKilled:
     """Real processes, killed at every step that an audit hook can see."""
 
