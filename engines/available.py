@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 from engines.device import Gpu, NoGpu, find_gpu
 from engines.engine import EngineSpec
-from engines.errors import BundleRefused
+from engines.errors import BundleRefused, Unavailable
 
 # In the order of preference where accuracy is the same.
 KNOWN = (
@@ -38,7 +38,7 @@ def check_available(spec: EngineSpec, gpu: Gpu | NoGpu | None = None) -> str:
     if spec.device == "cuda":
         found = gpu or find_gpu()
         if isinstance(found, NoGpu):
-            raise BundleRefused(f"{spec}: needs a GPU, and there is none: {found.reason}")
+            raise Unavailable(f"{spec}: needs a GPU, and there is none: {found.reason}")
     if spec.backend == "openvino":
         from engines.openvino_engine import check_cpu  # noqa: PLC0415
 
@@ -50,5 +50,5 @@ def check_available(spec: EngineSpec, gpu: Gpu | NoGpu | None = None) -> str:
     from engines.onnx_engine import check_provider  # noqa: PLC0415
 
     if spec.precision == "int8" and find_spec("onnx") is None:
-        raise BundleRefused(f"{spec}: quantising needs the package onnx: pip install '.[train]'")
+        raise Unavailable(f"{spec}: quantising needs the package onnx: pip install '.[train]'")
     return check_provider(spec)

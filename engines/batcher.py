@@ -138,14 +138,25 @@ class Batcher:
                     late.item.future.set_exception(DeadlineExceeded("Stage-1 had no time for this image"))
             if not turn.batch:
                 continue
-            jobs = [waiting.item for waiting in turn.batch if waiting.item.future.set_running_or_notify_cancel()]
             try:
-                if jobs:
-                    buffer = self._compute(jobs, buffer)
+                buffer = self._serve([waiting.item for waiting in turn.batch], buffer)
             finally:
                 with self._changed:
                     self._running -= 1
                     self._changed.notify_all()
+
+    def _serve(self, taken: Sequence[_Job], buffer: Pixels) -> Pixels:
+        """Run those that nobody has cancelled; returns the buffer for the next batch."""
+        jobs = [job for job in taken if job.future.set_running_or_notify_cancel()]
+        try:
+            return self._compute(jobs, buffer) if jobs else buffer
+        except Exception as error:
+            # Memory ran out, for example: whoever waits must hear of it, and the next batch be computed.
+            log.exception("batch_failed")
+            for job in jobs:
+                if not job.future.done():
+                    job.future.set_exception(InferenceError(f"the batch failed: {error!r}"))
+            return buffer
 
     def _compute(self, jobs: Sequence[_Job], buffer: Pixels) -> Pixels:
         """Run a batch; returns the buffer for the next one."""

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.lib.npyio import NpzFile
@@ -33,6 +33,8 @@ GOLDEN = "golden.npz"
 REQUIRED = (ENGINE, PARAMS, PREPROCESS, CALIBRATOR, GOLDEN, "config.json", "splits.json", "metrics.csv", "report.html")
 
 ID_LENGTH = 16
+# Unpacked; 64 images of 448 px are 39 MB.
+MOST_OF_A_GOLDEN_SET = 1 << 28
 
 
 class FileEntry(BaseModel):
@@ -77,7 +79,7 @@ class Manifest(Artifact):
     bundle_id: str = Field(pattern=r"^[0-9a-f]{16}$")
     files: dict[str, FileEntry]
     provenance: Provenance
-    parity_tolerance: float = Field(default=1e-3, gt=0)
+    parity_tolerance: float = Field(default=1e-3, gt=0, le=1e-2)
 
 
 def bundle_id_of(files: dict[str, FileEntry]) -> str:
@@ -181,10 +183,16 @@ def read_golden(path: Path) -> tuple[Pixels, Stage1Outputs]:
     """
     try:
         with path.open("rb") as handle, NpzFile(handle, allow_pickle=False) as stored:
+            with ZipFile(path) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+            if unpacked > MOST_OF_A_GOLDEN_SET:
+                raise ValueError("it is larger than a golden set may be")
             heads = {name.removeprefix(HEAD_PREFIX): stored[name] for name in stored if name.startswith(HEAD_PREFIX)}
             images, expected = stored["images"], Stage1Outputs(stored["logits"], stored["select_score"], heads)
-    except (OSError, EOFError, ValueError, KeyError, BadZipFile, zlib.error) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, BadZipFile, zlib.error) as error:
         raise BundleRefused(f"{path.name}: not a golden set: {error}") from error
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise BundleRefused(f"{path.name}: {images.dtype} of shape {images.shape} are no images")
     if not 0 < len(images) == len(expected):
         raise BundleRefused(f"{path.name}: {len(images)} images and {len(expected)} outputs are not a golden set")
     return images, expected

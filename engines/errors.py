@@ -6,9 +6,11 @@ EngineError
 ├── QueueFull              as many images wait for the engine as may
 ├── DeadlineExceeded       the engine had no time for an image before it was due
 ├── BundleRefused          a bundle failed a check; whatever was live stays live
+│   ├── Unavailable        nothing is wrong with it, and this machine cannot run it as it is
 │   └── ParityError        the engine's numbers are not the ones that were stored with it
 └── StoreError             the store cannot do what was asked
-    └── UnknownBundle      no such bundle, or no bundle at all
+    ├── UnknownBundle      no such bundle, or no bundle at all
+    └── PointerNotMoved    a rollback in this process that the store could not follow
 """
 
 from __future__ import annotations
@@ -38,6 +40,10 @@ class BundleRefused(EngineError):
     """A bundle failed a check and must not serve."""
 
 
+class Unavailable(BundleRefused):
+    """Nothing is wrong with a bundle, and this machine cannot run it: memory, a runtime or a GPU is missing."""
+
+
 class ParityError(BundleRefused):
     """The engine does not reproduce the outputs stored with it."""
 
@@ -48,3 +54,7 @@ class StoreError(EngineError):
 
 class UnknownBundle(StoreError):
     """The named bundle, or any bundle, is not in the store."""
+
+
+class PointerNotMoved(StoreError):
+    """A bundle was rolled back in this process, and the store's pointer could not follow."""

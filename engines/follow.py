@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,8 +17,8 @@ import structlog
 from watchfiles import awatch
 
 from engines.engine import EngineSpec
-from engines.errors import EngineError, UnknownBundle
-from engines.lifecycle import Lifecycle, State
+from engines.errors import BundleRefused, EngineError, PointerNotMoved, StoreError, UnknownBundle
+from engines.lifecycle import REFUSABLE, Lifecycle, State
 from engines.loading import MOST, CheckedBundle, LiveBundle, check_bundle, load_checked
 from engines.memory import available_bytes, fits, give_back
 from engines.settings import SwapSettings
@@ -103,6 +104,7 @@ class StoreFollower:
         # Not at low priority: an engine's threads inherit the niceness of the thread that makes it, and keep it.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="bundle-loader")
         self._one_at_a_time = asyncio.Lock()
+        self._closing = False
         self._draining: set[asyncio.Task[None]] = set()
 
     @property
@@ -140,6 +142,15 @@ class StoreFollower:
         ):
             await self.refresh()
 
+    async def reload(self) -> bool:
+        """Like `refresh`, and a bundle that was refused is tried again: what it lacked may be there now.
+
+        Returns:
+            True if a swap happened.
+        """
+        self._refused_id = None
+        return await self.refresh()
+
     async def refresh(self) -> bool:
         """Load the current bundle if it is not the live one; never raises for a bad bundle.
 
@@ -163,18 +174,31 @@ class StoreFollower:
 
         Raises:
             UnknownBundle: none stands by.
-            EngineError: the store could not follow; the old bundle is live all the same, until the pointer moves.
+            StoreError: another bundle went live while this waited; nothing is changed.
+            PointerNotMoved: the store could not follow; the old bundle is live all the same, until the pointer moves.
         """
+        seen = self.slot.generation
+        # Whoever rolls back does not wait for a trial of something else.
+        self._trial.interrupt()
         async with self._one_at_a_time:
+            if self.slot.generation != seen:
+                raise StoreError("another bundle went live meanwhile: look at the status, and roll back again")
+            left = self.live_id
             generation = self._roll_back()
             wanted = self.live_id
             assert wanted is not None
             activate = lambda: self._store.activate(wanted, now=now, action="rollback")  # noqa: E731
-            await asyncio.get_running_loop().run_in_executor(self._checker, activate)
+            try:
+                await asyncio.get_running_loop().run_in_executor(self._checker, activate)
+            except Exception as error:
+                # The pointer still names what was left: it must not come back until somebody moves the pointer.
+                self._refused_id = left
+                raise PointerNotMoved(f"rolled back to {wanted}, but the pointer could not follow: {error}") from error
         return generation
 
     async def close(self) -> None:
         """Retire the live bundle and stop the loader."""
+        self._closing = True
         self._trial.cancel()
         self.slot.close()
         self._checker.shutdown(wait=False, cancel_futures=True)
@@ -207,7 +231,7 @@ class StoreFollower:
             if wanted == self.live_id:
                 self._refused_id = None
                 return False
-            if wanted == self._refused_id:
+            if wanted == self._refused_id or self._closing:
                 return False
             if self.slot.standby is not None and wanted == self.slot.standby.bundle_id:
                 self._roll_back()
@@ -216,18 +240,24 @@ class StoreFollower:
             self._history.append(life)
             try:
                 bundle = await self._load(life)
-            except (EngineError, Stage1Error, OSError) as error:
-                life.refuse(str(error))
+            except Exception as error:
+                if life.state in REFUSABLE:
+                    life.refuse(str(error) or repr(error))
                 self._refused_id = wanted
                 self.refusals += 1
-                raise
-            self._swap(bundle, life)
-            return True
+                if isinstance(error, EngineError | Stage1Error | OSError):
+                    raise
+                # A file that nobody expected may raise anything, and the live bundle serves on all the same.
+                log.exception("bundle_check_failed", bundle=wanted)
+                raise BundleRefused(f"{wanted}: {error!r}") from error
+            return self._take(bundle, life)
 
     async def _load(self, life: Lifecycle) -> LiveBundle:
         loop = asyncio.get_running_loop()
         path = self._store.path(life.bundle)
         checked: CheckedBundle = await loop.run_in_executor(self._checker, lambda: check_bundle(path, life.to))
+        if checked.manifest.bundle_id != life.bundle:
+            raise BundleRefused(f"{path}: the directory holds bundle {checked.manifest.bundle_id}")
         tried = self._settings.trial and self._live is not None
         if not fits(checked.weights, self._memory()):
             self.slot.release_standby()
@@ -236,18 +266,30 @@ class StoreFollower:
             await loop.run_in_executor(self._checker, lambda: self._trial.run(path))
         # Not before the trial has shown that a better one is at hand, and never three engines in this process.
         self.slot.release_standby()
-        return await loop.run_in_executor(
-            self._loader,
-            lambda: load_checked(
-                checked,
-                spec=self._serve_with,
-                threads=self._threads,
-                most=self._most,
-                spot=tried,
-                memory=self._memory,
-                report=life.to,
-            ),
+        loading = self._loader.submit(
+            load_checked,
+            checked,
+            spec=self._serve_with,
+            threads=self._threads,
+            most=self._most,
+            spot=tried,
+            memory=self._memory,
+            report=life.to,
         )
+        try:
+            return await asyncio.wrap_future(loading)
+        except asyncio.CancelledError:
+            loading.add_done_callback(_close_unwanted)
+            raise
+
+    def _take(self, bundle: LiveBundle, life: Lifecycle) -> bool:
+        """Swap a loaded bundle in, or close it if everything was closed meanwhile."""
+        if self._closing:
+            life.to(State.UNLOADED)
+            bundle.close()
+            return False
+        self._swap(bundle, life)
+        return True
 
     def _swap(self, bundle: LiveBundle, life: Lifecycle) -> None:
         before = self._live
@@ -311,5 +353,13 @@ class StoreFollower:
         give_back()
 
 
+def _close_unwanted(loading: Future[LiveBundle]) -> None:
+    """Close what was loaded for somebody who no longer waits for it."""
+    if not loading.cancelled() and loading.exception() is None:
+        loading.result().close()
+
+
 def _low_priority() -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
+    # Who runs at a lower one already may not raise it.
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

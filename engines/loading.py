@@ -22,7 +22,7 @@ from engines.bundle import (
     verify_bundle,
 )
 from engines.engine import REFERENCE, Engine, EngineSpec, buckets
-from engines.errors import BundleRefused, InferenceError, ParityError
+from engines.errors import BundleRefused, InferenceError, ParityError, Unavailable
 from engines.lifecycle import State
 from engines.memory import admit, available_bytes
 from stage1.certificate import ScrcParams
@@ -137,8 +137,8 @@ def load_checked(
     report(State.LOADING)
     try:
         admit(checked.weights, memory())
-    except BundleRefused as error:
-        raise BundleRefused(f"{name}: {error}") from None
+    except Unavailable as error:
+        raise Unavailable(f"{name}: {error}") from None
     engine = open_engine(spec or checked.spec, checked.directory / ENGINE, threads=threads)
     try:
         if engine.describe().size_px != checked.preprocess.size_px:
@@ -178,6 +178,8 @@ def _drift(actual: Stage1Outputs, expected: Stage1Outputs) -> list[float]:
         )
     pairs = [(actual.logits, expected.logits), (actual.select_score, expected.select_score)]
     pairs += [(actual.heads[name], expected.heads[name]) for name in expected.heads]
+    if any(a.shape != b.shape for a, b in pairs):
+        raise ParityError("the engine has other numbers of classes than the golden outputs")
     return [float(np.abs(a - b).max()) for a, b in pairs]
 
 

@@ -7,7 +7,7 @@ import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
-from engines.errors import BundleRefused
+from engines.errors import Unavailable
 
 # Measured on ONNX Runtime: a session holds its weights, and packs the matrices for its kernels while it still has them.
 COPIES_OF_WEIGHTS = 2.0
@@ -74,11 +74,11 @@ def admit(weights: int, available: int | None) -> None:
         available: memory that is left, bytes; None if that is unknown.
 
     Raises:
-        BundleRefused: with the numbers.
+        Unavailable: with the numbers.
     """
     if available is not None and not fits(weights, available):
         needed = needed_bytes(weights)
-        raise BundleRefused(
+        raise Unavailable(
             f"loading it takes about {needed / 2**20:,.0f} MiB, and {available / 2**20:,.0f} MiB are left: "
             "free memory, or restart the miner, which loads it alone"
         )

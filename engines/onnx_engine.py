@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 
 from engines.engine import INPUT, REFERENCE, Device, EngineDescription, EngineSpec, buckets, usable_cores
-from engines.errors import BundleRefused, InferenceError
+from engines.errors import BundleRefused, InferenceError, Unavailable
 from engines.signature import Port, checked_size, named_outputs
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
@@ -50,7 +50,7 @@ class OnnxEngine:
             raise BundleRefused(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
         used = session.get_providers()[0]
         if used != provider:
-            raise BundleRefused(
+            raise Unavailable(
                 f"{path.name}: ONNX Runtime fell back from {provider} to {used}; install the CUDA and cuDNN that its "
                 "version asks for, or set the device to cpu"
             )
@@ -113,7 +113,7 @@ def check_provider(spec: EngineSpec) -> str:
         raise BundleRefused(f"{spec}: ONNX Runtime computes fp32 and int8 on a CPU, and fp32 on CUDA")
     provider = PROVIDERS[spec.device]
     if provider not in ort.get_available_providers():
-        raise BundleRefused(
+        raise Unavailable(
             f"{spec}: this ONNX Runtime was built without CUDA; install onnxruntime-gpu in place of onnxruntime"
         )
     return f"onnxruntime {ort.__version__}"

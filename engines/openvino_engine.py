@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engines.engine import EngineDescription, EngineSpec, Precision, buckets, usable_cores
-from engines.errors import BundleRefused, InferenceError
+from engines.errors import BundleRefused, InferenceError, Unavailable
 from engines.signature import Port, checked_size, named_outputs
 from stage1.outputs import Floats, Stage1Outputs
 from stage1.preprocess import Pixels
@@ -142,7 +142,7 @@ def _checked(spec: EngineSpec) -> tuple[ModuleType, Core, str]:
     core = ov.Core()
     isa = _instruction_set(ov, core)
     if spec.precision == "bf16" and not _multiplies_bf16(core, isa):
-        raise BundleRefused(
+        raise Unavailable(
             f"{spec}: this CPU has no bf16 arithmetic that OpenVINO may use ({isa}), and without it bf16 is many "
             "times slower than fp32; set the precision to fp32"
         )
@@ -155,7 +155,7 @@ def _openvino() -> ModuleType:
     try:
         return importlib.import_module("openvino")
     except ImportError as error:
-        raise BundleRefused(f"OpenVINO is not installed ({error}): pip install '.[openvino]'") from error
+        raise Unavailable(f"OpenVINO is not installed ({error}): pip install '.[openvino]'") from error
 
 
 def _read(path: Path) -> Model:

@@ -13,6 +13,7 @@ from engines.store import Store
 from stage1.errors import ArtifactError
 
 MOST_OF_A_MANIFEST = 1 << 20
+MOST_OF_A_HEADER = 1 << 16
 CHUNK = 1 << 20
 
 
@@ -75,9 +76,9 @@ def import_bundle(store: Store, source: Path) -> str:
     with tempfile.TemporaryDirectory(prefix=".import-", dir=store.root) as name:
         directory = Path(name)
         try:
-            with tarfile.open(source, "r:") as archive:
+            with tarfile.open(source, "r:", tarinfo=_Member) as archive:
                 _extract(archive, directory)
-        except tarfile.TarError as error:
+        except (tarfile.TarError, ValueError, RecursionError) as error:
             raise BundleRefused(f"{source}: not a bundle file: {error}") from error
         except BundleRefused as error:
             raise BundleRefused(f"{source}: {error}") from error
@@ -85,10 +86,20 @@ def import_bundle(store: Store, source: Path) -> str:
         return store.publish(directory, manifest.provenance)
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose extended headers, which are read whole, are of a decent size."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type not in tarfile.REGULAR_TYPES and self.size > MOST_OF_A_HEADER:
+            raise tarfile.ReadError("an extended header is too large")
+        found: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return found
+
+
 def _extract(archive: tarfile.TarFile, directory: Path) -> None:
     manifest: Manifest | None = None
     for member in archive:
-        if not member.isreg() or PurePosixPath(member.name).name != member.name:
+        if not member.isreg() or member.issparse() or PurePosixPath(member.name).name != member.name:
             raise BundleRefused(f"{member.name!r} is not a plain file")
         if manifest is None:
             if member.name != MANIFEST or member.size > MOST_OF_A_MANIFEST:

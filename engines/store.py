@@ -36,8 +36,8 @@ class Pointer(Artifact):
 
     SCHEMA_VERSION: ClassVar[int] = 1
 
-    bundle: str
-    previous: str | None = None
+    bundle: str = Field(pattern=r"^[0-9a-f]{16}$")
+    previous: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
     sequence: int = Field(ge=1)
     changed_at: str
 
@@ -89,6 +89,8 @@ class Store:
         Raises:
             UnknownBundle: it is not in the store; the message names those that are.
         """
+        if bundle_id in self._ids():
+            return self._home / bundle_id
         matches = [b for b in self._ids() if b.startswith(bundle_id)] if bundle_id else []
         if len(matches) == 1:
             return self._home / matches[0]

@@ -18,7 +18,7 @@ import numpy as np
 from engines.cuda import Cuda
 from engines.device import Gpu, NoGpu, find_gpu
 from engines.engine import HEAD_PREFIX, OUTPUTS, EngineDescription, EngineSpec, buckets
-from engines.errors import BundleRefused, InferenceError
+from engines.errors import BundleRefused, InferenceError, Unavailable
 from engines.tensorrt_flavour import Flavour, load_flavour
 from engines.tensorrt_lane import RUNS_BEFORE_CAPTURE, Lane
 from engines.tensorrt_plan import PLAN, Fingerprint, PlanDescription, read_plan
@@ -166,20 +166,20 @@ def check_machine(plan: PlanDescription, flavour: Flavour, find: Callable[[], Gp
     """Refuse a plan that cannot run here, without showing it to the library.
 
     Raises:
-        BundleRefused: another version, another platform, no GPU, another GPU, or too little free memory on it.
+        Unavailable: another version, another platform, no GPU, another GPU, or too little free memory on it.
     """
     built = plan.fingerprint
     without_gpu = built.differences(Fingerprint.here(flavour.name, flavour.version, None))
     if without_gpu:
-        raise BundleRefused(f"{PLAN} must be built anew for this machine: {', '.join(without_gpu)}")
+        raise Unavailable(f"{PLAN} must be built anew for this machine: {', '.join(without_gpu)}")
     gpu = find()
     if isinstance(gpu, NoGpu):
-        raise BundleRefused(f"{flavour} needs a GPU, and there is none: {gpu.reason}")
+        raise Unavailable(f"{flavour} needs a GPU, and there is none: {gpu.reason}")
     differences = built.differences(Fingerprint.here(flavour.name, flavour.version, gpu))
     if differences:
-        raise BundleRefused(f"{PLAN} must be built anew for this machine: {', '.join(differences)}")
+        raise Unavailable(f"{PLAN} must be built anew for this machine: {', '.join(differences)}")
     if gpu.free_bytes < plan.plan_size:
-        raise BundleRefused(f"{PLAN} needs {plan.plan_size} bytes on the {gpu.name}, which has {gpu.free_bytes} free")
+        raise Unavailable(f"{PLAN} needs {plan.plan_size} bytes on the {gpu.name}, which has {gpu.free_bytes} free")
     return gpu
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from engines.errors import BundleRefused
+from engines.errors import Unavailable
 
 FlavourName = Literal["tensorrt", "tensorrt_rtx"]
 EXTRAS: dict[FlavourName, str] = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
@@ -84,7 +84,7 @@ def load_flavour(name: FlavourName | None = None) -> Flavour:
         name: which; default `tensorrt`, or else `tensorrt_rtx`.
 
     Raises:
-        BundleRefused: it is not installed; says what to install.
+        Unavailable: it is not installed; says what to install.
     """
     missing = []
     for candidate in EXTRAS if name is None else (name,):
@@ -96,7 +96,7 @@ def load_flavour(name: FlavourName | None = None) -> Flavour:
         errors = ErrorLines()
         return Flavour(candidate, trt.__version__, trt, make_logger(trt, errors), make_recorder(trt, errors), errors)
     extra = EXTRAS[name or "tensorrt"]
-    raise BundleRefused(f"{'; '.join(missing)}: pip install 'streetvision-cascade[{extra}]'")
+    raise Unavailable(f"{'; '.join(missing)}: pip install 'streetvision-cascade[{extra}]'")
 
 
 def make_logger(trt: Any, errors: ErrorLines) -> Any:  # noqa: ANN401  the libraries have no types

@@ -51,7 +51,10 @@ class Trial:
         command = [sys.executable, "-m", "engines.trial", str(directory), "--most", str(self._most)]
         command += [] if self._threads is None else ["--threads", str(self._threads)]
         command += [] if self._spec is None else ["--spec", self._spec.model_dump_json()]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as child:
+        # What a crash leaves in the output need not be text.
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as child:
             self._child = child
             if self._cancelled.is_set():
                 child.kill()
@@ -68,12 +71,16 @@ class Trial:
         if child.returncode:
             raise BundleRefused(f"{directory.name}: {_reason(child.returncode, said)}")
 
-    def cancel(self) -> None:
-        """End the running trial and every later one."""
-        self._cancelled.set()
+    def interrupt(self) -> None:
+        """End the running trial, if there is one."""
         child = self._child
         if child is not None:
             child.kill()
+
+    def cancel(self) -> None:
+        """End the running trial and every later one."""
+        self._cancelled.set()
+        self.interrupt()
 
 
 def _reason(code: int, said: str) -> str:

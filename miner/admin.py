@@ -17,9 +17,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from engines.batcher import Batcher
-from engines.errors import EngineError, UnknownBundle
+from engines.errors import PointerNotMoved, StoreError
 from engines.follow import Status, StoreFollower
-from stage1.errors import Stage1Error
 
 HEADER = "x-cascade-admin"
 LOOPBACK = frozenset({"127.0.0.1", "localhost"})
@@ -31,7 +30,7 @@ def admin_app(follower: StoreFollower, batcher: Batcher, now: Callable[[], datet
     """The application.
 
     `GET /status`, `POST /reload` and `POST /rollback` answer with the status as JSON; a rollback without a bundle that
-    stands by is 409.
+    stands by, or while another one went live, is 409, and one that the store could not follow 500.
 
     Args:
         follower: holds the live bundle.
@@ -46,15 +45,15 @@ def admin_app(follower: StoreFollower, batcher: Batcher, now: Callable[[], datet
         return status()
 
     async def reload(_request: Request) -> Response:
-        return status(swapped=await follower.refresh())
+        return status(swapped=await follower.reload())
 
     async def rollback(_request: Request) -> Response:
         try:
             await follower.rollback(now=now())
-        except UnknownBundle as error:
+        except PointerNotMoved as error:
+            return status(500, error=str(error))
+        except StoreError as error:
             return status(409, error=str(error))
-        except (EngineError, Stage1Error, OSError) as error:
-            return status(500, error=f"rolled back, but the store's pointer could not follow: {error}")
         return status()
 
     return Starlette(

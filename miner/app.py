@@ -230,7 +230,7 @@ def _on_signals(stop: asyncio.Event, follower: StoreFollower) -> None:
     pending: set[asyncio.Task[bool]] = set()
 
     def refresh() -> None:
-        task = loop.create_task(follower.refresh())
+        task = loop.create_task(follower.reload())
         pending.add(task)
         task.add_done_callback(pending.discard)
 

@@ -126,6 +126,10 @@ def _nothing(_config: RunConfig) -> Sequence[Path]:
     return ()
 
 
+def _any_machine(_config: RunConfig) -> str:
+    return ""
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of the pipeline.
@@ -140,6 +144,8 @@ class Stage:
             what is there are part of its key.
         run: does the work, writing into `context.out`.
         always: runs every time, because its effect is outside its directory.
+        machine: what of this machine decides its result; part of its key.
+        helpers: modules whose own source is part of its key, without what they import.
     """
 
     name: str
@@ -150,6 +156,8 @@ class Stage:
     distributions: tuple[str, ...] = ()
     always: bool = False
     outside: Callable[[RunConfig], Sequence[Path]] = _nothing
+    machine: Callable[[RunConfig], str] = _any_machine
+    helpers: tuple[str, ...] = ()
 
 
 @dataclass
@@ -261,7 +269,9 @@ class Pipeline:
             "outside": [_listing(path) for path in stage.outside(self.config)],
             "code": {module: _digest(_source(module)) for module in own_modules(stage.code)},
             "run": _source_of_function(stage.run),
-            "versions": {name: _version(name) for name in stage.distributions},
+            "helpers": {module: _digest(_source(module)) for module in stage.helpers},
+            "versions": {name: installed(name) for name in stage.distributions},
+            "machine": stage.machine(self.config),
         }
         return sha256_json(parts)[:KEY_LENGTH]
 
@@ -385,7 +395,8 @@ def _source_of_function(function: Callable[[StageContext], None]) -> str:
         return function.__qualname__
 
 
-def _version(name: str) -> str:
+def installed(name: str) -> str:
+    """Version of an installed package, `none` if it is not there."""
     try:
         return version(name)
     except PackageNotFoundError:

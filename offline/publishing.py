@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
-from engines.errors import EngineError
+from engines.errors import EngineError, Unavailable
 from engines.loading import LiveBundle, load_bundle
 from engines.store import Store
 from offline.calibrating import run_engine
@@ -76,7 +76,7 @@ def judge_champion(
 ) -> tuple[str | None, list[str], int]:
     """Compare the published challenger with the current bundle on test rows that neither has seen.
 
-    A champion that cannot be loaded has nothing to defend.
+    A champion that is damaged has nothing to defend; one that this machine cannot run at the moment stays.
 
     Args:
         store: holds the champion.
@@ -101,6 +101,8 @@ def judge_champion(
         home = store.path(pointer.bundle)
         sets = Splits.read(home / "splits.json").sets
         champion = load_bundle(home)
+    except Unavailable as error:
+        return pointer.bundle, [f"the champion cannot be loaded here: {error}"], 0
     except (EngineError, Stage1Error):
         # A miner could not start with it, and every later night would fail on it again.
         return pointer.bundle, [], 0

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from engines.backends import open_engine
 from engines.bundle import (
     CALIBRATOR,
     ENGINE,
@@ -24,11 +22,11 @@ from engines.bundle import (
     write_golden,
 )
 from engines.compiling import compile_engine
-from engines.engine import REFERENCE, Engine, EngineSpec, twin
-from engines.onnx_engine import OnnxEngine
+from engines.engine import twin
 from offline import publishing
 from offline.calibrating import calibrator_of, claim_fold, code_version, golden_rows, in_batches, run_engine
 from offline.comparison import TrainingComparison
+from offline.compiled import compiled_engine, machine_of, write_drift
 from offline.config import PretrainedBackbone, RunConfig
 from offline.dataset import Dataset
 from offline.difficulty import difficulties
@@ -50,7 +48,6 @@ from offline.stage_inputs import (
     ADAPTER_TENSORS,
     BEST,
     COMPARISON,
-    DRIFT,
     METRICS,
     PAGE,
     PUBLICATION,
@@ -62,17 +59,15 @@ from offline.stage_inputs import (
     rows_of,
     splits_of,
 )
-from offline.stage_records import DriftRecord, ExportRecord
+from offline.stage_records import ExportRecord
 from offline.thumbnails import thumbnails
 from stage1.artifacts import write_atomic
 from stage1.calibration import CalibrationContext, calibrate
 from stage1.candidates import select
 from stage1.certificate import ScrcParams
-from stage1.policy import ScrcPolicy
 from stage1.preprocess import PreprocessSettings
 from stage1.probability import ProbabilityCalibrator
 from stage1.reference_rules import ReferenceRules, Thresholds, reference_rules, swept_thresholds
-from stage1.rows import LabelledOutputs
 
 if TYPE_CHECKING:
     pass
@@ -124,12 +119,6 @@ def run_export(context: StageContext) -> None:
     ExportRecord(parity=parity, engine_sha256=digest).write(context.out / "export.json")
 
 
-def _engine(context: StageContext) -> Engine:
-    """The compiled engine: whose numbers are certified, and which serves."""
-    export = context.inputs["export"]
-    return open_engine(EngineSpec.read(export / SPEC), export / ENGINE)
-
-
 def run_calibrate_scrc(context: StageContext) -> None:
     """Certify the exit rule on the compiled engine.
 
@@ -140,7 +129,7 @@ def run_calibrate_scrc(context: StageContext) -> None:
     preprocess = PreprocessSettings.read(export / PREPROCESS)
     splits = splits_of(context)
     splits.check(rows_of(context))
-    engine = _engine(context)
+    engine = compiled_engine(context)
     select_rows = rows_of(context, "val_select")
     val_select = run_engine(engine, select_rows, preprocess, context.progress.step, "val_select")
     fold, prior_uses = claim_fold(context.workspace, splits, context.key, context.now().isoformat(timespec="seconds"))
@@ -158,23 +147,7 @@ def run_calibrate_scrc(context: StageContext) -> None:
     swept.write(context.out / THRESHOLDS)
     golden = golden_rows(select_rows, config.seed).array(preprocess)
     write_golden(context.out / GOLDEN, golden, in_batches(engine, golden))
-    _drift(context, engine, val_select, params)
-
-
-def _drift(context: StageContext, engine: Engine, ours: LabelledOutputs, params: ScrcParams) -> None:
-    """What another engine than the reference changes on val_select; writes `drift.json`."""
-    spec = engine.describe().spec
-    if spec == REFERENCE:
-        return
-    rows, preprocess = rows_of(context, "val_select"), context.config.preprocess
-    reference = OnnxEngine(context.inputs["export"] / ENGINE)
-    theirs = run_engine(reference, rows, preprocess, context.progress.step, "val_select, in fp32")
-    policy = ScrcPolicy(params)
-    decided = policy.decide(ours.outputs).exit_label != policy.decide(theirs.outputs).exit_label
-    away = np.abs(ours.outputs.roadwork_score - theirs.outputs.roadwork_score)
-    DriftRecord(engine=str(spec), rows=len(rows), largest=float(away.max()), decided=int(decided.sum())).write(
-        context.out / DRIFT
-    )
+    write_drift(context, engine, val_select, params)
 
 
 def run_eval_selective(context: StageContext) -> None:
@@ -184,7 +157,7 @@ def run_eval_selective(context: StageContext) -> None:
     calibrator = ProbabilityCalibrator.read(calibrated / CALIBRATOR)
     preprocess = PreprocessSettings.read(export / PREPROCESS)
     rows = rows_of(context, "test")
-    test = run_engine(_engine(context), rows, preprocess, context.progress.step, "test")
+    test = run_engine(compiled_engine(context), rows, preprocess, context.progress.step, "test")
     rules, thresholds = ReferenceRules.read(calibrated / REFERENCES), Thresholds.read(calibrated / THRESHOLDS)
     report = evaluate(test, params, calibrator, rules, thresholds, EvaluationSettings(seed=context.config.seed))
     report.write(context.out / REPORT)
@@ -250,10 +223,10 @@ def _start(config: RunConfig) -> list[Path]:
 BUNDLE_STAGES = ("splits", "train_conformal_risk", "export", "calibrate_scrc", "eval_selective")
 _TORCH = ("torch", "transformers", "peft")
 # What `open_engine` may import is found only when it does.
-_ENGINES = ("engines.backends", "engines.openvino_engine")
+_ENGINES = ("engines.backends", "engines.openvino_engine", "engines.tensorrt_engine")
 _MODEL = ("offline.modeling", "offline.adapters", "offline.stage_records", "stage1.model")
 
-STAGES: tuple[Stage, ...] = (
+_STAGES: tuple[Stage, ...] = (
     Stage(
         "splits",
         (),
@@ -277,7 +250,7 @@ STAGES: tuple[Stage, ...] = (
         ("seed", "preprocess", "model", "train_supervised", "calibrate_scrc"),
         (*_MODEL, "offline.training", "stage1.preprocess", "stage1.calibration"),
         run_train_supervised,
-        (*_TORCH, "kornia", "pytorch_optimizer"),
+        (*_TORCH, "kornia", "pillow", "pytorch_optimizer", "simplejpeg"),
         outside=_start,
     ),
     Stage(
@@ -286,7 +259,7 @@ STAGES: tuple[Stage, ...] = (
         ("seed", "preprocess", "model", "train_conformal_risk", "calibrate_scrc"),
         (*_MODEL, "offline.conformal_training", "offline.training", "stage1.preprocess", "stage1.calibration"),
         run_train_conformal_risk,
-        _TORCH,
+        (*_TORCH, "pillow", "simplejpeg"),
     ),
     Stage(
         "compare_training",
@@ -303,7 +276,7 @@ STAGES: tuple[Stage, ...] = (
         ),
         (*_MODEL, "offline.ablations", "stage1.preprocess"),
         run_compare_training,
-        (*_TORCH, "kornia", "pytorch_optimizer"),
+        (*_TORCH, "kornia", "pillow", "pytorch_optimizer", "simplejpeg"),
         outside=_start,
     ),
     Stage(
@@ -312,7 +285,8 @@ STAGES: tuple[Stage, ...] = (
         ("preprocess", "model", "engine"),
         (*_MODEL, "offline.exporting", "engines.bundle", "engines.compiling"),
         run_export,
-        (*_TORCH, "onnx", "onnxscript", "onnxruntime"),
+        (*_TORCH, "onnx", "onnxscript"),
+        machine=machine_of,
     ),
     Stage(
         "calibrate_scrc",
@@ -329,7 +303,8 @@ STAGES: tuple[Stage, ...] = (
             "stage1.reference_rules",
         ),
         run_calibrate_scrc,
-        ("onnxruntime", "openvino", "numpy", "scipy"),
+        ("numpy", "pillow", "scipy", "simplejpeg"),
+        machine=machine_of,
     ),
     Stage(
         "eval_selective",
@@ -337,9 +312,18 @@ STAGES: tuple[Stage, ...] = (
         (),
         ("offline.evaluating", "offline.calibrating", *_ENGINES, "offline.reporting", "offline.thumbnails"),
         run_eval_selective,
-        ("onnxruntime", "openvino", "numpy", "scipy"),
+        ("numpy", "pillow", "scipy", "simplejpeg"),
+        machine=machine_of,
     ),
     Stage("publish", BUNDLE_STAGES, ("gate",), ("offline.publishing",), run_publish, always=True),
+)
+
+
+# All read through the same few functions; what those import is named by each stage as far as it matters.
+_COMPILED = ("offline.compiled",)
+STAGES = tuple(
+    replace(stage, helpers=("offline.stage_inputs", *(_COMPILED if stage.machine is machine_of else ())))
+    for stage in _STAGES
 )
 
 

@@ -16,6 +16,8 @@ from stage1.rule import ExitRule
 from stage1.testing import spent
 
 Sha256 = str
+# Beyond it the arithmetic of the bounds overflows.
+MOST_ROWS = 10**12
 Status = Literal["CERTIFIED", "INFEASIBLE"]
 
 
@@ -52,7 +54,7 @@ class Chain(_Part):
     tau: float
     t1: float
     grid: tuple[float, ...] = ()
-    tested: int = Field(default=0, ge=0)
+    tested: int = Field(default=0, ge=0, le=MOST_ROWS)
 
     def may_end_at(self, t0: float) -> bool:
         """Whether a walk of `tested` steps can have stopped at this value: the last step failed, or was the last."""
@@ -81,8 +83,8 @@ class Evidence(_Part):
     subgroup: str = ""
     bound: float = Field(gt=0, lt=1)
     level: float = Field(gt=0, lt=1)
-    events: int = Field(ge=0)
-    trials: int = Field(ge=0)
+    events: int = Field(ge=0, le=MOST_ROWS)
+    trials: int = Field(ge=0, le=MOST_ROWS)
     p_value: float = Field(ge=0, le=1)
 
     @classmethod
@@ -173,16 +175,16 @@ class ScrcParams(Artifact):
     seed: int
     rule: ExitRule | None
     ambiguous_below: float
-    chosen: int = Field(default=0, ge=0)
+    chosen: int = Field(default=0, ge=0, le=MOST_ROWS)
     evidence: tuple[Evidence, ...] = ()
-    rows: int = Field(ge=0)
-    positives: int = Field(ge=0)
+    rows: int = Field(ge=0, le=MOST_ROWS)
+    positives: int = Field(ge=0, le=MOST_ROWS)
     bound_delta: float = Field(default=0.5, gt=0, lt=1)
     risks: dict[Risk, Rate] = Field(default_factory=dict)
     exit_coverage: Rate | None = None
     positives_exited: Rate | None = None
     subgroups: dict[str, Rate] = Field(default_factory=dict)
-    prior_uses: int = Field(default=0, ge=0)
+    prior_uses: int = Field(default=0, ge=0, le=MOST_ROWS)
     binding: Binding
     code_version: str
     chains: tuple[Chain, ...] = ()

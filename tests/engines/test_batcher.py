@@ -147,6 +147,23 @@ def test_a_poisoned_image_fails_alone(
     assert batcher.stats.failed == 1
 
 
+def test_a_batch_that_cannot_even_begin_fails_and_the_next_is_computed(
+    bundle: LiveBundle, slot: BundleSlot, open_batcher: Callable[..., Batcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batcher = open_batcher()
+
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batcher, "_compute", no_memory)
+        with pytest.raises(InferenceError, match="MemoryError"):
+            ask(batcher, slot, 1).result(30)
+    assert ask(batcher, slot, 2).result(30) is not None
+    slot.close()
+    assert slow_of(bundle).closed == 1
+
+
 def test_an_expired_image_is_not_computed(
     bundle: LiveBundle, slot: BundleSlot, open_batcher: Callable[..., Batcher]
 ) -> None:

@@ -416,3 +416,29 @@ def test_the_states_are_told_in_their_order(bundle: Path) -> None:
     told: list[State] = []
     load_checked(check_bundle(bundle, told.append), threads=1, most=1, report=told.append).close()
     assert told == [State.VERIFYING, State.LOADING, State.WARMING, State.GATING, State.READY]
+
+
+def test_a_golden_set_that_unpacks_to_gigabytes_is_not_unpacked(
+    files: Path, publish: Publish, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("engines.bundle.MOST_OF_A_GOLDEN_SET", 1 << 20)
+    with np.load(files / GOLDEN) as stored:
+        arrays = dict(stored)
+    arrays["images"] = np.zeros((2000, 3, 32, 32), np.uint8)
+    np.savez_compressed(files / GOLDEN, **arrays)
+    assert (files / GOLDEN).stat().st_size < 1 << 20
+    refused(publish(files), "larger than a golden set may be")
+
+
+@pytest.mark.parametrize("images", [np.zeros(6, np.uint8), np.zeros((6, 3, 32, 32), np.float32), np.uint8(1)])
+def test_a_golden_set_without_images_is_none(files: Path, publish: Publish, refused: Refused, images: Any) -> None:
+    with np.load(files / GOLDEN) as stored:
+        arrays = dict(stored)
+    np.savez_compressed(files / GOLDEN, **(arrays | {"images": images}))
+    refused(publish(files), "are no images")
+
+
+def test_numbers_that_no_arithmetic_bears_are_a_refusal(files: Path, publish: Publish, refused: Refused) -> None:
+    content = json.loads((files / PARAMS).read_text())
+    (files / PARAMS).write_text(json.dumps(content | {"prior_uses": 10**400}))
+    refused(publish(files), "prior_uses")

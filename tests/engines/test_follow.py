@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
 from engines.bundle import ENGINE, Provenance
-from engines.errors import BundleRefused, InferenceError, UnknownBundle
+from engines.errors import BundleRefused, InferenceError, PointerNotMoved, StoreError, UnknownBundle
 from engines.follow import StoreFollower
 from engines.lifecycle import State
+from engines.loading import LiveBundle, load_checked
 from engines.settings import SwapSettings
 from engines.store import Store
 
@@ -318,6 +322,189 @@ class TestStandby:
                 with pytest.raises(UnknownBundle, match="no bundle stands by"):
                     await follower.rollback(now=NOW)
                 assert live(follower) != first
+
+        run(scenario)
+
+    def test_a_pointer_that_cannot_follow_does_not_undo_it(
+        self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def scenario() -> None:
+            first, second = publish("a"), ""
+            async with following(store, standby=True) as follower:
+                second = publish("b")
+                await follower.refresh()
+                with monkeypatch.context() as patch:
+                    patch.setattr(store, "activate", full_disk)
+                    with pytest.raises(PointerNotMoved, match=f"rolled back to {first}, but .* No space left"):
+                        await follower.rollback(now=NOW)
+                for _ in range(3):
+                    assert await follower.refresh() is False
+                assert live(follower) == first
+                pointer = store.current()
+                assert pointer is not None
+                assert pointer.bundle == second
+                third = publish("c")
+                assert await follower.refresh() is True
+                assert live(follower) == third
+
+        run(scenario)
+
+    def test_one_that_waited_while_another_went_live_changes_nothing(
+        self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def scenario() -> None:
+            publish("a")
+            async with following(store, standby=True) as follower:
+                publish("b")
+                await follower.refresh()
+                third = publish("c")
+                made = list[LiveBundle]()
+                go = held_up_load(monkeypatch, made)
+                loading = asyncio.create_task(follower.refresh())
+                await until(lambda: bool(made))
+                rolling = asyncio.create_task(follower.rollback(now=NOW))
+                await asyncio.sleep(0.05)
+                go.set()
+                assert await loading is True
+                with pytest.raises(StoreError, match="another bundle went live meanwhile"):
+                    await rolling
+                assert live(follower) == third
+
+        run(scenario)
+
+    def test_it_does_not_wait_for_the_trial_of_something_else(
+        self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        async def scenario() -> None:
+            first = publish("a")
+            async with following(store, standby=True, trial=True) as follower:
+                publish("b")
+                await follower.refresh()
+                publish("c")
+                never = tmp_path / "never"
+                never.write_text("#!/bin/sh\nexec sleep 600\n")
+                never.chmod(0o755)
+                monkeypatch.setattr(sys, "executable", str(never))
+                trying = asyncio.create_task(follower.refresh())
+                await until(lambda: follower.status().history[-1].state is State.TRYING)
+                await asyncio.sleep(0.2)
+                await follower.rollback(now=NOW)
+                assert await trying is False
+                assert live(follower) == first
+
+        run(scenario)
+
+
+def full_disk(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def held_up_load(monkeypatch: pytest.MonkeyPatch, made: list[LiveBundle]) -> threading.Event:
+    """Loading ends only when the event is set; what was loaded is noted."""
+    go = threading.Event()
+
+    def load(*given: Any, **more: Any) -> LiveBundle:
+        loaded = load_checked(*given, **more)
+        made.append(loaded)
+        assert go.wait(60)
+        return loaded
+
+    monkeypatch.setattr("engines.follow.load_checked", load)
+    return go
+
+
+def closed(bundle: LiveBundle) -> bool:
+    try:
+        bundle.engine.infer(np.zeros((1, 3, 32, 32), np.uint8))
+    except InferenceError:
+        return True
+    return False
+
+
+class TestUnexpected:
+    def test_whatever_a_check_raises_is_a_refusal_and_the_live_bundle_stays(
+        self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def scenario() -> None:
+            first = publish("a")
+            async with following(store) as follower:
+                publish("b")
+                with monkeypatch.context() as patch:
+                    patch.setattr("engines.follow.check_bundle", lambda *_: int("no number"))
+                    assert await follower.refresh() is False
+                status = follower.status()
+                assert (live(follower), status.refusals) == (first, 1)
+                assert "invalid literal" in status.history[-1].reason
+
+        run(scenario)
+
+    def test_a_refused_bundle_is_tried_again_when_asked_to(
+        self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def scenario() -> None:
+            publish("a")
+            async with following(store) as follower:
+                second = publish("b")
+                with monkeypatch.context() as patch:
+                    patch.setattr("engines.follow.check_bundle", full_disk)
+                    assert await follower.refresh() is False
+                assert await follower.refresh() is False
+                assert await follower.reload() is True
+                assert live(follower) == second
+
+        run(scenario)
+
+    def test_who_runs_at_a_lower_priority_already_can_start(
+        self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def forbidden(*_: object) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied")
+
+        async def scenario() -> None:
+            first = publish("a")
+            monkeypatch.setattr("os.setpriority", forbidden)
+            async with following(store) as follower:
+                assert live(follower) == first
+
+        run(scenario)
+
+
+class TestUnwanted:
+    """What was loaded for somebody who is gone is closed."""
+
+    def test_when_the_task_is_cancelled(self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def scenario() -> None:
+            first, made = publish("a"), list[LiveBundle]()
+            async with following(store) as follower:
+                publish("b")
+                go = held_up_load(monkeypatch, made)
+                loading = asyncio.create_task(follower.refresh())
+                await until(lambda: bool(made))
+                loading.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await loading
+                go.set()
+                await until(lambda: closed(made[0]))
+                assert live(follower) == first
+
+        run(scenario)
+
+    def test_when_everything_is_closed(self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def scenario() -> None:
+            made = list[LiveBundle]()
+            publish("a")
+            async with following(store) as follower:
+                publish("b")
+                go = held_up_load(monkeypatch, made)
+                loading = asyncio.create_task(follower.refresh())
+                await until(lambda: bool(made))
+                closing = asyncio.create_task(follower.close())
+                await asyncio.sleep(0.05)
+                go.set()
+                assert await loading is False
+                await closing
+                assert closed(made[0])
+                assert follower.slot.generation == 0
 
         run(scenario)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -80,6 +82,7 @@ CHANGES: dict[str, Callable[[bytes], list[Member]]] = {
     "climbing": lambda engine: [member(f"../{ENGINE}", engine)],
     "absolute": lambda engine: [member(f"/tmp/{ENGINE}", engine)],
     "left out": lambda _: [],
+    "long header": lambda engine: [member("x" * 200_000, engine)],
     "extra": lambda engine: [member(ENGINE, engine), member("extra.txt", b"x")],
     "twice": lambda engine: [member(ENGINE, engine), member(ENGINE, engine)],
 }
@@ -123,6 +126,16 @@ def test_a_truncated_file_is_refused(tmp_path: Path, carried: Path) -> None:
         (tmp_path / "bad.tar").write_bytes(content[: int(share * len(content))])
         with pytest.raises(BundleRefused):
             import_bundle(Store(tmp_path / "there"), tmp_path / "bad.tar")
+
+
+def test_a_sparse_member_is_not_blown_up(tmp_path: Path) -> None:
+    """A few bytes that stand for a terabyte of zeros."""
+    (tmp_path / "manifest.json").touch()
+    os.truncate(tmp_path / "manifest.json", 1 << 29)
+    subprocess.run(["tar", "--sparse", "-cf", "bad.tar", "manifest.json"], cwd=tmp_path, check=True)
+    assert (tmp_path / "bad.tar").stat().st_size < 1 << 20
+    with pytest.raises(BundleRefused, match="is not a plain file"):
+        import_bundle(Store(tmp_path / "there"), tmp_path / "bad.tar")
 
 
 def test_a_manifest_of_another_kind_is_refused(tmp_path: Path) -> None:

@@ -217,6 +217,11 @@ class TestNames:
         assert store.path(bundle[:4]) == store.path(bundle)
         assert store.activate(bundle[:4], now=NOW).bundle == bundle
 
+    def test_the_whole_name_is_never_ambiguous(self, store: Store, publish: Publish) -> None:
+        bundle = publish()
+        shutil.copytree(store.path(bundle), store.path(bundle).with_name(f"{bundle}-backup"))
+        assert store.path(bundle).name == bundle
+
     def test_an_ambiguous_beginning_is_refused(self, store: Store, publish: Publish) -> None:
         names = [publish("x" * length) for length in range(1, 18)]
         first = {name[0] for name in names if sum(other[0] == name[0] for other in names) > 1}

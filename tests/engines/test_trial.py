@@ -61,6 +61,12 @@ def test_a_crash_in_native_code_is_a_refusal(tmp_path: Path, instead: Callable[[
         Trial(threads=1, most=1).run(tmp_path)
 
 
+def test_a_crash_need_not_leave_text(tmp_path: Path, instead: Callable[[str], None]) -> None:
+    instead("import ctypes, os\nos.write(1, bytes([0xff, 0xfe]))\nctypes.string_at(0)\n")
+    with pytest.raises(BundleRefused, match="was ended by signal 11"):
+        Trial(threads=1, most=1).run(tmp_path)
+
+
 def test_a_child_that_fails_otherwise_is_a_refusal(tmp_path: Path, instead: Callable[[str], None]) -> None:
     instead("raise SystemExit(9)\n")
     with pytest.raises(BundleRefused, match="ended with status 9: it said nothing"):

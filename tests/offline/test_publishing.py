@@ -11,7 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import offline.publishing
 from engines.bundle import Provenance
+from engines.errors import Unavailable
+from engines.loading import LiveBundle, load_bundle
 from engines.store import Store
 from offline.config import GateSettings
 from offline.dataset import Dataset, Row
@@ -208,3 +211,21 @@ def test_a_bundle_is_assembled_from_the_stages_that_have_its_files(tmp_path: Pat
     assemble([tmp_path / "one", tmp_path / "two"], ["a", "b", "c"], tmp_path / "out")
     found = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
     assert found == {"a": "a of one", "b": "b of one", "c": "c of two"}
+
+
+def test_a_champion_that_does_not_fit_at_the_moment_stays(
+    store: Store, publish: Publish, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is wrong with it, so a challenger that nobody compared must not take its place."""
+    old, new = publish("old"), publish("new", shift=30.0)
+    store.activate(old.name, now=NOW)
+
+    def load(path: Path) -> LiveBundle:
+        if path == old:
+            raise Unavailable("loading it takes about 9,000 MiB, and 1 MiB are left")
+        return load_bundle(path)
+
+    monkeypatch.setattr(offline.publishing, "load_bundle", load)
+    champion, reasons, rows = judge(store, new, data)
+    assert (champion, rows) == (old.name, 0)
+    assert reasons == ["the champion cannot be loaded here: loading it takes about 9,000 MiB, and 1 MiB are left"]
