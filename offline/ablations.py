@@ -107,7 +107,7 @@ class Ablations:
 
     def _baseline(self) -> Stage1Net:
         """A head on the frozen features of images as they are, by cross-entropy alone."""
-        net = self._build(adapter="none", heads={})
+        net = self._build(adapter="none", heads={}, multi_scale=False)
         add_adapters(net, self.config.model.model_copy(update={"adapter": "none"}))
         settings = TrainSettings(
             epochs=BASELINE_EPOCHS,

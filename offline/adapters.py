@@ -166,12 +166,12 @@ def merge_adapters(net: Stage1Net) -> None:
 
 
 def frozen_blocks(net: Stage1Net) -> int:
-    """Number of blocks at the start that, with all before them, no training changes; 0 if the backbone cannot be cut.
+    """Number of blocks at the start that, with all before them, no training changes; 0 if the network cannot be cut.
 
     All blocks count only if what follows them is frozen too.
     """
     backbone = net.backbone
-    if not can_be_cut(backbone):
+    if net.stems or not can_be_cut(backbone):
         return 0
     training = {p for p in backbone.parameters() if p.requires_grad}
     if not training:

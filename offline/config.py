@@ -99,6 +99,8 @@ class ModelSettings(_Section):
         last_layers: number of blocks, counted from the end, that are adapted; None for all.
         head_hidden: width of the hidden layer of each head.
         heads: named heads by their name.
+        multi_scale: patches half and twice as coarse as the backbone's are trained beside it and go into the heads.
+            They see the pixels, so the activations of frozen blocks cannot be kept instead.
     """
 
     backbone: Annotated[RandomBackbone | PretrainedBackbone, Field(discriminator="kind")] = PretrainedBackbone()
@@ -110,6 +112,7 @@ class ModelSettings(_Section):
     last_layers: int | None = Field(default=6, ge=1)
     head_hidden: int = Field(default=64, ge=1)
     heads: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], NamedHead] = Field(default_factory=dict)
+    multi_scale: bool = False
 
 
 class AdaptSettings(_Section):

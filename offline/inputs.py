@@ -166,6 +166,8 @@ def _why_not(net: Stage1Net, settings: TrainSettings, directory: Path | None) ->
         return "the settings switch it off"
     if directory is None:
         return "there is no workspace to keep it in"
+    if net.stems:
+        return "the patches of model.multi_scale see the pixels, which it does not keep"
     if not frozen_blocks(net):
         return "no block is frozen together with all before it, or this backbone cannot be cut"
     return ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ def build(settings: ModelSettings, *, size_px: int, seed: int) -> Stage1Net:
         head_hidden=settings.head_hidden,
         views=settings.views,
         named={name: len(named.classes) for name, named in settings.heads.items()},
+        multi_scale=settings.multi_scale,
     )
 
 
@@ -64,12 +66,14 @@ def layout_of(backbone: PreTrainedModel, view_px: int) -> Layout:
             "preprocess.size_px or another model.backbone"
         ) from error
     if hidden.ndim == 4:
-        return Layout(width=hidden.shape[1], first_patch=0)
+        return Layout(width=hidden.shape[1], first_patch=0, patch_px=view_px // hidden.shape[3])
     if hidden.ndim != 3:
         raise TrainingError(f"{name} returns a state of shape {tuple(hidden.shape)}, expected patch or grid features")
     has_cls = any(parameter.rsplit(".", 1)[-1] == "cls_token" for parameter, _ in backbone.named_parameters())
     registers = int(getattr(backbone.config, "num_register_tokens", 0))
-    return Layout(width=hidden.shape[2], first_patch=1 + registers if has_cls else 0)
+    first_patch = 1 + registers if has_cls else 0
+    across = math.isqrt(hidden.shape[1] - first_patch)
+    return Layout(width=hidden.shape[2], first_patch=first_patch, patch_px=view_px // max(1, across))
 
 
 def _random_config(backbone: RandomBackbone, size_px: int) -> DINOv3ViTConfig:

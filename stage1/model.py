@@ -24,6 +24,7 @@ from stage1 import trunk
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 Views = Literal["whole", "whole_and_quadrants"]
+STEM_WIDTH = 32
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,12 @@ class Layout:
         width: channels D.
         first_patch: index of the first patch token after the CLS token and registers; 0 if there is no CLS token, as in
             a grid `(N, D, H, W)`. Then the largest value of each channel stands in for it.
+        patch_px: side of the square that a patch or a cell of the grid stands for.
     """
 
     width: int
     first_patch: int
+    patch_px: int = 16
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Stage1Net(nn.Module):
         views: `whole` sees the image as it is; `whole_and_quadrants` sees it at half its size and its four quarters at
             full size, so that small things count, and is as expensive as five images of half the side.
         named: classes of each named head.
+        multi_scale: patch embeddings half and twice as coarse as the backbone's, trained from scratch on the whole
+            image and pooled over it, go into the heads beside the backbone's features.
     """
 
     mean: Tensor
@@ -86,13 +91,15 @@ class Stage1Net(nn.Module):
         head_hidden: int,
         views: Views = "whole",
         named: Mapping[str, int] | None = None,
+        multi_scale: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.layout = layout
         self.views = views
         self.view_px = size_px if views == "whole" else size_px // 2
-        self.width = 2 * layout.width * (1 if views == "whole" else 2)
+        self.stems = stems(layout.patch_px) if multi_scale else nn.ModuleList()
+        self.width = 2 * layout.width * (1 if views == "whole" else 2) + 2 * STEM_WIDTH * len(self.stems)
         self.class_head = head(self.width, head_hidden, 2)
         self.select_head = head(self.width, head_hidden, 1)
         self.named_heads = nn.ModuleDict({k: head(self.width, head_hidden, n) for k, n in (named or {}).items()})
@@ -109,12 +116,13 @@ class Stage1Net(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """Features `(N, width)` of uint8 images `(N, 3, S, S)`."""
-        return self._pooled(self.backbone(self._pixels(image)).last_hidden_state)
+        found = self._pooled(self.backbone(self._pixels(image)).last_hidden_state)
+        return torch.cat([found, *pooled(self.stems, (image.float() - self.mean) / self.std)], dim=1)
 
     def prefix(self, image: Tensor, cut: int) -> Tensor:
         """What the first `cut` blocks make of uint8 images `(N, 3, S, S)`; `(N, V, ...)` with V views.
 
-        With all blocks before the cut it is the features `(N, width)`.
+        With all blocks before the cut it is the features `(N, width)`. Not for `multi_scale`, which needs the pixels.
         """
         if cut == len(trunk.blocks_of(self.backbone)):
             return self.features(image)
@@ -156,6 +164,18 @@ class Stage1Net(nn.Module):
             return found
         views = found.reshape(-1, 5, found.shape[1])
         return torch.cat([views[:, 0], views[:, 1:].amax(1)], dim=1)
+
+
+def stems(patch_px: int) -> nn.ModuleList:
+    """Patch embeddings half and twice as coarse as patches of this side, `(N, 3, S, S)` to `(N, STEM_WIDTH, H, W)`."""
+    sides = (max(1, patch_px // 2), 2 * patch_px)
+    return nn.ModuleList(nn.Sequential(nn.Conv2d(3, STEM_WIDTH, side, stride=side), nn.GELU()) for side in sides)
+
+
+def pooled(embeddings: nn.ModuleList, pixels: Tensor) -> list[Tensor]:
+    """Mean and largest value of each channel of each embedding, `(N, STEM_WIDTH)` each."""
+    grids = [embedding(pixels).flatten(2) for embedding in embeddings]
+    return [pool for grid in grids for pool in (grid.mean(2), grid.amax(2))]
 
 
 def head(width: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -12,10 +12,8 @@ from torch import Tensor, nn
 from benchmarks.learning.arena import Arena, Rows
 from benchmarks.learning.scale import HEAD_HIDDEN
 from offline.judging import ImageSet
-from stage1.model import Layout, Stage1Net
+from stage1.model import STEM_WIDTH, Layout, Stage1Net, pooled, stems
 from stage1.preprocess import Pixels
-
-STEM_WIDTH = 32
 
 
 class KnownFeatures(Stage1Net):
@@ -51,17 +49,12 @@ class MultiScale(KnownFeatures):
     def __init__(self, table: Tensor, images: Pixels, patch_px: int) -> None:
         super().__init__(table, images.shape[-1], more=4 * STEM_WIDTH)
         self._images = images
-        self.stems = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(3, STEM_WIDTH, side, stride=side), nn.GELU())
-            for side in (patch_px // 2, 2 * patch_px)
-        )
+        self.stems = stems(patch_px)
 
     def features(self, image: Tensor) -> Tensor:
         """Features `(n, width)` of rows by their numbers, `(n,)`."""
         pixels = (torch.from_numpy(self._images[image.numpy()]).float() - self.mean) / self.std
-        grids = [stem(pixels).flatten(2) for stem in self.stems]
-        pooled = [pool for grid in grids for pool in (grid.mean(2), grid.amax(2))]
-        return torch.cat([super().features(image), *pooled], dim=1)
+        return torch.cat([super().features(image), *pooled(self.stems, pixels)], dim=1)
 
 
 def row_set(arena: Arena, rows: Rows) -> ImageSet:
