@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,6 +47,12 @@ def labelled(count: int, seed: int, root: Path) -> ImageSet:
     return ImageSet(images(count, seed), Dataset(root, rows))
 
 
+def weight(made: Stage1Net) -> Any:
+    """Of the finer patches."""
+    finer: Any = made.stems[0]
+    return finer[0].weight
+
+
 def net() -> Stage1Net:
     made = build(MODEL, size_px=SIZE_PX, seed=0)
     add_adapters(made, MODEL)
@@ -60,7 +67,8 @@ def test_they_are_half_and_twice_as_coarse_and_pooled_over_the_image() -> None:
         found, plain = made.features(shown), without.features(shown)
         pixels = (shown.float() - made.mean) / made.std
         expected = [plain]
-        for stem, side in zip(made.stems, (8, 32), strict=True):
+        stems: Any = list(made.stems)
+        for stem, side in zip(stems, (8, 32), strict=True):
             grid = F.gelu(F.conv2d(pixels, stem[0].weight, stem[0].bias, stride=side))
             assert grid.shape[2:] == (SIZE_PX // side, SIZE_PX // side)
             expected += [grid.mean((2, 3)), grid.amax((2, 3))]
@@ -75,11 +83,11 @@ def test_a_convolutional_backbone_tells_the_side_of_its_cells() -> None:
 
 def test_training_moves_them_and_sees_the_pixels(tmp_path: Path) -> None:
     made = net()
-    before = made.stems[0][0].weight.detach().clone()
+    before = weight(made).detach().clone()
     recipe = TrainSettings(epochs=1, batch_size=8, learning_rate=1e-2)
     trainee = Trainee(made, labelled(16, 1, tmp_path), labelled(16, 2, tmp_path))
     outcome = train_supervised(trainee, recipe, CALIBRATION, seed=0, progress=lambda *_: None, cache=tmp_path / "cache")
-    assert not torch.equal(made.stems[0][0].weight, before)
+    assert not torch.equal(weight(made), before)
     assert not outcome.cached
     assert "see the pixels" in outcome.inputs
 
