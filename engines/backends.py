@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from engines.engine import Engine, EngineSpec, twin
-from engines.errors import BundleRefused
 from engines.onnx_engine import OnnxEngine
 
 
@@ -27,8 +26,6 @@ def open_engine(spec: EngineSpec, model: Path, *, threads: int | None = None) ->
         from engines.openvino_engine import OpenVinoEngine  # noqa: PLC0415
 
         return OpenVinoEngine(model, spec, threads=threads)
-    if spec.backend == "tensorrt":
-        from engines.tensorrt_engine import TensorRtEngine  # noqa: PLC0415
+    from engines.tensorrt_engine import TensorRtEngine  # noqa: PLC0415
 
-        return TensorRtEngine(model, spec)
-    raise BundleRefused(f"{spec}: this program has no such engine")
+    return TensorRtEngine(model, spec)
