@@ -143,10 +143,10 @@ def calibrator_of(
     return ProbabilityCalibrator(heads=heads)
 
 
-def golden_rows(data: Dataset, seed: int) -> Dataset:
+def golden_rows(data: Dataset, seed: int, most: int = GOLDEN_IMAGES) -> Dataset:
     """A few rows of each class, picked by hash, for the golden set."""
     ordered = sorted(data.rows, key=lambda row: hash_key(seed, row.image))
-    half = GOLDEN_IMAGES // 2
+    half = most // 2
     picked = [row for label in (0, 1) for row in [r for r in ordered if r.label == label][:half]]
     return Dataset(data.root, tuple(picked))
 

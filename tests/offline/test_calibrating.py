@@ -152,11 +152,11 @@ def test_an_engine_is_run_on_all_rows_in_order_through_the_serving_preprocess(
 
 
 def test_golden_rows_are_of_both_classes_and_the_same_in_any_order(pictures: Dataset) -> None:
-    golden = golden_rows(pictures, seed=3)
+    golden = golden_rows(pictures, seed=3, most=16)
     assert [row.label for row in golden.rows] == [0] * 8 + [1] * 8
     turned = Dataset(pictures.root, pictures.rows[::-1])
-    assert golden_rows(turned, seed=3).ids == golden.ids
-    assert golden_rows(pictures, seed=4).ids != golden.ids
+    assert golden_rows(turned, seed=3, most=16).ids == golden.ids
+    assert golden_rows(pictures, seed=4, most=16).ids != golden.ids
 
 
 def test_a_use_of_any_of_the_groups_counts() -> None:
