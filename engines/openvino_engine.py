@@ -6,6 +6,7 @@ import importlib
 import sys
 from collections import deque
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -73,6 +74,11 @@ class OpenVinoEngine:
             raise BundleRefused(f"{path.name}: OpenVINO cannot load it: {_line(error)}") from error
         self._outputs = [port.get_any_name() for port in model.outputs]
         self._size_px = checked_size(path.name, [_port(port) for port in model.inputs], self._outputs, kind="u8")
+        ports = [*model.inputs, *model.outputs]
+        fixed = [port.get_any_name() for port in ports if not port.get_partial_shape()[0].is_dynamic]
+        if fixed:
+            # OpenVINO would compute on with another number of images, in memory that it does not own.
+            raise BundleRefused(f"{path.name}: {', '.join(fixed)} do not take any number of images")
         used = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
         if used != HINTS[spec.precision]:
             raise BundleRefused(f"{path.name}: OpenVINO computes in {used}, asked for {HINTS[spec.precision]}")
@@ -139,7 +145,7 @@ def _checked(spec: EngineSpec) -> tuple[ModuleType, Core, str]:
     if spec.device != "cpu" or spec.precision not in HINTS:
         raise BundleRefused(f"{spec}: OpenVINO computes {' and '.join(HINTS)} on a CPU here")
     ov = _openvino()
-    core = ov.Core()
+    core = _core(ov)
     isa = _instruction_set(ov, core)
     if spec.precision == "bf16" and not _multiplies_bf16(core, isa):
         raise Unavailable(
@@ -147,6 +153,12 @@ def _checked(spec: EngineSpec) -> tuple[ModuleType, Core, str]:
             "times slower than fp32; set the precision to fp32"
         )
     return ov, core, isa
+
+
+@cache
+def _core(ov: ModuleType) -> Core:
+    """One for as long as the process lives: it gives the thread that makes it another stack for signals."""
+    return ov.Core()
 
 
 def _openvino() -> ModuleType:
