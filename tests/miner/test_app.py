@@ -191,14 +191,14 @@ def test_a_damaged_bundle_is_refused_and_the_live_one_stays(
     second = miner.store.publish(files, provenance)
     miner.store.activate(second, now=NOW)
     until(lambda: miner.saw("bundle_live", bundle=second))
-    first = miner.store.current()
-    assert first is not None
-    assert first.previous is not None
-    damaged = miner.store.path(first.previous)
+    current = miner.store.current()
+    assert current is not None
+    files = write_bundle_files(miner.home / "third", engine=tiny_engine, note="third night")
+    damaged = miner.store.path(miner.store.publish(files, provenance))
     manifest = (damaged / MANIFEST).read_bytes()
     (damaged / "metrics.csv").write_text("changed after it was published")
     # Activation itself checks; a pointer that moves all the same is what a crash or a careless hand would leave.
-    pointer = first.model_copy(update={"bundle": first.previous, "sequence": first.sequence + 1})
+    pointer = current.model_copy(update={"bundle": damaged.name, "sequence": current.sequence + 1})
     pointer.write(miner.store.pointer_path)
     until(lambda: bool(miner.events("bundle_refused")))
     assert "metrics.csv is changed" in miner.events("bundle_refused")[0]["reason"]
