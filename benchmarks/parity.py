@@ -25,7 +25,7 @@ from transformers.utils import logging
 from engines.available import KNOWN, check_available
 from engines.backends import open_engine
 from engines.compiling import compile_engine
-from engines.engine import Engine, EngineSpec
+from engines.engine import Engine, EngineSpec, in_batches
 from engines.errors import EngineError
 from offline.config import ModelSettings, PretrainedBackbone
 from offline.dataset import Dataset, read_dataset
@@ -60,17 +60,12 @@ def photographs(data: Path, count: int, size_px: int) -> Pixels:
     return Dataset(found.root, tuple(found.rows[i] for i in places)).array(PreprocessSettings(size_px=size_px))
 
 
-def answered(engine: Engine, images: Pixels, size: int) -> Stage1Outputs:
-    """Outputs of an engine in batches of one size; the last one may be smaller."""
-    return Stage1Outputs.concatenate([engine.infer(images[i : i + size]) for i in range(0, len(images), size)])
-
-
 def compare(engine: Engine, truth: Stage1Outputs, images: Pixels, most: int) -> tuple[float, int, int]:
     """Largest error over all batch sizes, the size that has it, and the most flips."""
     middle = np.median(truth.roadwork_score)
     worst, at, flips = 0.0, 1, 0
     for size in range(1, most + 1):
-        found = answered(engine, images, size)
+        found = in_batches(engine, images, size)
         pairs = [(found.logits, truth.logits), (found.select_score, truth.select_score)]
         error = max(float(np.abs(ours - theirs).max() / np.abs(theirs).max()) for ours, theirs in pairs)
         if error > worst:

@@ -98,6 +98,18 @@ def twin(model: Path, precision: Precision) -> Path:
     return model if precision == "fp32" else model.with_suffix(f".{precision}.onnx")
 
 
+def in_batches(engine: Engine, images: Pixels, size: int) -> Stage1Outputs:
+    """Outputs of an engine for any number of images, in batches of one size; the last one may be smaller.
+
+    Args:
+        engine: any.
+        images: uint8 `(N, 3, S, S)`, N at least one.
+        size: images of a batch.
+    """
+    starts = range(0, len(images), size)
+    return Stage1Outputs.concatenate([engine.infer(images[start : start + size]) for start in starts])
+
+
 def buckets(most: int) -> tuple[int, ...]:
     """Batch sizes to try for batches of at most `most` images: the buckets below, and `most` itself."""
     return (*(size for size in BUCKETS if size < most), most)

@@ -21,7 +21,7 @@ from engines.bundle import (
     read_golden,
     verify_bundle,
 )
-from engines.engine import REFERENCE, Engine, EngineSpec, buckets
+from engines.engine import REFERENCE, Engine, EngineSpec, buckets, in_batches
 from engines.errors import BundleRefused, InferenceError, ParityError, Unavailable
 from engines.lifecycle import State
 from engines.memory import admit, available_bytes
@@ -213,8 +213,7 @@ def check_parity(
     worst = 0.0
     for size in sizes:
         count = size if spot or size not in {sizes[0], sizes[-1]} else len(images)
-        starts = range(0, min(count, len(images)), size)
-        actual = Stage1Outputs.concatenate([engine.infer(images[start : start + size]) for start in starts])
+        actual = in_batches(engine, images[:count], size)
         stored = expected.rows(slice(0, len(actual)))
         worst = max(worst, *_drift(actual, stored))
         if worst > tolerance:

@@ -18,7 +18,6 @@ from engines.follow import StoreFollower
 from engines.memory import few_arenas
 from engines.store import Store
 from miner.access import AccessPolicy
-from miner.admin import admin_app
 from miner.axon import AxonApp
 from miner.axon_server import ABORT_S, AxonServer, AxonServerError, AxonServerSettings
 from miner.cascade import Cascade
@@ -162,6 +161,9 @@ async def _open_admin(
 ) -> None:
     if settings.port is None:
         return
+    # Most miners have none, and its web framework takes a while to import.
+    from miner.admin import admin_app  # noqa: PLC0415
+
     where = AxonServerSettings(host="127.0.0.1", port=settings.port)
     server = AxonServer(admin_app(follower, batcher, utc_now), where, name="admin")
     await _listen(server)

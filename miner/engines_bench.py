@@ -15,7 +15,7 @@ from engines.available import KNOWN, check_available
 from engines.backends import open_engine
 from engines.bundle import ENGINE, ENGINE_PREFIXES, GOLDEN, PARAMS, read_golden
 from engines.compiling import compile_engine
-from engines.engine import REFERENCE, Engine, EngineSpec
+from engines.engine import REFERENCE, Engine, EngineSpec, in_batches
 from engines.errors import EngineError
 from engines.store import Store
 from stage1.certificate import ScrcParams
@@ -64,7 +64,7 @@ def bench(root: Path, bundle: str, *, rounds: int, threads: int | None) -> str:
             except EngineError as error:
                 lines.append(f"{spec!s:<24} no: {str(error).removeprefix(f'{spec}: ')}")
         _take_turns(list(opened.values()), images, rounds)
-        truth = _outputs(opened[REFERENCE].engine, images)
+        truth = in_batches(opened[REFERENCE].engine, images, 1)
         head = f"{'engine':<24} {'1 image':>9} {'ratio':>6} {f'by {BATCH}':>12} {'ratio':>6} {'load':>7} {'drift':>8}"
         rows = [_row(spec, found, opened[REFERENCE], truth, images, policy) for spec, found in opened.items()]
         for found in opened.values():
@@ -97,14 +97,10 @@ def _take_turns(engines: list[Measured], images: Pixels, rounds: int) -> None:
                 taken.append(time.perf_counter() - begun)
 
 
-def _outputs(engine: Engine, images: Pixels) -> Stage1Outputs:
-    return Stage1Outputs.concatenate([engine.infer(image[None]) for image in images])
-
-
 def _row(
     spec: EngineSpec, found: Measured, reference: Measured, truth: Stage1Outputs, images: Pixels, policy: ScrcPolicy
 ) -> str:
-    outputs = _outputs(found.engine, images)
+    outputs = in_batches(found.engine, images, 1)
     drift = float(np.abs(outputs.roadwork_score - truth.roadwork_score).max())
     flips = int((policy.decide(outputs).exit_label != policy.decide(truth).exit_label).sum())
     one, many = (statistics.median(found.seconds[size]) for size in (1, BATCH))

@@ -67,12 +67,6 @@ def run_engine(
     return LabelledOutputs(Stage1Outputs.concatenate(parts), data.labels, data.ids, data.groups, data.metadata)
 
 
-def in_batches(engine: Engine, images: Pixels) -> Stage1Outputs:
-    """Outputs of an engine for any number of images, in batches that it takes."""
-    starts = range(0, len(images), BATCH)
-    return Stage1Outputs.concatenate([engine.infer(images[start : start + BATCH]) for start in starts])
-
-
 def read_ledger(workspace: Path) -> list[LedgerEntry]:
     """All certifications so far; a line that a crash cut short is ignored: its rows were not looked at.
 
@@ -144,7 +138,13 @@ def calibrator_of(
 
 
 def golden_rows(data: Dataset, seed: int, most: int = GOLDEN_IMAGES) -> Dataset:
-    """A few rows of each class, picked by hash, for the golden set."""
+    """A few rows of each class, picked by hash, for the golden set.
+
+    Args:
+        data: where to pick.
+        seed: of the hash.
+        most: rows of both classes together.
+    """
     ordered = sorted(data.rows, key=lambda row: hash_key(seed, row.image))
     half = most // 2
     picked = [row for label in (0, 1) for row in [r for r in ordered if r.label == label][:half]]

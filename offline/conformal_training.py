@@ -7,7 +7,7 @@ References:
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -110,8 +110,7 @@ def train_conformal_risk(
     def judge() -> tuple[float, float, float]:
         with torch.no_grad():
             outputs = to_numpy(net.outputs(held))
-        score = selective_score(outputs, val_select.data, calibration)
-        return score.coverage, score.relaxed, score.negative_loss
+        return astuple(selective_score(outputs, val_select.data, calibration))
 
     at = Progress(**(keeper.restore() or {}))
     if at.before is None or at.score is None:

@@ -22,9 +22,9 @@ from engines.bundle import (
     write_golden,
 )
 from engines.compiling import compile_engine
-from engines.engine import twin
+from engines.engine import in_batches, twin
 from offline import publishing
-from offline.calibrating import calibrator_of, claim_fold, code_version, golden_rows, in_batches, run_engine
+from offline.calibrating import BATCH, calibrator_of, claim_fold, code_version, golden_rows, run_engine
 from offline.comparison import TrainingComparison
 from offline.compiled import compiled_engine, machine_of, write_drift
 from offline.config import PretrainedBackbone, RunConfig
@@ -146,7 +146,7 @@ def run_calibrate_scrc(context: StageContext) -> None:
     swept = swept_thresholds(val_select, alpha=settings.alpha, false_alarm_rate=settings.false_alarm_rate)
     swept.write(context.out / THRESHOLDS)
     golden = golden_rows(select_rows, config.seed).array(preprocess)
-    write_golden(context.out / GOLDEN, golden, in_batches(engine, golden))
+    write_golden(context.out / GOLDEN, golden, in_batches(engine, golden, BATCH))
     write_drift(context, engine, val_select, params)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -294,7 +294,7 @@ class _Supervised:
         }
         at.records.append(record)
         if at.score is None or score > SelectiveScore(*at.score):
-            at.score = score.coverage, score.relaxed, score.negative_loss
+            at.score = astuple(score)
             at.best = tensors or self._trained.state_dict()
         at.step, at.order, at.losses = 0, None, []
         at.note = f"epoch {at.epoch}: loss {-score.negative_loss:.3f}, exit coverage {score.coverage:.2f}"
