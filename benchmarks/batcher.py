@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.made_bundles import export, images, publish
+from benchmarks.made_bundles import SMALL, export, images, publish
 from engines.batcher import Batcher
 from engines.loading import load_bundle
 from engines.settings import BatchSettings
@@ -69,7 +69,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cache", type=Path, default=Path(".cache/engines"), help="where the exported model is kept")
     options = parser.parse_args()
-    engine = export(options.cache / "swap-0.onnx", hidden=192, layers=4, heads=3, seed=0)
+    engine = export(options.cache / "small-0.onnx", SMALL, 0)
     with tempfile.TemporaryDirectory() as home:
         store = Store(Path(home) / "store")
         slot, asked = BundleSlot(), images(max(32, options.batch))

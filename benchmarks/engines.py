@@ -29,6 +29,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from benchmarks.random_dinov3 import VITS, Shape, network
+
 BATCH = 8
 REFERENCE, TORCH = "onnxruntime fp32", "torch fp32"
 ENGINES = (TORCH, REFERENCE, "onnxruntime int8", "openvino fp32", "openvino bf16")
@@ -36,17 +38,7 @@ FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"
 MIB = 2**20
 
 
-@dataclass(frozen=True)
-class Shape:
-    """Of a DINOv3 with four registers and patches of 16 px."""
-
-    hidden: int
-    layers: int
-    heads: int
-    size_px: int
-
-
-SHAPES = {"vits": Shape(384, 12, 6, 224), "tiny": Shape(64, 4, 2, 64)}
+SHAPES = {"vits": VITS, "tiny": Shape(64, 4, 2, 64)}
 
 
 @dataclass(frozen=True)
@@ -70,38 +62,12 @@ def random_images(count: int, size_px: int) -> Any:
     return (noise * (contrast * brightness)).astype(np.uint8)
 
 
-def network(shape: Shape, home: Path) -> Any:
-    """The same weights in every process."""
-    import torch
-    from transformers import DINOv3ViTConfig
-
-    from offline.config import ModelSettings, PretrainedBackbone
-    from offline.modeling import build
-
-    config = DINOv3ViTConfig(
-        hidden_size=shape.hidden,
-        intermediate_size=4 * shape.hidden,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads,
-        patch_size=16,
-        image_size=shape.size_px,
-        num_register_tokens=4,
-        layerscale_value=1.0,
-        initializer_range=shape.hidden**-0.5,
-        pos_embed_rescale=None,
-    )
-    config.save_pretrained(home / "backbone")
-    settings = ModelSettings(backbone=PretrainedBackbone(name=str(home / "backbone")))
-    with torch.no_grad():
-        return build(settings, size_px=shape.size_px, seed=0).eval()
-
-
 def export(shape: Shape, home: Path) -> None:
     from engines.quantising import quantise_dynamic
     from offline.exporting import export_onnx
 
     home.mkdir(parents=True, exist_ok=True)
-    export_onnx(network(shape, home), home / "incoming.onnx", shape.size_px)
+    export_onnx(network(shape), home / "incoming.onnx", shape.size_px)
     quantise_dynamic(home / "incoming.onnx", home / "fp32.int8.onnx")
     (home / "incoming.onnx").rename(home / "fp32.onnx")
 
@@ -114,7 +80,7 @@ def load(name: str, shape: Shape, home: Path, threads: int) -> tuple[Any, str]:
         from offline.judging import predict
 
         torch.set_num_threads(threads)
-        net = network(shape, home)
+        net = network(shape)
         return lambda images: predict(net, images).logits, f"torch {torch.__version__}"
     from engines.backends import open_engine
     from engines.engine import EngineSpec

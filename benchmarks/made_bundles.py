@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.random_dinov3 import Shape, network
 from engines.bundle import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, Provenance, engine_sha256, write_golden
 from engines.onnx_engine import OnnxEngine
 from engines.store import Store
@@ -19,7 +19,8 @@ from stage1.preprocess import Pixels, PreprocessSettings
 from stage1.probability import ProbabilityCalibrator
 from stage1.rows import LabelledOutputs
 
-SIZE_PX = 224
+SMALL = Shape(192, 4, 3)
+SIZE_PX = SMALL.size_px
 PROVENANCE = Provenance(run="benchmark", created_at="2026-01-01T00:00:00+00:00", code_version="0", data_sha256="0" * 64)
 
 
@@ -30,36 +31,20 @@ def images(count: int, seed: int = 0) -> Pixels:
     return (coarse + rng.integers(0, 56, coarse.shape)).astype(np.uint8)
 
 
-def export(path: Path, *, hidden: int, layers: int, heads: int, seed: int) -> Path:
-    """The ONNX file of a random DINOv3 of this shape, kept at `path`; made in a process of its own, which has torch."""
+def export(path: Path, shape: Shape, seed: int) -> Path:
+    """The ONNX file of a random network, kept at `path`; made in a process of its own, which has torch."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            pool.submit(_export, path, hidden, layers, heads, seed).result()
+            pool.submit(_export, path, shape, seed).result()
     return path
 
 
-def _export(path: Path, hidden: int, layers: int, heads: int, seed: int) -> None:
-    from transformers import DINOv3ViTConfig
-
-    from offline.config import ModelSettings, PretrainedBackbone
+def _export(path: Path, shape: Shape, seed: int) -> None:
     from offline.exporting import export_onnx
-    from offline.modeling import build
 
-    config = DINOv3ViTConfig(
-        hidden_size=hidden,
-        intermediate_size=4 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_register_tokens=4,
-        layerscale_value=1.0,
-        initializer_range=0.08,
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        config.save_pretrained(scratch)
-        net = build(ModelSettings(backbone=PretrainedBackbone(name=scratch)), size_px=SIZE_PX, seed=seed)
     partial = path.with_suffix(".partial")
-    export_onnx(net, partial, SIZE_PX)
+    export_onnx(network(shape, seed), partial, shape.size_px)
     partial.rename(path)
 
 

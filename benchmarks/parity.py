@@ -19,9 +19,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import DINOv3ViTConfig
 from transformers.utils import logging
 
+from benchmarks.random_dinov3 import VITS, network
 from engines.available import KNOWN, check_available
 from engines.backends import open_engine
 from engines.compiling import compile_engine
@@ -32,25 +32,8 @@ from offline.dataset import Dataset, read_dataset
 from offline.exporting import export_onnx
 from offline.judging import predict
 from offline.modeling import build
-from stage1.model import Stage1Net
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels, PreprocessSettings
-
-
-def network(backbone: str, scratch: Path, size_px: int) -> Stage1Net:
-    """The network that is compared."""
-    if not backbone:
-        backbone = str(scratch / "vits")
-        DINOv3ViTConfig(
-            hidden_size=384,
-            intermediate_size=1536,
-            num_hidden_layers=12,
-            num_attention_heads=6,
-            num_register_tokens=4,
-            layerscale_value=1.0,
-            initializer_range=384**-0.5,
-        ).save_pretrained(backbone)
-    return build(ModelSettings(backbone=PretrainedBackbone(name=backbone)), size_px=size_px, seed=0).eval()
 
 
 def photographs(data: Path, count: int, size_px: int) -> Pixels:
@@ -98,9 +81,14 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     logging.disable_progress_bar()
-    size_px = 224
+    size_px = VITS.size_px
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
-        net, model = network(options.backbone, Path(name), size_px), Path(name) / "model.onnx"
+        model = Path(name) / "model.onnx"
+        if options.backbone:
+            settings = ModelSettings(backbone=PretrainedBackbone(name=options.backbone))
+            net = build(settings, size_px=size_px, seed=0).eval()
+        else:
+            net = network(VITS)
         export_onnx(net, model, size_px)
         images = photographs(options.data, options.images, size_px)
         truth = predict(net, images)

@@ -29,7 +29,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from benchmarks.made_bundles import export, images, publish
+from benchmarks.made_bundles import SMALL, export, images, publish
 from engines.batcher import Batcher
 from engines.bundle import ENGINE
 from engines.follow import StoreFollower
@@ -179,7 +179,7 @@ def ring(home: Path, cache: Path) -> Ring:
     store, asked = Store(home / "store"), images(32, seed=2)
     found, expected = [], {}
     for seed in range(BUNDLES):
-        engine = export(cache / f"swap-{seed}.onnx", hidden=192, layers=4, heads=3, seed=seed)
+        engine = export(cache / f"small-{seed}.onnx", SMALL, seed)
         bundle = publish(store, engine, home / f"files-{seed}")
         session = OnnxEngine(store.path(bundle) / ENGINE)
         expected[bundle] = np.concatenate([session.infer(image[None]).roadwork_score for image in asked])
