@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from engines.bundle import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, Provenance, write_golden
+from engines.store import Store
 from stage1.artifacts import sha256_file
 from stage1.calibration import CalibrationContext, calibrate
 from stage1.calibration_settings import CalibrationSettings
@@ -187,6 +191,42 @@ def logging_as_it_was() -> Iterator[None]:
     root.handlers[:] = handlers
     root.setLevel(level)
     structlog.reset_defaults()
+
+
+def _at_once(work: Callable[[int], None], workers: int = 4) -> None:
+    """Have so many threads do the same, each with its number; returns when all are done."""
+    threads = [threading.Thread(target=work, args=(worker,)) for worker in range(workers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def at_once() -> Callable[..., None]:
+    return _at_once
+
+
+@pytest.fixture
+def publisher(
+    tmp_path: Path,
+    write_onnx: Callable[..., Path],
+    write_bundle_files: Callable[..., Path],
+    provenance: Provenance,
+) -> Callable[[Store], Callable[..., str]]:
+    """For a store, what publishes a bundle of its own kind there and makes it current."""
+
+    def of(store: Store) -> Callable[..., str]:
+        def publish_one(note: str, *, golden_shift: float = 0.0, **graph: Any) -> str:
+            engine = write_onnx(tmp_path / f"{note}.onnx", **graph)
+            files = write_bundle_files(tmp_path / note, engine=engine, golden_shift=golden_shift, note=note)
+            bundle = store.publish(files, provenance)
+            store.activate(bundle, now=datetime(2026, 1, 1, tzinfo=UTC))
+            return bundle
+
+        return publish_one
+
+    return of
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto
 
 from engines.engine import INPUT
 from engines.onnx_engine import OnnxEngine
@@ -22,6 +23,23 @@ from engines.tensorrt_build import Plan, build_plan
 from engines.tensorrt_flavour import Flavour, load_flavour
 
 DINOV3_SIZE_PX = 64
+
+
+@pytest.fixture(
+    params=[
+        {"outputs": ("logits", "score")},
+        {"outputs": ("select_score", "logits")},
+        {"heads": ("works",)},
+        {"dtype": TensorProto.FLOAT},
+        {"channels": 1},
+        {"size_px": "S"},
+    ],
+    ids=str,
+)
+def other_ports(request: pytest.FixtureRequest) -> dict[str, object]:
+    """Inputs or outputs that are not those of a Stage-1, for `write_onnx`."""
+    changes: dict[str, object] = request.param
+    return changes
 
 
 @pytest.fixture(scope="session")

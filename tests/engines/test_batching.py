@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field
+from typing import Self
 
 import pytest
 from hypothesis import given
@@ -54,13 +55,14 @@ class Simulation:
 
     settings: BatchSettings
     seconds: float
+    images: list[Image]
     ran: list[Ran] = field(default_factory=list)
     expired: dict[int, float] = field(default_factory=dict)
 
-    def run(self, images: list[Image]) -> None:
+    def run(self) -> Self:
         queue: BatchQueue[int] = BatchQueue(self.settings)
         waiting: dict[int, Image] = {}
-        coming, free_at = list(images), list[float]()
+        coming, free_at = list(self.images), list[float]()
         now, wake = 0.0, None
         while coming or waiting or free_at:
             times = [coming[0].arrived] if coming else []
@@ -75,6 +77,7 @@ class Simulation:
             wake = self._serve(queue, waiting, free_at, now)
             assert len(queue) == len(waiting)
             assert wake is None or wake > now
+        return self
 
     def _serve(
         self, queue: BatchQueue[int], waiting: dict[int, Image], free_at: list[float], now: float
@@ -101,6 +104,7 @@ SETTINGS = st.builds(
     head_start_s=st.sampled_from([0.0, 0.05]),
 )
 SECONDS = st.sampled_from([0.001, 0.01, 0.05])
+SIMULATIONS = st.builds(Simulation, SETTINGS, SECONDS, arrivals()).map(Simulation.run)
 
 
 def turn_of(image: Image, settings: BatchSettings) -> float:
@@ -108,67 +112,51 @@ def turn_of(image: Image, settings: BatchSettings) -> float:
     return image.arrived - image.priority * settings.head_start_s
 
 
-@given(arrivals(), SETTINGS, SECONDS)
-def test_each_image_ends_once_computed_in_time_or_expired(
-    images: list[Image], settings: BatchSettings, seconds: float
-) -> None:
-    simulation = Simulation(settings, seconds)
-    simulation.run(images)
+@given(SIMULATIONS)
+def test_each_image_ends_once_computed_in_time_or_expired(simulation: Simulation) -> None:
     computed = [image.item for ran in simulation.ran for image in ran.images]
-    assert sorted([*computed, *simulation.expired]) == [image.item for image in images]
+    assert sorted([*computed, *simulation.expired]) == [image.item for image in simulation.images]
     assert all(ran.at < image.deadline for ran in simulation.ran for image in ran.images)
-    assert all(images[number].deadline <= at for number, at in simulation.expired.items())
+    assert all(simulation.images[number].deadline <= at for number, at in simulation.expired.items())
 
 
-@given(arrivals(), SETTINGS, SECONDS)
-def test_a_batch_is_of_one_version_and_no_larger_than_it_may_be(
-    images: list[Image], settings: BatchSettings, seconds: float
-) -> None:
-    simulation = Simulation(settings, seconds)
-    simulation.run(images)
+@given(SIMULATIONS)
+def test_a_batch_is_of_one_version_and_no_larger_than_it_may_be(simulation: Simulation) -> None:
     for ran in simulation.ran:
-        assert 1 <= len(ran.images) <= settings.max_batch
+        assert 1 <= len(ran.images) <= simulation.settings.max_batch
         assert len({image.version for image in ran.images}) == 1
 
 
-@given(arrivals(), SETTINGS, SECONDS)
-def test_nothing_waits_where_nothing_runs(images: list[Image], settings: BatchSettings, seconds: float) -> None:
+@given(SIMULATIONS)
+def test_nothing_waits_where_nothing_runs(simulation: Simulation) -> None:
     """With a free worker an image waits only beside a running batch, for company, and no longer than the delay."""
-    simulation = Simulation(settings, seconds)
-    simulation.run(images)
     for ran in simulation.ran:
         if not ran.running:
             continue
         oldest = min(image.arrived for image in [*ran.images, *ran.others] if image.version == ran.images[0].version)
-        assert len(ran.images) == settings.max_batch or ran.at >= oldest + settings.max_delay_s
-    if settings.workers > len(images):
+        assert len(ran.images) == simulation.settings.max_batch or ran.at >= oldest + simulation.settings.max_delay_s
+    if simulation.settings.workers > len(simulation.images):
         for ran in simulation.ran:
-            assert all(ran.at - image.arrived <= settings.max_delay_s + 1e-9 for image in ran.images)
+            assert all(ran.at - image.arrived <= simulation.settings.max_delay_s + 1e-9 for image in ran.images)
 
 
-@given(arrivals(), SETTINGS, SECONDS)
-def test_first_come_first_served_with_a_head_start_by_priority(
-    images: list[Image], settings: BatchSettings, seconds: float
-) -> None:
-    simulation = Simulation(settings, seconds)
-    simulation.run(images)
+@given(SIMULATIONS)
+def test_first_come_first_served_with_a_head_start_by_priority(simulation: Simulation) -> None:
     for ran in simulation.ran:
-        turns = [turn_of(image, settings) for image in ran.images]
+        turns = [turn_of(image, simulation.settings) for image in ran.images]
         assert turns == sorted(turns)
-        rivals = [turn_of(image, settings) for image in ran.others if image.version == ran.images[0].version]
+        rivals = [turn_of(image, simulation.settings) for image in ran.others if image.version == ran.images[0].version]
         assert all(turns[-1] <= rival for rival in rivals)
-        assert all(turns[0] <= turn_of(image, settings) for image in ran.others)
+        assert all(turns[0] <= turn_of(image, simulation.settings) for image in ran.others)
 
 
-@given(arrivals(), SETTINGS, SECONDS)
-def test_low_priority_is_never_overtaken_by_what_comes_much_later(
-    images: list[Image], settings: BatchSettings, seconds: float
-) -> None:
-    simulation = Simulation(settings, seconds)
-    simulation.run(images)
+@given(SIMULATIONS)
+def test_low_priority_is_never_overtaken_by_what_comes_much_later(simulation: Simulation) -> None:
     for ran in simulation.ran:
         for left in ran.others:
-            assert all(image.arrived <= left.arrived + settings.head_start_s + 1e-9 for image in ran.images[:1])
+            assert all(
+                image.arrived <= left.arrived + simulation.settings.head_start_s + 1e-9 for image in ran.images[:1]
+            )
 
 
 def test_a_full_queue_refuses() -> None:

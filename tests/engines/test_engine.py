@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from engines.backends import open_engine
 from engines.engine import EngineSpec, usable_cores
@@ -19,6 +17,7 @@ from stage1.errors import OutputsError
 
 Images = Callable[..., NDArray[np.uint8]]
 WriteOnnx = Callable[..., Path]
+AtOnce = Callable[..., None]
 COLOURS = np.random.default_rng(0).integers(0, 256, (17, 3))
 
 
@@ -42,7 +41,7 @@ class TestInfer:
         assert set(outputs.heads) == {"works", "severity"}
         assert np.array_equal(outputs.heads["works"], outputs.logits)
 
-    def test_may_be_called_from_several_threads(self, tiny_engine: Path, plain_images: Images) -> None:
+    def test_may_be_called_from_several_threads(self, tiny_engine: Path, plain_images: Images, at_once: AtOnce) -> None:
         engine, batch = OnnxEngine(tiny_engine, threads=1), plain_images(COLOURS)
         expected = engine.infer(batch)
         wrong: list[int] = []
@@ -51,11 +50,7 @@ class TestInfer:
             answers = (engine.infer(batch).logits for _ in range(30))
             wrong.extend(worker for logits in answers if not np.array_equal(logits, expected.logits))
 
-        threads = [threading.Thread(target=ask, args=(worker,)) for worker in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(ask)
         assert wrong == []
 
     def test_numbers_that_are_none_are_refused(
@@ -121,20 +116,11 @@ class TestRefusal:
         with pytest.raises(BundleRefused):
             OnnxEngine(tmp_path / "model.onnx")
 
-    @pytest.mark.parametrize(
-        "change",
-        [
-            {"outputs": ("logits", "score")},
-            {"outputs": ("select_score", "logits")},
-            {"heads": ("works",)},
-            {"dtype": TensorProto.FLOAT},
-            {"channels": 1},
-            {"size_px": "S"},
-        ],
-    )
-    def test_of_other_inputs_or_outputs(self, tmp_path: Path, write_onnx: WriteOnnx, change: dict[str, object]) -> None:
+    def test_of_other_inputs_or_outputs(
+        self, tmp_path: Path, write_onnx: WriteOnnx, other_ports: dict[str, object]
+    ) -> None:
         with pytest.raises(BundleRefused, match="expected"):
-            OnnxEngine(write_onnx(tmp_path / "other.onnx", **change))
+            OnnxEngine(write_onnx(tmp_path / "other.onnx", **other_ports))
 
     @pytest.mark.parametrize(
         "other",

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from engines.bundle import ENGINE, Provenance
+from engines.bundle import ENGINE
 from engines.errors import BundleRefused, InferenceError, PointerNotMoved, StoreError, UnknownBundle
 from engines.follow import StoreFollower
 from engines.lifecycle import State
@@ -33,23 +33,9 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def publish(
-    store: Store,
-    tmp_path: Path,
-    write_onnx: Callable[..., Path],
-    write_bundle_files: Callable[..., Path],
-    provenance: Provenance,
-) -> Publish:
+def publish(store: Store, publisher: Callable[[Store], Publish]) -> Publish:
     """Publishes a bundle of its own kind and makes it current."""
-
-    def publish_one(note: str, *, golden_shift: float = 0.0, **graph: Any) -> str:
-        engine = write_onnx(tmp_path / f"{note}.onnx", **graph)
-        files = write_bundle_files(tmp_path / note, engine=engine, golden_shift=golden_shift, note=note)
-        bundle = store.publish(files, provenance)
-        store.activate(bundle, now=NOW)
-        return bundle
-
-    return publish_one
+    return publisher(store)
 
 
 @asynccontextmanager

@@ -4,14 +4,12 @@ import importlib.util
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto
 
 from engines.backends import open_engine
 from engines.engine import EngineSpec, Precision, usable_cores
@@ -104,7 +102,9 @@ class TestInfer:
         engine.infer(plain_images(COLOURS[2:4]))
         assert np.array_equal(first.logits, before)
 
-    def test_may_be_called_from_several_threads(self, small_dinov3: Path, photographs: NDArray[np.uint8]) -> None:
+    def test_may_be_called_from_several_threads(
+        self, small_dinov3: Path, photographs: NDArray[np.uint8], at_once: Callable[..., None]
+    ) -> None:
         engine = OpenVinoEngine(small_dinov3, spec(), threads=1)
         batches = [photographs[start : start + 1 + start % 3] for start in range(8)]
         expected = [engine.infer(batch).logits for batch in batches]
@@ -116,11 +116,7 @@ class TestInfer:
                 if not np.array_equal(engine.infer(batches[number]).logits, expected[number]):
                     wrong.append(number)
 
-        threads = [threading.Thread(target=ask, args=(worker,)) for worker in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        at_once(ask)
         assert wrong == []
 
     def test_numbers_that_are_none_are_refused(
@@ -196,20 +192,11 @@ class TestRefusal:
         with pytest.raises(BundleRefused, match="cannot load it"):
             OpenVinoEngine(tmp_path / "model.onnx", spec())
 
-    @pytest.mark.parametrize(
-        "change",
-        [
-            {"outputs": ("logits", "score")},
-            {"outputs": ("select_score", "logits")},
-            {"heads": ("works",)},
-            {"dtype": TensorProto.FLOAT},
-            {"channels": 1},
-            {"size_px": "S"},
-        ],
-    )
-    def test_of_other_inputs_or_outputs(self, tmp_path: Path, write_onnx: WriteOnnx, change: dict[str, object]) -> None:
+    def test_of_other_inputs_or_outputs(
+        self, tmp_path: Path, write_onnx: WriteOnnx, other_ports: dict[str, object]
+    ) -> None:
         with pytest.raises(BundleRefused, match="expected"):
-            OpenVinoEngine(write_onnx(tmp_path / "other.onnx", **change), spec())
+            OpenVinoEngine(write_onnx(tmp_path / "other.onnx", **other_ports), spec())
 
     @pytest.mark.parametrize("other", [{"precision": "int8"}, {"device": "cuda"}])
     def test_of_what_it_does_not_compute(self, tiny_engine: Path, other: dict[str, str]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,7 +95,7 @@ def test_what_cannot_be_captured_runs_as_it_is(bench: Bench, plain_images: Image
     assert bench.cuda.memory == bench.cuda.handles == {}
 
 
-def test_threads_do_not_share_a_lane(bench: Bench, plain_images: Images) -> None:
+def test_threads_do_not_share_a_lane(bench: Bench, plain_images: Images, at_once: Callable[..., None]) -> None:
     wrong: list[int] = []
 
     def ask(worker: int) -> None:
@@ -104,11 +103,7 @@ def test_threads_do_not_share_a_lane(bench: Bench, plain_images: Images) -> None
         expected = bench.library.reference.infer(images)
         wrong.extend(worker for _ in range(20) if not same(bench.engine.infer(images), expected))
 
-    threads = [threading.Thread(target=ask, args=(worker,)) for worker in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(ask)
     assert wrong == []
     bench.engine.close()
     assert bench.cuda.memory == bench.cuda.handles == {}

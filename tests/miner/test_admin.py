@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from engines.batcher import Batcher
-from engines.bundle import Provenance
 from engines.follow import StoreFollower
 from engines.settings import BatchSettings, SwapSettings
 from engines.store import Store
@@ -30,20 +29,9 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def publish(
-    store: Store,
-    tmp_path: Path,
-    write_onnx: Callable[..., Path],
-    write_bundle_files: Callable[..., Path],
-    provenance: Provenance,
-) -> Publish:
-    def publish_one(note: str) -> str:
-        files = write_bundle_files(tmp_path / note, engine=write_onnx(tmp_path / f"{note}.onnx"), note=note)
-        bundle = store.publish(files, provenance)
-        store.activate(bundle, now=NOW)
-        return bundle
-
-    return publish_one
+def publish(store: Store, publisher: Callable[[Store], Publish]) -> Publish:
+    """Publishes a bundle of its own kind and makes it current."""
+    return publisher(store)
 
 
 @asynccontextmanager
