@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from engines.engine import INPUT, REFERENCE, Device, EngineDescription, EngineSpec, buckets, usable_cores
+from engines.engine import INPUT, REFERENCE, Device, EngineDescription, EngineSpec, buckets, in_batches, usable_cores
 from engines.errors import BundleRefused, InferenceError, Unavailable
 from engines.signature import Port, checked_size, named_outputs
 from stage1.outputs import Stage1Outputs
@@ -71,7 +71,7 @@ class OnnxEngine:
         """
         if self._spec.precision == "int8" and len(batch) > 1:
             # The scale of a product is taken over the whole batch: an answer would depend on who else asks.
-            return Stage1Outputs.concatenate([self._run(batch[row : row + 1]) for row in range(len(batch))])
+            return in_batches(self, batch, 1)
         return self._run(batch)
 
     def warm_up(self, most: int) -> None:
