@@ -39,12 +39,12 @@ def make_wallet(home: Path, name: str) -> Any:
 
 def serve_ours(port: int, hotkey: str, validator: str) -> None:
     from miner.access import AccessPolicy, AccessSettings
-    from miner.axon import AxonApp, AxonRequest
+    from miner.axon import AxonApp, AxonRequest, Prediction
     from miner.axon_server import AxonServer, AxonServerSettings
     from miner.chain import Neuron
 
-    async def answer(request: AxonRequest) -> float:
-        return 0.9
+    async def answer(request: AxonRequest) -> Prediction:
+        return Prediction(0.9)
 
     async def run() -> None:
         rules = AccessSettings(requests_per_s=1e6, burst=10**6)

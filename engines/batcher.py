@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 
 log = structlog.get_logger(__name__)
+
+GENERATIONS = 16
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class BatcherStats:
         expired: images whose deadline passed while they waited.
         failed: images that the engine failed on.
         waiting: images that wait now.
+        images_by_generation: images that were computed by each of the latest generations.
     """
 
     batches: int
@@ -46,6 +50,7 @@ class BatcherStats:
     expired: int
     failed: int
     waiting: int
+    images_by_generation: dict[int, int]
 
 
 class Batcher:
@@ -66,6 +71,7 @@ class Batcher:
         self._running = 0
         self._closing = False
         self._batches = self._images = self._expired = self._failed = 0
+        self._by_generation: Counter[int] = Counter()
         self._threads = [
             threading.Thread(target=self._work, name=f"stage1-batch-{number}", daemon=True)
             for number in range(settings.workers)
@@ -110,7 +116,9 @@ class Batcher:
     def stats(self) -> BatcherStats:
         """What it has done so far."""
         with self._changed:
-            return BatcherStats(self._batches, self._images, self._expired, self._failed, len(self._queue))
+            return BatcherStats(
+                self._batches, self._images, self._expired, self._failed, len(self._queue), dict(self._by_generation)
+            )
 
     def close(self) -> None:
         """Compute what waits, take nothing more, and stop the threads; safe to call twice."""
@@ -152,7 +160,7 @@ class Batcher:
             return self._compute(jobs, buffer) if jobs else buffer
         except Exception as error:
             # Memory ran out, for example: whoever waits must hear of it, and the next batch be computed.
-            log.exception("batch_failed")
+            log.exception("batch_failed", generation=jobs[0].lease.generation)
             for job in jobs:
                 if not job.future.done():
                     job.future.set_exception(InferenceError(f"the batch failed: {error!r}"))
@@ -170,6 +178,9 @@ class Batcher:
             self._batches += 1
             self._images += len(jobs)
             self._failed += failed
+            self._by_generation[jobs[0].lease.generation] += len(jobs)
+            if len(self._by_generation) > GENERATIONS:
+                del self._by_generation[min(self._by_generation)]
         return buffer
 
     def _run(self, jobs: Sequence[_Job], batch: Pixels) -> int:
@@ -185,7 +196,7 @@ class Batcher:
             known = isinstance(error, EngineError | Stage1Error)
             if not known:
                 # A bug in an engine must neither end the thread that serves everyone nor go unseen.
-                log.exception("engine_failed")
+                log.exception("engine_failed", generation=jobs[0].lease.generation)
             jobs[0].future.set_exception(error if known else InferenceError(f"the engine failed: {error!r}"))
             return 1
         for place, job in enumerate(jobs):

@@ -91,6 +91,21 @@ class AxonRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Prediction:
+    """An answer, and what it comes from.
+
+    Attributes:
+        probability: of roadwork, in [0, 1], or -1.0 if the image cannot be decoded.
+        bundle: id of the bundle that was live for this request, empty if none was.
+        generation: of that bundle in this process, 0 if none was.
+    """
+
+    probability: float
+    bundle: str = ""
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of one request.
 
@@ -99,17 +114,17 @@ class Outcome:
         status: the HTTP status of the reply.
         seconds: from the request's headers to the reply.
         caller: who asked; None if that was not proved.
-        prediction: what was answered; None unless the status is 200.
+        prediction: what was answered, and by which bundle; None unless the status is 200.
     """
 
     request_id: str
     status: int
     seconds: float
     caller: Caller | None
-    prediction: float | None
+    prediction: Prediction | None
 
 
-Answer = Callable[[AxonRequest], Awaitable[float]]
+Answer = Callable[[AxonRequest], Awaitable[Prediction]]
 
 
 class _Body(BaseModel):
@@ -125,7 +140,7 @@ class _Call:
     request_id: str
     started: float
     caller: Caller | None = None
-    prediction: float | None = None
+    prediction: Prediction | None = None
     buffered: int = 0
 
 
@@ -133,7 +148,7 @@ class AxonApp:
     """The ASGI application.
 
     Args:
-        answer: gives the prediction for one request, a float in [0, 1], or -1.0 if the image cannot be decoded.
+        answer: gives the prediction for one request.
         hotkey: ss58 address of our own hotkey.
         access: who may ask.
         settings: limits and deadlines.
@@ -175,17 +190,20 @@ class AxonApp:
         try:
             call.prediction = await self._predict(scope, receive, call)
             status, message = 200, "Success"
-            content = json.dumps({"prediction": call.prediction})
+            content = json.dumps({"prediction": call.prediction.probability})
         except Refusal as refusal:
             status, message = refusal.status, str(refusal)
             content = json.dumps({"message": message})
         seconds = time.monotonic() - call.started
-        await _reply(send, status, reply_headers(status, message, receiver=self._hotkey, seconds=seconds), content)
+        headers = reply_headers(status, message, receiver=self._hotkey, seconds=seconds)
+        if call.prediction is not None:
+            headers += _origin_headers(call.prediction)
+        await _reply(send, status, headers, content)
         _log_outcome(call, status, message, seconds)
         if self._on_outcome is not None:
             self._on_outcome(Outcome(call.request_id, status, seconds, call.caller, call.prediction))
 
-    async def _predict(self, scope: Scope, receive: Receive, call: _Call) -> float:
+    async def _predict(self, scope: Scope, receive: Receive, call: _Call) -> Prediction:
         headers = decode_headers(scope["headers"])
         _check_route(scope)
         self._check_announced_size(headers)
@@ -218,7 +236,7 @@ class AxonApp:
             self._in_flight -= 1
             self._buffered -= call.buffered
 
-    async def _read_and_ask(self, request: SignedRequest, receive: Receive, call: _Call, caller: Caller) -> float:
+    async def _read_and_ask(self, request: SignedRequest, receive: Receive, call: _Call, caller: Caller) -> Prediction:
         due = call.started + self._settings.due_in_s(request.timeout_s)
         cut = call.started + self._settings.cut_in_s(request.timeout_s)
         try:
@@ -258,19 +276,19 @@ class AxonApp:
         call.buffered += size
         self._buffered += size
 
-    async def _ask(self, request: AxonRequest) -> float:
+    async def _ask(self, request: AxonRequest) -> Prediction:
         try:
-            prediction: object = await self._answer(request)
+            prediction = await self._answer(request)
         except TimeoutError:
             raise
         except Exception:
             # The edge of the process: one broken request must not end the others, and the caller is told nothing.
             log.exception("answer_failed", request_id=request.request_id)
             raise InternalFailure("Internal error.") from None
-        if not _is_prediction(prediction):
-            log.error("answer_is_no_prediction", request_id=request.request_id, got=repr(prediction)[:100])
+        if not _is_prediction(prediction.probability):
+            log.error("answer_is_no_prediction", request_id=request.request_id, got=repr(prediction.probability)[:100])
             raise InternalFailure("Internal error.")
-        return float(prediction)
+        return prediction
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"The body is larger than {self._settings.max_body_bytes} bytes.")
@@ -286,6 +304,14 @@ def _check_route(scope: Scope) -> None:
 
 def _is_prediction(value: object) -> TypeGuard[float]:
     return isinstance(value, float) and math.isfinite(value) and (0.0 <= value <= 1.0 or value == UNDECODABLE)
+
+
+def _origin_headers(prediction: Prediction) -> list[tuple[bytes, bytes]]:
+    """Headers of our own, which dendrites pass over."""
+    return [
+        (b"x-cascade-bundle", prediction.bundle.encode()),
+        (b"x-cascade-generation", str(prediction.generation).encode()),
+    ]
 
 
 async def _reply(send: Send, status: int, headers: list[tuple[bytes, bytes]], content: str) -> None:
@@ -304,6 +330,7 @@ def _log_outcome(call: _Call, status: int, message: str, seconds: float) -> None
     told = told.bind(status=status, ms=round(seconds * 1e3, 1))
     if call.prediction is not None:
         # The cascade tells more of an answered request, in a line of its own.
-        told.debug("answered", prediction=call.prediction)
+        found = call.prediction
+        told.debug("answered", prediction=found.probability, bundle=found.bundle, generation=found.generation)
     else:
         told.warning("refused", reason=message)

@@ -14,7 +14,7 @@ import structlog
 from engines.batcher import Batcher
 from engines.errors import DeadlineExceeded, EngineError
 from engines.slot import BundleSlot, Lease
-from miner.axon import AxonRequest
+from miner.axon import AxonRequest, Prediction
 from miner.journal import Journal, RequestRecord, Result
 from miner.settings import EngineSettings, Stage2Settings
 from stage1.decisions import Action, Level
@@ -34,8 +34,6 @@ class Stage1Result:
     """Everything Stage-1 says about one image; all of it from one bundle.
 
     Attributes:
-        bundle: id of the bundle.
-        generation: its generation in this process.
         action: exit or defer.
         level: how sure it is.
         prediction_set: the labels that remain.
@@ -46,8 +44,6 @@ class Stage1Result:
         content: the image's bytes.
     """
 
-    bundle: str
-    generation: int
     action: Action
     level: Level
     prediction_set: tuple[int, ...]
@@ -94,7 +90,7 @@ class Cascade:
         self._now = now
         self._pool = ThreadPoolExecutor(engine.workers, thread_name_prefix="stage1")
 
-    async def answer(self, request: AxonRequest) -> float:
+    async def answer(self, request: AxonRequest) -> Prediction:
         """Probability of roadwork, in [0, 1]; -1 only if the image cannot be decoded.
 
         Returns before `request.deadline`, with Stage-1's calibrated probability if Stage-2 is late, and with the
@@ -102,13 +98,15 @@ class Cascade:
         """
         at, started = self._now(), self._clock()
         result: Result = "answered"
+        lease: Lease | None = None
         stage1: Stage1Result | None = None
         verdict: Verdict | None = None
         stage1_ms: float | None = None
         answer = self._fallback
         try:
+            lease = self._slot.lease()
             async with asyncio.timeout(request.deadline - started):
-                stage1 = await self._stage1(request)
+                stage1 = await self._stage1(request, lease)
             stage1_ms = (self._clock() - started) * 1e3
             answer = stage1.answer
             if stage1.action is Action.DEFER:
@@ -120,12 +118,13 @@ class Cascade:
         except (TimeoutError, DeadlineExceeded):
             result = "stage1_late"
         except (Stage1Error, EngineError) as error:
-            log.error("stage1_failed", request_id=request.request_id, reason=str(error))
+            generation = 0 if lease is None else lease.generation
+            log.error("stage1_failed", request_id=request.request_id, generation=generation, reason=str(error))
             result = "stage1_failed"
-        record = self._record(request, at, started, result, answer, stage1, verdict, stage1_ms)
+        record = self._record(request, at, started, result, answer, lease, stage1, verdict, stage1_ms)
         self._journal.write(record)
         _log(record, verdict)
-        return answer
+        return Prediction(answer, record.bundle, record.generation)
 
     async def close(self) -> None:
         """Stop the workers and close Stage-2."""
@@ -133,8 +132,7 @@ class Cascade:
         await asyncio.to_thread(self._batcher.close)
         await self._bridge.close()
 
-    async def _stage1(self, request: AxonRequest) -> Stage1Result:
-        lease = self._slot.lease()
+    async def _stage1(self, request: AxonRequest, lease: Lease) -> Stage1Result:
         try:
             loop = asyncio.get_running_loop()
             content, pixels = await loop.run_in_executor(self._pool, _decoded, lease, request.image_b64)
@@ -152,6 +150,7 @@ class Cascade:
         started: float,
         result: Result,
         answer: float,
+        lease: Lease | None,
         stage1: Stage1Result | None,
         verdict: Verdict | None,
         stage1_ms: float | None,
@@ -162,6 +161,8 @@ class Cascade:
             hotkey=request.hotkey,
             result=result,
             answer=answer,
+            bundle="" if lease is None else lease.bundle.bundle_id,
+            generation=0 if lease is None else lease.generation,
             stage1_ms=stage1_ms,
             stage2=None if verdict is None else verdict.outcome,
             stage2_probability=None if verdict is None else verdict.probability,
@@ -171,8 +172,6 @@ class Cascade:
             return record
         seen = {
             "image_sha256": hashlib.sha256(stage1.content).hexdigest(),
-            "bundle": stage1.bundle,
-            "generation": stage1.generation,
             "action": stage1.action,
             "level": stage1.level.name,
             "review": stage1.level is Level.AMBIGUOUS,
@@ -197,8 +196,6 @@ def _decided(lease: Lease, outputs: Stage1Outputs, content: bytes) -> Stage1Resu
     decisions = bundle.policy.decide(outputs)
     probability = bundle.calibrator.probability(outputs)
     return Stage1Result(
-        bundle=bundle.bundle_id,
-        generation=lease.generation,
         action=decisions.action(0),
         level=Level(int(decisions.level[0])),
         prediction_set=decisions.prediction_set(0),

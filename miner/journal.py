@@ -32,7 +32,7 @@ class RequestRecord(BaseModel):
         result: how it ended.
         image_sha256: hash of the image's bytes, empty if they could not be read.
         answer: what was answered; -1 only if the image could not be decoded.
-        bundle: bundle that decided, empty if none did.
+        bundle: bundle that was live for this request, empty if none was.
         generation: generation of that bundle in this process.
         action: exit or defer.
         level: name of the level.

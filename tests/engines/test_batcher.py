@@ -125,6 +125,7 @@ def test_what_waits_together_is_computed_together_and_answered_each(
         alone = slow.engine.infer(image_of(colour)[None])
         assert answer.logits == pytest.approx(alone.logits, abs=1e-5)
         assert answer.select_score == pytest.approx(alone.select_score, abs=1e-5)
+    batcher.close()
     assert batcher.stats.images == 7
     assert batcher.stats.batches == 3
 
@@ -242,6 +243,7 @@ def test_a_batch_never_mixes_generations_and_no_engine_closes_under_one(
     assert (old.batches, new.batches) == ([1, 2], [2])
     batcher.close()
     assert (old.closed, new.closed) == (1, 0)
+    assert batcher.stats.images_by_generation == {1: 3, 2: 2}
 
 
 def test_closing_computes_what_waits_and_takes_nothing_more(
@@ -280,5 +282,6 @@ def test_many_threads_get_each_its_own_answer(
     for thread in clients:
         thread.join(60)
     assert wrong == []
+    batcher.close()
     assert batcher.stats.images == 320
     assert batcher.stats.batches < 320

@@ -12,7 +12,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from miner.access import AccessPolicy, AccessSettings
-from miner.axon import MIB, AxonApp, AxonSettings
+from miner.axon import MIB, AxonApp, AxonSettings, Prediction
 from miner.chain import Neuron
 
 PATH = "/ImageSynapse"
@@ -68,7 +68,7 @@ def make(validator):
 
     def build(answer=None, *, access=None, **settings) -> Asking:
         async def constant(_request):
-            return 0.75
+            return Prediction(0.75)
 
         outcomes: list = []
         neurons = {validator.hotkey: Neuron(uid=7, validator_permit=True)}
@@ -88,7 +88,7 @@ def answering(value):
     async def answer(_request):
         if isinstance(value, BaseException):
             raise value
-        return value
+        return Prediction(value)
 
     return answer
 
@@ -99,17 +99,19 @@ class TestAnswers:
 
         async def answer(request):
             asked.append((request, request.deadline - time.monotonic()))
-            return 0.25
+            return Prediction(0.25, "0123456789abcdef", 3)
 
         asking = make(answer)
         reply = asyncio.run(asking(validator.headers(), chunks=(BODY[:10], BODY[10:])))
         assert (reply.status, reply.json) == (200, {"prediction": 0.25})
         assert reply.headers["bt_header_axon_status_message"] == "Success"
+        assert reply.headers["x-cascade-bundle"] == "0123456789abcdef"
+        assert reply.headers["x-cascade-generation"] == "3"
         [(request, left_s)] = asked
         assert (request.hotkey, request.uid, request.image_b64) == (validator.hotkey, 7, "aGVsbG8=")
         assert 6.5 < left_s <= 7.0
         [outcome] = asking.outcomes
-        assert (outcome.request_id, outcome.status, outcome.prediction) == (request.request_id, 200, 0.25)
+        assert (outcome.request_id, outcome.status, outcome.prediction.generation) == (request.request_id, 200, 3)
         assert outcome.caller.uid == 7
 
     @pytest.mark.parametrize("value", [0.0, 1.0, 0.5, -1.0])
@@ -262,7 +264,7 @@ class TestLoad:
 
             async def answer(_request):
                 await gate.wait()
-                return 0.5
+                return Prediction(0.5)
 
             asking = make(answer, max_in_flight=2)
             first = [asyncio.create_task(asking(validator.headers())) for _ in range(2)]
@@ -284,7 +286,7 @@ class TestLoad:
 
             async def answer(_request):
                 await gate.wait()
-                return 0.5
+                return Prediction(0.5)
 
             asking = make(answer, max_buffered_bytes=4096)
             body = json.dumps({"image": "x" * 3000}).encode()

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from miner.access import AccessPolicy, AccessSettings
-from miner.axon import AxonApp, AxonSettings
+from miner.axon import AxonApp, AxonSettings, Prediction
 from miner.axon_server import AxonServer, AxonServerError, AxonServerSettings, bind
 from miner.chain import Neuron
 
@@ -64,7 +64,7 @@ def app(validator):
 
     def build(answer=None, **settings) -> AxonApp:
         async def constant(_request):
-            return 0.75
+            return Prediction(0.75)
 
         access = AccessPolicy(AccessSettings(), {validator.hotkey: Neuron(uid=7, validator_permit=True)})
         limits = AxonSettings(**settings)
@@ -256,7 +256,7 @@ class TestStop:
 
             async def answer(_request):
                 await gate.wait()
-                return 0.5
+                return Prediction(0.5)
 
             application = app(answer)
             server = await listening(application)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from structlog.testing import capture_logs
 
 from engines.batcher import Batcher
 from engines.bundle import Provenance
@@ -100,7 +101,8 @@ def ask(
     deadline_s: float = 20.0,
     during: Callable[[BundleSlot], None] | None = None,
 ) -> tuple[list[float], list[RequestRecord]]:
-    """Answers to images asked one after the other, and what the journal says of them."""
+    """Answers to images asked one after the other, and what the journal says of them; both name the same bundle."""
+    origins: list[tuple[str, int]] = []
 
     async def run() -> list[float]:
         slot = BundleSlot()
@@ -122,14 +124,18 @@ def ask(
             if during is not None:
                 during(slot)
             request = AxonRequest(f"request-{number}", "5Validator", 1, image, time.monotonic() + deadline_s)
-            answers.append(await cascade.answer(request))
+            prediction = await cascade.answer(request)
+            answers.append(prediction.probability)
+            origins.append((prediction.bundle, prediction.generation))
             assert time.monotonic() <= request.deadline + 0.5
         await cascade.close()
         journal.close()
         return answers
 
     answers = asyncio.run(run())
-    return answers, list(read_journal(state))
+    records = list(read_journal(state))
+    assert origins == [(record.bundle, record.generation) for record in records]
+    return answers, records
 
 
 def test_a_certain_image_exits_and_stage2_is_not_asked(bundle: LiveBundle, tmp_path: Path) -> None:
@@ -183,9 +189,11 @@ def test_infeasible_defers_everything_and_still_answers(infeasible: LiveBundle, 
 
 def test_a_failing_engine_is_answered_with_the_fallback(bundle: LiveBundle, tmp_path: Path) -> None:
     bundle.engine.close()
-    answers, [record] = ask(bundle, tmp_path, encoded(ROAD), expert=Expert())
+    with capture_logs() as logs:
+        answers, [record] = ask(bundle, tmp_path, encoded(ROAD), expert=Expert())
     assert answers == [0.5]
-    assert record.result == "stage1_failed"
+    assert (record.result, record.bundle, record.generation) == ("stage1_failed", bundle.bundle_id, 1)
+    assert [entry["generation"] for entry in logs if entry["event"] == "stage1_failed"] == [1]
 
 
 def test_a_stage1_that_is_late_is_answered_with_the_fallback_in_time(
@@ -201,7 +209,7 @@ def test_a_stage1_that_is_late_is_answered_with_the_fallback_in_time(
     answers, [record] = ask(bundle, tmp_path, encoded(ROAD), expert=Expert(), deadline_s=0.3)
     timer.join()
     assert answers == [0.5]
-    assert record.result == "stage1_late"
+    assert (record.result, record.bundle, record.generation) == ("stage1_late", bundle.bundle_id, 1)
 
 
 def test_each_request_is_decided_by_one_bundle_and_the_journal_names_it(

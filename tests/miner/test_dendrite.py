@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from miner.access import AccessPolicy, AccessSettings
-from miner.axon import AxonApp, AxonRequest, AxonSettings
+from miner.axon import AxonApp, AxonRequest, AxonSettings, Prediction
 from miner.axon_server import AxonServer, AxonServerSettings
 from miner.chain import Neuron
 
@@ -30,11 +30,11 @@ IMAGES = {
 }
 
 
-async def answer(request: AxonRequest) -> float:
+async def answer(request: AxonRequest) -> Prediction:
     content = base64.b64decode(request.image_b64)
     if content == b"slow":
         await asyncio.sleep(60)
-    return {b"1": 0.9, b"0": 0.1, b"?": -1.0}[content]
+    return Prediction({b"1": 0.9, b"0": 0.1, b"?": -1.0}[content])
 
 
 @pytest.fixture
