@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -48,9 +49,18 @@ def _export(path: Path, shape: Shape, seed: int) -> None:
     partial.rename(path)
 
 
-def publish(store: Store, engine: Path, directory: Path) -> str:
-    """Put an engine into a store as a bundle of its own, certified on made-up rows; returns its id."""
+def publish(store: Store, engine: Path, directory: Path, *more: Path) -> str:
+    """Put an engine into a store as a bundle of its own, certified on made-up rows; returns its id.
+
+    Args:
+        store: the store.
+        engine: ONNX file.
+        directory: for its files.
+        more: files to be put into it.
+    """
     directory.mkdir(parents=True)
+    for path in more:
+        shutil.copyfile(path, directory / path.name)
     (directory / ENGINE).write_bytes(engine.read_bytes())
     preprocess = PreprocessSettings(size_px=SIZE_PX)
     preprocess.write(directory / PREPROCESS)

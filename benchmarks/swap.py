@@ -34,6 +34,7 @@ from engines.batcher import Batcher
 from engines.bundle import ENGINE
 from engines.follow import StoreFollower
 from engines.lifecycle import State
+from engines.loader import EngineOptions
 from engines.memory import few_arenas, give_back
 from engines.onnx_engine import OnnxEngine
 from engines.settings import BatchSettings, SwapSettings
@@ -197,7 +198,7 @@ async def swaps(made: Ring, count: int, settings: SwapSettings, findings: Findin
     made.store.activate(made.bundles[0], now=NOW)
     give_back()
     alone = resident()
-    follower = StoreFollower(made.store, most=8, settings=settings)
+    follower = StoreFollower(made.store, settings=settings, options=EngineOptions(most=8))
     await follower.start()
     batcher = Batcher(BatchSettings())
     load = Load(follower.slot, batcher, made.asked, made.expected)

@@ -8,12 +8,13 @@ from engines.engine import Engine, EngineSpec, twin
 from engines.onnx_engine import OnnxEngine
 
 
-def open_engine(spec: EngineSpec, model: Path, *, threads: int | None = None) -> Engine:
+def open_engine(spec: EngineSpec, model: Path, *, compiled: Path | None = None, threads: int | None = None) -> Engine:
     """Load an engine.
 
     Args:
         spec: runtime, precision and device.
         model: the fp32 graph; what else an engine needs lies beside it.
+        compiled: another directory of what was compiled for TensorRT.
         threads: intra-op threads on a CPU; default all usable cores.
 
     Raises:
@@ -28,4 +29,4 @@ def open_engine(spec: EngineSpec, model: Path, *, threads: int | None = None) ->
         return OpenVinoEngine(model, spec, threads=threads)
     from engines.tensorrt_engine import TensorRtEngine  # noqa: PLC0415
 
-    return TensorRtEngine(model, spec)
+    return TensorRtEngine(model, spec, compiled=compiled)

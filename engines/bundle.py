@@ -79,7 +79,7 @@ class Manifest(Artifact):
     bundle_id: str = Field(pattern=r"^[0-9a-f]{16}$")
     files: dict[str, FileEntry]
     provenance: Provenance
-    parity_tolerance: float = Field(default=1e-3, gt=0, le=1e-2)
+    parity_tolerance: float = Field(default=1e-3, gt=0, le=5e-2)
 
 
 def bundle_id_of(files: dict[str, FileEntry]) -> str:

@@ -7,12 +7,21 @@ from pathlib import Path
 from engines.engine import EngineSpec, twin
 
 
-def compile_engine(spec: EngineSpec, model: Path, *, timing_cache: Path | None = None) -> None:
-    """Write the files that a spec's engine reads, beside the graph; nothing where it reads the graph itself.
+def compile_engine(
+    spec: EngineSpec,
+    model: Path,
+    *,
+    into: Path | None = None,
+    refittable: bool = False,
+    timing_cache: Path | None = None,
+) -> None:
+    """Write the files that a spec's engine reads beside the graph; nothing where it reads the graph itself.
 
     Args:
         spec: what will run it.
         model: the fp32 graph; for TensorRT in another precision its twin lies beside it.
+        into: directory to write them to; default beside the graph.
+        refittable: whether another night's weights can be put into a TensorRT engine; may cost speed.
         timing_cache: directory for what TensorRT measures while it builds.
 
     Raises:
@@ -22,9 +31,12 @@ def compile_engine(spec: EngineSpec, model: Path, *, timing_cache: Path | None =
     if spec.backend == "onnxruntime" and spec.precision == "int8":
         from engines.quantising import quantise_dynamic  # noqa: PLC0415  it brings onnx, which a live miner does not need
 
-        quantise_dynamic(model, twin(model, "int8"))
+        quantise_dynamic(model, (into or model.parent) / twin(model, "int8").name)
     elif spec.backend == "tensorrt":
         from engines.tensorrt_build import build_plan  # noqa: PLC0415
         from engines.tensorrt_flavour import load_flavour  # noqa: PLC0415
 
-        build_plan(twin(model, spec.precision), flavour=load_flavour(), timing_cache=timing_cache).write(model.parent)
+        plan = build_plan(
+            twin(model, spec.precision), flavour=load_flavour(), refit=refittable, timing_cache=timing_cache
+        )
+        plan.write(into or model.parent)

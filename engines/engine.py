@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from stage1.artifacts import Artifact
 from stage1.outputs import Stage1Outputs
@@ -85,6 +85,31 @@ class Engine(Protocol):
 
     def describe(self) -> EngineDescription:
         """What this engine is."""
+        ...
+
+
+@runtime_checkable
+class Refittable(Engine, Protocol):
+    """An engine that another night's weights can be put into, in place of loading another one."""
+
+    def takes(self, model: Path) -> bool:
+        """Whether the weights of a graph fit into it: names, shapes and types are those of its own graph.
+
+        Args:
+            model: the fp32 graph; its twins lie beside it.
+        """
+        ...
+
+    def refit(self, model: Path) -> None:
+        """Replace all weights; nobody may be using the engine. After an error it is closed.
+
+        Args:
+            model: the fp32 graph; its twins lie beside it.
+
+        Raises:
+            BundleRefused: it does not take the weights.
+            InferenceError: it is in use or closed, or the device failed.
+        """
         ...
 
 

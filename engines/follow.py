@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import structlog
 from watchfiles import awatch
@@ -19,18 +16,22 @@ from watchfiles import awatch
 from engines.engine import EngineSpec
 from engines.errors import BundleRefused, EngineError, PointerNotMoved, StoreError, UnknownBundle
 from engines.lifecycle import REFUSABLE, Lifecycle, State
-from engines.loading import MOST, CheckedBundle, LiveBundle, check_bundle, load_checked
-from engines.memory import available_bytes, fits, give_back
+from engines.loader import BundleLoader, EngineOptions, Loaded
+from engines.loading import LiveBundle
+from engines.memory import give_back
 from engines.settings import SwapSettings
 from engines.slot import BundleSlot, Live
 from engines.store import POINTER, Store
-from engines.trial import NICENESS, Trial
 from stage1.errors import Stage1Error
 
 log = structlog.get_logger(__name__)
 
 POLL_MS = 2_000
 REMEMBERED = 32
+
+# Compiles the model of a bundle for this machine, calibrates it through the new engine, and makes that bundle current;
+# False if it cannot, for example because the calibration rows are elsewhere.
+Recalibrate = Callable[[str, EngineSpec], Awaitable[bool]]
 
 
 @dataclass(frozen=True)
@@ -61,51 +62,41 @@ class Status:
 
 
 class StoreFollower:
-    """Keeps a slot at the store's current bundle.
-
-    Hashing runs on a thread of its own at low priority, loading on another; a trial and its comparison with all golden
-    images are a process at low priority. A bundle that is refused leaves the live one in place.
+    """Keeps a slot at the store's current bundle; one that is refused leaves the live one in place.
 
     Args:
         store: where the pointer is.
-        serve_with: another engine than those that bundles were certified on; None for those.
-        threads: intra-op threads of each engine.
-        most: largest batch that is asked of an engine.
         settings: how bundles are replaced.
-        memory: memory that is left, bytes.
+        options: engines.
+        recalibrate: asked first where a bundle's engine is for another machine; None where nobody can.
     """
 
     def __init__(
         self,
         store: Store,
         *,
-        serve_with: EngineSpec | None = None,
-        threads: int | None = None,
-        most: int = MOST,
         settings: SwapSettings | None = None,
-        memory: Callable[[], int | None] = available_bytes,
+        options: EngineOptions | None = None,
+        recalibrate: Recalibrate | None = None,
     ) -> None:
         self._settings = settings or SwapSettings()
         self.slot = BundleSlot(self._closed, dispose=self._dispose, standby=self._settings.standby)
         self.swaps = 0
         self.refusals = 0
         self._store = store
-        self._serve_with = serve_with
-        self._threads = threads
-        self._most = most
-        self._memory = memory
+        self._recalibrate = recalibrate
+        self._recalibrated: set[str] = set()
+        self._loader = BundleLoader(self.slot, self._settings, options or EngineOptions(), on_taken=self._gone)
         self._live: LiveBundle | None = None
+        # Whether the live engine is there only until the bundle's own can serve.
+        self._stands_in = False
         self._refused_id: str | None = None
         self._history: deque[Lifecycle] = deque(maxlen=REMEMBERED)
         # By identity: a bundle can be wanted again while an earlier copy of it still drains.
         self._lives: dict[int, Lifecycle] = {}
-        self._trial = Trial(spec=serve_with, threads=threads, most=most)
-        self._checker = ThreadPoolExecutor(1, thread_name_prefix="bundle-checker", initializer=_low_priority)
-        # Not at low priority: an engine's threads inherit the niceness of the thread that makes it, and keep it.
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="bundle-loader")
         self._one_at_a_time = asyncio.Lock()
         self._closing = False
-        self._draining: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def live_id(self) -> str | None:
@@ -178,8 +169,8 @@ class StoreFollower:
             PointerNotMoved: the store could not follow; the old bundle is live all the same, until the pointer moves.
         """
         seen = self.slot.generation
-        # Whoever rolls back does not wait for a trial of something else.
-        self._trial.interrupt()
+        # Whoever rolls back does not wait for something else to be compiled or tried.
+        self._loader.interrupt()
         async with self._one_at_a_time:
             if self.slot.generation != seen:
                 raise StoreError("another bundle went live meanwhile: look at the status, and roll back again")
@@ -187,9 +178,8 @@ class StoreFollower:
             generation = self._roll_back()
             wanted = self.live_id
             assert wanted is not None
-            activate = lambda: self._store.activate(wanted, now=now, action="rollback")  # noqa: E731
             try:
-                await asyncio.get_running_loop().run_in_executor(self._checker, activate)
+                await self._loader.quietly(lambda: self._store.activate(wanted, now=now, action="rollback"))
             except Exception as error:
                 # The pointer still names what was left: it must not come back until somebody moves the pointer.
                 self._refused_id = left
@@ -199,13 +189,12 @@ class StoreFollower:
     async def close(self) -> None:
         """Retire the live bundle and stop the loader."""
         self._closing = True
-        self._trial.cancel()
         self.slot.close()
-        self._checker.shutdown(wait=False, cancel_futures=True)
-        # What it still has to do is to close bundles; the interpreter would wait for it, too.
-        await asyncio.to_thread(self._loader.shutdown)
-        for task in self._draining:
+        tasks = list(self._tasks)
+        for task in tasks:
             task.cancel()
+        await self._loader.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def status(self) -> Status:
         """What is live, what stands by, and what happened."""
@@ -228,18 +217,20 @@ class StoreFollower:
             if pointer is None:
                 raise UnknownBundle(f"{self._store.root}: no bundle is current; run `cascade retrain` first")
             wanted = pointer.bundle
-            if wanted == self.live_id:
+            if wanted == self.live_id and not self._stands_in:
                 self._refused_id = None
                 return False
             if wanted == self._refused_id or self._closing:
                 return False
-            if self.slot.standby is not None and wanted == self.slot.standby.bundle_id:
+            if wanted != self.live_id and self.slot.standby is not None and wanted == self.slot.standby.bundle_id:
                 self._roll_back()
                 return True
             life = Lifecycle(wanted, time.monotonic)
             self._history.append(life)
             try:
-                bundle = await self._load(life)
+                loaded = await self._loader.load(
+                    self._store.path(wanted), life, lambda spec: self._begin_recalibration(wanted, spec)
+                )
             except Exception as error:
                 if life.state in REFUSABLE:
                     life.refuse(str(error) or repr(error))
@@ -250,45 +241,41 @@ class StoreFollower:
                 # A file that nobody expected may raise anything, and the live bundle serves on all the same.
                 log.exception("bundle_check_failed", bundle=wanted)
                 raise BundleRefused(f"{wanted}: {error!r}") from error
-            return self._take(bundle, life)
+            return self._take(loaded, life)
 
-    async def _load(self, life: Lifecycle) -> LiveBundle:
-        loop = asyncio.get_running_loop()
-        path = self._store.path(life.bundle)
-        checked: CheckedBundle = await loop.run_in_executor(self._checker, lambda: check_bundle(path, life.to))
-        if checked.manifest.bundle_id != life.bundle:
-            raise BundleRefused(f"{path}: the directory holds bundle {checked.manifest.bundle_id}")
-        tried = self._settings.trial and self._live is not None
-        if not fits(checked.weights, self._memory()):
-            self.slot.release_standby()
-        if tried:
-            life.to(State.TRYING)
-            await loop.run_in_executor(self._checker, lambda: self._trial.run(path))
-        # Not before the trial has shown that a better one is at hand, and never three engines in this process.
-        self.slot.release_standby()
-        loading = self._loader.submit(
-            load_checked,
-            checked,
-            spec=self._serve_with,
-            threads=self._threads,
-            most=self._most,
-            spot=tried,
-            memory=self._memory,
-            report=life.to,
-        )
-        try:
-            return await asyncio.wrap_future(loading)
-        except asyncio.CancelledError:
-            loading.add_done_callback(_close_unwanted)
-            raise
+    def _begin_recalibration(self, bundle: str, spec: EngineSpec) -> bool:
+        """Have it done in the background, once for each bundle; False if it was, or nobody can."""
+        recalibrate = self._recalibrate
+        if recalibrate is None or bundle in self._recalibrated:
+            return False
+        self._recalibrated.add(bundle)
 
-    def _take(self, bundle: LiveBundle, life: Lifecycle) -> bool:
+        async def work() -> None:
+            try:
+                done = await recalibrate(bundle, spec)
+                log.info("recalibrated", bundle=bundle, done=done)
+            except Exception:
+                log.exception("recalibration_failed", bundle=bundle)
+            finally:
+                # Whatever came of it, it is time to look again: for the bundle that is current now, or for another way.
+                if self._refused_id == bundle:
+                    self._refused_id = None
+            await self.refresh()
+
+        self._begin(work())
+        return True
+
+    def _take(self, loaded: Loaded, life: Lifecycle) -> bool:
         """Swap a loaded bundle in, or close it if everything was closed meanwhile."""
         if self._closing:
             life.to(State.UNLOADED)
-            bundle.close()
+            loaded.bundle.close()
             return False
-        self._swap(bundle, life)
+        self._swap(loaded.bundle, life)
+        # What stood in for a bundle is nothing to go back to.
+        if self._stands_in:
+            self.slot.release_standby()
+        self._stands_in = loaded.stands_in
         return True
 
     def _swap(self, bundle: LiveBundle, life: Lifecycle) -> None:
@@ -331,35 +318,24 @@ class StoreFollower:
             if late:
                 log.warning("drain_overdue", after_s=self._settings.drain_s, leases=late)
 
-        task = asyncio.get_running_loop().create_task(report())
-        self._draining.add(task)
-        task.add_done_callback(self._draining.discard)
+        self._begin(report())
+
+    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _dispose(self, close: Callable[[], None]) -> None:
-        """Close a bundle on the loader's thread: requests and the event loop do not wait for memory to be freed."""
-        try:
-            self._loader.submit(close)
-        except RuntimeError:
-            # The last loan ends after the loader.
-            close()
+        self._loader.dispose(close)
 
     def _closed(self, live: Live) -> None:
-        life = self._lives.pop(id(live.bundle), None)
+        self._gone(live.bundle)
+        log.info("bundle_closed", bundle=live.bundle.bundle_id, generation=live.generation)
+        give_back()
+
+    def _gone(self, bundle: LiveBundle) -> None:
+        life = self._lives.pop(id(bundle), None)
         if life is not None:
             if life.state is not State.DRAINING:
                 life.to(State.DRAINING)
             life.to(State.UNLOADED)
-        log.info("bundle_closed", bundle=live.bundle.bundle_id, generation=live.generation)
-        give_back()
-
-
-def _close_unwanted(loading: Future[LiveBundle]) -> None:
-    """Close what was loaded for somebody who no longer waits for it."""
-    if not loading.cancelled() and loading.exception() is None:
-        loading.result().close()
-
-
-def _low_priority() -> None:
-    # Who runs at a lower one already may not raise it.
-    with contextlib.suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

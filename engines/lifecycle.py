@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 
 
 class State(StrEnum):
@@ -12,6 +14,7 @@ class State(StrEnum):
 
     STAGED = "staged"
     VERIFYING = "verifying"
+    BUILDING = "building"
     TRYING = "trying"
     LOADING = "loading"
     WARMING = "warming"
@@ -24,14 +27,17 @@ class State(StrEnum):
     REFUSED = "refused"
 
 
+# A twin that does not take the weights, or a stand-in with other numbers, is not the end of it.
+_ANOTHER_WAY = (State.BUILDING, State.TRYING, State.LOADING)
 # Every state before READY may end in REFUSED, too.
 NEXT: dict[State, frozenset[State]] = {
     State.STAGED: frozenset({State.VERIFYING}),
-    State.VERIFYING: frozenset({State.TRYING, State.LOADING}),
-    State.TRYING: frozenset({State.LOADING}),
-    State.LOADING: frozenset({State.WARMING}),
-    State.WARMING: frozenset({State.GATING}),
-    State.GATING: frozenset({State.READY}),
+    State.VERIFYING: frozenset({State.BUILDING, State.TRYING, State.LOADING}),
+    State.BUILDING: frozenset({State.TRYING, State.LOADING}),
+    State.TRYING: frozenset({State.LOADING, State.BUILDING}),
+    State.LOADING: frozenset({State.WARMING, *_ANOTHER_WAY}),
+    State.WARMING: frozenset({State.GATING, *_ANOTHER_WAY}),
+    State.GATING: frozenset({State.READY, *_ANOTHER_WAY}),
     State.READY: frozenset({State.ACTIVE, State.UNLOADED}),
     State.ACTIVE: frozenset({State.STANDBY, State.DRAINING}),
     State.STANDBY: frozenset({State.ACTIVE, State.DRAINING}),
@@ -39,7 +45,7 @@ NEXT: dict[State, frozenset[State]] = {
     State.UNLOADED: frozenset(),
     State.REFUSED: frozenset(),
 }
-REFUSABLE = frozenset({State.STAGED, State.VERIFYING, State.TRYING, State.LOADING, State.WARMING, State.GATING})
+REFUSABLE = frozenset({State.STAGED, State.VERIFYING, *_ANOTHER_WAY, State.WARMING, State.GATING})
 
 
 @dataclass
@@ -88,6 +94,8 @@ class Lifecycle:
         self.steps.append((State.REFUSED, self.clock()))
 
     def seconds(self) -> dict[str, float]:
-        """How long it was in each state that it has left."""
-        spans = zip(self.steps, self.steps[1:], strict=False)
-        return {str(state): round(end - start, 3) for (state, start), (_, end) in spans}
+        """How long it was in each state that it has left, all times together."""
+        spent: defaultdict[str, float] = defaultdict(float)
+        for (state, start), (_, end) in pairwise(self.steps):
+            spent[str(state)] += end - start
+        return {state: round(seconds, 3) for state, seconds in spent.items()}

@@ -112,7 +112,9 @@ def load_checked(
     checked: CheckedBundle,
     *,
     spec: EngineSpec | None = None,
+    compiled: Path | None = None,
     threads: int | None = None,
+    opened: Callable[[], Engine] | None = None,
     most: int = MOST,
     spot: bool = False,
     memory: Callable[[], int | None] = available_bytes,
@@ -124,7 +126,10 @@ def load_checked(
         checked: from `check_bundle`.
         spec: another engine than the one that was certified, on the same graph. The golden images decide whether it
             may: the same decisions, and outputs within the tolerance of the bundle.
+        compiled: directory of what was compiled for this machine, instead of what the bundle holds; the golden images
+            decide about that, too.
         threads: intra-op threads of the engine.
+        opened: makes the engine, instead of opening one with what is said above.
         most: largest batch that will be asked of it.
         spot: compare a few golden images at each batch size instead of all, because a trial has compared them all.
         memory: memory that is left, bytes.
@@ -139,7 +144,8 @@ def load_checked(
         admit(checked.weights, memory())
     except Unavailable as error:
         raise Unavailable(f"{name}: {error}") from None
-    engine = open_engine(spec or checked.spec, checked.directory / ENGINE, threads=threads)
+    model = checked.directory / ENGINE
+    engine = opened() if opened else open_engine(spec or checked.spec, model, compiled=compiled, threads=threads)
     try:
         if engine.describe().size_px != checked.preprocess.size_px:
             raise BundleRefused(f"{name}: engine and preprocess settings differ in image size")
@@ -160,14 +166,19 @@ def load_checked(
 
 
 def load_bundle(
-    directory: Path, *, spec: EngineSpec | None = None, threads: int | None = None, most: int = MOST
+    directory: Path,
+    *,
+    spec: EngineSpec | None = None,
+    compiled: Path | None = None,
+    threads: int | None = None,
+    most: int = MOST,
 ) -> LiveBundle:
     """Verify, load, warm up and compare with the golden outputs; see `check_bundle` and `load_checked`.
 
     Raises:
         BundleRefused: any check failed; nothing stays loaded.
     """
-    return load_checked(check_bundle(directory), spec=spec, threads=threads, most=most)
+    return load_checked(check_bundle(directory), spec=spec, compiled=compiled, threads=threads, most=most)
 
 
 def _drift(actual: Stage1Outputs, expected: Stage1Outputs) -> list[float]:

@@ -159,6 +159,23 @@ class BundleSlot:
             self._held, self._standby = back, old
         return generation
 
+    def take_standby(self, bundle: LiveBundle) -> bool:
+        """Take the bundle that stands by out of the slot, for its engine; whoever takes it has to close it.
+
+        Args:
+            bundle: the one that is meant.
+
+        Returns:
+            Whether that one stood by, and no request was using it.
+        """
+        with self._lock:
+            held = self._standby
+            if held is None or held.live.bundle is not bundle or held.users:
+                return False
+            self._standby = None
+            self._open.remove(held)
+        return True
+
     def release_standby(self) -> None:
         """Close the bundle that stands by when its last lease ends; nothing if there is none."""
         with self._lock:

@@ -117,7 +117,7 @@ class Store:
             rows.append(Listed(Manifest.read(path / MANIFEST), path, is_current, is_previous))
         return sorted(rows, key=lambda row: row.manifest.provenance.created_at)
 
-    def publish(self, source: Path, provenance: Provenance) -> str:
+    def publish(self, source: Path, provenance: Provenance, *, parity_tolerance: float = 1e-3) -> str:
         """Copy the files of `source` into the store as one bundle; it does not become current.
 
         The bundle appears under its name in one rename, complete and flushed. Publishing the same files again changes
@@ -126,6 +126,7 @@ class Store:
         Args:
             source: directory with the files of the bundle.
             provenance: where they come from.
+            parity_tolerance: largest difference from the golden outputs that its engine may have, in logits.
 
         Returns:
             The id of the bundle.
@@ -144,7 +145,9 @@ class Store:
                     shutil.copyfile(source / name, incoming / name)
                 files = describe_files(incoming)
                 bundle_id = bundle_id_of(files)
-                Manifest(bundle_id=bundle_id, files=files, provenance=provenance).write(incoming / MANIFEST)
+                Manifest(
+                    bundle_id=bundle_id, files=files, provenance=provenance, parity_tolerance=parity_tolerance
+                ).write(incoming / MANIFEST)
                 fsync_tree(incoming)
                 if not (self._home / bundle_id).exists():
                     incoming.rename(self._home / bundle_id)

@@ -134,6 +134,8 @@ def _compile(
     size_px = _parse(onnx, network, flavour, lines)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+    # On by default: products of fp32 with a mantissa of ten bits.
+    config.clear_flag(trt.BuilderFlag.TF32)
     shapes = builder.create_optimization_profile()
     shapes.set_shape(INPUT, *((count, 3, size_px, size_px) for count in (profile.least, profile.best, profile.most)))
     if config.add_optimization_profile(shapes) < 0:
@@ -145,6 +147,7 @@ def _compile(
     if plan is None:
         raise BuildFailed(f"{flavour} cannot compile {onnx.name}: {'; '.join(lines) or 'it does not say why'}")
     if cache is not None and timing is not None:
+        cache.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(cache, bytes(timing.serialize()))
     return bytes(plan), size_px
 

@@ -17,11 +17,12 @@ import numpy as np
 
 from engines.cuda import Cuda
 from engines.device import Gpu, NoGpu, find_gpu
-from engines.engine import HEAD_PREFIX, OUTPUTS, EngineDescription, EngineSpec, buckets
-from engines.errors import BundleRefused, InferenceError, Unavailable
+from engines.engine import HEAD_PREFIX, OUTPUTS, EngineDescription, EngineSpec, buckets, twin
+from engines.errors import BundleRefused, EngineError, InferenceError, Unavailable
 from engines.tensorrt_flavour import Flavour, load_flavour
 from engines.tensorrt_lane import RUNS_BEFORE_CAPTURE, Lane
 from engines.tensorrt_plan import PLAN, Fingerprint, PlanDescription, read_plan
+from engines.tensorrt_refit import check_refit, refit
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 
@@ -32,8 +33,9 @@ class TensorRtEngine:
     Batches are filled up to the next batch size that is warm, and cut at the largest that the plan takes.
 
     Args:
-        model: the reference graph; `engine.plan`, `engine.json` and the graph they were built from lie beside it.
+        model: the reference graph; the one that the plan was built from lies beside it.
         spec: asks for `tensorrt` and a precision.
+        compiled: directory of `engine.plan` and `engine.json`; default beside the graph.
         find: looks for the GPU.
 
     Raises:
@@ -41,10 +43,17 @@ class TensorRtEngine:
             with the library's own reasons. A plan is not deserialised before everything else agreed.
     """
 
-    def __init__(self, model: Path, spec: EngineSpec, *, find: Callable[[], Gpu | NoGpu] = find_gpu) -> None:
+    def __init__(
+        self,
+        model: Path,
+        spec: EngineSpec,
+        *,
+        compiled: Path | None = None,
+        find: Callable[[], Gpu | NoGpu] = find_gpu,
+    ) -> None:
         if spec.device != "cuda":
             raise BundleRefused(f"{spec}: TensorRT computes on a GPU, ask for the device cuda")
-        self.plan, content = read_plan(model, spec)
+        self.plan, content = read_plan(model, spec, compiled)
         self.flavour = load_flavour(self.plan.fingerprint.flavour)
         gpu = check_machine(self.plan, self.flavour, find)
         self._spec = spec
@@ -56,6 +65,7 @@ class TensorRtEngine:
         self._lock = threading.Lock()
         self._idle: list[Lane] = []
         self._busy = 0
+        self._refits = 0
         self._closed = False
 
     def infer(self, batch: Pixels) -> Stage1Outputs:
@@ -96,6 +106,23 @@ class TensorRtEngine:
             if not self._busy:
                 self._let_go()
 
+    def takes(self, model: Path) -> bool:
+        """See `Refittable.takes`."""
+        try:
+            check_refit(self.plan, twin(model, self._spec.precision))
+        except BundleRefused:
+            return False
+        return True
+
+    def refit(self, model: Path) -> None:
+        """See `Refittable.refit`."""
+        try:
+            refit(self, twin(model, self._spec.precision))
+        except EngineError:
+            self.close()
+            raise
+        self._refits += 1
+
     def describe(self) -> EngineDescription:
         """See `Engine.describe`."""
         with self._lock:
@@ -107,6 +134,7 @@ class TensorRtEngine:
             "plan_sha256": self.plan.plan_sha256,
             "validity": self._validity,
             "captured": " ".join(map(str, captured)),
+            "refits": str(self._refits),
             "error_lines": str(self.flavour.errors.total),
         }
         return EngineDescription(self._spec, str(self.flavour), self.plan.size_px, threads=1, details=details)

@@ -115,19 +115,20 @@ class PlanDescription(Artifact):
     refittable: bool = False
 
 
-def read_plan(model: Path, spec: EngineSpec) -> tuple[PlanDescription, bytes]:
+def read_plan(model: Path, spec: EngineSpec, compiled: Path | None = None) -> tuple[PlanDescription, bytes]:
     """Read a plan that belongs to a graph, byte by byte as it was built.
 
     Args:
-        model: the reference graph; the plan lies beside it.
+        model: the reference graph.
         spec: what is asked for.
+        compiled: directory of the plan; default beside the graph.
 
     Raises:
         BundleRefused: a file is missing or changed, or it is the plan of another graph or precision.
     """
     try:
-        description = PlanDescription.read(model.with_name(DESCRIPTION))
-        plan = model.with_name(PLAN).read_bytes()
+        description = PlanDescription.read((compiled or model.parent) / DESCRIPTION)
+        plan = ((compiled or model.parent) / PLAN).read_bytes()
     except ArtifactError as error:
         raise BundleRefused(str(error)) from error
     except OSError as error:

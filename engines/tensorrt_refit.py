@@ -8,22 +8,21 @@ to build what can be refitted.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from engines.bundle import engine_sha256
 from engines.errors import BundleRefused, InferenceError
-from engines.tensorrt_engine import TensorRtEngine
 from engines.tensorrt_plan import PlanDescription, graph_sha256
 
+if TYPE_CHECKING:
+    from engines.tensorrt_engine import TensorRtEngine
 
-def refit(twin: TensorRtEngine, onnx: Path) -> str:
+
+def refit(twin: TensorRtEngine, onnx: Path) -> None:
     """Replace all weights.
 
     Args:
-        twin: nobody uses it; after an error it is closed, unless it was refused before it was touched.
+        twin: nobody uses it; after an error it may have weights of both nights.
         onnx: the graph of the twin's plan, with other weights.
-
-    Returns:
-        Hash of what the twin computes now (`engine_sha256`).
 
     Raises:
         BundleRefused: the plan cannot be refitted, the graph is another, or the library refused.
@@ -50,9 +49,7 @@ def refit(twin: TensorRtEngine, onnx: Path) -> str:
         # They refer to the engine, which may go next.
         del parser_refitter, refitter, engine
     if not done:
-        twin.close()
         raise BundleRefused(f"{flavour} does not take the weights of {onnx.name}: {'; '.join(lines) or 'no reason'}")
-    return engine_sha256(onnx)
 
 
 def check_refit(plan: PlanDescription, onnx: Path) -> None:

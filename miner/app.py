@@ -15,8 +15,10 @@ import structlog
 from engines.batcher import Batcher
 from engines.errors import EngineError
 from engines.follow import StoreFollower
+from engines.loader import EngineOptions
 from engines.memory import few_arenas
 from engines.store import Store
+from engines.workshop import Workshop
 from miner.access import AccessPolicy
 from miner.axon import AxonApp
 from miner.axon_server import ABORT_S, AxonServer, AxonServerError, AxonServerSettings
@@ -66,12 +68,18 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
         stack.push_async_callback(chain.close)
         await _first_snapshot(chain, access, address)
         engine = settings.engine
-        follower = StoreFollower(
-            Store(settings.store),
+        nightly = NightlyJob(settings.retrain, store=settings.store, state=settings.state, now=utc_now)
+        options = EngineOptions(
             serve_with=engine.serve_with,
             threads=engine.threads,
             most=engine.batch.max_batch,
+            workshop=Workshop(settings.state / "engines"),
+        )
+        follower = StoreFollower(
+            Store(settings.store),
             settings=engine.swap,
+            options=options,
+            recalibrate=None if settings.retrain.data is None else nightly.recalibrate,
         )
         stack.push_async_callback(follower.close)
         batcher = Batcher(engine.batch, clock=time.monotonic)
@@ -83,7 +91,6 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
         stack.push_async_callback(server.stop, DRAIN_S)
         await _open_admin(settings.admin, follower, batcher, stack)
         await _announce(settings, chain, server)
-        nightly = NightlyJob(settings.retrain, store=settings.store, state=settings.state, now=utc_now)
         stack.push_async_callback(nightly.close)
         if settings.retrain.enabled:
             nightly.start()

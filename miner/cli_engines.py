@@ -142,11 +142,18 @@ def engines_compile(
     device: Annotated[DeviceName, typer.Option(help="Where it runs.")] = DeviceName.CPU,
     workspace: Annotated[Path, typer.Option(help="Where its training is kept.")] = DEFAULT_WORKSPACE,
     store: StoreOption = DEFAULT_STORE,
+    *,
+    activate: Annotated[
+        bool,
+        typer.Option("--activate", help="Make it current, also where the gate would keep the champion."),
+    ] = False,
     progress: Annotated[ProgressKind, typer.Option(help="How progress is shown.")] = ProgressKind.AUTO,
 ) -> None:
     """Compile a bundle's model for another engine, certify it on that engine's numbers, and publish it as a new bundle.
 
-    Nothing is trained; the certificate counts as one more use of the calibration rows.
+    Nothing is trained; the certificate counts as one more use of the calibration rows. A running miner does this by
+    itself, with --activate, for a TensorRT bundle of another GPU, driver or version, if it retrains here
+    (`retrain.data`).
 
     Example: `cascade engines compile 3f2a --data roads/ --backend openvino --precision bf16`
     """
@@ -154,7 +161,9 @@ def engines_compile(
         from miner.retrain import recompile  # noqa: PLC0415
 
         spec = {"backend": backend.value, "precision": precision.value, "device": device.value}
-        outcome = recompile(bundle, spec, data=data, workspace=workspace, store=store, progress=progress.value)
+        outcome = recompile(
+            bundle, spec, data=data, workspace=workspace, store=store, activate=activate, progress=progress.value
+        )
         if progress is not ProgressKind.JSON:
             say(outcome)
 

@@ -16,6 +16,7 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
+from engines.engine import EngineSpec
 from miner.settings import RetrainSettings
 from stage1.artifacts import Artifact
 from stage1.errors import ArtifactError
@@ -84,7 +85,7 @@ class NightlyJob:
         async with self._running:
             started = self._now()
             log.info("retrain_started", data=str(self._settings.data))
-            status = await self._child()
+            status = await self._child(self.command())
             seconds = round((self._now() - started).total_seconds(), 1)
             if status == 0:
                 self._stamp.parent.mkdir(parents=True, exist_ok=True)
@@ -93,6 +94,23 @@ class NightlyJob:
             else:
                 log.error("retrain_failed", status=status, seconds=seconds)
             return status
+
+    async def recalibrate(self, bundle: str, spec: EngineSpec) -> bool:
+        """Compile the model of a bundle for this machine, calibrate it through that engine, and make that current.
+
+        Args:
+            bundle: id of the bundle.
+            spec: its engine.
+
+        Returns:
+            Whether it was done; it is not where its training or the calibration rows are elsewhere, nor while a
+            retraining is under way.
+        """
+        if self._running.locked():
+            return False
+        async with self._running:
+            log.info("recalibration_started", bundle=bundle, engine=str(spec))
+            return await self._child(self.compile_command(bundle, spec)) == 0
 
     async def close(self) -> None:
         """Stop the schedule and end a run that is under way; it resumes where it was next time."""
@@ -111,10 +129,18 @@ class NightlyJob:
             return [*command, "--config", str(settings.config)]
         return [*command, "--preset", settings.preset]
 
-    async def _child(self) -> int:
+    def compile_command(self, bundle: str, spec: EngineSpec) -> list[str]:
+        """The command line of a child that recalibrates."""
+        settings = self._settings
+        command = [sys.executable, "-m", "miner.cli", "engines", "compile", bundle, "--activate"]
+        command += ["--backend", spec.backend, "--precision", spec.precision, "--device", spec.device]
+        command += ["--data", str(settings.data), "--workspace", str(settings.workspace)]
+        return [*command, "--store", str(self._store)]
+
+    async def _child(self, command: list[str]) -> int:
         niceness = self._settings.niceness
         process = await asyncio.create_subprocess_exec(
-            "nice", "-n", str(niceness), *self.command(), stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+            "nice", "-n", str(niceness), *command, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
         )
         try:
             async with asyncio.timeout(self._settings.timeout_h * 3600):

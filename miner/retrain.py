@@ -34,6 +34,7 @@ def retrain(
     changes: dict[str, Any],
     progress: str,
     kept: str | None = None,
+    activate: bool = False,
 ) -> str:
     """Run the pipeline and say what came of it.
 
@@ -47,6 +48,7 @@ def retrain(
         changes: single values by dotted path.
         progress: kind of display.
         kept: a stage that must be finished already, with all that it needs; None for none.
+        activate: make what is published current, also where the gate would keep the champion.
 
     Returns:
         The outcome in words.
@@ -77,7 +79,10 @@ def retrain(
     if mode not in (None, "publish"):
         return f"{mode} is done; its files are in {run}"
     publication = published(run)
-    verdict = "is current now" if publication.accepted else f"stays a challenger: {'; '.join(publication.reasons)}"
+    if activate:
+        Store(store).activate(publication.bundle, now=utc_now(), action="compile")
+    current = activate or publication.accepted
+    verdict = "is current now" if current else f"stays a challenger: {'; '.join(publication.reasons)}"
     params = ScrcParams.read(run / PARAMS)
     certificate = params.statement if params.rule is not None else params.reason
     gained = gain_lines(TrainingComparison.read(run / COMPARISON))
@@ -91,7 +96,9 @@ def retrain(
     )
 
 
-def recompile(bundle: str, spec: dict[str, str], *, data: Path, workspace: Path, store: Path, progress: str) -> str:
+def recompile(
+    bundle: str, spec: dict[str, str], *, data: Path, workspace: Path, store: Path, activate: bool, progress: str
+) -> str:
     """Publish the model of a bundle for another engine, certified on that engine's numbers; nothing is trained.
 
     Args:
@@ -100,6 +107,7 @@ def recompile(bundle: str, spec: dict[str, str], *, data: Path, workspace: Path,
         data: directory with `labels.csv`.
         workspace: where its training is kept.
         store: directory of bundles.
+        activate: make it current, whatever the gate says of it.
         progress: kind of display.
 
     Returns:
@@ -123,6 +131,7 @@ def recompile(bundle: str, spec: dict[str, str], *, data: Path, workspace: Path,
         changes=changes,
         progress=progress,
         kept="compare_training",
+        activate=activate,
     )
 
 

@@ -320,6 +320,17 @@ class CompareSettings(_Section):
     repetitions: int = Field(default=1000, ge=1)
 
 
+class CompileSettings(_Section):
+    """How an engine is compiled.
+
+    Attributes:
+        refittable: of TensorRT, whether a miner may put the next night's weights into the engine that stands by, in
+            place of loading another one; may cost speed.
+    """
+
+    refittable: bool = False
+
+
 class GateSettings(_Section):
     """When a challenger may replace the champion.
 
@@ -356,6 +367,7 @@ class RunConfig(Artifact):
     train_conformal_risk: ConformalTrainingSettings = ConformalTrainingSettings()
     compare_training: CompareSettings = CompareSettings()
     engine: EngineSpec = EngineSpec()
+    compile: CompileSettings = CompileSettings()
     calibrate_scrc: CalibrationSettings = CalibrationSettings()
     gate: GateSettings = GateSettings()
 

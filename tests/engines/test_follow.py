@@ -18,6 +18,7 @@ from engines.bundle import ENGINE
 from engines.errors import BundleRefused, InferenceError, PointerNotMoved, StoreError, UnknownBundle
 from engines.follow import StoreFollower
 from engines.lifecycle import State
+from engines.loader import EngineOptions
 from engines.loading import LiveBundle, load_checked
 from engines.settings import SwapSettings
 from engines.store import Store
@@ -40,7 +41,9 @@ def publish(store: Store, publisher: Callable[[Store], Publish]) -> Publish:
 
 @asynccontextmanager
 async def following(store: Store, *, trial: bool = False, standby: bool = False) -> AsyncIterator[StoreFollower]:
-    follower = StoreFollower(store, threads=1, most=2, settings=SwapSettings(trial=trial, standby=standby))
+    follower = StoreFollower(
+        store, settings=SwapSettings(trial=trial, standby=standby), options=EngineOptions(threads=1, most=2)
+    )
     await follower.start()
     try:
         yield follower
@@ -395,7 +398,7 @@ def held_up_load(monkeypatch: pytest.MonkeyPatch, made: list[LiveBundle]) -> thr
         assert go.wait(60)
         return loaded
 
-    monkeypatch.setattr("engines.follow.load_checked", load)
+    monkeypatch.setattr("engines.loader.load_checked", load)
     return go
 
 
@@ -416,7 +419,7 @@ class TestUnexpected:
             async with following(store) as follower:
                 publish("b")
                 with monkeypatch.context() as patch:
-                    patch.setattr("engines.follow.check_bundle", lambda *_: int("no number"))
+                    patch.setattr("engines.loader.check_bundle", lambda *_: int("no number"))
                     assert await follower.refresh() is False
                 status = follower.status()
                 assert (live(follower), status.refusals) == (first, 1)
@@ -432,7 +435,7 @@ class TestUnexpected:
             async with following(store) as follower:
                 second = publish("b")
                 with monkeypatch.context() as patch:
-                    patch.setattr("engines.follow.check_bundle", full_disk)
+                    patch.setattr("engines.loader.check_bundle", full_disk)
                     assert await follower.refresh() is False
                 assert await follower.refresh() is False
                 assert await follower.reload() is True
@@ -523,7 +526,9 @@ class TestMemory:
             left = [10**12]
             first = publish("a")
             follower = StoreFollower(
-                store, threads=1, most=1, settings=SwapSettings(trial=False), memory=lambda: left[0]
+                store,
+                settings=SwapSettings(trial=False),
+                options=EngineOptions(threads=1, most=1, memory=lambda: left[0]),
             )
             await follower.start()
             left[0] = 2**20
@@ -544,7 +549,7 @@ class TestDrain:
         async def scenario() -> None:
             publish("a")
             settings = SwapSettings(trial=False, standby=False, drain_s=0.05)
-            follower = StoreFollower(store, threads=1, most=1, settings=settings)
+            follower = StoreFollower(store, settings=settings, options=EngineOptions(threads=1, most=1))
             await follower.start()
             with follower.slot.lease() as lease:
                 publish("b")
@@ -563,7 +568,7 @@ class TestClose:
     def test_ends_with_the_last_lease(self, store: Store, publish: Publish, plain_images: Callable[..., Any]) -> None:
         async def scenario() -> None:
             publish("a")
-            follower = StoreFollower(store, threads=1)
+            follower = StoreFollower(store, options=EngineOptions(threads=1))
             await follower.start()
             with follower.slot.lease() as lease:
                 await follower.close()

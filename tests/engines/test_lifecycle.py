@@ -23,10 +23,20 @@ def test_from_staged_to_gone_with_the_time_in_each_state() -> None:
     assert "unloaded" not in bundle.seconds()
 
 
+def test_another_way_to_an_engine_can_be_tried_until_one_is_ready() -> None:
+    bundle = life()
+    stood_in = (State.VERIFYING, State.LOADING, State.WARMING, State.GATING)
+    for state in (*stood_in, State.BUILDING, State.TRYING, *TO_SERVING[1:]):
+        bundle.to(state)
+    assert bundle.seconds()["loading"] == 2.0
+    with pytest.raises(ValueError, match="cannot go from active to building"):
+        bundle.to(State.BUILDING)
+
+
 @pytest.mark.parametrize("state", sorted(REFUSABLE))
 def test_what_does_not_serve_yet_can_be_refused(state: State) -> None:
     bundle = life()
-    for step in (*TO_SERVING[:1], State.TRYING, *TO_SERVING[1:]):
+    for step in (*TO_SERVING[:1], State.BUILDING, State.TRYING, *TO_SERVING[1:]):
         if bundle.state is state:
             break
         bundle.to(step)

@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -92,6 +93,34 @@ class TestBuild:
         assert made.description.precision == precision
         assert (made.description.size_px, made.description.profile) == (SIZE_PX, BatchProfile())
         assert read_plan(model, FP32 if precision == "fp32" else BF16) == (made.description, made.content)
+
+    def test_products_of_fp32_keep_their_mantissa(self, tiny_engine: Path, flavour: Flavour) -> None:
+        seen: list[bool] = []
+
+        class Watched:
+            def __init__(self, logger: object) -> None:
+                self.builder = flavour.trt.Builder(logger)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self.builder, name)
+
+            def build_serialized_network(self, network: object, config: Any) -> Any:
+                seen.append(config.get_flag(flavour.trt.BuilderFlag.TF32))
+                return self.builder.build_serialized_network(network, config)
+
+        library = SimpleNamespace(**{**vars(flavour.trt), "Builder": Watched})
+        build_plan(tiny_engine, flavour=dataclasses.replace(flavour, trt=library))
+        assert seen == [False]
+
+    def test_what_was_measured_is_kept_where_there_was_nothing(
+        self, tiny_engine: Path, flavour: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("engines.tensorrt_build.find_gpu", lambda: GPU)
+        measured = SimpleNamespace(serialize=lambda: b"measured")
+        monkeypatch.setattr("engines.tensorrt_build._timing", lambda *_: measured)
+        made = build_plan(tiny_engine, flavour=flavour, timing_cache=tmp_path / "not" / "there")
+        kept = tmp_path / "not" / "there" / cache_name(made.description.fingerprint)
+        assert kept.read_bytes() == b"measured"
 
     def test_of_a_dinov3_export_that_keeps_its_weights_beside_it(
         self, tmp_path: Path, flavour: Flavour, monkeypatch: pytest.MonkeyPatch

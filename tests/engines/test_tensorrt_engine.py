@@ -13,7 +13,6 @@ import pytest
 from numpy.typing import NDArray
 
 import engines.tensorrt_engine
-from engines.bundle import engine_sha256
 from engines.cuda import Cuda
 from engines.device import Gpu
 from engines.engine import BUCKETS, EngineSpec
@@ -23,7 +22,6 @@ from engines.tensorrt_build import build_plan
 from engines.tensorrt_engine import TensorRtEngine
 from engines.tensorrt_flavour import Flavour
 from engines.tensorrt_plan import DESCRIPTION, PlanDescription
-from engines.tensorrt_refit import refit
 from stage1.outputs import Stage1Outputs
 
 FP32 = EngineSpec(backend="tensorrt", device="cuda")
@@ -180,9 +178,10 @@ class TestRefit:
         self, bench: Bench, twin: TensorRtEngine, tmp_path: Path, write_onnx: WriteOnnx
     ) -> None:
         night = write_onnx(tmp_path / "night.onnx", shift=1.0, heads=("head.works", "head.severity"))
-        assert refit(twin, night) == engine_sha256(night)
+        assert twin.takes(night)
+        twin.refit(night)
         assert bench.cuda.memory == bench.cuda.handles == {}
-        assert twin.describe().details["captured"] == ""
+        assert (twin.describe().details["captured"], twin.describe().details["refits"]) == ("", "1")
 
     @pytest.mark.parametrize("failure", [{"file": False}, {"missing": ["bias"]}, {"engine": False}])
     def test_that_fails_ends_the_twin(
@@ -190,14 +189,13 @@ class TestRefit:
     ) -> None:
         answers.update(failure)
         with pytest.raises(BundleRefused, match="does not take the weights"):
-            refit(twin, bench.model)
+            twin.refit(bench.model)
         with pytest.raises(InferenceError, match="closed"):
             twin.infer(np.zeros((1, 3, 32, 32), np.uint8))
         assert bench.cuda.memory == bench.cuda.handles == {}
 
     def test_of_an_engine_in_use_is_refused(self, bench: Bench, twin: TensorRtEngine) -> None:
         with twin._lane(), pytest.raises(InferenceError, match="in use"):
-            refit(twin, bench.model)
-        twin.close()
+            twin.refit(bench.model)
         with pytest.raises(InferenceError, match="closed"):
-            refit(twin, bench.model)
+            twin.refit(bench.model)

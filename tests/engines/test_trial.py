@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from engines.bundle import Provenance
+from engines.child import Child
 from engines.errors import BundleRefused
 from engines.store import Store
-from engines.trial import Trial
+from engines.trial import try_out
 
 Publish = Callable[..., Path]
 
@@ -48,46 +49,44 @@ def instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], 
 
 
 def test_a_good_bundle_passes_and_a_bad_one_says_why(publish: Publish) -> None:
-    trial = Trial(threads=1, most=2)
-    trial.run(publish())
+    try_out(Child(), publish(), threads=1, most=2)
     bad = publish(golden_shift=1.0)
     with pytest.raises(BundleRefused, match=rf"^{bad.name}: at batch size 1, outputs differ from the golden ones by 1"):
-        trial.run(bad)
+        try_out(Child(), bad, threads=1, most=2)
 
 
 def test_a_crash_in_native_code_is_a_refusal(tmp_path: Path, instead: Callable[[str], None]) -> None:
     instead("import ctypes\nprint('about to crash', flush=True)\nctypes.string_at(0)\n")
     with pytest.raises(BundleRefused, match=r"was ended by signal 11: about to crash"):
-        Trial(threads=1, most=1).run(tmp_path)
+        try_out(Child(), tmp_path, threads=1, most=1)
 
 
 def test_a_crash_need_not_leave_text(tmp_path: Path, instead: Callable[[str], None]) -> None:
     instead("import ctypes, os\nos.write(1, bytes([0xff, 0xfe]))\nctypes.string_at(0)\n")
     with pytest.raises(BundleRefused, match="was ended by signal 11"):
-        Trial(threads=1, most=1).run(tmp_path)
+        try_out(Child(), tmp_path, threads=1, most=1)
 
 
 def test_a_child_that_fails_otherwise_is_a_refusal(tmp_path: Path, instead: Callable[[str], None]) -> None:
     instead("raise SystemExit(9)\n")
     with pytest.raises(BundleRefused, match="ended with status 9: it said nothing"):
-        Trial(threads=1, most=1).run(tmp_path)
+        try_out(Child(), tmp_path, threads=1, most=1)
 
 
 def test_one_that_never_ends_is_given_up(tmp_path: Path, instead: Callable[[str], None]) -> None:
     instead("import time\ntime.sleep(600)\n")
     with pytest.raises(BundleRefused, match="on trial took over 0 s"):
-        Trial(threads=1, most=1, timeout_s=0.3).run(tmp_path)
+        try_out(Child(timeout_s=0.3), tmp_path, threads=1, most=1)
 
 
 def test_it_can_be_cancelled(tmp_path: Path, instead: Callable[[str], None]) -> None:
     instead("import time\ntime.sleep(600)\n")
-    trial = Trial(threads=1, most=1)
-    timer = threading.Timer(0.5, trial.cancel)
+    child = Child()
+    timer = threading.Timer(0.5, child.cancel)
     timer.start()
     begun = time.monotonic()
-    with pytest.raises(BundleRefused, match="signal 9"):
-        trial.run(tmp_path)
-    with pytest.raises(BundleRefused, match="signal 9"):
-        trial.run(tmp_path)
+    for _ in range(2):
+        with pytest.raises(BundleRefused, match="signal 9"):
+            try_out(child, tmp_path, threads=1, most=1)
     assert time.monotonic() - begun < 60
     timer.join()

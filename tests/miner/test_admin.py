@@ -14,6 +14,7 @@ import pytest
 
 from engines.batcher import Batcher
 from engines.follow import StoreFollower
+from engines.loader import EngineOptions
 from engines.settings import BatchSettings, SwapSettings
 from engines.store import Store
 from miner.admin import HEADER, admin_app
@@ -36,7 +37,7 @@ def publish(store: Store, publisher: Callable[[Store], Publish]) -> Publish:
 
 @asynccontextmanager
 async def endpoint(store: Store) -> AsyncIterator[int]:
-    follower = StoreFollower(store, threads=1, most=1, settings=SwapSettings(trial=False))
+    follower = StoreFollower(store, settings=SwapSettings(trial=False), options=EngineOptions(threads=1, most=1))
     batcher = Batcher(BatchSettings())
     await follower.start()
     server = AxonServer(

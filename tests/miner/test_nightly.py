@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from apscheduler.triggers.cron import CronTrigger
 
+from engines.engine import EngineSpec
 from miner.nightly import STAMP, NightlyJob, RetrainStamp, missed
 from miner.settings import RetrainSettings
 
@@ -117,3 +118,35 @@ def test_the_child_runs_the_pipeline_on_the_miners_store(tmp_path: Path) -> None
     assert command[1:4] == ["-m", "miner.cli", "retrain"]
     assert str(tmp_path / "store") in command
     assert str(tmp_path / "roads") in command
+
+
+class TestRecalibration:
+    SPEC = EngineSpec(backend="tensorrt", precision="bf16", device="cuda")
+
+    def test_asks_the_command_line_for_a_bundle_of_this_machine(
+        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        settings = RetrainSettings(data=tmp_path / "roads", workspace=tmp_path / "workspace")
+        nightly = NightlyJob(settings, store=tmp_path / "store", state=tmp_path, now=lambda: NIGHT)
+        assert asyncio.run(nightly.recalibrate("0123456789abcdef", self.SPEC)) is False
+        # The options were understood: what is wrong is that there is no such bundle.
+        assert "no bundle is called '0123456789abcdef'" in capfd.readouterr().err
+        command = nightly.compile_command("0123456789abcdef", self.SPEC)
+        assert "--activate" in command
+        assert command[command.index("--precision") + 1] == "bf16"
+
+    def test_does_not_wait_for_a_retraining(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def scenario() -> tuple[bool, int | None]:
+            nightly = job(tmp_path, "import time; time.sleep(0.5)", monkeypatch)
+            running = asyncio.create_task(nightly.run())
+            await until(nightly._running.locked)
+            return await nightly.recalibrate("0123456789abcdef", self.SPEC), await running
+
+        assert asyncio.run(scenario()) == (False, 0)
+
+    def test_tells_whether_it_was_done(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        nightly = job(tmp_path, "", monkeypatch)
+        for status, done in ((0, True), (1, False)):
+            script = f"raise SystemExit({status})"
+            monkeypatch.setattr(nightly, "compile_command", lambda *_, s=script: [sys.executable, "-c", s])
+            assert asyncio.run(nightly.recalibrate("0123456789abcdef", self.SPEC)) is done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -15,6 +16,7 @@ from engines.errors import BundleRefused
 from engines.loading import load_bundle
 from engines.onnx_engine import OnnxEngine
 from engines.store import Store
+from miner.retrain import recompile
 from offline.comparison import TrainingComparison
 from offline.config import RunConfig, load_config
 from offline.dataset import read_dataset
@@ -221,6 +223,33 @@ def test_a_bundle_may_be_served_by_an_engine_that_decides_the_same_and_by_no_oth
     served = load_bundle(bundle, spec=EngineSpec(backend="openvino"), threads=1)
     assert served.engine.describe().runtime.startswith("openvino")
     served.close()
+
+
+def test_a_bundle_can_be_compiled_anew_and_made_current_whatever_the_gate_says(
+    first: tuple[Path, Told], home: Path, tmp_path: Path
+) -> None:
+    store = Store(home / "store")
+    before = store.current()
+    assert before is not None
+    # Other tests count on what has not been compiled yet.
+    shutil.copytree(home / "workspace", tmp_path / "workspace", symlinks=True)
+    try:
+        told = recompile(
+            Publication.read(first[0] / "publish.json").bundle,
+            {"precision": "int8"},
+            data=home / "data",
+            workspace=tmp_path / "workspace",
+            store=home / "store",
+            activate=True,
+            progress="json",
+        )
+        assert "is current now" in told
+        after = store.current()
+        assert after is not None
+        assert after.bundle in told
+        assert EngineSpec.read(store.path(after.bundle) / "spec.json") == EngineSpec(precision="int8")
+    finally:
+        store.activate(before.bundle, now=datetime.now(UTC))
 
 
 def first_loss(run: Path) -> float:

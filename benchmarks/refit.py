@@ -1,0 +1,210 @@
+"""Fifty nights whose weights are put into the engine that stands by, under load, without a GPU.
+
+    python -m benchmarks.refit
+    python -m benchmarks.refit --nights 10
+
+What TensorRT does on a GPU, torch's AOTInductor does on a CPU: a compiled engine that takes other weights. Everything
+else is as in a miner: a store, a follower, a batcher that is asked without pause, and the golden images of each bundle
+at every batch size before it may serve. Numbers in brackets are those of the list of properties that a hot swap must
+have. Ends with status 1 if one of them does not hold.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import structlog
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch._inductor.graph import GraphLowering
+
+from benchmarks.made_bundles import SMALL, export, images, publish
+from benchmarks.random_dinov3 import network
+from benchmarks.swap import MIB, NOW, Findings, Load, Ring, resident
+from engines.batcher import Batcher
+from engines.bundle import ENGINE
+from engines.engine import REFERENCE, EngineDescription, EngineSpec, buckets
+from engines.errors import BundleRefused, InferenceError
+from engines.follow import StoreFollower
+from engines.loader import EngineOptions
+from engines.memory import few_arenas, give_back
+from engines.onnx_engine import OnnxEngine
+from engines.settings import BatchSettings, SwapSettings
+from engines.store import Store
+from stage1.outputs import Stage1Outputs
+from stage1.preprocess import Pixels
+
+BUNDLES = 5
+WEIGHTS = "weights.safetensors"
+MOST = 8
+
+
+class AotiEngine:
+    """A package of AOTInductor with the weights of a bundle.
+
+    Args:
+        package: compiled once for the shape of the network.
+        model: the graph, with the weights as torch names them beside it.
+        refits: told how long each took, seconds.
+    """
+
+    def __init__(self, package: Path, model: Path, refits: list[float]) -> None:
+        self._compiled: Any = torch._inductor.aoti_load_package(str(package))  # noqa: SLF001  the documented name
+        self._refits = refits
+        self._put(model)
+
+    def infer(self, batch: Pixels) -> Stage1Outputs:
+        if self._compiled is None:
+            raise InferenceError("the engine is closed")
+        with torch.no_grad():
+            logits, select_score = self._compiled(torch.from_numpy(batch))
+        return Stage1Outputs(logits.numpy().copy(), select_score.numpy().copy())
+
+    def warm_up(self, most: int) -> None:
+        for size in buckets(most):
+            self.infer(np.zeros((size, 3, SMALL.size_px, SMALL.size_px), np.uint8))
+
+    def close(self) -> None:
+        self._compiled = None
+
+    def describe(self) -> EngineDescription:
+        return EngineDescription(REFERENCE, f"AOTInductor {torch.__version__}", SMALL.size_px, torch.get_num_threads())
+
+    def takes(self, model: Path) -> bool:
+        with safe_open(model.with_name(WEIGHTS), framework="pt") as stored:
+            return set(stored.keys()) >= set(self._compiled.get_constant_fqns())
+
+    def refit(self, model: Path) -> None:
+        begun = time.perf_counter()
+        self._put(model)
+        self._refits.append(time.perf_counter() - begun)
+
+    def _put(self, model: Path) -> None:
+        stored, names = load_file(model.with_name(WEIGHTS)), self._compiled.get_constant_fqns()
+        if not set(stored) >= set(names):
+            raise BundleRefused("the weights are those of another network")
+        # What training alone uses is not in the package.
+        self._compiled.load_constants({name: stored[name] for name in names}, check_full_update=True)
+
+
+def compiled(path: Path) -> float:
+    """Compile the package in a process of its own; seconds, 0 if it was there."""
+    if path.exists():
+        return 0.0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    begun = time.perf_counter()
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        pool.submit(_compile, path).result()
+    return time.perf_counter() - begun
+
+
+def _compile(path: Path) -> None:
+    # Up to eight numbers are written into the code, where no other weights reach them: the biases of the heads.
+    GraphLowering.can_inline_constant = staticmethod(lambda _: False)  # type: ignore[method-assign]
+    example = torch.from_numpy(images(2))
+    with torch.no_grad():
+        batch = torch.export.Dim("batch", min=1, max=32)
+        program = torch.export.export(network(SMALL), (example,), dynamic_shapes=({0: batch},))
+        torch._inductor.aoti_compile_and_package(program, package_path=str(path))  # noqa: SLF001
+
+
+def ring(home: Path, cache: Path) -> Ring:
+    """Publish nights of one network with the weights beside the graph."""
+    store, asked = Store(home / "store"), images(32, seed=2)
+    found, expected = [], {}
+    for seed in range(BUNDLES):
+        net = network(SMALL, seed)
+        weights = {name: tensor.contiguous() for name, tensor in net.state_dict().items()}
+        weights |= {name: tensor.contiguous() for name, tensor in net.named_buffers()}
+        save_file(weights, home / WEIGHTS)
+        bundle = publish(
+            store, export(cache / f"small-{seed}.onnx", SMALL, seed), home / f"files-{seed}", home / WEIGHTS
+        )
+        session = OnnxEngine(store.path(bundle) / ENGINE)
+        expected[bundle] = np.concatenate([session.infer(image[None]).roadwork_score for image in asked])
+        session.close()
+        found.append(bundle)
+    return Ring(store, tuple(found), asked, expected)
+
+
+async def nights(made: Ring, count: int, opened: Callable[..., Any], refits: list[float]) -> Findings:
+    findings, memory, loads = Findings(), [], []
+    made.store.activate(made.bundles[0], now=NOW)
+    follower = StoreFollower(
+        made.store,
+        # A trial loads the bundle by ONNX Runtime in another process, which is not what is measured here.
+        settings=SwapSettings(trial=False),
+        options=EngineOptions(most=MOST, opens=opened),
+    )
+    await follower.start()
+    batcher = Batcher(BatchSettings(max_batch=MOST))
+    load = Load(follower.slot, batcher, made.asked, made.expected)
+    with load.running():
+        await asyncio.sleep(2.0)
+        for night in range(1, count + 1):
+            made.store.activate(made.bundles[night % BUNDLES], now=NOW)
+            await follower.refresh()
+            loads.append(follower.status().history[-1].seconds())
+            await asyncio.sleep(0.3)
+            give_back()
+            memory.append(resident())
+            if sys.stderr.isatty():
+                print(f"\r{night}/{count} nights", end="", file=sys.stderr, flush=True)
+    asked = sum(len(client.answers) + len(client.failed) for client in load.clients)
+    failed, wrong = sum(len(c.failed) for c in load.clients), sum(c.wrong for c in load.clients)
+    refitted, swapped = len(refits), follower.swaps
+    findings.add("[18] nights that went live", f"{swapped}", f"{count}", swapped == count)
+    # The first two nights make the two engines.
+    findings.add("[18] of them by other weights in the twin", f"{refitted}", f"{count - 1}", refitted == count - 1)
+    findings.add("[18] refused by the golden images", f"{follower.refusals}", "0", follower.refusals == 0)
+    findings.add("[1] requests that failed", f"{failed} of {asked}", "0", failed == 0)
+    findings.add("[2] answers of another bundle", f"{wrong}", "0", wrong == 0)
+    grown, bound = memory[-1] - memory[4], max(20 * MIB, 0.05 * memory[4])
+    told = f"{grown / MIB:+.0f} MiB from {memory[4] / MIB:.0f}"
+    findings.add("[18] memory, last night less the fifth", told, f"<= {bound / MIB:.0f} MiB", grown <= bound)
+    gate = statistics.median(seconds["gating"] for seconds in loads)
+    findings.add(
+        "refit, median; the golden images after it", f"{statistics.median(refits) * 1e3:.0f} ms; {gate:.2f} s", "", True
+    )
+    await follower.close()
+    batcher.close()
+    return findings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--nights", type=int, default=50)
+    parser.add_argument("--cache", type=Path, default=Path(".cache/engines"), help="where compiled models are kept")
+    options = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
+    warnings.simplefilter("ignore")
+    few_arenas()
+    refits: list[float] = []
+    package = options.cache / "small.pt2"
+    seconds = compiled(package)
+
+    def opened(_spec: EngineSpec, model: Path, *, compiled: Path | None, threads: int | None) -> AotiEngine:
+        return AotiEngine(package, model, refits)
+
+    with tempfile.TemporaryDirectory() as home:
+        findings = asyncio.run(nights(ring(Path(home), options.cache), options.nights, opened, refits))
+    print(findings.text())
+    print(f"\nto compile the package takes {seconds:.1f} s" if seconds else "\nthe package had been compiled before")
+    sys.exit(not all(held for *_, held in findings.rows))
+
+
+if __name__ == "__main__":
+    main()

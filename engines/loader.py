@@ -1,0 +1,255 @@
+"""Where each part of loading a bundle runs, and by which way its engine comes to be in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+
+from engines.backends import open_engine
+from engines.bundle import ENGINE
+from engines.child import NICENESS, Child
+from engines.engine import REFERENCE, Engine, EngineSpec, Refittable
+from engines.errors import BundleRefused, EngineError, Unavailable
+from engines.lifecycle import Lifecycle, State
+from engines.loading import MOST, CheckedBundle, LiveBundle, check_bundle, load_checked
+from engines.memory import available_bytes, fits
+from engines.settings import SwapSettings
+from engines.slot import BundleSlot
+from engines.trial import try_out
+from engines.workshop import Misfit, Workshop
+
+log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Which engines are loaded, and for what.
+
+    Attributes:
+        serve_with: another engine than those that bundles were certified on; None for those.
+        threads: intra-op threads of each.
+        most: largest batch that is asked of one.
+        workshop: compiles for this machine what a bundle holds for another; None to refuse such bundles.
+        memory: memory that is left, bytes.
+        opens: opens one, as `open_engine` does.
+    """
+
+    serve_with: EngineSpec | None = None
+    threads: int | None = None
+    most: int = MOST
+    workshop: Workshop | None = None
+    memory: Callable[[], int | None] = available_bytes
+    opens: Callable[..., Engine] = open_engine
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How an engine comes to be here.
+
+    Attributes:
+        spec: which engine.
+        compiled: directory of what was compiled for this machine; None for what the bundle holds.
+        twin: the engine that stood by, whose weights are replaced; None to load one.
+        stands_in: it serves only until the bundle's own engine can.
+    """
+
+    spec: EngineSpec
+    compiled: Path | None = None
+    twin: Refittable | None = None
+    stands_in: bool = False
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A bundle that may serve.
+
+    Attributes:
+        bundle: everything a request may use.
+        stands_in: its engine serves only until the bundle's own one can.
+    """
+
+    bundle: LiveBundle
+    stands_in: bool
+
+
+class BundleLoader:
+    """Loads bundles beside the live one.
+
+    Hashing runs on a thread of its own at low priority, loading on another; a trial with all golden images, and
+    compiling, are processes at low priority.
+
+    Args:
+        slot: holds the live bundle; what stands by in it makes room for what is loaded, or lends its engine.
+        settings: how bundles are replaced.
+        options: engines.
+        on_taken: told a bundle that stood by and whose engine gets other weights.
+    """
+
+    def __init__(
+        self,
+        slot: BundleSlot,
+        settings: SwapSettings,
+        options: EngineOptions,
+        *,
+        on_taken: Callable[[LiveBundle], None],
+    ) -> None:
+        self._slot = slot
+        self._settings = settings
+        self._options = options
+        self._on_taken = on_taken
+        self._child = Child()
+        self._checker = ThreadPoolExecutor(1, thread_name_prefix="bundle-checker", initializer=_low_priority)
+        # Not at low priority: an engine's threads inherit the niceness of the thread that makes it, and keep it.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="bundle-loader")
+
+    async def load(self, path: Path, life: Lifecycle, recalibrates: Callable[[EngineSpec], bool]) -> Loaded:
+        """Check and load a bundle.
+
+        Args:
+            path: its directory.
+            life: told where it is.
+            recalibrates: asked if the bundle's engine is for another machine and something is live meanwhile; true if
+                another bundle is being made for this one.
+
+        Raises:
+            BundleRefused: it may not serve; nothing stays loaded.
+        """
+        checked = await self.quietly(check_bundle, path, life.to)
+        if checked.manifest.bundle_id != life.bundle:
+            raise BundleRefused(f"{path}: the directory holds bundle {checked.manifest.bundle_id}")
+        spec, workshop = self._options.serve_with or checked.spec, self._options.workshop
+        misfit = None if workshop is None else await self.quietly(workshop.misfit, checked, spec)
+        if workshop is not None and misfit is not None:
+            return await self._load_misfit(checked, life, workshop, misfit, recalibrates)
+        twin = await self._twin(checked, spec)
+        if twin is not None:
+            try:
+                return await self._load_by(_Way(spec, twin=twin), checked, life)
+            except EngineError as error:
+                log.warning("refit_refused", bundle=life.bundle, reason=str(error))
+        return await self._load_by(_Way(spec), checked, life)
+
+    async def quietly(self, work: Callable[..., T], *given: object) -> T:
+        """Run on the thread of low priority."""
+        return await asyncio.get_running_loop().run_in_executor(self._checker, lambda: work(*given))
+
+    def dispose(self, close: Callable[[], None]) -> None:
+        """Close a bundle on the loader's thread: requests and the event loop do not wait for memory to be freed."""
+        try:
+            self._thread.submit(close)
+        except RuntimeError:
+            # The last loan ends after the loader.
+            close()
+
+    def interrupt(self) -> None:
+        """End what is compiled or on trial; its bundle is refused."""
+        self._child.interrupt()
+
+    async def close(self) -> None:
+        """End everything; bundles that are being closed are."""
+        self._child.cancel()
+        self._checker.shutdown(wait=False, cancel_futures=True)
+        # What it still has to do is to close bundles; the interpreter would wait for it, too.
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def _load_misfit(
+        self,
+        checked: CheckedBundle,
+        life: Lifecycle,
+        workshop: Workshop,
+        misfit: Misfit,
+        recalibrates: Callable[[EngineSpec], bool],
+    ) -> Loaded:
+        """By the first way that there is: compiled here before; a stand-in, if nothing is live; compiled here now."""
+        spec = self._options.serve_with or checked.spec
+        way = _Way(spec, compiled=misfit.place)
+        log.warning("engine_of_another_machine", bundle=life.bundle, differs=misfit.why, compiled=misfit.compiled)
+        if misfit.compiled:
+            try:
+                return await self._load_by(way, checked, life)
+            except BundleRefused as error:
+                log.warning("compiled_engine_refused", bundle=life.bundle, reason=str(error))
+        if not self._slot.generation:
+            try:
+                return await self._load_by(_Way(REFERENCE, stands_in=True), checked, life)
+            except BundleRefused as error:
+                log.warning("stand_in_refused", bundle=life.bundle, reason=str(error))
+        elif self._options.serve_with is None and recalibrates(spec):
+            raise Unavailable(f"{life.bundle}: {misfit.why}; it is compiled and calibrated anew for this machine")
+        life.to(State.BUILDING)
+        await self.quietly(workshop.build, checked, spec, misfit.place, self._child)
+        return await self._load_by(way, checked, life)
+
+    async def _load_by(self, way: _Way, checked: CheckedBundle, life: Lifecycle) -> Loaded:
+        options = self._options
+        # A twin has run before.
+        tried = self._settings.trial and self._slot.generation > 0 and way.twin is None
+        if not fits(checked.weights, options.memory()):
+            self._slot.release_standby()
+        if tried:
+            life.to(State.TRYING)
+            await self.quietly(
+                lambda: try_out(
+                    self._child,
+                    checked.directory,
+                    spec=way.spec,
+                    compiled=way.compiled,
+                    threads=options.threads,
+                    most=options.most,
+                )
+            )
+        # Not before the trial has shown that a better one is at hand, and never three engines in this process.
+        self._slot.release_standby()
+        loading = self._thread.submit(
+            load_checked,
+            checked,
+            opened=lambda: self._open(way, checked),
+            most=options.most,
+            spot=tried,
+            memory=options.memory if way.twin is None else lambda: None,
+            report=life.to,
+        )
+        try:
+            return Loaded(await asyncio.wrap_future(loading), way.stands_in)
+        except asyncio.CancelledError:
+            loading.add_done_callback(_close_unwanted)
+            raise
+
+    def _open(self, way: _Way, checked: CheckedBundle) -> Engine:
+        model = checked.directory / ENGINE
+        if way.twin is None:
+            return self._options.opens(way.spec, model, compiled=way.compiled, threads=self._options.threads)
+        way.twin.refit(model)
+        return way.twin
+
+    async def _twin(self, checked: CheckedBundle, spec: EngineSpec) -> Refittable | None:
+        """The engine that stands by, out of the slot, if the weights of this bundle can be put into it."""
+        idle = self._slot.standby
+        if idle is None or not isinstance(idle.engine, Refittable) or idle.engine.describe().spec != spec:
+            return None
+        if not await self.quietly(idle.engine.takes, checked.directory / ENGINE) or not self._slot.take_standby(idle):
+            return None
+        self._on_taken(idle)
+        return idle.engine
+
+
+def _close_unwanted(loading: Future[LiveBundle]) -> None:
+    """Close what was loaded for somebody who no longer waits for it."""
+    if not loading.cancelled() and loading.exception() is None:
+        loading.result().close()
+
+
+def _low_priority() -> None:
+    # Who runs at a lower one already may not raise it.
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
