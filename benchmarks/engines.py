@@ -9,6 +9,9 @@ round, above 1 where the engine is faster. Load is from the import of the runtim
 whole process with Python in it. Error is the largest difference of a logit from torch, and alone the largest one
 between an image by itself and among eight, both as shares of the largest logit. Flips are images that end on the
 other side of the median of torch's roadwork scores: random weights have no threshold of their own.
+
+OpenVINO in int8 is quantised by NNCF, on 64 of the images, if that is installed (`pip install nncf`). It is no engine
+of this project, and stands here to be compared.
 """
 
 from __future__ import annotations
@@ -19,10 +22,12 @@ import json
 import multiprocessing
 import os
 import statistics
+import sys
 import time
 import warnings
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -30,10 +35,13 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks.random_dinov3 import VITS, Shape, network
+from engines.errors import BundleRefused
 
 BATCH = 8
 REFERENCE, TORCH = "onnxruntime fp32", "torch fp32"
-ENGINES = (TORCH, REFERENCE, "onnxruntime int8", "openvino fp32", "openvino bf16")
+NNCF = "openvino int8"
+ENGINES = (TORCH, REFERENCE, "onnxruntime int8", "openvino fp32", "openvino bf16", NNCF)
+NNCF_IMAGES = 64
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 MIB = 2**20
 
@@ -72,6 +80,29 @@ def export(shape: Shape, home: Path) -> None:
     (home / "incoming.onnx").rename(home / "fp32.onnx")
 
 
+def quantise_by_nncf(shape: Shape, home: Path) -> None:
+    # Where this package is found, importing either sends a report of it.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import nncf
+    import openvino as ov
+
+    seen = nncf.Dataset([image[None] for image in random_images(NNCF_IMAGES, shape.size_px)])
+    graph = ov.Core().read_model(home / "fp32.onnx")
+    quantised = nncf.quantize(graph, seen, subset_size=NNCF_IMAGES, model_type=nncf.ModelType.TRANSFORMER)
+    ov.save_model(quantised, home / "nncf.xml", compress_to_fp16=False)
+
+
+def load_nncf(home: Path, threads: int) -> tuple[Any, str]:
+    if not (home / "nncf.xml").exists():
+        raise BundleRefused("needs nncf: pip install nncf")
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    import openvino as ov
+
+    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
+    compiled = ov.Core().compile_model(home / "nncf.xml", "CPU", options)
+    return lambda images: compiled(images)["logits"].copy(), f"openvino {ov.__version__}, int8 by NNCF, the rest fp32"
+
+
 def load(name: str, shape: Shape, home: Path, threads: int) -> tuple[Any, str]:
     """What computes logits `(N, 2)` of images, and what it is."""
     if name == TORCH:
@@ -82,6 +113,8 @@ def load(name: str, shape: Shape, home: Path, threads: int) -> tuple[Any, str]:
         torch.set_num_threads(threads)
         net = network(shape)
         return lambda images: predict(net, images).logits, f"torch {torch.__version__}"
+    if name == NNCF:
+        return load_nncf(home, threads)
     from engines.backends import open_engine
     from engines.engine import EngineSpec
 
@@ -94,8 +127,6 @@ def load(name: str, shape: Shape, home: Path, threads: int) -> tuple[Any, str]:
 
 
 def serve(questions: Connection, name: str, shape: Shape, home: Path, threads: int) -> None:
-    from engines.errors import BundleRefused
-
     warnings.simplefilter("ignore")
     began = time.perf_counter()
     try:
@@ -212,6 +243,11 @@ def main() -> None:
         exporter.start()
         exporter.join()
         assert exporter.exitcode == 0
+    if find_spec("nncf") and not (home / "nncf.xml").exists():
+        quantiser = context.Process(target=quantise_by_nncf, args=(shape, home))
+        quantiser.start()
+        quantiser.join()
+        assert quantiser.exitcode == 0
     print(machine())
     print(f"{name}: {shape.layers} blocks of width {shape.hidden}, {shape.size_px} px; {rounds} rounds, ", end="")
     print(f"load of the machine before: {os.getloadavg()[0]:.1f}\n")

@@ -43,6 +43,7 @@ class Status:
         bundle: id of the live bundle.
         engine: what computes.
         policy: status of its certificate.
+        vouched_by: see `LiveBundle.vouched_by`.
         standby: id of the bundle that a rollback would make live.
         leases: requests that use each generation.
         swaps: times that the live bundle was replaced.
@@ -54,6 +55,7 @@ class Status:
     bundle: str | None
     engine: str
     policy: str
+    vouched_by: str
     standby: str | None
     leases: dict[int, int]
     swaps: int
@@ -204,6 +206,7 @@ class StoreFollower:
             bundle=self.live_id,
             engine="" if live is None else str(live.engine.describe()),
             policy="" if live is None else live.params.status,
+            vouched_by="" if live is None else live.vouched_by,
             standby=None if standby is None else standby.bundle_id,
             leases=self.slot.leases,
             swaps=self.swaps,
@@ -294,6 +297,7 @@ class StoreFollower:
             replaced=None if before is None else before.bundle_id,
             policy=bundle.params.status,
             engine=str(bundle.engine.describe()),
+            vouched_by=bundle.vouched_by,
             seconds=life.seconds(),
         )
         self._watch_drain(generation)

@@ -214,6 +214,7 @@ class BundleLoader:
             load_checked,
             checked,
             opened=lambda: self._open(way, checked),
+            as_certified=way == _Way(checked.spec),
             most=options.most,
             spot=tried,
             memory=options.memory if way.twin is None else lambda: None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -36,6 +37,7 @@ from stage1.probability import ProbabilityCalibrator
 MOST = 16
 
 Report = Callable[[State], None]
+Vouched = Literal["certificate", "golden images"]
 
 
 def _silent(_state: State) -> None:
@@ -65,7 +67,12 @@ class CheckedBundle:
 
 @dataclass(frozen=True)
 class LiveBundle:
-    """A bundle that passed every check and is loaded; everything one request needs comes from one of these."""
+    """A bundle that passed every check and is loaded; everything one request needs comes from one of these.
+
+    Attributes:
+        vouched_by: what says that the engine decides as promised: the certificate that is bound to it, or, where it is
+            not the very engine that was calibrated, the golden images.
+    """
 
     manifest: Manifest
     engine: Engine
@@ -73,6 +80,7 @@ class LiveBundle:
     policy: ScrcPolicy
     calibrator: ProbabilityCalibrator
     preprocess: PreprocessSettings
+    vouched_by: Vouched = "certificate"
 
     @property
     def bundle_id(self) -> str:
@@ -115,6 +123,7 @@ def load_checked(
     compiled: Path | None = None,
     threads: int | None = None,
     opened: Callable[[], Engine] | None = None,
+    as_certified: bool | None = None,
     most: int = MOST,
     spot: bool = False,
     memory: Callable[[], int | None] = available_bytes,
@@ -130,6 +139,7 @@ def load_checked(
             decide about that, too.
         threads: intra-op threads of the engine.
         opened: makes the engine, instead of opening one with what is said above.
+        as_certified: whether it is the very engine that was calibrated; default if nothing else is asked for.
         most: largest batch that will be asked of it.
         spot: compare a few golden images at each batch size instead of all, because a trial has compared them all.
         memory: memory that is left, bytes.
@@ -162,7 +172,12 @@ def load_checked(
         engine.close()
         raise
     report(State.READY)
-    return LiveBundle(checked.manifest, engine, checked.params, policy, checked.calibrator, checked.preprocess)
+    if as_certified is None:
+        as_certified = opened is None and compiled is None and spec in (None, checked.spec)
+    vouched_by: Vouched = "certificate" if as_certified else "golden images"
+    return LiveBundle(
+        checked.manifest, engine, checked.params, policy, checked.calibrator, checked.preprocess, vouched_by
+    )
 
 
 def load_bundle(

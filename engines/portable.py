@@ -83,7 +83,7 @@ def import_bundle(store: Store, source: Path) -> str:
         except BundleRefused as error:
             raise BundleRefused(f"{source}: {error}") from error
         manifest = verify_bundle(directory)
-        return store.publish(directory, manifest.provenance)
+        return store.publish(directory, manifest.provenance, parity_tolerance=manifest.parity_tolerance)
 
 
 class _Member(tarfile.TarInfo):

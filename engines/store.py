@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +24,7 @@ from stage1.artifacts import Artifact, append_line, fsync_directory, fsync_tree
 POINTER = "current.json"
 HISTORY = "history.jsonl"
 LOCK_TIMEOUT_S = 30.0
+ABANDONED_S = 86_400.0
 
 
 class Pointer(Artifact):
@@ -236,10 +239,17 @@ class Store:
         return sorted(p.name for p in self._home.iterdir() if not p.name.startswith(".") and (p / MANIFEST).is_file())
 
     def _sweep(self) -> None:
-        """Remove what a process that was killed left here; the lock is held, so none is at work."""
+        """Remove what a process that was killed left here; the lock is held, so none publishes or prunes."""
         for kind in (".incoming-*", ".removed-*"):
             for leftover in self._home.glob(kind):
                 shutil.rmtree(leftover, ignore_errors=True)
+        # Whoever imports or measures does not hold the lock, and takes minutes.
+        before = time.time() - ABANDONED_S
+        for kind in (".import-*", ".bench-*"):
+            for leftover in self.root.glob(kind):
+                with contextlib.suppress(FileNotFoundError):
+                    if leftover.stat().st_mtime < before:
+                        shutil.rmtree(leftover, ignore_errors=True)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

@@ -80,6 +80,7 @@ class DriftRecord(Artifact):
     Attributes:
         engine: the engine.
         rows: rows of val_select.
+        correlation: of the roadwork scores with those of the reference.
         largest: largest difference of a roadwork score from that of the reference.
         decided: rows that its own certified rule decides otherwise on the scores of the reference.
     """
@@ -88,5 +89,6 @@ class DriftRecord(Artifact):
 
     engine: str
     rows: int
+    correlation: float
     largest: float
     decided: int

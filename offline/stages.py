@@ -25,7 +25,7 @@ from engines.engine import EngineSpec, in_batches, twin
 from offline import publishing
 from offline.calibrating import BATCH, calibrator_of, claim_fold, code_version, golden_rows, run_engine
 from offline.comparison import TrainingComparison
-from offline.compiled import compiled_engine, machine_of, write_drift
+from offline.compiled import agreed, compiled_engine, machine_of, write_drift
 from offline.config import PretrainedBackbone, RunConfig
 from offline.dataset import Dataset
 from offline.difficulty import difficulties
@@ -128,10 +128,12 @@ def run_calibrate_scrc(context: StageContext) -> None:
     engine = compiled_engine(context)
     select_rows = rows_of(context, "val_select")
     val_select = run_engine(engine, select_rows, preprocess, context.progress.step, "val_select")
+    spec = engine.describe().spec
+    reference = agreed(context, spec, val_select)
     fold, prior_uses = claim_fold(context.workspace, splits, context.key, context.now().isoformat(timespec="seconds"))
     fold_rows = splits.pick(rows_of(context), fold)
     val_calib = run_engine(engine, fold_rows, preprocess, context.progress.step, "val_calib")
-    digest = certified_sha256_of(export, engine.describe().spec)
+    digest = certified_sha256_of(export, spec)
     binding = CalibrationContext(digest, preprocess.sha256, prior_uses, code_version())
     settings = config.calibrate_scrc
     params = calibrate(val_select, val_calib, settings, binding)
@@ -143,7 +145,7 @@ def run_calibrate_scrc(context: StageContext) -> None:
     swept.write(context.out / THRESHOLDS)
     golden = golden_rows(select_rows, config.seed).array(preprocess)
     write_golden(context.out / GOLDEN, golden, in_batches(engine, golden, BATCH))
-    write_drift(context, engine, val_select, params)
+    write_drift(context, spec, val_select, reference, params)
 
 
 def run_eval_selective(context: StageContext) -> None:

@@ -237,6 +237,7 @@ class TestAnotherMachine:
                 assert await moving is True
                 assert serving(follower) == (foreign, "tensorrt_rtx", 2)
                 assert [path.parent for path in machine.deserialized] == [tmp_path / "workshop"]
+                assert follower.status().vouched_by == "golden images"
 
         run(scenario)
 
@@ -259,6 +260,7 @@ class TestAnotherMachine:
             foreign = publish("foreign", built=ELSEWHERE)
             async with following() as follower:
                 assert serving(follower) == (foreign, "onnxruntime", 1)
+                assert follower.status().vouched_by == "golden images"
                 assert await follower.refresh() is True
                 assert serving(follower) == (foreign, "tensorrt_rtx", 2)
                 assert follower.status().standby is None
@@ -418,11 +420,13 @@ class TestRecalibration:
                 for _ in range(3):
                     assert await follower.refresh() is False
                 assert serving(follower) == (old, "onnxruntime", 1)
+                assert follower.status().vouched_by == "certificate"
                 assert "calibrated anew for this machine" in follower.status().history[-1].reason
                 ready.set()
                 while serving(follower)[0] == old:
                     await asyncio.sleep(0.01)
                 assert serving(follower) == (made[0], "tensorrt_rtx", 2)
+                assert follower.status().vouched_by == "certificate"
                 assert asked == [(foreign, FP32)]
                 assert len(machine.deserialized) == 1
 
@@ -491,6 +495,7 @@ class TestTwin:
                     answers.append(score(follower, images))
                     bundles.append(bundle)
                 assert np.diff(answers) == pytest.approx([0.1, 0.1, 0.1], abs=1e-5)
+                assert follower.status().vouched_by == "golden images"
                 assert len(machine.deserialized) == 2
                 assert [path.parent.name for path in machine.refits] == bundles[1:]
                 # Going back needs the one before, which is whole.

@@ -43,6 +43,16 @@ def test_a_bundle_arrives_as_it_was_and_loads(tmp_path: Path, store: Store, bund
     assert [path.name for path in there.root.iterdir() if path.name.startswith(".import")] == []
 
 
+def test_how_far_its_engine_may_be_away_travels_along(
+    tmp_path: Path, store: Store, bundle_files: Path, provenance: Provenance
+) -> None:
+    bundle = store.publish(bundle_files, provenance, parity_tolerance=0.02)
+    export_bundle(store, bundle, tmp_path / "bundle.tar")
+    there = Store(tmp_path / "there")
+    import_bundle(there, tmp_path / "bundle.tar")
+    assert there.verify(bundle).parity_tolerance == 0.02
+
+
 def test_the_same_bundle_is_the_same_file(tmp_path: Path, store: Store, bundle: str, carried: Path) -> None:
     export_bundle(store, bundle, tmp_path / "again.tar")
     assert (tmp_path / "again.tar").read_bytes() == carried.read_bytes()

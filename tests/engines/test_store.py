@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -126,6 +128,19 @@ class TestPublish:
         (dead / ENGINE).write_bytes(b"half")
         assert [row.path.name for row in store.bundles()] == [publish("a")]
         assert leftovers(store) == []
+
+    def test_what_a_killed_import_or_measurement_left_is_swept_after_a_day(
+        self, store: Store, publish: Publish
+    ) -> None:
+        publish("a")
+        dead, alive = store.root / ".import-dead", store.root / ".bench-alive"
+        for directory in (dead, alive):
+            directory.mkdir()
+            (directory / ENGINE).write_bytes(b"half")
+        yesterday = time.time() - 2 * 86_400
+        os.utime(dead, (yesterday, yesterday))
+        publish("b")
+        assert (dead.exists(), alive.exists()) == (False, True)
 
     def test_a_store_that_another_process_holds_is_an_error_and_not_a_wait_for_ever(
         self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch

@@ -206,6 +206,7 @@ def test_for_another_engine_nothing_is_trained_again_and_its_own_numbers_are_cer
     drift = DriftRecord.read(run / "drift.json")
     assert (drift.engine, drift.rows > 0) == (str(spec), True)
     assert (drift.largest > 1e-3) == (spec.precision == "int8")
+    assert 0.98 < drift.correlation <= 1.0
     store = Store(home / "store")
     served = load_bundle(store.path(Publication.read(run / "publish.json").bundle), threads=1)
     assert served.engine.describe().spec == spec
