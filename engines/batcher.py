@@ -38,11 +38,11 @@ class BatcherStats:
 
     Attributes:
         batches: engine calls, without those that looked for a poisoned image.
-        images: images that were computed.
+        images: images that were in a batch, those that failed among them.
         expired: images whose deadline passed while they waited.
         failed: images that the engine failed on.
         waiting: images that wait now.
-        images_by_generation: images that were computed by each of the latest generations.
+        images_by_generation: `images`, of each of the latest generations.
     """
 
     batches: int

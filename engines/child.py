@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,37 +13,50 @@ from collections.abc import Callable, Sequence
 
 import typer
 
-from engines.errors import BundleRefused, EngineError
+from engines.errors import BundleRefused, EngineError, Interrupted
 from stage1.errors import Stage1Error
 
 NICENESS = 10
 REFUSED = 3
+PR_SET_PDEATHSIG = 1
 TIMEOUT_S = 600.0
 
 
 class Child:
-    """Runs modules, one at a time; `interrupt` and `cancel` end the running one from another thread.
+    """Runs modules, one at a time, for a piece of work that another thread can interrupt, also between two of them."""
 
-    Args:
-        timeout_s: after so long it has failed.
-    """
-
-    def __init__(self, *, timeout_s: float = TIMEOUT_S) -> None:
-        self._timeout_s = timeout_s
+    def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._interrupted = threading.Event()
         self._cancelled = threading.Event()
 
-    def run(self, module: str, arguments: Sequence[str], *, doing: str) -> None:
+    def begin(self) -> None:
+        """Begin another piece of work: what was interrupted before does not concern it."""
+        self._interrupted.clear()
+
+    def check(self) -> None:
+        """Make sure that the piece of work is still wanted.
+
+        Raises:
+            Interrupted: it is not.
+        """
+        if self._interrupted.is_set() or self._cancelled.is_set():
+            raise Interrupted("given up, because something else is wanted")
+
+    def run(self, module: str, arguments: Sequence[str], *, doing: str, timeout_s: float = TIMEOUT_S) -> None:
         """Run a module and wait for its end.
 
         Args:
-            module: its name; its last line of output is the reason if it is refused.
+            module: its name; its last line of output is the reason if it refuses.
             arguments: its command line.
             doing: what it does, for messages.
+            timeout_s: after so long it has failed.
 
         Raises:
-            BundleRefused: it said so, crashed or took too long, or was ended.
+            BundleRefused: it said so, crashed or took too long.
+            Interrupted: the piece of work is not wanted any more.
         """
+        self.check()
         # What a crash leaves in the output need not be text.
         with subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -48,31 +64,37 @@ class Child:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
+            env=os.environ | {"TYPER_STANDARD_TRACEBACK": "1"},
         ) as process:
             self._process = process
-            if self._cancelled.is_set():
+            if self._interrupted.is_set() or self._cancelled.is_set():
                 process.kill()
             try:
-                said, _ = process.communicate(timeout=self._timeout_s)
+                said, _ = process.communicate(timeout=timeout_s)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.communicate()
-                raise BundleRefused(f"{doing} took over {self._timeout_s:.0f} s") from None
+                raise BundleRefused(f"{doing} took over {timeout_s:.0f} s") from None
             finally:
                 self._process = None
+        self.check()
         if process.returncode:
             raise BundleRefused(_reason(process.returncode, said, doing))
 
     def interrupt(self) -> None:
-        """End the running process, if there is one."""
+        """End the piece of work that is under way, wherever it is."""
+        self._interrupted.set()
+        self._end()
+
+    def cancel(self) -> None:
+        """End it and every later one."""
+        self._cancelled.set()
+        self._end()
+
+    def _end(self) -> None:
         process = self._process
         if process is not None:
             process.kill()
-
-    def cancel(self) -> None:
-        """End the running process and every later one."""
-        self._cancelled.set()
-        self.interrupt()
 
 
 def _reason(code: int, said: str, doing: str) -> str:
@@ -83,6 +105,12 @@ def _reason(code: int, said: str, doing: str) -> str:
     return f"{doing} {how}: {last}"
 
 
+def _die_with_parent() -> None:
+    """Nobody waits for the answer any more, and a compiler takes all cores for minutes."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def answer(work: Callable[[], None]) -> None:
     """What such a module does: its work at low priority, and a refusal as one line and a status of its own.
 
@@ -90,6 +118,7 @@ def answer(work: Callable[[], None]) -> None:
         work: raises an `EngineError` or `Stage1Error` to refuse.
     """
     os.nice(NICENESS)
+    _die_with_parent()
     try:
         work()
     except (EngineError, Stage1Error) as error:

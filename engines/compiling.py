@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engines.engine import EngineSpec, twin
+from engines.tensorrt_flavour import FlavourName
 
 
 def compile_engine(
@@ -12,6 +13,7 @@ def compile_engine(
     model: Path,
     *,
     into: Path | None = None,
+    flavour: FlavourName | None = None,
     refittable: bool = False,
     timing_cache: Path | None = None,
 ) -> None:
@@ -21,6 +23,7 @@ def compile_engine(
         spec: what will run it.
         model: the fp32 graph; for TensorRT in another precision its twin lies beside it.
         into: directory to write them to; default beside the graph.
+        flavour: which TensorRT; default the one that is installed.
         refittable: whether another night's weights can be put into a TensorRT engine; may cost speed.
         timing_cache: directory for what TensorRT measures while it builds.
 
@@ -37,6 +40,6 @@ def compile_engine(
         from engines.tensorrt_flavour import load_flavour  # noqa: PLC0415
 
         plan = build_plan(
-            twin(model, spec.precision), flavour=load_flavour(), refit=refittable, timing_cache=timing_cache
+            twin(model, spec.precision), flavour=load_flavour(flavour), refit=refittable, timing_cache=timing_cache
         )
         plan.write(into or model.parent)

@@ -96,7 +96,7 @@ class Refittable(Engine, Protocol):
         """Whether the weights of a graph fit into it: names, shapes and types are those of its own graph.
 
         Args:
-            model: the fp32 graph; its twins lie beside it.
+            model: the fp32 graph; its twins and the plan of its bundle lie beside it.
         """
         ...
 

@@ -5,11 +5,14 @@ EngineError
 ├── BuildFailed            a runtime could not compile a graph
 ├── QueueFull              as many images wait for the engine as may
 ├── DeadlineExceeded       the engine had no time for an image before it was due
+├── Interrupted            loading was given up because something else is wanted; nothing is wrong with the bundle
 ├── BundleRefused          a bundle failed a check; whatever was live stays live
 │   ├── Unavailable        nothing is wrong with it, and this machine cannot run it as it is
+│   │   └── Postponed      and another bundle is being made of it, for this machine
 │   └── ParityError        the engine's numbers are not the ones that were stored with it
 └── StoreError             the store cannot do what was asked
     ├── UnknownBundle      no such bundle, or no bundle at all
+    ├── PointerMoved       another bundle is current than the one that was to be replaced
     └── PointerNotMoved    a rollback in this process that the store could not follow
 """
 
@@ -36,12 +39,20 @@ class DeadlineExceeded(EngineError):
     """The engine had no time for an image before it was due."""
 
 
+class Interrupted(EngineError):
+    """Loading was given up because something else is wanted."""
+
+
 class BundleRefused(EngineError):
     """A bundle failed a check and must not serve."""
 
 
 class Unavailable(BundleRefused):
     """Nothing is wrong with a bundle, and this machine cannot run it: memory, a runtime or a GPU is missing."""
+
+
+class Postponed(Unavailable):
+    """A bundle of the same model is being compiled and calibrated for this machine."""
 
 
 class ParityError(BundleRefused):
@@ -54,6 +65,10 @@ class StoreError(EngineError):
 
 class UnknownBundle(StoreError):
     """The named bundle, or any bundle, is not in the store."""
+
+
+class PointerMoved(StoreError):
+    """Another bundle is current than the one that was to be replaced."""
 
 
 class PointerNotMoved(StoreError):

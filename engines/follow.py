@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -14,7 +15,15 @@ import structlog
 from watchfiles import awatch
 
 from engines.engine import EngineSpec
-from engines.errors import BundleRefused, EngineError, PointerNotMoved, StoreError, UnknownBundle
+from engines.errors import (
+    BundleRefused,
+    EngineError,
+    Interrupted,
+    PointerNotMoved,
+    Postponed,
+    StoreError,
+    UnknownBundle,
+)
 from engines.lifecycle import REFUSABLE, Lifecycle, State
 from engines.loader import BundleLoader, EngineOptions, Loaded
 from engines.loading import LiveBundle
@@ -29,8 +38,8 @@ log = structlog.get_logger(__name__)
 POLL_MS = 2_000
 REMEMBERED = 32
 
-# Compiles the model of a bundle for this machine, calibrates it through the new engine, and makes that bundle current;
-# False if it cannot, for example because the calibration rows are elsewhere.
+# Compiles the model of a bundle for this machine, calibrates it through the new engine, and makes that bundle current
+# in its place; False if it cannot, for example because the calibration rows are elsewhere.
 Recalibrate = Callable[[str, EngineSpec], Awaitable[bool]]
 
 
@@ -44,6 +53,8 @@ class Status:
         engine: what computes.
         policy: status of its certificate.
         vouched_by: see `LiveBundle.vouched_by`.
+        stands_in: the engine serves only until the bundle's own one can.
+        recalibrating: ids of bundles that are compiled and calibrated anew for this machine.
         standby: id of the bundle that a rollback would make live.
         leases: requests that use each generation.
         swaps: times that the live bundle was replaced.
@@ -56,6 +67,8 @@ class Status:
     engine: str
     policy: str
     vouched_by: str
+    stands_in: bool
+    recalibrating: tuple[str, ...]
     standby: str | None
     leases: dict[int, int]
     swaps: int
@@ -87,12 +100,16 @@ class StoreFollower:
         self.refusals = 0
         self._store = store
         self._recalibrate = recalibrate
+        self._recalibrating: set[str] = set()
         self._recalibrated: set[str] = set()
         self._loader = BundleLoader(self.slot, self._settings, options or EngineOptions(), on_taken=self._gone)
         self._live: LiveBundle | None = None
         # Whether the live engine is there only until the bundle's own can serve.
         self._stands_in = False
         self._refused_id: str | None = None
+        # What is being loaded, and how many wait to roll back.
+        self._wanted: str | None = None
+        self._rolling_back = 0
         self._history: deque[Lifecycle] = deque(maxlen=REMEMBERED)
         # By identity: a bundle can be wanted again while an earlier copy of it still drains.
         self._lives: dict[int, Lifecycle] = {}
@@ -133,7 +150,19 @@ class StoreFollower:
             yield_on_timeout=True,
             force_polling=force_polling,
         ):
-            await self.refresh()
+            self._look()
+
+    def _look(self) -> None:
+        """Refresh, or end a load that the pointer has left: compiling takes minutes."""
+        if self._wanted is None:
+            self._begin(self._refreshed())
+            return
+        with contextlib.suppress(EngineError, Stage1Error, OSError):
+            if self._current() != self._wanted:
+                self._loader.interrupt()
+
+    async def _refreshed(self) -> None:
+        await self.refresh()
 
     async def reload(self) -> bool:
         """Like `refresh`, and a bundle that was refused is tried again: what it lacked may be there now.
@@ -152,9 +181,11 @@ class StoreFollower:
         """
         try:
             return await self._load_current()
+        except (Interrupted, Postponed) as error:
+            log.info("bundle_postponed", reason=str(error), live=self.live_id)
         except (EngineError, Stage1Error, OSError) as error:
             log.error("bundle_refused", reason=str(error), live=self.live_id)
-            return False
+        return False
 
     async def rollback(self, *, now: datetime) -> int:
         """Make the bundle that stands by live at once, and then the store's pointer follow.
@@ -171,22 +202,31 @@ class StoreFollower:
             PointerNotMoved: the store could not follow; the old bundle is live all the same, until the pointer moves.
         """
         seen = self.slot.generation
-        # Whoever rolls back does not wait for something else to be compiled or tried.
-        self._loader.interrupt()
-        async with self._one_at_a_time:
-            if self.slot.generation != seen:
-                raise StoreError("another bundle went live meanwhile: look at the status, and roll back again")
-            left = self.live_id
-            generation = self._roll_back()
-            wanted = self.live_id
-            assert wanted is not None
-            try:
-                await self._loader.quietly(lambda: self._store.activate(wanted, now=now, action="rollback"))
-            except Exception as error:
-                # The pointer still names what was left: it must not come back until somebody moves the pointer.
-                self._refused_id = left
-                raise PointerNotMoved(f"rolled back to {wanted}, but the pointer could not follow: {error}") from error
+        if self.slot.standby is None:
+            raise UnknownBundle("no bundle stands by to roll back to")
+        self._rolling_back += 1
+        try:
+            # Whoever rolls back does not wait for something else to be compiled or tried.
+            self._loader.interrupt()
+            async with self._one_at_a_time:
+                if self.slot.generation != seen:
+                    raise StoreError("another bundle went live meanwhile: look at the status, and roll back again")
+                generation = self._roll_back()
+                await self._move_pointer(now)
+        finally:
+            self._rolling_back -= 1
         return generation
+
+    async def _move_pointer(self, now: datetime) -> None:
+        """Have the store follow a rollback."""
+        wanted, pointer = self.live_id, self._store.current()
+        assert wanted is not None
+        try:
+            await self._loader.quietly(lambda: self._store.activate(wanted, now=now, action="rollback"))
+        except Exception as error:
+            # What the pointer names must not come back until somebody moves the pointer.
+            self._refused_id = None if pointer is None else pointer.bundle
+            raise PointerNotMoved(f"rolled back to {wanted}, but the pointer could not follow: {error}") from error
 
     async def close(self) -> None:
         """Retire the live bundle and stop the loader."""
@@ -207,6 +247,8 @@ class StoreFollower:
             engine="" if live is None else str(live.engine.describe()),
             policy="" if live is None else live.params.status,
             vouched_by="" if live is None else live.vouched_by,
+            stands_in=self._stands_in,
+            recalibrating=tuple(self._recalibrating),
             standby=None if standby is None else standby.bundle_id,
             leases=self.slot.leases,
             swaps=self.swaps,
@@ -216,50 +258,72 @@ class StoreFollower:
 
     async def _load_current(self) -> bool:
         async with self._one_at_a_time:
-            pointer = self._store.current()
-            if pointer is None:
-                raise UnknownBundle(f"{self._store.root}: no bundle is current; run `cascade retrain` first")
-            wanted = pointer.bundle
-            if wanted == self.live_id and not self._stands_in:
-                self._refused_id = None
-                return False
-            if wanted == self._refused_id or self._closing:
-                return False
-            if wanted != self.live_id and self.slot.standby is not None and wanted == self.slot.standby.bundle_id:
-                self._roll_back()
+            while not self._rolling_back:
+                wanted = self._current()
+                if wanted == self.live_id and not self._stands_in:
+                    self._refused_id = None
+                    return False
+                if wanted == self._refused_id or self._closing:
+                    return False
+                if wanted != self.live_id and self.slot.standby is not None and wanted == self.slot.standby.bundle_id:
+                    self._roll_back()
+                    return True
+                life = Lifecycle(wanted, time.monotonic)
+                self._history.append(life)
+                loaded = await self._load(wanted, life)
+                if self._closing or self._current() != wanted:
+                    life.to(State.UNLOADED)
+                    self._dispose(loaded.bundle.close)
+                    continue
+                self._take(loaded, life)
                 return True
-            life = Lifecycle(wanted, time.monotonic)
-            self._history.append(life)
-            try:
-                loaded = await self._loader.load(
-                    self._store.path(wanted), life, lambda spec: self._begin_recalibration(wanted, spec)
-                )
-            except Exception as error:
-                if life.state in REFUSABLE:
-                    life.refuse(str(error) or repr(error))
-                self._refused_id = wanted
-                self.refusals += 1
-                if isinstance(error, EngineError | Stage1Error | OSError):
-                    raise
-                # A file that nobody expected may raise anything, and the live bundle serves on all the same.
-                log.exception("bundle_check_failed", bundle=wanted)
-                raise BundleRefused(f"{wanted}: {error!r}") from error
-            return self._take(loaded, life)
+            return False
+
+    def _current(self) -> str:
+        pointer = self._store.current()
+        if pointer is None:
+            raise UnknownBundle(f"{self._store.root}: no bundle is current; run `cascade retrain` first")
+        return pointer.bundle
+
+    async def _load(self, wanted: str, life: Lifecycle) -> Loaded:
+        self._wanted = wanted
+        try:
+            return await self._loader.load(
+                self._store.path(wanted), life, lambda spec: self._begin_recalibration(wanted, spec)
+            )
+        except BaseException as error:
+            if life.state in REFUSABLE:
+                life.refuse(str(error) or repr(error))
+            if isinstance(error, Interrupted) or not isinstance(error, Exception):
+                raise
+            self._refused_id = wanted
+            self.refusals += not isinstance(error, Postponed)
+            if isinstance(error, EngineError | Stage1Error | OSError):
+                raise
+            # A file that nobody expected may raise anything, and the live bundle serves on all the same.
+            log.exception("bundle_check_failed", bundle=wanted)
+            raise BundleRefused(f"{wanted}: {error!r}") from error
+        finally:
+            self._wanted = None
 
     def _begin_recalibration(self, bundle: str, spec: EngineSpec) -> bool:
-        """Have it done in the background, once for each bundle; False if it was, or nobody can."""
+        """Have it done in the background, once for each bundle; False if it is over, or nobody can."""
         recalibrate = self._recalibrate
         if recalibrate is None or bundle in self._recalibrated:
             return False
-        self._recalibrated.add(bundle)
+        if bundle in self._recalibrating:
+            return True
+        self._recalibrating.add(bundle)
 
         async def work() -> None:
             try:
                 done = await recalibrate(bundle, spec)
-                log.info("recalibrated", bundle=bundle, done=done)
+                log.info("recalibration_done" if done else "recalibration_not_possible", bundle=bundle)
             except Exception:
                 log.exception("recalibration_failed", bundle=bundle)
             finally:
+                self._recalibrating.discard(bundle)
+                self._recalibrated.add(bundle)
                 # Whatever came of it, it is time to look again: for the bundle that is current now, or for another way.
                 if self._refused_id == bundle:
                     self._refused_id = None
@@ -268,18 +332,12 @@ class StoreFollower:
         self._begin(work())
         return True
 
-    def _take(self, loaded: Loaded, life: Lifecycle) -> bool:
-        """Swap a loaded bundle in, or close it if everything was closed meanwhile."""
-        if self._closing:
-            life.to(State.UNLOADED)
-            loaded.bundle.close()
-            return False
+    def _take(self, loaded: Loaded, life: Lifecycle) -> None:
         self._swap(loaded.bundle, life)
         # What stood in for a bundle is nothing to go back to.
         if self._stands_in:
             self.slot.release_standby()
         self._stands_in = loaded.stands_in
-        return True
 
     def _swap(self, bundle: LiveBundle, life: Lifecycle) -> None:
         before = self._live

@@ -18,14 +18,14 @@ from engines.backends import open_engine
 from engines.bundle import ENGINE
 from engines.child import NICENESS, Child
 from engines.engine import REFERENCE, Engine, EngineSpec, Refittable
-from engines.errors import BundleRefused, EngineError, Unavailable
+from engines.errors import BundleRefused, EngineError, Postponed
 from engines.lifecycle import Lifecycle, State
 from engines.loading import MOST, CheckedBundle, LiveBundle, check_bundle, load_checked
-from engines.memory import available_bytes, fits
+from engines.memory import admit, available_bytes, fits
 from engines.settings import SwapSettings
 from engines.slot import BundleSlot
 from engines.trial import try_out
-from engines.workshop import Misfit, Workshop
+from engines.workshop import COPIES_WHILE_BUILDING, Misfit, Workshop
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -112,32 +112,40 @@ class BundleLoader:
         # Not at low priority: an engine's threads inherit the niceness of the thread that makes it, and keep it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bundle-loader")
 
-    async def load(self, path: Path, life: Lifecycle, recalibrates: Callable[[EngineSpec], bool]) -> Loaded:
+    async def load(self, path: Path, life: Lifecycle, recalibrate: Callable[[EngineSpec], bool]) -> Loaded:
         """Check and load a bundle.
 
         Args:
             path: its directory.
             life: told where it is.
-            recalibrates: asked if the bundle's engine is for another machine and something is live meanwhile; true if
-                another bundle is being made for this one.
+            recalibrate: called if the bundle's engine is for another machine and something is live meanwhile; makes
+                another bundle for this machine, in the background, and returns true, or false if nobody can.
 
         Raises:
             BundleRefused: it may not serve; nothing stays loaded.
+            Interrupted: something else is wanted; nothing stays loaded.
         """
+        self._child.begin()
         checked = await self.quietly(check_bundle, path, life.to)
         if checked.manifest.bundle_id != life.bundle:
             raise BundleRefused(f"{path}: the directory holds bundle {checked.manifest.bundle_id}")
         spec, workshop = self._options.serve_with or checked.spec, self._options.workshop
         misfit = None if workshop is None else await self.quietly(workshop.misfit, checked, spec)
         if workshop is not None and misfit is not None:
-            return await self._load_misfit(checked, life, workshop, misfit, recalibrates)
+            return await self._load_misfit(checked, life, workshop, misfit, recalibrate)
+        own = _Way(spec)
+        # Also where another engine takes its weights: a bundle that is no good must not cost what stands by.
+        tried = await self._try(own, checked, life)
         twin = await self._twin(checked, spec)
         if twin is not None:
             try:
-                return await self._load_by(_Way(spec, twin=twin), checked, life)
+                return await self._load_by(_Way(spec, twin=twin), checked, life, spot=False)
             except EngineError as error:
                 log.warning("refit_refused", bundle=life.bundle, reason=str(error))
-        return await self._load_by(_Way(spec), checked, life)
+            except Exception:
+                # Whatever native code raised, the ordinary way is there.
+                log.exception("refit_failed", bundle=life.bundle)
+        return await self._load_by(own, checked, life, spot=tried)
 
     async def quietly(self, work: Callable[..., T], *given: object) -> T:
         """Run on the thread of low priority."""
@@ -152,7 +160,7 @@ class BundleLoader:
             close()
 
     def interrupt(self) -> None:
-        """End what is compiled or on trial; its bundle is refused."""
+        """End the load that is under way, unless only the engine itself is left to be loaded."""
         self._child.interrupt()
 
     async def close(self) -> None:
@@ -168,62 +176,72 @@ class BundleLoader:
         life: Lifecycle,
         workshop: Workshop,
         misfit: Misfit,
-        recalibrates: Callable[[EngineSpec], bool],
+        recalibrate: Callable[[EngineSpec], bool],
     ) -> Loaded:
         """By the first way that there is: compiled here before; a stand-in, if nothing is live; compiled here now."""
         spec = self._options.serve_with or checked.spec
         way = _Way(spec, compiled=misfit.place)
         log.warning("engine_of_another_machine", bundle=life.bundle, differs=misfit.why, compiled=misfit.compiled)
-        if misfit.compiled:
+        if refused := misfit.compiled:
             try:
-                return await self._load_by(way, checked, life)
+                await self._try(way, checked, life)
+                # Another miner may replace it between the trial and the load.
+                return await self._load_by(way, checked, life, spot=False)
             except BundleRefused as error:
                 log.warning("compiled_engine_refused", bundle=life.bundle, reason=str(error))
         if not self._slot.generation:
             try:
-                return await self._load_by(_Way(REFERENCE, stands_in=True), checked, life)
+                return await self._load_by(_Way(REFERENCE, stands_in=True), checked, life, spot=False)
             except BundleRefused as error:
                 log.warning("stand_in_refused", bundle=life.bundle, reason=str(error))
-        elif self._options.serve_with is None and recalibrates(spec):
-            raise Unavailable(f"{life.bundle}: {misfit.why}; it is compiled and calibrated anew for this machine")
+        elif self._options.serve_with is None and recalibrate(spec):
+            raise Postponed(f"{life.bundle}: {misfit.why}; it is compiled and calibrated anew for this machine")
         life.to(State.BUILDING)
-        await self.quietly(workshop.build, checked, spec, misfit.place, self._child)
-        return await self._load_by(way, checked, life)
+        admit(COPIES_WHILE_BUILDING * checked.weights, self._options.memory())
+        await self.quietly(lambda: workshop.build(checked, spec, misfit, self._child, again=refused))
+        await self._try(way, checked, life)
+        return await self._load_by(way, checked, life, spot=False)
 
-    async def _load_by(self, way: _Way, checked: CheckedBundle, life: Lifecycle) -> Loaded:
+    async def _try(self, way: _Way, checked: CheckedBundle, life: Lifecycle) -> bool:
+        """Load it in a process of its own, if something is live that a crash would take along; whether it was done."""
         options = self._options
-        # A twin has run before.
-        tried = self._settings.trial and self._slot.generation > 0 and way.twin is None
+        if not self._settings.trial or not self._slot.generation:
+            return False
         if not fits(checked.weights, options.memory()):
             self._slot.release_standby()
-        if tried:
-            life.to(State.TRYING)
-            await self.quietly(
-                lambda: try_out(
-                    self._child,
-                    checked.directory,
-                    spec=way.spec,
-                    compiled=way.compiled,
-                    threads=options.threads,
-                    most=options.most,
-                )
+        life.to(State.TRYING)
+        await self.quietly(
+            lambda: try_out(
+                self._child,
+                checked.directory,
+                spec=way.spec,
+                compiled=way.compiled,
+                threads=options.threads,
+                most=options.most,
             )
+        )
+        return True
+
+    async def _load_by(self, way: _Way, checked: CheckedBundle, life: Lifecycle, *, spot: bool) -> Loaded:
+        options = self._options
+        if way.twin is None:
+            self._child.check()
         # Not before the trial has shown that a better one is at hand, and never three engines in this process.
         self._slot.release_standby()
         loading = self._thread.submit(
             load_checked,
             checked,
-            opened=lambda: self._open(way, checked),
+            lambda: self._open(way, checked),
             as_certified=way == _Way(checked.spec),
             most=options.most,
-            spot=tried,
+            spot=spot,
             memory=options.memory if way.twin is None else lambda: None,
             report=life.to,
         )
         try:
             return Loaded(await asyncio.wrap_future(loading), way.stands_in)
         except asyncio.CancelledError:
-            loading.add_done_callback(_close_unwanted)
+            loading.add_done_callback(lambda done: _close_unwanted(done, way.twin))
             raise
 
     def _open(self, way: _Way, checked: CheckedBundle) -> Engine:
@@ -244,9 +262,13 @@ class BundleLoader:
         return idle.engine
 
 
-def _close_unwanted(loading: Future[LiveBundle]) -> None:
+def _close_unwanted(loading: Future[LiveBundle], twin: Engine | None) -> None:
     """Close what was loaded for somebody who no longer waits for it."""
-    if not loading.cancelled() and loading.exception() is None:
+    if loading.cancelled():
+        # It had not begun, so that nobody else has the twin.
+        if twin is not None:
+            twin.close()
+    elif loading.exception() is None:
         loading.result().close()
 
 

@@ -118,12 +118,9 @@ def check_bundle(directory: Path, report: Report = _silent) -> CheckedBundle:
 
 def load_checked(
     checked: CheckedBundle,
+    opens: Callable[[], Engine],
     *,
-    spec: EngineSpec | None = None,
-    compiled: Path | None = None,
-    threads: int | None = None,
-    opened: Callable[[], Engine] | None = None,
-    as_certified: bool | None = None,
+    as_certified: bool,
     most: int = MOST,
     spot: bool = False,
     memory: Callable[[], int | None] = available_bytes,
@@ -133,13 +130,9 @@ def load_checked(
 
     Args:
         checked: from `check_bundle`.
-        spec: another engine than the one that was certified, on the same graph. The golden images decide whether it
-            may: the same decisions, and outputs within the tolerance of the bundle.
-        compiled: directory of what was compiled for this machine, instead of what the bundle holds; the golden images
-            decide about that, too.
-        threads: intra-op threads of the engine.
-        opened: makes the engine, instead of opening one with what is said above.
-        as_certified: whether it is the very engine that was calibrated; default if nothing else is asked for.
+        opens: makes the engine. The golden images decide whether it may serve: the same decisions as those of the
+            engine that was calibrated, and outputs within the tolerance of the bundle.
+        as_certified: whether it is that very engine.
         most: largest batch that will be asked of it.
         spot: compare a few golden images at each batch size instead of all, because a trial has compared them all.
         memory: memory that is left, bytes.
@@ -154,8 +147,7 @@ def load_checked(
         admit(checked.weights, memory())
     except Unavailable as error:
         raise Unavailable(f"{name}: {error}") from None
-    model = checked.directory / ENGINE
-    engine = opened() if opened else open_engine(spec or checked.spec, model, compiled=compiled, threads=threads)
+    engine = opens()
     try:
         if engine.describe().size_px != checked.preprocess.size_px:
             raise BundleRefused(f"{name}: engine and preprocess settings differ in image size")
@@ -172,8 +164,6 @@ def load_checked(
         engine.close()
         raise
     report(State.READY)
-    if as_certified is None:
-        as_certified = opened is None and compiled is None and spec in (None, checked.spec)
     vouched_by: Vouched = "certificate" if as_certified else "golden images"
     return LiveBundle(
         checked.manifest, engine, checked.params, policy, checked.calibrator, checked.preprocess, vouched_by
@@ -190,10 +180,24 @@ def load_bundle(
 ) -> LiveBundle:
     """Verify, load, warm up and compare with the golden outputs; see `check_bundle` and `load_checked`.
 
+    Args:
+        directory: the bundle.
+        spec: another engine than the one that was certified, on the same graph.
+        compiled: directory of what was compiled for this machine, instead of what the bundle holds.
+        threads: intra-op threads of the engine.
+        most: largest batch that will be asked of it.
+
     Raises:
         BundleRefused: any check failed; nothing stays loaded.
     """
-    return load_checked(check_bundle(directory), spec=spec, compiled=compiled, threads=threads, most=most)
+    checked = check_bundle(directory)
+    model, chosen = directory / ENGINE, spec or checked.spec
+    return load_checked(
+        checked,
+        lambda: open_engine(chosen, model, compiled=compiled, threads=threads),
+        as_certified=compiled is None and chosen == checked.spec,
+        most=most,
+    )
 
 
 def _drift(actual: Stage1Outputs, expected: Stage1Outputs) -> list[float]:

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 
 from engines.bundle import MANIFEST, Manifest, Provenance, bundle_id_of, describe_files, verify_bundle
-from engines.errors import BundleRefused, StoreError, UnknownBundle
+from engines.errors import BundleRefused, PointerMoved, StoreError, UnknownBundle
 from stage1.artifacts import Artifact, append_line, fsync_directory, fsync_tree
 
 POINTER = "current.json"
@@ -159,17 +159,21 @@ class Store:
                 shutil.rmtree(incoming, ignore_errors=True)
         return bundle_id
 
-    def activate(self, bundle_id: str, *, now: datetime, action: str = "activate") -> Pointer:
+    def activate(
+        self, bundle_id: str, *, now: datetime, action: str = "activate", instead_of: str | None = None
+    ) -> Pointer:
         """Make a bundle current, after checking every hash of it.
 
         Args:
             bundle_id: id or an unambiguous beginning of one.
             now: the time to record, with a time zone.
             action: what the history calls this change.
+            instead_of: id of the bundle whose place it takes; a rollback goes where it would have gone from that one.
 
         Raises:
             UnknownBundle: it is not in the store.
             BundleRefused: it is damaged; the pointer stays as it was.
+            PointerMoved: another one than `instead_of` is current.
         """
         path = self.path(bundle_id)
         self.verify(path.name)
@@ -177,9 +181,11 @@ class Store:
             before = self.current()
             if before is not None and before.bundle == path.name:
                 return before
+            if instead_of is not None and (before is None or before.bundle != instead_of):
+                raise PointerMoved(f"{self.root}: {instead_of} is not current any more")
             sequence = 1 if before is None else before.sequence + 1
             at = now.isoformat(timespec="seconds")
-            previous = None if before is None else before.bundle
+            previous = None if before is None else before.previous if instead_of else before.bundle
             pointer = Pointer(bundle=path.name, previous=previous, sequence=sequence, changed_at=at)
             pointer.write(self.pointer_path)
             append_line(self.root / HISTORY, HistoryEntry(sequence=sequence, bundle=path.name, action=action, at=at))

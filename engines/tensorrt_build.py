@@ -71,6 +71,7 @@ def build_plan(
         workspace: bytes that a layer may take on the GPU.
 
     Raises:
+        BundleRefused: it is no graph.
         BuildFailed: the library cannot compile the graph here; with the library's own reasons.
     """
     forbid_known_wrong(flavour, refit=refit)
@@ -82,6 +83,8 @@ def build_plan(
     gpu = found if isinstance(found, Gpu) else None
     fingerprint = Fingerprint.here(flavour.name, flavour.version, gpu)
     cache = timing_cache / cache_name(fingerprint) if timing_cache and gpu else None
+    # Before minutes are spent: this is what needs the package onnx.
+    graph, precision = graph_sha256(onnx), precision_of(onnx)
     with flavour.errors.recorded() as lines:
         content, size_px = _compile(onnx, profile, flavour, refit=refit, cache=cache, workspace=workspace, lines=lines)
     return Plan(
@@ -91,10 +94,10 @@ def build_plan(
             plan_size=len(content),
             fingerprint=fingerprint,
             onnx_sha256=engine_sha256(onnx),
-            graph_sha256=graph_sha256(onnx),
+            graph_sha256=graph,
             profile=profile,
             size_px=size_px,
-            precision=precision_of(onnx),
+            precision=precision,
             refittable=refit,
         ),
     )

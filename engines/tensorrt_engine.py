@@ -18,11 +18,12 @@ import numpy as np
 from engines.cuda import Cuda
 from engines.device import Gpu, NoGpu, find_gpu
 from engines.engine import HEAD_PREFIX, OUTPUTS, EngineDescription, EngineSpec, buckets, twin
-from engines.errors import BundleRefused, EngineError, InferenceError, Unavailable
+from engines.errors import BundleRefused, InferenceError, Unavailable
 from engines.tensorrt_flavour import Flavour, load_flavour
 from engines.tensorrt_lane import RUNS_BEFORE_CAPTURE, Lane
-from engines.tensorrt_plan import PLAN, Fingerprint, PlanDescription, read_plan
+from engines.tensorrt_plan import DESCRIPTION, PLAN, Fingerprint, PlanDescription, read_plan
 from engines.tensorrt_refit import check_refit, refit
+from stage1.errors import ArtifactError
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 
@@ -109,8 +110,8 @@ class TensorRtEngine:
     def takes(self, model: Path) -> bool:
         """See `Refittable.takes`."""
         try:
-            check_refit(self.plan, twin(model, self._spec.precision))
-        except BundleRefused:
+            check_refit(self.plan, PlanDescription.read(model.with_name(DESCRIPTION)))
+        except (BundleRefused, ArtifactError):
             return False
         return True
 
@@ -118,7 +119,7 @@ class TensorRtEngine:
         """See `Refittable.refit`."""
         try:
             refit(self, twin(model, self._spec.precision))
-        except EngineError:
+        except BaseException:
             self.close()
             raise
         self._refits += 1

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.errors import BundleRefused, InferenceError
-from engines.tensorrt_plan import PlanDescription, graph_sha256
+from engines.tensorrt_plan import PlanDescription
 
 if TYPE_CHECKING:
     from engines.tensorrt_engine import TensorRtEngine
@@ -22,13 +22,12 @@ def refit(twin: TensorRtEngine, onnx: Path) -> None:
 
     Args:
         twin: nobody uses it; after an error it may have weights of both nights.
-        onnx: the graph of the twin's plan, with other weights.
+        onnx: the graph of the twin's plan, with other weights; see `check_refit`.
 
     Raises:
-        BundleRefused: the plan cannot be refitted, the graph is another, or the library refused.
+        BundleRefused: the library refused.
         InferenceError: the twin is in use or closed, or the GPU failed.
     """
-    check_refit(twin.plan, onnx)
     flavour = twin.flavour
     trt = flavour.trt
     with flavour.errors.recorded() as lines, twin.alone() as (engine, cuda):
@@ -52,13 +51,13 @@ def refit(twin: TensorRtEngine, onnx: Path) -> None:
         raise BundleRefused(f"{flavour} does not take the weights of {onnx.name}: {'; '.join(lines) or 'no reason'}")
 
 
-def check_refit(plan: PlanDescription, onnx: Path) -> None:
-    """Whether a plan may be given the weights of a graph.
+def check_refit(plan: PlanDescription, other: PlanDescription) -> None:
+    """Whether a plan may be given the weights of the graph that another plan was built from.
 
     Raises:
         BundleRefused: it was not built for it, or is of another graph.
     """
     if not plan.refittable:
         raise BundleRefused("the plan was not built to be refitted: build it with refit, or build anew")
-    if graph_sha256(onnx) != plan.graph_sha256:
-        raise BundleRefused(f"{onnx.name} is another graph than the plan's: build anew")
+    if (other.graph_sha256, other.precision) != (plan.graph_sha256, plan.precision):
+        raise BundleRefused("the weights are of another graph than the plan's: build anew")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from engines.child import Child, answer
+from engines.child import TIMEOUT_S, Child, answer
 from engines.engine import EngineSpec
 from engines.errors import BundleRefused
 
@@ -22,26 +22,29 @@ def try_out(
     compiled: Path | None = None,
     threads: int | None,
     most: int,
+    timeout_s: float = TIMEOUT_S,
 ) -> None:
     """Load a bundle and throw it away.
 
     Args:
-        child: where.
+        child: runs it.
         directory: the bundle.
         spec: another engine than the one that was certified; None for that one.
         compiled: directory of what was compiled for this machine; None for what the bundle holds.
         threads: intra-op threads of the engine; None for all cores.
         most: largest batch that will be asked of it.
+        timeout_s: after so long it has failed.
 
     Raises:
-        BundleRefused: it was refused, the child crashed or took too long, or was ended.
+        BundleRefused: it was refused, or the child crashed or took too long.
+        Interrupted: it is not wanted any more.
     """
     arguments = [str(directory), "--most", str(most)]
     arguments += [] if threads is None else ["--threads", str(threads)]
     arguments += [] if spec is None else ["--spec", spec.model_dump_json()]
     arguments += [] if compiled is None else ["--compiled", str(compiled)]
     try:
-        child.run("engines.trial", arguments, doing="loading it on trial")
+        child.run("engines.trial", arguments, doing="loading it on trial", timeout_s=timeout_s)
     except BundleRefused as error:
         raise BundleRefused(f"{directory.name}: {error}") from None
 

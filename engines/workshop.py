@@ -7,14 +7,19 @@ bundle and by machine, and the golden images decide whether it may serve.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
+from filelock import FileLock, Timeout
 
 from engines.bundle import ENGINE
 from engines.child import Child, answer
@@ -26,9 +31,16 @@ from engines.tensorrt_flavour import Flavour, FlavourName, load_flavour
 from engines.tensorrt_plan import DESCRIPTION, Fingerprint, PlanDescription
 from stage1.artifacts import fsync_directory, fsync_tree, sha256_json
 
-# The current one, and where a rollback goes; a plan is as large as the weights.
-KEPT = 2
+# The current one and where a rollback goes, and of another miner the same; a plan is as large as the weights.
+KEPT = 4
+POLL_S = 0.5
 BUILDING = ".building-"
+TIMEOUT_S = 3600.0
+# Measured of a ViT-H/16+ in bf16: 3.4 times the weights.
+COPIES_WHILE_BUILDING = 2
+
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,10 +49,12 @@ class Misfit:
 
     Attributes:
         why: what differs.
+        flavour: the library that compiles here.
         place: directory of what is compiled for this machine as it is now.
     """
 
     why: str
+    flavour: FlavourName
     place: Path
 
     @property
@@ -50,7 +64,7 @@ class Misfit:
 
 
 class Workshop:
-    """Compiles, and finds again what was compiled; one process at a time uses a directory.
+    """Compiles, and finds again what was compiled. Several miners may share a directory.
 
     Args:
         root: created when something is compiled.
@@ -81,37 +95,69 @@ class Workshop:
         if not differences:
             return None
         digest = sha256_json([spec.model_dump(mode="json"), here.model_dump(mode="json")])
-        return Misfit(", ".join(differences), self._root / f"{checked.manifest.bundle_id}-{digest[:16]}")
+        place = self._root / f"{checked.manifest.bundle_id}-{digest[:16]}"
+        with contextlib.suppress(OSError):
+            # What is kept is what was used last.
+            os.utime(place)
+        return Misfit(", ".join(differences), here.flavour, place)
 
-    def build(self, checked: CheckedBundle, spec: EngineSpec, place: Path, child: Child) -> None:
+    def build(
+        self, checked: CheckedBundle, spec: EngineSpec, misfit: Misfit, child: Child, *, again: bool = False
+    ) -> None:
         """Compile for this machine in a process of its own; takes minutes for a large network.
 
         Args:
             checked: the bundle.
             spec: the engine.
-            place: of the misfit.
+            misfit: what differs.
             child: runs it.
+            again: replace what is there, because it does not load.
 
         Raises:
-            BundleRefused: it cannot be compiled here, or was ended; nothing is left behind.
+            BundleRefused: it cannot be compiled here; nothing is left behind.
+            Interrupted: it is not wanted any more; nothing is left behind.
         """
         self._root.mkdir(parents=True, exist_ok=True)
+        with self._alone(child):
+            # Another miner may have done it meanwhile.
+            if again or not misfit.compiled:
+                log.info("compiling", bundle=checked.manifest.bundle_id, engine=str(spec), by=misfit.flavour)
+                self._build(checked, spec, misfit, child)
+                log.info("compiled", bundle=checked.manifest.bundle_id, engine=str(spec))
+            self._prune(misfit.place)
+
+    @contextmanager
+    def _alone(self, child: Child) -> Iterator[None]:
+        lock = FileLock(self._root / ".lock")
+        while not lock.is_locked:
+            child.check()
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=POLL_S)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _build(self, checked: CheckedBundle, spec: EngineSpec, misfit: Misfit, child: Child) -> None:
         for leftover in self._root.glob(f"{BUILDING}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         work = self._root / f"{BUILDING}{secrets.token_hex(4)}"
         work.mkdir()
         try:
             arguments = [str(checked.directory / ENGINE), str(work), "--spec", spec.model_dump_json()]
-            child.run("engines.workshop", [*arguments, "--timing", str(self._root / "timing")], doing="compiling it")
+            arguments += ["--flavour", misfit.flavour]
+            arguments += ["--timing", str(self._root / "timing")]
+            child.run("engines.workshop", arguments, doing="compiling it", timeout_s=TIMEOUT_S)
             fsync_tree(work)
-            shutil.rmtree(place, ignore_errors=True)
-            work.rename(place)
+            if misfit.compiled:
+                misfit.place.rename(work.with_name(f"{work.name}-replaced"))
+            work.rename(misfit.place)
             fsync_directory(self._root)
         except BundleRefused as error:
             raise BundleRefused(f"{checked.directory.name}: {error}") from None
         finally:
-            shutil.rmtree(work, ignore_errors=True)
-        self._prune()
+            for path in (work, work.with_name(f"{work.name}-replaced")):
+                shutil.rmtree(path, ignore_errors=True)
 
     def _here(self, built: Fingerprint | None) -> Fingerprint | None:
         """This machine with the library that a plan was built by, or else with the one that is installed."""
@@ -121,9 +167,9 @@ class Workshop:
             return None
         return Fingerprint.here(flavour.name, flavour.version, gpu)
 
-    def _prune(self) -> None:
-        found = [path for path in self._root.iterdir() if path.is_dir() and (path / DESCRIPTION).is_file()]
-        for old in sorted(found, key=lambda path: path.stat().st_mtime)[:-KEPT]:
+    def _prune(self, used: Path) -> None:
+        others = [path for path in self._root.iterdir() if path != used and (path / DESCRIPTION).is_file()]
+        for old in sorted(others, key=lambda path: path.stat().st_mtime)[: -KEPT + 1]:
             shutil.rmtree(old, ignore_errors=True)
 
 
@@ -135,14 +181,20 @@ def _installed(name: FlavourName | None) -> Flavour | None:
 
 
 def main(
-    model: Path, into: Path, *, spec: Annotated[str, typer.Option()], timing: Annotated[Path, typer.Option()]
+    model: Path,
+    into: Path,
+    *,
+    spec: Annotated[str, typer.Option()],
+    flavour: Annotated[str, typer.Option()],
+    timing: Annotated[Path, typer.Option()],
 ) -> None:
     """Compile the graph MODEL for the engine of SPEC into a directory."""
 
     def compile_it() -> None:
         from engines.compiling import compile_engine  # noqa: PLC0415  at low priority, too
 
-        compile_engine(EngineSpec.model_validate_json(spec), model, into=into, timing_cache=timing)
+        chosen: FlavourName = "tensorrt" if flavour == "tensorrt" else "tensorrt_rtx"
+        compile_engine(EngineSpec.model_validate_json(spec), model, into=into, flavour=chosen, timing_cache=timing)
 
     answer(compile_it)
 

@@ -14,7 +14,6 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -278,15 +277,15 @@ class AxonApp:
 
     async def _ask(self, request: AxonRequest) -> Prediction:
         try:
-            prediction = await self._answer(request)
+            prediction: object = await self._answer(request)
         except TimeoutError:
             raise
         except Exception:
             # The edge of the process: one broken request must not end the others, and the caller is told nothing.
             log.exception("answer_failed", request_id=request.request_id)
             raise InternalFailure("Internal error.") from None
-        if not _is_prediction(prediction.probability):
-            log.error("answer_is_no_prediction", request_id=request.request_id, got=repr(prediction.probability)[:100])
+        if not isinstance(prediction, Prediction) or not _is_probability(prediction.probability):
+            log.error("answer_is_no_prediction", request_id=request.request_id, got=repr(prediction)[:100])
             raise InternalFailure("Internal error.")
         return prediction
 
@@ -302,7 +301,7 @@ def _check_route(scope: Scope) -> None:
         raise NotFound(f"{scope['method']} {name}", [SYNAPSE])
 
 
-def _is_prediction(value: object) -> TypeGuard[float]:
+def _is_probability(value: object) -> bool:
     return isinstance(value, float) and math.isfinite(value) and (0.0 <= value <= 1.0 or value == UNDECODABLE)
 
 

@@ -145,7 +145,7 @@ def engines_compile(
     *,
     activate: Annotated[
         bool,
-        typer.Option("--activate", help="Make it current, also where the gate would keep the champion."),
+        typer.Option("--activate", help="Put it in the place of BUNDLE, if that is current."),
     ] = False,
     progress: Annotated[ProgressKind, typer.Option(help="How progress is shown.")] = ProgressKind.AUTO,
 ) -> None:

@@ -54,6 +54,7 @@ class NightlyJob:
         self._now = now
         self._scheduler = AsyncIOScheduler(timezone="UTC")
         self._running = asyncio.Lock()
+        self._recalibrating = asyncio.Lock()
         self._tasks: set[asyncio.Task[int | None]] = set()
 
     def start(self) -> None:
@@ -82,7 +83,8 @@ class NightlyJob:
         if self._running.locked():
             log.warning("retrain_already_running")
             return None
-        async with self._running:
+        # Both would want the workspace; a recalibration takes minutes.
+        async with self._running, self._recalibrating:
             started = self._now()
             log.info("retrain_started", data=str(self._settings.data))
             status = await self._child(self.command())
@@ -96,7 +98,7 @@ class NightlyJob:
             return status
 
     async def recalibrate(self, bundle: str, spec: EngineSpec) -> bool:
-        """Compile the model of a bundle for this machine, calibrate it through that engine, and make that current.
+        """Compile the model of a bundle for this machine, calibrate it through that engine, and put it in its place.
 
         Args:
             bundle: id of the bundle.
@@ -107,8 +109,9 @@ class NightlyJob:
             retraining is under way.
         """
         if self._running.locked():
+            # It ends in a bundle for this machine, and takes hours.
             return False
-        async with self._running:
+        async with self._recalibrating:
             log.info("recalibration_started", bundle=bundle, engine=str(spec))
             return await self._child(self.compile_command(bundle, spec)) == 0
 

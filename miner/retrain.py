@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from engines.available import check_available
 from engines.bundle import PARAMS
+from engines.errors import BundleRefused
 from engines.store import Store
 from miner.app import utc_now
 from miner.console import display
@@ -34,7 +35,7 @@ def retrain(
     changes: dict[str, Any],
     progress: str,
     kept: str | None = None,
-    activate: bool = False,
+    instead_of: str | None = None,
 ) -> str:
     """Run the pipeline and say what came of it.
 
@@ -48,7 +49,8 @@ def retrain(
         changes: single values by dotted path.
         progress: kind of display.
         kept: a stage that must be finished already, with all that it needs; None for none.
-        activate: make what is published current, also where the gate would keep the champion.
+        instead_of: id of a bundle whose place the new one takes if it is current, unless that one is certified and the
+            new one is INFEASIBLE; whatever else the gate says of it.
 
     Returns:
         The outcome in words.
@@ -79,11 +81,11 @@ def retrain(
     if mode not in (None, "publish"):
         return f"{mode} is done; its files are in {run}"
     publication = published(run)
-    if activate:
-        Store(store).activate(publication.bundle, now=utc_now(), action="compile")
-    current = activate or publication.accepted
-    verdict = "is current now" if current else f"stays a challenger: {'; '.join(publication.reasons)}"
     params = ScrcParams.read(run / PARAMS)
+    if instead_of is not None and not publication.accepted:
+        put_in_place(Store(store), publication.bundle, params, instead_of)
+    current = instead_of is not None or publication.accepted
+    verdict = "is current now" if current else f"stays a challenger: {'; '.join(publication.reasons)}"
     certificate = params.statement if params.rule is not None else params.reason
     gained = gain_lines(TrainingComparison.read(run / COMPARISON))
     return "\n".join(
@@ -107,7 +109,7 @@ def recompile(
         data: directory with `labels.csv`.
         workspace: where its training is kept.
         store: directory of bundles.
-        activate: make it current, whatever the gate says of it.
+        activate: put it in the place of the bundle, if that is current; the gate may not be able to compare the two.
         progress: kind of display.
 
     Returns:
@@ -117,6 +119,8 @@ def recompile(
         UnknownBundle: it is not in the store.
         BundleRefused: it is damaged, or this machine does not run such an engine.
         PipelineError: the workspace does not hold its training.
+        PointerMoved: it was to take the bundle's place, and that is not current.
+        BundleRefused: it was to take the bundle's place, and is INFEASIBLE where that is certified.
     """
     home = Store(store).path(bundle)
     Store(store).verify(bundle)
@@ -131,8 +135,27 @@ def recompile(
         changes=changes,
         progress=progress,
         kept="compare_training",
-        activate=activate,
+        instead_of=home.name if activate else None,
     )
+
+
+def put_in_place(store: Store, made: str, params: ScrcParams, before: str) -> None:
+    """Make a bundle current in the place of one of the same model.
+
+    Args:
+        store: holds both.
+        made: id of the new one.
+        params: its policy.
+        before: id of the one whose place it takes.
+
+    Raises:
+        PointerMoved: that one is not current.
+        BundleRefused: that one is certified, and the new one INFEASIBLE.
+    """
+    certified = ScrcParams.read(store.path(before) / PARAMS).status
+    if (certified, params.status) == ("CERTIFIED", "INFEASIBLE"):
+        raise BundleRefused(f"{made} stays a challenger: {before} is certified, and it is INFEASIBLE: {params.reason}")
+    store.activate(made, now=utc_now(), action="compile", instead_of=before)
 
 
 def _config(preset: str, path: Path | None, changes: dict[str, Any]) -> RunConfig:

@@ -26,7 +26,7 @@ from engines.bundle import (
     verify_bundle,
     write_golden,
 )
-from engines.engine import Engine, EngineDescription
+from engines.engine import Engine, EngineDescription, EngineSpec
 from engines.errors import BundleRefused, InferenceError, ParityError
 from engines.lifecycle import State
 from engines.loading import LiveBundle, check_bundle, load_bundle, load_checked
@@ -384,37 +384,31 @@ class Miscompiled:
         return self.engine.describe()
 
 
+def opened(bundle: Path) -> Engine:
+    return open_engine(EngineSpec(), bundle / ENGINE, threads=1)
+
+
 class TestParityAtEveryBatchSize:
     @pytest.mark.parametrize("spot", [False, True])
     @pytest.mark.parametrize("at", [1, 2, 4, 5])
-    def test_a_kernel_that_is_wrong_at_one_size_is_found(
-        self, bundle: Path, monkeypatch: pytest.MonkeyPatch, at: int, *, spot: bool
-    ) -> None:
-        opened = lambda *given, **more: Miscompiled(open_engine(*given, **more), at)  # noqa: E731
-        monkeypatch.setattr("engines.loading.open_engine", opened)
+    def test_a_kernel_that_is_wrong_at_one_size_is_found(self, bundle: Path, at: int, *, spot: bool) -> None:
+        wrong = Miscompiled(opened(bundle), at)
         with pytest.raises(BundleRefused, match=f"at batch size {at}, outputs differ from the golden ones by 1"):
-            load_checked(check_bundle(bundle), threads=1, most=5, spot=spot)
+            load_checked(check_bundle(bundle), lambda: wrong, as_certified=True, most=5, spot=spot)
 
-    def test_all_images_at_the_ends_and_a_batch_of_them_between(
-        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        made: list[Miscompiled] = []
-
-        def opened(*given: Any, **more: Any) -> Miscompiled:
-            made.append(Miscompiled(open_engine(*given, **more), 0))
-            return made[-1]
-
-        monkeypatch.setattr("engines.loading.open_engine", opened)
-        load_checked(check_bundle(bundle), threads=1, most=4).close()
+    def test_all_images_at_the_ends_and_a_batch_of_them_between(self, bundle: Path) -> None:
+        first, second = (Miscompiled(opened(bundle), 0) for _ in range(2))
+        load_checked(check_bundle(bundle), lambda: first, as_certified=True, most=4).close()
         # The golden set has six images.
-        assert made[0].asked == [1] * 6 + [2] + [4, 2]
-        load_checked(check_bundle(bundle), threads=1, most=4, spot=True).close()
-        assert made[1].asked == [1, 2, 4]
+        assert first.asked == [1] * 6 + [2] + [4, 2]
+        load_checked(check_bundle(bundle), lambda: second, as_certified=True, most=4, spot=True).close()
+        assert second.asked == [1, 2, 4]
 
 
 def test_the_states_are_told_in_their_order(bundle: Path) -> None:
     told: list[State] = []
-    load_checked(check_bundle(bundle, told.append), threads=1, most=1, report=told.append).close()
+    checked = check_bundle(bundle, told.append)
+    load_checked(checked, lambda: opened(bundle), as_certified=True, most=1, report=told.append).close()
     assert told == [State.VERIFYING, State.LOADING, State.WARMING, State.GATING, State.READY]
 
 

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -39,6 +42,7 @@ from engines.tensorrt_build import build_plan
 from engines.tensorrt_engine import TensorRtEngine
 from engines.tensorrt_flavour import Flavour
 from engines.tensorrt_plan import PLAN
+from engines.trial import try_out
 from engines.workshop import Workshop
 from stage1.certificate import ScrcParams
 from stage1.preprocess import PreprocessSettings
@@ -49,7 +53,7 @@ FP32 = EngineSpec(backend="tensorrt", device="cuda")
 GPU = Gpu(name="Some GPU", compute_capability="8.6", driver="13.0", total_bytes=24 << 30, free_bytes=20 << 30)
 HERE = {"gpu": "Some GPU", "compute_capability": "8.6", "driver_major": 13}
 ELSEWHERE = {"gpu": "Another GPU", "compute_capability": "9.0", "driver_major": 13}
-DEADLINE_S = 120.0
+DEADLINE_S = 60.0
 Publish = Callable[..., str]
 
 
@@ -62,6 +66,7 @@ class Machine:
         host_gpu: makes what a TensorRT engine calls.
         off: added by the GPU to the logit of roadwork.
         deserialized: directories of plans that the library was shown.
+        opened: engines.
         refits: graphs whose weights were put into an engine.
         takes_weights: whether the library does so.
     """
@@ -71,6 +76,7 @@ class Machine:
     monkeypatch: pytest.MonkeyPatch
     off: float = 0.0
     deserialized: list[Path] = field(default_factory=list)
+    opened: list[TensorRtEngine] = field(default_factory=list)
     refits: list[Path] = field(default_factory=list)
     takes_weights: bool = True
 
@@ -91,6 +97,7 @@ class Machine:
         self.monkeypatch.setattr(engines.tensorrt_engine, "deserialize", deserialize)
         engine = TensorRtEngine(model, spec, compiled=compiled, find=lambda: GPU)
         engine.flavour = dataclasses.replace(engine.flavour, trt=self._refitting(library))
+        self.opened.append(engine)
         return engine
 
     def _refitting(self, library: Any) -> SimpleNamespace:
@@ -168,12 +175,16 @@ def publish_plain(store: Store, publisher: Callable[[Store], Publish]) -> Publis
 def following(store: Store, machine: Machine, tmp_path: Path) -> Callable[..., Any]:
     @asynccontextmanager
     async def follow(
-        *, recalibrate: Recalibrate | None = None, found: Gpu | NoGpu = GPU, serve_with: EngineSpec | None = None
+        *,
+        recalibrate: Recalibrate | None = None,
+        find: Callable[[], Gpu | NoGpu] = lambda: GPU,
+        serve_with: EngineSpec | None = None,
+        trial: bool = False,
     ) -> AsyncIterator[StoreFollower]:
-        workshop = Workshop(tmp_path / "workshop", find=lambda: found)
+        workshop = Workshop(tmp_path / "workshop", find=find)
         follower = StoreFollower(
             store,
-            settings=SwapSettings(trial=False),
+            settings=SwapSettings(trial=trial),
             options=EngineOptions(threads=1, most=2, workshop=workshop, opens=machine.open, serve_with=serve_with),
             recalibrate=recalibrate,
         )
@@ -198,6 +209,63 @@ def serving(follower: StoreFollower) -> tuple[str | None, str, int]:
     """The live bundle, the runtime that computes, and the generation."""
     status = follower.status()
     return status.bundle, status.engine.partition(" ")[0], status.generation
+
+
+def store_of(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def state(follower: StoreFollower) -> State:
+    return follower.status().history[-1].state
+
+
+def built(tmp_path: Path) -> list[str]:
+    """Names of what the workshop holds, and of what it left."""
+    return sorted(path.name for path in (tmp_path / "workshop").glob("*") if path.name != ".lock")
+
+
+@pytest.fixture
+def never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From now on, a child does not end by itself."""
+    script = tmp_path / "never"
+    script.write_text("#!/bin/sh\nexec sleep 600\n")
+    script.chmod(0o755)
+    return lambda: monkeypatch.setattr("engines.child.sys.executable", str(script))
+
+
+@dataclass
+class Trials:
+    """Trials that take until they are released, or given up.
+
+    Attributes:
+        asked: directories of what was compiled here, None for the bundle's own.
+        go: set to let them pass.
+        refuses: what they say instead.
+    """
+
+    asked: list[Path | None] = field(default_factory=list)
+    go: threading.Event = field(default_factory=threading.Event)
+    refuses: str = ""
+
+    def __call__(self, child: Child, _directory: Path, *, compiled: Path | None, **_: object) -> None:
+        self.asked.append(compiled)
+        while not self.go.wait(0.01):
+            child.check()
+        if self.refuses:
+            raise BundleRefused(self.refuses)
+
+
+@pytest.fixture
+def trials(monkeypatch: pytest.MonkeyPatch) -> Trials:
+    """A trial in a real child would look for a real GPU."""
+    made = Trials()
+    monkeypatch.setattr("engines.loader.try_out", made)
+    return made
 
 
 def score(follower: StoreFollower, images: NDArray[np.uint8]) -> float:
@@ -231,8 +299,7 @@ class TestAnotherMachine:
             async with following() as follower:
                 foreign = publish("foreign", built=built)
                 moving = asyncio.create_task(follower.refresh())
-                while follower.status().history[-1].state is not State.BUILDING:
-                    await asyncio.sleep(0.01)
+                await until(lambda: state(follower) is State.BUILDING)
                 assert serving(follower) == (old, "onnxruntime", 1)
                 assert await moving is True
                 assert serving(follower) == (foreign, "tensorrt_rtx", 2)
@@ -250,8 +317,8 @@ class TestAnotherMachine:
             async with following() as follower:
                 assert serving(follower) == (foreign, "tensorrt_rtx", 1)
                 assert "building" not in follower.status().history[-1].seconds()
-            [made] = [path for path in (tmp_path / "workshop").iterdir() if path.is_dir()]
-            assert made.name.startswith(foreign)
+            [made] = built(tmp_path)
+            assert made.startswith(foreign)
 
         run(scenario)
 
@@ -372,27 +439,203 @@ class TestAnotherMachine:
 
         run(scenario)
 
-    def test_a_rollback_does_not_wait_for_a_compiler(
-        self, publish: Publish, publish_plain: Publish, following: Any, machine: Machine, tmp_path: Path
+
+class TestTrial:
+    def test_what_was_compiled_here_is_tried_and_all_golden_images_compared_again(
+        self, publish: Publish, publish_plain: Publish, following: Any, trials: Trials, tmp_path: Path
     ) -> None:
         async def scenario() -> None:
+            trials.go.set()
+            publish_plain("old")
+            async with following(trial=True) as follower:
+                foreign = publish("foreign", built=ELSEWHERE)
+                assert await follower.refresh() is True
+                assert serving(follower) == (foreign, "tensorrt_rtx", 2)
+            [name] = built(tmp_path)
+            assert trials.asked == [tmp_path / "workshop" / name]
+
+        run(scenario)
+
+    def test_the_child_is_told_where_it_was_compiled(self, publish: Publish, store: Store, tmp_path: Path) -> None:
+        """By the real child, which finds that there is no GPU to go on with."""
+        home = store.path(publish("here"))
+        with pytest.raises(BundleRefused, match=rf"{home.name}: .*nothing/engine\.json: cannot be read"):
+            try_out(Child(), home, compiled=tmp_path / "nothing", threads=1, most=1)
+
+
+class TestSomethingElseIsWanted:
+    """Compiling takes minutes: whoever wants something else does not wait for it, and it leaves nothing behind."""
+
+    @pytest.mark.parametrize("moment", ["compiling", "looking at the machine", "trying"])
+    def test_a_rollback_ends_it(
+        self,
+        publish: Publish,
+        publish_plain: Publish,
+        following: Any,
+        never_ends: Callable[[], None],
+        trials: Trials,
+        tmp_path: Path,
+        moment: str,
+    ) -> None:
+        async def scenario() -> None:
+            asked = list[str]()
+
+            def find() -> Gpu:
+                time.sleep(1.0 if moment == "looking at the machine" else 0.0)
+                return GPU
+
+            async def recalibrate(bundle: str, _spec: EngineSpec) -> bool:
+                asked.append(bundle)
+                return False
+
             first = publish_plain("first")
-            never = tmp_path / "never"
-            never.write_text("#!/bin/sh\nexec sleep 600\n")
-            never.chmod(0o755)
-            async with following() as follower:
+            async with following(find=find, trial=True, recalibrate=recalibrate) as follower:
+                trials.go.set()
                 publish_plain("second")
                 await follower.refresh()
-                publish("foreign", built=ELSEWHERE)
-                machine.monkeypatch.setattr("engines.child.sys.executable", str(never))
+                foreign = publish("foreign", built=ELSEWHERE)
+                if moment == "trying":
+                    # It was compiled by an earlier process.
+                    checked = check_bundle(store_of(tmp_path).path(foreign))
+                    workshop = Workshop(tmp_path / "workshop", find=lambda: GPU)
+                    misfit = workshop.misfit(checked, FP32)
+                    assert misfit is not None
+                    workshop.build(checked, FP32, misfit, Child())
+                    trials.go.clear()
+                else:
+                    follower._recalibrated.add(foreign)
+                never_ends()
                 moving = asyncio.create_task(follower.refresh())
-                while follower.status().history[-1].state is not State.BUILDING:
-                    await asyncio.sleep(0.01)
+                wanted = {"compiling": State.BUILDING, "trying": State.TRYING}.get(moment, State.VERIFYING)
+                await until(lambda: state(follower) is wanted)
                 await asyncio.sleep(0.2)
+                begun = time.monotonic()
                 await follower.rollback(now=NOW)
+                assert time.monotonic() - begun < 5
                 assert await moving is False
                 assert serving(follower) == (first, "onnxruntime", 3)
-            assert list((tmp_path / "workshop").iterdir()) == []
+                assert follower.status().recalibrating == ()
+                assert asked == []
+                assert (follower.refusals, follower.status().history[-1].reason) == (
+                    0,
+                    "given up, because something else is wanted",
+                )
+            assert len(built(tmp_path)) == (moment == "trying")
+
+        run(scenario)
+
+    def test_a_rollback_to_nothing_leaves_it_alone(self, publish: Publish, following: Any) -> None:
+        async def scenario() -> None:
+            foreign = publish("foreign", built=ELSEWHERE)
+            async with following() as follower:
+                moving = asyncio.create_task(follower.refresh())
+                await until(lambda: state(follower) is State.BUILDING)
+                with pytest.raises(UnknownBundle, match="no bundle stands by"):
+                    await follower.rollback(now=NOW)
+                assert await moving is True
+                assert serving(follower) == (foreign, "tensorrt_rtx", 2)
+
+        run(scenario)
+
+    def test_a_pointer_that_moves_on_ends_it(
+        self, publish: Publish, publish_plain: Publish, following: Any, never_ends: Callable[[], None], tmp_path: Path
+    ) -> None:
+        async def scenario() -> None:
+            publish_plain("old")
+            async with following() as follower:
+                publish("foreign", built=ELSEWHERE)
+                never_ends()
+                stop = asyncio.Event()
+                watching = asyncio.create_task(follower.run(stop))
+                await until(lambda: state(follower) is State.BUILDING)
+                last = publish_plain("last")
+                await until(lambda: follower.live_id == last)
+                assert (follower.swaps, follower.refusals) == (1, 0)
+                stop.set()
+                await watching
+            assert built(tmp_path) == []
+
+        run(scenario)
+
+    def test_what_was_loaded_for_a_pointer_that_has_left_never_serves(
+        self, publish: Publish, publish_plain: Publish, following: Any, trials: Trials, machine: Machine
+    ) -> None:
+        async def scenario() -> None:
+            publish_plain("old")
+            async with following(trial=True) as follower:
+                publish("here")
+                moving = asyncio.create_task(follower.refresh())
+                await until(lambda: bool(trials.asked))
+                last = publish_plain("last")
+                trials.go.set()
+                assert await moving is True
+                assert (follower.live_id, follower.swaps) == (last, 1)
+                await until(lambda: machine.opened[0]._closed)
+
+        run(scenario)
+
+    def test_the_end_of_the_process_ends_it(
+        self, publish: Publish, publish_plain: Publish, following: Any, never_ends: Callable[[], None], tmp_path: Path
+    ) -> None:
+        async def scenario() -> None:
+            publish_plain("old")
+            async with following() as follower:
+                publish("foreign", built=ELSEWHERE)
+                never_ends()
+                moving = asyncio.create_task(follower.refresh())
+                await until(lambda: state(follower) is State.BUILDING)
+            assert await moving is False
+            assert built(tmp_path) == []
+
+        run(scenario)
+
+
+class TestWorkshop:
+    def test_of_two_miners_one_compiles_and_both_serve(self, publish: Publish, following: Any, tmp_path: Path) -> None:
+        async def scenario() -> None:
+            foreign = publish("foreign", built=ELSEWHERE)
+            async with following() as first, following() as second:
+                with capture_logs() as logs:
+                    assert all(await asyncio.gather(first.refresh(), second.refresh()))
+                assert serving(first) == serving(second) == (foreign, "tensorrt_rtx", 2)
+                assert [entry["event"] for entry in logs].count("compiling") == 1
+            assert len(built(tmp_path)) == 1
+
+        run(scenario)
+
+    def test_what_a_killed_one_left_is_swept_and_the_latest_are_kept(
+        self, publish: Publish, following: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def scenario() -> None:
+            monkeypatch.setattr("engines.workshop.KEPT", 2)
+            (tmp_path / "workshop" / ".building-dead").mkdir(parents=True)
+            made = []
+            for number in range(3):
+                made.append(publish(f"foreign{number}", built=ELSEWHERE, shift=0.1 * number))
+                async with following() as follower:
+                    await follower.refresh()
+                    assert serving(follower) == (made[-1], "tensorrt_rtx", 2)
+            assert {name[:16] for name in built(tmp_path)} == set(made[1:])
+
+        run(scenario)
+
+    def test_what_would_not_fit_into_memory_is_not_even_compiled(
+        self, publish: Publish, publish_plain: Publish, store: Store, tmp_path: Path
+    ) -> None:
+        async def scenario() -> None:
+            old = publish_plain("old")
+            left = [10**12]
+            workshop = Workshop(tmp_path / "workshop", find=lambda: GPU)
+            options = EngineOptions(threads=1, most=1, workshop=workshop, memory=lambda: left[0])
+            follower = StoreFollower(store, settings=SwapSettings(trial=False), options=options)
+            await follower.start()
+            left[0] = 2**20
+            publish("foreign", built=ELSEWHERE)
+            assert await follower.refresh() is False
+            assert serving(follower) == (old, "onnxruntime", 1)
+            assert "1 MiB are left" in follower.status().history[-1].reason
+            assert built(tmp_path) == []
+            await follower.close()
 
         run(scenario)
 
@@ -453,6 +696,50 @@ class TestRecalibration:
                     await asyncio.sleep(0.01)
                 assert serving(follower) == (foreign, "tensorrt_rtx", 2)
                 assert asked == [foreign]
+
+        run(scenario)
+
+    def test_is_waited_for_also_by_who_asks_again(
+        self, publish: Publish, publish_plain: Publish, following: Any, tmp_path: Path
+    ) -> None:
+        async def scenario() -> None:
+            ready = asyncio.Event()
+            asked: list[str] = []
+
+            async def recalibrate(bundle: str, _spec: EngineSpec) -> bool:
+                asked.append(bundle)
+                await ready.wait()
+                return False
+
+            old = publish_plain("old")
+            async with following(recalibrate=recalibrate) as follower:
+                foreign = publish("foreign", built=ELSEWHERE)
+                for _ in range(3):
+                    assert await follower.reload() is False
+                assert (follower.live_id, follower.status().recalibrating) == (old, (foreign,))
+                assert (follower.refusals, asked, built(tmp_path)) == (0, [foreign], [])
+                ready.set()
+                await until(lambda: follower.live_id == foreign)
+
+        run(scenario)
+
+    def test_ends_with_the_process(self, publish: Publish, publish_plain: Publish, following: Any) -> None:
+        async def scenario() -> None:
+            ended = []
+
+            async def recalibrate(_bundle: str, _spec: EngineSpec) -> bool:
+                try:
+                    await asyncio.sleep(600)
+                finally:
+                    ended.append(True)
+                return False
+
+            publish_plain("old")
+            async with following(recalibrate=recalibrate) as follower:
+                publish("foreign", built=ELSEWHERE)
+                await follower.refresh()
+                await asyncio.sleep(0)
+            assert ended == [True]
 
         run(scenario)
 
@@ -544,6 +831,78 @@ class TestTwin:
 
         run(scenario)
 
+    def test_native_code_that_raises_something_else_does_no_harm(
+        self, publish: Publish, following: Any, machine: Machine
+    ) -> None:
+        async def scenario() -> None:
+            def refit(*_: object) -> None:
+                raise RuntimeError("factory function returned nullptr")
+
+            publish("night0", refittable=True)
+            async with following() as follower:
+                publish("night1", refittable=True, shift=0.1)
+                await follower.refresh()
+                machine.monkeypatch.setattr("engines.tensorrt_engine.refit", refit)
+                third = publish("night2", refittable=True, shift=0.2)
+                assert await follower.refresh() is True
+                assert serving(follower) == (third, "tensorrt_rtx", 3)
+                assert machine.opened[0]._closed
+
+        run(scenario)
+
+    def test_a_bad_night_does_not_cost_what_stands_by(
+        self, publish: Publish, following: Any, trials: Trials, machine: Machine
+    ) -> None:
+        async def scenario() -> None:
+            trials.go.set()
+            first = publish("night0", refittable=True)
+            async with following(trial=True) as follower:
+                publish("night1", refittable=True, shift=0.1)
+                await follower.refresh()
+                trials.refuses = "it crashed"
+                publish("bad", refittable=True, shift=0.2, off=1.0)
+                assert await follower.refresh() is False
+                assert (follower.status().standby, machine.refits) == (first, [])
+                await follower.rollback(now=NOW)
+                assert follower.live_id == first
+
+        run(scenario)
+
+    def test_one_that_was_taken_and_is_not_needed_any_more_is_closed(
+        self, publish: Publish, following: Any, machine: Machine
+    ) -> None:
+        async def scenario() -> None:
+            publish("night0", refittable=True)
+            async with following() as follower:
+                publish("night1", refittable=True, shift=0.1)
+                await follower.refresh()
+                publish("night2", refittable=True, shift=0.2)
+                busy = threading.Event()
+                follower._loader.dispose(lambda: (busy.wait(30), None)[1])
+                moving = asyncio.create_task(follower.refresh())
+                await until(lambda: follower.status().standby is None)
+                await asyncio.sleep(0.1)
+                moving.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await moving
+                busy.set()
+                await until(lambda: machine.opened[0]._closed)
+                assert not machine.opened[1]._closed
+
+        run(scenario)
+
+    def test_whether_the_weights_fit_is_known_without_reading_them(
+        self, publish: Publish, store: Store, machine: Machine
+    ) -> None:
+        model = store.path(publish("night0", refittable=True)) / ENGINE
+        other = store.path(publish("night1", refittable=True, shift=0.1)) / ENGINE
+        engine = machine.open(FP32, model, compiled=None, threads=1)
+        # Not part of what a live miner installs.
+        machine.monkeypatch.setitem(sys.modules, "onnx", None)
+        assert isinstance(engine, Refittable)
+        assert engine.takes(other)
+        assert not engine.takes(other.with_name("nothing") / ENGINE)
+
     @pytest.mark.parametrize(
         "second", [{"refittable": False}, {"refittable": True, "heads": ("head.works",)}], ids=["sealed", "other graph"]
     )
@@ -592,5 +951,5 @@ def test_the_compiler_says_why_it_cannot(store: Store, publish_plain: Publish, t
     assert misfit is not None
     assert misfit.why == "the bundle holds no plan of tensorrt cuda bf16"
     with pytest.raises(BundleRefused, match=r"model\.bf16\.onnx"):
-        workshop.build(checked, bf16, misfit.place, Child())
-    assert list((tmp_path / "workshop").iterdir()) == []
+        workshop.build(checked, bf16, misfit, Child())
+    assert built(tmp_path) == []

@@ -16,7 +16,7 @@ from filelock import FileLock
 
 import engines.store
 from engines.bundle import ENGINE, MANIFEST, REQUIRED, Provenance
-from engines.errors import BundleRefused, StoreError, UnknownBundle
+from engines.errors import BundleRefused, PointerMoved, StoreError, UnknownBundle
 from engines.loading import load_bundle
 from engines.store import HISTORY, Store
 from stage1.errors import ArtifactError
@@ -200,6 +200,28 @@ class TestActivate:
         store.pointer_path.write_text("{")
         with pytest.raises(ArtifactError, match=r"current\.json"):
             store.current()
+
+
+class TestInsteadOf:
+    """One bundle takes the place of another: the same model, compiled for this machine."""
+
+    def test_a_rollback_goes_where_it_would_have_gone(self, store: Store, publish: Publish) -> None:
+        before, foreign, here = publish("a"), publish("bb"), publish("ccc")
+        store.activate(before, now=NOW)
+        store.activate(foreign, now=NOW)
+        pointer = store.activate(here, now=NOW, instead_of=foreign)
+        assert (pointer.bundle, pointer.previous, pointer.sequence) == (here, before, 3)
+        assert store.rollback(now=NOW).bundle == before
+
+    def test_what_somebody_chose_meanwhile_stays(self, store: Store, publish: Publish) -> None:
+        foreign, chosen, here = publish("a"), publish("bb"), publish("ccc")
+        with pytest.raises(PointerMoved, match=f"{foreign} is not current"):
+            store.activate(here, now=NOW, instead_of=foreign)
+        store.activate(foreign, now=NOW)
+        pointer = store.activate(chosen, now=NOW)
+        with pytest.raises(PointerMoved, match=f"{foreign} is not current any more"):
+            store.activate(here, now=NOW, instead_of=foreign)
+        assert store.current() == pointer
 
 
 class TestRollback:

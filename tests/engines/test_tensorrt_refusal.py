@@ -156,18 +156,21 @@ class TestRefusal:
         with pytest.raises(BundleRefused, match=why):
             check_machine(built, flavour, lambda: GPU.model_copy(update=here))
 
-    def test_of_a_refit_of_a_plan_that_was_not_built_for_it(self, plan: Plan, tiny_engine: Path) -> None:
+    def test_of_a_refit_of_a_plan_that_was_not_built_for_it(self, plan: Plan) -> None:
         with pytest.raises(BundleRefused, match="not built to be refitted"):
-            check_refit(plan.description, tiny_engine)
+            check_refit(plan.description, plan.description)
 
     def test_of_a_refit_with_another_graph(
-        self, plan: Plan, tmp_path: Path, tiny_engine: Path, write_onnx: WriteOnnx
+        self, plan: Plan, tmp_path: Path, flavour: Flavour, write_onnx: WriteOnnx
     ) -> None:
         refittable = plan.description.model_copy(update={"refittable": True})
-        check_refit(refittable, tiny_engine)
-        check_refit(refittable, write_onnx(tmp_path / "weights.onnx", shift=1.0))
-        with pytest.raises(BundleRefused, match="another graph"):
-            check_refit(refittable, write_onnx(tmp_path / "graph.onnx", heads=("head.works",)))
+        check_refit(refittable, plan.description)
+        weights = build_plan(write_onnx(tmp_path / "weights.onnx", shift=1.0), flavour=flavour)
+        check_refit(refittable, weights.description)
+        graph = build_plan(write_onnx(tmp_path / "graph.onnx", heads=("head.works",)), flavour=flavour)
+        for other in (graph.description, weights.description.model_copy(update={"precision": "bf16"})):
+            with pytest.raises(BundleRefused, match="another graph"):
+                check_refit(refittable, other)
 
 
 @without_gpu

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -12,7 +14,7 @@ import pytest
 
 from engines.bundle import Provenance
 from engines.child import Child
-from engines.errors import BundleRefused
+from engines.errors import BundleRefused, Interrupted
 from engines.store import Store
 from engines.trial import try_out
 
@@ -76,17 +78,46 @@ def test_a_child_that_fails_otherwise_is_a_refusal(tmp_path: Path, instead: Call
 def test_one_that_never_ends_is_given_up(tmp_path: Path, instead: Callable[[str], None]) -> None:
     instead("import time\ntime.sleep(600)\n")
     with pytest.raises(BundleRefused, match="on trial took over 0 s"):
-        try_out(Child(timeout_s=0.3), tmp_path, threads=1, most=1)
+        try_out(Child(), tmp_path, threads=1, most=1, timeout_s=0.3)
 
 
-def test_it_can_be_cancelled(tmp_path: Path, instead: Callable[[str], None]) -> None:
+@pytest.mark.parametrize("way", ["interrupt", "cancel"])
+def test_it_can_be_ended(tmp_path: Path, instead: Callable[[str], None], way: str) -> None:
     instead("import time\ntime.sleep(600)\n")
     child = Child()
-    timer = threading.Timer(0.5, child.cancel)
+    timer = threading.Timer(0.5, getattr(child, way))
     timer.start()
     begun = time.monotonic()
+    # The second time there is no process to be ended, and none is started.
     for _ in range(2):
-        with pytest.raises(BundleRefused, match="signal 9"):
+        with pytest.raises(Interrupted):
             try_out(child, tmp_path, threads=1, most=1)
     assert time.monotonic() - begun < 60
     timer.join()
+    child.begin()
+    if way == "interrupt":
+        child.check()
+    else:
+        with pytest.raises(Interrupted):
+            child.check()
+
+
+def test_it_does_not_outlive_its_parent(tmp_path: Path) -> None:
+    """A compiler takes all cores for minutes, and nobody waits for its answer any more."""
+    pid = tmp_path / "pid"
+    work = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
+    (tmp_path / "busy.py").write_text(f"from engines.child import answer\nanswer(lambda: exec({work!r}))\n")
+    parent = subprocess.Popen(
+        [sys.executable, "-c", "from engines.child import Child; Child().run('busy', [], doing='it')"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    deadline = time.monotonic() + 60
+    while not (pid.exists() and pid.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    parent.kill()
+    parent.wait()
+    stat = Path(f"/proc/{pid.read_text()}/stat")
+    while stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

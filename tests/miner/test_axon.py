@@ -124,7 +124,15 @@ class TestAnswers:
         with capture_logs() as logs:
             reply = asyncio.run(make(answering(value))(validator.headers()))
         assert (reply.status, reply.json) == (500, {"message": "Internal error."})
-        assert [entry["got"] for entry in logs if entry["event"] == "answer_is_no_prediction"] == [repr(value)]
+        assert [entry["got"] for entry in logs if entry["event"] == "answer_is_no_prediction"] == [
+            repr(Prediction(value))
+        ]
+
+    def test_so_is_what_is_no_prediction_at_all(self, make, validator):
+        async def answer(_request):
+            return 0.5
+
+        assert asyncio.run(make(answer)(validator.headers())).status == 500
 
     def test_an_exception_is_logged_and_not_told(self, make, validator):
         with capture_logs() as logs:

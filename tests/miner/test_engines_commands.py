@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from engines.engine import EngineSpec
 from engines.errors import BundleRefused
 from engines.store import Store
 from miner.cli import app
+from miner.retrain import put_in_place
+from stage1.artifacts import sha256_file
+from stage1.certificate import ScrcParams
+from stage1.preprocess import PreprocessSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 NO_GPU = NoGpu(reason="none is plugged in")
@@ -111,6 +116,34 @@ def test_describing_needs_no_training_package() -> None:
     script = "import sys, miner.engines_view, miner.engines_bench; print({'torch', 'onnx'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_what_is_infeasible_does_not_take_the_place_of_what_is_certified(
+    store: Path,
+    bundle: str,
+    tmp_path: Path,
+    tiny_engine: Path,
+    certificate: Callable[..., ScrcParams],
+    write_bundle_files: Callable[..., Path],
+    provenance: Provenance,
+) -> None:
+    made = Store(store)
+    hashes = {"engine_sha256": sha256_file(tiny_engine), "preprocess_sha256": PreprocessSettings(size_px=32).sha256}
+    published = {}
+    for feasible in (False, True):
+        params = certificate(**hashes, feasible=feasible)
+        note = f"feasible {feasible}"
+        files = write_bundle_files(tmp_path / note, engine=tiny_engine, params=params, note=note)
+        published[feasible] = (made.publish(files, provenance), params)
+    with pytest.raises(BundleRefused, match=f"stays a challenger: {bundle} is certified, and it is INFEASIBLE"):
+        put_in_place(made, *published[False], bundle)
+    pointer = made.current()
+    assert pointer is not None
+    assert pointer.bundle == bundle
+    put_in_place(made, *published[True], bundle)
+    pointer = made.current()
+    assert pointer is not None
+    assert (pointer.bundle, pointer.previous) == (published[True][0], None)
 
 
 def test_compiling_a_bundle_whose_config_cannot_be_read_says_so(store: Path, bundle: str, tmp_path: Path) -> None:

@@ -144,6 +144,36 @@ class TestRecalibration:
 
         assert asyncio.run(scenario()) == (False, 0)
 
+    def test_a_night_that_comes_meanwhile_waits_for_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def scenario() -> list[str]:
+            order = tmp_path / "order"
+            write = f"open({str(order)!r}, 'a').write"
+            nightly = job(tmp_path, f"{write}('night ')", monkeypatch)
+            script = f"import time; time.sleep(0.5); {write}('recalibrated ')"
+            monkeypatch.setattr(nightly, "compile_command", lambda *_: [sys.executable, "-c", script])
+            recalibrating = asyncio.create_task(nightly.recalibrate("0123456789abcdef", self.SPEC))
+            await until(nightly._recalibrating.locked)
+            assert await nightly.run() == 0
+            assert await recalibrating is True
+            return order.read_text().split()
+
+        assert asyncio.run(scenario()) == ["recalibrated", "night"]
+
+    def test_is_ended_with_all_it_started(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        async def scenario() -> None:
+            pid = tmp_path / "pid"
+            nightly = job(tmp_path, "", monkeypatch)
+            script = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(60)"
+            monkeypatch.setattr(nightly, "compile_command", lambda *_: [sys.executable, "-c", script])
+            recalibrating = asyncio.create_task(nightly.recalibrate("0123456789abcdef", self.SPEC))
+            await until(lambda: pid.exists() and bool(pid.read_text()))
+            recalibrating.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await recalibrating
+            await until(lambda: not alive(int(pid.read_text())))
+
+        asyncio.run(scenario())
+
     def test_tells_whether_it_was_done(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         nightly = job(tmp_path, "", monkeypatch)
         for status, done in ((0, True), (1, False)):

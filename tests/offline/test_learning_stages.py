@@ -229,14 +229,15 @@ def test_a_bundle_may_be_served_by_an_engine_that_decides_the_same_and_by_no_oth
 def test_a_bundle_can_be_compiled_anew_and_made_current_whatever_the_gate_says(
     first: tuple[Path, Told], home: Path, tmp_path: Path
 ) -> None:
-    store = Store(home / "store")
+    store, bundle = Store(home / "store"), Publication.read(first[0] / "publish.json").bundle
     before = store.current()
     assert before is not None
+    store.activate(bundle, now=datetime.now(UTC))
     # Other tests count on what has not been compiled yet.
     shutil.copytree(home / "workspace", tmp_path / "workspace", symlinks=True)
     try:
         told = recompile(
-            Publication.read(first[0] / "publish.json").bundle,
+            bundle,
             {"precision": "int8"},
             data=home / "data",
             workspace=tmp_path / "workspace",
