@@ -248,7 +248,8 @@ async def swaps(made: Ring, count: int, settings: SwapSettings, findings: Findin
         await asyncio.sleep(1.0)
     if sys.stderr.isatty():
         print(file=sys.stderr)
-    drained = [life.seconds()["draining"] for life in follower.status().history if life.state is State.UNLOADED]
+    lives = [life.seconds() for life in follower.status().history if life.state is State.UNLOADED]
+    drained = [seconds["draining"] for seconds in lives if "draining" in seconds]
     _judge(name, load, count, spans, locked, drained, memory, findings)
     need = loading.bytes - alone
     bound = serving + 1.1 * need

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
+import numpy as np
+
 from stage1.artifacts import Artifact
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
@@ -138,6 +140,18 @@ def in_batches(engine: Engine, images: Pixels, size: int) -> Stage1Outputs:
 def buckets(most: int) -> tuple[int, ...]:
     """Batch sizes to try for batches of at most `most` images: the buckets below, and `most` itself."""
     return (*(size for size in BUCKETS if size < most), most)
+
+
+def run_at_buckets(engine: Engine, size_px: int, most: int) -> None:
+    """Run an engine once at each bucket up to `most` images.
+
+    Args:
+        engine: any.
+        size_px: side of its images.
+        most: largest batch.
+    """
+    for size in buckets(most):
+        engine.infer(np.zeros((size, 3, size_px, size_px), np.uint8))
 
 
 def usable_cores() -> int:

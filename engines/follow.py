@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
@@ -157,9 +156,8 @@ class StoreFollower:
         if self._wanted is None:
             self._begin(self._refreshed())
             return
-        with contextlib.suppress(EngineError, Stage1Error, OSError):
-            if self._current() != self._wanted:
-                self._loader.interrupt()
+        if self._has_left(self._wanted):
+            self._loader.interrupt()
 
     async def _refreshed(self) -> None:
         await self.refresh()
@@ -271,7 +269,7 @@ class StoreFollower:
                 life = Lifecycle(wanted, time.monotonic)
                 self._history.append(life)
                 loaded = await self._load(wanted, life)
-                if self._closing or self._current() != wanted:
+                if self._closing or self._has_left(wanted):
                     life.to(State.UNLOADED)
                     self._dispose(loaded.bundle.close)
                     continue
@@ -284,6 +282,13 @@ class StoreFollower:
         if pointer is None:
             raise UnknownBundle(f"{self._store.root}: no bundle is current; run `cascade retrain` first")
         return pointer.bundle
+
+    def _has_left(self, wanted: str) -> bool:
+        """Whether the pointer names another bundle; one that cannot be read names none."""
+        try:
+            return self._current() != wanted
+        except (EngineError, Stage1Error, OSError):
+            return False
 
     async def _load(self, wanted: str, life: Lifecycle) -> Loaded:
         self._wanted = wanted

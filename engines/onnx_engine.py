@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 
-from engines.engine import INPUT, REFERENCE, Device, EngineDescription, EngineSpec, buckets, in_batches, usable_cores
+from engines.engine import (
+    INPUT,
+    REFERENCE,
+    Device,
+    EngineDescription,
+    EngineSpec,
+    in_batches,
+    run_at_buckets,
+    usable_cores,
+)
 from engines.errors import BundleRefused, InferenceError, Unavailable
 from engines.signature import Port, checked_size, named_outputs
 from stage1.outputs import Stage1Outputs
@@ -76,8 +84,7 @@ class OnnxEngine:
 
     def warm_up(self, most: int) -> None:
         """See `Engine.warm_up`."""
-        for size in buckets(most):
-            self.infer(np.zeros((size, 3, self._size_px, self._size_px), np.uint8))
+        run_at_buckets(self, self._size_px, most)
 
     def close(self) -> None:
         """See `Engine.close`."""

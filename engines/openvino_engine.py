@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.engine import EngineDescription, EngineSpec, Precision, buckets, usable_cores
+from engines.engine import EngineDescription, EngineSpec, Precision, run_at_buckets, usable_cores
 from engines.errors import BundleRefused, InferenceError, Unavailable
 from engines.signature import Port, checked_size, named_outputs
 from stage1.outputs import Floats, Stage1Outputs
@@ -112,8 +112,7 @@ class OpenVinoEngine:
 
     def warm_up(self, most: int) -> None:
         """See `Engine.warm_up`."""
-        for size in buckets(most):
-            self.infer(np.zeros((size, 3, self._size_px, self._size_px), np.uint8))
+        run_at_buckets(self, self._size_px, most)
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -7,7 +7,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
-from engines.errors import EngineError, Unavailable
+from engines.engine import REFERENCE
+from engines.errors import BundleRefused, EngineError, Unavailable
 from engines.loading import LiveBundle, load_bundle
 from engines.store import Store
 from offline.calibrating import run_engine
@@ -100,7 +101,7 @@ def judge_champion(
     try:
         home = store.path(pointer.bundle)
         sets = Splits.read(home / "splits.json").sets
-        champion = load_bundle(home)
+        champion = _champion(home)
     except Unavailable as error:
         return pointer.bundle, [f"the champion cannot be loaded here: {error}"], 0
     except (EngineError, Stage1Error):
@@ -113,6 +114,23 @@ def judge_champion(
             return pointer.bundle, ["no test rows of both classes that the champion has not seen"], len(rows)
         reasons = compare(_report(new, rows, progress), _report(champion, rows, progress), gate)
     return pointer.bundle, reasons, len(rows)
+
+
+def _champion(home: Path) -> LiveBundle:
+    """The champion, by ONNX Runtime where its own engine is for another machine and that decides the same.
+
+    Raises:
+        Unavailable: this machine cannot run it at the moment.
+        BundleRefused: it is damaged.
+    """
+    try:
+        return load_bundle(home)
+    except Unavailable:
+        try:
+            return load_bundle(home, spec=REFERENCE)
+        except BundleRefused:
+            pass
+        raise
 
 
 def _report(bundle: LiveBundle, rows: Dataset, progress: Progress) -> tuple[ScrcParams, Report]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -97,26 +98,51 @@ class TestPublish:
         (files / MANIFEST).write_text('{"bundle_id": "0000000000000000"}')
         assert store.publish(files, provenance) == store.publish(bundle_files, provenance)
 
+    def test_every_file_is_flushed_before_the_bundle_has_its_name_and_the_directory_after(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch, bundle_files: Path, provenance: Provenance
+    ) -> None:
+        """After a power cut there is a whole bundle under its name, or none."""
+        order: list[str] = []
+        real_fsync, real_rename = os.fsync, Path.rename
+
+        def fsync(descriptor: int) -> None:
+            order.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+            real_fsync(descriptor)
+
+        def rename(self: Path, target: Path) -> Path:
+            order.append("rename")
+            return real_rename(self, target)
+
+        monkeypatch.setattr(os, "fsync", fsync)
+        monkeypatch.setattr(Path, "rename", rename)
+        bundle = store.publish(bundle_files, provenance)
+        named = order.index("rename")
+        assert {path.name for path in store.path(bundle).iterdir()} <= set(order[:named])
+        assert order[named - 1].startswith(".incoming-")
+        assert order[named + 1 :] == ["bundles"]
+
+    @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES], ids=errno.errorcode.get)
     @pytest.mark.parametrize("after", [0, 4, 8])
-    def test_a_full_disk_leaves_nothing_behind(
+    def test_a_disk_that_cannot_be_written_to_leaves_nothing_behind(
         self,
         store: Store,
         monkeypatch: pytest.MonkeyPatch,
         bundle_files: Path,
         provenance: Provenance,
         after: int,
+        number: int,
     ) -> None:
         real = shutil.copyfile
         copied: list[Path] = []
 
         def copyfile(source: Path, target: Path) -> Path:
             if len(copied) == after:
-                raise OSError(28, "No space left on device")
+                raise OSError(number, os.strerror(number))
             copied.append(source)
             return real(source, target)
 
         monkeypatch.setattr(shutil, "copyfile", copyfile)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(OSError, match=os.strerror(number)):
             store.publish(bundle_files, provenance)
         assert store.bundles() == []
         assert leftovers(store) == []

@@ -13,7 +13,8 @@ from PIL import Image
 
 import offline.publishing
 from engines.bundle import Provenance
-from engines.errors import Unavailable
+from engines.engine import EngineSpec
+from engines.errors import ParityError, Unavailable
 from engines.loading import LiveBundle, load_bundle
 from engines.store import Store
 from offline.config import GateSettings
@@ -220,12 +221,37 @@ def test_a_champion_that_does_not_fit_at_the_moment_stays(
     old, new = publish("old"), publish("new", shift=30.0)
     store.activate(old.name, now=NOW)
 
-    def load(path: Path) -> LiveBundle:
+    def load(path: Path, spec: EngineSpec | None = None) -> LiveBundle:
         if path == old:
             raise Unavailable("loading it takes about 9,000 MiB, and 1 MiB are left")
-        return load_bundle(path)
+        return load_bundle(path, spec=spec)
 
     monkeypatch.setattr(offline.publishing, "load_bundle", load)
     champion, reasons, rows = judge(store, new, data)
     assert (champion, rows) == (old.name, 0)
     assert reasons == ["the champion cannot be loaded here: loading it takes about 9,000 MiB, and 1 MiB are left"]
+
+
+@pytest.mark.parametrize("agrees", [True, False])
+def test_a_champion_for_another_machine_is_compared_by_its_graph(
+    store: Store, publish: Publish, data: Dataset, monkeypatch: pytest.MonkeyPatch, *, agrees: bool
+) -> None:
+    """Where ONNX Runtime decides as its own engine did; else no challenger could ever replace it."""
+    old, new = publish("old"), publish("new", shift=30.0)
+    store.activate(old.name, now=NOW)
+
+    def load(path: Path, spec: EngineSpec | None = None) -> LiveBundle:
+        if path == old and spec is None:
+            raise Unavailable("engine.plan must be built anew for this machine")
+        if path == old and not agrees:
+            raise ParityError("outputs differ from the golden ones by 0.3")
+        return load_bundle(path, spec=spec)
+
+    monkeypatch.setattr(offline.publishing, "load_bundle", load)
+    champion, reasons, rows = judge(store, new, data)
+    assert champion == old.name
+    if agrees:
+        assert rows > 0
+        assert all("cannot be loaded" not in reason for reason in reasons)
+    else:
+        assert reasons == ["the champion cannot be loaded here: engine.plan must be built anew for this machine"]
