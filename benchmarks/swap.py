@@ -252,7 +252,7 @@ async def swaps(made: Ring, count: int, settings: SwapSettings, findings: Findin
     drained = [seconds["draining"] for seconds in lives if "draining" in seconds]
     _judge(name, load, count, spans, locked, drained, memory, findings)
     need = loading.bytes - alone
-    bound = serving + 1.1 * need
+    bound = 1.1 * (serving + need)
     told = f"{peak.bytes / MIB:.0f} MiB; {serving / MIB:.0f} with one that serves, {need / MIB:.0f} to load one alone"
     findings.add(f"{name}: [8] most memory", told, f"<= {bound / MIB:.0f} MiB", peak.bytes <= bound)
     assert follower.refusals == 0

@@ -25,7 +25,7 @@ from engines.bundle import (
 from engines.engine import REFERENCE, Engine, EngineSpec, buckets, in_batches
 from engines.errors import BundleRefused, InferenceError, ParityError, Unavailable
 from engines.lifecycle import State
-from engines.memory import admit, available_bytes
+from engines.memory import admit, available_bytes, give_back
 from stage1.certificate import ScrcParams
 from stage1.errors import Stage1Error
 from stage1.outputs import Stage1Outputs
@@ -151,6 +151,8 @@ def load_checked(
     try:
         if engine.describe().size_px != checked.preprocess.size_px:
             raise BundleRefused(f"{name}: engine and preprocess settings differ in image size")
+        # What reading it took is free again, and would stay beside what warming up takes.
+        give_back()
         report(State.WARMING)
         engine.warm_up(most)
         report(State.GATING)
