@@ -185,7 +185,9 @@ class Store:
                 raise PointerMoved(f"{self.root}: {instead_of} is not current any more")
             sequence = 1 if before is None else before.sequence + 1
             at = now.isoformat(timespec="seconds")
-            previous = None if before is None else before.previous if instead_of else before.bundle
+            previous = None
+            if before is not None:
+                previous = before.previous if instead_of else before.bundle
             pointer = Pointer(bundle=path.name, previous=previous, sequence=sequence, changed_at=at)
             pointer.write(self.pointer_path)
             append_line(self.root / HISTORY, HistoryEntry(sequence=sequence, bundle=path.name, action=action, at=at))
