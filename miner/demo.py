@@ -46,7 +46,7 @@ NIGHT_TWO_EPOCHS = 1
 STAGE2_LAYERS = 5
 STAGE2_SIZE_PX = 224
 # Images that training sees: as many epochs as the size of the data allows in a few minutes.
-STAGE1_EXPOSURES = 7_500
+STAGE1_EXPOSURES = 9_500
 STAGE2_EXPOSURES = 9_500
 MAX_EPOCHS = 20
 DEMO_STAKE = 50_000.0
