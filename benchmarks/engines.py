@@ -22,7 +22,6 @@ import json
 import multiprocessing
 import os
 import statistics
-import sys
 import time
 import warnings
 from dataclasses import asdict, dataclass
@@ -36,6 +35,7 @@ import numpy as np
 
 from benchmarks.random_dinov3 import VITS, Shape, network
 from engines.errors import BundleRefused
+from engines.openvino_engine import load_openvino
 
 BATCH = 8
 REFERENCE, TORCH = "onnxruntime fp32", "torch fp32"
@@ -81,10 +81,9 @@ def export(shape: Shape, home: Path) -> None:
 
 
 def quantise_by_nncf(shape: Shape, home: Path) -> None:
-    # Where this package is found, importing either sends a report of it.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    # First, because nncf would report its use in the same way.
+    ov = load_openvino()
     import nncf
-    import openvino as ov
 
     seen = nncf.Dataset([image[None] for image in random_images(NNCF_IMAGES, shape.size_px)])
     graph = ov.Core().read_model(home / "fp32.onnx")
@@ -95,9 +94,7 @@ def quantise_by_nncf(shape: Shape, home: Path) -> None:
 def load_nncf(home: Path, threads: int) -> tuple[Any, str]:
     if not (home / "nncf.xml").exists():
         raise BundleRefused("needs nncf: pip install nncf")
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    import openvino as ov
-
+    ov = load_openvino()
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
     compiled = ov.Core().compile_model(home / "nncf.xml", "CPU", options)
     return lambda images: compiled(images)["logits"].copy(), f"openvino {ov.__version__}, int8 by NNCF, the rest fp32"

@@ -25,7 +25,6 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import structlog
 import torch
 from safetensors import safe_open
@@ -34,15 +33,13 @@ from torch._inductor.graph import GraphLowering
 
 from benchmarks.made_bundles import SMALL, export, images, publish
 from benchmarks.random_dinov3 import network
-from benchmarks.swap import AROUND, MIB, NOW, Findings, Load, Ring, resident
+from benchmarks.swap import MIB, NOW, Findings, Load, Ring, resident, scores
 from engines.batcher import Batcher
-from engines.bundle import ENGINE
-from engines.engine import REFERENCE, EngineDescription, EngineSpec, buckets
+from engines.engine import REFERENCE, EngineDescription, EngineSpec, run_at_buckets
 from engines.errors import BundleRefused, InferenceError
 from engines.follow import StoreFollower
 from engines.loader import EngineOptions
 from engines.memory import few_arenas, give_back
-from engines.onnx_engine import OnnxEngine
 from engines.settings import BatchSettings, SwapSettings
 from engines.store import Store
 from stage1.outputs import Stage1Outputs
@@ -77,8 +74,7 @@ class AotiEngine:
         return Stage1Outputs(logits.cpu().numpy().copy(), select_score.cpu().numpy().copy())
 
     def warm_up(self, most: int) -> None:
-        for size in buckets(most):
-            self.infer(np.zeros((size, 3, SMALL.size_px, SMALL.size_px), np.uint8))
+        run_at_buckets(self, SMALL.size_px, most)
 
     def close(self) -> None:
         self._compiled = None
@@ -136,9 +132,7 @@ def ring(home: Path, cache: Path) -> Ring:
         bundle = publish(
             store, export(cache / f"small-{seed}.onnx", SMALL, seed), home / f"files-{seed}", home / WEIGHTS
         )
-        session = OnnxEngine(store.path(bundle) / ENGINE)
-        expected[bundle] = np.concatenate([session.infer(image[None]).roadwork_score for image in asked])
-        session.close()
+        expected[bundle] = scores(store, bundle, asked)
         found.append(bundle)
     return Ring(store, tuple(found), asked, expected)
 
@@ -169,19 +163,13 @@ async def nights(made: Ring, count: int, device: str, opened: Callable[..., Any]
             memory.append(resident())
             if sys.stderr.isatty():
                 print(f"\r{night}/{count} nights", end="", file=sys.stderr, flush=True)
-    asked = sum(len(client.answers) + len(client.failed) for client in load.clients)
-    failed, wrong = sum(len(c.failed) for c in load.clients), sum(c.wrong for c in load.clients)
     refitted, swapped = len(refits), follower.swaps
     findings.add("[18] nights that went live", f"{swapped}", f"{count}", swapped == count)
     # The first two nights make the two engines.
     findings.add("[18] of them by other weights in the twin", f"{refitted}", f"{count - 1}", refitted == count - 1)
     findings.add("[18] refused by the golden images", f"{follower.refusals}", "0", follower.refusals == 0)
-    findings.add("[1] requests that failed", f"{failed} of {asked}", "0", failed == 0)
-    findings.add("[2] answers of another bundle", f"{wrong}", "0", wrong == 0)
-    early, late = (float(np.median(part)) for part in (memory[2 : 2 + AROUND], memory[-AROUND:]))
-    grown, bound = late - early, max(20 * MIB, 0.05 * early)
-    told = f"{grown / MIB:+.0f} MiB from {early / MIB:.0f}"
-    findings.add("[18] memory, last nights less the fifth", told, f"<= {bound / MIB:.0f} MiB", grown <= bound)
+    findings.add_counts("", load, count)
+    findings.add_growth("[18] memory, last nights less the fifth", memory)
     gate = statistics.median(seconds["gating"] for seconds in loads)
     findings.add(
         "refit, median; the golden images after it", f"{statistics.median(refits) * 1e3:.0f} ms; {gate:.2f} s", "", True

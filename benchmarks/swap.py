@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from benchmarks.made_bundles import SMALL, export, images, publish
 from engines.batcher import Batcher
 from engines.bundle import ENGINE
+from engines.engine import in_batches
 from engines.follow import StoreFollower
 from engines.lifecycle import State
 from engines.loader import EngineOptions
@@ -174,6 +175,21 @@ class Findings:
     def add(self, name: str, measured: str, wanted: str, held: bool) -> None:
         self.rows.append((name, measured, wanted, held))
 
+    def add_growth(self, name: str, memory: list[int]) -> None:
+        """Resident memory after each swap, bytes: by medians, because what stands by holds now more and now less."""
+        early, late = (float(np.median(part)) for part in (memory[2 : 2 + AROUND], memory[-AROUND:]))
+        grown, bound = late - early, max(20 * MIB, 0.05 * early)
+        told, wanted = f"{grown / MIB:+.0f} MiB from {early / MIB:.0f}", f"<= {bound / MIB:.0f} MiB"
+        self.add(name, told, wanted, grown <= bound)
+
+    def add_counts(self, name: str, load: Load, swaps: int) -> None:
+        """Requests that were lost or answered by another bundle."""
+        failed = sum(len(client.failed) for client in load.clients)
+        asked = failed + sum(len(client.answers) for client in load.clients)
+        wrong = sum(client.wrong for client in load.clients)
+        self.add(f"{name}[1] requests that failed", f"{failed} of {asked} in {swaps} swaps", "0", failed == 0)
+        self.add(f"{name}[2] answers of another bundle", f"{wrong}", "0", wrong == 0)
+
     def text(self) -> str:
         widths = [max(len(row[i]) for row in self.rows) for i in range(3)]  # type: ignore[arg-type]
         return "\n".join(
@@ -192,6 +208,12 @@ class Ring:
     expected: Mapping[str, NDArray[np.float32]]
 
 
+def scores(store: Store, bundle: str, asked: Pixels) -> NDArray[np.float32]:
+    """What the graph of a bundle says of each image when it is alone."""
+    with closing(OnnxEngine(store.path(bundle) / ENGINE)) as session:
+        return in_batches(session, asked, 1).roadwork_score
+
+
 def ring(home: Path, cache: Path) -> Ring:
     """Publish bundles of the same shape with other weights."""
     store, asked = Store(home / "store"), images(32, seed=2)
@@ -199,9 +221,7 @@ def ring(home: Path, cache: Path) -> Ring:
     for seed in range(BUNDLES):
         engine = export(cache / f"small-{seed}.onnx", SMALL, seed)
         bundle = publish(store, engine, home / f"files-{seed}")
-        session = OnnxEngine(store.path(bundle) / ENGINE)
-        expected[bundle] = np.concatenate([session.infer(image[None]).roadwork_score for image in asked])
-        session.close()
+        expected[bundle] = scores(store, bundle, asked)
         found.append(bundle)
     apart = min(np.abs(expected[a] - expected[b]).max() for a in found for b in found if a != b)
     assert apart > 10 * TOLERANCE, "the bundles cannot be told apart"
@@ -270,14 +290,8 @@ def _judge(
     memory: list[int],
     findings: Findings,
 ) -> None:
-    asked = sum(len(client.answers) + len(client.failed) for client in load.clients)
-    failed, wrong, back = (
-        sum(len(c.failed) for c in load.clients),
-        sum(c.wrong for c in load.clients),
-        sum(c.back for c in load.clients),
-    )
-    findings.add(f"{name}: [1] requests that failed", f"{failed} of {asked} in {count} swaps", "0", failed == 0)
-    findings.add(f"{name}: [2] answers of another bundle", f"{wrong}", "0", wrong == 0)
+    findings.add_counts(f"{name}: ", load, count)
+    back = sum(client.back for client in load.clients)
     findings.add(f"{name}: [3] generations that went back", f"{back}", "0", back == 0)
     steady, during = load.latencies(spans, inside=False), load.latencies(spans)
     calm, busy = (float(np.quantile(each, 0.99)) for each in (steady, during))
@@ -291,11 +305,7 @@ def _judge(
         most, bound = max(drained), float(load.latencies().max()) + 0.05
         findings.add(f"{name}: [6] drain, longest", f"{most * 1e3:.0f} ms", f"<= {bound * 1e3:.0f} ms", most <= bound)
     if len(memory) >= 2 * AROUND:
-        # From one swap to the next it goes up and down by what an engine that stands by still holds.
-        early, late = (float(np.median(part)) for part in (memory[2 : 2 + AROUND], memory[-AROUND:]))
-        grown, bound = late - early, max(20 * MIB, 0.05 * early)
-        told, wanted = f"{grown / MIB:+.0f} MiB from {early / MIB:.0f}", f"<= {bound / MIB:.0f} MiB"
-        findings.add(f"{name}: [7] memory, last swaps less the fifth", told, wanted, grown <= bound)
+        findings.add_growth(f"{name}: [7] memory, last swaps less the fifth", memory)
     first, usual = float(np.median(load.first_after_swap())), float(np.median(steady))
     told = f"{first / usual:.2f}"
     findings.add(f"{name}: [13] first answer after a swap / median", told, "<= 1.5", first <= 1.5 * usual)

@@ -33,6 +33,7 @@ GOLDEN = "golden.npz"
 REQUIRED = (ENGINE, PARAMS, PREPROCESS, CALIBRATOR, GOLDEN, "config.json", "splits.json", "metrics.csv", "report.html")
 
 ID_LENGTH = 16
+PARITY_TOLERANCE = 1e-3
 # Unpacked; 64 images of 448 px are 39 MB.
 MOST_OF_A_GOLDEN_SET = 1 << 28
 
@@ -79,7 +80,7 @@ class Manifest(Artifact):
     bundle_id: str = Field(pattern=r"^[0-9a-f]{16}$")
     files: dict[str, FileEntry]
     provenance: Provenance
-    parity_tolerance: float = Field(default=1e-3, gt=0, le=5e-2)
+    parity_tolerance: float = Field(default=PARITY_TOLERANCE, gt=0, le=5e-2)
 
 
 def bundle_id_of(files: dict[str, FileEntry]) -> str:

@@ -40,7 +40,7 @@ class Child:
         Raises:
             Interrupted: it is not.
         """
-        if self._interrupted.is_set() or self._cancelled.is_set():
+        if self._unwanted:
             raise Interrupted("given up, because something else is wanted")
 
     def run(self, module: str, arguments: Sequence[str], *, doing: str, timeout_s: float = TIMEOUT_S) -> None:
@@ -67,7 +67,7 @@ class Child:
             env=os.environ | {"TYPER_STANDARD_TRACEBACK": "1"},
         ) as process:
             self._process = process
-            if self._interrupted.is_set() or self._cancelled.is_set():
+            if self._unwanted:
                 process.kill()
             try:
                 said, _ = process.communicate(timeout=timeout_s)
@@ -90,6 +90,10 @@ class Child:
         """End it and every later one."""
         self._cancelled.set()
         self._end()
+
+    @property
+    def _unwanted(self) -> bool:
+        return self._interrupted.is_set() or self._cancelled.is_set()
 
     def _end(self) -> None:
         process = self._process

@@ -114,7 +114,7 @@ class StoreFollower:
         self._lives: dict[int, Lifecycle] = {}
         self._one_at_a_time = asyncio.Lock()
         self._closing = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
 
     @property
     def live_id(self) -> str | None:
@@ -154,13 +154,10 @@ class StoreFollower:
     def _look(self) -> None:
         """Refresh, or end a load that the pointer has left: compiling takes minutes."""
         if self._wanted is None:
-            self._begin(self._refreshed())
+            self._begin(self.refresh())
             return
         if self._has_left(self._wanted):
             self._loader.interrupt()
-
-    async def _refreshed(self) -> None:
-        await self.refresh()
 
     async def reload(self) -> bool:
         """Like `refresh`, and a bundle that was refused is tried again: what it lacked may be there now.
@@ -387,7 +384,7 @@ class StoreFollower:
 
         self._begin(report())
 
-    def _begin(self, work: Coroutine[Any, Any, None]) -> None:
+    def _begin(self, work: Coroutine[Any, Any, object]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

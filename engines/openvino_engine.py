@@ -143,7 +143,7 @@ def _checked(spec: EngineSpec) -> tuple[ModuleType, Core, str]:
     """The module, its runtime, and the instructions that its kernels may use."""
     if spec.device != "cpu" or spec.precision not in HINTS:
         raise BundleRefused(f"{spec}: OpenVINO computes {' and '.join(HINTS)} on a CPU here")
-    ov = _openvino()
+    ov = load_openvino()
     core = _core(ov)
     isa = _instruction_set(ov, core)
     if spec.precision == "bf16" and not _multiplies_bf16(core, isa):
@@ -160,7 +160,12 @@ def _core(ov: ModuleType) -> Core:
     return ov.Core()
 
 
-def _openvino() -> ModuleType:
+def load_openvino() -> ModuleType:
+    """The module, without its reports of use.
+
+    Raises:
+        Unavailable: it is not installed.
+    """
     # Where this package is found, importing OpenVINO sends a report of it, and leaves files in the home directory.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:

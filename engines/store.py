@@ -17,7 +17,7 @@ from typing import ClassVar, Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 
-from engines.bundle import MANIFEST, Manifest, Provenance, bundle_id_of, describe_files, verify_bundle
+from engines.bundle import MANIFEST, PARITY_TOLERANCE, Manifest, Provenance, bundle_id_of, describe_files, verify_bundle
 from engines.errors import BundleRefused, PointerMoved, StoreError, UnknownBundle
 from stage1.artifacts import Artifact, append_line, fsync_directory, fsync_tree
 
@@ -120,7 +120,7 @@ class Store:
             rows.append(Listed(Manifest.read(path / MANIFEST), path, is_current, is_previous))
         return sorted(rows, key=lambda row: row.manifest.provenance.created_at)
 
-    def publish(self, source: Path, provenance: Provenance, *, parity_tolerance: float = 1e-3) -> str:
+    def publish(self, source: Path, provenance: Provenance, *, parity_tolerance: float = PARITY_TOLERANCE) -> str:
         """Copy the files of `source` into the store as one bundle; it does not become current.
 
         The bundle appears under its name in one rename, complete and flushed. Publishing the same files again changes

@@ -68,7 +68,16 @@ def agreed(context: StageContext, spec: EngineSpec, ours: LabelledOutputs) -> La
     return theirs
 
 
-def check_agreement(spec: EngineSpec, ours: Stage1Outputs, theirs: Stage1Outputs) -> float:
+def correlation(ours: Stage1Outputs, theirs: Stage1Outputs) -> float:
+    """Of the roadwork scores of the same images; 1 where neither varies and both are the same."""
+    a, b = ours.roadwork_score.astype(np.float64), theirs.roadwork_score.astype(np.float64)
+    if np.abs(a - b).max() <= SAME:
+        return 1.0
+    a, b = a - a.mean(), b - b.mean()
+    return float(a @ b / max(np.sqrt((a @ a) * (b @ b)), np.finfo(np.float64).tiny))
+
+
+def check_agreement(spec: EngineSpec, ours: Stage1Outputs, theirs: Stage1Outputs) -> None:
     """Refuse an engine that computes something else than its graph, before a calibration row is spent on it.
 
     Certifying it would be right, and of no use: it would hold for nonsense.
@@ -78,24 +87,16 @@ def check_agreement(spec: EngineSpec, ours: Stage1Outputs, theirs: Stage1Outputs
         ours: its outputs.
         theirs: those of the reference.
 
-    Returns:
-        Correlation of their roadwork scores; 1 where neither varies and both are the same.
-
     Raises:
-        ParityError: the correlation is below `LEAST_CORRELATION`.
+        ParityError: the correlation of their roadwork scores is below `LEAST_CORRELATION`.
     """
-    a, b = ours.roadwork_score.astype(np.float64), theirs.roadwork_score.astype(np.float64)
-    if np.abs(a - b).max() <= SAME:
-        return 1.0
-    a, b = a - a.mean(), b - b.mean()
-    correlation = float(a @ b / max(np.sqrt((a @ a) * (b @ b)), np.finfo(np.float64).tiny))
-    if correlation < LEAST_CORRELATION:
+    found = correlation(ours, theirs)
+    if found < LEAST_CORRELATION:
         raise ParityError(
             f"{spec} computes something else than its graph: over {len(ours)} images its roadwork scores have a "
-            f"correlation of {correlation:.2f} with those of {REFERENCE}. Compile in another precision, or with "
+            f"correlation of {found:.2f} with those of {REFERENCE}. Compile in another precision, or with "
             "another version of the runtime"
         )
-    return correlation
 
 
 def write_drift(
@@ -110,7 +111,7 @@ def write_drift(
     DriftRecord(
         engine=str(spec),
         rows=len(ours.outputs),
-        correlation=check_agreement(spec, ours.outputs, theirs.outputs),
+        correlation=correlation(ours.outputs, theirs.outputs),
         largest=float(away.max()),
         decided=int(decided.sum()),
     ).write(context.out / DRIFT)

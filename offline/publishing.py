@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -126,10 +126,8 @@ def _champion(home: Path) -> LiveBundle:
     try:
         return load_bundle(home)
     except Unavailable:
-        try:
+        with suppress(BundleRefused):
             return load_bundle(home, spec=REFERENCE)
-        except BundleRefused:
-            pass
         raise
 
 

@@ -13,6 +13,7 @@ from engines.bundle import (
     ENGINE_PREFIXES,
     GOLDEN,
     PARAMS,
+    PARITY_TOLERANCE,
     PREPROCESS,
     REQUIRED,
     SPEC,
@@ -205,7 +206,7 @@ def run_publish(context: StageContext) -> None:
 def _tolerance(spec: EngineSpec) -> float:
     """Largest difference of an engine from its own golden outputs, in logits."""
     # On a GPU, each batch size has kernels of its own, and sums in bf16 depend on their order.
-    return 2e-2 if spec.device == "cuda" and spec.precision == "bf16" else 1e-3
+    return 2e-2 if spec.device == "cuda" and spec.precision == "bf16" else PARITY_TOLERANCE
 
 
 def _backbone(config: RunConfig) -> list[Path]:

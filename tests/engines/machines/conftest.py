@@ -5,6 +5,7 @@ Plans are built by the real TensorRT-RTX.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import threading
 from collections.abc import AsyncIterator, Callable
@@ -43,9 +44,7 @@ from stage1.preprocess import PreprocessSettings
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FP32 = EngineSpec(backend="tensorrt", device="cuda")
 GPU = Gpu(name="Some GPU", compute_capability="8.6", driver="13.0", total_bytes=24 << 30, free_bytes=20 << 30)
-HERE = {"gpu": "Some GPU", "compute_capability": "8.6", "driver_major": 13}
 ELSEWHERE = {"gpu": "Another GPU", "compute_capability": "9.0", "driver_major": 13}
-DEADLINE_S = 60.0
 Publish = Callable[..., str]
 
 
@@ -118,6 +117,11 @@ class Follower(StoreFollower):
     def state(self) -> State:
         """Of the bundle that was wanted last."""
         return self.status().history[-1].state
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for something that another task or thread does."""
+        while not condition():
+            await asyncio.sleep(0.01)
 
     def score(self, images: NDArray[np.uint8]) -> float:
         """Roadwork score of the first image."""
@@ -205,6 +209,38 @@ def following(store: Store, machine: Machine, tmp_path: Path) -> Callable[..., A
             yield follower
         finally:
             await follower.close()
+
+    return follow
+
+
+@pytest.fixture
+def two_nights(publish: Publish, following: Callable[..., Any]) -> Callable[..., Any]:
+    """Follows through two nights of engines that can take weights: the second is live, the first stands by."""
+
+    @asynccontextmanager
+    async def follow(**options: Any) -> AsyncIterator[Follower]:
+        publish("night0", refittable=True)
+        async with following(**options) as follower:
+            publish("night1", refittable=True, shift=0.1)
+            await follower.refresh()
+            yield follower
+
+    return follow
+
+
+@pytest.fixture
+def never_compiled(
+    publish: Publish, publish_plain: Publish, following: Callable[..., Any], never_ends: Callable[[], None]
+) -> Callable[[], Any]:
+    """Follows a plain bundle, and the store has moved on to one whose compiling does not end."""
+
+    @asynccontextmanager
+    async def follow() -> AsyncIterator[Follower]:
+        publish_plain("old")
+        async with following() as follower:
+            publish("foreign", built=ELSEWHERE)
+            never_ends()
+            yield follower
 
     return follow
 

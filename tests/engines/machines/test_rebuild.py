@@ -38,11 +38,6 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(scenario(), 60.0))
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
-
-
 class TestAnotherMachine:
     """An engine that was compiled for another GPU, driver or version."""
 
@@ -69,7 +64,7 @@ class TestAnotherMachine:
             async with following() as follower:
                 foreign = publish("foreign", built=built)
                 moving = asyncio.create_task(follower.refresh())
-                await until(lambda: follower.state is State.BUILDING)
+                await follower.until(lambda: follower.state is State.BUILDING)
                 assert follower.serving == (old, "onnxruntime", 1)
                 assert await moving is True
                 assert follower.serving == (foreign, "tensorrt_rtx", 2)

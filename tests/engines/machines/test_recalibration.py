@@ -32,11 +32,6 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(scenario(), 60.0))
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
-
-
 class TestRecalibration:
     """Where the calibration rows are here, a bundle of its own is made for this machine."""
 
@@ -116,7 +111,7 @@ class TestRecalibration:
                 assert (follower.live_id, follower.status().recalibrating) == (old, (foreign,))
                 assert (follower.refusals, asked, held()) == (0, [foreign], [])
                 ready.set()
-                await until(lambda: follower.live_id == foreign)
+                await follower.until(lambda: follower.live_id == foreign)
 
         run(scenario)
 
@@ -204,7 +199,7 @@ class TestSomethingElseIsWanted:
                 never_ends()
                 moving = asyncio.create_task(follower.refresh())
                 wanted = {"compiling": State.BUILDING, "trying": State.TRYING}.get(moment, State.VERIFYING)
-                await until(lambda: follower.state is wanted)
+                await follower.until(lambda: follower.state is wanted)
                 await asyncio.sleep(0.2)
                 begun = time.monotonic()
                 await follower.rollback(now=NOW)
@@ -226,7 +221,7 @@ class TestSomethingElseIsWanted:
             foreign = publish("foreign", built=ELSEWHERE)
             async with following() as follower:
                 moving = asyncio.create_task(follower.refresh())
-                await until(lambda: follower.state is State.BUILDING)
+                await follower.until(lambda: follower.state is State.BUILDING)
                 with pytest.raises(UnknownBundle, match="no bundle stands by"):
                     await follower.rollback(now=NOW)
                 assert await moving is True
@@ -236,22 +231,17 @@ class TestSomethingElseIsWanted:
 
     def test_a_pointer_that_moves_on_ends_it(
         self,
-        publish: Publish,
         publish_plain: Publish,
-        following: Any,
-        never_ends: Callable[[], None],
+        never_compiled: Callable[[], Any],
         held: Callable[[], list[str]],
     ) -> None:
         async def scenario() -> None:
-            publish_plain("old")
-            async with following() as follower:
-                publish("foreign", built=ELSEWHERE)
-                never_ends()
+            async with never_compiled() as follower:
                 stop = asyncio.Event()
                 watching = asyncio.create_task(follower.run(stop))
-                await until(lambda: follower.state is State.BUILDING)
+                await follower.until(lambda: follower.state is State.BUILDING)
                 last = publish_plain("last")
-                await until(lambda: follower.live_id == last)
+                await follower.until(lambda: follower.live_id == last)
                 assert (follower.swaps, follower.refusals) == (1, 0)
                 stop.set()
                 await watching
@@ -267,30 +257,24 @@ class TestSomethingElseIsWanted:
             async with following(trial=True) as follower:
                 publish("here")
                 moving = asyncio.create_task(follower.refresh())
-                await until(lambda: bool(trials.asked))
+                await follower.until(lambda: bool(trials.asked))
                 last = publish_plain("last")
                 trials.go.set()
                 assert await moving is True
                 assert (follower.live_id, follower.swaps) == (last, 1)
-                await until(lambda: machine.opened[0]._closed)
+                await follower.until(lambda: machine.opened[0]._closed)
 
         run(scenario)
 
     def test_the_end_of_the_process_ends_it(
         self,
-        publish: Publish,
-        publish_plain: Publish,
-        following: Any,
-        never_ends: Callable[[], None],
+        never_compiled: Callable[[], Any],
         held: Callable[[], list[str]],
     ) -> None:
         async def scenario() -> None:
-            publish_plain("old")
-            async with following() as follower:
-                publish("foreign", built=ELSEWHERE)
-                never_ends()
+            async with never_compiled() as follower:
                 moving = asyncio.create_task(follower.refresh())
-                await until(lambda: follower.state is State.BUILDING)
+                await follower.until(lambda: follower.state is State.BUILDING)
             assert await moving is False
             assert held() == []
 

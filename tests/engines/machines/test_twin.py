@@ -32,11 +32,6 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(scenario(), 60.0))
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        await asyncio.sleep(0.01)
-
-
 class TestTwin:
     """The engine that stands by takes the weights of the next night; the one that serves is never touched."""
 
@@ -70,13 +65,10 @@ class TestTwin:
         run(scenario)
 
     def test_weights_that_are_not_taken_are_loaded_instead(
-        self, publish: Publish, following: Any, machine: Any
+        self, publish: Publish, two_nights: Any, machine: Any
     ) -> None:
         async def scenario() -> None:
-            publish("night0", refittable=True)
-            async with following() as follower:
-                publish("night1", refittable=True, shift=0.1)
-                await follower.refresh()
+            async with two_nights() as follower:
                 machine.takes_weights = False
                 third = publish("night2", refittable=True, shift=0.2)
                 with capture_logs() as logs:
@@ -88,13 +80,10 @@ class TestTwin:
         run(scenario)
 
     def test_a_twin_that_computes_otherwise_afterwards_is_thrown_away(
-        self, publish: Publish, following: Any, machine: Any
+        self, publish: Publish, two_nights: Any, machine: Any
     ) -> None:
         async def scenario() -> None:
-            publish("night0", refittable=True)
-            async with following() as follower:
-                publish("night1", refittable=True, shift=0.1)
-                await follower.refresh()
+            async with two_nights() as follower:
                 # The library says that it is done, and has left some weights as they were.
                 machine.monkeypatch.setattr(TensorRtEngine, "refit", lambda _engine, _model: None)
                 third = publish("night2", refittable=True, shift=0.2)
@@ -108,16 +97,13 @@ class TestTwin:
         run(scenario)
 
     def test_native_code_that_raises_something_else_does_no_harm(
-        self, publish: Publish, following: Any, machine: Any
+        self, publish: Publish, two_nights: Any, machine: Any
     ) -> None:
         async def scenario() -> None:
             def refit(*_: object) -> None:
                 raise RuntimeError("factory function returned nullptr")
 
-            publish("night0", refittable=True)
-            async with following() as follower:
-                publish("night1", refittable=True, shift=0.1)
-                await follower.refresh()
+            async with two_nights() as follower:
                 machine.monkeypatch.setattr("engines.tensorrt_engine.refit", refit)
                 third = publish("night2", refittable=True, shift=0.2)
                 assert await follower.refresh() is True
@@ -127,14 +113,12 @@ class TestTwin:
         run(scenario)
 
     def test_a_bad_night_does_not_cost_what_stands_by(
-        self, publish: Publish, following: Any, trials: Any, machine: Any
+        self, publish: Publish, two_nights: Any, trials: Any, machine: Any
     ) -> None:
         async def scenario() -> None:
             trials.go.set()
-            first = publish("night0", refittable=True)
-            async with following(trial=True) as follower:
-                publish("night1", refittable=True, shift=0.1)
-                await follower.refresh()
+            async with two_nights(trial=True) as follower:
+                first = follower.status().history[0].bundle
                 trials.refuses = "it crashed"
                 publish("bad", refittable=True, shift=0.2, off=1.0)
                 assert await follower.refresh() is False
@@ -145,24 +129,21 @@ class TestTwin:
         run(scenario)
 
     def test_one_that_was_taken_and_is_not_needed_any_more_is_closed(
-        self, publish: Publish, following: Any, machine: Any
+        self, publish: Publish, two_nights: Any, machine: Any
     ) -> None:
         async def scenario() -> None:
-            publish("night0", refittable=True)
-            async with following() as follower:
-                publish("night1", refittable=True, shift=0.1)
-                await follower.refresh()
+            async with two_nights() as follower:
                 publish("night2", refittable=True, shift=0.2)
                 busy = threading.Event()
                 follower._loader.dispose(lambda: (busy.wait(30), None)[1])
                 moving = asyncio.create_task(follower.refresh())
-                await until(lambda: follower.status().standby is None)
+                await follower.until(lambda: follower.status().standby is None)
                 await asyncio.sleep(0.1)
                 moving.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await moving
                 busy.set()
-                await until(lambda: machine.opened[0]._closed)
+                await follower.until(lambda: machine.opened[0]._closed)
                 assert not machine.opened[1]._closed
 
         run(scenario)
