@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from stage1.selective import Ranking, augrc
+from stage1.metrics.risk_coverage import Ranking, augrc
 
 METRIC = "torch_uncertainty/metrics/classification/risk_coverage.py"
 # Sums of a million rows in single precision, and the missing first row.

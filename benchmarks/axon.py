@@ -38,10 +38,10 @@ def make_wallet(home: Path, name: str) -> Any:
 
 
 def serve_ours(port: int, hotkey: str, validator: str) -> None:
-    from miner.access import AccessPolicy, AccessSettings
-    from miner.axon import AxonApp, AxonRequest, Prediction
-    from miner.axon_server import AxonServer, AxonServerSettings
-    from miner.chain import Neuron
+    from miner.axon.access import AccessPolicy, AccessSettings
+    from miner.axon.app import AxonApp, AxonRequest, Prediction
+    from miner.axon.server import AxonServer, AxonServerSettings
+    from miner.chain.port import Neuron
 
     async def answer(request: AxonRequest) -> Prediction:
         return Prediction(0.9)

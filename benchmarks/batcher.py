@@ -18,11 +18,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.made_bundles import SMALL, export, images, publish
-from engines.batcher import Batcher
-from engines.loading import load_bundle
-from engines.settings import BatchSettings
-from engines.slot import BundleSlot
-from engines.store import Store
+from engines.live.batcher import Batcher
+from engines.live.load_bundle import load_bundle
+from engines.live.settings import BatchSettings
+from engines.live.slot import BundleSlot
+from engines.store.store import Store
 from stage1.preprocess import Pixels
 
 

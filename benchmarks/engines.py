@@ -34,8 +34,8 @@ from typing import Any, Literal
 import numpy as np
 
 from benchmarks.random_dinov3 import VITS, Shape, network
+from engines.backends.openvino import load_openvino
 from engines.errors import BundleRefused
-from engines.openvino_engine import load_openvino
 
 BATCH = 8
 REFERENCE, TORCH = "onnxruntime fp32", "torch fp32"
@@ -71,8 +71,8 @@ def random_images(count: int, size_px: int) -> Any:
 
 
 def export(shape: Shape, home: Path) -> None:
-    from engines.quantising import quantise_dynamic
-    from offline.exporting import export_onnx
+    from engines.backends.int8 import quantise_dynamic
+    from offline.certify.onnx_export import export_onnx
 
     home.mkdir(parents=True, exist_ok=True)
     export_onnx(network(shape), home / "incoming.onnx", shape.size_px)
@@ -105,14 +105,14 @@ def load(name: str, shape: Shape, home: Path, threads: int) -> tuple[Any, str]:
     if name == TORCH:
         import torch
 
-        from offline.judging import predict
+        from offline.learning.predict import predict
 
         torch.set_num_threads(threads)
         net = network(shape)
         return lambda images: predict(net, images).logits, f"torch {torch.__version__}"
     if name == NNCF:
         return load_nncf(home, threads)
-    from engines.backends import open_engine
+    from engines.backends.opened import open_engine
     from engines.engine import EngineSpec
 
     backend, precision = name.split()

@@ -33,19 +33,19 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.learning_on_gpu import matrix_rate, shape
-from engines.device import NoGpu, find_gpu
+from engines.backends.tensorrt.build import build_plan
+from engines.backends.tensorrt.engine import TensorRtEngine
+from engines.backends.tensorrt.library import EXTRAS, Flavour, load_flavour
+from engines.backends.tensorrt.plan import PLAN
+from engines.backends.tensorrt.refit import refit
 from engines.engine import INPUT, EngineSpec, twin
 from engines.errors import EngineError
-from engines.tensorrt_build import build_plan
-from engines.tensorrt_engine import TensorRtEngine
-from engines.tensorrt_flavour import EXTRAS, Flavour, load_flavour
-from engines.tensorrt_plan import PLAN
-from engines.tensorrt_refit import refit
+from engines.machine.gpu import NoGpu, find_gpu
+from offline.certify.onnx_export import bf16_twin, export_bf16, export_onnx
 from offline.config import ModelSettings, PretrainedBackbone
-from offline.exporting import bf16_twin, export_bf16, export_onnx
-from offline.judging import predict
-from offline.modeling import build
-from stage1.model import Stage1Net
+from offline.learning.predict import predict
+from stage1.model.backbones import build
+from stage1.model.net import Stage1Net
 from stage1.outputs import Stage1Outputs
 
 BF16 = EngineSpec(backend="tensorrt", precision="bf16", device="cuda")

@@ -27,8 +27,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DINOv3ViTConfig
 
-from offline.adaptation import adapt_domain
-from offline.adapters import add_adapters
 from offline.config import (
     AdaptSettings,
     ConformalTrainingSettings,
@@ -36,13 +34,15 @@ from offline.config import (
     PretrainedBackbone,
     TrainSettings,
 )
-from offline.conformal_training import features, train_conformal_risk
-from offline.dataset import Dataset, Row
-from offline.judging import ImageSet, best_device
-from offline.modeling import build
-from offline.training import Trainee, train_supervised
-from stage1.calibration_settings import CalibrationSettings
-from stage1.model import Stage1Net
+from offline.data.dataset import Dataset, Row
+from offline.learning.conformal.train import features, train_conformal_risk
+from offline.learning.predict import ImageSet, best_device
+from offline.learning.self_distillation.adapt import adapt_domain
+from offline.learning.supervised.train import Trainee, train_supervised
+from stage1.certificate.settings import CalibrationSettings
+from stage1.model.adapters.attach import add_adapters
+from stage1.model.backbones import build
+from stage1.model.net import Stage1Net
 
 CALIBRATION = CalibrationSettings(alpha=0.1, unit="row", grid_size=30, gate_size=5)
 Tell = Callable[[int, int, str], None]

@@ -10,15 +10,15 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.random_dinov3 import Shape, network
-from engines.bundle import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, Provenance, engine_sha256, write_golden
-from engines.onnx_engine import OnnxEngine
-from engines.store import Store
-from stage1.calibration import CalibrationContext, calibrate
-from stage1.calibration_settings import CalibrationSettings
+from engines.backends.onnxruntime import OnnxEngine
+from engines.store.bundle import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, Provenance, engine_sha256, write_golden
+from engines.store.store import Store
+from stage1.certificate.calibrate import CalibrationContext, calibrate
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.settings import CalibrationSettings
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels, PreprocessSettings
-from stage1.probability import ProbabilityCalibrator
-from stage1.rows import LabelledOutputs
+from stage1.probability.calibrator import ProbabilityCalibrator
 
 SMALL = Shape(192, 4, 3)
 SIZE_PX = SMALL.size_px
@@ -42,7 +42,7 @@ def export(path: Path, shape: Shape, seed: int) -> Path:
 
 
 def _export(path: Path, shape: Shape, seed: int) -> None:
-    from offline.exporting import export_onnx
+    from offline.certify.onnx_export import export_onnx
 
     partial = path.with_suffix(".partial")
     export_onnx(network(shape, seed), partial, shape.size_px)

@@ -22,16 +22,16 @@ import torch
 from transformers.utils import logging
 
 from benchmarks.random_dinov3 import VITS, network
-from engines.available import KNOWN, check_available
-from engines.backends import open_engine
-from engines.compiling import compile_engine
+from engines.backends.compiled import compile_engine
+from engines.backends.opened import open_engine
+from engines.backends.registry import KNOWN, check_available
 from engines.engine import Engine, EngineSpec, in_batches
 from engines.errors import EngineError
+from offline.certify.onnx_export import export_onnx
 from offline.config import ModelSettings, PretrainedBackbone
-from offline.dataset import Dataset, read_dataset
-from offline.exporting import export_onnx
-from offline.judging import predict
-from offline.modeling import build
+from offline.data.dataset import Dataset, read_dataset
+from offline.learning.predict import predict
+from stage1.model.backbones import build
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels, PreprocessSettings
 

@@ -25,17 +25,17 @@ import torch
 from torch import Tensor
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
-from offline.adapters import add_adapters, frozen_blocks
-from offline.augmentation import augmenter
 from offline.config import ModelSettings, PretrainedBackbone, TrainSettings
-from offline.dataset import Dataset, Row
-from offline.inputs import FreshViews, Sources
-from offline.judging import ImageSet
-from offline.modeling import build
-from offline.prefix_cache import STATES
-from offline.prefix_states import Views, view
-from offline.training import Trainee, train_supervised
-from stage1.calibration_settings import CalibrationSettings
+from offline.data.dataset import Dataset, Row
+from offline.learning.augmentation import augmenter
+from offline.learning.frozen_prefix.cache import STATES
+from offline.learning.frozen_prefix.fill import Views, view
+from offline.learning.predict import ImageSet
+from offline.learning.supervised.inputs import FreshViews, Sources
+from offline.learning.supervised.train import Trainee, train_supervised
+from stage1.certificate.settings import CalibrationSettings
+from stage1.model.adapters.attach import add_adapters, frozen_blocks
+from stage1.model.backbones import build
 
 CPU = torch.device("cpu")
 CALIBRATION = CalibrationSettings(alpha=0.1, unit="row", grid_size=30, gate_size=5)
@@ -108,7 +108,7 @@ def run(model: ModelSettings, sets: tuple[ImageSet, ImageSet], settings: TrainSe
         outcome = train_supervised(trainee, settings, CALIBRATION, **common)
     else:
         chosen = pixel_sources(trainee, settings, fresh=side == "anew")
-        with patch("offline.training.choose_inputs", lambda *_, **__: chosen):
+        with patch("offline.learning.supervised.train.choose_inputs", lambda *_, **__: chosen):
             outcome = train_supervised(trainee, settings, CALIBRATION, **common)
     # The first stamp is that of the first step.
     return outcome, np.diff(ends)[1:]

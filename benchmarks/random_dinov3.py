@@ -26,7 +26,7 @@ def network(shape: Shape, seed: int = 0) -> Any:
     from transformers import DINOv3ViTConfig
 
     from offline.config import ModelSettings, PretrainedBackbone
-    from offline.modeling import build
+    from stage1.model.backbones import build
 
     config = DINOv3ViTConfig(
         hidden_size=shape.hidden,

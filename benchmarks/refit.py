@@ -34,14 +34,14 @@ from torch._inductor.graph import GraphLowering
 from benchmarks.made_bundles import SMALL, export, images, publish
 from benchmarks.random_dinov3 import network
 from benchmarks.swap import MIB, NOW, Findings, Load, Ring, resident, scores
-from engines.batcher import Batcher
 from engines.engine import REFERENCE, EngineDescription, EngineSpec, run_at_buckets
 from engines.errors import BundleRefused, InferenceError
-from engines.follow import StoreFollower
-from engines.loader import EngineOptions
-from engines.memory import few_arenas, give_back
-from engines.settings import BatchSettings, SwapSettings
-from engines.store import Store
+from engines.live.background_loader import EngineOptions
+from engines.live.batcher import Batcher
+from engines.live.follower import StoreFollower
+from engines.live.settings import BatchSettings, SwapSettings
+from engines.machine.memory import few_arenas, give_back
+from engines.store.store import Store
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 

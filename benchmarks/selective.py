@@ -21,13 +21,13 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from benchmarks import augrc
-from stage1.calibration import CalibrationContext, Claim, calibrate, walk
-from stage1.calibration_settings import CalibrationSettings
-from stage1.certificate import Chain, ScrcParams
+from stage1.certificate.calibrate import CalibrationContext, Claim, calibrate, walk
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.params import Chain, ScrcParams
+from stage1.certificate.risks import Risk
+from stage1.certificate.settings import CalibrationSettings
 from stage1.outputs import Stage1Outputs
 from stage1.policy import ScrcPolicy
-from stage1.risks import Risk
-from stage1.rows import LabelledOutputs
 
 ALPHA, DELTA, CANDIDATES = 0.02, 0.10, 1000
 SEPARATION = float(np.sqrt(2) * norm.ppf(0.988))

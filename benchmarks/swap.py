@@ -30,17 +30,17 @@ import structlog
 from numpy.typing import NDArray
 
 from benchmarks.made_bundles import SMALL, export, images, publish
-from engines.batcher import Batcher
-from engines.bundle import ENGINE
+from engines.backends.onnxruntime import OnnxEngine
 from engines.engine import in_batches
-from engines.follow import StoreFollower
-from engines.lifecycle import State
-from engines.loader import EngineOptions
-from engines.memory import few_arenas, give_back
-from engines.onnx_engine import OnnxEngine
-from engines.settings import BatchSettings, SwapSettings
-from engines.slot import BundleSlot
-from engines.store import Store
+from engines.live.background_loader import EngineOptions
+from engines.live.batcher import Batcher
+from engines.live.follower import StoreFollower
+from engines.live.settings import BatchSettings, SwapSettings
+from engines.live.slot import BundleSlot
+from engines.live.states import State
+from engines.machine.memory import few_arenas, give_back
+from engines.store.bundle import ENGINE
+from engines.store.store import Store
 from stage1.preprocess import Pixels
 
 CLIENTS = 4

@@ -12,27 +12,27 @@ from pathlib import Path
 
 import structlog
 
-from engines.batcher import Batcher
 from engines.errors import EngineError
-from engines.follow import StoreFollower
-from engines.loader import EngineOptions
-from engines.memory import few_arenas
-from engines.store import Store
-from engines.workshop import Workshop
-from miner.access import AccessPolicy
-from miner.axon import AxonApp
-from miner.axon_server import ABORT_S, AxonServer, AxonServerError, AxonServerSettings
-from miner.cascade import Cascade
-from miner.chain import ChainError, ChainPort, ChainUnavailable, OfflineChain
-from miner.chain_bittensor import BittensorChain
+from engines.live.background_loader import EngineOptions
+from engines.live.batcher import Batcher
+from engines.live.follower import StoreFollower
+from engines.live.local_compile import Workshop
+from engines.machine.memory import few_arenas
+from engines.store.store import Store
+from miner.answering.cascade import Cascade
+from miner.answering.journal import Journal
+from miner.axon.access import AccessPolicy
+from miner.axon.app import AxonApp
+from miner.axon.server import ABORT_S, AxonServer, AxonServerError, AxonServerSettings
+from miner.chain.bittensor import BittensorChain
+from miner.chain.port import ChainError, ChainPort, ChainUnavailable, OfflineChain
+from miner.chain.wallet import load_hotkey
 from miner.errors import StartError
-from miner.journal import Journal
 from miner.nightly import NightlyJob
 from miner.settings import AdminSettings, MinerSettings
-from miner.wallet import load_hotkey
 from stage1.errors import Stage1Error
 from stage2_bridge.bridge import Bridge
-from stage2_bridge.local import LocalEngineClient
+from stage2_bridge.servers.local_engine import LocalEngineClient
 
 log = structlog.get_logger(__name__)
 
@@ -169,7 +169,7 @@ async def _open_admin(
     if settings.port is None:
         return
     # Most miners have none, and its web framework takes a while to import.
-    from miner.admin import admin_app  # noqa: PLC0415
+    from miner.admin.api import admin_app  # noqa: PLC0415
 
     where = AxonServerSettings(host="127.0.0.1", port=settings.port)
     server = AxonServer(admin_app(follower, batcher, utc_now), where, name="admin")

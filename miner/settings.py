@@ -12,12 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from engines.engine import EngineSpec
-from engines.settings import BatchSettings, SwapSettings
-from miner.access import AccessSettings
-from miner.axon import AxonSettings
-from miner.axon_server import AxonServerSettings
+from engines.live.settings import BatchSettings, SwapSettings
+from miner.axon.access import AccessSettings
+from miner.axon.app import AxonSettings
+from miner.axon.legacy_protocol import WireSettings
+from miner.axon.server import AxonServerSettings
 from miner.errors import SettingsError
-from miner.wire import WireSettings
 
 DEFAULT_FILE = Path("cascade.toml")
 FILE_VARIABLE = "CASCADE_CONFIG"

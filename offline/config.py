@@ -8,9 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engines.engine import EngineSpec
-from offline.split_settings import SplitSettings
+from offline.splits.settings import SplitSettings
 from stage1.artifacts import Artifact
-from stage1.calibration_settings import CalibrationSettings
+from stage1.certificate.settings import CalibrationSettings
 from stage1.preprocess import PreprocessSettings
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
@@ -25,7 +25,7 @@ class _Section(BaseModel):
 
 
 class PreflightSettings(_Section):
-    """How bad data may be before a run stops; what happens with the rest is in `offline.preflight`.
+    """How bad data may be before a run stops; what happens with the rest is in `offline.data.preflight`.
 
     Attributes:
         smallest_side_px: an image with a shorter side than this is no picture of a street.
@@ -87,7 +87,7 @@ class ModelSettings(_Section):
 
     Attributes:
         backbone: where the features come from.
-        views: see `stage1.model.Stage1Net`.
+        views: see `stage1.model.net.Stage1Net`.
         adapter: what is trained of the backbone. `doran`, `dora` and `lora` are low-rank and merged into plain weights;
             `prompts` are extra tokens in each block and `parallel` is a bottleneck beside each MLP, and both stay in
             the graph; `none` trains the heads alone. Convolutional backbones take `lora`, `dora` and `none`.

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from engines.bundle import (
+from engines.backends.compiled import compile_engine
+from engines.engine import EngineSpec, in_batches, twin
+from engines.store.bundle import (
     CALIBRATOR,
     ENGINE,
     ENGINE_PREFIXES,
@@ -21,30 +23,16 @@ from engines.bundle import (
     certified_sha256_of,
     write_golden,
 )
-from engines.compiling import compile_engine
-from engines.engine import EngineSpec, in_batches, twin
-from offline import publishing
-from offline.calibrating import BATCH, calibrator_of, claim_fold, code_version, golden_rows, run_engine
-from offline.comparison import TrainingComparison
-from offline.compiled import agreed, compiled_engine, machine_of, write_drift
+from offline.certify.calibration_ledger import BATCH, calibrator_of, claim_fold, code_version, golden_rows, run_engine
+from offline.certify.engine_agreement import agreed, compiled_engine, machine_of, write_drift
 from offline.config import PretrainedBackbone, RunConfig
-from offline.dataset import Dataset
-from offline.difficulty import difficulties
-from offline.evaluating import EvaluationSettings, evaluate, metrics_csv
-from offline.fingerprints import FINGERPRINTS, fingerprints
-from offline.learning_stages import (
-    run_adapt_domain,
-    run_compare_training,
-    run_train_conformal_risk,
-    run_train_supervised,
-)
-from offline.ledger import SPLIT_LEDGER, append_events, read_ledger
-from offline.named_heads import check_named, named_targets
-from offline.pipeline import CONFIG, Stage, StageContext
-from offline.preflight import PREFLIGHT, run_preflight
-from offline.reporting import render
-from offline.splitting import Looks, examined, split
-from offline.stage_inputs import (
+from offline.data.dataset import Dataset
+from offline.data.fingerprints import FINGERPRINTS, fingerprints
+from offline.data.named_targets import check_named, named_targets
+from offline.data.preflight import PREFLIGHT, run_preflight
+from offline.evaluation.evaluate import EvaluationSettings, evaluate, metrics_csv
+from offline.evaluation.training_comparison import TrainingComparison
+from offline.pipeline.run_files import (
     ADAPTER_TENSORS,
     BEST,
     COMPARISON,
@@ -59,15 +47,27 @@ from offline.stage_inputs import (
     rows_of,
     splits_of,
 )
-from offline.stage_records import ExportRecord
-from offline.thumbnails import thumbnails
+from offline.pipeline.runner import CONFIG, Stage, StageContext
+from offline.publish import gate
+from offline.report.page import render
+from offline.report.thumbnails import thumbnails
+from offline.splits.assign import Looks, examined, split
+from offline.splits.difficulty import difficulties
+from offline.splits.split_ledger import SPLIT_LEDGER, append_events, read_ledger
+from offline.stages.export import ExportRecord
+from offline.stages.train_supervised import (
+    run_adapt_domain,
+    run_compare_training,
+    run_train_conformal_risk,
+    run_train_supervised,
+)
 from stage1.artifacts import write_atomic
-from stage1.calibration import CalibrationContext, calibrate
-from stage1.candidates import select
-from stage1.certificate import ScrcParams
+from stage1.baselines.literature import ReferenceRules, Thresholds, reference_rules, swept_thresholds
+from stage1.certificate.calibrate import CalibrationContext, calibrate
+from stage1.certificate.candidates import select
+from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
-from stage1.probability import ProbabilityCalibrator
-from stage1.reference_rules import ReferenceRules, Thresholds, reference_rules, swept_thresholds
+from stage1.probability.calibrator import ProbabilityCalibrator
 
 
 def run_splits(context: StageContext) -> None:
@@ -94,8 +94,8 @@ def run_export(context: StageContext) -> None:
 
     Writes `model.onnx`, what the engine needs beside it, `spec.json` and `preprocess.json`.
     """
-    from offline.exporting import PARITY_BATCHES, check_export, export_bf16, export_onnx  # noqa: PLC0415
-    from offline.modeling import load_weights  # noqa: PLC0415
+    from offline.certify.onnx_export import PARITY_BATCHES, check_export, export_bf16, export_onnx  # noqa: PLC0415
+    from stage1.model.backbones import load_weights  # noqa: PLC0415
 
     config = context.config
     net = network_of(context, trained=True).cpu()
@@ -183,7 +183,7 @@ def run_publish(context: StageContext) -> None:
     names = [name for name in (*REQUIRED, SPEC, BEST, REPORT, REFERENCES, THRESHOLDS) if name != CONFIG]
     beside = {path.name for path in context.inputs["export"].iterdir() if path.name.startswith(ENGINE_PREFIXES)}
     names += sorted(beside - set(names))
-    publishing.assemble(sources, names, files)
+    gate.assemble(sources, names, files)
     context.config.write(files / CONFIG)
     data = rows_of(context)
     now = context.now()
@@ -192,13 +192,13 @@ def run_publish(context: StageContext) -> None:
     bundle = context.store.publish(files, provenance, parity_tolerance=_tolerance(context.config.engine))
     shutil.rmtree(files)
     test = rows_of(context, "test")
-    champion, reasons, rows = publishing.judge_champion(
+    champion, reasons, rows = gate.judge_champion(
         context.store, context.store.path(bundle), test, test.ids, context.config.gate, context.progress
     )
     if not reasons:
         context.store.activate(bundle, now=now, action="publish")
     context.store.prune(context.config.gate.keep)
-    publishing.Publication(
+    gate.Publication(
         bundle=bundle, champion=champion, accepted=not reasons, reasons=tuple(reasons), test_rows=rows
     ).write(context.out / PUBLICATION)
 
@@ -228,15 +228,21 @@ def _start(config: RunConfig) -> list[Path]:
 BUNDLE_STAGES = ("splits", "train_conformal_risk", "export", "calibrate_scrc", "eval_selective")
 _TORCH = ("torch", "transformers", "peft")
 # What `open_engine` may import is found only when it does.
-_ENGINES = ("engines.backends", "engines.openvino_engine", "engines.tensorrt_engine")
-_MODEL = ("offline.modeling", "offline.adapters", "offline.stage_records", "stage1.model")
+_ENGINES = ("engines.backends.opened", "engines.backends.openvino", "engines.backends.tensorrt.engine")
+_MODEL = ("stage1.model.backbones", "stage1.model.adapters.attach", "offline.stages.export", "stage1.model.net")
 
 _STAGES: tuple[Stage, ...] = (
     Stage(
         "splits",
         (),
         ("preprocess", "preflight", "splits", "model.heads"),
-        ("offline.splitting", "offline.ledger", "offline.fingerprints", "offline.difficulty", "offline.preflight"),
+        (
+            "offline.splits.assign",
+            "offline.splits.split_ledger",
+            "offline.data.fingerprints",
+            "offline.splits.difficulty",
+            "offline.data.preflight",
+        ),
         run_splits,
         ("imagehash", "numpy", "pillow", "scipy", "simplejpeg"),
     ),
@@ -244,7 +250,13 @@ _STAGES: tuple[Stage, ...] = (
         "adapt_domain",
         ("splits",),
         ("seed", "preprocess", "model.backbone", "model.views", "splits.hash_distance", "adapt_domain"),
-        (*_MODEL, "offline.adaptation", "offline.probing", "offline.unlabelled", "stage1.preprocess"),
+        (
+            *_MODEL,
+            "offline.learning.self_distillation.adapt",
+            "offline.learning.self_distillation.probe",
+            "offline.data.unlabelled",
+            "stage1.preprocess",
+        ),
         run_adapt_domain,
         (*_TORCH, "imagehash", "pillow", "scipy", "simplejpeg"),
         outside=_unlabelled,
@@ -253,7 +265,7 @@ _STAGES: tuple[Stage, ...] = (
         "train_supervised",
         ("splits", "adapt_domain"),
         ("seed", "preprocess", "model", "train_supervised", "calibrate_scrc"),
-        (*_MODEL, "offline.training", "stage1.preprocess", "stage1.calibration"),
+        (*_MODEL, "offline.learning.supervised.train", "stage1.preprocess", "stage1.certificate.calibrate"),
         run_train_supervised,
         (*_TORCH, "kornia", "pillow", "pytorch_optimizer", "simplejpeg"),
         outside=_start,
@@ -262,7 +274,13 @@ _STAGES: tuple[Stage, ...] = (
         "train_conformal_risk",
         ("splits", "train_supervised"),
         ("seed", "preprocess", "model", "train_conformal_risk", "calibrate_scrc"),
-        (*_MODEL, "offline.conformal_training", "offline.training", "stage1.preprocess", "stage1.calibration"),
+        (
+            *_MODEL,
+            "offline.learning.conformal.train",
+            "offline.learning.supervised.train",
+            "stage1.preprocess",
+            "stage1.certificate.calibrate",
+        ),
         run_train_conformal_risk,
         (*_TORCH, "pillow", "simplejpeg"),
     ),
@@ -279,7 +297,7 @@ _STAGES: tuple[Stage, ...] = (
             "compare_training",
             "calibrate_scrc",
         ),
-        (*_MODEL, "offline.ablations", "stage1.preprocess"),
+        (*_MODEL, "offline.stages.ablations", "stage1.preprocess"),
         run_compare_training,
         (*_TORCH, "kornia", "pillow", "pytorch_optimizer", "simplejpeg"),
         outside=_start,
@@ -288,7 +306,7 @@ _STAGES: tuple[Stage, ...] = (
         "export",
         ("splits", "train_conformal_risk"),
         ("preprocess", "model", "engine", "compile"),
-        (*_MODEL, "offline.exporting", "engines.bundle", "engines.compiling"),
+        (*_MODEL, "offline.certify.onnx_export", "engines.store.bundle", "engines.backends.compiled"),
         run_export,
         (*_TORCH, "onnx", "onnxscript"),
         machine=machine_of,
@@ -298,14 +316,14 @@ _STAGES: tuple[Stage, ...] = (
         ("splits", "export"),
         ("seed", "calibrate_scrc", "model.heads"),
         (
-            "offline.calibrating",
-            "engines.bundle",
+            "offline.certify.calibration_ledger",
+            "engines.store.bundle",
             *_ENGINES,
-            "offline.stage_records",
-            "stage1.calibration",
+            "offline.stages.export",
+            "stage1.certificate.calibrate",
             "stage1.policy",
-            "stage1.probability",
-            "stage1.reference_rules",
+            "stage1.probability.calibrator",
+            "stage1.baselines.literature",
         ),
         run_calibrate_scrc,
         ("numpy", "pillow", "scipy", "simplejpeg"),
@@ -315,19 +333,25 @@ _STAGES: tuple[Stage, ...] = (
         "eval_selective",
         ("splits", "compare_training", "export", "calibrate_scrc"),
         (),
-        ("offline.evaluating", "offline.calibrating", *_ENGINES, "offline.reporting", "offline.thumbnails"),
+        (
+            "offline.evaluation.evaluate",
+            "offline.certify.calibration_ledger",
+            *_ENGINES,
+            "offline.report.page",
+            "offline.report.thumbnails",
+        ),
         run_eval_selective,
         ("numpy", "pillow", "scipy", "simplejpeg"),
         machine=machine_of,
     ),
-    Stage("publish", BUNDLE_STAGES, ("gate",), ("offline.publishing",), run_publish, always=True),
+    Stage("publish", BUNDLE_STAGES, ("gate",), ("offline.publish.gate",), run_publish, always=True),
 )
 
 
 # All read through the same few functions; what those import is named by each stage as far as it matters.
-_COMPILED = ("offline.compiled",)
+_COMPILED = ("offline.certify.engine_agreement",)
 STAGES = tuple(
-    replace(stage, helpers=("offline.stage_inputs", *(_COMPILED if stage.machine is machine_of else ())))
+    replace(stage, helpers=("offline.pipeline.run_files", *(_COMPILED if stage.machine is machine_of else ())))
     for stage in _STAGES
 )
 
@@ -337,10 +361,10 @@ def stage_names(stages: Sequence[Stage] = STAGES) -> tuple[str, ...]:
     return tuple(stage.name for stage in stages)
 
 
-def published(run: Path) -> publishing.Publication:
+def published(run: Path) -> gate.Publication:
     """What became of the challenger of a run.
 
     Raises:
         stage1.errors.ArtifactError: the run has not published.
     """
-    return publishing.Publication.read(run / PUBLICATION)
+    return gate.Publication.read(run / PUBLICATION)

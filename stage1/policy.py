@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-from stage1.certificate import ScrcParams
+from stage1.certificate.params import ScrcParams
 from stage1.decisions import DEFERRED, Decisions
+from stage1.exit_rule import ExitRule
 from stage1.outputs import Floats, Stage1Outputs
-from stage1.rule import ExitRule
 
 
 class Policy(Protocol):

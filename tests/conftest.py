@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from engines.bundle import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, Provenance, write_golden
-from engines.store import Store
+from engines.store.bundle import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, Provenance, write_golden
+from engines.store.store import Store
 from stage1.artifacts import sha256_file
-from stage1.calibration import CalibrationContext, calibrate
-from stage1.calibration_settings import CalibrationSettings
-from stage1.certificate import ScrcParams
+from stage1.certificate.calibrate import CalibrationContext, calibrate
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.params import ScrcParams
+from stage1.certificate.settings import CalibrationSettings
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import PreprocessSettings
-from stage1.probability import ProbabilityCalibrator
-from stage1.rows import LabelledOutputs
+from stage1.probability.calibrator import ProbabilityCalibrator
 
 # The same examples in every run: a failure is a change of the code, and never of the dice.
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)

@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.learning.scale import SCALES, Scale
-from offline.dataset import Dataset
-from offline.judging import ImageSet
-from stage1.calibration_settings import CalibrationSettings
+from offline.data.dataset import Dataset
+from offline.learning.predict import ImageSet
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.settings import CalibrationSettings
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
-from stage1.rows import LabelledOutputs
 
 Rows = NDArray[np.intp]
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from benchmarks.learning.arena import Arena, Rows
 from benchmarks.learning.scale import HEAD_HIDDEN
-from offline.judging import ImageSet
-from stage1.model import STEM_WIDTH, Layout, Stage1Net, pooled, stems
+from offline.learning.predict import ImageSet
+from stage1.model.net import STEM_WIDTH, Layout, Stage1Net, pooled, stems
 from stage1.preprocess import Pixels
 
 

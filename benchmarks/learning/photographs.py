@@ -12,8 +12,8 @@ import numpy as np
 
 from benchmarks.learning.arena import Arena, Fold, Workplace, thinned
 from benchmarks.learning.scale import FALSE_ALARMS, LOOSE, Scale
-from offline.dataset import Dataset, Row, read_dataset
-from stage1.calibration_settings import CalibrationSettings
+from offline.data.dataset import Dataset, Row, read_dataset
+from stage1.certificate.settings import CalibrationSettings
 
 CITIES = "roadwork_clips"
 SELECTING_CITIES = 2

@@ -14,11 +14,11 @@ from benchmarks.learning.methods import TABLES, Table
 from benchmarks.learning.networks import Kept, backbone, make
 from benchmarks.learning.scale import HEAD_HIDDEN, TUNING_SEED
 from benchmarks.learning.task import Meter, Result, Task
-from offline.adaptation import adapt_domain
 from offline.config import AdaptSettings, ModelSettings, PretrainedBackbone, RandomBackbone
-from offline.conformal_training import features
-from offline.modeling import build
-from offline.probing import feature_judge
+from offline.learning.conformal.train import features
+from offline.learning.self_distillation.adapt import adapt_domain
+from offline.learning.self_distillation.probe import feature_judge
+from stage1.model.backbones import build
 from stage1.preprocess import Pixels, PreprocessSettings
 
 RANDOM = RandomBackbone(hidden=96, layers=8, heads=3, patch_px=16, initializer_range=0.1)

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from benchmarks.learning.exits import Answered
 from benchmarks.learning.scale import LOOSE, STRICT
-from stage1.bootstrap import group_weights, interval
-from stage1.metrics import weighted_mcc
-from stage1.selective import Ranking
+from stage1.metrics.bootstrap import group_weights, interval
+from stage1.metrics.classification import weighted_mcc
+from stage1.metrics.risk_coverage import Ranking
 
 Doubles = NDArray[np.float64]
 METRICS = ("augrc", "mcc", "strict", "loose", "uncertified")

@@ -11,9 +11,9 @@ import numpy as np
 
 from benchmarks.learning.arena import Arena, Fold, Workplace
 from benchmarks.learning.scale import FALSE_ALARMS, STRICT
-from offline.dataset import Dataset, read_dataset
-from offline.scenes import write_scenes
-from stage1.calibration_settings import CalibrationSettings
+from offline.data.dataset import Dataset, read_dataset
+from offline.data.synthetic_streets import write_scenes
+from stage1.certificate.settings import CalibrationSettings
 from stage1.preprocess import Pixels, PreprocessSettings
 
 SIZE_PX = 96

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engines.backends.tensorrt.library import FlavourName
 from engines.engine import EngineSpec, twin
-from engines.tensorrt_flavour import FlavourName
 
 
 def compile_engine(
@@ -32,12 +32,14 @@ def compile_engine(
         BuildFailed: TensorRT cannot compile it here.
     """
     if spec.backend == "onnxruntime" and spec.precision == "int8":
-        from engines.quantising import quantise_dynamic  # noqa: PLC0415  it brings onnx, which a live miner does not need
+        from engines.backends.int8 import (  # noqa: PLC0415  it brings onnx, which a live miner does not need
+            quantise_dynamic,
+        )
 
         quantise_dynamic(model, (into or model.parent) / twin(model, "int8").name)
     elif spec.backend == "tensorrt":
-        from engines.tensorrt_build import build_plan  # noqa: PLC0415
-        from engines.tensorrt_flavour import load_flavour  # noqa: PLC0415
+        from engines.backends.tensorrt.build import build_plan  # noqa: PLC0415
+        from engines.backends.tensorrt.library import load_flavour  # noqa: PLC0415
 
         plan = build_plan(
             twin(model, spec.precision), flavour=load_flavour(flavour), refit=refittable, timing_cache=timing_cache

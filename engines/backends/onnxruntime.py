@@ -22,17 +22,17 @@ from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 
 PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# Its CPU provider has no bf16 products, and the graphs of `engines.quantising` are made for a CPU.
+# Its CPU provider has no bf16 products, and the graphs of `engines.backends.int8` are made for a CPU.
 SUPPORTED = {("cpu", "fp32"), ("cpu", "int8"), ("cuda", "fp32")}
 
-# Whom a graph of `engines.quantising` names as its producer.
+# Whom a graph of `engines.backends.int8` names as its producer.
 QUANTISER = "onnx.quantize"
 
 
 class OnnxEngine:
     """ONNX Runtime: fp32 on a CPU, the exact reference of every other engine; fp32 on CUDA; int8 on a CPU.
 
-    In int8 the file is a graph of `engines.quantising`, and images are computed one by one.
+    In int8 the file is a graph of `engines.backends.int8`, and images are computed one by one.
 
     Args:
         path: the ONNX file; input `image` uint8 `(N, 3, H, W)`, outputs `logits (N, 2)`, `select_score (N,)` and, for
@@ -63,7 +63,7 @@ class OnnxEngine:
                 "version asks for, or set the device to cpu"
             )
         if spec.precision == "int8" and session.get_modelmeta().producer_name != QUANTISER:
-            raise BundleRefused(f"{path.name}: {spec} takes a graph of engines.quantising, and this is another")
+            raise BundleRefused(f"{path.name}: {spec} takes a graph of engines.backends.int8, and this is another")
         inputs = [Port(port.name, port.type, tuple(port.shape)) for port in session.get_inputs()]
         self._outputs = [output.name for output in session.get_outputs()]
         self._size_px = checked_size(path.name, inputs, self._outputs, kind="tensor(uint8)")

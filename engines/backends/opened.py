@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from engines.backends.onnxruntime import OnnxEngine
 from engines.engine import Engine, EngineSpec, twin
-from engines.onnx_engine import OnnxEngine
 
 
 def open_engine(spec: EngineSpec, model: Path, *, compiled: Path | None = None, threads: int | None = None) -> Engine:
@@ -24,9 +24,9 @@ def open_engine(spec: EngineSpec, model: Path, *, compiled: Path | None = None, 
     if spec.backend == "onnxruntime":
         return OnnxEngine(twin(model, spec.precision), spec, threads=threads)
     if spec.backend == "openvino":
-        from engines.openvino_engine import OpenVinoEngine  # noqa: PLC0415
+        from engines.backends.openvino import OpenVinoEngine  # noqa: PLC0415
 
         return OpenVinoEngine(model, spec, threads=threads)
-    from engines.tensorrt_engine import TensorRtEngine  # noqa: PLC0415
+    from engines.backends.tensorrt.engine import TensorRtEngine  # noqa: PLC0415
 
     return TensorRtEngine(model, spec, compiled=compiled)

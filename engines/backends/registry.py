@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from engines.device import Gpu, NoGpu, find_gpu
 from engines.engine import EngineSpec
 from engines.errors import BundleRefused, Unavailable
+from engines.machine.gpu import Gpu, NoGpu, find_gpu
 
 # In the order of preference where accuracy is the same.
 KNOWN = (
@@ -40,14 +40,14 @@ def check_available(spec: EngineSpec, gpu: Gpu | NoGpu | None = None) -> str:
         if isinstance(found, NoGpu):
             raise Unavailable(f"{spec}: needs a GPU, and there is none: {found.reason}")
     if spec.backend == "openvino":
-        from engines.openvino_engine import check_cpu  # noqa: PLC0415
+        from engines.backends.openvino import check_cpu  # noqa: PLC0415
 
         return check_cpu(spec)
     if spec.backend == "tensorrt":
-        from engines.tensorrt_flavour import load_flavour  # noqa: PLC0415
+        from engines.backends.tensorrt.library import load_flavour  # noqa: PLC0415
 
         return str(load_flavour())
-    from engines.onnx_engine import check_provider  # noqa: PLC0415
+    from engines.backends.onnxruntime import check_provider  # noqa: PLC0415
 
     if spec.precision == "int8" and find_spec("onnx") is None:
         raise Unavailable(f"{spec}: quantising needs the package onnx: pip install '.[train]'")

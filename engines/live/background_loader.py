@@ -14,18 +14,18 @@ from typing import TypeVar
 
 import structlog
 
-from engines.backends import open_engine
-from engines.bundle import ENGINE
-from engines.child import NICENESS, Child
+from engines.backends.opened import open_engine
 from engines.engine import REFERENCE, Engine, EngineSpec, Refittable
 from engines.errors import BundleRefused, EngineError, Postponed
-from engines.lifecycle import Lifecycle, State
-from engines.loading import MOST, CheckedBundle, LiveBundle, check_bundle, load_checked
-from engines.memory import admit, available_bytes, fits
-from engines.settings import SwapSettings
-from engines.slot import BundleSlot
-from engines.trial import try_out
-from engines.workshop import COPIES_WHILE_BUILDING, Misfit, Workshop
+from engines.live.load_bundle import MOST, CheckedBundle, LiveBundle, check_bundle, load_checked
+from engines.live.local_compile import COPIES_WHILE_BUILDING, Misfit, Workshop
+from engines.live.settings import SwapSettings
+from engines.live.slot import BundleSlot
+from engines.live.states import Lifecycle, State
+from engines.live.trial_process import try_out
+from engines.machine.child import NICENESS, Child
+from engines.machine.memory import admit, available_bytes, fits
+from engines.store.bundle import ENGINE
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from engines.errors import QueueFull
-from engines.settings import BatchSettings
+from engines.live.settings import BatchSettings
 
 T = TypeVar("T")
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import structlog
 
-from engines.batching import BatchQueue, Waiting
 from engines.errors import DeadlineExceeded, EngineError, InferenceError
-from engines.settings import BatchSettings
-from engines.slot import Lease
+from engines.live.batch_queue import BatchQueue, Waiting
+from engines.live.settings import BatchSettings
+from engines.live.slot import Lease
 from stage1.errors import Stage1Error
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
@@ -86,7 +86,7 @@ class Batcher:
             lease: whose engine computes; the batcher ends it when the image is done, and not if this raises.
             image: uint8 `(3, S, S)`.
             deadline: when nobody waits for it any more, on the clock.
-            priority: in [0, 1]; see `engines.batching`.
+            priority: in [0, 1]; see `engines.live.batch_queue`.
 
         Returns:
             A future of the outputs, for one image. Cancelled before its batch starts, it is not computed. It fails with

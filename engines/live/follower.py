@@ -23,13 +23,13 @@ from engines.errors import (
     StoreError,
     UnknownBundle,
 )
-from engines.lifecycle import REFUSABLE, Lifecycle, State
-from engines.loader import BundleLoader, EngineOptions, Loaded
-from engines.loading import LiveBundle
-from engines.memory import give_back
-from engines.settings import SwapSettings
-from engines.slot import BundleSlot, Live
-from engines.store import POINTER, Store
+from engines.live.background_loader import BundleLoader, EngineOptions, Loaded
+from engines.live.load_bundle import LiveBundle
+from engines.live.settings import SwapSettings
+from engines.live.slot import BundleSlot, Live
+from engines.live.states import REFUSABLE, Lifecycle, State
+from engines.machine.memory import give_back
+from engines.store.store import POINTER, Store
 from stage1.errors import Stage1Error
 
 log = structlog.get_logger(__name__)

@@ -9,8 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from engines.backends import open_engine
-from engines.bundle import (
+from engines.backends.opened import open_engine
+from engines.engine import REFERENCE, Engine, EngineSpec, buckets, in_batches
+from engines.errors import BundleRefused, InferenceError, ParityError, Unavailable
+from engines.live.states import State
+from engines.machine.memory import admit, available_bytes, give_back
+from engines.store.bundle import (
     CALIBRATOR,
     ENGINE,
     GOLDEN,
@@ -22,16 +26,12 @@ from engines.bundle import (
     read_golden,
     verify_bundle,
 )
-from engines.engine import REFERENCE, Engine, EngineSpec, buckets, in_batches
-from engines.errors import BundleRefused, InferenceError, ParityError, Unavailable
-from engines.lifecycle import State
-from engines.memory import admit, available_bytes, give_back
-from stage1.certificate import ScrcParams
+from stage1.certificate.params import ScrcParams
 from stage1.errors import Stage1Error
 from stage1.outputs import Stage1Outputs
 from stage1.policy import Policy, ScrcPolicy
 from stage1.preprocess import PreprocessSettings
-from stage1.probability import ProbabilityCalibrator
+from stage1.probability.calibrator import ProbabilityCalibrator
 
 # As many as the pipeline asks at a time.
 MOST = 16

@@ -21,14 +21,14 @@ import structlog
 import typer
 from filelock import FileLock, Timeout
 
-from engines.bundle import ENGINE
-from engines.child import Child, answer
-from engines.device import Gpu, NoGpu, find_gpu
+from engines.backends.tensorrt.library import Flavour, FlavourName, load_flavour
+from engines.backends.tensorrt.plan import DESCRIPTION, Fingerprint, PlanDescription
 from engines.engine import EngineSpec
 from engines.errors import BundleRefused, Unavailable
-from engines.loading import CheckedBundle
-from engines.tensorrt_flavour import Flavour, FlavourName, load_flavour
-from engines.tensorrt_plan import DESCRIPTION, Fingerprint, PlanDescription
+from engines.live.load_bundle import CheckedBundle
+from engines.machine.child import Child, answer
+from engines.machine.gpu import Gpu, NoGpu, find_gpu
+from engines.store.bundle import ENGINE
 from stage1.artifacts import fsync_directory, fsync_tree, sha256_json
 
 # The current one and where a rollback goes, and of another miner the same; a plan is as large as the weights.
@@ -146,7 +146,7 @@ class Workshop:
             arguments = [str(checked.directory / ENGINE), str(work), "--spec", spec.model_dump_json()]
             arguments += ["--flavour", misfit.flavour]
             arguments += ["--timing", str(self._root / "timing")]
-            child.run("engines.workshop", arguments, doing="compiling it", timeout_s=TIMEOUT_S)
+            child.run("engines.live.local_compile", arguments, doing="compiling it", timeout_s=TIMEOUT_S)
             fsync_tree(work)
             if misfit.compiled:
                 misfit.place.rename(work.with_name(f"{work.name}-replaced"))
@@ -190,7 +190,7 @@ def main(
     """Compile the graph MODEL for the engine of SPEC into a directory."""
 
     def compile_it() -> None:
-        from engines.compiling import compile_engine  # noqa: PLC0415  at low priority, too
+        from engines.backends.compiled import compile_engine  # noqa: PLC0415  at low priority, too
 
         chosen: FlavourName = "tensorrt" if flavour == "tensorrt" else "tensorrt_rtx"
         compile_engine(EngineSpec.model_validate_json(spec), model, into=into, flavour=chosen, timing_cache=timing)

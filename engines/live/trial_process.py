@@ -9,9 +9,9 @@ from pathlib import Path
 
 import typer
 
-from engines.child import TIMEOUT_S, Child, answer
 from engines.engine import EngineSpec
 from engines.errors import BundleRefused
+from engines.machine.child import TIMEOUT_S, Child, answer
 
 
 def try_out(
@@ -44,7 +44,7 @@ def try_out(
     arguments += [] if spec is None else ["--spec", spec.model_dump_json()]
     arguments += [] if compiled is None else ["--compiled", str(compiled)]
     try:
-        child.run("engines.trial", arguments, doing="loading it on trial", timeout_s=timeout_s)
+        child.run("engines.live.trial_process", arguments, doing="loading it on trial", timeout_s=timeout_s)
     except BundleRefused as error:
         raise BundleRefused(f"{directory.name}: {error}") from None
 
@@ -60,7 +60,7 @@ def main(
     """Load the bundle in DIRECTORY, and say why it is refused if it is."""
 
     def load() -> None:
-        from engines.loading import load_bundle  # noqa: PLC0415  at low priority, too
+        from engines.live.load_bundle import load_bundle  # noqa: PLC0415  at low priority, too
 
         chosen = None if spec is None else EngineSpec.model_validate_json(spec)
         try:

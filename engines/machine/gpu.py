@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-PROBE = Path(__file__).with_name("device_probe.py")
+PROBE = Path(__file__).with_name("gpu_probe.py")
 # The first CUDA context on a machine whose driver is not loaded takes seconds.
 TIMEOUT_S = 30.0
 

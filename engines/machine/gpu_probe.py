@@ -1,7 +1,7 @@
 """Asks the CUDA driver what GPU there is and writes the answer to stdout as one line of JSON.
 
-Run as a process of its own by `engines.device`, with nothing of this project imported: what a driver does in a process
-that it does not like is not an exception.
+Run as a process of its own by `engines.machine.gpu`, with nothing of this project imported: what a driver does in a
+process that it does not like is not an exception.
 """
 
 from __future__ import annotations

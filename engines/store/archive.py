@@ -7,9 +7,9 @@ import tarfile
 import tempfile
 from pathlib import Path, PurePosixPath
 
-from engines.bundle import MANIFEST, Manifest, verify_bundle
 from engines.errors import BundleRefused, StoreError
-from engines.store import Store
+from engines.store.bundle import MANIFEST, Manifest, verify_bundle
+from engines.store.store import Store
 from stage1.errors import ArtifactError
 
 MOST_OF_A_MANIFEST = 1 << 20

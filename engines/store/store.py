@@ -17,8 +17,16 @@ from typing import ClassVar, Literal
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 
-from engines.bundle import MANIFEST, PARITY_TOLERANCE, Manifest, Provenance, bundle_id_of, describe_files, verify_bundle
 from engines.errors import BundleRefused, PointerMoved, StoreError, UnknownBundle
+from engines.store.bundle import (
+    MANIFEST,
+    PARITY_TOLERANCE,
+    Manifest,
+    Provenance,
+    bundle_id_of,
+    describe_files,
+    verify_bundle,
+)
 from stage1.artifacts import Artifact, append_line, fsync_directory, fsync_tree
 
 POINTER = "current.json"

@@ -16,9 +16,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from engines.batcher import Batcher
 from engines.errors import PointerNotMoved, StoreError
-from engines.follow import Status, StoreFollower
+from engines.live.batcher import Batcher
+from engines.live.follower import Status, StoreFollower
 
 HEADER = "x-cascade-admin"
 LOOPBACK = frozenset({"127.0.0.1", "localhost"})

@@ -11,17 +11,17 @@ from datetime import datetime
 
 import structlog
 
-from engines.batcher import Batcher
 from engines.errors import DeadlineExceeded, EngineError
-from engines.slot import BundleSlot, Lease
-from miner.axon import AxonRequest, Prediction
-from miner.journal import Journal, RequestRecord, Result
+from engines.live.batcher import Batcher
+from engines.live.slot import BundleSlot, Lease
+from miner.answering.journal import Journal, RequestRecord, Result
+from miner.axon.app import AxonRequest, Prediction
 from miner.settings import EngineSettings, Stage2Settings
 from stage1.decisions import Action, Level
 from stage1.errors import ImageError, Stage1Error
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels, decode_base64, preprocess
-from stage1.probability import answer_probability
+from stage1.probability.calibrator import answer_probability
 from stage2_bridge.bridge import Bridge, Outcome, Verdict
 
 log = structlog.get_logger(__name__)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from miner.chain import Neuron
-from miner.refusals import Forbidden, TooManyRequests
+from miner.axon.refusals import Forbidden, TooManyRequests
+from miner.chain.port import Neuron
 
 # One text for every refused caller: a stranger learns nothing about the rules, and refusing costs nothing.
 REFUSAL = "Forbidden. Key is blacklisted: this hotkey may not query this miner."

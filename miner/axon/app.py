@@ -19,9 +19,8 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from miner.access import AccessPolicy, Caller
-from miner.refusals import BadRequest, BodyTooLarge, InternalFailure, NotFound, Overloaded, Refusal, TooLate
-from miner.wire import (
+from miner.axon.access import AccessPolicy, Caller
+from miner.axon.legacy_protocol import (
     SYNAPSE,
     NonceBook,
     SignedRequest,
@@ -32,6 +31,7 @@ from miner.wire import (
     reply_headers,
     verify,
 )
+from miner.axon.refusals import BadRequest, BodyTooLarge, InternalFailure, NotFound, Overloaded, Refusal, TooLate
 
 log = structlog.get_logger(__name__)
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from bittensor_wallet import Keypair
 from pydantic import BaseModel, ConfigDict, Field
 
-from miner.refusals import BadRequest, Unauthenticated
+from miner.axon.refusals import BadRequest, Unauthenticated
 
 SYNAPSE = "ImageSynapse"
 NS_PER_S = 1_000_000_000

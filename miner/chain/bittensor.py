@@ -1,4 +1,4 @@
-"""The chain through bittensor, in a process of its own; see `miner.chain_worker`."""
+"""The chain through bittensor, in a process of its own; see `miner.chain.worker`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from miner.chain import ChainError, ChainSnapshot, ChainUnavailable, NotRegistered, ServeRefused
-from miner.chain_worker import Call, LogFormat, Reply
+from miner.chain.port import ChainError, ChainSnapshot, ChainUnavailable, NotRegistered, ServeRefused
+from miner.chain.worker import Call, LogFormat, Reply
 from miner.settings import ChainSettings, LogSettings, WalletSettings
 
 log = structlog.get_logger(__name__)
@@ -24,7 +24,7 @@ log = structlog.get_logger(__name__)
 LONGEST_REPLY = 16 * 1024 * 1024
 CLOSE_S = 2.0
 REFUSED: dict[str, type[ChainError]] = {"not_registered": NotRegistered, "serve_refused": ServeRefused}
-_IMPORT_ROOT = Path(__file__).resolve().parents[1]
+_IMPORT_ROOT = Path(__file__).resolve().parents[2]
 
 
 class BittensorChain:
@@ -107,7 +107,7 @@ class BittensorChain:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
-            "miner.chain_worker",
+            "miner.chain.worker",
             *self._arguments,
             stdin=PIPE,
             stdout=PIPE,

@@ -1,4 +1,4 @@
-"""The process that talks to the chain: `python -m miner.chain_worker`.
+"""The process that talks to the chain: `python -m miner.chain.worker`.
 
 It alone imports bittensor, so that the import, its grip on logging, the decoding of the metagraph (a second of CPU with
 the interpreter locked) and a call that hangs for minutes happen outside the process that answers requests. It reads one
@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, get_args
 import structlog
 from pydantic import BaseModel, ConfigDict
 
-from miner.chain import Neuron
+from miner.chain.port import Neuron
 from miner.logs import configure_logging, repair_loggers_after_bittensor
 
 log = structlog.get_logger(__name__)
@@ -245,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m miner.chain_worker")
+    parser = argparse.ArgumentParser(prog="python -m miner.chain.worker")
     parser.add_argument("--network", required=True)
     parser.add_argument("--netuid", type=int, required=True)
     parser.add_argument("--wallet-name", required=True)

@@ -8,14 +8,14 @@ from datetime import datetime
 from typing import Literal
 
 from engines.errors import EngineError
-from engines.loading import load_bundle
-from engines.store import Store
-from miner.app import open_chain, utc_now
-from miner.chain import ChainError, ChainSnapshot
+from engines.live.load_bundle import load_bundle
+from engines.store.store import Store
+from miner.answering.journal import read_journal
+from miner.chain.port import ChainError, ChainSnapshot
+from miner.chain.wallet import load_hotkey
 from miner.errors import MinerError
-from miner.journal import read_journal
+from miner.process import open_chain, utc_now
 from miner.settings import MinerSettings
-from miner.wallet import load_hotkey
 from stage1.errors import Stage1Error
 
 SILENT_AFTER_H = 6.0

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from miner.cli_common import DEFAULT_STORE, DEFAULT_WORKSPACE, ProgressKind, StoreOption, clear_errors, say
+from miner.cli.options import DEFAULT_STORE, DEFAULT_WORKSPACE, ProgressKind, StoreOption, clear_errors, say
 
 engines = typer.Typer(
     name="engines",
@@ -46,7 +46,7 @@ class DeviceName(StrEnum):
 def engines_list(store: StoreOption = DEFAULT_STORE) -> None:
     """List the bundles, oldest first; `*` is current, `-` is where a rollback goes."""
     with clear_errors():
-        from miner.engines_view import list_bundles  # noqa: PLC0415
+        from miner.cli.engines_text import list_bundles  # noqa: PLC0415
 
         say(list_bundles(store))
 
@@ -55,7 +55,7 @@ def engines_list(store: StoreOption = DEFAULT_STORE) -> None:
 def engines_show(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE) -> None:
     """Show a bundle: its certificate in words, its files, where it comes from."""
     with clear_errors():
-        from miner.engines_view import show_bundle  # noqa: PLC0415
+        from miner.cli.engines_text import show_bundle  # noqa: PLC0415
 
         say(show_bundle(store, bundle))
 
@@ -64,8 +64,8 @@ def engines_show(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE) -> 
 def engines_activate(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE) -> None:
     """Make a bundle current; a running miner follows without a restart."""
     with clear_errors():
-        from engines.store import Store  # noqa: PLC0415
-        from miner.app import utc_now  # noqa: PLC0415
+        from engines.store.store import Store  # noqa: PLC0415
+        from miner.process import utc_now  # noqa: PLC0415
 
         say(f"current: {Store(store).activate(bundle, now=utc_now()).bundle}")
 
@@ -74,8 +74,8 @@ def engines_activate(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE)
 def engines_rollback(store: StoreOption = DEFAULT_STORE) -> None:
     """Make the previous bundle current again."""
     with clear_errors():
-        from engines.store import Store  # noqa: PLC0415
-        from miner.app import utc_now  # noqa: PLC0415
+        from engines.store.store import Store  # noqa: PLC0415
+        from miner.process import utc_now  # noqa: PLC0415
 
         say(f"current: {Store(store).rollback(now=utc_now()).bundle}")
 
@@ -84,7 +84,7 @@ def engines_rollback(store: StoreOption = DEFAULT_STORE) -> None:
 def engines_verify(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE) -> None:
     """Check a bundle as a miner would before serving it: hashes, binding of the certificate, golden outputs."""
     with clear_errors():
-        from miner.engines_view import verify  # noqa: PLC0415
+        from miner.cli.engines_text import verify  # noqa: PLC0415
 
         say(verify(store, bundle))
 
@@ -98,7 +98,7 @@ def engines_prune(
     Example: `cascade engines prune --keep 5`
     """
     with clear_errors():
-        from engines.store import Store  # noqa: PLC0415
+        from engines.store.store import Store  # noqa: PLC0415
 
         gone = Store(store).prune(keep)
         say("\n".join(f"removed {bundle}" for bundle in gone) or "nothing to remove")
@@ -111,7 +111,7 @@ def engines_describe() -> None:
     Example: `cascade engines describe`
     """
     with clear_errors():
-        from miner.engines_view import available  # noqa: PLC0415
+        from miner.cli.engines_text import available  # noqa: PLC0415
 
         say(available())
 
@@ -128,7 +128,7 @@ def engines_bench(
     Examples: `cascade engines bench 3f2a` · `cascade engines bench 3f2a --rounds 30 --threads 4`
     """
     with clear_errors():
-        from miner.engines_bench import bench  # noqa: PLC0415
+        from miner.cli.engines_bench import bench  # noqa: PLC0415
 
         say(bench(store, bundle, rounds=rounds, threads=threads))
 
@@ -158,7 +158,7 @@ def engines_compile(
     Example: `cascade engines compile 3f2a --data roads/ --backend openvino --precision bf16`
     """
     with clear_errors():
-        from miner.retrain import recompile  # noqa: PLC0415
+        from miner.cli.retrain import recompile  # noqa: PLC0415
 
         spec = {"backend": backend.value, "precision": precision.value, "device": device.value}
         outcome = recompile(
@@ -179,8 +179,8 @@ def engines_export(
     Example: `cascade engines export 3f2a bundle.tar`
     """
     with clear_errors():
-        from engines.portable import export_bundle  # noqa: PLC0415
-        from engines.store import Store  # noqa: PLC0415
+        from engines.store.archive import export_bundle  # noqa: PLC0415
+        from engines.store.store import Store  # noqa: PLC0415
 
         say(f"{export_bundle(Store(store), bundle, target)} is in {target}")
 
@@ -195,8 +195,8 @@ def engines_import(
     Example: `cascade engines import bundle.tar`
     """
     with clear_errors():
-        from engines.portable import import_bundle  # noqa: PLC0415
-        from engines.store import Store  # noqa: PLC0415
+        from engines.store.archive import import_bundle  # noqa: PLC0415
+        from engines.store.store import Store  # noqa: PLC0415
 
         bundle = import_bundle(Store(store), source)
         say(f"{bundle} is in {store}; `cascade engines activate {bundle}` makes it current")

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.available import KNOWN, check_available
-from engines.backends import open_engine
-from engines.bundle import ENGINE, ENGINE_PREFIXES, GOLDEN, PARAMS, read_golden
-from engines.compiling import compile_engine
+from engines.backends.compiled import compile_engine
+from engines.backends.opened import open_engine
+from engines.backends.registry import KNOWN, check_available
 from engines.engine import REFERENCE, Engine, EngineSpec, in_batches
 from engines.errors import EngineError
-from engines.store import Store
-from stage1.certificate import ScrcParams
+from engines.store.bundle import ENGINE, ENGINE_PREFIXES, GOLDEN, PARAMS, read_golden
+from engines.store.store import Store
+from stage1.certificate.params import ScrcParams
 from stage1.outputs import Stage1Outputs
 from stage1.policy import ScrcPolicy
 from stage1.preprocess import Pixels

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engines.available import KNOWN, check_available
-from engines.bundle import PARAMS
-from engines.device import Gpu, find_gpu
+from engines.backends.registry import KNOWN, check_available
 from engines.errors import BundleRefused
-from engines.loading import load_bundle
-from engines.store import Listed, Store
-from stage1.certificate import ScrcParams
+from engines.live.load_bundle import load_bundle
+from engines.machine.gpu import Gpu, find_gpu
+from engines.store.bundle import PARAMS
+from engines.store.store import Listed, Store
+from stage1.certificate.params import ScrcParams
 
 
 def list_bundles(root: Path) -> str:

@@ -11,7 +11,8 @@ from typing import Annotated
 
 import typer
 
-from miner.cli_common import (
+from miner.cli.engines import engines
+from miner.cli.options import (
     DEFAULT_STORE,
     DEFAULT_WORKSPACE,
     ChangeOption,
@@ -21,7 +22,6 @@ from miner.cli_common import (
     parsed_changes,
     say,
 )
-from miner.cli_engines import engines
 
 STARTED = time.monotonic()
 
@@ -75,7 +75,7 @@ def demo(
     Examples: `cascade demo` · `cascade demo --data photographs/`
     """
     with clear_errors():
-        from miner.demo import DemoSettings, run_demo  # noqa: PLC0415
+        from miner.demo.run import DemoSettings, run_demo  # noqa: PLC0415
 
         settings = DemoSettings(directory=directory, data=data, scenes=scenes, difficulty=difficulty, seed=seed)
         raise typer.Exit(run_demo(settings))
@@ -99,9 +99,9 @@ def mine(
     with clear_errors():
         import asyncio  # noqa: PLC0415
 
-        from miner.app import run_miner  # noqa: PLC0415
         from miner.errors import SettingsError  # noqa: PLC0415
         from miner.logs import configure_logging  # noqa: PLC0415
+        from miner.process import run_miner  # noqa: PLC0415
         from miner.settings import load_settings  # noqa: PLC0415
 
         flags = {"wallet.name": wallet, "wallet.hotkey": hotkey, "axon.port": port}
@@ -132,7 +132,7 @@ def retrain(
     `cascade retrain --data roads/ --set calibrate_scrc.alpha=0.01`
     """
     with clear_errors():
-        from miner.retrain import retrain as run  # noqa: PLC0415
+        from miner.cli.retrain import retrain as run  # noqa: PLC0415
 
         if threads is not None:
             os.environ |= {"OMP_NUM_THREADS": str(threads)}
@@ -177,8 +177,8 @@ def plan(
     `cascade plan --mode balanced --subgroups 4`
     """
     with clear_errors():
-        from miner.plan_view import told  # noqa: PLC0415
-        from stage1.planning import Question  # noqa: PLC0415
+        from miner.cli.plan import told  # noqa: PLC0415
+        from stage1.certificate.sample_size import Question  # noqa: PLC0415
 
         question = Question(
             alpha=alpha,
@@ -208,8 +208,8 @@ def scenes(
     Example: `cascade scenes scenes/ --count 800`
     """
     with clear_errors():
-        from miner.console import display  # noqa: PLC0415
-        from offline.scenes import write_scenes  # noqa: PLC0415
+        from miner.progress_display import display  # noqa: PLC0415
+        from offline.data.synthetic_streets import write_scenes  # noqa: PLC0415
 
         with display() as shown:
             shown.stage("drawing", "running")
@@ -228,7 +228,7 @@ def doctor(
     with clear_errors():
         import asyncio  # noqa: PLC0415
 
-        from miner.doctor import examine, rendered  # noqa: PLC0415
+        from miner.cli.doctor import examine, rendered  # noqa: PLC0415
         from miner.settings import load_settings  # noqa: PLC0415
 
         findings = asyncio.run(examine(load_settings(config, parsed_changes(change))))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stage1.binomial import trials_needed, upper_bound
-from stage1.numbers import at_most, confidence
-from stage1.planning import (
+from stage1.certificate.binomial import trials_needed, upper_bound
+from stage1.certificate.percent import at_most, confidence
+from stage1.certificate.sample_size import (
     POWERS,
     Need,
     Question,

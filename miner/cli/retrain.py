@@ -7,21 +7,21 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from engines.available import check_available
-from engines.bundle import PARAMS
+from engines.backends.registry import check_available
 from engines.errors import BundleRefused
-from engines.store import Store
-from miner.app import utc_now
-from miner.console import display
+from engines.store.bundle import PARAMS
+from engines.store.store import Store
 from miner.errors import SettingsError
-from offline.comparison import TrainingComparison
-from offline.comparison_page import gain_lines
+from miner.process import utc_now
+from miner.progress_display import display
 from offline.config import PRESETS, RunConfig, load_config
-from offline.dataset import read_dataset
-from offline.pipeline import CONFIG, Pipeline
-from offline.stage_inputs import COMPARISON, PAGE
-from offline.stages import STAGES, published
-from stage1.certificate import ScrcParams
+from offline.data.dataset import read_dataset
+from offline.evaluation.training_comparison import TrainingComparison
+from offline.night import STAGES, published
+from offline.pipeline.run_files import COMPARISON, PAGE
+from offline.pipeline.runner import CONFIG, Pipeline
+from offline.report.training_section import gain_lines
+from stage1.certificate.params import ScrcParams
 
 
 def retrain(

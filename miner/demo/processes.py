@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from miner.console import RunDisplay
+from miner.demo.scoreboard import Asked
 from miner.errors import StartError
-from miner.scoreboard import Asked
+from miner.progress_display import RunDisplay
 from offline.config import load_config
-from offline.dataset import read_dataset
-from offline.pipeline import run_id
+from offline.data.dataset import read_dataset
+from offline.pipeline.runner import run_id
 
 READY_S = 60.0
 SWAP_S = 60.0
@@ -173,7 +173,7 @@ class ValidatorProcess(_Process):
         command = [
             sys.executable,
             "-m",
-            "miner.loopback_validator",
+            "miner.demo.loopback_validator",
             "--port",
             str(port),
             "--miner-hotkey",

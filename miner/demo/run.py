@@ -19,24 +19,24 @@ from typing import Any
 from bittensor_wallet import Wallet
 from rich.console import Console
 
-from engines.bundle import CALIBRATOR, ENGINE, PREPROCESS
-from engines.onnx_engine import OnnxEngine
-from engines.store import Store
-from miner.app import resident_mib, utc_now
-from miner.chain import ChainFile, Neuron
-from miner.console import BarDisplay, Bars, bars
-from miner.demo_processes import PRESET, MinerProcess, ValidatorProcess, retrain_child
+from engines.backends.onnxruntime import OnnxEngine
+from engines.store.bundle import CALIBRATOR, ENGINE, PREPROCESS
+from engines.store.store import Store
+from miner.chain.port import ChainFile, Neuron
+from miner.demo.processes import PRESET, MinerProcess, ValidatorProcess, retrain_child
+from miner.demo.scoreboard import Asked, Scoreboard, render_scoreboard, score
 from miner.errors import StartError
-from miner.scoreboard import Asked, Scoreboard, render_scoreboard, score
-from offline.calibrating import run_engine
+from miner.process import resident_mib, utc_now
+from miner.progress_display import BarDisplay, Bars, bars
+from offline.certify.calibration_ledger import run_engine
 from offline.config import PRESETS
-from offline.dataset import read_dataset
-from offline.scenes import write_scenes
-from offline.splits import Splits
-from offline.stage_inputs import SPLITS
-from offline.stages import published
+from offline.data.dataset import read_dataset
+from offline.data.synthetic_streets import write_scenes
+from offline.night import published
+from offline.pipeline.run_files import SPLITS
+from offline.splits.splits_file import Splits
 from stage1.preprocess import PreprocessSettings
-from stage1.probability import fit_calibrator
+from stage1.probability.calibrator import fit_calibrator
 
 REQUESTS_PER_S = 14.0
 SWAP_AT = 0.35

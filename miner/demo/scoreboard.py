@@ -13,13 +13,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from engines.bundle import PARAMS
-from miner.journal import RequestRecord, read_journal
-from stage1.certificate import ScrcParams
+from engines.store.bundle import PARAMS
+from miner.answering.journal import RequestRecord, read_journal
+from stage1.certificate.params import ScrcParams
+from stage1.certificate.percent import at_most, confidence
+from stage1.certificate.risks import Rate, Risk, Units, conditions
 from stage1.decisions import DEFERRED, Action, Decisions
-from stage1.metrics import accuracy, matthews_correlation, rounded, subnet_reward
-from stage1.numbers import at_most, confidence
-from stage1.risks import Rate, Risk, Units, conditions
+from stage1.metrics.classification import accuracy, matthews_correlation, rounded, subnet_reward
 from stage2_bridge.bridge import Outcome
 
 OK = 200

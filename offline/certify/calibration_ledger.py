@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from engines.engine import Engine
-from offline.dataset import Dataset
-from offline.named_heads import NO_TARGET
-from offline.placement import hash_key
-from offline.records import read_records
-from offline.splits import Splits
+from offline.data.dataset import Dataset
+from offline.data.jsonl import read_records
+from offline.data.named_targets import NO_TARGET
+from offline.splits.balanced_placement import hash_key
+from offline.splits.splits_file import Splits
 from stage1.artifacts import append_line
+from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels, PreprocessSettings
-from stage1.probability import ProbabilityCalibrator, fit_calibrator, fit_head
-from stage1.rows import LabelledOutputs
+from stage1.probability.calibrator import ProbabilityCalibrator, fit_calibrator, fit_head
 
 LEDGER = "calibration_ledger.jsonl"
 BATCH = 16

@@ -6,21 +6,21 @@ from contextlib import closing
 
 import numpy as np
 
-from engines.backends import open_engine
-from engines.bundle import ENGINE, SPEC
-from engines.device import find_gpu
+from engines.backends.onnxruntime import OnnxEngine
+from engines.backends.opened import open_engine
 from engines.engine import REFERENCE, Backend, Engine, EngineSpec
 from engines.errors import ParityError
-from engines.onnx_engine import OnnxEngine
-from offline.calibrating import run_engine
+from engines.machine.gpu import find_gpu
+from engines.store.bundle import ENGINE, SPEC
+from offline.certify.calibration_ledger import run_engine
 from offline.config import RunConfig
-from offline.pipeline import StageContext, installed
-from offline.stage_inputs import DRIFT, rows_of
-from offline.stage_records import DriftRecord
-from stage1.certificate import ScrcParams
+from offline.pipeline.run_files import DRIFT, rows_of
+from offline.pipeline.runner import StageContext, installed
+from offline.stages.export import DriftRecord
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.params import ScrcParams
 from stage1.outputs import Stage1Outputs
 from stage1.policy import ScrcPolicy
-from stage1.rows import LabelledOutputs
 
 # Some are installed under more than one name. The reference is always there to be compared with.
 PACKAGES: dict[Backend, tuple[str, ...]] = {

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutput
 
+from engines.backends.onnxruntime import OnnxEngine
 from engines.engine import HEAD_PREFIX, INPUT, OUTPUTS
-from engines.onnx_engine import OnnxEngine
 from offline.errors import TrainingError
-from offline.judging import predict
-from stage1.model import Stage1Net
+from offline.learning.predict import predict
+from stage1.model.net import Stage1Net
 from stage1.preprocess import Pixels
 
 OPSET = 18

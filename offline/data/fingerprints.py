@@ -15,10 +15,10 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from engines.engine import usable_cores
-from offline.dataset import Dataset
+from offline.data.dataset import Dataset
+from offline.data.jsonl import read_records
+from offline.data.perceptual_hash import HASH_BITS
 from offline.errors import DatasetError
-from offline.hamming import HASH_BITS
-from offline.records import read_records
 from stage1.artifacts import append_lines
 from stage1.preprocess import FORMATS
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from offline.config import NamedHead
-from offline.dataset import Dataset
+from offline.data.dataset import Dataset
 from offline.errors import DatasetError
 
 NO_TARGET = -1

@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict
 
 from engines.engine import usable_cores
 from offline.config import PreflightSettings
-from offline.dataset import LABELS_FILE, Dataset
+from offline.data.dataset import LABELS_FILE, Dataset
 from offline.errors import DatasetError
 from stage1.artifacts import Artifact
 from stage1.errors import ImageError

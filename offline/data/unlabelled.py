@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from engines.engine import usable_cores
-from offline.dataset import Dataset
+from offline.data.dataset import Dataset
+from offline.data.fingerprints import Fingerprint, fingerprint, fingerprints
+from offline.data.perceptual_hash import nearest, words_of
 from offline.errors import DatasetError
-from offline.fingerprints import Fingerprint, fingerprint, fingerprints
-from offline.hamming import nearest, words_of
 from stage1.errors import ImageError
 from stage1.preprocess import Pixels, PreprocessSettings, preprocess
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from offline.contenders import (
+from offline.evaluation.policy_comparison import (
     PolicyReport,
     SubgroupReport,
     contenders,
@@ -18,15 +18,15 @@ from offline.contenders import (
     mean_reward,
     subgroups,
 )
-from stage1 import selective
 from stage1.artifacts import Artifact
-from stage1.bootstrap import bootstrap, curve_band, interval, paired_difference, rate
-from stage1.certificate import ScrcParams
+from stage1.baselines.literature import ReferenceRules, Thresholds
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.params import ScrcParams
 from stage1.decisions import Decisions, Level
-from stage1.metrics import matthews_correlation, weighted_mcc
-from stage1.probability import MAIN_HEAD, CalibrationQuality, Kind, ProbabilityCalibrator, judge
-from stage1.reference_rules import ReferenceRules, Thresholds
-from stage1.rows import LabelledOutputs
+from stage1.metrics import risk_coverage
+from stage1.metrics.bootstrap import bootstrap, curve_band, interval, paired_difference, rate
+from stage1.metrics.classification import matthews_correlation, weighted_mcc
+from stage1.probability.calibrator import MAIN_HEAD, CalibrationQuality, Kind, ProbabilityCalibrator, judge
 
 CURVE_COVERAGES = np.linspace(0.02, 1.0, 50)
 WORKING_COVERAGES = (0.5, 0.8, 0.9)
@@ -207,7 +207,7 @@ def _alone(
 ) -> dict[str, Estimate]:
     confidence, labels = test.outputs.select_score, test.labels
     predictions = (probability > 0.5).astype(np.int8)
-    ranking = selective.Ranking.of(confidence, losses)
+    ranking = risk_coverage.Ranking.of(confidence, losses)
     curve = ranking.curve()
 
     def resampled(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -219,18 +219,18 @@ def _alone(
         "accuracy": 1 - float(losses.mean()),
         "mcc": matthews_correlation(labels, predictions),
         "augrc": ranking.augrc(),
-        "excess_augrc": selective.excess_augrc(confidence, losses),
+        "excess_augrc": risk_coverage.excess_augrc(confidence, losses),
     }
     found = _with_intervals(plain, resampled, test, settings)
     others = {
         "reward": mean_reward(labels, probability, settings.seed),
         "aurc": ranking.aurc(),
-        "excess_aurc": selective.excess_aurc(confidence, losses),
-        "augrc_balanced": selective.augrc_balanced(confidence, losses, labels),
-        "auroc_of_failures": selective.auroc_of_failures(confidence, losses),
-        "coverage_at_alpha": selective.coverage_at_risk(curve, alpha),
+        "excess_aurc": risk_coverage.excess_aurc(confidence, losses),
+        "augrc_balanced": risk_coverage.augrc_balanced(confidence, losses, labels),
+        "auroc_of_failures": risk_coverage.auroc_of_failures(confidence, losses),
+        "coverage_at_alpha": risk_coverage.coverage_at_risk(curve, alpha),
     }
-    others |= {f"risk_at_coverage_{c:g}": selective.risk_at_coverage(curve, c) for c in WORKING_COVERAGES}
+    others |= {f"risk_at_coverage_{c:g}": risk_coverage.risk_at_coverage(curve, c) for c in WORKING_COVERAGES}
     return found | {name: Estimate(value=_defined(value)) for name, value in others.items()}
 
 
@@ -280,9 +280,9 @@ def _curve(
     settings: EvaluationSettings,
 ) -> tuple[CurvePoint, ...]:
     confidence = test.outputs.select_score
-    ranking = selective.Ranking.of(confidence, losses)
+    ranking = risk_coverage.Ranking.of(confidence, losses)
     whole = ranking.curve()
-    missed = selective.miss_rate_curve(test.labels, predictions, confidence)
+    missed = risk_coverage.miss_rate_curve(test.labels, predictions, confidence)
     # The first working point that answers at least this share, as a policy with a threshold would.
     places = np.searchsorted(whole.coverage, CURVE_COVERAGES - 1e-12)
     places = np.unique(np.minimum(places, len(whole.coverage) - 1))

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from offline.config import Augmentation
-from offline.dataset import Dataset, Row
+from offline.data.dataset import Dataset, Row
 from stage1.preprocess import EXIF_ORIENTATION, FORMATS
 
 Augment = Callable[[Tensor, Tensor, torch.Generator], Tensor]

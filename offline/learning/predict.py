@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from offline.config import Precision
-from offline.dataset import Dataset
-from offline.optimisers import autocast
-from stage1.calibration_settings import CalibrationSettings
-from stage1.candidates import select
-from stage1.model import NetOutputs, Stage1Net
+from offline.data.dataset import Dataset
+from offline.learning.optimiser import autocast
+from stage1.certificate.candidates import select
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.settings import CalibrationSettings
+from stage1.model.net import NetOutputs, Stage1Net
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
-from stage1.rows import LabelledOutputs
 
 # Levels at which checkpoints are compared where none looks safe at the strict one, as multiples of it.
 RELAXED = (2, 4, 8)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from offline.dataset import Dataset
+from offline.data.dataset import Dataset
 from offline.errors import TrainingError
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from offline.dataset import Dataset, read_dataset
-from offline.pipeline import StageContext
-from offline.split_settings import Split
-from offline.splits import Splits
+from offline.data.dataset import Dataset, read_dataset
+from offline.pipeline.runner import StageContext
+from offline.splits.settings import Split
+from offline.splits.splits_file import Splits
 
 if TYPE_CHECKING:
-    from offline.judging import ImageSet
-    from stage1.model import Stage1Net
+    from offline.learning.predict import ImageSet
+    from stage1.model.net import Stage1Net
 
 SPLITS = "splits.json"
 BACKBONE = "backbone.safetensors"
@@ -26,7 +26,7 @@ REFERENCES = "reference_rules.json"
 THRESHOLDS = "thresholds.json"
 COMPARISON = "comparison.json"
 DRIFT = "drift.json"
-# Not from `offline.adapters`, which would bring torch with it.
+# Not from `stage1.model.adapters.attach`, which would bring torch with it.
 ADAPTER_TENSORS = "adapter.safetensors"
 PUBLICATION = "publish.json"
 JUDGING: tuple[Split, ...] = ("val_select", "val_calib", "test")
@@ -45,7 +45,7 @@ def splits_of(context: StageContext) -> Splits:
 
 def images_of(context: StageContext, name: Split) -> ImageSet:
     """The pictures of a set, as an engine sees them, with their rows."""
-    from offline.judging import ImageSet  # noqa: PLC0415  torch is loaded only by the stages that train
+    from offline.learning.predict import ImageSet  # noqa: PLC0415  torch is loaded only by the stages that train
 
     data = rows_of(context, name)
     return ImageSet(data.array(context.config.preprocess), data)
@@ -58,9 +58,9 @@ def network_of(context: StageContext, *, trained: bool) -> Stage1Net:
         context: of the stage.
         trained: whether it has the shape that it has after training, when some adapters have stayed in it.
     """
-    from offline.adapters import add_side_modules  # noqa: PLC0415
-    from offline.judging import best_device  # noqa: PLC0415
-    from offline.modeling import build  # noqa: PLC0415
+    from offline.learning.predict import best_device  # noqa: PLC0415
+    from stage1.model.adapters.attach import add_side_modules  # noqa: PLC0415
+    from stage1.model.backbones import build  # noqa: PLC0415
 
     config = context.config
     net = build(config.model, size_px=config.preprocess.size_px, seed=config.seed)

@@ -25,7 +25,7 @@ from typing import ClassVar, Protocol
 
 from filelock import FileLock, Timeout
 
-from engines.store import Store
+from engines.store.store import Store
 from offline.config import RunConfig
 from offline.errors import PipelineBusy, PipelineError
 from stage1.artifacts import Artifact, fsync_directory, fsync_tree, sha256_file, sha256_json
@@ -367,19 +367,35 @@ def _own_imports(source: str) -> list[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module in PACKAGES:
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names.append(node.module)
-    return [name for name in names if name.partition(".")[0] in PACKAGES]
+        elif isinstance(node, ast.ImportFrom) and node.module and _of_this_program(node.module):
+            for alias in node.names:
+                inside = f"{node.module}.{alias.name}"
+                names.append(node.module if _file(inside) is None else inside)
+    return [name for name in names if _of_this_program(name)]
+
+
+def _of_this_program(module: str) -> bool:
+    return module.partition(".")[0] in PACKAGES
 
 
 @cache
 def _source(module: str) -> str:
-    spec = find_spec(module)
-    if spec is None or spec.origin is None:
+    file = _file(module)
+    if file is None:
         raise PipelineError(f"module {module} has no source file")
-    return Path(spec.origin).read_text(encoding="utf-8")
+    return file.read_text(encoding="utf-8")
+
+
+@cache
+def _file(module: str) -> Path | None:
+    """The source file of a module of this program, None if there is no such module."""
+    package, *inside = module.split(".")
+    spec = find_spec(package)
+    if spec is None or spec.origin is None:
+        return None
+    place = Path(spec.origin).parent.joinpath(*inside)
+    candidates = (place / "__init__.py", place.with_suffix(".py")) if inside else (place / "__init__.py",)
+    return next((file for file in candidates if file.is_file()), None)
 
 
 def _listing(path: Path) -> list[tuple[str, int, int]]:

@@ -9,16 +9,16 @@ from typing import ClassVar
 
 from engines.engine import REFERENCE
 from engines.errors import BundleRefused, EngineError, Unavailable
-from engines.loading import LiveBundle, load_bundle
-from engines.store import Store
-from offline.calibrating import run_engine
+from engines.live.load_bundle import LiveBundle, load_bundle
+from engines.store.store import Store
+from offline.certify.calibration_ledger import run_engine
 from offline.config import GateSettings
-from offline.dataset import Dataset
-from offline.evaluating import EvaluationSettings, Report, evaluate
-from offline.pipeline import Progress
-from offline.splits import Splits
+from offline.data.dataset import Dataset
+from offline.evaluation.evaluate import EvaluationSettings, Report, evaluate
+from offline.pipeline.runner import Progress
+from offline.splits.splits_file import Splits
 from stage1.artifacts import Artifact
-from stage1.certificate import ScrcParams
+from stage1.certificate.params import ScrcParams
 from stage1.errors import Stage1Error
 
 

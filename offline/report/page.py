@@ -6,15 +6,15 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from offline.charts import Chart, Marker
-from offline.comparison import TrainingComparison
-from offline.comparison_page import comparison_section
-from offline.contenders import PolicyReport, SubgroupReport
-from offline.evaluating import CurvePoint, Estimate, Mistake, Report
-from stage1.certificate import ScrcParams
-from stage1.numbers import at_least, at_most, confidence
-from stage1.probability import CalibrationQuality
-from stage1.risks import Rate, Risk
+from offline.evaluation.evaluate import CurvePoint, Estimate, Mistake, Report
+from offline.evaluation.policy_comparison import PolicyReport, SubgroupReport
+from offline.evaluation.training_comparison import TrainingComparison
+from offline.report.charts import Chart, Marker
+from offline.report.training_section import comparison_section
+from stage1.certificate.params import ScrcParams
+from stage1.certificate.percent import at_least, at_most, confidence
+from stage1.certificate.risks import Rate, Risk
+from stage1.probability.calibrator import CalibrationQuality
 
 NAMES = {
     "scrc": "SCRC",

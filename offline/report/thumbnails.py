@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from offline.dataset import Dataset
+from offline.data.dataset import Dataset
 from stage1.preprocess import PreprocessSettings
 
 SIDE_PX, QUALITY = 200, 70

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from offline.comparison import Gain, Spread, TrainingComparison, Variant, VariantName
+from offline.evaluation.training_comparison import Gain, Spread, TrainingComparison, Variant, VariantName
 
 NAMES: dict[VariantName, str] = {
     "baseline": "baseline: a head on the backbone as it came, softmax thresholds",

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from offline.dataset import Dataset, Row
+from offline.data.dataset import Dataset, Row
 from offline.errors import DatasetError
-from offline.ledger import Assignment, Event, Home, Ledger, StrataCut
-from offline.placement import place
-from offline.settling import Group, Settling
-from offline.split_settings import SPLITS, SplitSettings
-from offline.splits import Quarantined, SplitRow, Splits, SplitSet, check_classes, nearest_of
+from offline.splits.balanced_placement import place
+from offline.splits.homes import Group, Settling
+from offline.splits.settings import SPLITS, SplitSettings
+from offline.splits.split_ledger import Assignment, Event, Home, Ledger, StrataCut
+from offline.splits.splits_file import Quarantined, SplitRow, Splits, SplitSet, check_classes, nearest_of
 
 CLASSES = ("no roadwork", "roadwork")
 UNKNOWN = "unknown"

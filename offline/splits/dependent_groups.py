@@ -16,10 +16,10 @@ from itertools import pairwise, product
 
 import numpy as np
 
-from offline.dataset import Row
+from offline.data.dataset import Row
+from offline.data.perceptual_hash import Places, join, join_near, words_of
 from offline.errors import DatasetError
-from offline.hamming import Places, join, join_near, words_of
-from offline.split_settings import SplitSettings
+from offline.splits.settings import SplitSettings
 
 EARTH_RADIUS_M = 6_371_000.0
 

@@ -6,12 +6,12 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
 
-from engines.loading import load_bundle
-from offline.calibrating import run_engine
-from offline.dataset import Dataset, Row
+from engines.live.load_bundle import load_bundle
+from offline.certify.calibration_ledger import run_engine
+from offline.data.dataset import Dataset, Row
+from offline.data.fingerprints import SCHEME, Fingerprint
 from offline.errors import DatasetError
-from offline.fingerprints import SCHEME, Fingerprint
-from offline.split_settings import BundleDifficulty, ColumnDifficulty, Difficulty
+from offline.splits.settings import BundleDifficulty, ColumnDifficulty, Difficulty
 
 FULL_CONTRAST = 127.5
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from offline.dataset import Row
-from offline.grouping import components
-from offline.ledger import Home, Ledger
-from offline.split_settings import SplitSettings
+from offline.data.dataset import Row
+from offline.splits.dependent_groups import components
+from offline.splits.settings import SplitSettings
+from offline.splits.split_ledger import Home, Ledger
 
 TRAIN = Home("train")
 

@@ -13,9 +13,9 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from offline.data.jsonl import read_records
 from offline.errors import DatasetError
-from offline.records import read_records
-from offline.split_settings import Split
+from offline.splits.settings import Split
 from stage1.artifacts import append_lines
 
 SPLIT_LEDGER = "splits.ledger.jsonl"

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
-from offline.dataset import Dataset
+from offline.data.dataset import Dataset
+from offline.data.perceptual_hash import nearest, words_of
 from offline.errors import DatasetError
-from offline.hamming import nearest, words_of
-from offline.split_settings import Split
+from offline.splits.settings import Split
 from stage1.artifacts import Artifact
 
 

@@ -7,15 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline.adapters import add_adapters, add_side_modules, merge_adapters
-from offline.comparison import TrainingComparison, VariantName, compare
 from offline.config import RunConfig, TrainSettings
-from offline.conformal_training import train_conformal_risk
-from offline.judging import ImageSet, best_device, predict
-from offline.modeling import build, load_weights
-from offline.training import Trainee, train_supervised
-from stage1.model import Stage1Net
-from stage1.rows import LabelledOutputs
+from offline.evaluation.training_comparison import TrainingComparison, VariantName, compare
+from offline.learning.conformal.train import train_conformal_risk
+from offline.learning.predict import ImageSet, best_device, predict
+from offline.learning.supervised.train import Trainee, train_supervised
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.model.adapters.attach import add_adapters, add_side_modules, merge_adapters
+from stage1.model.backbones import build, load_weights
+from stage1.model.net import Stage1Net
 
 BASELINE_EPOCHS = 30
 BASELINE_RATE = 1e-3

@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import shutil
 
-from offline.dataset import Dataset
-from offline.fingerprints import FINGERPRINTS
-from offline.pipeline import StageContext
-from offline.stage_inputs import (
+from offline.data.dataset import Dataset
+from offline.data.fingerprints import FINGERPRINTS
+from offline.pipeline.run_files import (
     BACKBONE,
     BEST,
     COMPARISON,
@@ -20,7 +19,8 @@ from offline.stage_inputs import (
     network_of,
     rows_of,
 )
-from offline.stage_records import AdaptationRecord, ConformalRecord, TrainingRecord
+from offline.pipeline.runner import StageContext
+from offline.stages.export import AdaptationRecord, ConformalRecord, TrainingRecord
 
 
 def run_adapt_domain(context: StageContext) -> None:
@@ -31,10 +31,10 @@ def run_adapt_domain(context: StageContext) -> None:
     settings = context.config.adapt_domain
     if not settings.enabled:
         return
-    from offline.adaptation import adapt_domain  # noqa: PLC0415
-    from offline.modeling import save_weights  # noqa: PLC0415
-    from offline.probing import feature_judge  # noqa: PLC0415
-    from offline.unlabelled import COPIES_DISTANCE, hashes_of, read_unlabelled  # noqa: PLC0415
+    from offline.data.unlabelled import COPIES_DISTANCE, hashes_of, read_unlabelled  # noqa: PLC0415
+    from offline.learning.self_distillation.adapt import adapt_domain  # noqa: PLC0415
+    from offline.learning.self_distillation.probe import feature_judge  # noqa: PLC0415
+    from stage1.model.backbones import save_weights  # noqa: PLC0415
 
     config = context.config
     net = network_of(context, trained=False)
@@ -74,15 +74,15 @@ def run_train_supervised(context: StageContext) -> None:
 
     Writes `model_supervised.safetensors`, the adapter by itself, `training.csv` and `training.json`.
     """
-    from offline.adapters import (  # noqa: PLC0415
+    from offline.learning.supervised.train import Trainee, train_supervised  # noqa: PLC0415
+    from stage1.model.adapters.attach import (  # noqa: PLC0415
         AdapterOrigin,
         add_adapters,
         load_adapter,
         merge_adapters,
         save_adapter,
     )
-    from offline.modeling import load_weights, save_weights  # noqa: PLC0415
-    from offline.training import Trainee, train_supervised  # noqa: PLC0415
+    from stage1.model.backbones import load_weights, save_weights  # noqa: PLC0415
 
     config = context.config
     settings = config.train_supervised
@@ -133,8 +133,8 @@ def run_train_conformal_risk(context: StageContext) -> None:
         shutil.copyfile(supervised, context.out / BEST)
         ConformalRecord(enabled=False).write(context.out / "conformal_training.json")
         return
-    from offline.conformal_training import train_conformal_risk  # noqa: PLC0415
-    from offline.modeling import load_weights, save_weights  # noqa: PLC0415
+    from offline.learning.conformal.train import train_conformal_risk  # noqa: PLC0415
+    from stage1.model.backbones import load_weights, save_weights  # noqa: PLC0415
 
     net = network_of(context, trained=True)
     load_weights(net, supervised)
@@ -155,7 +155,7 @@ def run_train_conformal_risk(context: StageContext) -> None:
 
 def run_compare_training(context: StageContext) -> None:
     """Train what the report sets beside the model; writes `comparison.json`."""
-    from offline.ablations import Ablations, Weights  # noqa: PLC0415
+    from offline.stages.ablations import Ablations, Weights  # noqa: PLC0415
 
     supervised, final = context.inputs["train_supervised"], context.inputs["train_conformal_risk"]
     Ablations(

@@ -17,12 +17,12 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from stage1.artifacts import Artifact
-from stage1.candidates import Candidates, exit_one_threshold
+from stage1.certificate.candidates import Candidates, exit_one_threshold
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.risks import Rate, Risk, measure
+from stage1.exit_rule import ExitRule, Mask
 from stage1.outputs import Floats
 from stage1.policy import ThresholdPolicy, roadwork_probability
-from stage1.risks import Rate, Risk, measure
-from stage1.rows import LabelledOutputs
-from stage1.rule import ExitRule, Mask
 
 RuleName = Literal["scrc_i", "scrc_t", "scrc_t_label", "crc"]
 ON_AVERAGE = "not for a given calibration draw, if images are independent"

@@ -23,17 +23,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from stage1 import wording
-from stage1.binomial import losses_allowed, p_values, trials_needed, upper_bound
-from stage1.calibration_settings import CalibrationSettings
-from stage1.candidates import Candidates, ambiguous_cut, select, select_for_coverage
-from stage1.certificate import Binding, Chain, Evidence, ScrcParams
+from stage1.certificate import statements
+from stage1.certificate.binomial import losses_allowed, p_values, trials_needed, upper_bound
+from stage1.certificate.candidates import Candidates, ambiguous_cut, select, select_for_coverage
+from stage1.certificate.labelled_outputs import LabelledOutputs, check_disjoint
+from stage1.certificate.multiplicity import holm, spent
+from stage1.certificate.params import Binding, Chain, Evidence, ScrcParams
+from stage1.certificate.risks import Rate, Risk, Units, measure, onset
+from stage1.certificate.settings import CalibrationSettings
+from stage1.certificate.threshold_counts import Counts, sweep
 from stage1.decisions import Decisions
-from stage1.risks import Rate, Risk, Units, measure, onset
-from stage1.rows import LabelledOutputs, check_disjoint
-from stage1.rule import ExitRule, HeadAgreement, Mask, eligible
-from stage1.sweep import Counts, sweep
-from stage1.testing import holm, spent
+from stage1.exit_rule import ExitRule, HeadAgreement, Mask, eligible
 
 AMONG_POSITIVES = frozenset({Risk.MISS_ALL, Risk.MISS_GATED, Risk.MISS_EXIT})
 
@@ -139,7 +139,7 @@ def calibrate(
     uncertified = ScrcParams(
         status="INFEASIBLE",
         reason=found.reason,
-        statement=wording.NOTHING_CERTIFIED,
+        statement=statements.NOTHING_CERTIFIED,
         mode=settings.mode,
         algorithm=settings.algorithm,
         multiplicity=settings.multiplicity,
@@ -173,7 +173,7 @@ def _search(
     for name, rows in (("val_select", val_select), ("val_calib", val_calib)):
         for label in (0, 1):
             if not (rows.labels == label).any():
-                return Outcome(None, reason=wording.class_is_missing(name, label))
+                return Outcome(None, reason=statements.class_is_missing(name, label))
     if settings.mode == "coverage":
         everything = len(units.representatives(np.ones(len(val_calib), bool)))
         candidates = select_for_coverage(val_select, settings, everything)
@@ -234,7 +234,9 @@ def _too_few(
         there = len(units.representatives(counted if claim.among is None else counted & claim.among))
         needed = trials_needed(0, claim.bound, claim.level)
         if there < needed:
-            return wording.too_few_units(claim.risk, claim.bound, claim.level, claim.subgroup, there, needed, settings)
+            return statements.too_few_units(
+                claim.risk, claim.bound, claim.level, claim.subgroup, there, needed, settings
+            )
     return None
 
 
@@ -295,7 +297,7 @@ def certify_chains(
         # The chain that came closest says what it would take.
         closest = min(range(len(walks)), key=lambda i: float(walks[i].p_values[:, 0].max()))
         evidence = _evidence(walks[closest], 0, claims)
-        return Outcome(None, chains, closest, evidence, wording.not_proved(evidence, settings))
+        return Outcome(None, chains, closest, evidence, statements.not_proved(evidence, settings))
     chosen, at = max(ends, key=lambda end: _exits(data, candidates, *end))
     rule = _rule(candidates, chosen, at)
     return Outcome(rule, chains, chosen, _evidence(walks[chosen], at, claims))
@@ -311,7 +313,7 @@ def _holm(data: LabelledOutputs, candidates: Candidates, walks: Sequence[Walk], 
         best = int(np.argmin(p))
         claims = [replace(claim, level=claim.level / len(p)) for claim in claims]
         evidence = _evidence(walks[places[best][0]], places[best][1], claims)
-        return Outcome(None, chains, places[best][0], evidence, wording.no_pair_proved(len(p), evidence))
+        return Outcome(None, chains, places[best][0], evidence, statements.no_pair_proved(len(p), evidence))
     best = max(np.flatnonzero(granted).tolist(), key=lambda i: _exits(data, candidates, *places[i]))
     claims = [replace(claim, level=float(granted[best])) for claim in claims]
     chosen, at = places[best]
@@ -399,7 +401,7 @@ def certify_coverage(
             proved.append((bound, number, (risk, covered)))
     if not proved:
         best = min(range(len(attempts)), key=lambda i: attempts[i].p_value)
-        return Outcome(None, chains, best, (attempts[best],), wording.coverage_not_proved(attempts[best]))
+        return Outcome(None, chains, best, (attempts[best],), statements.coverage_not_proved(attempts[best]))
     _, chosen, evidence = min(proved)
     return Outcome(_rule(replace(candidates, chains=chains), chosen, 0), chains, chosen, evidence)
 
@@ -431,5 +433,5 @@ def _certified(
         "subgroups": {e.subgroup: Rate.count(e.events, e.trials, e.level) for e in uncertified.evidence if e.subgroup},
     }
     named = uncertified.model_copy(update={"bound_delta": delta})
-    fields["statement"] = wording.statement(named, risks, coverage, exited, by_image, settings)
+    fields["statement"] = statements.statement(named, risks, coverage, exited, by_image, settings)
     return ScrcParams.model_validate(fields)

@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from stage1.binomial import p_values
-from stage1.calibration_settings import CalibrationSettings
-from stage1.certificate import Chain
+from stage1.certificate.binomial import p_values
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.params import Chain
+from stage1.certificate.risks import Risk, Units, onset
+from stage1.certificate.settings import CalibrationSettings
+from stage1.certificate.threshold_counts import sweep
 from stage1.decisions import DEFERRED
+from stage1.exit_rule import Eligible, ExitRule, HeadAgreement, Mask, consent, eligible
 from stage1.outputs import Floats, Stage1Outputs
-from stage1.risks import Risk, Units, onset
-from stage1.rows import LabelledOutputs
-from stage1.rule import Eligible, ExitRule, HeadAgreement, Mask, consent, eligible
-from stage1.sweep import sweep
 
 LARGEST_GATED_SHARE = 0.6
 COVERAGE_MARGINS = (1.5, 2.5, 3.5, 5.0)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stage1.artifacts import sha256_json
+from stage1.certificate.risks import Unit, Units
 from stage1.errors import RowsError
 from stage1.outputs import Stage1Outputs
-from stage1.risks import Unit, Units
 
 UNKNOWN = "unknown"
 

@@ -8,12 +8,12 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from stage1.artifacts import Artifact, sha256_json
-from stage1.binomial import p_value
-from stage1.calibration_settings import MOST_SLACK, Algorithm, Mode, Multiplicity
+from stage1.certificate.binomial import p_value
+from stage1.certificate.multiplicity import spent
+from stage1.certificate.risks import Rate, Risk, Unit
+from stage1.certificate.settings import MOST_SLACK, Algorithm, Mode, Multiplicity
 from stage1.errors import CertificateError
-from stage1.risks import Rate, Risk, Unit
-from stage1.rule import ExitRule
-from stage1.testing import spent
+from stage1.exit_rule import ExitRule
 
 Sha256 = str
 # Beyond it the arithmetic of the bounds overflows.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from stage1.binomial import losses_allowed, p_value, power, trials_needed
-from stage1.candidates import COVERAGE_MARGINS
-from stage1.testing import spent
+from stage1.certificate.binomial import losses_allowed, p_value, power, trials_needed
+from stage1.certificate.candidates import COVERAGE_MARGINS
+from stage1.certificate.multiplicity import spent
 
 POWERS = (0.5, 0.8, 0.9)
 MOST_LOSSES = 2000

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from stage1.risks import Risk, Unit
+from stage1.certificate.risks import Risk, Unit
 
 Mode = Literal["risk", "coverage", "balanced"]
 Algorithm = Literal["A", "B", "C"]

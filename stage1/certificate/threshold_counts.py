@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from stage1.certificate.risks import Onset, Units
+from stage1.exit_rule import Mask
 from stage1.outputs import Floats
-from stage1.risks import Onset, Units
-from stage1.rule import Mask
 
 Integers = NDArray[np.int64]
 

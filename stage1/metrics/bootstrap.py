@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stage1.selective import Ranking
+from stage1.metrics.risk_coverage import Ranking
 
 Doubles = NDArray[np.float64]
 Groups = Sequence[str] | NDArray[np.generic]

@@ -14,7 +14,7 @@ from transformers.utils import logging as hf_logging
 
 from offline.config import DINOV3, ModelSettings, PretrainedBackbone, RandomBackbone
 from offline.errors import TrainingError
-from stage1.model import Layout, Stage1Net
+from stage1.model.net import Layout, Stage1Net
 
 
 def build(settings: ModelSettings, *, size_px: int, seed: int) -> Stage1Net:

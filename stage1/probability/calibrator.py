@@ -27,8 +27,8 @@ from scipy.special import expit, log_expit
 from stage1.artifacts import Artifact
 from stage1.decisions import Decisions
 from stage1.errors import CalibrationError
+from stage1.metrics.risk_coverage import LEAST_PROBABILITY, reliability
 from stage1.outputs import Stage1Outputs
-from stage1.selective import LEAST_PROBABILITY, reliability
 
 Kind = Literal["dirichlet", "beta", "temperature"]
 Doubles = NDArray[np.float64]

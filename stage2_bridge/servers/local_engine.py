@@ -6,12 +6,12 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from engines.bundle import CALIBRATOR, ENGINE, PREPROCESS
+from engines.backends.onnxruntime import OnnxEngine
 from engines.errors import BundleRefused, InferenceError
-from engines.onnx_engine import OnnxEngine
+from engines.store.bundle import CALIBRATOR, ENGINE, PREPROCESS
 from stage1.errors import Stage1Error
 from stage1.preprocess import PreprocessSettings, preprocess
-from stage1.probability import ProbabilityCalibrator
+from stage1.probability.calibrator import ProbabilityCalibrator
 from stage2_bridge.bridge import Stage2Error
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FLOORS = {"stage1": 1, "engines": 2, "offline": 3, "stage2_bridge": 3, "miner": 4}
 SOURCES = sorted(path for package in FLOORS for path in (ROOT / package).rglob("*.py"))
 
@@ -42,11 +42,11 @@ def test_nothing_imports_upwards_or_sideways(path: Path) -> None:
 @pytest.mark.parametrize(
     "modules",
     [
-        "miner.app",
-        "engines.follow, stage2_bridge.local",
-        "stage1.policy, stage1.calibration",
+        "miner.process",
+        "engines.live.follower, stage2_bridge.servers.local_engine",
+        "stage1.policy, stage1.certificate.calibrate",
         "miner.cli",
-        "engines.tensorrt_engine, engines.tensorrt_build",
+        "engines.backends.tensorrt.engine, engines.backends.tensorrt.build",
     ],
 )
 def test_what_a_live_miner_loads_brings_no_package_of_an_extra(modules: str) -> None:
@@ -54,12 +54,14 @@ def test_what_a_live_miner_loads_brings_no_package_of_an_extra(modules: str) -> 
 
 
 def test_the_torch_free_stages_of_the_pipeline_load_no_torch() -> None:
-    assert "torch" not in loaded_by("import offline.stages, miner.retrain")
+    assert "torch" not in loaded_by("import offline.night, miner.cli.retrain")
 
 
 def test_what_trains_is_loaded_without_torchvision() -> None:
     """Beside a torch for the CPU, a torchvision for CUDA would bring transformers down with it."""
-    loaded = loaded_by("import offline.training, offline.adaptation, transformers, peft")
+    loaded = loaded_by(
+        "import offline.learning.supervised.train, offline.learning.self_distillation.adapt, transformers, peft"
+    )
     assert {"torch", "transformers", "peft"} <= loaded
     assert "torchvision" not in loaded
 

@@ -17,10 +17,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
 
+from engines.backends.onnxruntime import OnnxEngine
+from engines.backends.tensorrt.build import Plan, build_plan
+from engines.backends.tensorrt.library import Flavour, load_flavour
 from engines.engine import INPUT
-from engines.onnx_engine import OnnxEngine
-from engines.tensorrt_build import Plan, build_plan
-from engines.tensorrt_flavour import Flavour, load_flavour
 
 DINOV3_SIZE_PX = 64
 
@@ -46,9 +46,9 @@ def other_ports(request: pytest.FixtureRequest) -> dict[str, object]:
 def small_dinov3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ONNX file of a DINOv3 of three blocks with a named head and random weights."""
     pytest.importorskip("torch")
+    from offline.certify.onnx_export import export_onnx  # noqa: PLC0415
     from offline.config import ModelSettings, NamedHead, RandomBackbone  # noqa: PLC0415
-    from offline.exporting import export_onnx  # noqa: PLC0415
-    from offline.modeling import build  # noqa: PLC0415
+    from stage1.model.backbones import build  # noqa: PLC0415
 
     works = NamedHead(column="works", classes=("none", "active", "planned"))
     settings = ModelSettings(backbone=RandomBackbone(layers=3), heads={"works": works})

@@ -14,7 +14,7 @@ import structlog
 from miner.logs import configure_logging, repair_loggers_after_bittensor
 
 existing = logging.getLogger("uvicorn.error")
-log = structlog.get_logger("miner.axon")
+log = structlog.get_logger("miner.axon.app")
 configure_logging("INFO")
 {load}
 {repair}
@@ -48,8 +48,8 @@ def test_both_worlds_write_json_to_standard_error():
     records, stdout = logged()
     assert stdout == ""
     assert events(records, "uvicorn.error") == ["listening on 8091"]
-    assert events(records, "miner.axon") == ["ready", "failed"]
-    ready, failed = (record for record in records if record["logger"] == "miner.axon")
+    assert events(records, "miner.axon.app") == ["ready", "failed"]
+    ready, failed = (record for record in records if record["logger"] == "miner.axon.app")
     assert (ready["port"], ready["level"]) == (8091, "info")
     assert ready["timestamp"].endswith("Z")
     assert "RuntimeError: broken" in failed["exception"]

@@ -20,12 +20,12 @@ import pytest
 from bittensor_wallet import Wallet
 from PIL import Image
 
-from engines.bundle import MANIFEST, Provenance
-from engines.store import Store
-from miner.chain import ChainFile, Neuron
-from miner.journal import read_journal
+from engines.store.bundle import MANIFEST, Provenance
+from engines.store.store import Store
+from miner.answering.journal import read_journal
+from miner.chain.port import ChainFile, Neuron
 
-PEER = Path(__file__).with_name("dendrite_peer.py")
+PEER = Path(__file__).parent / "axon" / "dendrite_peer.py"
 OLD_SDK = os.environ.get("BITTENSOR9_PYTHON", "")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LIMIT_S = 40.0

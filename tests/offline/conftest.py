@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offline.dataset import Dataset, Row
-from offline.splitting import Looks
+from offline.data.dataset import Dataset, Row
+from offline.splits.assign import Looks
 
 with suppress(ImportError):
     import torch

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from engines.store import Store
-from offline.scenes import write_scenes
-from offline.stages import stage_names
+from engines.store.store import Store
+from offline.data.synthetic_streets import write_scenes
+from offline.night import stage_names
 
 SCENES = 160
 

@@ -14,13 +14,13 @@ import pytest
 from PIL import Image
 from structlog.testing import capture_logs
 
-from engines.bundle import CALIBRATOR, ENGINE, PREPROCESS
 from engines.errors import BundleRefused
+from engines.store.bundle import CALIBRATOR, ENGINE, PREPROCESS
 from stage1.errors import ArtifactError
 from stage1.preprocess import PreprocessSettings
-from stage1.probability import ProbabilityCalibrator
+from stage1.probability.calibrator import ProbabilityCalibrator
 from stage2_bridge.bridge import Bridge, Outcome, Stage2Client, Stage2Error, Verdict
-from stage2_bridge.local import LocalEngineClient
+from stage2_bridge.servers.local_engine import LocalEngineClient
 
 T = TypeVar("T")
 IMAGE = b"an image"

@@ -12,12 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines.bundle import engine_sha256
-from engines.device import Gpu, NoGpu, find_gpu
-from engines.engine import HEAD_PREFIX, INPUT, OUTPUTS
-from engines.errors import BuildFailed
-from engines.tensorrt_flavour import Flavour
-from engines.tensorrt_plan import (
+from engines.backends.tensorrt.library import Flavour
+from engines.backends.tensorrt.plan import (
     DESCRIPTION,
     PLAN,
     BatchProfile,
@@ -26,6 +22,10 @@ from engines.tensorrt_plan import (
     graph_sha256,
     precision_of,
 )
+from engines.engine import HEAD_PREFIX, INPUT, OUTPUTS
+from engines.errors import BuildFailed
+from engines.machine.gpu import Gpu, NoGpu, find_gpu
+from engines.store.bundle import engine_sha256
 from stage1.artifacts import write_atomic
 
 WORKSPACE = 4 << 30

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from engines.cuda import Cuda
-from engines.device import Gpu, NoGpu, find_gpu
+from engines.backends.tensorrt.cuda import Cuda
+from engines.backends.tensorrt.execution import RUNS_BEFORE_CAPTURE, Lane
+from engines.backends.tensorrt.library import Flavour, load_flavour
+from engines.backends.tensorrt.plan import DESCRIPTION, PLAN, Fingerprint, PlanDescription, read_plan
+from engines.backends.tensorrt.refit import check_refit, refit
 from engines.engine import HEAD_PREFIX, OUTPUTS, EngineDescription, EngineSpec, buckets, twin
 from engines.errors import BundleRefused, InferenceError, Unavailable
-from engines.tensorrt_flavour import Flavour, load_flavour
-from engines.tensorrt_lane import RUNS_BEFORE_CAPTURE, Lane
-from engines.tensorrt_plan import DESCRIPTION, PLAN, Fingerprint, PlanDescription, read_plan
-from engines.tensorrt_refit import check_refit, refit
+from engines.machine.gpu import Gpu, NoGpu, find_gpu
 from stage1.errors import ArtifactError
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.cuda import Buffer, Cuda, capture
+from engines.backends.tensorrt.cuda import Buffer, Cuda, capture
+from engines.backends.tensorrt.library import Flavour
 from engines.engine import INPUT
 from engines.errors import InferenceError
-from engines.tensorrt_flavour import Flavour
 from stage1.preprocess import Pixels
 
 # The first run at a shape compiles and allocates, which must not happen inside a capture.

@@ -13,11 +13,11 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from engines.bundle import engine_sha256
-from engines.device import Gpu
+from engines.backends.tensorrt.library import FlavourName
 from engines.engine import EngineSpec, Precision, twin
 from engines.errors import BundleRefused
-from engines.tensorrt_flavour import FlavourName
+from engines.machine.gpu import Gpu
+from engines.store.bundle import engine_sha256
 from stage1.artifacts import Artifact
 from stage1.errors import ArtifactError
 

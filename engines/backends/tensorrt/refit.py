@@ -10,11 +10,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engines.backends.tensorrt.plan import PlanDescription
 from engines.errors import BundleRefused, InferenceError
-from engines.tensorrt_plan import PlanDescription
 
 if TYPE_CHECKING:
-    from engines.tensorrt_engine import TensorRtEngine
+    from engines.backends.tensorrt.engine import TensorRtEngine
 
 
 def refit(twin: TensorRtEngine, onnx: Path) -> None:

@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from offline.checkpoints import Checkpoints, Randomness, Trained
 from offline.config import ConformalTrainingSettings
-from offline.conformal_risk import RiskWeights, risk_loss
 from offline.errors import TrainingError
-from offline.judging import EVAL_BATCH, ImageSet, SelectiveScore, device_of, selective_score, to_numpy
-from offline.optimisers import autocast
-from stage1.calibration_settings import CalibrationSettings
-from stage1.model import Stage1Net
+from offline.learning.checkpoints import Checkpoints, Randomness, Trained
+from offline.learning.conformal.risk_loss import RiskWeights, risk_loss
+from offline.learning.optimiser import autocast
+from offline.learning.predict import EVAL_BATCH, ImageSet, SelectiveScore, device_of, selective_score, to_numpy
+from stage1.certificate.settings import CalibrationSettings
+from stage1.model.net import Stage1Net
 from stage1.preprocess import Pixels
 
 EVALUATE_EVERY = 25

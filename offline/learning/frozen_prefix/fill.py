@@ -15,15 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from offline import augmentation
-from offline.augmentation import Augment
 from offline.config import Precision
-from offline.optimisers import autocast
-from offline.prefix_cache import PrefixCache, key_of, weights_sha256
-from stage1 import model, trunk
-from stage1.model import Stage1Net
+from offline.learning import augmentation
+from offline.learning.augmentation import Augment
+from offline.learning.frozen_prefix.cache import PrefixCache, key_of, weights_sha256
+from offline.learning.optimiser import autocast
+from stage1.model import net as network
+from stage1.model import trunk
+from stage1.model.net import Stage1Net
+from stage1.model.trunk import blocks_of, plain
 from stage1.preprocess import Pixels
-from stage1.trunk import blocks_of, plain
 
 PLAIN = -1
 BUILD_BATCH = 32
@@ -61,7 +62,7 @@ class Frozen:
         about = (kind, self.cut, net.views, net.view_px, self.precision, self.device.type)
         config: Any = plain(net.backbone).config
         buffers = [("mean", net.mean), ("std", net.std)]
-        code = [inspect.getsource(module) for module in (augmentation, model, trunk, sys.modules[__name__])]
+        code = [inspect.getsource(module) for module in (augmentation, network, trunk, sys.modules[__name__])]
         versions = [version(name) for name in ("torch", "transformers", "peft", "kornia", "pillow", "simplejpeg")]
         decides = (*about, config.to_json_string(use_diff=False), code, versions)
         return weights_sha256([*self._weights(), *buffers], decides)
@@ -86,7 +87,7 @@ def view(pixels: Pixels, number: int, aspect: float, augment: Augment, key: byte
         pixels: uint8 `(3, S, S)`.
         number: of the view; `PLAIN` for the image as it is.
         aspect: width by height of its frame.
-        augment: see `offline.augmentation`.
+        augment: see `offline.learning.augmentation`.
         key: of the view; seeds what is drawn.
 
     Returns:

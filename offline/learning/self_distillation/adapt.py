@@ -27,18 +27,26 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from offline.adapters import with_low_rank
-from offline.checkpoints import Checkpoints, Randomness, Trained, Watch
 from offline.config import AdaptSettings
 from offline.errors import TrainingError
-from offline.judging import device_of
-from offline.optimisers import autocast, recomputing, warm_up_cosine
-from offline.sampling import batches
-from offline.ssl_losses import PrototypeHead, gram_loss, koleo, marginal_entropy, patch_loss, sinkhorn, view_loss
-from offline.ssl_views import random_masks, random_view
-from stage1.model import Stage1Net
+from offline.learning.checkpoints import Checkpoints, Randomness, Trained, Watch
+from offline.learning.optimiser import autocast, recomputing, warm_up_cosine
+from offline.learning.predict import device_of
+from offline.learning.row_order import batches
+from offline.learning.self_distillation.losses import (
+    PrototypeHead,
+    gram_loss,
+    koleo,
+    marginal_entropy,
+    patch_loss,
+    sinkhorn,
+    view_loss,
+)
+from offline.learning.self_distillation.views import random_masks, random_view
+from stage1.model.adapters.attach import with_low_rank
+from stage1.model.net import Stage1Net
+from stage1.model.trunk import blocks_of, plain
 from stage1.preprocess import Pixels
-from stage1.trunk import blocks_of, plain
 
 LARGE_VIEWS = 2
 ROPE_RESCALE = 2.0

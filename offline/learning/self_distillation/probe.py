@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from stage1.metrics import matthews_correlation
+from stage1.metrics.classification import matthews_correlation
 
 if TYPE_CHECKING:
-    from offline.judging import ImageSet
-    from stage1.model import Stage1Net
+    from offline.learning.predict import ImageSet
+    from stage1.model.net import Stage1Net
 
 RIDGE = 1e-3
 MOST_ROWS = 4000
@@ -40,7 +40,9 @@ def feature_judge(kind: Literal["probe", "neighbours"], train: ImageSet, val_sel
     Returns:
         Maps a `Stage1Net` to the Matthews correlation.
     """
-    from offline.conformal_training import features  # noqa: PLC0415  torch is loaded only where a network is judged
+    from offline.learning.conformal.train import (  # noqa: PLC0415  torch is loaded only where a network is judged
+        features,
+    )
 
     judge = linear_probe if kind == "probe" else nearest_neighbours
     picked = np.unique(np.linspace(0, len(train.images) - 1, min(MOST_ROWS, len(train.images))).astype(int))

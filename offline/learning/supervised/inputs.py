@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offline.adapters import frozen_blocks
-from offline.augmentation import Augment, augmenter
 from offline.config import TrainSettings
 from offline.errors import TrainingError
-from offline.prefix_cache import PrefixCache
-from offline.prefix_states import Filler, Frozen, Views
-from stage1.model import Stage1Net
+from offline.learning.augmentation import Augment, augmenter
+from offline.learning.frozen_prefix.cache import PrefixCache
+from offline.learning.frozen_prefix.fill import Filler, Frozen, Views
+from stage1.model.adapters.attach import frozen_blocks
+from stage1.model.net import Stage1Net
+from stage1.model.trunk import blocks_of
 from stage1.preprocess import Pixels
-from stage1.trunk import blocks_of
 
 
 class Inputs(Protocol):
@@ -43,7 +43,7 @@ class FreshViews:
     Attributes:
         images: uint8 `(N, 3, S, S)`.
         aspects: width by height of their frames, `(N,)`.
-        augment: see `offline.augmentation`.
+        augment: see `offline.learning.augmentation`.
         device: where training is.
     """
 

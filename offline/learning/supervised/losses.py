@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from offline.config import TrainSettings
-from offline.named_heads import NO_TARGET
-from stage1.model import NetOutputs
+from offline.data.named_targets import NO_TARGET
+from stage1.model.net import NetOutputs
 
 COVERAGE_PENALTY = 32.0
 TASK_SHARE = 0.5

@@ -11,16 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from offline.augmentation import frame_aspects
-from offline.checkpoints import Checkpoints, Randomness, Stateful, Trained, Watch, interruptible
 from offline.config import NamedHead, TrainSettings
+from offline.data.named_targets import check_named, named_targets
 from offline.errors import TrainingError
-from offline.inputs import Sources, choose_inputs
-from offline.judging import ImageSet, SelectiveScore, answers, device_of, selective_score
-from offline.losses import supervised_loss
-from offline.modeling import parameter_groups
-from offline.named_heads import check_named, named_targets
-from offline.optimisers import (
+from offline.learning.augmentation import frame_aspects
+from offline.learning.checkpoints import Checkpoints, Randomness, Stateful, Trained, Watch, interruptible
+from offline.learning.optimiser import (
     Average,
     Update,
     Updater,
@@ -30,9 +26,13 @@ from offline.optimisers import (
     build_schedule,
     recomputing,
 )
-from offline.sampling import batches, check_both_classes, epoch_order
-from stage1.calibration_settings import CalibrationSettings
-from stage1.model import Stage1Net, head
+from offline.learning.predict import ImageSet, SelectiveScore, answers, device_of, selective_score
+from offline.learning.row_order import batches, check_both_classes, epoch_order
+from offline.learning.supervised.inputs import Sources, choose_inputs
+from offline.learning.supervised.losses import supervised_loss
+from stage1.certificate.settings import CalibrationSettings
+from stage1.model.backbones import parameter_groups
+from stage1.model.net import Stage1Net, head
 
 # So many batches in a row without a finite gradient are no search for a loss scale any more.
 MOST_LEFT_OUT = 20

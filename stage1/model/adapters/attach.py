@@ -6,7 +6,7 @@ know what it reads.
 
 References:
     Hu et al. (2021), LoRA, arXiv 2106.09685. Liu et al. (2024), DoRA, arXiv 2402.09353.
-    DoRAN (2025), arXiv 2510.04331; see `offline.doran`.
+    DoRAN (2025), arXiv 2510.04331; see `stage1.model.adapters.doran`.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from offline.checkpoints import Trained
 from offline.config import ModelSettings, RandomBackbone
-from offline.doran import DoranConfig
 from offline.errors import TrainingError
-from offline.prefix_cache import weights_sha256
-from offline.side_modules import ParallelMlp, PromptedBlock
+from offline.learning.checkpoints import Trained
+from offline.learning.frozen_prefix.cache import weights_sha256
 from stage1.artifacts import Artifact, sha256_file
 from stage1.errors import ArtifactError
-from stage1.model import Stage1Net
-from stage1.trunk import blocks_of, can_be_cut
+from stage1.model.adapters.doran import DoranConfig
+from stage1.model.adapters.side_modules import ParallelMlp, PromptedBlock
+from stage1.model.net import Stage1Net
+from stage1.model.trunk import blocks_of, can_be_cut
 
 LOW_RANK = ("doran", "dora", "lora")
 QUERY_VALUE = {"q_proj", "v_proj", "query", "value"}

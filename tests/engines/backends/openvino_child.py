@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from engines.backends.openvino import OpenVinoEngine
 from engines.engine import EngineSpec
 from engines.errors import BundleRefused
-from engines.openvino_engine import OpenVinoEngine
 
 
 def watch(event: str, _: object) -> None:

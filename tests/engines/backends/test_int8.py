@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from engines.backends.int8 import quantise_dynamic
+from engines.backends.onnxruntime import OnnxEngine
 from engines.engine import EngineSpec
 from engines.errors import BundleRefused
-from engines.onnx_engine import OnnxEngine
-from engines.quantising import quantise_dynamic
 
 INT8 = EngineSpec(precision="int8")
 

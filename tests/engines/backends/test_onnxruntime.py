@@ -9,10 +9,10 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from engines.backends import open_engine
+from engines.backends.onnxruntime import OnnxEngine
+from engines.backends.opened import open_engine
 from engines.engine import EngineSpec, usable_cores
 from engines.errors import BundleRefused, InferenceError
-from engines.onnx_engine import OnnxEngine
 from stage1.errors import OutputsError
 
 Images = Callable[..., NDArray[np.uint8]]

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from engines.backends import open_engine
+from engines.backends.onnxruntime import OnnxEngine
+from engines.backends.opened import open_engine
+from engines.backends.openvino import OpenVinoEngine
 from engines.engine import EngineSpec, Precision, usable_cores
 from engines.errors import BundleRefused, InferenceError
-from engines.onnx_engine import OnnxEngine
-from engines.openvino_engine import OpenVinoEngine
 from stage1.errors import OutputsError
 from stage1.outputs import Stage1Outputs
 
@@ -27,7 +27,7 @@ Images = Callable[..., NDArray[np.uint8]]
 WriteOnnx = Callable[..., Path]
 COLOURS = np.random.default_rng(0).integers(0, 256, (32, 3))
 CHILD = Path(__file__).with_name("openvino_child.py")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def spec(precision: Precision = "fp32") -> EngineSpec:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from engines.batching import BatchQueue, Turn, Waiting
 from engines.errors import QueueFull
-from engines.settings import BatchSettings
+from engines.live.batch_queue import BatchQueue, Turn, Waiting
+from engines.live.settings import BatchSettings
 
 Image = Waiting[int]
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.batcher import Batcher
-from engines.bundle import Provenance
 from engines.engine import Engine, EngineDescription
 from engines.errors import DeadlineExceeded, InferenceError, QueueFull
-from engines.loading import LiveBundle, load_bundle
-from engines.settings import BatchSettings
-from engines.slot import BundleSlot
-from engines.store import Store
+from engines.live.batcher import Batcher
+from engines.live.load_bundle import LiveBundle, load_bundle
+from engines.live.settings import BatchSettings
+from engines.live.slot import BundleSlot
+from engines.store.bundle import Provenance
+from engines.store.store import Store
 from stage1.errors import OutputsError
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels

@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from engines.bundle import ENGINE
 from engines.errors import BundleRefused, InferenceError, PointerNotMoved, StoreError, UnknownBundle
-from engines.follow import StoreFollower
-from engines.lifecycle import State
-from engines.loader import EngineOptions
-from engines.loading import LiveBundle, load_checked
-from engines.settings import SwapSettings
-from engines.store import Store
+from engines.live.background_loader import EngineOptions
+from engines.live.follower import StoreFollower
+from engines.live.load_bundle import LiveBundle, load_checked
+from engines.live.settings import SwapSettings
+from engines.live.states import State
+from engines.store.bundle import ENGINE
+from engines.store.store import Store
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DEADLINE_S = 60.0
@@ -414,7 +414,7 @@ def held_up_load(monkeypatch: pytest.MonkeyPatch, made: list[LiveBundle]) -> thr
         assert go.wait(60)
         return loaded
 
-    monkeypatch.setattr("engines.loader.load_checked", load)
+    monkeypatch.setattr("engines.live.background_loader.load_checked", load)
     return go
 
 
@@ -435,7 +435,7 @@ class TestUnexpected:
             async with following(store) as follower:
                 publish("b")
                 with monkeypatch.context() as patch:
-                    patch.setattr("engines.loader.check_bundle", lambda *_: int("no number"))
+                    patch.setattr("engines.live.background_loader.check_bundle", lambda *_: int("no number"))
                     assert await follower.refresh() is False
                 status = follower.status()
                 assert (live(follower), status.refusals) == (first, 1)
@@ -451,7 +451,7 @@ class TestUnexpected:
             async with following(store) as follower:
                 second = publish("b")
                 with monkeypatch.context() as patch:
-                    patch.setattr("engines.loader.check_bundle", full_disk)
+                    patch.setattr("engines.live.background_loader.check_bundle", full_disk)
                     assert await follower.refresh() is False
                 assert await follower.refresh() is False
                 assert await follower.reload() is True

@@ -14,12 +14,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from engines.bundle import Provenance
 from engines.engine import Engine, EngineDescription
 from engines.errors import UnknownBundle
-from engines.loading import LiveBundle, load_bundle
-from engines.slot import BundleSlot, Lease
-from engines.store import Store
+from engines.live.load_bundle import LiveBundle, load_bundle
+from engines.live.slot import BundleSlot, Lease
+from engines.store.bundle import Provenance
+from engines.store.store import Store
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 

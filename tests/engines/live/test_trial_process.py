@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from engines.bundle import Provenance
-from engines.child import Child
 from engines.errors import BundleRefused, Interrupted
-from engines.store import Store
-from engines.trial import try_out
+from engines.live.trial_process import try_out
+from engines.machine.child import Child
+from engines.store.bundle import Provenance
+from engines.store.store import Store
 
 Publish = Callable[..., Path]
 
@@ -106,9 +106,9 @@ def test_it_does_not_outlive_its_parent(tmp_path: Path) -> None:
     """A compiler takes all cores for minutes, and nobody waits for its answer any more."""
     pid = tmp_path / "pid"
     work = f"import os, time; open({str(pid)!r}, 'w').write(str(os.getpid())); time.sleep(600)"
-    (tmp_path / "busy.py").write_text(f"from engines.child import answer\nanswer(lambda: exec({work!r}))\n")
+    (tmp_path / "busy.py").write_text(f"from engines.machine.child import answer\nanswer(lambda: exec({work!r}))\n")
     parent = subprocess.Popen(
-        [sys.executable, "-c", "from engines.child import Child; Child().run('busy', [], doing='it')"],
+        [sys.executable, "-c", "from engines.machine.child import Child; Child().run('busy', [], doing='it')"],
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )
     deadline = time.monotonic() + 60

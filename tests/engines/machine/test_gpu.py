@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.device import Gpu, NoGpu, find_gpu, read_answer
+from engines.machine.gpu import Gpu, NoGpu, find_gpu, read_answer
 
 HERE = find_gpu()
 ANSWER = {

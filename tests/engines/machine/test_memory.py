@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import BundleRefused
-from engines.memory import CGROUP, MEMINFO, admit, available_bytes, few_arenas, fits, give_back, needed_bytes
+from engines.machine.memory import CGROUP, MEMINFO, admit, available_bytes, few_arenas, fits, give_back, needed_bytes
 
 MIB = 2**20
 MACHINE = {MEMINFO: "MemTotal:  16000000 kB\nMemAvailable:  8388608 kB\n"}

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from engines.bundle import Provenance
-from engines.store import Store
+from engines.store.bundle import Provenance
+from engines.store.store import Store
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 PROVENANCE = Provenance(run="child", created_at=NOW.isoformat(), code_version="test", data_sha256="d" * 64)

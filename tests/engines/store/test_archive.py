@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from engines.bundle import ENGINE, MANIFEST, Provenance
 from engines.errors import BundleRefused, StoreError, UnknownBundle
-from engines.loading import load_bundle
-from engines.portable import export_bundle, import_bundle
-from engines.store import Store
+from engines.live.load_bundle import load_bundle
+from engines.store.archive import export_bundle, import_bundle
+from engines.store.bundle import ENGINE, MANIFEST, Provenance
+from engines.store.store import Store
 
 
 @pytest.fixture

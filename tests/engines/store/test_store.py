@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-import engines.store
-from engines.bundle import ENGINE, MANIFEST, REQUIRED, Provenance
+import engines.store.store
 from engines.errors import BundleRefused, PointerMoved, StoreError, UnknownBundle
-from engines.loading import load_bundle
-from engines.store import HISTORY, Store
+from engines.live.load_bundle import load_bundle
+from engines.store.bundle import ENGINE, MANIFEST, REQUIRED, Provenance
+from engines.store.store import HISTORY, Store
 from stage1.errors import ArtifactError
 
 CHILD = Path(__file__).with_name("store_child.py")
@@ -172,7 +172,7 @@ class TestPublish:
         self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         publish("a")
-        monkeypatch.setattr(engines.store, "LOCK_TIMEOUT_S", 0.05)
+        monkeypatch.setattr(engines.store.store, "LOCK_TIMEOUT_S", 0.05)
         with FileLock(store.root / ".lock"), pytest.raises(StoreError, match="another process has held the store"):
             publish("b")
 

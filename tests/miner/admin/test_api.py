@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from engines.batcher import Batcher
-from engines.follow import StoreFollower
-from engines.loader import EngineOptions
-from engines.settings import BatchSettings, SwapSettings
-from engines.store import Store
-from miner.admin import HEADER, admin_app
-from miner.axon_server import AxonServer, AxonServerSettings
+from engines.live.background_loader import EngineOptions
+from engines.live.batcher import Batcher
+from engines.live.follower import StoreFollower
+from engines.live.settings import BatchSettings, SwapSettings
+from engines.store.store import Store
+from miner.admin.api import HEADER, admin_app
+from miner.axon.server import AxonServer, AxonServerSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Publish = Callable[[str], str]

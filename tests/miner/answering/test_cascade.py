@@ -16,18 +16,18 @@ import pytest
 from PIL import Image
 from structlog.testing import capture_logs
 
-from engines.batcher import Batcher
-from engines.bundle import Provenance
-from engines.loading import LiveBundle, load_bundle
-from engines.settings import BatchSettings
-from engines.slot import BundleSlot
-from engines.store import Store
-from miner.axon import AxonRequest
-from miner.cascade import Cascade
-from miner.journal import Journal, RequestRecord, read_journal
+from engines.live.batcher import Batcher
+from engines.live.load_bundle import LiveBundle, load_bundle
+from engines.live.settings import BatchSettings
+from engines.live.slot import BundleSlot
+from engines.store.bundle import Provenance
+from engines.store.store import Store
+from miner.answering.cascade import Cascade
+from miner.answering.journal import Journal, RequestRecord, read_journal
+from miner.axon.app import AxonRequest
 from miner.settings import EngineSettings, Stage2Settings
 from stage1.artifacts import sha256_file
-from stage1.certificate import ScrcParams
+from stage1.certificate.params import ScrcParams
 from stage1.decisions import Action
 from stage1.preprocess import PreprocessSettings
 from stage2_bridge.bridge import Bridge, Outcome, Stage2Error

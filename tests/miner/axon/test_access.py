@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from miner.access import REFUSAL, AccessPolicy, AccessSettings, Caller
-from miner.chain import Neuron
-from miner.refusals import Forbidden, TooManyRequests
+from miner.axon.access import REFUSAL, AccessPolicy, AccessSettings, Caller
+from miner.axon.refusals import Forbidden, TooManyRequests
+from miner.chain.port import Neuron
 
 NEURONS = {
     "5Validator": Neuron(uid=1, validator_permit=True, stake=50_000.0),

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import pytest
 from structlog.testing import capture_logs
 
-from miner.access import AccessPolicy, AccessSettings
-from miner.axon import MIB, AxonApp, AxonSettings, Prediction
-from miner.chain import Neuron
+from miner.axon.access import AccessPolicy, AccessSettings
+from miner.axon.app import MIB, AxonApp, AxonSettings, Prediction
+from miner.chain.port import Neuron
 
 PATH = "/ImageSynapse"
 BODY = json.dumps({"name": "ImageSynapse", "timeout": 9.0, "image": "aGVsbG8=", "prediction": -1.0}).encode()

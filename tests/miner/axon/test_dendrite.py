@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from miner.access import AccessPolicy, AccessSettings
-from miner.axon import AxonApp, AxonRequest, AxonSettings, Prediction
-from miner.axon_server import AxonServer, AxonServerSettings
-from miner.chain import Neuron
+from miner.axon.access import AccessPolicy, AccessSettings
+from miner.axon.app import AxonApp, AxonRequest, AxonSettings, Prediction
+from miner.axon.server import AxonServer, AxonServerSettings
+from miner.chain.port import Neuron
 
 PEER = Path(__file__).with_name("dendrite_peer.py")
 OLD_SDK = os.environ.get("BITTENSOR9_PYTHON", "")

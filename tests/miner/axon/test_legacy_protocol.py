@@ -7,9 +7,8 @@ from bittensor_wallet import Keypair
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miner import refusals
-from miner.refusals import BadRequest, NotFound, Refusal, Unauthenticated
-from miner.wire import (
+from miner.axon import refusals
+from miner.axon.legacy_protocol import (
     NS_PER_S,
     NonceBook,
     SignedRequest,
@@ -20,6 +19,7 @@ from miner.wire import (
     reply_headers,
     verify,
 )
+from miner.axon.refusals import BadRequest, NotFound, Refusal, Unauthenticated
 
 NOW_NS = 1_790_000_000 * NS_PER_S
 SETTINGS = WireSettings()

@@ -10,10 +10,10 @@ import time
 
 import pytest
 
-from miner.access import AccessPolicy, AccessSettings
-from miner.axon import AxonApp, AxonSettings, Prediction
-from miner.axon_server import AxonServer, AxonServerError, AxonServerSettings, bind
-from miner.chain import Neuron
+from miner.axon.access import AccessPolicy, AccessSettings
+from miner.axon.app import AxonApp, AxonSettings, Prediction
+from miner.axon.server import AxonServer, AxonServerError, AxonServerSettings, bind
+from miner.chain.port import Neuron
 
 LOCAL = AxonServerSettings(host="127.0.0.1", port=0)
 BODY = b'{"image": "aGVsbG8="}'

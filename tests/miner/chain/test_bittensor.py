@@ -14,8 +14,8 @@ import time
 import pytest
 from websockets.asyncio.server import serve as serve_websocket
 
-from miner.chain import ChainUnavailable
-from miner.chain_bittensor import BittensorChain
+from miner.chain.bittensor import BittensorChain
+from miner.chain.port import ChainUnavailable
 from miner.settings import ChainSettings, WalletSettings
 
 PATIENCE_S = 30.0
@@ -157,7 +157,7 @@ def test_an_sdk_that_cannot_be_imported_is_told(tmp_path, monkeypatch):
 
 def test_the_serving_process_never_imports_the_sdk():
     script = (
-        "import json, sys, miner.chain_bittensor, miner.axon_server, miner.logs; print(json.dumps(list(sys.modules)))"
+        "import json, sys, miner.chain.bittensor, miner.axon.server, miner.logs; print(json.dumps(list(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     assert not {"bittensor", "torch", "fastapi", "websockets"} & set(json.loads(done.stdout))
@@ -167,7 +167,7 @@ SDK_SCRIPT = """
 import inspect
 from types import SimpleNamespace
 import numpy as np
-from miner.chain_worker import BittensorSdk, neurons_of
+from miner.chain.worker import BittensorSdk, neurons_of
 
 sdk = BittensorSdk("ws://127.0.0.1:9", 72, ("w", "h", "p"))
 import bittensor

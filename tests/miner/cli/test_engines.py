@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from engines.available import KNOWN, check_available
-from engines.bundle import Provenance
-from engines.device import NoGpu
+from engines.backends.registry import KNOWN, check_available
 from engines.engine import EngineSpec
 from engines.errors import BundleRefused
-from engines.store import Store
-from miner.cli import app
-from miner.retrain import put_in_place
+from engines.machine.gpu import NoGpu
+from engines.store.bundle import Provenance
+from engines.store.store import Store
+from miner.cli.main import app
+from miner.cli.retrain import put_in_place
 from stage1.artifacts import sha256_file
-from stage1.certificate import ScrcParams
+from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -107,13 +107,13 @@ def test_retraining_for_an_engine_that_this_machine_cannot_run_stops_at_once(tmp
 
 
 def test_without_onnx_the_other_engines_are_described_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engines.available.find_spec", lambda _name: None)
+    monkeypatch.setattr("engines.backends.registry.find_spec", lambda _name: None)
     with pytest.raises(BundleRefused, match=r"needs the package onnx: pip install '\.\[train\]'"):
         check_available(EngineSpec(precision="int8"))
 
 
 def test_describing_needs_no_training_package() -> None:
-    script = "import sys, miner.engines_view, miner.engines_bench; print({'torch', 'onnx'} & set(sys.modules))"
+    script = "import sys, miner.cli.engines_text, miner.cli.engines_bench; print({'torch', 'onnx'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

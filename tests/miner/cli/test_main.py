@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from miner.cli import app
+from miner.cli.main import app
 
 HEAVY = {"torch", "transformers", "peft", "bittensor", "onnxruntime", "scipy", "numpy"}
 TRAINING = {"torch", "transformers", "peft", "safetensors"}
@@ -32,7 +32,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_a_live_miner_loads_no_training_package_and_no_bittensor_sdk() -> None:
-    assert not imported_by("import miner.app") & (TRAINING | {"bittensor"})
+    assert not imported_by("import miner.process") & (TRAINING | {"bittensor"})
 
 
 COMMANDS = (

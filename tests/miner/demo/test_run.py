@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from engines.store import Store
-from miner.journal import read_journal
-from stage1.certificate import ScrcParams
+from engines.store.store import Store
+from miner.answering.journal import read_journal
+from stage1.certificate.params import ScrcParams
 
-ROADWORK_SMALL = Path(__file__).parents[2] / "shared" / "data" / "roadwork_small"
+ROADWORK_SMALL = Path(__file__).parents[4] / "shared" / "data" / "roadwork_small"
 LIMIT_S = 900
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engines.onnx_engine import OnnxEngine
-from offline.calibrating import (
+from engines.backends.onnxruntime import OnnxEngine
+from offline.certify.calibration_ledger import (
     LEDGER,
     LedgerEntry,
     calibrator_of,
@@ -20,13 +20,13 @@ from offline.calibrating import (
     read_ledger,
     run_engine,
 )
-from offline.dataset import Dataset, Row
+from offline.data.dataset import Dataset, Row
+from offline.data.named_targets import NO_TARGET
 from offline.errors import DatasetError
-from offline.named_heads import NO_TARGET
-from offline.splits import SplitRow, Splits, SplitSet
+from offline.splits.splits_file import SplitRow, Splits, SplitSet
+from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import PreprocessSettings
-from stage1.rows import LabelledOutputs
 
 AT = "2026-01-01T00:00:00+00:00"
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from engines.engine import usable_cores
-from offline.dataset import DECODED_AHEAD, read_dataset
+from offline.data.dataset import DECODED_AHEAD, read_dataset
 from offline.errors import DatasetError
 from stage1.preprocess import PreprocessSettings, preprocess
 
@@ -160,7 +160,7 @@ def test_decoding_does_not_run_far_ahead_of_a_slow_consumer(
             begun.append(arguments)
             return super().submit(*arguments, **options)
 
-    monkeypatch.setattr("offline.dataset.ThreadPoolExecutor", Counted)
+    monkeypatch.setattr("offline.data.dataset.ThreadPoolExecutor", Counted)
     for taken, _ in enumerate(read_dataset(root).pixels(PreprocessSettings(size_px=32)), start=1):
         assert len(begun) <= taken + DECODED_AHEAD * usable_cores()
     assert taken == len(begun) == 400

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from offline.dataset import Dataset, Row
+from offline.data.dataset import Dataset, Row
+from offline.data.fingerprints import FINGERPRINTS, Fingerprint, fingerprint, fingerprints
+from offline.data.perceptual_hash import nearest, words_of
+from offline.data.synthetic_streets import draw_frame, plan_scene
 from offline.errors import DatasetError
-from offline.fingerprints import FINGERPRINTS, Fingerprint, fingerprint, fingerprints
-from offline.grouping import components
-from offline.hamming import nearest, words_of
-from offline.scenes import draw_frame, plan_scene
-from offline.split_settings import SplitSettings
+from offline.splits.dependent_groups import components
+from offline.splits.settings import SplitSettings
 
 Edit = Callable[[Image.Image], Image.Image]
 

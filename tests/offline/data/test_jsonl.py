@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
+from offline.data.jsonl import read_records
 from offline.errors import DatasetError
-from offline.records import read_records
 
 
 class Line(BaseModel):

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from offline.hamming import COLUMNS, ROWS, join_near, nearest, words_of
+from offline.data.perceptual_hash import COLUMNS, ROWS, join_near, nearest, words_of
 
 
 def bits(first: str, second: str) -> int:

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from offline.config import PreflightSettings
-from offline.dataset import Dataset, Row, read_dataset
+from offline.data.dataset import Dataset, Row, read_dataset
+from offline.data.preflight import Look, PreflightReport, check, judge, look_at, run_preflight
 from offline.errors import DatasetError
-from offline.preflight import Look, PreflightReport, check, judge, look_at, run_preflight
-from offline.splits import check_classes
+from offline.splits.splits_file import check_classes
 from stage1.preprocess import PreprocessSettings
 
 PREPROCESS = PreprocessSettings(size_px=32)

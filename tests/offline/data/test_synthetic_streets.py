@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from offline.dataset import read_dataset
-from offline.scenes import HEIGHT, WIDTH, draw_frame, plan_scene, write_scenes
+from offline.data.dataset import read_dataset
+from offline.data.synthetic_streets import HEIGHT, WIDTH, draw_frame, plan_scene, write_scenes
 from stage1.preprocess import PreprocessSettings
 
 

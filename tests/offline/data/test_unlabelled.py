@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from offline.data.fingerprints import fingerprint
+from offline.data.synthetic_streets import draw_frame, plan_scene
+from offline.data.unlabelled import read_unlabelled
 from offline.errors import DatasetError
-from offline.fingerprints import fingerprint
-from offline.scenes import draw_frame, plan_scene
-from offline.unlabelled import read_unlabelled
 from stage1.preprocess import PreprocessSettings, preprocess
 
 SETTINGS = PreprocessSettings(size_px=32)

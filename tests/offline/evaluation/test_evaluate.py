@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss, log_loss, matthews_corrcoef, roc_auc_score
 
-from offline.contenders import mean_reward
-from offline.evaluating import EvaluationSettings, Report, evaluate, metrics_csv
-from stage1.calibration_settings import CalibrationSettings
-from stage1.candidates import select
-from stage1.certificate import ScrcParams
+from offline.evaluation.evaluate import EvaluationSettings, Report, evaluate, metrics_csv
+from offline.evaluation.policy_comparison import mean_reward
+from stage1.baselines.literature import reference_rules, swept_thresholds
+from stage1.certificate.candidates import select
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.params import ScrcParams
+from stage1.certificate.risks import Risk
+from stage1.certificate.settings import CalibrationSettings
 from stage1.decisions import DEFERRED
 from stage1.policy import ScrcPolicy, ThresholdPolicy
-from stage1.probability import ProbabilityCalibrator
-from stage1.reference_rules import reference_rules, swept_thresholds
-from stage1.risks import Risk
-from stage1.rows import LabelledOutputs
+from stage1.probability.calibrator import ProbabilityCalibrator
 
 Maker = Callable[..., Any]
 CALIBRATOR = ProbabilityCalibrator.of_slopes(0.8, 1.1, 0.2)

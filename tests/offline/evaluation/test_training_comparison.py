@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from offline.comparison import TrainingComparison, VariantName, compare
-from offline.comparison_page import comparison_section, gain_lines, verdict
-from stage1.calibration_settings import CalibrationSettings
-from stage1.metrics import matthews_correlation, weighted_mcc
+from offline.evaluation.training_comparison import TrainingComparison, VariantName, compare
+from offline.report.training_section import comparison_section, gain_lines, verdict
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.settings import CalibrationSettings
+from stage1.metrics.classification import matthews_correlation, weighted_mcc
+from stage1.metrics.risk_coverage import augrc
 from stage1.outputs import Stage1Outputs
-from stage1.rows import LabelledOutputs
-from stage1.selective import augrc
 
 SETTINGS = CalibrationSettings(alpha=0.1, unit="row", grid_size=60, gate_size=5)
 

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from offline.dataset import Dataset, Row
+from offline.data.dataset import Dataset, Row
 
 torch = pytest.importorskip("torch")
 
 # Imported after the check above: these modules need torch.
 from torch import Generator, Tensor  # noqa: E402
 
-from offline import augmentation  # noqa: E402
-from offline.augmentation import (  # noqa: E402
+from offline.learning import augmentation  # noqa: E402
+from offline.learning.augmentation import (  # noqa: E402
     BARRED,
     CUT,
     NATIVE,
@@ -55,7 +55,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch, *, way: int, level: int) -> None:
         same: Tensor = torch.full_like(real(*arguments, **more), next(wanted))
         return same
 
-    monkeypatch.setattr("offline.augmentation.torch.randint", fixed)
+    monkeypatch.setattr("offline.learning.augmentation.torch.randint", fixed)
 
 
 def black(images: Tensor) -> Tensor:
@@ -276,7 +276,7 @@ def test_kornia_does_not_need_torchvision() -> None:
     """The build of torchvision on PyPI does not work beside a torch without CUDA."""
     script = (
         "import sys; sys.modules['torchvision'] = None; import torch; "
-        "from offline.augmentation import usual_stack; "
+        "from offline.learning.augmentation import usual_stack; "
         "usual_stack(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.Generator())"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=120)

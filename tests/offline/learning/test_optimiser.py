@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 # Imported after the check above: these modules need torch.
 from torch import Tensor, nn  # noqa: E402
 
-from offline.optimisers import (  # noqa: E402
+from offline.learning.optimiser import (  # noqa: E402
     Average,
     FSam,
     Updater,

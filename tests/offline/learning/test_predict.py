@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offline.dataset import Dataset, Row
-from stage1.calibration_settings import CalibrationSettings
-from stage1.rows import LabelledOutputs
+from offline.data.dataset import Dataset, Row
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.settings import CalibrationSettings
 
 pytest.importorskip("torch")
 
 # Imported after the check above: the module needs torch.
-from offline.judging import SelectiveScore, selective_score
+from offline.learning.predict import SelectiveScore, selective_score
 
 STRICT = CalibrationSettings(alpha=0.02)
 Binormal = Callable[..., LabelledOutputs]

@@ -8,10 +8,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "engines")]
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[2] / "engines" / "store")]
 
 from store_child import killed_at  # type: ignore[import-not-found]
-from test_pipeline import run  # type: ignore[import-not-found]
+from test_runner import run  # type: ignore[import-not-found]
 
 if __name__ == "__main__":
     homes = Path(sys.argv[1])

@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-import offline.pipeline
-import offline.stages
-from engines.store import Store
+import offline.night
+import offline.pipeline.runner
+from engines.store.store import Store
 from offline.config import RunConfig, override
 from offline.errors import PipelineBusy, PipelineError
-from offline.pipeline import MANIFEST, PACKAGES, Pipeline, Stage, StageContext, own_modules
-from offline.stages import STAGES
+from offline.night import STAGES
+from offline.pipeline.runner import MANIFEST, PACKAGES, Pipeline, Stage, StageContext, own_modules
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -227,14 +227,25 @@ def used_by(function: Callable[[StageContext], None]) -> set[str]:
 
 @pytest.mark.parametrize("stage", [stage for stage in STAGES if not stage.always], ids=lambda stage: stage.name)
 def test_a_stages_key_covers_all_code_that_it_runs(stage: Stage) -> None:
-    helpers = {"offline.stages", "offline.learning_stages", "offline.pipeline", *stage.helpers}
+    helpers = {"offline.night", "offline.stages.train_supervised", "offline.pipeline.runner", *stage.helpers}
     assert used_by(stage.run) - helpers <= set(own_modules(stage.code))
 
 
 def test_code_reaches_as_far_as_imports_do() -> None:
-    modules = own_modules(["offline.calibrating"])
-    assert {"offline.calibrating", "stage1.rows", "stage1.binomial", "engines.engine"} <= set(modules)
-    assert "offline.training" not in modules
+    modules = own_modules(["offline.certify.calibration_ledger"])
+    assert {
+        "offline.certify.calibration_ledger",
+        "stage1.certificate.labelled_outputs",
+        "stage1.certificate.binomial",
+        "engines.engine",
+    } <= set(modules)
+    assert "offline.learning.supervised.train" not in modules
+
+
+def test_a_module_that_is_imported_by_its_name_from_a_package_counts() -> None:
+    """`from stage1.certificate import statements` runs the module, and not only the package."""
+    assert "stage1.certificate.statements" in own_modules(["stage1.certificate.calibrate"])
+    assert "stage1.certificate" not in own_modules(["stage1.certificate.calibrate"])
 
 
 def test_a_change_deep_in_the_code_runs_the_stage_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,13 +253,13 @@ def test_a_change_deep_in_the_code_runs_the_stage_again(tmp_path: Path, monkeypa
     plan = tuple(replace(stage, code=(code,)) for stage, code in zip(stages(), CODE, strict=True))
     run(tmp_path, plan)
     assert run(tmp_path, plan)[1].ran() == []
-    real = offline.pipeline._source
-    changed = lambda module: real(module) + "# mended" * (module == "stage1.binomial")  # noqa: E731
-    monkeypatch.setattr(offline.pipeline, "_source", changed)
+    real = offline.pipeline.runner._source
+    changed = lambda module: real(module) + "# mended" * (module == "stage1.certificate.binomial")  # noqa: E731
+    monkeypatch.setattr(offline.pipeline.runner, "_source", changed)
     assert run(tmp_path, plan)[1].ran() == ["train"]
 
 
-CODE = ("stage1.preprocess", "stage1.calibration", "stage1.metrics")
+CODE = ("stage1.preprocess", "stage1.certificate.calibrate", "stage1.metrics.classification")
 
 
 def test_a_changed_stage_function_runs_again(tmp_path: Path) -> None:
@@ -269,7 +280,7 @@ KILLED = """
     import os, signal, sys
     from pathlib import Path
     sys.path.insert(0, {tests!r})
-    from test_pipeline import run, stages, writes
+    from test_runner import run, stages, writes
 
     def dies(context):
         writes({stage!r})(context)

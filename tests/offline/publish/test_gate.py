@@ -11,20 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import offline.publishing
-from engines.bundle import Provenance
+import offline.publish.gate
 from engines.engine import EngineSpec
 from engines.errors import ParityError, Unavailable
-from engines.loading import LiveBundle, load_bundle
-from engines.store import Store
+from engines.live.load_bundle import LiveBundle, load_bundle
+from engines.store.bundle import Provenance
+from engines.store.store import Store
 from offline.config import GateSettings
-from offline.dataset import Dataset, Row
-from offline.evaluating import Estimate, EvaluationSettings, Report, evaluate
-from offline.publishing import assemble, compare, judge_champion
-from offline.splits import SplitRow, Splits, SplitSet
-from stage1.certificate import ScrcParams
-from stage1.probability import ProbabilityCalibrator
-from stage1.rows import LabelledOutputs
+from offline.data.dataset import Dataset, Row
+from offline.evaluation.evaluate import Estimate, EvaluationSettings, Report, evaluate
+from offline.publish.gate import assemble, compare, judge_champion
+from offline.splits.splits_file import SplitRow, Splits, SplitSet
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.params import ScrcParams
+from stage1.probability.calibrator import ProbabilityCalibrator
 
 GATE = GateSettings(coverage_margin=0.05, accuracy_margin=0.03)
 
@@ -226,7 +226,7 @@ def test_a_champion_that_does_not_fit_at_the_moment_stays(
             raise Unavailable("loading it takes about 9,000 MiB, and 1 MiB are left")
         return load_bundle(path, spec=spec)
 
-    monkeypatch.setattr(offline.publishing, "load_bundle", load)
+    monkeypatch.setattr(offline.publish.gate, "load_bundle", load)
     champion, reasons, rows = judge(store, new, data)
     assert (champion, rows) == (old.name, 0)
     assert reasons == ["the champion cannot be loaded here: loading it takes about 9,000 MiB, and 1 MiB are left"]
@@ -247,7 +247,7 @@ def test_a_champion_for_another_machine_is_compared_by_its_graph(
             raise ParityError("outputs differ from the golden ones by 0.3")
         return load_bundle(path, spec=spec)
 
-    monkeypatch.setattr(offline.publishing, "load_bundle", load)
+    monkeypatch.setattr(offline.publish.gate, "load_bundle", load)
     champion, reasons, rows = judge(store, new, data)
     assert champion == old.name
     if agrees:

@@ -10,17 +10,17 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from offline.charts import Chart, Marker, ticks
-from offline.evaluating import EvaluationSettings, Report, evaluate
-from offline.reporting import render
-from stage1.calibration_settings import CalibrationSettings
-from stage1.candidates import select
-from stage1.certificate import ScrcParams
+from offline.evaluation.evaluate import EvaluationSettings, Report, evaluate
+from offline.report.charts import Chart, Marker, ticks
+from offline.report.page import render
+from stage1.baselines.literature import reference_rules, swept_thresholds
+from stage1.certificate.candidates import select
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.params import ScrcParams
+from stage1.certificate.risks import Risk
+from stage1.certificate.settings import CalibrationSettings
 from stage1.policy import ScrcPolicy, ThresholdPolicy
-from stage1.probability import ProbabilityCalibrator
-from stage1.reference_rules import reference_rules, swept_thresholds
-from stage1.risks import Risk
-from stage1.rows import LabelledOutputs
+from stage1.probability.calibrator import ProbabilityCalibrator
 
 Judge = Callable[[bool], tuple[ScrcParams, Report, LabelledOutputs]]
 Rows = Callable[..., LabelledOutputs]

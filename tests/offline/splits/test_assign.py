@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from offline.config import PRESETS
-from offline.dataset import Dataset, Row
+from offline.data.dataset import Dataset, Row
 from offline.errors import DatasetError
-from offline.ledger import Assignment, Event, Ledger
-from offline.split_settings import SPLITS, SplitSettings
-from offline.splits import Splits
-from offline.splitting import Looks, split
+from offline.splits.assign import Looks, split
+from offline.splits.settings import SPLITS, SplitSettings
+from offline.splits.split_ledger import Assignment, Event, Ledger
+from offline.splits.splits_file import Splits
 
 Drive = Callable[..., list[Row]]
 Make = Callable[[list[Row]], Dataset]

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offline.placement import place
+from offline.splits.balanced_placement import place
 
 SHARES = {"a": 0.5, "b": 0.3, "c": 0.2}
 # A changed hash or order would quietly move last year's training images into calibration.

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from offline.dataset import Row
+from offline.data.dataset import Row
 from offline.errors import DatasetError
-from offline.grouping import components, read_fix
-from offline.split_settings import SplitSettings
+from offline.splits.dependent_groups import components, read_fix
+from offline.splits.settings import SplitSettings
 
 NOON = "2026-05-01T12:00:00Z"
 

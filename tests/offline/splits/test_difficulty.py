@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from engines.bundle import Provenance
-from engines.store import Store
-from offline.dataset import Dataset, Row
-from offline.difficulty import difficulties
+from engines.store.bundle import Provenance
+from engines.store.store import Store
+from offline.data.dataset import Dataset, Row
+from offline.data.fingerprints import Fingerprint
 from offline.errors import DatasetError
-from offline.fingerprints import Fingerprint
-from offline.split_settings import BundleDifficulty, ColumnDifficulty, ContrastDifficulty, SplitSettings
+from offline.splits.difficulty import difficulties
+from offline.splits.settings import BundleDifficulty, ColumnDifficulty, ContrastDifficulty, SplitSettings
 
 PRINTS = {"a.png": Fingerprint(phash=None, contrast=0), "b.png": Fingerprint(phash="0" * 64, contrast=51)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from offline.errors import DatasetError
-from offline.ledger import SPLIT_LEDGER, Assignment, Home, Ledger, StrataCut, append_events, read_ledger
+from offline.splits.split_ledger import SPLIT_LEDGER, Assignment, Home, Ledger, StrataCut, append_events, read_ledger
 
 AT = "2026-01-01T00:00:00+00:00"
 CUT = StrataCut(strata_version=1, scorer="contrast", edges=(0.5,), at=AT)

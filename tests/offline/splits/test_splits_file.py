@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from offline.dataset import Dataset, Row
+from offline.data.dataset import Dataset, Row
 from offline.errors import DatasetError
-from offline.ledger import Ledger
-from offline.split_settings import SPLITS, SplitSettings
-from offline.splits import Splits
-from offline.splitting import Looks, split
+from offline.splits.assign import Looks, split
+from offline.splits.settings import SPLITS, SplitSettings
+from offline.splits.split_ledger import Ledger
+from offline.splits.splits_file import Splits
 from stage1.errors import ArtifactError
 
 Tree = dict[str, Any]

@@ -9,7 +9,7 @@ import pytest
 
 from engines.engine import EngineSpec
 from engines.errors import ParityError
-from offline.compiled import check_agreement, correlation
+from offline.certify.engine_agreement import check_agreement, correlation
 from stage1.outputs import Stage1Outputs
 
 SPEC = EngineSpec(backend="tensorrt", precision="bf16", device="cuda")

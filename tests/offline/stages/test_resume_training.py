@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from engines.store import Store
+from engines.store.store import Store
 from offline.config import (
     AdaptSettings,
     ConformalTrainingSettings,
@@ -25,25 +25,25 @@ from offline.config import (
     RunConfig,
     TrainSettings,
 )
-from offline.dataset import Dataset, Row
+from offline.data.dataset import Dataset, Row
 from offline.errors import TrainingError, TrainingInterrupted
-from offline.pipeline import CHECKPOINT_DAYS, Pipeline, Stage, StageContext
-from stage1.calibration_settings import CalibrationSettings
+from offline.pipeline.runner import CHECKPOINT_DAYS, Pipeline, Stage, StageContext
+from stage1.certificate.settings import CalibrationSettings
 
 torch = pytest.importorskip("torch")
 
 # Imported after the check above: these modules need torch.
 from torch import Tensor, nn  # noqa: E402
 
-from offline.adaptation import adapt_domain  # noqa: E402
-from offline.adapters import add_adapters  # noqa: E402
-from offline.checkpoints import FILE, Checkpoints, Randomness, Trained  # noqa: E402
-from offline.conformal_training import train_conformal_risk  # noqa: E402
-from offline.judging import ImageSet  # noqa: E402
-from offline.modeling import build  # noqa: E402
-from offline.sampling import batches, epoch_order  # noqa: E402
-from offline.training import Trainee, train_supervised  # noqa: E402
-from stage1.model import Stage1Net  # noqa: E402
+from offline.learning.checkpoints import FILE, Checkpoints, Randomness, Trained  # noqa: E402
+from offline.learning.conformal.train import train_conformal_risk  # noqa: E402
+from offline.learning.predict import ImageSet  # noqa: E402
+from offline.learning.row_order import batches, epoch_order  # noqa: E402
+from offline.learning.self_distillation.adapt import adapt_domain  # noqa: E402
+from offline.learning.supervised.train import Trainee, train_supervised  # noqa: E402
+from stage1.model.adapters.attach import add_adapters  # noqa: E402
+from stage1.model.backbones import build  # noqa: E402
+from stage1.model.net import Stage1Net  # noqa: E402
 
 SIZE_PX = 32
 MODEL = ModelSettings(backbone=RandomBackbone(hidden=32, layers=2, heads=2, patch_px=8), last_layers=None, rank=4)
@@ -220,7 +220,8 @@ def test_interrupted_three_times_it_ends_with_the_same_weights(mode: str, tmp_pa
 def test_the_loss_scale_goes_on_too(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One that doubles every two steps soon overflows, and which steps are left out depends on it."""
     monkeypatch.setattr(
-        "offline.training.build_scaler", lambda *_: torch.amp.GradScaler("cpu", init_scale=2.0**16, growth_interval=2)
+        "offline.learning.supervised.train.build_scaler",
+        lambda *_: torch.amp.GradScaler("cpu", init_scale=2.0**16, growth_interval=2),
     )
     expected = weights(supervised(kind, None, precision="fp16"))
     with pytest.raises(TrainingInterrupted):
@@ -235,7 +236,7 @@ def test_every_epoch_has_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) ->
         drawn.append(order.tolist())
         return batches(order, size)
 
-    monkeypatch.setattr("offline.training.batches", remembered)
+    monkeypatch.setattr("offline.learning.supervised.train.batches", remembered)
     supervised("fsam", None, precision="fp32", augmentation="light")
     assert len(drawn) == EPOCHS
     assert len({tuple(order) for order in drawn}) == EPOCHS
@@ -289,7 +290,7 @@ def test_sigterm_while_an_epoch_is_judged_loses_no_step(tmp_path: Path, monkeypa
 
     with monkeypatch.context() as patch:
         patch.setattr(Stage1Net, "features", interrupting)
-        patch.setattr("offline.judging.EVAL_BATCH", 16)
+        patch.setattr("offline.learning.predict.EVAL_BATCH", 16)
         with pytest.raises(TrainingInterrupted):
             supervised("lion", tmp_path)
     told: list[int] = []
@@ -435,7 +436,9 @@ def test_a_loss_that_is_not_finite_names_the_place_and_keeps_the_last_good_check
     with pytest.raises(TrainingInterrupted):
         supervised("adamw", tmp_path, stop_at(8))
     kept = (tmp_path / FILE).read_bytes()
-    monkeypatch.setattr("offline.training.supervised_loss", lambda outputs, *_: outputs.logits.sum() * float("nan"))
+    monkeypatch.setattr(
+        "offline.learning.supervised.train.supervised_loss", lambda outputs, *_: outputs.logits.sum() * float("nan")
+    )
     with pytest.raises(TrainingError, match=r"epoch 2, step 3 of 6, at a learning rate of 0\.00\d+: lower train_sup"):
         supervised("adamw", tmp_path)
     assert (tmp_path / FILE).read_bytes() == kept
@@ -444,8 +447,10 @@ def test_a_loss_that_is_not_finite_names_the_place_and_keeps_the_last_good_check
 def test_in_half_precision_a_loss_that_is_never_finite_stops_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("offline.training.supervised_loss", lambda outputs, *_: outputs.logits.sum() * float("nan"))
-    monkeypatch.setattr("offline.training.MOST_LEFT_OUT", 5)
+    monkeypatch.setattr(
+        "offline.learning.supervised.train.supervised_loss", lambda outputs, *_: outputs.logits.sum() * float("nan")
+    )
+    monkeypatch.setattr("offline.learning.supervised.train.MOST_LEFT_OUT", 5)
     with pytest.raises(TrainingError, match="epoch 1, step 6 of 6"):
         supervised("fsam", tmp_path)
 

@@ -11,18 +11,18 @@ from pathlib import Path
 import pytest
 from PIL import ImageEnhance
 
-import offline.stages
-from engines.store import Store
+import offline.night
+from engines.store.store import Store
 from offline.config import PRESETS, RunConfig, override
-from offline.dataset import Dataset, read_dataset
+from offline.data.dataset import Dataset, read_dataset
+from offline.data.fingerprints import FINGERPRINTS
+from offline.data.synthetic_streets import draw_frame, plan_scene
 from offline.errors import DatasetError
-from offline.fingerprints import FINGERPRINTS
-from offline.ledger import SPLIT_LEDGER, Event, append_events, read_ledger
-from offline.pipeline import Pipeline, StageContext
-from offline.scenes import draw_frame, plan_scene
-from offline.splits import Splits
-from offline.stage_inputs import SPLITS, rows_of
-from offline.stages import STAGES
+from offline.night import STAGES
+from offline.pipeline.run_files import SPLITS, rows_of
+from offline.pipeline.runner import Pipeline, StageContext
+from offline.splits.split_ledger import SPLIT_LEDGER, Event, append_events, read_ledger
+from offline.splits.splits_file import Splits
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = PRESETS["tiny"]
@@ -135,7 +135,7 @@ def test_a_night_killed_while_it_writes_the_ledger_is_finished_by_the_next_run(
         path.write_bytes(content[: int(kept * len(content))])
         raise Killed
 
-    monkeypatch.setattr(offline.stages, "append_events", killed)
+    monkeypatch.setattr(offline.night, "append_events", killed)
     with pytest.raises(Killed):
         night(root, tmp_path / "w")
     monkeypatch.undo()

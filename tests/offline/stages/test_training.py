@@ -11,25 +11,25 @@ from pathlib import Path
 
 import pytest
 
+from engines.backends.onnxruntime import OnnxEngine
 from engines.engine import EngineSpec
 from engines.errors import BundleRefused
-from engines.loading import load_bundle
-from engines.onnx_engine import OnnxEngine
-from engines.store import Store
-from miner.retrain import recompile
-from offline.comparison import TrainingComparison
+from engines.live.load_bundle import load_bundle
+from engines.store.store import Store
+from miner.cli.retrain import recompile
 from offline.config import RunConfig, load_config
-from offline.dataset import read_dataset
+from offline.data.dataset import read_dataset
+from offline.data.synthetic_streets import draw_frame, plan_scene
 from offline.errors import DatasetError
-from offline.pipeline import Pipeline
-from offline.publishing import Publication
-from offline.scenes import draw_frame, plan_scene
-from offline.splits import Splits
-from offline.stage_records import AdaptationRecord, DriftRecord, TrainingRecord
-from offline.stages import STAGES
-from stage1.certificate import ScrcParams
+from offline.evaluation.training_comparison import TrainingComparison
+from offline.night import STAGES
+from offline.pipeline.runner import Pipeline
+from offline.publish.gate import Publication
+from offline.splits.splits_file import Splits
+from offline.stages.export import AdaptationRecord, DriftRecord, TrainingRecord
+from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
-from stage1.probability import ProbabilityCalibrator
+from stage1.probability.calibrator import ProbabilityCalibrator
 
 torch = pytest.importorskip("torch")
 
@@ -130,7 +130,9 @@ def first(home: Path) -> Iterator[tuple[Path, Told]]:
     """A night whose adaptation is always judged to be better, so that there is an adapted backbone."""
     judged = iter(range(100))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("offline.probing.feature_judge", lambda *_: lambda _net: float(next(judged)))
+        patch.setattr(
+            "offline.learning.self_distillation.probe.feature_judge", lambda *_: lambda _net: float(next(judged))
+        )
         yield night(home, config(home), "workspace")
 
 

@@ -12,11 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import expit
 
-from stage1.calibration_settings import CalibrationSettings
-from stage1.candidates import select
-from stage1.errors import ArtifactError
-from stage1.policy import RulePolicy
-from stage1.reference_rules import (
+from stage1.baselines.literature import (
     ReferenceRules,
     Thresholds,
     conformal_budget,
@@ -29,7 +25,11 @@ from stage1.reference_rules import (
     swept_thresholds,
     symmetric_rule,
 )
-from stage1.rows import LabelledOutputs
+from stage1.certificate.candidates import select
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.settings import CalibrationSettings
+from stage1.errors import ArtifactError
+from stage1.policy import RulePolicy
 
 Maker = Callable[..., LabelledOutputs]
 KNOWN = np.linspace(0, 4, 100, dtype=np.float32)

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
 from scipy.stats import beta, binom
 
-from stage1.binomial import losses_allowed, lower_bound, p_value, p_values, power, trials_needed, upper_bound
+from stage1.certificate.binomial import (
+    losses_allowed,
+    lower_bound,
+    p_value,
+    p_values,
+    power,
+    trials_needed,
+    upper_bound,
+)
 
 LEVELS = st.floats(0.001, 0.5)
 

@@ -11,18 +11,18 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from stage1.binomial import losses_allowed, lower_bound, p_value, trials_needed, upper_bound
-from stage1.calibration import CalibrationContext, Claim, calibrate, walk
-from stage1.calibration_settings import CalibrationSettings
-from stage1.candidates import select
-from stage1.certificate import Chain, ScrcParams
+from stage1.certificate.binomial import losses_allowed, lower_bound, p_value, trials_needed, upper_bound
+from stage1.certificate.calibrate import CalibrationContext, Claim, calibrate, walk
+from stage1.certificate.candidates import select
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.multiplicity import holm, spent
+from stage1.certificate.params import Chain, ScrcParams
+from stage1.certificate.risks import Risk
+from stage1.certificate.settings import CalibrationSettings
 from stage1.decisions import Level
 from stage1.errors import OutputsError, RowsError
 from stage1.outputs import Stage1Outputs
 from stage1.policy import ScrcPolicy
-from stage1.risks import Risk
-from stage1.rows import LabelledOutputs
-from stage1.testing import holm, spent
 
 Maker = Callable[..., LabelledOutputs]
 Pair = Callable[..., tuple[LabelledOutputs, LabelledOutputs]]

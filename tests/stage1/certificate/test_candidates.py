@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from stage1.calibration import CalibrationContext, calibrate
-from stage1.calibration_settings import CalibrationSettings
-from stage1.candidates import ambiguous_cut, exit_one_threshold, fit_agreement, select, select_for_coverage
+from stage1.certificate.calibrate import CalibrationContext, calibrate
+from stage1.certificate.candidates import ambiguous_cut, exit_one_threshold, fit_agreement, select, select_for_coverage
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.risks import Risk
+from stage1.certificate.settings import CalibrationSettings
 from stage1.decisions import DEFERRED
+from stage1.exit_rule import ExitRule
 from stage1.outputs import Stage1Outputs
-from stage1.risks import Risk
-from stage1.rows import LabelledOutputs
-from stage1.rule import ExitRule
 
 Maker = Callable[..., LabelledOutputs]
 CONTEXT = CalibrationContext("e" * 64, "p" * 64, code_version="test")

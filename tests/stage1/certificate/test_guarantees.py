@@ -14,15 +14,15 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import multivariate_normal, norm
 
-from stage1.calibration import CalibrationContext, Claim, calibrate, certify_chains, walk
-from stage1.calibration_settings import CalibrationSettings
-from stage1.candidates import Candidates, select
-from stage1.certificate import Chain
+from stage1.baselines.literature import conformal_budget, scrc_t, scrc_t_label, selected
+from stage1.certificate.calibrate import CalibrationContext, Claim, calibrate, certify_chains, walk
+from stage1.certificate.candidates import Candidates, select
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.params import Chain
+from stage1.certificate.risks import Risk
+from stage1.certificate.settings import CalibrationSettings
+from stage1.exit_rule import ExitRule
 from stage1.outputs import Stage1Outputs
-from stage1.reference_rules import conformal_budget, scrc_t, scrc_t_label, selected
-from stage1.risks import Risk
-from stage1.rows import LabelledOutputs
-from stage1.rule import ExitRule
 
 DRAWS = 2000
 CONTEXT = CalibrationContext("e" * 64, "p" * 64, code_version="test")

@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from stage1.certificate.labelled_outputs import LabelledOutputs, check_disjoint
 from stage1.errors import OutputsError, RowsError
 from stage1.outputs import Stage1Outputs
-from stage1.rows import LabelledOutputs, check_disjoint
 
 Maker = Callable[..., Stage1Outputs]
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mapie.risk_control.fwer_control import control_fwer
 
-from stage1.testing import holm, spent
+from stage1.certificate.multiplicity import holm, spent
 
 
 def holm_by_hand(p_values: list[float], delta: float) -> set[int]:

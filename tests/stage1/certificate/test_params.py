@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from scipy.stats import binom
 
-from stage1.certificate import Chain, Evidence, ScrcParams
+from stage1.certificate.params import Chain, Evidence, ScrcParams
+from stage1.certificate.risks import Risk
 from stage1.errors import ArtifactError, CertificateError
-from stage1.risks import Risk
 
 
 def edited(params: ScrcParams, **changes: Any) -> str:

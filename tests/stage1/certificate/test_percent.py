@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage1.numbers import at_least, at_most, confidence
+from stage1.certificate.percent import at_least, at_most, confidence
 
 UPPER = [(0.02, "2.0%"), (0.05, "5.0%"), (0.0029, "0.29%"), (0.0041408, "0.42%"), (4.9e-5, "0.0049%"), (1.0, "100.0%")]
 

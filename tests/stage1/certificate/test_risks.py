@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import chisquare
 
+from stage1.certificate.risks import Rate, Risk, Unit, Units, conditions, measure
 from stage1.decisions import DEFERRED, Decisions
-from stage1.risks import Rate, Risk, Unit, Units, conditions, measure
-from stage1.rule import apply_exit_rule
+from stage1.exit_rule import apply_exit_rule
 
 Rows = list[tuple[int, int, bool]]
 

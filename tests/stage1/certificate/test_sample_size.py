@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stage1.binomial import p_value, power
-from stage1.planning import Question, chance, coverage_need, fewest, need, subgroup_need
-from stage1.testing import spent
+from stage1.certificate.binomial import p_value, power
+from stage1.certificate.multiplicity import spent
+from stage1.certificate.sample_size import Question, chance, coverage_need, fewest, need, subgroup_need
 
 SINGLE = Question(single_use=True)
 

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from stage1.certificate.risks import Risk, Unit, Units, conditions, onset
+from stage1.certificate.threshold_counts import Counts, sweep
 from stage1.decisions import Decisions
+from stage1.exit_rule import Eligible, eligible
 from stage1.outputs import Stage1Outputs
-from stage1.risks import Risk, Unit, Units, conditions, onset
-from stage1.rule import Eligible, eligible
-from stage1.sweep import Counts, sweep
 
 COARSE = st.integers(-6, 6).map(lambda halves: halves / 2)
 # Score, selection score, label, group.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stage1.bootstrap import (
+from stage1.metrics.bootstrap import (
     Difference,
     Interval,
     bootstrap,
@@ -16,7 +16,7 @@ from stage1.bootstrap import (
     paired_difference,
     rate,
 )
-from stage1.selective import Ranking, augrc, risk_at_coverage
+from stage1.metrics.risk_coverage import Ranking, augrc, risk_at_coverage
 
 Doubles = NDArray[np.float64]
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
-from stage1 import selective
 from stage1.decisions import Decisions
-from stage1.selective import (
+from stage1.metrics import risk_coverage
+from stage1.metrics.risk_coverage import (
     Ranking,
     RiskCoverage,
     augrc,
@@ -340,4 +340,4 @@ class TestReliability:
 
     def test_what_was_called_impossible_and_came_costs_a_finite_price(self) -> None:
         price = negative_log_likelihood(np.array([0.0]), np.array([1]))
-        assert price == pytest.approx(-np.log(selective.LEAST_PROBABILITY))
+        assert price == pytest.approx(-np.log(risk_coverage.LEAST_PROBABILITY))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from offline.config import ModelSettings, RandomBackbone, TrainSettings
-from offline.dataset import Dataset, Row
+from offline.data.dataset import Dataset, Row
 from offline.errors import TrainingError
-from stage1.calibration_settings import CalibrationSettings
+from stage1.certificate.settings import CalibrationSettings
 
 torch = pytest.importorskip("torch")
 
@@ -19,12 +19,12 @@ torch = pytest.importorskip("torch")
 from torch.nn import functional as F  # noqa: E402
 from transformers import MobileNetV2Config, MobileNetV2Model  # noqa: E402
 
-from offline.adapters import add_adapters, frozen_blocks, merge_adapters  # noqa: E402
-from offline.exporting import check_export, export_onnx  # noqa: E402
-from offline.judging import ImageSet  # noqa: E402
-from offline.modeling import build, layout_of, load_weights, save_weights  # noqa: E402
-from offline.training import Trainee, train_supervised  # noqa: E402
-from stage1.model import Stage1Net  # noqa: E402
+from offline.certify.onnx_export import check_export, export_onnx  # noqa: E402
+from offline.learning.predict import ImageSet  # noqa: E402
+from offline.learning.supervised.train import Trainee, train_supervised  # noqa: E402
+from stage1.model.adapters.attach import add_adapters, frozen_blocks, merge_adapters  # noqa: E402
+from stage1.model.backbones import build, layout_of, load_weights, save_weights  # noqa: E402
+from stage1.model.net import Stage1Net  # noqa: E402
 
 SIZE_PX = 64
 MODEL = ModelSettings(

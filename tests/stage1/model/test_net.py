@@ -19,8 +19,8 @@ from transformers import (  # noqa: E402
     ViTModel,
 )
 
-from stage1.model import Layout, Stage1Net, Views  # noqa: E402
-from stage1.trunk import blocks_of, can_be_cut  # noqa: E402
+from stage1.model.net import Layout, Stage1Net, Views  # noqa: E402
+from stage1.model.trunk import blocks_of, can_be_cut  # noqa: E402
 
 SIZE_PX = 64
 

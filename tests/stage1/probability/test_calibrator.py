@@ -21,9 +21,9 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from stage1.decisions import Decisions
 from stage1.errors import ArtifactError, CalibrationError
-from stage1.metrics import rounded
+from stage1.metrics.classification import rounded
 from stage1.outputs import Stage1Outputs
-from stage1.probability import (
+from stage1.probability.calibrator import (
     PENALTIES,
     AffineCalibrator,
     HeadCalibrator,
@@ -233,7 +233,7 @@ class TestFit:
         assert 0 < fitted.probabilities(logits)[:, 2].mean() < 0.01
 
     def test_a_search_that_does_not_end_is_no_fit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("stage1.probability.CONVERGED", -1.0)
+        monkeypatch.setattr("stage1.probability.calibrator.CONVERGED", -1.0)
         score, labels = honest_scores(50, seed=21)
         with pytest.raises(CalibrationError, match="the fit of the beta calibrator did not end: slope"):
             fit_affine("beta", pair(score), labels, FREE)
@@ -323,7 +323,10 @@ class TestProbability:
             ProbabilityCalibrator.read(path)
 
     def test_what_answers_loads_nothing_that_fits(self) -> None:
-        script = "import sys, stage1.probability; sys.exit('scipy.optimize' in sys.modules or 'sklearn' in sys.modules)"
+        script = (
+            "import sys, stage1.probability.calibrator; "
+            "sys.exit('scipy.optimize' in sys.modules or 'sklearn' in sys.modules)"
+        )
         assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 

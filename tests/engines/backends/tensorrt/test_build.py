@@ -16,27 +16,22 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 from pydantic import ValidationError
 
-from engines.device import Gpu, NoGpu, find_gpu
+from engines.backends.tensorrt.build import Plan, _timing, build_plan, cache_name, forbid_known_wrong
+from engines.backends.tensorrt.library import Flavour
+from engines.backends.tensorrt.plan import BatchProfile, Fingerprint, graph_sha256, read_plan
 from engines.engine import EngineSpec, twin
 from engines.errors import BuildFailed, BundleRefused
-from engines.tensorrt_build import Plan, _timing, build_plan, cache_name, forbid_known_wrong
-from engines.tensorrt_flavour import Flavour
-from engines.tensorrt_plan import (
-    BatchProfile,
-    Fingerprint,
-    graph_sha256,
-    read_plan,
-)
+from engines.machine.gpu import Gpu, NoGpu, find_gpu
 
 pytest.importorskip("tensorrt_rtx")
 torch = pytest.importorskip("torch")
 
 # Imported after the check above: these modules need torch.
+from offline.certify.onnx_export import export_bf16, export_onnx  # noqa: E402
 from offline.config import ModelSettings, PretrainedBackbone, RandomBackbone  # noqa: E402
-from offline.exporting import export_bf16, export_onnx  # noqa: E402
-from offline.judging import predict  # noqa: E402
-from offline.modeling import build  # noqa: E402
-from stage1.model import Stage1Net  # noqa: E402
+from offline.learning.predict import predict  # noqa: E402
+from stage1.model.backbones import build  # noqa: E402
+from stage1.model.net import Stage1Net  # noqa: E402
 
 SIZE_PX = 32
 FP32 = EngineSpec(backend="tensorrt", device="cuda")
@@ -115,9 +110,9 @@ class TestBuild:
     def test_what_was_measured_is_kept_where_there_was_nothing(
         self, tiny_engine: Path, flavour: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("engines.tensorrt_build.find_gpu", lambda: GPU)
+        monkeypatch.setattr("engines.backends.tensorrt.build.find_gpu", lambda: GPU)
         measured = SimpleNamespace(serialize=lambda: b"measured")
-        monkeypatch.setattr("engines.tensorrt_build._timing", lambda *_: measured)
+        monkeypatch.setattr("engines.backends.tensorrt.build._timing", lambda *_: measured)
         made = build_plan(tiny_engine, flavour=flavour, timing_cache=tmp_path / "not" / "there")
         kept = tmp_path / "not" / "there" / cache_name(made.description.fingerprint)
         assert kept.read_bytes() == b"measured"

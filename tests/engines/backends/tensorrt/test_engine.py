@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import engines.tensorrt_engine
-from engines.cuda import Cuda
-from engines.device import Gpu
+import engines.backends.tensorrt.engine
+from engines.backends.onnxruntime import OnnxEngine
+from engines.backends.tensorrt.build import build_plan
+from engines.backends.tensorrt.cuda import Cuda
+from engines.backends.tensorrt.engine import TensorRtEngine
+from engines.backends.tensorrt.library import Flavour
+from engines.backends.tensorrt.plan import DESCRIPTION, PlanDescription
 from engines.engine import BUCKETS, EngineSpec
 from engines.errors import BundleRefused, InferenceError
-from engines.onnx_engine import OnnxEngine
-from engines.tensorrt_build import build_plan
-from engines.tensorrt_engine import TensorRtEngine
-from engines.tensorrt_flavour import Flavour
-from engines.tensorrt_plan import DESCRIPTION, PlanDescription
+from engines.machine.gpu import Gpu
 from stage1.outputs import Stage1Outputs
 
 FP32 = EngineSpec(backend="tensorrt", device="cuda")
@@ -50,8 +50,8 @@ def bench(
     model = write_onnx(tmp_path / "model.onnx", heads=("head.works", "head.severity"))
     build_plan(model, flavour=flavour).write(tmp_path)
     cuda, library = host_gpu(model)
-    monkeypatch.setattr(engines.tensorrt_engine, "Cuda", lambda: Cuda(cuda))
-    monkeypatch.setattr(engines.tensorrt_engine, "deserialize", lambda *_: ("VALID", object(), library))
+    monkeypatch.setattr(engines.backends.tensorrt.engine, "Cuda", lambda: Cuda(cuda))
+    monkeypatch.setattr(engines.backends.tensorrt.engine, "deserialize", lambda *_: ("VALID", object(), library))
     description = PlanDescription.read(tmp_path / DESCRIPTION)
     fingerprint = description.fingerprint.model_copy(update={"gpu": None})
     description.model_copy(update={"fingerprint": fingerprint}).write(tmp_path / DESCRIPTION)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-SOURCES = sorted(path for path in (Path(__file__).parents[2] / "engines").glob("tensorrt_*.py"))
+SOURCES = sorted(path for path in (Path(__file__).parents[4] / "engines" / "backends" / "tensorrt").glob("*.py"))
 # What variables of these names are, in every file that calls the library.
 CLASSES = {
     "builder": "Builder",

@@ -11,22 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import engines.tensorrt_engine
-from engines.backends import open_engine
-from engines.device import Gpu, find_gpu
+import engines.backends.tensorrt.engine
+from engines.backends.onnxruntime import OnnxEngine
+from engines.backends.opened import open_engine
+from engines.backends.tensorrt.build import Plan, build_plan
+from engines.backends.tensorrt.engine import TensorRtEngine, check_machine, deserialize
+from engines.backends.tensorrt.library import Flavour
+from engines.backends.tensorrt.plan import DESCRIPTION, PLAN, Fingerprint, PlanDescription
+from engines.backends.tensorrt.refit import check_refit
 from engines.engine import EngineSpec
 from engines.errors import BundleRefused
-from engines.onnx_engine import OnnxEngine
-from engines.tensorrt_build import Plan, build_plan
-from engines.tensorrt_engine import TensorRtEngine, check_machine, deserialize
-from engines.tensorrt_flavour import Flavour
-from engines.tensorrt_plan import (
-    DESCRIPTION,
-    PLAN,
-    Fingerprint,
-    PlanDescription,
-)
-from engines.tensorrt_refit import check_refit
+from engines.machine.gpu import Gpu, find_gpu
 
 pytest.importorskip("tensorrt_rtx")
 SIZE_PX = 32
@@ -61,7 +56,7 @@ class TestRefusal:
         def shown(*_: object) -> None:
             raise AssertionError("the library was shown the plan")
 
-        monkeypatch.setattr(engines.tensorrt_engine, "deserialize", shown)
+        monkeypatch.setattr(engines.backends.tensorrt.engine, "deserialize", shown)
 
     @pytest.mark.parametrize("name", [PLAN, DESCRIPTION, "model.onnx"])
     def test_of_a_file_that_is_not_there(self, home: Path, name: str) -> None:

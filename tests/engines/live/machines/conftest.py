@@ -20,25 +20,25 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-import engines.tensorrt_engine
-from engines.backends import open_engine
-from engines.bundle import ENGINE, PARAMS, SPEC, Provenance, certified_sha256_of
-from engines.child import Child
-from engines.cuda import Cuda
-from engines.device import Gpu, NoGpu
+import engines.backends.tensorrt.engine
+from engines.backends.onnxruntime import OnnxEngine
+from engines.backends.opened import open_engine
+from engines.backends.tensorrt.build import build_plan
+from engines.backends.tensorrt.cuda import Cuda
+from engines.backends.tensorrt.engine import TensorRtEngine
+from engines.backends.tensorrt.library import Flavour
 from engines.engine import Engine, EngineSpec
 from engines.errors import BundleRefused
-from engines.follow import Recalibrate, StoreFollower
-from engines.lifecycle import State
-from engines.loader import EngineOptions
-from engines.onnx_engine import OnnxEngine
-from engines.settings import SwapSettings
-from engines.store import Store
-from engines.tensorrt_build import build_plan
-from engines.tensorrt_engine import TensorRtEngine
-from engines.tensorrt_flavour import Flavour
-from engines.workshop import Workshop
-from stage1.certificate import ScrcParams
+from engines.live.background_loader import EngineOptions
+from engines.live.follower import Recalibrate, StoreFollower
+from engines.live.local_compile import Workshop
+from engines.live.settings import SwapSettings
+from engines.live.states import State
+from engines.machine.child import Child
+from engines.machine.gpu import Gpu, NoGpu
+from engines.store.bundle import ENGINE, PARAMS, SPEC, Provenance, certified_sha256_of
+from engines.store.store import Store
+from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -84,8 +84,8 @@ class Machine:
             self.deserialized.append(compiled or model.parent)
             return "VALID", object(), library
 
-        self.monkeypatch.setattr(engines.tensorrt_engine, "Cuda", lambda: Cuda(cuda))
-        self.monkeypatch.setattr(engines.tensorrt_engine, "deserialize", deserialize)
+        self.monkeypatch.setattr(engines.backends.tensorrt.engine, "Cuda", lambda: Cuda(cuda))
+        self.monkeypatch.setattr(engines.backends.tensorrt.engine, "deserialize", deserialize)
         engine = TensorRtEngine(model, spec, compiled=compiled, find=lambda: GPU)
         engine.flavour = dataclasses.replace(engine.flavour, trt=self._refitting(library))
         self.opened.append(engine)
@@ -257,7 +257,7 @@ def never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], 
     script = tmp_path / "never"
     script.write_text("#!/bin/sh\nexec sleep 600\n")
     script.chmod(0o755)
-    return lambda: monkeypatch.setattr("engines.child.sys.executable", str(script))
+    return lambda: monkeypatch.setattr("engines.machine.child.sys.executable", str(script))
 
 
 @dataclass
@@ -286,5 +286,5 @@ class Trials:
 def trials(monkeypatch: pytest.MonkeyPatch) -> Trials:
     """A trial in a real child would look for a real GPU."""
     made = Trials()
-    monkeypatch.setattr("engines.loader.try_out", made)
+    monkeypatch.setattr("engines.live.background_loader.try_out", made)
     return made

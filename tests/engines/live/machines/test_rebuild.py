@@ -11,19 +11,19 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from engines.child import Child
-from engines.device import Gpu, NoGpu
+from engines.backends.tensorrt.plan import PLAN
 from engines.engine import EngineSpec
 from engines.errors import BundleRefused, UnknownBundle
-from engines.follow import StoreFollower
-from engines.lifecycle import State
-from engines.loader import EngineOptions
-from engines.loading import check_bundle
-from engines.settings import SwapSettings
-from engines.store import Store
-from engines.tensorrt_plan import PLAN
-from engines.trial import try_out
-from engines.workshop import Workshop
+from engines.live.background_loader import EngineOptions
+from engines.live.follower import StoreFollower
+from engines.live.load_bundle import check_bundle
+from engines.live.local_compile import Workshop
+from engines.live.settings import SwapSettings
+from engines.live.states import State
+from engines.live.trial_process import try_out
+from engines.machine.child import Child
+from engines.machine.gpu import Gpu, NoGpu
+from engines.store.store import Store
 
 pytest.importorskip("tensorrt_rtx")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -155,7 +155,7 @@ class TestAnotherMachine:
     ) -> None:
         async def scenario() -> None:
             foreign = publish("foreign", built=ELSEWHERE)
-            machine.monkeypatch.setattr("engines.child.sys.executable", "/bin/false")
+            machine.monkeypatch.setattr("engines.machine.child.sys.executable", "/bin/false")
             async with following() as follower:
                 assert await follower.refresh() is False
                 assert "compiling it ended with status 1" in follower.status().history[-1].reason
@@ -260,7 +260,7 @@ class TestWorkshop:
         held: Callable[[], list[str]],
     ) -> None:
         async def scenario() -> None:
-            monkeypatch.setattr("engines.workshop.KEPT", 2)
+            monkeypatch.setattr("engines.live.local_compile.KEPT", 2)
             (tmp_path / "workshop" / ".building-dead").mkdir(parents=True)
             made = []
             for number in range(3):

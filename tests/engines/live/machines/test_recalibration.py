@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from engines.child import Child
-from engines.device import Gpu
 from engines.engine import EngineSpec
 from engines.errors import UnknownBundle
-from engines.lifecycle import State
-from engines.loading import check_bundle
-from engines.store import Store
-from engines.workshop import Workshop
+from engines.live.load_bundle import check_bundle
+from engines.live.local_compile import Workshop
+from engines.live.states import State
+from engines.machine.child import Child
+from engines.machine.gpu import Gpu
+from engines.store.store import Store
 
 pytest.importorskip("tensorrt_rtx")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from engines.bundle import ENGINE
-from engines.device import Gpu
+from engines.backends.onnxruntime import OnnxEngine
+from engines.backends.tensorrt.engine import TensorRtEngine
 from engines.engine import EngineSpec, Refittable
-from engines.lifecycle import State
-from engines.onnx_engine import OnnxEngine
-from engines.store import Store
-from engines.tensorrt_engine import TensorRtEngine
+from engines.live.states import State
+from engines.machine.gpu import Gpu
+from engines.store.bundle import ENGINE
+from engines.store.store import Store
 
 pytest.importorskip("tensorrt_rtx")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -104,7 +104,7 @@ class TestTwin:
                 raise RuntimeError("factory function returned nullptr")
 
             async with two_nights() as follower:
-                machine.monkeypatch.setattr("engines.tensorrt_engine.refit", refit)
+                machine.monkeypatch.setattr("engines.backends.tensorrt.engine.refit", refit)
                 third = publish("night2", refittable=True, shift=0.2)
                 assert await follower.refresh() is True
                 assert follower.serving == (third, "tensorrt_rtx", 3)

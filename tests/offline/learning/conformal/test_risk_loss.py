@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from offline.conformal_risk import (
+from offline.learning.conformal.risk_loss import (
     RiskWeights,
     conditional_value_at_risk,
     implicit_threshold,
     order_statistic_threshold,
     risk_loss,
 )
-from stage1.reference_rules import conformal_budget
+from stage1.baselines.literature import conformal_budget
 
 T1 = torch.tensor(1.5, dtype=torch.float64)
 

@@ -19,15 +19,15 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 from transformers import MobileNetV2Config  # noqa: E402
 
-from offline import adaptation  # noqa: E402
-from offline.adaptation import adapt_domain, follow  # noqa: E402
 from offline.config import PretrainedBackbone  # noqa: E402
-from offline.modeling import build, load_weights, save_weights  # noqa: E402
-from offline.probing import linear_probe  # noqa: E402
-from offline.ssl_losses import gram_loss  # noqa: E402
-from offline.ssl_views import random_view  # noqa: E402
-from stage1.model import Stage1Net  # noqa: E402
-from stage1.trunk import plain  # noqa: E402
+from offline.learning.self_distillation import adapt as adaptation  # noqa: E402
+from offline.learning.self_distillation.adapt import adapt_domain, follow  # noqa: E402
+from offline.learning.self_distillation.losses import gram_loss  # noqa: E402
+from offline.learning.self_distillation.probe import linear_probe  # noqa: E402
+from offline.learning.self_distillation.views import random_view  # noqa: E402
+from stage1.model.backbones import build, load_weights, save_weights  # noqa: E402
+from stage1.model.net import Stage1Net  # noqa: E402
+from stage1.model.trunk import plain  # noqa: E402
 
 SIZE_PX = 32
 BACKBONE = RandomBackbone(hidden=32, layers=3, heads=2, patch_px=8, initializer_range=0.15)

@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 # Imported after the check above: these modules need torch.
 from torch import Tensor, distributed  # noqa: E402
 
-from offline.ssl_losses import (  # noqa: E402
+from offline.learning.self_distillation.losses import (  # noqa: E402
     STUDENT_TEMPERATURE,
     PrototypeHead,
     gram_loss,

@@ -10,8 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
-from offline.probing import NEIGHBOURS, RIDGE, TEMPERATURE, linear_probe, nearest_neighbours
-from stage1.metrics import matthews_correlation
+from offline.learning.self_distillation.probe import NEIGHBOURS, RIDGE, TEMPERATURE, linear_probe, nearest_neighbours
+from stage1.metrics.classification import matthews_correlation
 
 Probe = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], float]
 

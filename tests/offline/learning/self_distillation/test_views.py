@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch")
 # Imported after the check above: these modules need torch.
 from torch import Generator, Tensor  # noqa: E402
 
-from offline import ssl_views  # noqa: E402
-from offline.ssl_views import block_mask, crop_boxes, random_masks, random_view  # noqa: E402
+from offline.learning.self_distillation import views as ssl_views  # noqa: E402
+from offline.learning.self_distillation.views import block_mask, crop_boxes, random_masks, random_view  # noqa: E402
 
 
 def generator(seed: int = 0) -> Generator:

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from offline.config import ModelSettings, PretrainedBackbone, TrainSettings
-from offline.dataset import Dataset, Row
+from offline.data.dataset import Dataset, Row
 from offline.errors import TrainingError, TrainingInterrupted
-from stage1.calibration_settings import CalibrationSettings
+from stage1.certificate.settings import CalibrationSettings
 
 torch = pytest.importorskip("torch")
 
@@ -22,16 +22,16 @@ torch = pytest.importorskip("torch")
 from torch import Generator, Tensor  # noqa: E402
 from transformers import DINOv3ViTConfig, DINOv3ViTModel  # noqa: E402
 
-from offline.adapters import add_adapters, frozen_blocks  # noqa: E402
-from offline.augmentation import augmenter  # noqa: E402
-from offline.inputs import CachedViews, FreshViews, Sources, choose_inputs  # noqa: E402
-from offline.judging import ImageSet  # noqa: E402
-from offline.modeling import build  # noqa: E402
-from offline.prefix_cache import KEYS, STATES, PrefixCache, key_of  # noqa: E402
-from offline.prefix_states import BUILD_BATCH, Frozen, view  # noqa: E402
-from offline.training import Outcome, Trainee, train_supervised  # noqa: E402
-from stage1.model import Stage1Net  # noqa: E402
-from stage1.trunk import plain  # noqa: E402
+from offline.learning.augmentation import augmenter  # noqa: E402
+from offline.learning.frozen_prefix.cache import KEYS, STATES, PrefixCache, key_of  # noqa: E402
+from offline.learning.frozen_prefix.fill import BUILD_BATCH, Frozen, view  # noqa: E402
+from offline.learning.predict import ImageSet  # noqa: E402
+from offline.learning.supervised.inputs import CachedViews, FreshViews, Sources, choose_inputs  # noqa: E402
+from offline.learning.supervised.train import Outcome, Trainee, train_supervised  # noqa: E402
+from stage1.model.adapters.attach import add_adapters, frozen_blocks  # noqa: E402
+from stage1.model.backbones import build  # noqa: E402
+from stage1.model.net import Stage1Net  # noqa: E402
+from stage1.model.trunk import plain  # noqa: E402
 
 SIZE_PX = 32
 CPU = torch.device("cpu")
@@ -141,7 +141,7 @@ def test_behind_the_frozen_blocks_the_loss_is_the_same(
         ours = _SameViews(shown[0], torch.from_numpy(shown[1]), augment, CPU)
         return Sources(ours, FreshViews(judged, torch.ones(len(judged)), lambda x, *_: x, CPU), cached=False, reason="")
 
-    monkeypatch.setattr("offline.training.choose_inputs", whole)
+    monkeypatch.setattr("offline.learning.supervised.train.choose_inputs", whole)
     uncached = train(network(backbones[0], last_layers=last), None)
     for name in ("train_loss", "val_select_loss"):
         ours, theirs = ([record[name] for record in outcome.records] for outcome in (cached, uncached))
@@ -202,7 +202,9 @@ def test_nothing_is_read_that_anything_else_decided(
     elif change == "normalisation":
         other.mean += 1
     elif change == "transformers":
-        monkeypatch.setattr("offline.prefix_states.version", lambda name: "0" if name == change else version(name))
+        monkeypatch.setattr(
+            "offline.learning.frozen_prefix.fill.version", lambda name: "0" if name == change else version(name)
+        )
     changes = {"augmentation": {"augmentation": "light"}, "precision": {"precision": "bf16"}}.get(change, {})
     sources(other, images, tmp_path, told, seed=int(change == "seed"), **changes)
     assert told

@@ -9,17 +9,22 @@ import numpy as np
 import pytest
 
 from offline.config import NamedHead, TrainSettings
-from offline.dataset import Dataset, Row
+from offline.data.dataset import Dataset, Row
+from offline.data.named_targets import NO_TARGET, check_named, named_targets
 from offline.errors import DatasetError
-from offline.named_heads import NO_TARGET, check_named, named_targets
 
 torch = pytest.importorskip("torch")
 
 # Imported after the check above: these modules need torch.
 from torch import Tensor  # noqa: E402
 
-from offline.losses import named_loss, selection_loss, selective_net_loss, supervised_loss  # noqa: E402
-from stage1.model import NetOutputs  # noqa: E402
+from offline.learning.supervised.losses import (  # noqa: E402
+    named_loss,
+    selection_loss,
+    selective_net_loss,
+    supervised_loss,
+)
+from stage1.model.net import NetOutputs  # noqa: E402
 
 LABELS = torch.tensor([0, 1, 1, 0])
 LOGITS = torch.tensor([[2.0, -1.0], [0.5, 1.5], [1.0, -0.5], [-0.2, 0.3]], dtype=torch.float64)

@@ -17,7 +17,8 @@ torch = pytest.importorskip("torch")
 from torch import Tensor  # noqa: E402
 from transformers import DINOv3ViTConfig, DINOv3ViTModel, MobileNetV2Config, ViTConfig, ViTModel  # noqa: E402
 
-from offline.adapters import (  # noqa: E402
+from offline.certify.onnx_export import check_export, export_onnx  # noqa: E402
+from stage1.model.adapters.attach import (  # noqa: E402
     DESCRIPTION,
     TENSORS,
     AdapterOrigin,
@@ -28,9 +29,8 @@ from offline.adapters import (  # noqa: E402
     merge_adapters,
     save_adapter,
 )
-from offline.exporting import check_export, export_onnx  # noqa: E402
-from offline.modeling import build, load_weights, parameter_groups, save_weights  # noqa: E402
-from stage1.model import Stage1Net  # noqa: E402
+from stage1.model.backbones import build, load_weights, parameter_groups, save_weights  # noqa: E402
+from stage1.model.net import Stage1Net  # noqa: E402
 
 SIZE_PX = 32
 KINDS = ("doran", "dora", "lora", "prompts", "parallel", "none")

@@ -1,0 +1,1 @@
+"""TensorRT: plans, and engines on a GPU."""

@@ -1,0 +1,1 @@
+"""Bundles in a running process: loaded, checked, swapped under load, asked in batches."""

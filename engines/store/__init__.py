@@ -1,0 +1,1 @@
+"""Bundles on disk, and the pointer to the current one."""

@@ -1,0 +1,1 @@
+"""The axon: who may ask, in which protocol, on which port."""

@@ -1,0 +1,1 @@
+"""The chain: which hotkeys there are, and where this miner is found."""

@@ -1,0 +1,1 @@
+"""What the test rows say of a policy and of a training."""

@@ -1,0 +1,1 @@
+"""Conformal risk training of the heads."""

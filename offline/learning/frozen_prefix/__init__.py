@@ -1,0 +1,1 @@
+"""What frozen blocks make of images, kept on disk."""

@@ -1,0 +1,1 @@
+"""Supervised training of adapter and heads."""

@@ -1,0 +1,1 @@
+"""The pipeline engine: stages with content keys, committed in one rename."""

@@ -1,0 +1,1 @@
+"""Which row is in which set, for ever."""

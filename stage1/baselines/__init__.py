@@ -1,0 +1,1 @@
+"""The rules that the certified one is compared with."""

@@ -1,0 +1,1 @@
+"""How good a classifier, its confidence and its probabilities are, with intervals."""

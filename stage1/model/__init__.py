@@ -1,0 +1,1 @@
+"""What the network is. The only room of `stage1` that loads torch."""

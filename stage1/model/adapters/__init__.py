@@ -1,0 +1,1 @@
+"""What is put on a backbone to train a part of it."""

@@ -1,0 +1,1 @@
+"""Calibrated probabilities: what an answer is, how it is fitted, how good it is."""
