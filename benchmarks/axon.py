@@ -38,9 +38,11 @@ def make_wallet(home: Path, name: str) -> Any:
 
 
 def serve_ours(port: int, hotkey: str, validator: str) -> None:
-    from miner.axon.access import AccessPolicy, AccessSettings
-    from miner.axon.app import AxonApp, AxonRequest, Prediction
-    from miner.axon.server import AxonServer, AxonServerSettings
+    from miner.answering.request import AxonRequest, Prediction
+    from miner.axon.access import AccessPolicy
+    from miner.axon.app import AxonApp
+    from miner.axon.server import AxonServer
+    from miner.axon.settings import AccessSettings, AxonServerSettings
     from miner.chain.port import Neuron
 
     async def answer(request: AxonRequest) -> Prediction:

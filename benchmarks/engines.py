@@ -113,7 +113,7 @@ def load(name: str, shape: Shape, home: Path, threads: int) -> tuple[Any, str]:
     if name == NNCF:
         return load_nncf(home, threads)
     from engines.backends.opened import open_engine
-    from engines.engine import EngineSpec
+    from engines.spec import EngineSpec
 
     backend, precision = name.split()
     spec = EngineSpec.model_validate({"backend": backend, "precision": precision})

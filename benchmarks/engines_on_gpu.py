@@ -38,14 +38,15 @@ from engines.backends.tensorrt.engine import TensorRtEngine
 from engines.backends.tensorrt.library import EXTRAS, Flavour, load_flavour
 from engines.backends.tensorrt.plan import PLAN
 from engines.backends.tensorrt.refit import refit
-from engines.engine import INPUT, EngineSpec, twin
+from engines.engine import INPUT
 from engines.errors import EngineError
 from engines.machine.gpu import NoGpu, find_gpu
+from engines.spec import EngineSpec, twin
 from offline.certify.onnx_export import bf16_twin, export_bf16, export_onnx
-from offline.config import ModelSettings, PretrainedBackbone
 from offline.learning.predict import predict
 from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
+from stage1.model.settings import ModelSettings, PretrainedBackbone
 from stage1.outputs import Stage1Outputs
 
 BF16 = EngineSpec(backend="tensorrt", precision="bf16", device="cuda")

@@ -27,22 +27,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import DINOv3ViTConfig
 
-from offline.config import (
-    AdaptSettings,
-    ConformalTrainingSettings,
-    ModelSettings,
-    PretrainedBackbone,
-    TrainSettings,
-)
 from offline.data.dataset import Dataset, Row
-from offline.learning.conformal.train import features, train_conformal_risk
-from offline.learning.predict import ImageSet, best_device
+from offline.learning.conformal.train import train_conformal_risk
+from offline.learning.predict import ImageSet, best_device, features
 from offline.learning.self_distillation.adapt import adapt_domain
+from offline.learning.settings import AdaptSettings, ConformalTrainingSettings, TrainSettings
 from offline.learning.supervised.train import Trainee, train_supervised
 from stage1.certificate.settings import CalibrationSettings
 from stage1.model.adapters.attach import add_adapters
 from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
+from stage1.model.settings import ModelSettings, PretrainedBackbone
 
 CALIBRATION = CalibrationSettings(alpha=0.1, unit="row", grid_size=30, gate_size=5)
 Tell = Callable[[int, int, str], None]

@@ -25,13 +25,16 @@ from benchmarks.random_dinov3 import VITS, network
 from engines.backends.compiled import compile_engine
 from engines.backends.opened import open_engine
 from engines.backends.registry import KNOWN, check_available
-from engines.engine import Engine, EngineSpec, in_batches
+from engines.batches import in_batches
+from engines.engine import Engine
 from engines.errors import EngineError
+from engines.spec import EngineSpec
 from offline.certify.onnx_export import export_onnx
-from offline.config import ModelSettings, PretrainedBackbone
-from offline.data.dataset import Dataset, read_dataset
+from offline.data.dataset import Dataset
+from offline.data.labels_csv import read_dataset
 from offline.learning.predict import predict
 from stage1.model.backbones import build
+from stage1.model.settings import ModelSettings, PretrainedBackbone
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels, PreprocessSettings
 

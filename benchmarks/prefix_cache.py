@@ -25,17 +25,18 @@ import torch
 from torch import Tensor
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
-from offline.config import ModelSettings, PretrainedBackbone, TrainSettings
 from offline.data.dataset import Dataset, Row
 from offline.learning.augmentation import augmenter
 from offline.learning.frozen_prefix.cache import STATES
 from offline.learning.frozen_prefix.fill import Views, view
 from offline.learning.predict import ImageSet
+from offline.learning.settings import TrainSettings
 from offline.learning.supervised.inputs import FreshViews, Sources
 from offline.learning.supervised.train import Trainee, train_supervised
 from stage1.certificate.settings import CalibrationSettings
 from stage1.model.adapters.attach import add_adapters, frozen_blocks
 from stage1.model.backbones import build
+from stage1.model.settings import ModelSettings, PretrainedBackbone
 
 CPU = torch.device("cpu")
 CALIBRATION = CalibrationSettings(alpha=0.1, unit="row", grid_size=30, gate_size=5)

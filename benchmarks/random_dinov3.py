@@ -25,8 +25,8 @@ def network(shape: Shape, seed: int = 0) -> Any:
     # Imported where it is made: what serves an export has no torch.
     from transformers import DINOv3ViTConfig
 
-    from offline.config import ModelSettings, PretrainedBackbone
     from stage1.model.backbones import build
+    from stage1.model.settings import ModelSettings, PretrainedBackbone
 
     config = DINOv3ViTConfig(
         hidden_size=shape.hidden,

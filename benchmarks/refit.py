@@ -34,13 +34,15 @@ from torch._inductor.graph import GraphLowering
 from benchmarks.made_bundles import SMALL, export, images, publish
 from benchmarks.random_dinov3 import network
 from benchmarks.swap import MIB, NOW, Findings, Load, Ring, resident, scores
-from engines.engine import REFERENCE, EngineDescription, EngineSpec, run_at_buckets
+from engines.batches import run_at_buckets
+from engines.engine import EngineDescription
 from engines.errors import BundleRefused, InferenceError
 from engines.live.background_loader import EngineOptions
 from engines.live.batcher import Batcher
 from engines.live.follower import StoreFollower
 from engines.live.settings import BatchSettings, SwapSettings
 from engines.machine.memory import few_arenas, give_back
+from engines.spec import REFERENCE, EngineSpec
 from engines.store.store import Store
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from benchmarks.made_bundles import SMALL, export, images, publish
 from engines.backends.onnxruntime import OnnxEngine
-from engines.engine import in_batches
+from engines.batches import in_batches
 from engines.live.background_loader import EngineOptions
 from engines.live.batcher import Batcher
 from engines.live.follower import StoreFollower

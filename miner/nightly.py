@@ -16,7 +16,7 @@ import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 
-from engines.engine import EngineSpec
+from engines.spec import EngineSpec
 from miner.settings import RetrainSettings
 from stage1.artifacts import Artifact
 from stage1.errors import ArtifactError

@@ -23,9 +23,11 @@ from miner.answering.cascade import Cascade
 from miner.answering.journal import Journal
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
-from miner.axon.server import ABORT_S, AxonServer, AxonServerError, AxonServerSettings
+from miner.axon.server import ABORT_S, AxonServer, AxonServerError
+from miner.axon.settings import AxonServerSettings
 from miner.chain.bittensor import BittensorChain
-from miner.chain.port import ChainError, ChainPort, ChainUnavailable, OfflineChain
+from miner.chain.offline import OfflineChain
+from miner.chain.port import ChainError, ChainPort, ChainUnavailable
 from miner.chain.wallet import load_hotkey
 from miner.errors import StartError
 from miner.nightly import NightlyJob

@@ -17,7 +17,7 @@ LINE_EVERY_S = 15.0
 
 
 class RunDisplay(Protocol):
-    """Shows the progress of a run; see `offline.pipeline.runner.Progress`."""
+    """Shows the progress of a run; see `offline.pipeline.progress.Progress`."""
 
     def stage(self, name: str, state: str) -> None:
         """A stage is `running`, `done` or `cached`."""

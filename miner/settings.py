@@ -11,12 +11,9 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from engines.engine import EngineSpec
 from engines.live.settings import BatchSettings, SwapSettings
-from miner.axon.access import AccessSettings
-from miner.axon.app import AxonSettings
-from miner.axon.legacy_protocol import WireSettings
-from miner.axon.server import AxonServerSettings
+from engines.spec import EngineSpec
+from miner.axon.settings import AccessSettings, AxonServerSettings, AxonSettings, WireSettings
 from miner.errors import SettingsError
 
 DEFAULT_FILE = Path("cascade.toml")

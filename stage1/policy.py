@@ -11,12 +11,11 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from stage1.certificate.params import ScrcParams
 from stage1.decisions import DEFERRED, Decisions
 from stage1.exit_rule import ExitRule
-from stage1.outputs import Floats, Stage1Outputs
+from stage1.outputs import Stage1Outputs
 
 
 class Policy(Protocol):
@@ -58,29 +57,3 @@ class RulePolicy:
 def exit_labels(rule: ExitRule | None, outputs: Stage1Outputs) -> NDArray[np.int8]:
     """Label each image exits with, int8 `(N,)`; without a rule everything is deferred."""
     return np.full(len(outputs), DEFERRED, np.int8) if rule is None else rule.exit_labels(outputs)
-
-
-def roadwork_probability(outputs: Stage1Outputs) -> Floats:
-    """Softmax probability of roadwork, float32 `(N,)`."""
-    probability: Floats = expit(outputs.roadwork_score)
-    return probability
-
-
-@dataclass(frozen=True)
-class ThresholdPolicy:
-    """The baseline: exit when the softmax probability is extreme. Never certified.
-
-    Attributes:
-        low: exit with label 0 below this probability of roadwork.
-        high: exit with label 1 above this probability of roadwork.
-    """
-
-    low: float = 0.12
-    high: float = 0.88
-
-    def decide(self, outputs: Stage1Outputs) -> Decisions:
-        """See `Policy.decide`."""
-        probability = roadwork_probability(outputs)
-        as_zero, as_one = probability < self.low, probability > self.high
-        labels = (as_zero | as_one).view(np.int8) - np.int8(1) + (as_one > as_zero)
-        return Decisions.from_exit_labels(labels, np.zeros(len(outputs), bool))

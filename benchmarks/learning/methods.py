@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from offline.config import Adapter
+from stage1.model.settings import Adapter
 
 Kind = Literal["heads", "adapter", "continued"]
 CROSS_ENTROPY_ALONE = {"risk_weight": 0.0, "cross_entropy_weight": 1.0}

@@ -15,13 +15,14 @@ from benchmarks.learning.arena import Arena, Rows, Workplace
 from benchmarks.learning.methods import Method
 from benchmarks.learning.scale import HEAD_HIDDEN, RANK
 from benchmarks.learning.task import Meter
-from offline.config import ModelSettings, PretrainedBackbone, TrainSettings
 from offline.learning.augmentation import augmenter
 from offline.learning.frozen_prefix.fill import Filler, Frozen, Views
+from offline.learning.settings import TrainSettings
 from offline.learning.supervised.inputs import CachedViews
 from stage1.model.adapters.attach import add_adapters, frozen_blocks
 from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
+from stage1.model.settings import ModelSettings, PretrainedBackbone
 
 CPU = torch.device("cpu")
 LAST_LAYERS = {"a": 3, "b": 4}

@@ -14,11 +14,12 @@ from benchmarks.learning.methods import TABLES, Table
 from benchmarks.learning.networks import Kept, backbone, make
 from benchmarks.learning.scale import HEAD_HIDDEN, TUNING_SEED
 from benchmarks.learning.task import Meter, Result, Task
-from offline.config import AdaptSettings, ModelSettings, PretrainedBackbone, RandomBackbone
-from offline.learning.conformal.train import features
+from offline.learning.predict import features
 from offline.learning.self_distillation.adapt import adapt_domain
 from offline.learning.self_distillation.probe import feature_judge
+from offline.learning.settings import AdaptSettings
 from stage1.model.backbones import build
+from stage1.model.settings import ModelSettings, PretrainedBackbone, RandomBackbone
 from stage1.preprocess import Pixels, PreprocessSettings
 
 RANDOM = RandomBackbone(hidden=96, layers=8, heads=3, patch_px=16, initializer_range=0.1)

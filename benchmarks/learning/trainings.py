@@ -14,9 +14,9 @@ from benchmarks.learning.known import KnownFeatures, MultiScale, row_set, spread
 from benchmarks.learning.methods import Method, Table
 from benchmarks.learning.networks import PATCH_PX, Kept, backbone, make, train_settings
 from benchmarks.learning.task import Meter, Result, Task
-from offline.config import ConformalTrainingSettings
 from offline.learning.conformal.train import train_conformal_risk
 from offline.learning.predict import to_numpy
+from offline.learning.settings import ConformalTrainingSettings
 from offline.learning.supervised.train import Trainee, train_supervised
 from stage1.model.net import Stage1Net
 from stage1.outputs import Stage1Outputs

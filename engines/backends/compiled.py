@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from engines.backends.tensorrt.library import FlavourName
-from engines.engine import EngineSpec, twin
+from engines.spec import EngineSpec, twin
 
 
 def compile_engine(

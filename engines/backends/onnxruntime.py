@@ -6,18 +6,12 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from engines.engine import (
-    INPUT,
-    REFERENCE,
-    Device,
-    EngineDescription,
-    EngineSpec,
-    in_batches,
-    run_at_buckets,
-    usable_cores,
-)
+from engines.batches import in_batches, run_at_buckets
+from engines.engine import INPUT, EngineDescription
 from engines.errors import BundleRefused, InferenceError, Unavailable
+from engines.machine.cores import usable_cores
 from engines.signature import Port, checked_size, named_outputs
+from engines.spec import REFERENCE, Device, EngineSpec
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from engines.backends.onnxruntime import OnnxEngine
-from engines.engine import Engine, EngineSpec, twin
+from engines.engine import Engine
+from engines.spec import EngineSpec, twin
 
 
 def open_engine(spec: EngineSpec, model: Path, *, compiled: Path | None = None, threads: int | None = None) -> Engine:

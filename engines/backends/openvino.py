@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engines.engine import EngineDescription, EngineSpec, Precision, run_at_buckets, usable_cores
+from engines.batches import run_at_buckets
+from engines.engine import EngineDescription
 from engines.errors import BundleRefused, InferenceError, Unavailable
+from engines.machine.cores import usable_cores
 from engines.signature import Port, checked_size, named_outputs
+from engines.spec import EngineSpec, Precision
 from stage1.outputs import Floats, Stage1Outputs
 from stage1.preprocess import Pixels
 

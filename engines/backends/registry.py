@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from engines.engine import EngineSpec
 from engines.errors import BundleRefused, Unavailable
 from engines.machine.gpu import Gpu, NoGpu, find_gpu
+from engines.spec import EngineSpec
 
 # In the order of preference where accuracy is the same.
 KNOWN = (

@@ -15,9 +15,10 @@ from typing import TypeVar
 import structlog
 
 from engines.backends.opened import open_engine
-from engines.engine import REFERENCE, Engine, EngineSpec, Refittable
+from engines.batches import MOST
+from engines.engine import Engine, Refittable
 from engines.errors import BundleRefused, EngineError, Postponed
-from engines.live.load_bundle import MOST, CheckedBundle, LiveBundle, check_bundle, load_checked
+from engines.live.load_bundle import CheckedBundle, LiveBundle, check_bundle, load_checked
 from engines.live.local_compile import COPIES_WHILE_BUILDING, Misfit, Workshop
 from engines.live.settings import SwapSettings
 from engines.live.slot import BundleSlot
@@ -25,6 +26,7 @@ from engines.live.states import Lifecycle, State
 from engines.live.trial_process import try_out
 from engines.machine.child import NICENESS, Child
 from engines.machine.memory import admit, available_bytes, fits
+from engines.spec import REFERENCE, EngineSpec
 from engines.store.bundle import ENGINE
 
 log = structlog.get_logger(__name__)

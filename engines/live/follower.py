@@ -6,14 +6,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import structlog
 from watchfiles import awatch
 
-from engines.engine import EngineSpec
 from engines.errors import (
     BundleRefused,
     EngineError,
@@ -28,7 +26,9 @@ from engines.live.load_bundle import LiveBundle
 from engines.live.settings import SwapSettings
 from engines.live.slot import BundleSlot, Live
 from engines.live.states import REFUSABLE, Lifecycle, State
+from engines.live.status import Status
 from engines.machine.memory import give_back
+from engines.spec import EngineSpec
 from engines.store.store import POINTER, Store
 from stage1.errors import Stage1Error
 
@@ -40,39 +40,6 @@ REMEMBERED = 32
 # Compiles the model of a bundle for this machine, calibrates it through the new engine, and makes that bundle current
 # in its place; False if it cannot, for example because the calibration rows are elsewhere.
 Recalibrate = Callable[[str, EngineSpec], Awaitable[bool]]
-
-
-@dataclass(frozen=True)
-class Status:
-    """What a follower holds and has done.
-
-    Attributes:
-        generation: of the live bundle.
-        bundle: id of the live bundle.
-        engine: what computes.
-        policy: status of its certificate.
-        vouched_by: see `LiveBundle.vouched_by`.
-        stands_in: the engine serves only until the bundle's own one can.
-        recalibrating: ids of bundles that are compiled and calibrated anew for this machine.
-        standby: id of the bundle that a rollback would make live.
-        leases: requests that use each generation.
-        swaps: times that the live bundle was replaced.
-        refusals: times that a bundle was refused.
-        history: the latest bundles that were wanted, newest last.
-    """
-
-    generation: int
-    bundle: str | None
-    engine: str
-    policy: str
-    vouched_by: str
-    stands_in: bool
-    recalibrating: tuple[str, ...]
-    standby: str | None
-    leases: dict[int, int]
-    swaps: int
-    refusals: int
-    history: tuple[Lifecycle, ...]
 
 
 class StoreFollower:

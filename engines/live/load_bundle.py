@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from engines.backends.opened import open_engine
-from engines.engine import REFERENCE, Engine, EngineSpec, buckets, in_batches
-from engines.errors import BundleRefused, InferenceError, ParityError, Unavailable
+from engines.batches import MOST, buckets
+from engines.engine import Engine
+from engines.errors import BundleRefused, InferenceError, Unavailable
+from engines.live.golden_check import check_parity
 from engines.live.states import State
 from engines.machine.memory import admit, available_bytes, give_back
+from engines.spec import REFERENCE, EngineSpec
 from engines.store.bundle import (
     CALIBRATOR,
     ENGINE,
@@ -23,18 +24,13 @@ from engines.store.bundle import (
     SPEC,
     Manifest,
     certified_sha256,
-    read_golden,
     verify_bundle,
 )
 from stage1.certificate.params import ScrcParams
 from stage1.errors import Stage1Error
-from stage1.outputs import Stage1Outputs
-from stage1.policy import Policy, ScrcPolicy
+from stage1.policy import ScrcPolicy
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
-
-# As many as the pipeline asks at a time.
-MOST = 16
 
 Report = Callable[[State], None]
 Vouched = Literal["certificate", "golden images"]
@@ -200,62 +196,3 @@ def load_bundle(
         as_certified=compiled is None and chosen == checked.spec,
         most=most,
     )
-
-
-def _drift(actual: Stage1Outputs, expected: Stage1Outputs) -> list[float]:
-    """Largest difference of each output."""
-    if actual.heads.keys() != expected.heads.keys():
-        raise ParityError(
-            f"the engine has heads {sorted(actual.heads)}, the golden outputs have {sorted(expected.heads)}"
-        )
-    pairs = [(actual.logits, expected.logits), (actual.select_score, expected.select_score)]
-    pairs += [(actual.heads[name], expected.heads[name]) for name in expected.heads]
-    if any(a.shape != b.shape for a, b in pairs):
-        raise ParityError("the engine has other numbers of classes than the golden outputs")
-    return [float(np.abs(a - b).max()) for a, b in pairs]
-
-
-def check_parity(
-    engine: Engine,
-    policy: Policy,
-    golden: Path,
-    tolerance: float,
-    *,
-    sizes: Sequence[int] = (1, MOST),
-    spot: bool = False,
-) -> float:
-    """Compare an engine with the golden outputs, at every batch size: a miscompiled kernel may be wrong at one alone.
-
-    Args:
-        engine: to be checked.
-        policy: whose decisions must be the same.
-        golden: from `write_golden`.
-        tolerance: largest difference of any output that is accepted.
-        sizes: batch sizes in ascending order. All golden images are run at the first and the last of them, as many as
-            fill one batch at the others.
-        spot: as many as fill one batch at every size.
-
-    Returns:
-        The largest difference of any output.
-
-    Raises:
-        ParityError: a difference above `tolerance`, or another decision for any golden image.
-    """
-    images, expected = read_golden(golden)
-    worst = 0.0
-    for size in sizes:
-        count = size if spot or size not in {sizes[0], sizes[-1]} else len(images)
-        actual = in_batches(engine, images[:count], size)
-        stored = expected.rows(slice(0, len(actual)))
-        worst = max(worst, *_drift(actual, stored))
-        if worst > tolerance:
-            raise ParityError(
-                f"at batch size {size}, outputs differ from the golden ones by {worst:.2g}, more than {tolerance:.2g}"
-            )
-        flips = np.flatnonzero(policy.decide(actual).exit_label != policy.decide(stored).exit_label)
-        if len(flips):
-            raise ParityError(
-                f"at batch size {size}, {len(flips)} golden images are decided otherwise, the first is number "
-                f"{flips[0]}"
-            )
-    return worst

@@ -23,11 +23,11 @@ from filelock import FileLock, Timeout
 
 from engines.backends.tensorrt.library import Flavour, FlavourName, load_flavour
 from engines.backends.tensorrt.plan import DESCRIPTION, Fingerprint, PlanDescription
-from engines.engine import EngineSpec
 from engines.errors import BundleRefused, Unavailable
 from engines.live.load_bundle import CheckedBundle
 from engines.machine.child import Child, answer
 from engines.machine.gpu import Gpu, NoGpu, find_gpu
+from engines.spec import EngineSpec
 from engines.store.bundle import ENGINE
 from stage1.artifacts import fsync_directory, fsync_tree, sha256_json
 

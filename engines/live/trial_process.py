@@ -9,9 +9,9 @@ from pathlib import Path
 
 import typer
 
-from engines.engine import EngineSpec
 from engines.errors import BundleRefused
 from engines.machine.child import TIMEOUT_S, Child, answer
+from engines.spec import EngineSpec
 
 
 def try_out(

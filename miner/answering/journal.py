@@ -12,7 +12,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from stage1.decisions import Action
-from stage2_bridge.bridge import Outcome
+from stage2_bridge.client import Outcome
 
 FILE = "journal.jsonl"
 MAX_BYTES = 64 * 2**20

@@ -5,33 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pydantic import BaseModel, ConfigDict, Field
-
 from miner.axon.refusals import Forbidden, TooManyRequests
+from miner.axon.settings import AccessSettings
 from miner.chain.port import Neuron
 
 # One text for every refused caller: a stranger learns nothing about the rules, and refusing costs nothing.
 REFUSAL = "Forbidden. Key is blacklisted: this hotkey may not query this miner."
-
-
-class AccessSettings(BaseModel):
-    """Who may ask.
-
-    Attributes:
-        require_validator_permit: refuse registered hotkeys without a validator permit.
-        min_stake: refuse registered hotkeys with less total stake than this, in TAO.
-        extra_hotkeys: ss58 addresses that may always ask, registered or not.
-        requests_per_s: how fast one hotkey may ask over time.
-        burst: how many requests one hotkey may send at once.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    require_validator_permit: bool = True
-    min_stake: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    extra_hotkeys: frozenset[str] = frozenset()
-    requests_per_s: float = Field(default=20.0, gt=0, allow_inf_nan=False)
-    burst: int = Field(default=256, ge=1)
 
 
 @dataclass(frozen=True, slots=True)

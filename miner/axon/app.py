@@ -12,96 +12,29 @@ import json
 import math
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.types import Receive, Scope, Send
 
+from miner.answering.request import UNDECODABLE, Answer, AxonRequest, Prediction
 from miner.axon.access import AccessPolicy, Caller
 from miner.axon.legacy_protocol import (
     SYNAPSE,
-    NonceBook,
     SignedRequest,
-    WireSettings,
     claimed_sender,
     decode_headers,
     parse_request,
     reply_headers,
     verify,
 )
+from miner.axon.nonces import NonceBook
 from miner.axon.refusals import BadRequest, BodyTooLarge, InternalFailure, NotFound, Overloaded, Refusal, TooLate
+from miner.axon.settings import AxonSettings, WireSettings
 
 log = structlog.get_logger(__name__)
-
-UNDECODABLE = -1.0
-MIB = 1024 * 1024
-
-
-class AxonSettings(BaseModel):
-    """How requests are answered.
-
-    Attributes:
-        max_body_bytes: a longer body is refused.
-        max_buffered_bytes: bodies of all requests in flight together.
-        max_in_flight: requests that are being read or answered at one time.
-        deadline_s: an answer is due this long after its request arrived, or earlier:
-        margin_s: this long before the caller stops waiting, but never before half of the time it waits.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    max_body_bytes: int = Field(default=16 * MIB, ge=1024)
-    max_buffered_bytes: int = Field(default=512 * MIB, ge=1024)
-    max_in_flight: int = Field(default=256, ge=1)
-    deadline_s: float = Field(default=7.0, gt=0, allow_inf_nan=False)
-    margin_s: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-
-    def due_in_s(self, timeout_s: float) -> float:
-        """Time for an answer to a caller who waits `timeout_s`, in seconds."""
-        return min(self.deadline_s, max(timeout_s - self.margin_s, timeout_s / 2))
-
-    def cut_in_s(self, timeout_s: float) -> float:
-        """When an overdue answer is given up: halfway through what is left, for it may still arrive in time."""
-        due_s = self.due_in_s(timeout_s)
-        return due_s + min(self.margin_s, timeout_s - due_s) / 2
-
-
-@dataclass(frozen=True, slots=True)
-class AxonRequest:
-    """A proved request for a prediction.
-
-    Attributes:
-        request_id: names the request in the logs.
-        hotkey: who asks.
-        uid: its place on the subnet, None if it is not registered.
-        image_b64: the image as it came; may be empty or anything else.
-        deadline: when the answer is due, on the clock of `time.monotonic`, in seconds.
-        priority: share of the largest stake that it has, in [0, 1]; the larger goes first where images wait.
-    """
-
-    request_id: str
-    hotkey: str
-    uid: int | None
-    image_b64: str
-    deadline: float
-    priority: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """An answer, and what it comes from.
-
-    Attributes:
-        probability: of roadwork, in [0, 1], or -1.0 if the image cannot be decoded.
-        bundle: id of the bundle that was live for this request, empty if none was.
-        generation: of that bundle in this process, 0 if none was.
-    """
-
-    probability: float
-    bundle: str = ""
-    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +54,6 @@ class Outcome:
     seconds: float
     caller: Caller | None
     prediction: Prediction | None
-
-
-Answer = Callable[[AxonRequest], Awaitable[Prediction]]
 
 
 class _Body(BaseModel):

@@ -8,16 +8,15 @@ Reference: bittensor 10.5.0, `core/axon.py` (`default_verify`), `core/dendrite.p
 
 from __future__ import annotations
 
-import heapq
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bittensor_wallet import Keypair
-from pydantic import BaseModel, ConfigDict, Field
 
 from miner.axon.refusals import BadRequest, Unauthenticated
+from miner.axon.settings import WireSettings
 
 SYNAPSE = "ImageSynapse"
 NS_PER_S = 1_000_000_000
@@ -27,29 +26,6 @@ _INTEGER = re.compile(r"[0-9]{1,20}")
 _NOT_IN_A_HEADER = re.compile(r"[^\x20-\x7e]+")
 _LONGEST_FIELD = 128
 _LONGEST_MESSAGE = 300
-
-
-class WireSettings(BaseModel):
-    """Which requests count as fresh.
-
-    Attributes:
-        past_grace_s: a nonce may be this old plus the request's own timeout.
-        timeout_cap_s: the most the request's timeout may add; the timeout is not signed, so a caller could claim any.
-        future_s: how far a caller's clock may run ahead of ours.
-        nonces_per_hotkey: how many nonces are remembered for one hotkey.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    past_grace_s: float = Field(default=4.0, ge=0, allow_inf_nan=False)
-    timeout_cap_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
-    future_s: float = Field(default=15.0, ge=0, allow_inf_nan=False)
-    nonces_per_hotkey: int = Field(default=4096, ge=1)
-
-    @property
-    def oldest_s(self) -> float:
-        """No nonce older than this is accepted, whatever the request's timeout."""
-        return self.past_grace_s + self.timeout_cap_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,89 +111,6 @@ def verify(request: SignedRequest, *, receiver: str, now_ns: int, settings: Wire
         raise Unauthenticated("Signature is not 0x and 128 hex digits")
     if not _signed_by_sender(request):
         raise Unauthenticated("Signature mismatch")
-
-
-class NonceBook:
-    """Remembers which verified requests were seen, so that none counts twice.
-
-    Concurrent requests of one dendrite arrive out of order, so every nonce of the window is remembered and not only
-    the latest. When a hotkey has more of them than fit, the oldest is forgotten and everything up to it is refused
-    from then on: memory stays bounded and no replay ever passes. Only verified requests may be recorded; otherwise a
-    stranger could lock a validator out.
-
-    Args:
-        settings: the window and the bound.
-    """
-
-    def __init__(self, settings: WireSettings) -> None:
-        self._settings = settings
-        self._pages: dict[str, _Page] = {}
-        self._next_sweep_ns = 0
-
-    def record(self, request: SignedRequest, now_ns: int) -> None:
-        """Remember a verified request.
-
-        Args:
-            request: a request that `verify` accepted.
-            now_ns: our clock, nanoseconds since 1970.
-
-        Raises:
-            Unauthenticated: it was seen before, or is older than what was forgotten.
-        """
-        horizon_ns = now_ns - int(self._settings.oldest_s * NS_PER_S)
-        self._sweep(horizon_ns, now_ns)
-        page = self._pages.setdefault(request.sender, _Page())
-        page.forget_until(horizon_ns)
-        if not page.add(request.nonce_ns, request.uuid):
-            raise Unauthenticated("Nonce was already used, or is older than those still remembered")
-        while len(page) > self._settings.nonces_per_hotkey:
-            page.forget_oldest()
-
-    def __len__(self) -> int:
-        """How many nonces are remembered, of all hotkeys."""
-        return sum(len(page) for page in self._pages.values())
-
-    def _sweep(self, horizon_ns: int, now_ns: int) -> None:
-        # A hotkey that fell silent would otherwise keep its page for ever. It keeps it for one window more than needed:
-        # should our clock be set back a little, what was seen is still remembered.
-        if now_ns < self._next_sweep_ns:
-            return
-        window_ns = now_ns - horizon_ns
-        self._next_sweep_ns = now_ns + window_ns
-        silent = [hotkey for hotkey, page in self._pages.items() if page.newest_ns < horizon_ns - window_ns]
-        for hotkey in silent:
-            del self._pages[hotkey]
-
-
-@dataclass(slots=True)
-class _Page:
-    """The nonces of one hotkey, smallest first, and the floor below which everything is refused."""
-
-    seen: set[tuple[int, str]] = field(default_factory=set)
-    order: list[tuple[int, str]] = field(default_factory=list)
-    floor_ns: int = -1
-    newest_ns: int = -1
-
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def add(self, nonce_ns: int, uuid: str) -> bool:
-        entry = (nonce_ns, uuid)
-        if nonce_ns <= self.floor_ns or entry in self.seen:
-            return False
-        self.seen.add(entry)
-        heapq.heappush(self.order, entry)
-        self.newest_ns = max(self.newest_ns, nonce_ns)
-        return True
-
-    def forget_oldest(self) -> None:
-        entry = heapq.heappop(self.order)
-        self.seen.discard(entry)
-        self.floor_ns = entry[0]
-
-    def forget_until(self, horizon_ns: int) -> None:
-        while self.order and self.order[0][0] < horizon_ns:
-            self.forget_oldest()
 
 
 def reply_headers(status: int, message: str, *, receiver: str, seconds: float) -> list[tuple[bytes, bytes]]:

@@ -12,35 +12,15 @@ from collections.abc import Iterator
 
 import structlog
 import uvicorn
-from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from miner.axon.settings import AxonServerSettings
 
 log = structlog.get_logger(__name__)
 
 ABORT_S = 1.0
 CONNECTION_LOG = "uvicorn.error.connection"
-
-
-class AxonServerSettings(BaseModel):
-    """Where the axon listens.
-
-    Attributes:
-        host: address of the interface; `0.0.0.0` for all of IPv4, `::` for all of IPv6 and IPv4.
-        port: TCP port; 0 takes a free one.
-        keep_alive_s: how long a connection may be without a complete request header. A dendrite reuses connections for
-            15 s and does not repeat a request that met a closing one.
-        max_connections: further connections are answered with 503.
-        max_header_bytes: a request header that is longer and still not complete is answered with 400.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    host: str = "0.0.0.0"  # noqa: S104  the axon is a public service
-    port: int = Field(default=8091, ge=0, le=65535)
-    keep_alive_s: int = Field(default=30, ge=1)
-    max_connections: int = Field(default=1024, ge=1)
-    max_header_bytes: int = Field(default=16_384, ge=4096)
 
 
 class AxonServerError(Exception):

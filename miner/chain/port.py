@@ -8,17 +8,12 @@ ChainError
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
-from typing import Protocol, Self
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
-
-from stage1.artifacts import Artifact
-from stage1.errors import ArtifactError
 
 
 class ChainError(Exception):
@@ -113,72 +108,3 @@ class ChainPort(Protocol):
 
     async def close(self) -> None:
         """Let go of connections and processes; may be called twice."""
-
-
-class ChainFile(Artifact):
-    """A snapshot on disk.
-
-    Attributes:
-        block: the block it stands for.
-        neurons: hotkeys (ss58 addresses) and what is known of them.
-    """
-
-    block: int = Field(default=0, ge=0)
-    neurons: dict[str, Neuron] = Field(default_factory=dict)
-
-
-class OfflineChain:
-    """A chain without a network: neurons from memory or from a file, published addresses only noted down.
-
-    Args:
-        neurons: hotkeys and what is known of them.
-        block: the block of every snapshot.
-        clock: seconds since 1970.
-
-    Attributes:
-        served: every address that was published, oldest first.
-    """
-
-    def __init__(
-        self,
-        neurons: Mapping[str, Neuron] | None = None,
-        *,
-        block: int = 0,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
-        self.served: list[tuple[str, int]] = []
-        self._path: Path | None = None
-        self._content = ChainFile(block=block, neurons=dict(neurons or {}))
-        self._clock = clock
-
-    @classmethod
-    def from_file(cls, path: Path, *, clock: Callable[[], float] = time.time) -> Self:
-        """A chain that reads `path` again for every snapshot.
-
-        Raises:
-            ChainUnavailable: the file is missing or is not a `ChainFile`.
-        """
-        chain = cls(clock=clock)
-        chain._path = path
-        chain._read()
-        return chain
-
-    async def snapshot(self) -> ChainSnapshot:
-        """See `ChainPort.snapshot`."""
-        self._read()
-        return ChainSnapshot(self._content.block, self._content.neurons, self._clock())
-
-    async def serve(self, ip: str, port: int) -> None:
-        """Note the address down."""
-        self.served.append((ip, port))
-
-    async def close(self) -> None:
-        """Nothing to let go of."""
-
-    def _read(self) -> None:
-        if self._path is None:
-            return
-        try:
-            self._content = ChainFile.read(self._path)
-        except ArtifactError as error:
-            raise ChainUnavailable(str(error)) from error

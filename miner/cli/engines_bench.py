@@ -14,9 +14,12 @@ import numpy as np
 from engines.backends.compiled import compile_engine
 from engines.backends.opened import open_engine
 from engines.backends.registry import KNOWN, check_available
-from engines.engine import REFERENCE, Engine, EngineSpec, in_batches
+from engines.batches import in_batches
+from engines.engine import Engine
 from engines.errors import EngineError
-from engines.store.bundle import ENGINE, ENGINE_PREFIXES, GOLDEN, PARAMS, read_golden
+from engines.spec import REFERENCE, EngineSpec
+from engines.store.bundle import ENGINE, ENGINE_PREFIXES, GOLDEN, PARAMS
+from engines.store.golden import read_golden
 from engines.store.store import Store
 from stage1.certificate.params import ScrcParams
 from stage1.outputs import Stage1Outputs

@@ -15,12 +15,13 @@ from miner.errors import SettingsError
 from miner.process import utc_now
 from miner.progress_display import display
 from offline.config import PRESETS, RunConfig, load_config
-from offline.data.dataset import read_dataset
+from offline.data.labels_csv import read_dataset
 from offline.evaluation.training_comparison import TrainingComparison
-from offline.night import STAGES, published
+from offline.night import STAGES
 from offline.pipeline.run_files import COMPARISON, PAGE
 from offline.pipeline.runner import CONFIG, Pipeline
 from offline.report.training_section import gain_lines
+from offline.stages.publish import published
 from stage1.certificate.params import ScrcParams
 
 

@@ -15,7 +15,7 @@ from miner.demo.scoreboard import Asked
 from miner.errors import StartError
 from miner.progress_display import RunDisplay
 from offline.config import load_config
-from offline.data.dataset import read_dataset
+from offline.data.labels_csv import read_dataset
 from offline.pipeline.runner import run_id
 
 READY_S = 60.0

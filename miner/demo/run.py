@@ -22,21 +22,22 @@ from rich.console import Console
 from engines.backends.onnxruntime import OnnxEngine
 from engines.store.bundle import CALIBRATOR, ENGINE, PREPROCESS
 from engines.store.store import Store
-from miner.chain.port import ChainFile, Neuron
+from miner.chain.offline import ChainFile
+from miner.chain.port import Neuron
 from miner.demo.processes import PRESET, MinerProcess, ValidatorProcess, retrain_child
 from miner.demo.scoreboard import Asked, Scoreboard, render_scoreboard, score
 from miner.errors import StartError
 from miner.process import resident_mib, utc_now
 from miner.progress_display import BarDisplay, Bars, bars
-from offline.certify.calibration_ledger import run_engine
 from offline.config import PRESETS
-from offline.data.dataset import read_dataset
+from offline.data.labels_csv import read_dataset
+from offline.data.scoring import run_engine
 from offline.data.synthetic_streets import write_scenes
-from offline.night import published
 from offline.pipeline.run_files import SPLITS
 from offline.splits.splits_file import Splits
+from offline.stages.publish import published
 from stage1.preprocess import PreprocessSettings
-from stage1.probability.calibrator import fit_calibrator
+from stage1.probability.fit import fit_calibrator
 
 REQUESTS_PER_S = 14.0
 SWAP_AT = 0.35

@@ -19,8 +19,9 @@ from stage1.certificate.params import ScrcParams
 from stage1.certificate.percent import at_most, confidence
 from stage1.certificate.risks import Rate, Risk, Units, conditions
 from stage1.decisions import DEFERRED, Action, Decisions
-from stage1.metrics.classification import accuracy, matthews_correlation, rounded, subnet_reward
-from stage2_bridge.bridge import Outcome
+from stage1.metrics.classification import accuracy, matthews_correlation
+from stage1.metrics.subnet_reward import rounded, subnet_reward
+from stage2_bridge.client import Outcome
 
 OK = 200
 

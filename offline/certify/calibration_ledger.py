@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from engines.engine import Engine
-from offline.data.dataset import Dataset
 from offline.data.jsonl import read_records
-from offline.data.named_targets import NO_TARGET
-from offline.splits.balanced_placement import hash_key
 from offline.splits.splits_file import Splits
 from stage1.artifacts import append_line
-from stage1.certificate.labelled_outputs import LabelledOutputs
-from stage1.outputs import Stage1Outputs
-from stage1.preprocess import Pixels, PreprocessSettings
-from stage1.probability.calibrator import ProbabilityCalibrator, fit_calibrator, fit_head
 
 LEDGER = "calibration_ledger.jsonl"
-BATCH = 16
-GOLDEN_IMAGES = 64
-DISTRIBUTION = "streetvision-cascade"
 
 
 class LedgerEntry(BaseModel):
@@ -50,21 +37,6 @@ class LedgerEntry(BaseModel):
 
 
 _ENTRIES = TypeAdapter(LedgerEntry)
-
-
-def run_engine(
-    engine: Engine, data: Dataset, settings: PreprocessSettings, progress: Callable[[int, int, str], None], note: str
-) -> LabelledOutputs:
-    """Outputs of an engine for labelled rows, through the serving preprocess."""
-    parts: list[Stage1Outputs] = []
-    batch: list[Pixels] = []
-    for done, pixels in enumerate(data.pixels(settings), start=1):
-        batch.append(pixels)
-        if len(batch) == BATCH or done == len(data):
-            parts.append(engine.infer(np.stack(batch)))
-            batch = []
-            progress(done, len(data), note)
-    return LabelledOutputs(Stage1Outputs.concatenate(parts), data.labels, data.ids, data.groups, data.metadata)
 
 
 def read_ledger(workspace: Path) -> list[LedgerEntry]:
@@ -113,44 +85,3 @@ def prior_uses(group_of: Mapping[str, str], entries: Sequence[LedgerEntry]) -> i
     # By row too: a group may have got another name since.
     touched = {entry.key for entry in entries if groups & set(entry.groups) or group_of.keys() & set(entry.rows)}
     return len(touched)
-
-
-def calibrator_of(
-    rows: LabelledOutputs, targets: Mapping[str, NDArray[np.int64]] | None = None
-) -> ProbabilityCalibrator:
-    """Calibrators fitted on rows of val_calib; the probability as it is where they show one class only.
-
-    The exit decision never reads a probability, so this does not touch what is certified on the same rows.
-
-    Args:
-        rows: of val_calib.
-        targets: class of each row for each named head, `(N,)`, `NO_TARGET` where there is none. A head whose rows do
-            not show all of its classes has no calibrator.
-    """
-    if not 0 < rows.labels.sum() < len(rows):
-        return ProbabilityCalibrator()
-    heads = dict(fit_calibrator(rows.outputs, rows.labels).heads)
-    for name, classes in (targets or {}).items():
-        known = classes != NO_TARGET
-        if len(np.unique(classes[known])) == rows.outputs.heads[name].shape[1]:
-            heads[name] = fit_head(name, rows.outputs.heads[name][known], classes[known])
-    return ProbabilityCalibrator(heads=heads)
-
-
-def golden_rows(data: Dataset, seed: int, most: int = GOLDEN_IMAGES) -> Dataset:
-    """A few rows of each class, picked by hash, for the golden set.
-
-    Args:
-        data: where to pick.
-        seed: of the hash.
-        most: rows of both classes together.
-    """
-    ordered = sorted(data.rows, key=lambda row: hash_key(seed, row.image))
-    half = most // 2
-    picked = [row for label in (0, 1) for row in [r for r in ordered if r.label == label][:half]]
-    return Dataset(data.root, tuple(picked))
-
-
-def code_version() -> str:
-    """Version of this program."""
-    return version(DISTRIBUTION)

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import closing
-
 import numpy as np
 
-from engines.backends.onnxruntime import OnnxEngine
-from engines.backends.opened import open_engine
-from engines.engine import REFERENCE, Backend, Engine, EngineSpec
 from engines.errors import ParityError
 from engines.machine.gpu import find_gpu
-from engines.store.bundle import ENGINE, SPEC
-from offline.certify.calibration_ledger import run_engine
+from engines.spec import REFERENCE, Backend, EngineSpec
 from offline.config import RunConfig
-from offline.pipeline.run_files import DRIFT, rows_of
-from offline.pipeline.runner import StageContext, installed
-from offline.stages.export import DriftRecord
-from stage1.certificate.labelled_outputs import LabelledOutputs
-from stage1.certificate.params import ScrcParams
+from offline.pipeline.content_key import installed
 from stage1.outputs import Stage1Outputs
-from stage1.policy import ScrcPolicy
 
 # Some are installed under more than one name. The reference is always there to be compared with.
 PACKAGES: dict[Backend, tuple[str, ...]] = {
@@ -40,32 +29,6 @@ def machine_of(config: RunConfig) -> str:
     versions = {name: installed(name) for name in (*REFERENCE_PACKAGES, *PACKAGES[spec.backend])}
     gpu = "" if spec.device == "cpu" else find_gpu().model_dump_json(exclude={"free_bytes"})
     return f"{versions} {gpu}"
-
-
-def compiled_engine(context: StageContext) -> Engine:
-    """The compiled engine: whose numbers are certified, and which serves."""
-    export = context.inputs["export"]
-    return open_engine(EngineSpec.read(export / SPEC), export / ENGINE)
-
-
-def agreed(context: StageContext, spec: EngineSpec, ours: LabelledOutputs) -> LabelledOutputs:
-    """What the reference says of val_select, after making sure that an engine computes the same graph.
-
-    Args:
-        context: of the stage that certifies.
-        spec: the engine.
-        ours: what it says of val_select.
-
-    Raises:
-        ParityError: it is miscompiled.
-    """
-    if spec == REFERENCE:
-        return ours
-    with closing(OnnxEngine(context.inputs["export"] / ENGINE)) as reference:
-        rows, preprocess = rows_of(context, "val_select"), context.config.preprocess
-        theirs = run_engine(reference, rows, preprocess, context.progress.step, "val_select, in fp32")
-    check_agreement(spec, ours.outputs, theirs.outputs)
-    return theirs
 
 
 def correlation(ours: Stage1Outputs, theirs: Stage1Outputs) -> float:
@@ -97,21 +60,3 @@ def check_agreement(spec: EngineSpec, ours: Stage1Outputs, theirs: Stage1Outputs
             f"correlation of {found:.2f} with those of {REFERENCE}. Compile in another precision, or with "
             "another version of the runtime"
         )
-
-
-def write_drift(
-    context: StageContext, spec: EngineSpec, ours: LabelledOutputs, theirs: LabelledOutputs, params: ScrcParams
-) -> None:
-    """What another engine than the reference changes on val_select; writes `drift.json`."""
-    if spec == REFERENCE:
-        return
-    policy = ScrcPolicy(params)
-    decided = policy.decide(ours.outputs).exit_label != policy.decide(theirs.outputs).exit_label
-    away = np.abs(ours.outputs.roadwork_score - theirs.outputs.roadwork_score)
-    DriftRecord(
-        engine=str(spec),
-        rows=len(ours.outputs),
-        correlation=correlation(ours.outputs, theirs.outputs),
-        largest=float(away.max()),
-        decided=int(decided.sum()),
-    ).write(context.out / DRIFT)

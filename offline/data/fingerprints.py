@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from engines.engine import usable_cores
+from engines.machine.cores import usable_cores
 from offline.data.dataset import Dataset
 from offline.data.jsonl import read_records
 from offline.data.perceptual_hash import HASH_BITS

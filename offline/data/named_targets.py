@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from offline.config import NamedHead
 from offline.data.dataset import Dataset
 from offline.errors import DatasetError
+from stage1.model.settings import NamedHead
 
 NO_TARGET = -1
 

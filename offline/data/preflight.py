@@ -29,9 +29,9 @@ from typing import ClassVar, Literal
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from engines.engine import usable_cores
-from offline.config import PreflightSettings
+from engines.machine.cores import usable_cores
 from offline.data.dataset import LABELS_FILE, Dataset
+from offline.data.settings import PreflightSettings
 from offline.errors import DatasetError
 from stage1.artifacts import Artifact
 from stage1.errors import ImageError

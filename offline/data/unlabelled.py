@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.engine import usable_cores
+from engines.machine.cores import usable_cores
 from offline.data.dataset import Dataset
 from offline.data.fingerprints import Fingerprint, fingerprint, fingerprints
 from offline.data.perceptual_hash import nearest, words_of

@@ -19,14 +19,16 @@ from offline.evaluation.policy_comparison import (
     subgroups,
 )
 from stage1.artifacts import Artifact
-from stage1.baselines.literature import ReferenceRules, Thresholds
+from stage1.baselines.literature import ReferenceRules
+from stage1.baselines.softmax import Thresholds
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
 from stage1.decisions import Decisions, Level
 from stage1.metrics import risk_coverage
 from stage1.metrics.bootstrap import bootstrap, curve_band, interval, paired_difference, rate
 from stage1.metrics.classification import matthews_correlation, weighted_mcc
-from stage1.probability.calibrator import MAIN_HEAD, CalibrationQuality, Kind, ProbabilityCalibrator, judge
+from stage1.probability.calibrator import MAIN_HEAD, Kind, ProbabilityCalibrator
+from stage1.probability.quality import CalibrationQuality, judge
 
 CURVE_COVERAGES = np.linspace(0.02, 1.0, 50)
 WORKING_COVERAGES = (0.5, 0.8, 0.9)

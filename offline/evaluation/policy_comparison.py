@@ -10,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from stage1.baselines.literature import ReferenceRules, Thresholds
+from stage1.baselines.literature import ReferenceRules
+from stage1.baselines.softmax import ThresholdPolicy, Thresholds
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.percent import at_most, confidence
 from stage1.certificate.risks import Rate, Risk, Units, measure
 from stage1.decisions import Decisions, Level
-from stage1.metrics.classification import accuracy, subnet_reward
+from stage1.metrics.classification import accuracy
 from stage1.metrics.risk_coverage import average_set_size
-from stage1.policy import Policy, RulePolicy, ScrcPolicy, ThresholdPolicy
+from stage1.metrics.subnet_reward import subnet_reward
+from stage1.policy import Policy, RulePolicy, ScrcPolicy
 
 REWARD_ORDERS = 5
 PolicyName = Literal["scrc", "scrc_i", "scrc_t", "scrc_t_label", "crc", "threshold_baseline", "threshold_swept"]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from stage1.artifacts import Artifact
+from stage1.baselines.softmax import ThresholdPolicy
 from stage1.certificate.candidates import select
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.settings import CalibrationSettings
@@ -17,7 +18,7 @@ from stage1.metrics.bootstrap import bootstrap, interval
 from stage1.metrics.classification import weighted_mcc
 from stage1.metrics.risk_coverage import Ranking
 from stage1.outputs import Stage1Outputs
-from stage1.policy import Policy, RulePolicy, ThresholdPolicy
+from stage1.policy import Policy, RulePolicy
 
 LEVEL = 0.95
 VariantName = Literal["baseline", "supervised", "cross_entropy", "unadapted", "final"]

@@ -26,8 +26,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from offline.config import Augmentation
 from offline.data.dataset import Dataset, Row
+from offline.learning.settings import Augmentation
 from stage1.preprocess import EXIF_ORIENTATION, FORMATS
 
 Augment = Callable[[Tensor, Tensor, torch.Generator], Tensor]

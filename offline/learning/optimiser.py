@@ -13,24 +13,18 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from pytorch_optimizer import FriendlySAM, Lion
 from torch import Tensor, nn
-from torch.amp import GradScaler
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from offline.config import Precision, TrainSettings
-from offline.errors import TrainingError
-
-Batch = TypeVar("Batch")
-AUTOCAST = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16}
+from offline.learning.settings import TrainSettings
 
 
 class FSam(FriendlySAM):
@@ -140,192 +134,18 @@ class Average:
         self._average.load_state_dict(state)
 
 
-def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
-    """The context in which a forward pass runs at this precision; `auto` is bf16 on a GPU and fp32 on a CPU."""
-    if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
-        return nullcontext()
-    context: AbstractContextManager[None] = torch.autocast(device.type, dtype=AUTOCAST[precision])
-    return context
+def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: vectors (norms, biases, magnitudes, DoRAN's tau) are not decayed.
 
-
-def build_scaler(device: torch.device, precision: Precision) -> GradScaler | None:
-    """Loss scaling, which only fp16 needs: small gradients would vanish in it."""
-    return GradScaler(device.type) if precision == "fp16" else None
-
-
-@dataclass(frozen=True)
-class Update:
-    """What became of one batch.
-
-    Attributes:
-        loss: mean loss at the weights before the update.
-        norm: norm of the gradient that was clipped and used; NaN if there was none to use.
-        stepped: False if a loss or a gradient was not finite; then the weights are what they were before.
+    Each parameter is there once, also where several modules share it.
     """
-
-    loss: float
-    norm: float
-    stepped: bool
-
-
-class Updater(Generic[Batch]):
-    """Turns batches into updates.
-
-    Args:
-        model: the network; one that is wrapped for several devices synchronises once a pass.
-        optimiser: of `build_optimiser`.
-        loss: mean loss of a micro-batch; runs the network at the precision that is wanted.
-        clip: largest norm of the gradient that is used; Friendly-SAM's first gradient, which only gives the direction
-            of the climb, is never clipped.
-        scaler: for fp16.
-        schedule: moved on after each update; a batch that was left out does not count.
-        average: follows each update.
-        local_climb: with several devices, let each climb along the gradient of its own part of the batch, which saves
-            one synchronisation.
-    """
-
-    def __init__(
-        self,
-        model: nn.Module,
-        optimiser: Optimizer,
-        loss: Callable[[Batch], Tensor],
-        *,
-        clip: float | None = None,
-        scaler: GradScaler | None = None,
-        schedule: LRScheduler | None = None,
-        average: Average | None = None,
-        local_climb: bool = False,
-    ) -> None:
-        self._model = model
-        self._sam = optimiser if isinstance(optimiser, FSam) else None
-        self._base = base_of(optimiser)
-        self._loss = loss
-        self._clip = math.inf if clip is None else clip
-        self._scaler = scaler
-        self._schedule = schedule
-        self._average = average
-        self._local_climb = local_climb
-
-    @property
-    def _parameters(self) -> list[Tensor]:
-        return [p for group in self._base.param_groups for p in group["params"]]
-
-    def update(self, micro_batches: Sequence[Batch], shares: Sequence[float] | None = None) -> Update:
-        """Take one step on a batch that may come in parts.
-
-        Args:
-            micro_batches: the parts.
-            shares: share of each part in the batch, summing to 1; None if all have the same.
-        """
-        weights = shares or [1 / len(micro_batches)] * len(micro_batches)
-        parts = list(zip(micro_batches, weights, strict=True))
-        self._base.zero_grad(set_to_none=True)
-        before = [] if self._sam is None else _random_state()
-        loss = self._pass(parts, synchronise=self._sam is None or not self._local_climb)
-        climbed = self._sam is None or self._climb(loss, before, parts)
-        update = self._step(loss) if climbed else Update(loss, math.nan, stepped=False)
-        self._base.zero_grad(set_to_none=True)
-        if update.stepped:
-            if self._schedule is not None:
-                self._schedule.step()
-            if self._average is not None:
-                self._average.update()
-        return update
-
-    def _pass(self, parts: Sequence[tuple[Batch, float]], *, synchronise: bool) -> float:
-        """Add up the gradient of the batch; returns its mean loss."""
-        total = 0.0
-        for index, (batch, share) in enumerate(parts):
-            held = not synchronise or index < len(parts) - 1
-            no_sync: Callable[[], AbstractContextManager[None]] = getattr(self._model, "no_sync", nullcontext)
-            with no_sync() if held else nullcontext():
-                loss = self._loss(batch) * share
-                (loss if self._scaler is None else self._scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-        return total
-
-    def _climb(self, loss: float, before: list[Tensor], parts: Sequence[tuple[Batch, float]]) -> bool:
-        """Friendly-SAM's first step and second pass; False if the first gradient is of no use."""
-        assert self._sam is not None
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
-        if self._scaler is not None:
-            # By hand: the scaler unscales only once an update, and that is the second gradient's.
-            torch._foreach_div_(gradients, self._scaler.get_scale())
-        if not self._agreed(math.isfinite(loss) and _finite(gradients)):
-            if self._scaler is not None:
-                self._scaler.update(self._scaler.get_scale() * self._scaler.get_backoff_factor())
-            return False
-        after = _random_state()
-        try:
-            self._sam.first_step(zero_grad=True)
-            _set_random_state(before)
-            self._pass(parts, synchronise=True)
-        finally:
-            self._sam.restore()
-            _set_random_state(after)
-        return True
-
-    def _step(self, loss: float) -> Update:
-        if self._scaler is not None:
-            self._scaler.unscale_(self._base)
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, self._clip))
-        finite = self._agreed(math.isfinite(loss) and math.isfinite(norm))
-        if self._scaler is None:
-            if finite:
-                self._base.step()
-            return Update(loss, norm, finite)
-        scale = self._scaler.get_scale()
-        if finite:
-            self._scaler.step(self._base)
-        self._scaler.update(None if finite else scale * self._scaler.get_backoff_factor())
-        return Update(loss, norm, finite)
-
-    def _agreed(self, finite: bool) -> bool:
-        """Whether it is finite on every device: all of them step, or none."""
-        if not torch.distributed.is_initialized():
-            return finite
-        flag = torch.tensor(float(finite), device=self._parameters[0].device)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
-        return bool(flag)
+    trainable = [p for p in net.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trainable if not _is_vector(p)], "weight_decay": weight_decay},
+        {"params": [p for p in trainable if _is_vector(p)], "weight_decay": 0.0},
+    ]
 
 
-def _finite(tensors: Sequence[Tensor]) -> bool:
-    return bool(torch.stack([torch.isfinite(t).all() for t in tensors]).all())
-
-
-def _random_state() -> list[Tensor]:
-    """What dropout and stochastic depth draw from: the generator of the CPU, then of each GPU."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
-
-
-def _set_random_state(states: list[Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if states[1:]:
-        torch.cuda.set_rng_state_all(states[1:])
-
-
-@contextmanager
-def recomputing(backbone: nn.Module, wanted: bool) -> Iterator[None]:
-    """Within it the backbone computes its activations twice instead of keeping them.
-
-    Args:
-        backbone: of transformers, with or without adapters.
-        wanted: otherwise nothing changes.
-
-    Raises:
-        TrainingError: this backbone cannot.
-    """
-    if not wanted:
-        yield
-        return
-    try:
-        # Not the reentrant kind: with frozen weights below, no gradient would come through it.
-        backbone.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
-    except (AttributeError, ValueError) as error:
-        raise TrainingError(
-            f"{type(backbone).__name__} has no gradient checkpointing: set gradient_checkpointing to false"
-        ) from error
-    try:
-        yield
-    finally:
-        backbone.activation_checkpointing_disable()  # type: ignore[operator]
+def _is_vector(parameter: nn.Parameter) -> bool:
+    """Whether it is one, also where peft keeps the magnitudes of a convolution as `(1, C, 1, 1)`."""
+    return parameter.ndim <= 1 or (parameter.ndim > 2 and parameter.numel() == max(parameter.shape))

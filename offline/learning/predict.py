@@ -7,38 +7,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from offline.config import Precision
 from offline.data.dataset import Dataset
-from offline.learning.optimiser import autocast
-from stage1.certificate.candidates import select
-from stage1.certificate.labelled_outputs import LabelledOutputs
-from stage1.certificate.settings import CalibrationSettings
+from offline.learning.precision import autocast
+from offline.learning.settings import Precision
 from stage1.model.net import NetOutputs, Stage1Net
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 
-# Levels at which checkpoints are compared where none looks safe at the strict one, as multiples of it.
-RELAXED = (2, 4, 8)
-LAXEST = 0.5
 EVAL_BATCH = 64
-
-
-@dataclass(frozen=True, order=True)
-class SelectiveScore:
-    """How good a checkpoint is on val_select, best last when sorted: by the first of these that differs.
-
-    Attributes:
-        coverage: exit coverage at the hard rule that val_select would choose.
-        relaxed: mean of the same at laxer levels, `RELAXED` times as high: a small val_select shows no rule that looks
-            safe at the strict one for most checkpoints, and they are no equals.
-        negative_loss: minus the mean cross-entropy.
-    """
-
-    coverage: float
-    relaxed: float
-    negative_loss: float
 
 
 @dataclass(frozen=True)
@@ -121,12 +98,13 @@ def to_numpy(outputs: NetOutputs) -> Stage1Outputs:
     return Stage1Outputs(logits, score, named)
 
 
-def selective_score(outputs: Stage1Outputs, data: Dataset, settings: CalibrationSettings) -> SelectiveScore:
-    """Judge a checkpoint by what the cascade is for: how much may exit at the risk that is to be certified."""
-    labelled = LabelledOutputs(outputs, data.labels, data.ids, data.groups)
-    loss = F.cross_entropy(torch.from_numpy(outputs.logits), torch.from_numpy(data.labels).long())
-    levels = [min(LAXEST, factor * settings.alpha) for factor in (1, *RELAXED)]
-    strict, *relaxed = (
-        select(labelled, settings.model_copy(update={"alpha": alpha})).expected_coverage for alpha in levels
-    )
-    return SelectiveScore(strict, sum(relaxed) / len(relaxed), -float(loss))
+@torch.no_grad()
+def features(net: Stage1Net, images: Pixels) -> Tensor:
+    """Features `(N, width)` in evaluation mode, fp32; computed in bf16 on a GPU."""
+    net.eval()
+    device = device_of(net)
+    parts = []
+    for start in range(0, len(images), EVAL_BATCH):
+        with autocast(device, "auto"):
+            parts.append(net.features(torch.from_numpy(images[start : start + EVAL_BATCH]).to(device)).float())
+    return torch.cat(parts)

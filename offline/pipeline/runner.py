@@ -8,156 +8,36 @@ written last, everything is flushed, and one rename commits it.
 
 from __future__ import annotations
 
-import ast
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache, reduce
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from inspect import getsource
 from operator import getitem
 from pathlib import Path
-from typing import ClassVar, Protocol
 
 from filelock import FileLock, Timeout
 
 from engines.store.store import Store
 from offline.config import RunConfig
 from offline.errors import PipelineBusy, PipelineError
-from stage1.artifacts import Artifact, fsync_directory, fsync_tree, sha256_file, sha256_json
+from offline.pipeline.content_key import KEY_LENGTH, installed, own_modules
+from offline.pipeline.progress import Progress
+from offline.pipeline.stage import CHECKPOINTS, PREFIXES, Stage, StageContext, StageManifest
+from stage1.artifacts import fsync_directory, fsync_tree, sha256_file, sha256_json
 from stage1.errors import ArtifactError
 
 MANIFEST = "stage.json"
 CONFIG = "config.json"
-CHECKPOINTS = "checkpoints"
-PREFIXES = "prefixes"
 # Of one night: training and val_select, each with and without domain adaptation.
 PREFIXES_KEPT = 4
 # So long a checkpoint waits for the stage that wrote it, and kept activations for a training; then their settings,
 # data or code have been given up.
 CHECKPOINT_DAYS = 14
-KEY_LENGTH = 16
-PACKAGES = ("stage1", "engines", "offline")
-
-
-class Progress(Protocol):
-    """Where a run tells how far it is."""
-
-    def stage(self, name: str, state: str) -> None:
-        """A stage is `running`, `done` or `cached`."""
-        ...
-
-    def step(self, done: int, total: int, note: str = "") -> None:
-        """The running stage has done a part of its work."""
-        ...
-
-
-class StageManifest(Artifact):
-    """`stage.json`, the last file written into a stage's directory.
-
-    Attributes:
-        stage: name of the stage.
-        key: hash of everything that decided its outcome.
-        inputs: content hash of each stage it read.
-        files: hash of each file it wrote.
-        started_at: UTC, ISO 8601.
-        finished_at: UTC, ISO 8601.
-    """
-
-    SCHEMA_VERSION: ClassVar[int] = 1
-
-    stage: str
-    key: str
-    inputs: dict[str, str]
-    files: dict[str, str]
-    started_at: str
-    finished_at: str
-
-    @property
-    def content_sha256(self) -> str:
-        """Hash of what the stage wrote."""
-        return sha256_json(self.files)
-
-
-@dataclass(frozen=True)
-class StageContext:
-    """What a running stage may use.
-
-    Attributes:
-        config: config of the run.
-        data_root: the data directory.
-        workspace: the workspace; only ledgers and checkpoints are written there directly.
-        store: where bundles are published.
-        out: empty directory for the stage's files.
-        inputs: directory of each stage it needs, by name.
-        key: the stage's key.
-        run: id of the run.
-        now: the clock, UTC.
-        progress: where to tell how far it is.
-    """
-
-    config: RunConfig
-    data_root: Path
-    workspace: Path
-    store: Store
-    out: Path
-    inputs: dict[str, Path]
-    key: str
-    run: str
-    now: Callable[[], datetime]
-    progress: Progress
-
-    @property
-    def prefixes(self) -> Path:
-        """Where what frozen blocks make of images is kept over the nights."""
-        return self.workspace / PREFIXES
-
-    @property
-    def checkpoints(self) -> Path:
-        """Where a stage that takes hours keeps what it needs to go on; stays if the stage is killed."""
-        return self.workspace / CHECKPOINTS / self.key
-
-
-def _nothing(_config: RunConfig) -> Sequence[Path]:
-    return ()
-
-
-def _any_machine(_config: RunConfig) -> str:
-    return ""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One step of the pipeline.
-
-    Attributes:
-        name: name on the command line and on disk.
-        needs: names of the stages whose files it reads.
-        sections: fields of `RunConfig` that it depends on, or parts of them, as in `model.backbone`.
-        code: modules whose source is part of its key, with every module of this program that they import.
-        distributions: packages whose installed version, or that they are not there, is part of its key.
-        outside: files and directories that the config names and the stage reads; names, sizes and times of change of
-            what is there are part of its key.
-        run: does the work, writing into `context.out`.
-        always: runs every time, because its effect is outside its directory.
-        machine: what of this machine decides its result; part of its key.
-        helpers: modules whose own source is part of its key, without what they import.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    sections: tuple[str, ...]
-    code: tuple[str, ...]
-    run: Callable[[StageContext], None]
-    distributions: tuple[str, ...] = ()
-    always: bool = False
-    outside: Callable[[RunConfig], Sequence[Path]] = _nothing
-    machine: Callable[[RunConfig], str] = _any_machine
-    helpers: tuple[str, ...] = ()
 
 
 @dataclass
@@ -350,34 +230,6 @@ def _complete(home: Path) -> bool:
         return False
 
 
-def own_modules(roots: Iterable[str]) -> list[str]:
-    """These modules and every module of this program that they import, also inside functions, sorted."""
-    found: set[str] = set()
-    waiting = list(roots)
-    while waiting:
-        module = waiting.pop()
-        if module not in found:
-            found.add(module)
-            waiting += _own_imports(_source(module))
-    return sorted(found)
-
-
-def _own_imports(source: str) -> list[str]:
-    names: list[str] = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and _of_this_program(node.module):
-            for alias in node.names:
-                inside = f"{node.module}.{alias.name}"
-                names.append(node.module if _file(inside) is None else inside)
-    return [name for name in names if _of_this_program(name)]
-
-
-def _of_this_program(module: str) -> bool:
-    return module.partition(".")[0] in PACKAGES
-
-
 @cache
 def _source(module: str) -> str:
     file = _file(module)
@@ -409,14 +261,6 @@ def _source_of_function(function: Callable[[StageContext], None]) -> str:
         return _digest(getsource(function))
     except OSError:
         return function.__qualname__
-
-
-def installed(name: str) -> str:
-    """Version of an installed package, `none` if it is not there."""
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"
 
 
 def _digest(text: str) -> str:

@@ -7,15 +7,15 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import ClassVar
 
-from engines.engine import REFERENCE
 from engines.errors import BundleRefused, EngineError, Unavailable
 from engines.live.load_bundle import LiveBundle, load_bundle
+from engines.spec import REFERENCE
 from engines.store.store import Store
-from offline.certify.calibration_ledger import run_engine
-from offline.config import GateSettings
 from offline.data.dataset import Dataset
+from offline.data.scoring import run_engine
 from offline.evaluation.evaluate import EvaluationSettings, Report, evaluate
-from offline.pipeline.runner import Progress
+from offline.pipeline.progress import Progress
+from offline.publish.settings import GateSettings
 from offline.splits.splits_file import Splits
 from stage1.artifacts import Artifact
 from stage1.certificate.params import ScrcParams

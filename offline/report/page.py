@@ -14,7 +14,7 @@ from offline.report.training_section import comparison_section
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.percent import at_least, at_most, confidence
 from stage1.certificate.risks import Rate, Risk
-from stage1.probability.calibrator import CalibrationQuality
+from stage1.probability.quality import CalibrationQuality
 
 NAMES = {
     "scrc": "SCRC",

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline.config import RunConfig, TrainSettings
+from offline.config import RunConfig
 from offline.evaluation.training_comparison import TrainingComparison, VariantName, compare
 from offline.learning.conformal.train import train_conformal_risk
 from offline.learning.predict import ImageSet, best_device, predict
+from offline.learning.settings import TrainSettings
 from offline.learning.supervised.train import Trainee, train_supervised
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.model.adapters.attach import add_adapters, add_side_modules, merge_adapters
-from stage1.model.backbones import build, load_weights
+from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
+from stage1.model.weights import load_weights
 
 BASELINE_EPOCHS = 30
 BASELINE_RATE = 1e-3

@@ -4,65 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from engines.backends.compiled import compile_engine
+from engines.spec import twin
+from engines.store.bundle import ENGINE, PREPROCESS, SPEC, certified_sha256_of
+from offline.data.dataset import Dataset
+from offline.pipeline.run_files import BEST
+from offline.pipeline.stage import StageContext
+from offline.stages.inputs import network_of, rows_of
 from stage1.artifacts import Artifact
-
-
-class TrainingRecord(Artifact):
-    """`training.json`: what supervised training trained, and from where.
-
-    Attributes:
-        adapter: kind of adapter.
-        trained_parameters: of adapters and heads.
-        all_parameters: of the network with its adapters.
-        cached: whether it started behind the frozen blocks.
-        inputs: how, or why not.
-        coverage: exit coverage on val_select of the checkpoint that was kept.
-        loss: its mean cross-entropy there.
-    """
-
-    SCHEMA_VERSION: ClassVar[int] = 1
-
-    adapter: str
-    trained_parameters: int
-    all_parameters: int
-    cached: bool
-    inputs: str
-    coverage: float
-    loss: float
-
-
-class AdaptationRecord(Artifact):
-    """`adaptation.json`: what domain adaptation saw and what came of it.
-
-    Attributes:
-        images: unlabelled images that it saw.
-        unreadable: files of the directories of unlabelled images that could not be decoded.
-        alike: those that were left out because they look like a row that judges.
-        kept_epoch: the epoch whose backbone was kept; 0 if none was better than the backbone as it came.
-        judge: how epochs were judged.
-        before: Matthews correlation of the judge on val_select with the backbone as it came.
-        epochs: mean loss terms of each epoch, the entropy of the mean assignment, and the judgement.
-    """
-
-    SCHEMA_VERSION: ClassVar[int] = 1
-
-    images: int
-    unreadable: int
-    alike: int
-    kept_epoch: int
-    judge: str
-    before: float | None
-    epochs: tuple[dict[str, float], ...]
-
-
-class ConformalRecord(Artifact):
-    """`conformal_training.json`: what conformal risk training did to the exit coverage on val_select."""
-
-    SCHEMA_VERSION: ClassVar[int] = 1
-
-    enabled: bool
-    coverage_before: float | None = None
-    coverage_after: float | None = None
 
 
 class ExportRecord(Artifact):
@@ -74,21 +23,28 @@ class ExportRecord(Artifact):
     engine_sha256: str
 
 
-class DriftRecord(Artifact):
-    """`drift.json`: what an engine that is not the reference changes on val_select; it is certified afterwards.
+def run_export(context: StageContext) -> None:
+    """Export to ONNX, prove it equal to torch, and compile that for the engine of the config.
 
-    Attributes:
-        engine: the engine.
-        rows: rows of val_select.
-        correlation: of the roadwork scores with those of the reference.
-        largest: largest difference of a roadwork score from that of the reference.
-        decided: rows that its own certified rule decides otherwise on the scores of the reference.
+    Writes `model.onnx`, what the engine needs beside it, `spec.json` and `preprocess.json`.
     """
+    from offline.certify.onnx_export import PARITY_BATCHES, check_export, export_bf16, export_onnx  # noqa: PLC0415
+    from stage1.model.weights import load_weights  # noqa: PLC0415
 
-    SCHEMA_VERSION: ClassVar[int] = 1
-
-    engine: str
-    rows: int
-    correlation: float
-    largest: float
-    decided: int
+    config = context.config
+    net = network_of(context, trained=True).cpu()
+    load_weights(net, context.inputs["train_conformal_risk"] / BEST)
+    path = context.out / ENGINE
+    export_onnx(net, path, config.preprocess.size_px)
+    rows = rows_of(context, "val_select")
+    sample = Dataset(rows.root, rows.rows[: max(PARITY_BATCHES)])
+    parity = check_export(net, path, sample.array(config.preprocess))
+    spec = config.engine
+    if spec.backend == "tensorrt" and spec.precision == "bf16":
+        # A strongly typed engine takes its precision from the graph.
+        export_bf16(net, twin(path, "bf16"), config.preprocess.size_px)
+    compile_engine(spec, path, refittable=config.compile.refittable, timing_cache=context.workspace / "timing")
+    spec.write(context.out / SPEC)
+    config.preprocess.write(context.out / PREPROCESS)
+    digest = certified_sha256_of(context.out, spec)
+    ExportRecord(parity=parity, engine_sha256=digest).write(context.out / "export.json")

@@ -3,70 +3,12 @@
 from __future__ import annotations
 
 import csv
-import shutil
+from typing import ClassVar
 
-from offline.data.dataset import Dataset
-from offline.data.fingerprints import FINGERPRINTS
-from offline.pipeline.run_files import (
-    BACKBONE,
-    BEST,
-    COMPARISON,
-    JUDGING,
-    SUPERVISED,
-    TRAINING,
-    TRAINING_LOG,
-    images_of,
-    network_of,
-    rows_of,
-)
-from offline.pipeline.runner import StageContext
-from offline.stages.export import AdaptationRecord, ConformalRecord, TrainingRecord
-
-
-def run_adapt_domain(context: StageContext) -> None:
-    """Adapt the backbone to the domain without labels; writes `backbone.safetensors` and `adaptation.json` if enabled.
-
-    The labels of train and val_select judge the features, and train nothing.
-    """
-    settings = context.config.adapt_domain
-    if not settings.enabled:
-        return
-    from offline.data.unlabelled import COPIES_DISTANCE, hashes_of, read_unlabelled  # noqa: PLC0415
-    from offline.learning.self_distillation.adapt import adapt_domain  # noqa: PLC0415
-    from offline.learning.self_distillation.probe import feature_judge  # noqa: PLC0415
-    from stage1.model.backbones import save_weights  # noqa: PLC0415
-
-    config = context.config
-    net = network_of(context, trained=False)
-    train, val_select = images_of(context, "train"), images_of(context, "val_select")
-    judged = Dataset(context.data_root, tuple(row for name in JUDGING for row in rows_of(context, name).rows))
-    more = read_unlabelled(
-        settings.images,
-        config.preprocess,
-        hashes_of(judged, context.workspace / FINGERPRINTS),
-        config.splits.hash_distance or COPIES_DISTANCE,
-        ahead=train.images,
-        progress=context.progress.step,
-    )
-    found = adapt_domain(
-        net,
-        more.images,
-        settings,
-        seed=config.seed,
-        progress=context.progress.step,
-        checkpoints=context.checkpoints,
-        judge=feature_judge(settings.judge, train, val_select),
-    )
-    save_weights(net.backbone, context.out / BACKBONE)
-    AdaptationRecord(
-        images=len(more.images),
-        unreadable=more.unreadable,
-        alike=more.alike,
-        kept_epoch=found.kept,
-        judge=settings.judge,
-        before=found.before,
-        epochs=tuple(found.records),
-    ).write(context.out / "adaptation.json")
+from offline.pipeline.run_files import BACKBONE, SUPERVISED, TRAINING, TRAINING_LOG
+from offline.pipeline.stage import StageContext
+from offline.stages.inputs import JUDGING, images_of, network_of, rows_of
+from stage1.artifacts import Artifact
 
 
 def run_train_supervised(context: StageContext) -> None:
@@ -74,15 +16,10 @@ def run_train_supervised(context: StageContext) -> None:
 
     Writes `model_supervised.safetensors`, the adapter by itself, `training.csv` and `training.json`.
     """
+    from offline.learning.adapter_file import AdapterOrigin, load_adapter, save_adapter  # noqa: PLC0415
     from offline.learning.supervised.train import Trainee, train_supervised  # noqa: PLC0415
-    from stage1.model.adapters.attach import (  # noqa: PLC0415
-        AdapterOrigin,
-        add_adapters,
-        load_adapter,
-        merge_adapters,
-        save_adapter,
-    )
-    from stage1.model.backbones import load_weights, save_weights  # noqa: PLC0415
+    from stage1.model.adapters.attach import add_adapters, merge_adapters  # noqa: PLC0415
+    from stage1.model.weights import load_weights, save_weights  # noqa: PLC0415
 
     config = context.config
     settings = config.train_supervised
@@ -125,46 +62,25 @@ def run_train_supervised(context: StageContext) -> None:
     ).write(context.out / TRAINING)
 
 
-def run_train_conformal_risk(context: StageContext) -> None:
-    """Fine-tune the heads for the exit risk; writes `model_best.safetensors`."""
-    supervised = context.inputs["train_supervised"] / SUPERVISED
-    config = context.config
-    if not config.train_conformal_risk.enabled:
-        shutil.copyfile(supervised, context.out / BEST)
-        ConformalRecord(enabled=False).write(context.out / "conformal_training.json")
-        return
-    from offline.learning.conformal.train import train_conformal_risk  # noqa: PLC0415
-    from stage1.model.backbones import load_weights, save_weights  # noqa: PLC0415
+class TrainingRecord(Artifact):
+    """`training.json`: what supervised training trained, and from where.
 
-    net = network_of(context, trained=True)
-    load_weights(net, supervised)
-    before, after = train_conformal_risk(
-        net,
-        images_of(context, "train"),
-        images_of(context, "val_select"),
-        config.train_conformal_risk,
-        config.calibrate_scrc,
-        seed=config.seed,
-        progress=context.progress.step,
-        checkpoints=context.checkpoints,
-    )
-    save_weights(net, context.out / BEST)
-    record = ConformalRecord(enabled=True, coverage_before=before.coverage, coverage_after=after.coverage)
-    record.write(context.out / "conformal_training.json")
+    Attributes:
+        adapter: kind of adapter.
+        trained_parameters: of adapters and heads.
+        all_parameters: of the network with its adapters.
+        cached: whether it started behind the frozen blocks.
+        inputs: how, or why not.
+        coverage: exit coverage on val_select of the checkpoint that was kept.
+        loss: its mean cross-entropy there.
+    """
 
+    SCHEMA_VERSION: ClassVar[int] = 1
 
-def run_compare_training(context: StageContext) -> None:
-    """Train what the report sets beside the model; writes `comparison.json`."""
-    from offline.stages.ablations import Ablations, Weights  # noqa: PLC0415
-
-    supervised, final = context.inputs["train_supervised"], context.inputs["train_conformal_risk"]
-    Ablations(
-        config=context.config,
-        train=images_of(context, "train"),
-        val_select=images_of(context, "val_select"),
-        test=images_of(context, "test"),
-        weights=Weights(supervised / SUPERVISED, final / BEST),
-        checkpoints=context.checkpoints,
-        cache=context.prefixes,
-        progress=context.progress.step,
-    ).run().write(context.out / COMPARISON)
+    adapter: str
+    trained_parameters: int
+    all_parameters: int
+    cached: bool
+    inputs: str
+    coverage: float
+    loss: float

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import nn
 from transformers import AutoConfig, AutoModel, DINOv3ViTConfig, DINOv3ViTModel, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
-from offline.config import DINOV3, ModelSettings, PretrainedBackbone, RandomBackbone
 from offline.errors import TrainingError
 from stage1.model.net import Layout, Stage1Net
+from stage1.model.settings import DINOV3, ModelSettings, PretrainedBackbone, RandomBackbone
 
 
 def build(settings: ModelSettings, *, size_px: int, seed: int) -> Stage1Net:
@@ -121,31 +118,3 @@ def _how_to_get(name: str, error: Exception) -> str:
             "--set model.backbone.name=/path/to/dinov3"
         )
     return f"{told}. Give a model of the Hugging Face hub or a local directory as model.backbone.name"
-
-
-def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: vectors (norms, biases, magnitudes, DoRAN's tau) are not decayed.
-
-    Each parameter is there once, also where several modules share it.
-    """
-    trainable = [p for p in net.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trainable if not _is_vector(p)], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if _is_vector(p)], "weight_decay": 0.0},
-    ]
-
-
-def _is_vector(parameter: nn.Parameter) -> bool:
-    """Whether it is one, also where peft keeps the magnitudes of a convolution as `(1, C, 1, 1)`."""
-    return parameter.ndim <= 1 or (parameter.ndim > 2 and parameter.numel() == max(parameter.shape))
-
-
-def save_weights(net: nn.Module, path: Path) -> None:
-    """Write merged weights, of a network or of its backbone alone, as safetensors, fp32."""
-    state = {name: tensor.detach().float().cpu().contiguous() for name, tensor in net.state_dict().items()}
-    save_file(state, path)
-
-
-def load_weights(net: nn.Module, path: Path) -> None:
-    """Read merged weights; every tensor must be there and none may be left over."""
-    net.load_state_dict(load_file(path), strict=True)

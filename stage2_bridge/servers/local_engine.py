@@ -12,7 +12,7 @@ from engines.store.bundle import CALIBRATOR, ENGINE, PREPROCESS
 from stage1.errors import Stage1Error
 from stage1.preprocess import PreprocessSettings, preprocess
 from stage1.probability.calibrator import ProbabilityCalibrator
-from stage2_bridge.bridge import Stage2Error
+from stage2_bridge.client import Stage2Error
 
 
 class LocalEngineClient:

@@ -47,8 +47,8 @@ def small_dinov3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ONNX file of a DINOv3 of three blocks with a named head and random weights."""
     pytest.importorskip("torch")
     from offline.certify.onnx_export import export_onnx  # noqa: PLC0415
-    from offline.config import ModelSettings, NamedHead, RandomBackbone  # noqa: PLC0415
     from stage1.model.backbones import build  # noqa: PLC0415
+    from stage1.model.settings import ModelSettings, NamedHead, RandomBackbone  # noqa: PLC0415
 
     works = NamedHead(column="works", classes=("none", "active", "planned"))
     settings = ModelSettings(backbone=RandomBackbone(layers=3), heads={"works": works})

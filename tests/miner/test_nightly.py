@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from apscheduler.triggers.cron import CronTrigger
 
-from engines.engine import EngineSpec
+from engines.spec import EngineSpec
 from miner.nightly import STAMP, NightlyJob, RetrainStamp, missed
 from miner.settings import RetrainSettings
 

@@ -23,7 +23,8 @@ from PIL import Image
 from engines.store.bundle import MANIFEST, Provenance
 from engines.store.store import Store
 from miner.answering.journal import read_journal
-from miner.chain.port import ChainFile, Neuron
+from miner.chain.offline import ChainFile
+from miner.chain.port import Neuron
 
 PEER = Path(__file__).parent / "axon" / "dendrite_peer.py"
 OLD_SDK = os.environ.get("BITTENSOR9_PYTHON", "")

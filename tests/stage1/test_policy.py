@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from stage1.baselines.softmax import ThresholdPolicy
 from stage1.certificate.params import ScrcParams
 from stage1.decisions import DEFERRED, Decisions, Level
 from stage1.errors import OutputsError
 from stage1.exit_rule import ExitRule, HeadAgreement, apply_exit_rule, eligible
 from stage1.outputs import Stage1Outputs
-from stage1.policy import Policy, RulePolicy, ScrcPolicy, ThresholdPolicy
+from stage1.policy import Policy, RulePolicy, ScrcPolicy
 
 # Coarse values, so that ties with the thresholds are common.
 COARSE = st.integers(-8, 8).map(lambda quarters: quarters / 4)

@@ -19,7 +19,8 @@ from engines.store.bundle import CALIBRATOR, ENGINE, PREPROCESS
 from stage1.errors import ArtifactError
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
-from stage2_bridge.bridge import Bridge, Outcome, Stage2Client, Stage2Error, Verdict
+from stage2_bridge.bridge import Bridge
+from stage2_bridge.client import Outcome, Stage2Client, Stage2Error, Verdict
 from stage2_bridge.servers.local_engine import LocalEngineClient
 
 T = TypeVar("T")

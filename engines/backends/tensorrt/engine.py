@@ -20,9 +20,11 @@ from engines.backends.tensorrt.execution import RUNS_BEFORE_CAPTURE, Lane
 from engines.backends.tensorrt.library import Flavour, load_flavour
 from engines.backends.tensorrt.plan import DESCRIPTION, PLAN, Fingerprint, PlanDescription, read_plan
 from engines.backends.tensorrt.refit import check_refit, refit
-from engines.engine import HEAD_PREFIX, OUTPUTS, EngineDescription, EngineSpec, buckets, twin
+from engines.batches import buckets
+from engines.engine import HEAD_PREFIX, OUTPUTS, EngineDescription
 from engines.errors import BundleRefused, InferenceError, Unavailable
 from engines.machine.gpu import Gpu, NoGpu, find_gpu
+from engines.spec import EngineSpec, twin
 from stage1.errors import ArtifactError
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels

@@ -14,9 +14,9 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from engines.backends.tensorrt.library import FlavourName
-from engines.engine import EngineSpec, Precision, twin
 from engines.errors import BundleRefused
 from engines.machine.gpu import Gpu
+from engines.spec import EngineSpec, Precision, twin
 from engines.store.bundle import engine_sha256
 from stage1.artifacts import Artifact
 from stage1.errors import ArtifactError

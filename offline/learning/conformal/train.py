@@ -15,29 +15,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from offline.config import ConformalTrainingSettings
 from offline.errors import TrainingError
+from offline.learning.checkpoint_score import SelectiveScore, selective_score
 from offline.learning.checkpoints import Checkpoints, Randomness, Trained
 from offline.learning.conformal.risk_loss import RiskWeights, risk_loss
-from offline.learning.optimiser import autocast
-from offline.learning.predict import EVAL_BATCH, ImageSet, SelectiveScore, device_of, selective_score, to_numpy
+from offline.learning.predict import ImageSet, features, to_numpy
+from offline.learning.settings import ConformalTrainingSettings
 from stage1.certificate.settings import CalibrationSettings
 from stage1.model.net import Stage1Net
-from stage1.preprocess import Pixels
 
 EVALUATE_EVERY = 25
-
-
-@torch.no_grad()
-def features(net: Stage1Net, images: Pixels) -> Tensor:
-    """Features `(N, width)` in evaluation mode, fp32; computed in bf16 on a GPU."""
-    net.eval()
-    device = device_of(net)
-    parts = []
-    for start in range(0, len(images), EVAL_BATCH):
-        with autocast(device, "auto"):
-            parts.append(net.features(torch.from_numpy(images[start : start + EVAL_BATCH]).to(device)).float())
-    return torch.cat(parts)
 
 
 @dataclass

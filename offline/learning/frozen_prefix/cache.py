@@ -12,7 +12,6 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -125,17 +124,3 @@ def key_of(pixels: NDArray[np.uint8], view: int, aspect: float, seed: int) -> by
     """
     about = f"{pixels.shape} {view} {aspect:.6f} {seed}".encode()
     return hashlib.blake2b(about + np.ascontiguousarray(pixels).tobytes(), digest_size=KEY_BYTES).digest()
-
-
-def weights_sha256(named: Sequence[tuple[str, Tensor]], about: Any) -> str:  # noqa: ANN401  anything with a repr
-    """Hash of tensors by name, and of what else decides the states.
-
-    Args:
-        named: names and tensors.
-        about: plain values, by their `repr`.
-    """
-    digest = hashlib.sha256(repr(about).encode())
-    for name, tensor in named:
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

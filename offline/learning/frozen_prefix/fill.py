@@ -15,15 +15,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from offline.config import Precision
 from offline.learning import augmentation
 from offline.learning.augmentation import Augment
-from offline.learning.frozen_prefix.cache import PrefixCache, key_of, weights_sha256
-from offline.learning.optimiser import autocast
+from offline.learning.frozen_prefix.cache import PrefixCache, key_of
+from offline.learning.precision import autocast
+from offline.learning.settings import Precision
 from stage1.model import net as network
 from stage1.model import trunk
 from stage1.model.net import Stage1Net
 from stage1.model.trunk import blocks_of, plain
+from stage1.model.weights import weights_sha256
 from stage1.preprocess import Pixels
 
 PLAIN = -1

@@ -27,10 +27,10 @@ from peft import LoraConfig, PeftModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from offline.config import AdaptSettings
 from offline.errors import TrainingError
 from offline.learning.checkpoints import Checkpoints, Randomness, Trained, Watch
-from offline.learning.optimiser import autocast, recomputing, warm_up_cosine
+from offline.learning.optimiser import warm_up_cosine
+from offline.learning.precision import autocast, recomputing
 from offline.learning.predict import device_of
 from offline.learning.row_order import batches
 from offline.learning.self_distillation.losses import (
@@ -43,6 +43,7 @@ from offline.learning.self_distillation.losses import (
     view_loss,
 )
 from offline.learning.self_distillation.views import random_masks, random_view
+from offline.learning.settings import AdaptSettings
 from stage1.model.adapters.attach import with_low_rank
 from stage1.model.net import Stage1Net
 from stage1.model.trunk import blocks_of, plain

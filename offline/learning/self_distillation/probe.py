@@ -40,9 +40,7 @@ def feature_judge(kind: Literal["probe", "neighbours"], train: ImageSet, val_sel
     Returns:
         Maps a `Stage1Net` to the Matthews correlation.
     """
-    from offline.learning.conformal.train import (  # noqa: PLC0415  torch is loaded only where a network is judged
-        features,
-    )
+    from offline.learning.predict import features  # noqa: PLC0415  torch is loaded only where a network is judged
 
     judge = linear_probe if kind == "probe" else nearest_neighbours
     picked = np.unique(np.linspace(0, len(train.images) - 1, min(MOST_ROWS, len(train.images))).astype(int))

@@ -13,11 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from offline.config import TrainSettings
 from offline.errors import TrainingError
 from offline.learning.augmentation import Augment, augmenter
 from offline.learning.frozen_prefix.cache import PrefixCache
 from offline.learning.frozen_prefix.fill import Filler, Frozen, Views
+from offline.learning.settings import TrainSettings
 from stage1.model.adapters.attach import frozen_blocks
 from stage1.model.net import Stage1Net
 from stage1.model.trunk import blocks_of

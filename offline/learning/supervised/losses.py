@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from offline.config import TrainSettings
 from offline.data.named_targets import NO_TARGET
+from offline.learning.settings import TrainSettings
 from stage1.model.net import NetOutputs
 
 COVERAGE_PENALTY = 32.0

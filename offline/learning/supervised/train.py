@@ -11,28 +11,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from offline.config import NamedHead, TrainSettings
 from offline.data.named_targets import check_named, named_targets
 from offline.errors import TrainingError
 from offline.learning.augmentation import frame_aspects
+from offline.learning.checkpoint_score import SelectiveScore, selective_score
 from offline.learning.checkpoints import Checkpoints, Randomness, Stateful, Trained, Watch, interruptible
-from offline.learning.optimiser import (
-    Average,
-    Update,
-    Updater,
-    autocast,
-    build_optimiser,
-    build_scaler,
-    build_schedule,
-    recomputing,
-)
-from offline.learning.predict import ImageSet, SelectiveScore, answers, device_of, selective_score
+from offline.learning.optimiser import Average, build_optimiser, build_schedule, parameter_groups
+from offline.learning.precision import autocast, build_scaler, recomputing
+from offline.learning.predict import ImageSet, answers, device_of
 from offline.learning.row_order import batches, check_both_classes, epoch_order
+from offline.learning.settings import TrainSettings
 from offline.learning.supervised.inputs import Sources, choose_inputs
 from offline.learning.supervised.losses import supervised_loss
+from offline.learning.update import Update, Updater
 from stage1.certificate.settings import CalibrationSettings
-from stage1.model.backbones import parameter_groups
 from stage1.model.net import Stage1Net, head
+from stage1.model.settings import NamedHead
 
 # So many batches in a row without a finite gradient are no search for a loss scale any more.
 MOST_LEFT_OUT = 20

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from engines.backends.openvino import OpenVinoEngine
-from engines.engine import EngineSpec
 from engines.errors import BundleRefused
+from engines.spec import EngineSpec
 
 
 def watch(event: str, _: object) -> None:

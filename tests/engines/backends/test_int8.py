@@ -12,8 +12,8 @@ from onnx import TensorProto, helper
 
 from engines.backends.int8 import quantise_dynamic
 from engines.backends.onnxruntime import OnnxEngine
-from engines.engine import EngineSpec
 from engines.errors import BundleRefused
+from engines.spec import EngineSpec
 
 INT8 = EngineSpec(precision="int8")
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from engines.backends.onnxruntime import OnnxEngine
 from engines.backends.opened import open_engine
-from engines.engine import EngineSpec, usable_cores
 from engines.errors import BundleRefused, InferenceError
+from engines.machine.cores import usable_cores
+from engines.spec import EngineSpec
 from stage1.errors import OutputsError
 
 Images = Callable[..., NDArray[np.uint8]]

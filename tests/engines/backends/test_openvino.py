@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from engines.backends.onnxruntime import OnnxEngine
 from engines.backends.opened import open_engine
 from engines.backends.openvino import OpenVinoEngine
-from engines.engine import EngineSpec, Precision, usable_cores
 from engines.errors import BundleRefused, InferenceError
+from engines.machine.cores import usable_cores
+from engines.spec import EngineSpec, Precision
 from stage1.errors import OutputsError
 from stage1.outputs import Stage1Outputs
 

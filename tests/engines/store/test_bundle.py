@@ -16,11 +16,13 @@ import pytest
 from numpy.typing import NDArray
 
 from engines.backends.opened import open_engine
-from engines.engine import Engine, EngineDescription, EngineSpec
+from engines.engine import Engine, EngineDescription
 from engines.errors import BundleRefused, InferenceError, ParityError
 from engines.live.load_bundle import LiveBundle, check_bundle, load_bundle, load_checked
 from engines.live.states import State
-from engines.store.bundle import ENGINE, GOLDEN, MANIFEST, PARAMS, REQUIRED, Provenance, verify_bundle, write_golden
+from engines.spec import EngineSpec
+from engines.store.bundle import ENGINE, GOLDEN, MANIFEST, PARAMS, REQUIRED, Provenance, verify_bundle
+from engines.store.golden import write_golden
 from engines.store.store import Store
 from stage1.artifacts import sha256_file
 from stage1.certificate.params import ScrcParams
@@ -406,7 +408,7 @@ def test_the_states_are_told_in_their_order(bundle: Path) -> None:
 def test_a_golden_set_that_unpacks_to_gigabytes_is_not_unpacked(
     files: Path, publish: Publish, refused: Refused, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("engines.store.bundle.MOST_OF_A_GOLDEN_SET", 1 << 20)
+    monkeypatch.setattr("engines.store.golden.MOST_OF_A_GOLDEN_SET", 1 << 20)
     with np.load(files / GOLDEN) as stored:
         arrays = dict(stored)
     arrays["images"] = np.zeros((2000, 3, 32, 32), np.uint8)

@@ -18,7 +18,8 @@ from engines.live.follower import StoreFollower
 from engines.live.settings import BatchSettings, SwapSettings
 from engines.store.store import Store
 from miner.admin.api import HEADER, admin_app
-from miner.axon.server import AxonServer, AxonServerSettings
+from miner.axon.server import AxonServer
+from miner.axon.settings import AxonServerSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Publish = Callable[[str], str]

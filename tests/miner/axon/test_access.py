@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from miner.axon.access import REFUSAL, AccessPolicy, AccessSettings, Caller
+from miner.axon.access import REFUSAL, AccessPolicy, Caller
 from miner.axon.refusals import Forbidden, TooManyRequests
+from miner.axon.settings import AccessSettings
 from miner.chain.port import Neuron
 
 NEURONS = {

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import pytest
 from structlog.testing import capture_logs
 
-from miner.axon.access import AccessPolicy, AccessSettings
-from miner.axon.app import MIB, AxonApp, AxonSettings, Prediction
+from miner.answering.request import Prediction
+from miner.axon.access import AccessPolicy
+from miner.axon.app import AxonApp
+from miner.axon.settings import MIB, AccessSettings, AxonSettings
 from miner.chain.port import Neuron
 
 PATH = "/ImageSynapse"

@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from miner.axon.access import AccessPolicy, AccessSettings
-from miner.axon.app import AxonApp, AxonRequest, AxonSettings, Prediction
-from miner.axon.server import AxonServer, AxonServerSettings
+from miner.answering.request import AxonRequest, Prediction
+from miner.axon.access import AccessPolicy
+from miner.axon.app import AxonApp
+from miner.axon.server import AxonServer
+from miner.axon.settings import AccessSettings, AxonServerSettings, AxonSettings
 from miner.chain.port import Neuron
 
 PEER = Path(__file__).with_name("dendrite_peer.py")

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from miner.axon import refusals
 from miner.axon.legacy_protocol import (
     NS_PER_S,
-    NonceBook,
     SignedRequest,
-    WireSettings,
     claimed_sender,
     decode_headers,
     parse_request,
     reply_headers,
     verify,
 )
+from miner.axon.nonces import NonceBook
 from miner.axon.refusals import BadRequest, NotFound, Refusal, Unauthenticated
+from miner.axon.settings import WireSettings
 
 NOW_NS = 1_790_000_000 * NS_PER_S
 SETTINGS = WireSettings()

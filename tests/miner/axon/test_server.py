@@ -10,9 +10,11 @@ import time
 
 import pytest
 
-from miner.axon.access import AccessPolicy, AccessSettings
-from miner.axon.app import AxonApp, AxonSettings, Prediction
-from miner.axon.server import AxonServer, AxonServerError, AxonServerSettings, bind
+from miner.answering.request import Prediction
+from miner.axon.access import AccessPolicy
+from miner.axon.app import AxonApp
+from miner.axon.server import AxonServer, AxonServerError, bind
+from miner.axon.settings import AccessSettings, AxonServerSettings, AxonSettings
 from miner.chain.port import Neuron
 
 LOCAL = AxonServerSettings(host="127.0.0.1", port=0)

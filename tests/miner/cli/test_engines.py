@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from engines.backends.registry import KNOWN, check_available
-from engines.engine import EngineSpec
 from engines.errors import BundleRefused
 from engines.machine.gpu import NoGpu
+from engines.spec import EngineSpec
 from engines.store.bundle import Provenance
 from engines.store.store import Store
 from miner.cli.main import app

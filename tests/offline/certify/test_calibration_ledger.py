@@ -10,20 +10,13 @@ import pytest
 from PIL import Image
 
 from engines.backends.onnxruntime import OnnxEngine
-from offline.certify.calibration_ledger import (
-    LEDGER,
-    LedgerEntry,
-    calibrator_of,
-    claim_fold,
-    golden_rows,
-    prior_uses,
-    read_ledger,
-    run_engine,
-)
+from offline.certify.calibration_ledger import LEDGER, LedgerEntry, claim_fold, prior_uses, read_ledger
 from offline.data.dataset import Dataset, Row
 from offline.data.named_targets import NO_TARGET
+from offline.data.scoring import run_engine
 from offline.errors import DatasetError
 from offline.splits.splits_file import SplitRow, Splits, SplitSet
+from offline.stages.calibrate_scrc import calibrator_of, golden_rows
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import PreprocessSettings

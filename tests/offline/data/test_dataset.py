@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from engines.engine import usable_cores
-from offline.data.dataset import DECODED_AHEAD, read_dataset
+from engines.machine.cores import usable_cores
+from offline.data.dataset import DECODED_AHEAD
+from offline.data.labels_csv import read_dataset
 from offline.errors import DatasetError
 from stage1.preprocess import PreprocessSettings, preprocess
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from offline.config import PreflightSettings
-from offline.data.dataset import Dataset, Row, read_dataset
+from offline.data.dataset import Dataset, Row
+from offline.data.labels_csv import read_dataset
 from offline.data.preflight import Look, PreflightReport, check, judge, look_at, run_preflight
+from offline.data.settings import PreflightSettings
 from offline.errors import DatasetError
 from offline.splits.splits_file import check_classes
 from stage1.preprocess import PreprocessSettings

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from offline.config import FSamSettings, TrainSettings
+from offline.learning.settings import FSamSettings, TrainSettings
 
 torch = pytest.importorskip("torch")
 
@@ -22,14 +22,13 @@ from torch import Tensor, nn  # noqa: E402
 from offline.learning.optimiser import (  # noqa: E402
     Average,
     FSam,
-    Updater,
-    autocast,
     base_of,
     build_optimiser,
-    build_scaler,
     build_schedule,
     warm_up_cosine,
 )
+from offline.learning.precision import autocast, build_scaler  # noqa: E402
+from offline.learning.update import Updater  # noqa: E402
 
 OPTIMISERS = ("adamw", "lion", "fsam")
 Batch = tuple[Tensor, Tensor]

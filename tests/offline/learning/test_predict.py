@@ -15,7 +15,7 @@ from stage1.certificate.settings import CalibrationSettings
 pytest.importorskip("torch")
 
 # Imported after the check above: the module needs torch.
-from offline.learning.predict import SelectiveScore, selective_score
+from offline.learning.checkpoint_score import SelectiveScore, selective_score
 
 STRICT = CalibrationSettings(alpha=0.02)
 Binormal = Callable[..., LabelledOutputs]

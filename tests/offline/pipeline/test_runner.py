@@ -21,7 +21,9 @@ from engines.store.store import Store
 from offline.config import RunConfig, override
 from offline.errors import PipelineBusy, PipelineError
 from offline.night import STAGES
-from offline.pipeline.runner import MANIFEST, PACKAGES, Pipeline, Stage, StageContext, own_modules
+from offline.pipeline.content_key import PACKAGES, own_modules
+from offline.pipeline.runner import MANIFEST, Pipeline
+from offline.pipeline.stage import Stage, StageContext
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

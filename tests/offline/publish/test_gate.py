@@ -12,15 +12,15 @@ import pytest
 from PIL import Image
 
 import offline.publish.gate
-from engines.engine import EngineSpec
 from engines.errors import ParityError, Unavailable
 from engines.live.load_bundle import LiveBundle, load_bundle
+from engines.spec import EngineSpec
 from engines.store.bundle import Provenance
 from engines.store.store import Store
-from offline.config import GateSettings
 from offline.data.dataset import Dataset, Row
 from offline.evaluation.evaluate import Estimate, EvaluationSettings, Report, evaluate
 from offline.publish.gate import assemble, compare, judge_champion
+from offline.publish.settings import GateSettings
 from offline.splits.splits_file import SplitRow, Splits, SplitSet
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from engines.engine import EngineSpec
 from engines.errors import ParityError
+from engines.spec import EngineSpec
 from offline.certify.engine_agreement import check_agreement, correlation
 from stage1.outputs import Stage1Outputs
 

@@ -16,19 +16,14 @@ import numpy as np
 import pytest
 
 from engines.store.store import Store
-from offline.config import (
-    AdaptSettings,
-    ConformalTrainingSettings,
-    ModelSettings,
-    PretrainedBackbone,
-    RandomBackbone,
-    RunConfig,
-    TrainSettings,
-)
+from offline.config import RunConfig
 from offline.data.dataset import Dataset, Row
 from offline.errors import TrainingError, TrainingInterrupted
-from offline.pipeline.runner import CHECKPOINT_DAYS, Pipeline, Stage, StageContext
+from offline.learning.settings import AdaptSettings, ConformalTrainingSettings, TrainSettings
+from offline.pipeline.runner import CHECKPOINT_DAYS, Pipeline
+from offline.pipeline.stage import Stage, StageContext
 from stage1.certificate.settings import CalibrationSettings
+from stage1.model.settings import ModelSettings, PretrainedBackbone, RandomBackbone
 
 torch = pytest.importorskip("torch")
 

@@ -14,15 +14,18 @@ from PIL import ImageEnhance
 import offline.night
 from engines.store.store import Store
 from offline.config import PRESETS, RunConfig, override
-from offline.data.dataset import Dataset, read_dataset
+from offline.data.dataset import Dataset
 from offline.data.fingerprints import FINGERPRINTS
+from offline.data.labels_csv import read_dataset
 from offline.data.synthetic_streets import draw_frame, plan_scene
 from offline.errors import DatasetError
 from offline.night import STAGES
-from offline.pipeline.run_files import SPLITS, rows_of
-from offline.pipeline.runner import Pipeline, StageContext
+from offline.pipeline.run_files import SPLITS
+from offline.pipeline.runner import Pipeline
+from offline.pipeline.stage import StageContext
 from offline.splits.split_ledger import SPLIT_LEDGER, Event, append_events, read_ledger
 from offline.splits.splits_file import Splits
+from offline.stages.inputs import rows_of
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = PRESETS["tiny"]

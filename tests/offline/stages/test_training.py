@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from engines.backends.onnxruntime import OnnxEngine
-from engines.engine import EngineSpec
 from engines.errors import BundleRefused
 from engines.live.load_bundle import load_bundle
+from engines.spec import EngineSpec
 from engines.store.store import Store
 from miner.cli.retrain import recompile
 from offline.config import RunConfig, load_config
-from offline.data.dataset import read_dataset
+from offline.data.labels_csv import read_dataset
 from offline.data.synthetic_streets import draw_frame, plan_scene
 from offline.errors import DatasetError
 from offline.evaluation.training_comparison import TrainingComparison
@@ -26,7 +26,9 @@ from offline.night import STAGES
 from offline.pipeline.runner import Pipeline
 from offline.publish.gate import Publication
 from offline.splits.splits_file import Splits
-from offline.stages.export import AdaptationRecord, DriftRecord, TrainingRecord
+from offline.stages.adapt_domain import AdaptationRecord
+from offline.stages.compiled_engine import DriftRecord
+from offline.stages.train_supervised import TrainingRecord
 from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator

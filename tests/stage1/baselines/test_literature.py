@@ -14,7 +14,6 @@ from scipy.special import expit
 
 from stage1.baselines.literature import (
     ReferenceRules,
-    Thresholds,
     conformal_budget,
     reference_rules,
     scrc_i,
@@ -22,9 +21,9 @@ from stage1.baselines.literature import (
     scrc_t,
     scrc_t_label,
     selected,
-    swept_thresholds,
     symmetric_rule,
 )
+from stage1.baselines.softmax import Thresholds, swept_thresholds
 from stage1.certificate.candidates import select
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.settings import CalibrationSettings

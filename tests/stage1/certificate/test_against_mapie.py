@@ -12,8 +12,8 @@ from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
 from numpy.typing import NDArray
 from scipy.special import expit
 
+from stage1.certificate.algorithms import Claim, Walk, walk
 from stage1.certificate.binomial import p_value, p_values
-from stage1.certificate.calibrate import Claim, Walk, walk
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import Chain
 from stage1.certificate.risks import Risk

@@ -11,8 +11,9 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from stage1.certificate.algorithms import Claim, walk
 from stage1.certificate.binomial import losses_allowed, lower_bound, p_value, trials_needed, upper_bound
-from stage1.certificate.calibrate import CalibrationContext, Claim, calibrate, walk
+from stage1.certificate.calibrate import CalibrationContext, calibrate
 from stage1.certificate.candidates import select
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.multiplicity import holm, spent

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from scipy.stats import multivariate_normal, norm
 
 from stage1.baselines.literature import conformal_budget, scrc_t, scrc_t_label, selected
-from stage1.certificate.calibrate import CalibrationContext, Claim, calibrate, certify_chains, walk
+from stage1.certificate.algorithms import Claim, certify_chains, walk
+from stage1.certificate.calibrate import CalibrationContext, calibrate
 from stage1.certificate.candidates import Candidates, select
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import Chain

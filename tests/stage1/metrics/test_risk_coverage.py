@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from stage1.decisions import Decisions
-from stage1.metrics import risk_coverage
+from stage1.metrics.reliability import (
+    LEAST_PROBABILITY,
+    brier,
+    expected_calibration_error,
+    negative_log_likelihood,
+    reliability,
+)
 from stage1.metrics.risk_coverage import (
     Ranking,
     RiskCoverage,
@@ -22,14 +28,10 @@ from stage1.metrics.risk_coverage import (
     aurc_balanced,
     auroc_of_failures,
     average_set_size,
-    brier,
     coverage_at_risk,
     excess_augrc,
     excess_aurc,
-    expected_calibration_error,
     miss_rate_curve,
-    negative_log_likelihood,
-    reliability,
     risk_at_coverage,
 )
 
@@ -340,4 +342,4 @@ class TestReliability:
 
     def test_what_was_called_impossible_and_came_costs_a_finite_price(self) -> None:
         price = negative_log_likelihood(np.array([0.0]), np.array([1]))
-        assert price == pytest.approx(-np.log(risk_coverage.LEAST_PROBABILITY))
+        assert price == pytest.approx(-np.log(LEAST_PROBABILITY))

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offline.config import ModelSettings, RandomBackbone, TrainSettings
 from offline.data.dataset import Dataset, Row
 from offline.errors import TrainingError
+from offline.learning.settings import TrainSettings
 from stage1.certificate.settings import CalibrationSettings
+from stage1.model.settings import ModelSettings, RandomBackbone
 
 torch = pytest.importorskip("torch")
 
@@ -23,8 +24,9 @@ from offline.certify.onnx_export import check_export, export_onnx  # noqa: E402
 from offline.learning.predict import ImageSet  # noqa: E402
 from offline.learning.supervised.train import Trainee, train_supervised  # noqa: E402
 from stage1.model.adapters.attach import add_adapters, frozen_blocks, merge_adapters  # noqa: E402
-from stage1.model.backbones import build, layout_of, load_weights, save_weights  # noqa: E402
+from stage1.model.backbones import build, layout_of  # noqa: E402
 from stage1.model.net import Stage1Net  # noqa: E402
+from stage1.model.weights import load_weights, save_weights  # noqa: E402
 
 SIZE_PX = 64
 MODEL = ModelSettings(

@@ -11,7 +11,7 @@ import pytest
 from betacal import BetaCalibration
 from scipy.special import expit
 
-from stage1.probability.calibrator import Penalty, fit_affine
+from stage1.probability.fit import Penalty, fit_affine
 
 FREE = Penalty()
 

@@ -21,20 +21,17 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from stage1.decisions import Decisions
 from stage1.errors import ArtifactError, CalibrationError
-from stage1.metrics.classification import rounded
+from stage1.metrics.subnet_reward import rounded
 from stage1.outputs import Stage1Outputs
 from stage1.probability.calibrator import (
-    PENALTIES,
     AffineCalibrator,
     HeadCalibrator,
     Kind,
-    Penalty,
     ProbabilityCalibrator,
     answer_probability,
-    fit_affine,
-    fit_calibrator,
-    judge,
 )
+from stage1.probability.fit import PENALTIES, Penalty, fit_affine, fit_calibrator
+from stage1.probability.quality import judge
 
 Maker = Callable[..., Stage1Outputs]
 Doubles = NDArray[np.float64]
@@ -233,7 +230,7 @@ class TestFit:
         assert 0 < fitted.probabilities(logits)[:, 2].mean() < 0.01
 
     def test_a_search_that_does_not_end_is_no_fit(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("stage1.probability.calibrator.CONVERGED", -1.0)
+        monkeypatch.setattr("stage1.probability.fit.CONVERGED", -1.0)
         score, labels = honest_scores(50, seed=21)
         with pytest.raises(CalibrationError, match="the fit of the beta calibrator did not end: slope"):
             fit_affine("beta", pair(score), labels, FREE)

@@ -19,19 +19,19 @@ from pydantic import ValidationError
 from engines.backends.tensorrt.build import Plan, _timing, build_plan, cache_name, forbid_known_wrong
 from engines.backends.tensorrt.library import Flavour
 from engines.backends.tensorrt.plan import BatchProfile, Fingerprint, graph_sha256, read_plan
-from engines.engine import EngineSpec, twin
 from engines.errors import BuildFailed, BundleRefused
 from engines.machine.gpu import Gpu, NoGpu, find_gpu
+from engines.spec import EngineSpec, twin
 
 pytest.importorskip("tensorrt_rtx")
 torch = pytest.importorskip("torch")
 
 # Imported after the check above: these modules need torch.
 from offline.certify.onnx_export import export_bf16, export_onnx  # noqa: E402
-from offline.config import ModelSettings, PretrainedBackbone, RandomBackbone  # noqa: E402
 from offline.learning.predict import predict  # noqa: E402
 from stage1.model.backbones import build  # noqa: E402
 from stage1.model.net import Stage1Net  # noqa: E402
+from stage1.model.settings import ModelSettings, PretrainedBackbone, RandomBackbone  # noqa: E402
 
 SIZE_PX = 32
 FP32 = EngineSpec(backend="tensorrt", device="cuda")

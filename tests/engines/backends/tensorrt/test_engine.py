@@ -19,9 +19,10 @@ from engines.backends.tensorrt.cuda import Cuda
 from engines.backends.tensorrt.engine import TensorRtEngine
 from engines.backends.tensorrt.library import Flavour
 from engines.backends.tensorrt.plan import DESCRIPTION, PlanDescription
-from engines.engine import BUCKETS, EngineSpec
+from engines.batches import BUCKETS
 from engines.errors import BundleRefused, InferenceError
 from engines.machine.gpu import Gpu
+from engines.spec import EngineSpec
 from stage1.outputs import Stage1Outputs
 
 FP32 = EngineSpec(backend="tensorrt", device="cuda")

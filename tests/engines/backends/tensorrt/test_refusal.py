@@ -19,9 +19,9 @@ from engines.backends.tensorrt.engine import TensorRtEngine, check_machine, dese
 from engines.backends.tensorrt.library import Flavour
 from engines.backends.tensorrt.plan import DESCRIPTION, PLAN, Fingerprint, PlanDescription
 from engines.backends.tensorrt.refit import check_refit
-from engines.engine import EngineSpec
 from engines.errors import BundleRefused
 from engines.machine.gpu import Gpu, find_gpu
+from engines.spec import EngineSpec
 
 pytest.importorskip("tensorrt_rtx")
 SIZE_PX = 32

@@ -27,7 +27,7 @@ from engines.backends.tensorrt.build import build_plan
 from engines.backends.tensorrt.cuda import Cuda
 from engines.backends.tensorrt.engine import TensorRtEngine
 from engines.backends.tensorrt.library import Flavour
-from engines.engine import Engine, EngineSpec
+from engines.engine import Engine
 from engines.errors import BundleRefused
 from engines.live.background_loader import EngineOptions
 from engines.live.follower import Recalibrate, StoreFollower
@@ -36,6 +36,7 @@ from engines.live.settings import SwapSettings
 from engines.live.states import State
 from engines.machine.child import Child
 from engines.machine.gpu import Gpu, NoGpu
+from engines.spec import EngineSpec
 from engines.store.bundle import ENGINE, PARAMS, SPEC, Provenance, certified_sha256_of
 from engines.store.store import Store
 from stage1.certificate.params import ScrcParams

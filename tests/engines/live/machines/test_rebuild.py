@@ -12,7 +12,6 @@ import pytest
 from structlog.testing import capture_logs
 
 from engines.backends.tensorrt.plan import PLAN
-from engines.engine import EngineSpec
 from engines.errors import BundleRefused, UnknownBundle
 from engines.live.background_loader import EngineOptions
 from engines.live.follower import StoreFollower
@@ -23,6 +22,7 @@ from engines.live.states import State
 from engines.live.trial_process import try_out
 from engines.machine.child import Child
 from engines.machine.gpu import Gpu, NoGpu
+from engines.spec import EngineSpec
 from engines.store.store import Store
 
 pytest.importorskip("tensorrt_rtx")

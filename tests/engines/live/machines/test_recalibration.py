@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from engines.engine import EngineSpec
 from engines.errors import UnknownBundle
 from engines.live.load_bundle import check_bundle
 from engines.live.local_compile import Workshop
 from engines.live.states import State
 from engines.machine.child import Child
 from engines.machine.gpu import Gpu
+from engines.spec import EngineSpec
 from engines.store.store import Store
 
 pytest.importorskip("tensorrt_rtx")

@@ -15,9 +15,10 @@ from structlog.testing import capture_logs
 
 from engines.backends.onnxruntime import OnnxEngine
 from engines.backends.tensorrt.engine import TensorRtEngine
-from engines.engine import EngineSpec, Refittable
+from engines.engine import Refittable
 from engines.live.states import State
 from engines.machine.gpu import Gpu
+from engines.spec import EngineSpec
 from engines.store.bundle import ENGINE
 from engines.store.store import Store
 

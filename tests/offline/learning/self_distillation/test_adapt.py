@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offline.config import AdaptSettings, ModelSettings, RandomBackbone
 from offline.errors import TrainingError
+from offline.learning.settings import AdaptSettings
+from stage1.model.settings import ModelSettings, RandomBackbone
 
 torch = pytest.importorskip("torch")
 
@@ -19,15 +20,16 @@ torch = pytest.importorskip("torch")
 from torch import Tensor, nn  # noqa: E402
 from transformers import MobileNetV2Config  # noqa: E402
 
-from offline.config import PretrainedBackbone  # noqa: E402
 from offline.learning.self_distillation import adapt as adaptation  # noqa: E402
 from offline.learning.self_distillation.adapt import adapt_domain, follow  # noqa: E402
 from offline.learning.self_distillation.losses import gram_loss  # noqa: E402
 from offline.learning.self_distillation.probe import linear_probe  # noqa: E402
 from offline.learning.self_distillation.views import random_view  # noqa: E402
-from stage1.model.backbones import build, load_weights, save_weights  # noqa: E402
+from stage1.model.backbones import build  # noqa: E402
 from stage1.model.net import Stage1Net  # noqa: E402
+from stage1.model.settings import PretrainedBackbone  # noqa: E402
 from stage1.model.trunk import plain  # noqa: E402
+from stage1.model.weights import load_weights, save_weights  # noqa: E402
 
 SIZE_PX = 32
 BACKBONE = RandomBackbone(hidden=32, layers=3, heads=2, patch_px=8, initializer_range=0.15)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from offline.config import ModelSettings, PretrainedBackbone, TrainSettings
 from offline.data.dataset import Dataset, Row
 from offline.errors import TrainingError, TrainingInterrupted
+from offline.learning.settings import TrainSettings
 from stage1.certificate.settings import CalibrationSettings
+from stage1.model.settings import ModelSettings, PretrainedBackbone
 
 torch = pytest.importorskip("torch")
 

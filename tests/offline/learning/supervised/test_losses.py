@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from offline.config import NamedHead, TrainSettings
 from offline.data.dataset import Dataset, Row
 from offline.data.named_targets import NO_TARGET, check_named, named_targets
 from offline.errors import DatasetError
+from offline.learning.settings import TrainSettings
+from stage1.model.settings import NamedHead
 
 torch = pytest.importorskip("torch")
 

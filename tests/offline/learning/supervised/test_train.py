@@ -11,22 +11,25 @@ import pytest
 from pydantic import ValidationError
 
 from engines.store.bundle import ENGINE, WEIGHTS, engine_sha256
-from offline.config import ConformalTrainingSettings, ModelSettings, RandomBackbone, TrainSettings
 from offline.data.dataset import Dataset, Row
 from offline.errors import TrainingError
+from offline.learning.settings import ConformalTrainingSettings, TrainSettings
 from stage1.artifacts import sha256_file
 from stage1.certificate.settings import CalibrationSettings
+from stage1.model.settings import ModelSettings, RandomBackbone
 
 torch = pytest.importorskip("torch")
 
 # Imported after the check above: these modules need torch.
 from offline.certify.onnx_export import check_export, export_onnx  # noqa: E402
+from offline.learning.checkpoint_score import selective_score  # noqa: E402
 from offline.learning.conformal.train import train_conformal_risk  # noqa: E402
-from offline.learning.predict import ImageSet, predict, selective_score  # noqa: E402
+from offline.learning.predict import ImageSet, predict  # noqa: E402
 from offline.learning.supervised.train import Trainee, train_supervised  # noqa: E402
 from stage1.model.adapters.attach import add_adapters, merge_adapters  # noqa: E402
-from stage1.model.backbones import build, load_weights, save_weights  # noqa: E402
+from stage1.model.backbones import build  # noqa: E402
 from stage1.model.net import Stage1Net  # noqa: E402
+from stage1.model.weights import load_weights, save_weights  # noqa: E402
 
 SIZE_PX = 32
 MODEL = ModelSettings(backbone=RandomBackbone(hidden=32, layers=2, heads=2, patch_px=8), last_layers=None, rank=4)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from offline.config import ModelSettings, NamedHead, PretrainedBackbone, RandomBackbone
 from offline.errors import TrainingError
+from stage1.model.settings import ModelSettings, NamedHead, PretrainedBackbone, RandomBackbone
 
 torch = pytest.importorskip("torch")
 
@@ -18,19 +18,12 @@ from torch import Tensor  # noqa: E402
 from transformers import DINOv3ViTConfig, DINOv3ViTModel, MobileNetV2Config, ViTConfig, ViTModel  # noqa: E402
 
 from offline.certify.onnx_export import check_export, export_onnx  # noqa: E402
-from stage1.model.adapters.attach import (  # noqa: E402
-    DESCRIPTION,
-    TENSORS,
-    AdapterOrigin,
-    add_adapters,
-    add_side_modules,
-    frozen_blocks,
-    load_adapter,
-    merge_adapters,
-    save_adapter,
-)
-from stage1.model.backbones import build, load_weights, parameter_groups, save_weights  # noqa: E402
+from offline.learning.adapter_file import DESCRIPTION, TENSORS, AdapterOrigin, load_adapter, save_adapter  # noqa: E402
+from offline.learning.optimiser import parameter_groups  # noqa: E402
+from stage1.model.adapters.attach import add_adapters, add_side_modules, frozen_blocks, merge_adapters  # noqa: E402
+from stage1.model.backbones import build  # noqa: E402
 from stage1.model.net import Stage1Net  # noqa: E402
+from stage1.model.weights import load_weights, save_weights  # noqa: E402
 
 SIZE_PX = 32
 KINDS = ("doran", "dora", "lora", "prompts", "parallel", "none")

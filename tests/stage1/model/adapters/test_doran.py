@@ -20,6 +20,7 @@ from torch.nn import functional as F  # noqa: E402
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # noqa: E402
 from transformers import DINOv3ViTConfig, DINOv3ViTModel  # noqa: E402
 
+from offline.learning.optimiser import parameter_groups  # noqa: E402
 from stage1.model.adapters.doran import (  # noqa: E402
     ACTIVATIONS,
     SHARED,
@@ -28,7 +29,6 @@ from stage1.model.adapters.doran import (  # noqa: E402
     DoranLinear,
     magnitudes,
 )
-from stage1.model.backbones import parameter_groups  # noqa: E402
 
 QUERY_VALUE = ["q_proj", "v_proj"]
 ALL = [*QUERY_VALUE, "k_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

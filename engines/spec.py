@@ -1,0 +1,45 @@
+"""Which runtime computes a Stage-1, where, and how exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from stage1.artifacts import Artifact
+
+Backend = Literal["onnxruntime", "openvino", "tensorrt"]
+Precision = Literal["fp32", "bf16", "int8"]
+Device = Literal["cpu", "cuda"]
+
+
+class EngineSpec(Artifact):
+    """`spec.json`: which runtime computes a Stage-1, where, and how exactly; part of what a certificate is true of.
+
+    Attributes:
+        backend: the runtime.
+        precision: of the matrix products; weights and outputs of the graph stay fp32.
+        device: where it runs.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    backend: Backend = "onnxruntime"
+    precision: Precision = "fp32"
+    device: Device = "cpu"
+
+    def __str__(self) -> str:
+        return f"{self.backend} {self.device} {self.precision}"
+
+
+# What every bundle can be run on, and what every other engine is compared with.
+REFERENCE = EngineSpec()
+
+
+def twin(model: Path, precision: Precision) -> Path:
+    """The graph of another precision that lies beside a graph.
+
+    Args:
+        model: the fp32 graph.
+        precision: of the other one.
+    """
+    return model if precision == "fp32" else model.with_suffix(f".{precision}.onnx")

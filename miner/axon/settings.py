@@ -1,0 +1,100 @@
+"""Settings of the axon."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MIB = 1024 * 1024
+
+
+class AxonSettings(BaseModel):
+    """How requests are answered.
+
+    Attributes:
+        max_body_bytes: a longer body is refused.
+        max_buffered_bytes: bodies of all requests in flight together.
+        max_in_flight: requests that are being read or answered at one time.
+        deadline_s: an answer is due this long after its request arrived, or earlier:
+        margin_s: this long before the caller stops waiting, but never before half of the time it waits.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_body_bytes: int = Field(default=16 * MIB, ge=1024)
+    max_buffered_bytes: int = Field(default=512 * MIB, ge=1024)
+    max_in_flight: int = Field(default=256, ge=1)
+    deadline_s: float = Field(default=7.0, gt=0, allow_inf_nan=False)
+    margin_s: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+
+    def due_in_s(self, timeout_s: float) -> float:
+        """Time for an answer to a caller who waits `timeout_s`, in seconds."""
+        return min(self.deadline_s, max(timeout_s - self.margin_s, timeout_s / 2))
+
+    def cut_in_s(self, timeout_s: float) -> float:
+        """When an overdue answer is given up: halfway through what is left, for it may still arrive in time."""
+        due_s = self.due_in_s(timeout_s)
+        return due_s + min(self.margin_s, timeout_s - due_s) / 2
+
+
+class WireSettings(BaseModel):
+    """Which requests count as fresh.
+
+    Attributes:
+        past_grace_s: a nonce may be this old plus the request's own timeout.
+        timeout_cap_s: the most the request's timeout may add; the timeout is not signed, so a caller could claim any.
+        future_s: how far a caller's clock may run ahead of ours.
+        nonces_per_hotkey: how many nonces are remembered for one hotkey.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    past_grace_s: float = Field(default=4.0, ge=0, allow_inf_nan=False)
+    timeout_cap_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
+    future_s: float = Field(default=15.0, ge=0, allow_inf_nan=False)
+    nonces_per_hotkey: int = Field(default=4096, ge=1)
+
+    @property
+    def oldest_s(self) -> float:
+        """No nonce older than this is accepted, whatever the request's timeout."""
+        return self.past_grace_s + self.timeout_cap_s
+
+
+class AxonServerSettings(BaseModel):
+    """Where the axon listens.
+
+    Attributes:
+        host: address of the interface; `0.0.0.0` for all of IPv4, `::` for all of IPv6 and IPv4.
+        port: TCP port; 0 takes a free one.
+        keep_alive_s: how long a connection may be without a complete request header. A dendrite reuses connections for
+            15 s and does not repeat a request that met a closing one.
+        max_connections: further connections are answered with 503.
+        max_header_bytes: a request header that is longer and still not complete is answered with 400.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str = "0.0.0.0"  # noqa: S104  the axon is a public service
+    port: int = Field(default=8091, ge=0, le=65535)
+    keep_alive_s: int = Field(default=30, ge=1)
+    max_connections: int = Field(default=1024, ge=1)
+    max_header_bytes: int = Field(default=16_384, ge=4096)
+
+
+class AccessSettings(BaseModel):
+    """Who may ask.
+
+    Attributes:
+        require_validator_permit: refuse registered hotkeys without a validator permit.
+        min_stake: refuse registered hotkeys with less total stake than this, in TAO.
+        extra_hotkeys: ss58 addresses that may always ask, registered or not.
+        requests_per_s: how fast one hotkey may ask over time.
+        burst: how many requests one hotkey may send at once.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    require_validator_permit: bool = True
+    min_stake: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    extra_hotkeys: frozenset[str] = frozenset()
+    requests_per_s: float = Field(default=20.0, gt=0, allow_inf_nan=False)
+    burst: int = Field(default=256, ge=1)

@@ -1,0 +1,218 @@
+"""Settings of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from offline.config import _Section
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+Augmentation = Literal["none", "light", "validators", "strong"]
+
+
+class AdaptSettings(_Section):
+    """Domain adaptation by self-distillation on unlabelled images (`adapt_domain`).
+
+    Attributes:
+        enabled: off by default: the supervised stage starts from the backbone as it is.
+        images: directories of more unlabelled images beside the training rows, searched with their subdirectories; what
+            looks like a row of another set is left out.
+        epochs: passes over the images, at most.
+        batch_size: images a step.
+        unfrozen_blocks: blocks at the end that are trained in full, the others through low-rank adapters; None trains
+            everything, for a backbone that has learned nothing yet.
+        rank: rank of the adapters on query and value; their alpha is the same.
+        learning_rate: peak rate of adapters and projection heads, and of everything if `unfrozen_blocks` is None.
+        block_learning_rate: peak rate of the unfrozen blocks.
+        warm_up: share of the steps in which the rates rise.
+        head_steps: steps at the start in which only the projection heads train; at most half of all.
+        weight_decay: not applied to vectors.
+        gradient_clip: largest norm of a step's gradient.
+        prototypes: outputs of the projection heads.
+        head_hidden: width of their hidden layers.
+        head_bottleneck: width before the prototypes.
+        local_crops: small crops an image beside the two large ones.
+        global_scale: smallest share of the image's area in a large crop, which is what small crops have at most.
+        local_scale: smallest share of the image's area in a small crop.
+        masked_images: share of the large crops of which patches are masked.
+        masked_patches: smallest and largest share of patches masked in one of them.
+        patch_weight: weight of the loss on masked patches (iBOT); 0 for none.
+        koleo_weight: weight of the loss that spreads the features.
+        gram_weight: weight of the anchor that keeps patch similarities as they were before adaptation; 0 for none.
+        momentum: share that the teacher keeps in the first step; rises to 1.
+        teacher_temperature: of the teacher's assignments at the start and from 30% of the steps on.
+        precision: of the forward pass; `auto` is bf16 on a GPU and fp32 on a CPU.
+        gradient_checkpointing: compute activations twice instead of keeping them.
+        judge: how an epoch is judged on val_select: by a linear probe or by the nearest neighbours, fitted on train.
+        patience: epochs without a better judgement after which it stops; None goes through all of them. The best
+            epoch is kept, or the backbone as it was if none is better.
+    """
+
+    enabled: bool = False
+    images: tuple[Path, ...] = ()
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=64, ge=2)
+    unfrozen_blocks: int | None = Field(default=1, ge=1)
+    rank: int = Field(default=64, ge=1)
+    learning_rate: float = Field(default=2e-4, gt=0)
+    block_learning_rate: float = Field(default=5e-5, gt=0)
+    warm_up: float = Field(default=0.1, ge=0, lt=1)
+    head_steps: int = Field(default=500, ge=0)
+    weight_decay: float = Field(default=0.04, ge=0)
+    gradient_clip: float = Field(default=3.0, gt=0)
+    prototypes: int = Field(default=8192, ge=2)
+    head_hidden: int = Field(default=2048, ge=8)
+    head_bottleneck: int = Field(default=256, ge=4)
+    local_crops: int = Field(default=4, ge=0)
+    global_scale: float = Field(default=0.32, gt=0, le=1)
+    local_scale: float = Field(default=0.05, gt=0, le=1)
+    masked_images: float = Field(default=0.5, ge=0, le=1)
+    masked_patches: tuple[float, float] = (0.1, 0.5)
+    patch_weight: float = Field(default=1.0, ge=0)
+    koleo_weight: float = Field(default=0.1, ge=0)
+    gram_weight: float = Field(default=0.0, ge=0)
+    momentum: float = Field(default=0.992, ge=0, lt=1)
+    teacher_temperature: tuple[float, float] = (0.04, 0.07)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False
+    judge: Literal["probe", "neighbours"] = "probe"
+    patience: int | None = Field(default=3, ge=1)
+
+
+class FSamSettings(_Section):
+    """Friendly-SAM, a second gradient at a point that the first one climbs to.
+
+    Attributes:
+        base: the optimiser that takes the step.
+        rho: length of the climb.
+        sigma: share of the running mean that is taken out of the climbing gradient.
+        momentum: share of the running mean that a step keeps; the paper's lambda.
+    """
+
+    base: Literal["adamw", "lion"] = "adamw"
+    rho: float = Field(default=0.05, gt=0)
+    sigma: float = Field(default=1.0, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+
+
+class TrainSettings(_Section):
+    """Supervised training (`train_supervised`).
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step.
+        accumulation: parts in which a step's images go through the network; more parts take less memory, and the step
+            is the same, but for named heads, whose loss is a mean over the rows of a part that have a value.
+        optimiser: `lion` wants 3 to 10 times less learning rate and as much more weight decay than `adamw`; `fsam`
+            costs twice the time of a step.
+        fsam: of the optimiser `fsam`.
+        learning_rate: peak rate of the schedule, a straight line up and half a cosine down.
+        warm_up: share of the steps in which the rate rises.
+        weight_decay: not applied to vectors.
+        selection: what the selection head learns: `correctness` predicts whether the class head is right, without
+            touching the class head; `selectivenet` weighs each row's classification loss and is held to a coverage.
+        selection_weight: weight of the selection head's loss.
+        selection_coverage: mean soft coverage that `selectivenet` is held to.
+        auxiliary_weight: weight of a second class head that exists only in training and sees every row, so that the
+            features do not forget the rows that the selection head gives up.
+        named_weight: weight of each named head's loss.
+        label_smoothing: of the cross-entropy.
+        gradient_clip: largest norm of a step's gradient.
+        ema_decay: share that the moving average of the weights keeps in a step; 0 for none. With one, the average is
+            what is judged and kept.
+        precision: of the forward pass; weights and optimiser stay fp32; `auto` is bf16 on a GPU. A loss that is not
+            finite stops the training, in `fp16` only if it happens again and again: single steps are left out while
+            the loss scale is found.
+        gradient_checkpointing: compute activations twice instead of keeping them.
+        class_balanced: as many images of each class in an epoch; those of the smaller class are repeated.
+        augmentation: `none` shows images as they are; `light` mirrors and dims; `validators` does to images what
+            validators do; `strong` does the usual crops, colours and erasures before that.
+        checkpoint_steps: steps between two checkpoints that a killed run can go on from.
+        cache: keep what the frozen blocks below the adapters make of `cache_views` augmented views of each image on
+            disk, and train from there: `auto` if they take no more than `cache_share` of the free disk, `on` or stop,
+            or `off`, which augments anew in every epoch.
+        cache_views: augmented views of each image that are kept.
+        cache_share: largest share of the free disk.
+        warm_start: directory of an adapter that an earlier run wrote, of the same model; None starts anew.
+    """
+
+    epochs: int = Field(default=12, ge=1)
+    batch_size: int = Field(default=32, ge=2)
+    accumulation: int = Field(default=1, ge=1)
+    optimiser: Literal["adamw", "lion", "fsam"] = "adamw"
+    fsam: FSamSettings = FSamSettings()
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warm_up: float = Field(default=0.15, ge=0, lt=1)
+    weight_decay: float = Field(default=0.02, ge=0)
+    selection: Literal["correctness", "selectivenet"] = "correctness"
+    selection_weight: float = Field(default=0.5, ge=0)
+    selection_coverage: float = Field(default=0.8, gt=0, le=1)
+    auxiliary_weight: float = Field(default=0.0, ge=0)
+    named_weight: float = Field(default=0.3, ge=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    gradient_clip: float = Field(default=1.0, gt=0)
+    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    precision: Precision = "auto"
+    gradient_checkpointing: bool = False
+    class_balanced: bool = False
+    augmentation: Augmentation = "light"
+    checkpoint_steps: int = Field(default=200, ge=1)
+    cache: Literal["auto", "on", "off"] = "auto"
+    cache_views: int = Field(default=4, ge=1)
+    cache_share: float = Field(default=0.5, gt=0, le=1)
+    warm_start: Path | None = None
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        if self.selection == "selectivenet" and self.accumulation > 1:
+            raise ValueError("selection selectivenet holds a whole batch to a coverage: set accumulation to 1")
+        return self
+
+
+class ConformalTrainingSettings(_Section):
+    """Conformal risk training of the heads (`train_conformal_risk`).
+
+    Attributes:
+        enabled: if not, the supervised model goes on unchanged.
+        steps: gradient steps on cached features.
+        batch_size: rows a step; one half calibrates, the other is scored.
+        risk: whose threshold is inside the loss: D2 by the implicit gradient of its root, D1 by an order statistic.
+        alpha: its level inside a batch; larger than the certified one, because a batch has few positives.
+        learning_rate: of Adam.
+        temperature: softness of the exit thresholds, in logits.
+        risk_weight: weight of the risk loss; 0 trains on by cross-entropy alone, for comparison.
+        cross_entropy_weight: weight of the classification loss that keeps the scores meaningful.
+        group_cvar: weight of the misses in the worst groups; 0 for none.
+        group_cvar_level: share of the groups that is not among the worst.
+    """
+
+    enabled: bool = True
+    steps: int = Field(default=300, ge=1)
+    batch_size: int = Field(default=1024, ge=64)
+    risk: Literal["D1", "D2"] = "D2"
+    alpha: float = Field(default=0.05, gt=0, lt=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    temperature: float = Field(default=0.25, gt=0)
+    risk_weight: float = Field(default=1.0, ge=0)
+    cross_entropy_weight: float = Field(default=0.1, ge=0)
+    group_cvar: float = Field(default=0.0, ge=0)
+    group_cvar_level: float = Field(default=0.9, ge=0, lt=1)
+
+
+class CompareSettings(_Section):
+    """What is trained beside the model, so that the report can say what each step gained (`compare_training`).
+
+    Attributes:
+        baseline: a small head by cross-entropy on features of the backbone as it came, which exits at 0.88 and 0.12.
+        cross_entropy: where conformal risk training is on, the same steps by cross-entropy alone.
+        adaptation: where domain adaptation is on, the whole training without it; costs as much again.
+        repetitions: replicates of the group bootstrap.
+    """
+
+    baseline: bool = True
+    cross_entropy: bool = True
+    adaptation: bool = True
+    repetitions: int = Field(default=1000, ge=1)

@@ -1,0 +1,170 @@
+"""One step of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from offline.learning.optimiser import Average, FSam, base_of
+
+Batch = TypeVar("Batch")
+
+
+@dataclass(frozen=True)
+class Update:
+    """What became of one batch.
+
+    Attributes:
+        loss: mean loss at the weights before the update.
+        norm: norm of the gradient that was clipped and used; NaN if there was none to use.
+        stepped: False if a loss or a gradient was not finite; then the weights are what they were before.
+    """
+
+    loss: float
+    norm: float
+    stepped: bool
+
+
+class Updater(Generic[Batch]):
+    """Turns batches into updates.
+
+    Args:
+        model: the network; one that is wrapped for several devices synchronises once a pass.
+        optimiser: of `build_optimiser`.
+        loss: mean loss of a micro-batch; runs the network at the precision that is wanted.
+        clip: largest norm of the gradient that is used; Friendly-SAM's first gradient, which only gives the direction
+            of the climb, is never clipped.
+        scaler: for fp16.
+        schedule: moved on after each update; a batch that was left out does not count.
+        average: follows each update.
+        local_climb: with several devices, let each climb along the gradient of its own part of the batch, which saves
+            one synchronisation.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimiser: Optimizer,
+        loss: Callable[[Batch], Tensor],
+        *,
+        clip: float | None = None,
+        scaler: GradScaler | None = None,
+        schedule: LRScheduler | None = None,
+        average: Average | None = None,
+        local_climb: bool = False,
+    ) -> None:
+        self._model = model
+        self._sam = optimiser if isinstance(optimiser, FSam) else None
+        self._base = base_of(optimiser)
+        self._loss = loss
+        self._clip = math.inf if clip is None else clip
+        self._scaler = scaler
+        self._schedule = schedule
+        self._average = average
+        self._local_climb = local_climb
+
+    @property
+    def _parameters(self) -> list[Tensor]:
+        return [p for group in self._base.param_groups for p in group["params"]]
+
+    def update(self, micro_batches: Sequence[Batch], shares: Sequence[float] | None = None) -> Update:
+        """Take one step on a batch that may come in parts.
+
+        Args:
+            micro_batches: the parts.
+            shares: share of each part in the batch, summing to 1; None if all have the same.
+        """
+        weights = shares or [1 / len(micro_batches)] * len(micro_batches)
+        parts = list(zip(micro_batches, weights, strict=True))
+        self._base.zero_grad(set_to_none=True)
+        before = [] if self._sam is None else _random_state()
+        loss = self._pass(parts, synchronise=self._sam is None or not self._local_climb)
+        climbed = self._sam is None or self._climb(loss, before, parts)
+        update = self._step(loss) if climbed else Update(loss, math.nan, stepped=False)
+        self._base.zero_grad(set_to_none=True)
+        if update.stepped:
+            if self._schedule is not None:
+                self._schedule.step()
+            if self._average is not None:
+                self._average.update()
+        return update
+
+    def _pass(self, parts: Sequence[tuple[Batch, float]], *, synchronise: bool) -> float:
+        """Add up the gradient of the batch; returns its mean loss."""
+        total = 0.0
+        for index, (batch, share) in enumerate(parts):
+            held = not synchronise or index < len(parts) - 1
+            no_sync: Callable[[], AbstractContextManager[None]] = getattr(self._model, "no_sync", nullcontext)
+            with no_sync() if held else nullcontext():
+                loss = self._loss(batch) * share
+                (loss if self._scaler is None else self._scaler.scale(loss)).backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        return total
+
+    def _climb(self, loss: float, before: list[Tensor], parts: Sequence[tuple[Batch, float]]) -> bool:
+        """Friendly-SAM's first step and second pass; False if the first gradient is of no use."""
+        assert self._sam is not None
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        if self._scaler is not None:
+            # By hand: the scaler unscales only once an update, and that is the second gradient's.
+            torch._foreach_div_(gradients, self._scaler.get_scale())
+        if not self._agreed(math.isfinite(loss) and _finite(gradients)):
+            if self._scaler is not None:
+                self._scaler.update(self._scaler.get_scale() * self._scaler.get_backoff_factor())
+            return False
+        after = _random_state()
+        try:
+            self._sam.first_step(zero_grad=True)
+            _set_random_state(before)
+            self._pass(parts, synchronise=True)
+        finally:
+            self._sam.restore()
+            _set_random_state(after)
+        return True
+
+    def _step(self, loss: float) -> Update:
+        if self._scaler is not None:
+            self._scaler.unscale_(self._base)
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, self._clip))
+        finite = self._agreed(math.isfinite(loss) and math.isfinite(norm))
+        if self._scaler is None:
+            if finite:
+                self._base.step()
+            return Update(loss, norm, finite)
+        scale = self._scaler.get_scale()
+        if finite:
+            self._scaler.step(self._base)
+        self._scaler.update(None if finite else scale * self._scaler.get_backoff_factor())
+        return Update(loss, norm, finite)
+
+    def _agreed(self, finite: bool) -> bool:
+        """Whether it is finite on every device: all of them step, or none."""
+        if not torch.distributed.is_initialized():
+            return finite
+        flag = torch.tensor(float(finite), device=self._parameters[0].device)
+        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
+        return bool(flag)
+
+
+def _finite(tensors: Sequence[Tensor]) -> bool:
+    return bool(torch.stack([torch.isfinite(t).all() for t in tensors]).all())
+
+
+def _random_state() -> list[Tensor]:
+    """What dropout and stochastic depth draw from: the generator of the CPU, then of each GPU."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+
+
+def _set_random_state(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if states[1:]:
+        torch.cuda.set_rng_state_all(states[1:])

@@ -1,0 +1,121 @@
+"""What a stage is, and what it may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import ClassVar
+
+from engines.store.store import Store
+from offline.config import RunConfig
+from offline.pipeline.progress import Progress
+from stage1.artifacts import Artifact, sha256_json
+
+CHECKPOINTS = "checkpoints"
+PREFIXES = "prefixes"
+
+
+class StageManifest(Artifact):
+    """`stage.json`, the last file written into a stage's directory.
+
+    Attributes:
+        stage: name of the stage.
+        key: hash of everything that decided its outcome.
+        inputs: content hash of each stage it read.
+        files: hash of each file it wrote.
+        started_at: UTC, ISO 8601.
+        finished_at: UTC, ISO 8601.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    stage: str
+    key: str
+    inputs: dict[str, str]
+    files: dict[str, str]
+    started_at: str
+    finished_at: str
+
+    @property
+    def content_sha256(self) -> str:
+        """Hash of what the stage wrote."""
+        return sha256_json(self.files)
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a running stage may use.
+
+    Attributes:
+        config: config of the run.
+        data_root: the data directory.
+        workspace: the workspace; only ledgers and checkpoints are written there directly.
+        store: where bundles are published.
+        out: empty directory for the stage's files.
+        inputs: directory of each stage it needs, by name.
+        key: the stage's key.
+        run: id of the run.
+        now: the clock, UTC.
+        progress: where to tell how far it is.
+    """
+
+    config: RunConfig
+    data_root: Path
+    workspace: Path
+    store: Store
+    out: Path
+    inputs: dict[str, Path]
+    key: str
+    run: str
+    now: Callable[[], datetime]
+    progress: Progress
+
+    @property
+    def prefixes(self) -> Path:
+        """Where what frozen blocks make of images is kept over the nights."""
+        return self.workspace / PREFIXES
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where a stage that takes hours keeps what it needs to go on; stays if the stage is killed."""
+        return self.workspace / CHECKPOINTS / self.key
+
+
+def _nothing(_config: RunConfig) -> Sequence[Path]:
+    return ()
+
+
+def _any_machine(_config: RunConfig) -> str:
+    return ""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline.
+
+    Attributes:
+        name: name on the command line and on disk.
+        needs: names of the stages whose files it reads.
+        sections: fields of `RunConfig` that it depends on, or parts of them, as in `model.backbone`.
+        code: modules whose source is part of its key, with every module of this program that they import.
+        distributions: packages whose installed version, or that they are not there, is part of its key.
+        outside: files and directories that the config names and the stage reads; names, sizes and times of change of
+            what is there are part of its key.
+        run: does the work, writing into `context.out`.
+        always: runs every time, because its effect is outside its directory.
+        machine: what of this machine decides its result; part of its key.
+        helpers: modules whose own source is part of its key, without what they import.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    sections: tuple[str, ...]
+    code: tuple[str, ...]
+    run: Callable[[StageContext], None]
+    distributions: tuple[str, ...] = ()
+    always: bool = False
+    outside: Callable[[RunConfig], Sequence[Path]] = _nothing
+    machine: Callable[[RunConfig], str] = _any_machine
+    helpers: tuple[str, ...] = ()

@@ -1,0 +1,48 @@
+"""Evaluate on the test rows."""
+
+from __future__ import annotations
+
+from engines.store.bundle import CALIBRATOR, PARAMS, PREPROCESS
+from offline.data.dataset import Dataset
+from offline.data.scoring import run_engine
+from offline.evaluation.evaluate import EvaluationSettings, evaluate, metrics_csv
+from offline.evaluation.training_comparison import TrainingComparison
+from offline.pipeline.run_files import COMPARISON, METRICS, PAGE, REFERENCES, REPORT, THRESHOLDS
+from offline.pipeline.stage import StageContext
+from offline.report.page import render
+from offline.report.thumbnails import thumbnails
+from offline.stages.compiled_engine import compiled_engine
+from offline.stages.inputs import rows_of
+from stage1.artifacts import write_atomic
+from stage1.baselines.literature import ReferenceRules
+from stage1.baselines.softmax import Thresholds
+from stage1.certificate.params import ScrcParams
+from stage1.preprocess import PreprocessSettings
+from stage1.probability.calibrator import ProbabilityCalibrator
+
+
+def run_eval_selective(context: StageContext) -> None:
+    """Evaluate on the test rows; writes `metrics.csv`, `report.json` and `report.html`."""
+    export, calibrated = context.inputs["export"], context.inputs["calibrate_scrc"]
+    params = ScrcParams.read(calibrated / PARAMS)
+    calibrator = ProbabilityCalibrator.read(calibrated / CALIBRATOR)
+    preprocess = PreprocessSettings.read(export / PREPROCESS)
+    rows = rows_of(context, "test")
+    test = run_engine(compiled_engine(context), rows, preprocess, context.progress.step, "test")
+    rules, thresholds = ReferenceRules.read(calibrated / REFERENCES), Thresholds.read(calibrated / THRESHOLDS)
+    report = evaluate(test, params, calibrator, rules, thresholds, EvaluationSettings(seed=context.config.seed))
+    report.write(context.out / REPORT)
+    write_atomic(context.out / METRICS, metrics_csv(report).encode())
+    pictures = thumbnails(rows, [mistake.row for mistake in report.mistakes], preprocess)
+    title = f"Stage-1 report, run {context.run}"
+    comparison = TrainingComparison.read(context.inputs["compare_training"] / COMPARISON)
+    page = render(report, params, title=title, data=_about(rows), thumbnails=pictures, comparison=comparison)
+    write_atomic(context.out / PAGE, page.encode())
+
+
+def _about(rows: Dataset) -> str:
+    sources = sorted({row.source or "unnamed source" for row in rows.rows})
+    text = f"Data: {', '.join(sources)}."
+    if "synthetic" in sources:
+        text += " Synthetic pictures say nothing about accuracy on real streets."
+    return text

@@ -1,0 +1,49 @@
+"""Fine-tune the heads for the exit risk."""
+
+from __future__ import annotations
+
+import shutil
+from typing import ClassVar
+
+from offline.pipeline.run_files import BEST, SUPERVISED
+from offline.pipeline.stage import StageContext
+from offline.stages.inputs import images_of, network_of
+from stage1.artifacts import Artifact
+
+
+def run_train_conformal_risk(context: StageContext) -> None:
+    """Fine-tune the heads for the exit risk; writes `model_best.safetensors`."""
+    supervised = context.inputs["train_supervised"] / SUPERVISED
+    config = context.config
+    if not config.train_conformal_risk.enabled:
+        shutil.copyfile(supervised, context.out / BEST)
+        ConformalRecord(enabled=False).write(context.out / "conformal_training.json")
+        return
+    from offline.learning.conformal.train import train_conformal_risk  # noqa: PLC0415
+    from stage1.model.weights import load_weights, save_weights  # noqa: PLC0415
+
+    net = network_of(context, trained=True)
+    load_weights(net, supervised)
+    before, after = train_conformal_risk(
+        net,
+        images_of(context, "train"),
+        images_of(context, "val_select"),
+        config.train_conformal_risk,
+        config.calibrate_scrc,
+        seed=config.seed,
+        progress=context.progress.step,
+        checkpoints=context.checkpoints,
+    )
+    save_weights(net, context.out / BEST)
+    record = ConformalRecord(enabled=True, coverage_before=before.coverage, coverage_after=after.coverage)
+    record.write(context.out / "conformal_training.json")
+
+
+class ConformalRecord(Artifact):
+    """`conformal_training.json`: what conformal risk training did to the exit coverage on val_select."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    enabled: bool
+    coverage_before: float | None = None
+    coverage_after: float | None = None

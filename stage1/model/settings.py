@@ -1,0 +1,90 @@
+"""Settings of the network; without torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from offline.config import _Section
+
+Adapter = Literal["doran", "dora", "lora", "prompts", "parallel", "none"]
+
+DINOV3 = "facebook/dinov3-vith16plus-pretrain-lvd1689m"
+
+
+class RandomBackbone(_Section):
+    """A small DINOv3 with random weights: for demonstrations and tests, where no pretrained one can be had.
+
+    Attributes:
+        kind: tells it from a pretrained backbone.
+        hidden: width; a multiple of `heads`.
+        layers: blocks.
+        heads: attention heads.
+        patch_px: side of a patch.
+        initializer_range: standard deviation of the weights; near hidden ** -0.5, or frozen layers carry no signal.
+    """
+
+    kind: Literal["random"] = "random"
+    hidden: int = Field(default=64, ge=16)
+    layers: int = Field(default=4, ge=1)
+    heads: int = Field(default=2, ge=1)
+    patch_px: int = Field(default=16, ge=4)
+    initializer_range: float = Field(default=0.12, gt=0)
+
+
+class PretrainedBackbone(_Section):
+    """A vision transformer from the Hugging Face hub or a local directory.
+
+    Attributes:
+        kind: tells it from a random backbone.
+        name: hub id or directory.
+    """
+
+    kind: Literal["pretrained"] = "pretrained"
+    name: str = DINOV3
+
+
+class NamedHead(_Section):
+    """A head for a column of the data beside the label; rows without a value are not in its loss.
+
+    Attributes:
+        column: column of the labels file; `travel_alteration` also finds `scene_level_tags.travel_alteration`.
+        classes: its values in the order of the logits; the first one means no roadwork. Other values are an error.
+    """
+
+    column: str = Field(min_length=1)
+    classes: tuple[str, ...] = Field(min_length=2)
+
+
+class ModelSettings(_Section):
+    """Backbone, adapter and heads.
+
+    Attributes:
+        backbone: where the features come from.
+        views: see `stage1.model.net.Stage1Net`.
+        adapter: what is trained of the backbone. `doran`, `dora` and `lora` are low-rank and merged into plain weights;
+            `prompts` are extra tokens in each block and `parallel` is a bottleneck beside each MLP, and both stay in
+            the graph; `none` trains the heads alone. Convolutional backbones take `lora`, `dora` and `none`.
+        targets: projections that low-rank adapters are put on; of a convolutional backbone its 1x1 convolutions,
+            whatever this says.
+        rank: rank of low-rank adapters (their alpha is twice that), number of prompts in a block, or width of the
+            parallel bottleneck.
+        dropout: before low-rank adapters.
+        last_layers: number of blocks, counted from the end, that are adapted; None for all.
+        head_hidden: width of the hidden layer of each head.
+        heads: named heads by their name.
+        multi_scale: patches half and twice as coarse as the backbone's are trained beside it and go into the heads.
+            They see the pixels, so the activations of frozen blocks cannot be kept instead.
+    """
+
+    backbone: Annotated[RandomBackbone | PretrainedBackbone, Field(discriminator="kind")] = PretrainedBackbone()
+    views: Literal["whole", "whole_and_quadrants"] = "whole"
+    adapter: Adapter = "doran"
+    targets: Literal["query_value", "attention", "mlp", "all"] = "all"
+    rank: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    last_layers: int | None = Field(default=6, ge=1)
+    head_hidden: int = Field(default=64, ge=1)
+    heads: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], NamedHead] = Field(default_factory=dict)
+    multi_scale: bool = False

@@ -1,0 +1,63 @@
+"""What a Stage-2 server is to the bridge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+
+class Stage2Error(Exception):
+    """Stage-2 could not answer this image."""
+
+
+class Stage2Client(Protocol):
+    """One Stage-2 server, in this process or another."""
+
+    @property
+    def name(self) -> str:
+        """What the journal calls it."""
+        ...
+
+    async def ask(self, content: bytes, timeout_s: float) -> float:
+        """Probability of roadwork in an encoded image.
+
+        Args:
+            content: the image as it arrived.
+            timeout_s: time after which nobody waits for the answer any more.
+
+        Raises:
+            Stage2Error: no answer can be had.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Free what the client holds."""
+        ...
+
+
+class Outcome(StrEnum):
+    """What became of a hand-off."""
+
+    ANSWERED = "answered"
+    TIMEOUT = "timeout"
+    BUSY = "busy"
+    ERROR = "error"
+    ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Result of a hand-off.
+
+    Attributes:
+        outcome: what became of it.
+        probability: Stage-2's probability of roadwork, None unless answered.
+        latency_ms: time spent in the bridge.
+        server: name of the Stage-2 client, empty if there is none.
+    """
+
+    outcome: Outcome
+    probability: float | None
+    latency_ms: float
+    server: str
