@@ -42,7 +42,7 @@ def serve_ours(port: int, hotkey: str, validator: str) -> None:
     from miner.axon.access import AccessPolicy
     from miner.axon.app import AxonApp
     from miner.axon.server import AxonServer
-    from miner.axon.settings import AccessSettings, AxonServerSettings
+    from miner.axon.settings import AccessSettings, AxonSettings
     from miner.chain.port import Neuron
 
     async def answer(request: AxonRequest) -> Prediction:
@@ -51,9 +51,7 @@ def serve_ours(port: int, hotkey: str, validator: str) -> None:
     async def run() -> None:
         rules = AccessSettings(requests_per_s=1e6, burst=10**6)
         access = AccessPolicy(rules, {validator: Neuron(uid=1, validator_permit=True)})
-        server = AxonServer(
-            AxonApp(answer, hotkey=hotkey, access=access), AxonServerSettings(host="127.0.0.1", port=port)
-        )
+        server = AxonServer(AxonApp(answer, hotkey=hotkey, access=access), AxonSettings(host="127.0.0.1", port=port))
         await server.start()
         await server.wait()
 

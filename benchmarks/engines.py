@@ -112,7 +112,7 @@ def load(name: str, shape: Shape, home: Path, threads: int) -> tuple[Any, str]:
         return lambda images: predict(net, images).logits, f"torch {torch.__version__}"
     if name == NNCF:
         return load_nncf(home, threads)
-    from engines.backends.opened import open_engine
+    from engines.backends.registry import open_engine
     from engines.spec import EngineSpec
 
     backend, precision = name.split()

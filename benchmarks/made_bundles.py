@@ -11,7 +11,8 @@ import numpy as np
 
 from benchmarks.random_dinov3 import Shape, network
 from engines.backends.onnxruntime import OnnxEngine
-from engines.store.bundle import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, Provenance, engine_sha256
+from engines.store.bundle import Provenance, engine_sha256
+from engines.store.file_names import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS
 from engines.store.golden import write_golden
 from engines.store.store import Store
 from stage1.certificate.calibrate import CalibrationContext, calibrate

@@ -22,16 +22,14 @@ import torch
 from transformers.utils import logging
 
 from benchmarks.random_dinov3 import VITS, network
-from engines.backends.compiled import compile_engine
-from engines.backends.opened import open_engine
-from engines.backends.registry import KNOWN, check_available
+from engines.backends.registry import check_available, compile_engine, known, open_engine
 from engines.batches import in_batches
 from engines.engine import Engine
 from engines.errors import EngineError
 from engines.spec import EngineSpec
 from offline.certify.onnx_export import export_onnx
 from offline.data.dataset import Dataset
-from offline.data.labels_csv import read_dataset
+from offline.data.source import read_dataset
 from offline.learning.predict import predict
 from stage1.model.backbones import build
 from stage1.model.settings import ModelSettings, PretrainedBackbone
@@ -96,7 +94,7 @@ def main() -> None:
         images = photographs(options.data, options.images, size_px)
         truth = predict(net, images)
         print(f"{len(images)} photographs, batch sizes 1 to {options.most}")
-        good = [row(spec, model, truth, images, options.most) for spec in KNOWN]
+        good = [row(spec, model, truth, images, options.most) for spec in known()]
     sys.exit(not all(good))
 
 

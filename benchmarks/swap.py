@@ -39,7 +39,7 @@ from engines.live.settings import BatchSettings, SwapSettings
 from engines.live.slot import BundleSlot
 from engines.live.states import State
 from engines.machine.memory import few_arenas, give_back
-from engines.store.bundle import ENGINE
+from engines.store.file_names import ENGINE
 from engines.store.store import Store
 from stage1.preprocess import Pixels
 

@@ -18,8 +18,10 @@ EngineError
 
 from __future__ import annotations
 
+from stage1.errors import CascadeError
 
-class EngineError(Exception):
+
+class EngineError(CascadeError):
     """Root of the errors of `engines`."""
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from stage1.artifacts import Artifact
 
-Backend = Literal["onnxruntime", "openvino", "tensorrt"]
 Precision = Literal["fp32", "bf16", "int8"]
 Device = Literal["cpu", "cuda"]
 
@@ -16,14 +17,14 @@ class EngineSpec(Artifact):
     """`spec.json`: which runtime computes a Stage-1, where, and how exactly; part of what a certificate is true of.
 
     Attributes:
-        backend: the runtime.
+        backend: name of the runtime, one of `engines.backends.registry.BACKENDS`.
         precision: of the matrix products; weights and outputs of the graph stay fp32.
         device: where it runs.
     """
 
     SCHEMA_VERSION: ClassVar[int] = 1
 
-    backend: Backend = "onnxruntime"
+    backend: str = Field(default="onnxruntime", pattern=r"^[a-z][a-z0-9_]*$")
     precision: Precision = "fp32"
     device: Device = "cpu"
 

@@ -1,26 +1,22 @@
 """Errors of the live miner, each with the exit status of the command that it ends.
 
-MinerError
-├── SettingsError          the settings do not fit                           2
-├── WalletError            the wallet or hotkey cannot be read               3
-└── StartError             the miner cannot start                            4
+MinerError                 a `stage1.errors.CascadeError`
+├── WalletError            3   the wallet or hotkey cannot be read
+└── StartError             4   the miner cannot start
+    ├── ServerError            it cannot listen
+    └── ChainError             what the chain says, or does not
+        ├── ChainUnavailable   the endpoint gave no answer in time, or an unusable one
+        ├── NotRegistered      the hotkey has no UID on the subnet
+        └── ServeRefused       the chain did not accept the published address
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from stage1.errors import CascadeError
 
 
-class MinerError(Exception):
+class MinerError(CascadeError):
     """Root of the errors of `miner`."""
-
-    exit_status: ClassVar[int] = 1
-
-
-class SettingsError(MinerError):
-    """The settings do not fit."""
-
-    exit_status = 2
 
 
 class WalletError(MinerError):
@@ -33,3 +29,23 @@ class StartError(MinerError):
     """The miner cannot start."""
 
     exit_status = 4
+
+
+class ServerError(StartError):
+    """The axon, or the administrator's endpoint, cannot listen."""
+
+
+class ChainError(StartError):
+    """Root of the errors of the chain; a miner that runs already goes on with what it knows."""
+
+
+class ChainUnavailable(ChainError):
+    """The endpoint gave no answer in time, or one that cannot be used."""
+
+
+class NotRegistered(ChainError):
+    """The hotkey has no UID on the subnet."""
+
+
+class ServeRefused(ChainError):
+    """The chain did not accept the published address."""

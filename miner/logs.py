@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import sys
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import structlog
+
+from stage1.settings import Section
 
 SDK_LOGGER = "bittensor"
 
@@ -81,3 +83,15 @@ def _renderer(as_json: bool, terminal: bool) -> list[Any]:
     if as_json:
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     return [structlog.dev.ConsoleRenderer(colors=terminal)]
+
+
+class LogSettings(Section):
+    """Logs, on standard error.
+
+    Attributes:
+        level: lowest level that is written.
+        json_lines: JSON instead of coloured text; None decides by whether it is a terminal.
+    """
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    json_lines: bool | None = None

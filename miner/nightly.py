@@ -10,16 +10,17 @@ import sys
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
+from pydantic import Field, model_validator
 
 from engines.spec import EngineSpec
-from miner.settings import RetrainSettings
 from stage1.artifacts import Artifact
 from stage1.errors import ArtifactError
+from stage1.settings import Section
 
 log = structlog.get_logger(__name__)
 
@@ -180,3 +181,33 @@ async def _end_group(process: asyncio.subprocess.Process) -> None:
             async with asyncio.timeout(wait_s):
                 await process.wait()
             return
+
+
+class RetrainSettings(Section):
+    """The nightly job.
+
+    Attributes:
+        enabled: start it at all.
+        cron: when, in UTC, as five crontab fields.
+        data: directory with `labels.csv`.
+        workspace: where stages are cached.
+        preset: preset of the pipeline.
+        config: a `config.json` instead of the preset.
+        niceness: of the child process.
+        timeout_h: after so long it is ended.
+    """
+
+    enabled: bool = False
+    cron: str = "30 3 * * *"
+    data: Path | None = None
+    workspace: Path = Path("cascade-data/workspace")
+    preset: str = "standard"
+    config: Path | None = None
+    niceness: int = Field(default=15, ge=0, le=19)
+    timeout_h: float = Field(default=10.0, gt=0)
+
+    @model_validator(mode="after")
+    def _enabled_needs_data(self) -> Self:
+        if self.enabled and self.data is None:
+            raise ValueError("enabled is true, so data must name a directory with labels.csv")
+        return self

@@ -19,19 +19,20 @@ from engines.live.follower import StoreFollower
 from engines.live.local_compile import Workshop
 from engines.machine.memory import few_arenas
 from engines.store.store import Store
+from miner.admin.settings import AdminSettings
 from miner.answering.cascade import Cascade
 from miner.answering.journal import Journal
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
-from miner.axon.server import ABORT_S, AxonServer, AxonServerError
-from miner.axon.settings import AxonServerSettings
+from miner.axon.server import ABORT_S, AxonServer
+from miner.axon.settings import AxonSettings
 from miner.chain.bittensor import BittensorChain
 from miner.chain.offline import OfflineChain
-from miner.chain.port import ChainError, ChainPort, ChainUnavailable
+from miner.chain.port import ChainPort
 from miner.chain.wallet import load_hotkey
-from miner.errors import StartError
+from miner.errors import ChainError, StartError
 from miner.nightly import NightlyJob
-from miner.settings import AdminSettings, MinerSettings
+from miner.settings import MinerSettings
 from stage1.errors import Stage1Error
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.servers.local_engine import LocalEngineClient
@@ -89,7 +90,7 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
         cascade = await _cascade(settings, follower, batcher, stack)
         app = AxonApp(cascade.answer, hotkey=address, access=access, settings=settings.requests, wire=settings.wire)
         server = AxonServer(app, settings.axon)
-        await _listen(server)
+        await server.start()
         stack.push_async_callback(server.stop, DRAIN_S)
         await _open_admin(settings.admin, follower, batcher, stack)
         await _announce(settings, chain, server)
@@ -109,23 +110,17 @@ def open_chain(settings: MinerSettings) -> ChainPort:
     """The chain adapter that the settings name.
 
     Raises:
-        StartError: the offline chain's file cannot be read.
+        ChainUnavailable: the offline chain's file cannot be read.
     """
     if settings.chain.kind == "offline":
         assert settings.chain.snapshot is not None
-        try:
-            return OfflineChain.from_file(settings.chain.snapshot)
-        except ChainUnavailable as error:
-            raise StartError(str(error)) from error
+        return OfflineChain.from_file(settings.chain.snapshot)
     return BittensorChain(settings.wallet, settings.chain, logs=settings.log)
 
 
 async def _first_snapshot(chain: ChainPort, access: AccessPolicy, address: str) -> None:
-    try:
-        snapshot = await chain.snapshot()
-        uid = snapshot.neuron(address).uid
-    except ChainError as error:
-        raise StartError(str(error)) from error
+    snapshot = await chain.snapshot()
+    uid = snapshot.neuron(address).uid
     access.update(snapshot.neurons)
     log.info("chain_read", block=snapshot.block, neurons=len(snapshot.neurons), admitted=access.admitted, uid=uid)
 
@@ -158,13 +153,6 @@ async def _cascade(
     return cascade
 
 
-async def _listen(server: AxonServer) -> None:
-    try:
-        await server.start()
-    except AxonServerError as error:
-        raise StartError(str(error)) from error
-
-
 async def _open_admin(
     settings: AdminSettings, follower: StoreFollower, batcher: Batcher, stack: AsyncExitStack
 ) -> None:
@@ -173,9 +161,9 @@ async def _open_admin(
     # Most miners have none, and its web framework takes a while to import.
     from miner.admin.api import admin_app  # noqa: PLC0415
 
-    where = AxonServerSettings(host="127.0.0.1", port=settings.port)
+    where = AxonSettings(host="127.0.0.1", port=settings.port)
     server = AxonServer(admin_app(follower, batcher, utc_now), where, name="admin")
-    await _listen(server)
+    await server.start()
     stack.push_async_callback(server.stop, ABORT_S)
 
 
@@ -187,10 +175,7 @@ async def _announce(settings: MinerSettings, chain: ChainPort, server: AxonServe
             "chain.external_ip is not set: validators would not find this miner. Set it to the address they reach, or "
             "set chain.publish_endpoint = false if the address is on the chain already"
         )
-    try:
-        await chain.serve(settings.chain.external_ip, settings.chain.external_port or server.port)
-    except ChainError as error:
-        raise StartError(str(error)) from error
+    await chain.serve(settings.chain.external_ip, settings.chain.external_port or server.port)
 
 
 async def _serve(

@@ -60,6 +60,10 @@ class JsonDisplay:
             self._last = now
             self._write({"done": done, "total": total, "note": note})
 
+    def finished(self, run: str) -> None:
+        """Tell where the run's files are."""
+        self._write({"run": run})
+
     def _write(self, record: dict[str, object]) -> None:
         self._stream.write(json.dumps(record) + "\n")
         self._stream.flush()

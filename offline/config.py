@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
-
+from engines.backends.settings import CompileSettings
 from engines.spec import EngineSpec
 from offline.data.settings import PreflightSettings
 from offline.learning.settings import AdaptSettings, CompareSettings, ConformalTrainingSettings, TrainSettings
@@ -14,23 +14,10 @@ from offline.publish.settings import GateSettings
 from offline.splits.settings import SplitSettings
 from stage1.artifacts import Artifact
 from stage1.certificate.settings import CalibrationSettings
+from stage1.errors import SettingsError
 from stage1.model.settings import ModelSettings, RandomBackbone
 from stage1.preprocess import PreprocessSettings
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CompileSettings(_Section):
-    """How an engine is compiled.
-
-    Attributes:
-        refittable: of TensorRT, whether a miner may put the next night's weights into the engine that stands by, in
-            place of loading another one; may cost speed.
-    """
-
-    refittable: bool = False
+from stage1.settings import override
 
 
 class RunConfig(Artifact):
@@ -82,27 +69,18 @@ PRESETS: dict[str, RunConfig] = {
 }
 
 
-def override(config: RunConfig, changes: dict[str, Any]) -> RunConfig:
-    """A config with some values replaced.
+def load_config(preset: str, path: Path | None = None, changes: Mapping[str, Any] | None = None) -> RunConfig:
+    """The config of a run: a preset or a `config.json`, then single changes.
 
     Args:
-        config: where to start.
+        preset: name of a preset; not looked at if there is a file.
+        path: a `config.json`.
         changes: new values by dotted path, for example `{"train_supervised.epochs": 5}`.
 
     Raises:
-        pydantic.ValidationError: a path or a value does not exist or does not fit.
+        SettingsError: the preset, a name or a value is unknown or does not fit.
+        stage1.errors.ArtifactError: the file cannot be read.
     """
-    tree = config.model_dump()
-    for path, value in changes.items():
-        *parents, leaf = path.split(".")
-        node = tree
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[leaf] = value
-    return RunConfig.model_validate(tree)
-
-
-def load_config(preset: str, path: Path | None, changes: dict[str, Any]) -> RunConfig:
-    """The config of a run: a preset or a `config.json`, then single changes."""
-    base = PRESETS[preset] if path is None else RunConfig.read(path)
-    return override(base, changes)
+    if path is None and preset not in PRESETS:
+        raise SettingsError(f"no preset is called {preset!r}; there are {', '.join(PRESETS)}")
+    return override(PRESETS[preset] if path is None else RunConfig.read(path), changes or {})

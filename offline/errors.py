@@ -10,10 +10,10 @@ OfflineError
 
 from __future__ import annotations
 
-from typing import ClassVar
+from stage1.errors import CascadeError
 
 
-class OfflineError(Exception):
+class OfflineError(CascadeError):
     """Root of the errors of `offline`."""
 
 
@@ -36,4 +36,4 @@ class TrainingError(OfflineError):
 class TrainingInterrupted(TrainingError):
     """Training was told to end; it goes on from its checkpoint when it is started again."""
 
-    exit_status: ClassVar[int] = 75
+    exit_status = 75

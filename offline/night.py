@@ -1,175 +1,160 @@
-"""The stages of a night, in order. Each reads the files of the stages it needs and writes its own."""
+"""A night: the data are read once, and every stage that is not finished yet runs on them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from offline.certify.engine_agreement import machine_of
-from offline.config import RunConfig
-from offline.pipeline.run_files import (
-    ADAPTER_TENSORS,
-)
-from offline.pipeline.stage import Stage
-from offline.stages.adapt_domain import run_adapt_domain
-from offline.stages.calibrate_scrc import run_calibrate_scrc
-from offline.stages.compare_training import run_compare_training
-from offline.stages.eval_selective import run_eval_selective
-from offline.stages.export import run_export
-from offline.stages.publish import BUNDLE_STAGES, run_publish
-from offline.stages.splits import run_splits
-from offline.stages.train_conformal_risk import run_train_conformal_risk
-from offline.stages.train_supervised import run_train_supervised
-from stage1.model.settings import PretrainedBackbone
+from engines.backends.registry import check_available
+from engines.machine.clock import utc_now
+from engines.spec import EngineSpec
+from engines.store.file_names import CONFIG, PARAMS
+from engines.store.store import Store
+from offline.config import RunConfig, load_config
+from offline.data.source import read_dataset
+from offline.pipeline.progress import Progress, Silence
+from offline.pipeline.runner import Pipeline
+from offline.publish.gate import Publication, published, put_in_place
+from offline.stages import STAGE_NAMES
+from stage1.certificate.params import ScrcParams
 
-
-def _backbone(config: RunConfig) -> list[Path]:
-    """The backbone, if it is a directory."""
-    backbone = config.model.backbone
-    return [Path(backbone.name)] if isinstance(backbone, PretrainedBackbone) and Path(backbone.name).is_dir() else []
+if TYPE_CHECKING:
+    from offline.stages.context import NightStage
 
 
-def _unlabelled(config: RunConfig) -> list[Path]:
-    return [*_backbone(config), *(config.adapt_domain.images if config.adapt_domain.enabled else ())]
+@dataclass(frozen=True)
+class NightOutcome:
+    """What came of a night.
+
+    Attributes:
+        run: directory of the run, with every file that its stages wrote.
+        last: name of the last stage that was asked for.
+        publication: what became of the challenger; None if the night was to end before it.
+        params: the policy of the challenger; None as well.
+        current: whether the challenger is the current bundle now.
+    """
+
+    run: Path
+    last: str
+    publication: Publication | None = None
+    params: ScrcParams | None = None
+    current: bool = False
 
 
-def _start(config: RunConfig) -> list[Path]:
-    """What supervised training starts from."""
-    start = config.train_supervised.warm_start
-    return _backbone(config) if start is None else [*_backbone(config), start / ADAPTER_TENSORS]
+def stages() -> tuple[NightStage, ...]:
+    """The stages in order, each from the file that has its name."""
+    return tuple(importlib.import_module(f"offline.stages.{name}").STAGE for name in STAGE_NAMES)
 
 
-_TORCH = ("torch", "transformers", "peft")
-# What `open_engine` may import is found only when it does.
-_ENGINES = ("engines.backends.opened", "engines.backends.openvino", "engines.backends.tensorrt.engine")
-_MODEL = ("stage1.model.backbones", "stage1.model.adapters.attach", "offline.stages.export", "stage1.model.net")
+def run_night(
+    data: Path,
+    *,
+    workspace: Path,
+    store: Path,
+    config: RunConfig,
+    last: str | None = None,
+    progress: Progress | None = None,
+    now: Callable[[], datetime] = utc_now,
+    kept: str | None = None,
+    instead_of: str | None = None,
+) -> NightOutcome:
+    """Run the pipeline; what was finished before is not run again.
 
-_STAGES: tuple[Stage, ...] = (
-    Stage(
-        "splits",
-        (),
-        ("preprocess", "preflight", "splits", "model.heads"),
-        (
-            "offline.splits.assign",
-            "offline.splits.split_ledger",
-            "offline.data.fingerprints",
-            "offline.splits.difficulty",
-            "offline.data.preflight",
-        ),
-        run_splits,
-        ("imagehash", "numpy", "pillow", "scipy", "simplejpeg"),
-    ),
-    Stage(
-        "adapt_domain",
-        ("splits",),
-        ("seed", "preprocess", "model.backbone", "model.views", "splits.hash_distance", "adapt_domain"),
-        (
-            *_MODEL,
-            "offline.learning.self_distillation.adapt",
-            "offline.learning.self_distillation.probe",
-            "offline.data.unlabelled",
-            "stage1.preprocess",
-        ),
-        run_adapt_domain,
-        (*_TORCH, "imagehash", "pillow", "scipy", "simplejpeg"),
-        outside=_unlabelled,
-    ),
-    Stage(
-        "train_supervised",
-        ("splits", "adapt_domain"),
-        ("seed", "preprocess", "model", "train_supervised", "calibrate_scrc"),
-        (*_MODEL, "offline.learning.supervised.train", "stage1.preprocess", "stage1.certificate.calibrate"),
-        run_train_supervised,
-        (*_TORCH, "kornia", "pillow", "pytorch_optimizer", "simplejpeg"),
-        outside=_start,
-    ),
-    Stage(
-        "train_conformal_risk",
-        ("splits", "train_supervised"),
-        ("seed", "preprocess", "model", "train_conformal_risk", "calibrate_scrc"),
-        (
-            *_MODEL,
-            "offline.learning.conformal.train",
-            "offline.learning.supervised.train",
-            "stage1.preprocess",
-            "stage1.certificate.calibrate",
-        ),
-        run_train_conformal_risk,
-        (*_TORCH, "pillow", "simplejpeg"),
-    ),
-    Stage(
-        "compare_training",
-        ("splits", "train_supervised", "train_conformal_risk"),
-        (
-            "seed",
-            "preprocess",
-            "model",
-            "adapt_domain.enabled",
-            "train_supervised",
-            "train_conformal_risk",
-            "compare_training",
-            "calibrate_scrc",
-        ),
-        (*_MODEL, "offline.stages.ablations", "stage1.preprocess"),
-        run_compare_training,
-        (*_TORCH, "kornia", "pillow", "pytorch_optimizer", "simplejpeg"),
-        outside=_start,
-    ),
-    Stage(
-        "export",
-        ("splits", "train_conformal_risk"),
-        ("preprocess", "model", "engine", "compile"),
-        (*_MODEL, "offline.certify.onnx_export", "engines.store.bundle", "engines.backends.compiled"),
-        run_export,
-        (*_TORCH, "onnx", "onnxscript"),
-        machine=machine_of,
-    ),
-    Stage(
-        "calibrate_scrc",
-        ("splits", "export"),
-        ("seed", "calibrate_scrc", "model.heads"),
-        (
-            "offline.certify.calibration_ledger",
-            "engines.store.bundle",
-            *_ENGINES,
-            "offline.stages.export",
-            "stage1.certificate.calibrate",
-            "stage1.policy",
-            "stage1.probability.calibrator",
-            "stage1.baselines.literature",
-        ),
-        run_calibrate_scrc,
-        ("numpy", "pillow", "scipy", "simplejpeg"),
-        machine=machine_of,
-    ),
-    Stage(
-        "eval_selective",
-        ("splits", "compare_training", "export", "calibrate_scrc"),
-        (),
-        (
-            "offline.evaluation.evaluate",
-            "offline.certify.calibration_ledger",
-            *_ENGINES,
-            "offline.report.page",
-            "offline.report.thumbnails",
-        ),
-        run_eval_selective,
-        ("numpy", "pillow", "scipy", "simplejpeg"),
-        machine=machine_of,
-    ),
-    Stage("publish", BUNDLE_STAGES, ("gate",), ("offline.publish.gate",), run_publish, always=True),
-)
+    Args:
+        data: directory of labelled images.
+        workspace: where finished stages are kept.
+        store: directory of bundles.
+        config: of the run.
+        last: last stage to run, with those that it needs; None for all.
+        progress: where to tell how far it is; None for nowhere.
+        now: wall-clock time, UTC.
+        kept: a stage that must be finished already, with all that it needs; None for none.
+        instead_of: id of a bundle whose place the new one takes if it is current, unless that one is certified and the
+            new one is INFEASIBLE; whatever else the gate says of it.
+
+    Raises:
+        OfflineError: the data or the training do not allow a result.
+        BundleRefused: this machine does not run the engine that the config asks for, or the new bundle may not take the
+            place that it was to take.
+        PointerMoved: it was to take a bundle's place, and that is not current.
+
+    Example:
+        >>> run_night(
+        ...     Path("roads"), workspace=Path("work"), store=Path("engines"), config=load_config("standard")
+        ... )  # doctest: +SKIP
+    """
+    # A runtime that is missing is found now, and not after hours of training.
+    check_available(config.engine)
+    home = Store(store)
+    pipeline = Pipeline(
+        stages=stages(),
+        workspace=workspace,
+        store=home,
+        data=read_dataset(data),
+        config=config,
+        now=now,
+        progress=progress or Silence(),
+    )
+    if kept is not None:
+        pipeline.check_finished(kept)
+    run = pipeline.run(last)
+    last = last or STAGE_NAMES[-1]
+    if last != STAGE_NAMES[-1]:
+        return NightOutcome(run, last)
+    publication, params = published(run), ScrcParams.read(run / PARAMS)
+    current = publication.accepted
+    if instead_of is not None and not current:
+        put_in_place(home, publication.bundle, params, instead_of, now=now())
+        current = True
+    return NightOutcome(run, last, publication, params, current)
 
 
-# All read through the same few functions; what those import is named by each stage as far as it matters.
-_COMPILED = ("offline.certify.engine_agreement",)
-STAGES = tuple(
-    replace(stage, helpers=("offline.pipeline.run_files", *(_COMPILED if stage.machine is machine_of else ())))
-    for stage in _STAGES
-)
+def recompile(
+    bundle: str,
+    spec: EngineSpec,
+    *,
+    data: Path,
+    workspace: Path,
+    store: Path,
+    activate: bool = False,
+    changes: Mapping[str, object] | None = None,
+    progress: Progress | None = None,
+    now: Callable[[], datetime] = utc_now,
+) -> NightOutcome:
+    """Publish the model of a bundle for another engine, certified on that engine's numbers; nothing is trained.
 
+    Args:
+        bundle: id of the bundle, or its beginning.
+        spec: the engine.
+        data: directory of the labelled images that it was trained on.
+        workspace: where its training is kept.
+        store: directory of bundles.
+        activate: put it in the place of the bundle, if that is current; the gate may not be able to compare the two.
+        changes: further values of the bundle's config, by dotted path.
+        progress: where to tell how far it is; None for nowhere.
+        now: wall-clock time, UTC.
 
-def stage_names(stages: Sequence[Stage] = STAGES) -> tuple[str, ...]:
-    """Names of the stages in order."""
-    return tuple(stage.name for stage in stages)
+    Raises:
+        UnknownBundle: it is not in the store.
+        BundleRefused: it is damaged, this machine does not run such an engine, or it was to take the bundle's place and
+            is INFEASIBLE where that is certified.
+        PipelineError: the workspace does not hold its training.
+        PointerMoved: it was to take the bundle's place, and that is not current.
+    """
+    home = Store(store).path(bundle)
+    Store(store).verify(bundle)
+    engine = {f"engine.{name}": getattr(spec, name) for name in ("backend", "precision", "device")}
+    return run_night(
+        data,
+        workspace=workspace,
+        store=store,
+        config=load_config("", home / CONFIG, {**(changes or {}), **engine}),
+        progress=progress,
+        now=now,
+        kept="compare_training",
+        instead_of=home.name if activate else None,
+    )

@@ -17,6 +17,7 @@ from typing import ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from stage1.errors import ArtifactError
+from stage1.settings import first_problem
 
 
 class Artifact(BaseModel):
@@ -63,9 +64,8 @@ class Artifact(BaseModel):
         try:
             return cls.model_validate_json(content)
         except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in problem["loc"]) or "the file"
-            raise ArtifactError(f"{path}: not a valid {cls.__name__}: {where}: {problem['msg']}") from error
+            problem = first_problem(error, otherwise="the file")
+            raise ArtifactError(f"{path}: not a valid {cls.__name__}: {problem}") from error
 
 
 def write_atomic(path: Path, content: bytes) -> None:

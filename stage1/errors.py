@@ -1,18 +1,41 @@
-"""Errors of the Stage-1 definition.
+"""The root of all errors that this program raises on purpose, and those of the Stage-1 definition.
 
-Stage1Error
-├── ArtifactError          a file on disk is missing, damaged or of another version
-├── ImageError             bytes that are not an image we accept
-├── OutputsError           an engine returned something that is not a Stage-1 output
-├── RowsError              labelled rows are wrong, or two sets share some
-├── CertificateError       a certificate does not belong to what it is used with
-└── CalibrationError       probabilities cannot be calibrated, or not for what is asked
+Each has the exit status of a command that it ends, 1 unless the class says otherwise.
+
+CascadeError
+├── SettingsError              2   settings that do not fit
+├── Stage1Error
+│   ├── ArtifactError              a file on disk is missing, damaged or of another version
+│   ├── ImageError                 bytes that are not an image we accept
+│   ├── OutputsError               an engine returned something that is not a Stage-1 output
+│   ├── RowsError                  labelled rows are wrong, or two sets share some
+│   ├── CertificateError           a certificate does not belong to what it is used with
+│   ├── CalibrationError           probabilities cannot be calibrated, or not for what is asked
+│   └── ModelError                 a network or its weights cannot be made, read or adapted
+├── engines.errors.EngineError
+├── offline.errors.OfflineError
+├── stage2_bridge.client.Stage2Error
+└── miner.errors.MinerError
 """
 
 from __future__ import annotations
 
+from typing import ClassVar
 
-class Stage1Error(Exception):
+
+class CascadeError(Exception):
+    """Root of the errors that this program raises on purpose; the message says what was wrong and what to do."""
+
+    exit_status: ClassVar[int] = 1
+
+
+class SettingsError(CascadeError):
+    """Settings that do not fit; the message names each."""
+
+    exit_status = 2
+
+
+class Stage1Error(CascadeError):
     """Root of the errors of `stage1`."""
 
 
@@ -38,3 +61,7 @@ class CertificateError(Stage1Error):
 
 class CalibrationError(Stage1Error):
     """Labels or outputs that no probability can be calibrated on, or a head that was not."""
+
+
+class ModelError(Stage1Error):
+    """A network, its weights or an adapter cannot be made, read or put together."""

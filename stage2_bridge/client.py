@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from stage1.errors import CascadeError
 
-class Stage2Error(Exception):
+
+class Stage2Error(CascadeError):
     """Stage-2 could not answer this image."""
 
 

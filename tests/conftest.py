@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from engines.store.bundle import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, Provenance
+from engines.store.bundle import Provenance
+from engines.store.file_names import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS
 from engines.store.golden import write_golden
 from engines.store.store import Store
 from stage1.artifacts import sha256_file

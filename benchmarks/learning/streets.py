@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.learning.arena import Arena, Fold, Workplace
 from benchmarks.learning.scale import FALSE_ALARMS, STRICT
 from offline.data.dataset import Dataset
-from offline.data.labels_csv import read_dataset
+from offline.data.source import read_dataset
 from offline.data.synthetic_streets import write_scenes
 from stage1.certificate.settings import CalibrationSettings
 from stage1.preprocess import Pixels, PreprocessSettings

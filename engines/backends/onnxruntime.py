@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import onnxruntime as ort
 
+from engines.backends.backend import Backend, CompileOptions
 from engines.batches import in_batches, run_at_buckets
 from engines.engine import INPUT, EngineDescription
 from engines.errors import BundleRefused, InferenceError, Unavailable
 from engines.machine.cores import usable_cores
 from engines.signature import Port, checked_size, named_outputs
-from engines.spec import REFERENCE, Device, EngineSpec
+from engines.spec import REFERENCE, Device, EngineSpec, twin
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 
@@ -135,3 +137,33 @@ def _session_options(threads: int) -> ort.SessionOptions:
     options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     return options
+
+
+class OnnxRuntime(Backend):
+    """ONNX Runtime, which every miner has."""
+
+    specs = (EngineSpec(), EngineSpec(precision="int8"), EngineSpec(device="cuda"))
+    distributions = ("onnxruntime", "onnxruntime-gpu")
+    file_prefixes = ("model.int8.",)
+
+    def check(self, spec: EngineSpec) -> str:
+        """See `Backend.check`."""
+        if spec.precision == "int8" and find_spec("onnx") is None:
+            raise Unavailable(f"{spec}: quantising needs the package onnx: pip install '.[train]'")
+        return check_provider(spec)
+
+    def open(self, spec: EngineSpec, model: Path, *, compiled: Path | None, threads: int | None) -> OnnxEngine:
+        """See `Backend.open`."""
+        path = twin(model, spec.precision)
+        return OnnxEngine(path if compiled is None else compiled / path.name, spec, threads=threads)
+
+    def compile(self, spec: EngineSpec, model: Path, into: Path, options: CompileOptions) -> None:  # noqa: ARG002
+        """See `Backend.compile`."""
+        if spec.precision == "int8":
+            # It brings onnx, which a live miner does not need.
+            from engines.backends.int8 import quantise_dynamic  # noqa: PLC0415
+
+            quantise_dynamic(model, into / twin(model, "int8").name)
+
+
+BACKEND = OnnxRuntime()

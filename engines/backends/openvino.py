@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engines.backends.backend import Backend
 from engines.batches import run_at_buckets
 from engines.engine import EngineDescription
 from engines.errors import BundleRefused, InferenceError, Unavailable
@@ -208,3 +209,21 @@ def _multiplies_bf16(core: Core, isa: str) -> bool:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())
+
+
+class OpenVino(Backend):
+    """OpenVINO, which reads the graph itself."""
+
+    specs = (EngineSpec(backend="openvino"), EngineSpec(backend="openvino", precision="bf16"))
+    distributions = ("openvino",)
+
+    def check(self, spec: EngineSpec) -> str:
+        """See `Backend.check`."""
+        return check_cpu(spec)
+
+    def open(self, spec: EngineSpec, model: Path, *, compiled: Path | None, threads: int | None) -> OpenVinoEngine:  # noqa: ARG002
+        """See `Backend.open`."""
+        return OpenVinoEngine(model, spec, threads=threads)
+
+
+BACKEND = OpenVino()

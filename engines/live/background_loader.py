@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import structlog
 
-from engines.backends.opened import open_engine
+from engines.backends.registry import open_engine
 from engines.batches import MOST
 from engines.engine import Engine, Refittable
 from engines.errors import BundleRefused, EngineError, Postponed
@@ -27,7 +27,7 @@ from engines.live.trial_process import try_out
 from engines.machine.child import NICENESS, Child
 from engines.machine.memory import admit, available_bytes, fits
 from engines.spec import REFERENCE, EngineSpec
-from engines.store.bundle import ENGINE
+from engines.store.file_names import ENGINE
 
 log = structlog.get_logger(__name__)
 T = TypeVar("T")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from engines.backends.opened import open_engine
+from engines.backends.registry import largest_engine, open_engine
 from engines.batches import MOST, buckets
 from engines.engine import Engine
 from engines.errors import BundleRefused, InferenceError, Unavailable
@@ -15,17 +15,8 @@ from engines.live.golden_check import check_parity
 from engines.live.states import State
 from engines.machine.memory import admit, available_bytes, give_back
 from engines.spec import REFERENCE, EngineSpec
-from engines.store.bundle import (
-    CALIBRATOR,
-    ENGINE,
-    GOLDEN,
-    PARAMS,
-    PREPROCESS,
-    SPEC,
-    Manifest,
-    certified_sha256,
-    verify_bundle,
-)
+from engines.store.bundle import Manifest, certified_sha256, verify_bundle
+from engines.store.file_names import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, SPEC
 from stage1.certificate.params import ScrcParams
 from stage1.errors import Stage1Error
 from stage1.policy import ScrcPolicy
@@ -54,11 +45,7 @@ class CheckedBundle:
     @property
     def weights(self) -> int:
         """Size of the largest engine in it, bytes."""
-        graph, *others = (
-            sum(entry.size for name, entry in self.manifest.files.items() if name.startswith(prefix))
-            for prefix in (ENGINE, "model.int8.", "model.bf16.", "engine.")
-        )
-        return max(graph, *others)
+        return largest_engine(((name, entry.size) for name, entry in self.manifest.files.items()), self.spec)
 
 
 @dataclass(frozen=True)

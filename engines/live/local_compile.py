@@ -1,14 +1,15 @@
 """Engines compiled on this machine for bundles that come from another.
 
-A plan of TensorRT runs on the GPU, the driver and the version it was built for. A bundle cannot take in another one,
-because it is immutable and its certificate is bound to its files; so what is compiled here lies beside the store, by
-bundle and by machine, and the golden images decide whether it may serve.
+Some engines, such as a plan of TensorRT, run only on the GPU, the driver and the version they were built for. A bundle
+cannot take in another one, because it is immutable and its certificate is bound to its files; so what is compiled here
+lies beside the store, by bundle and by machine, and the golden images decide whether it may serve.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -21,20 +22,22 @@ import structlog
 import typer
 from filelock import FileLock, Timeout
 
-from engines.backends.tensorrt.library import Flavour, FlavourName, load_flavour
-from engines.backends.tensorrt.plan import DESCRIPTION, Fingerprint, PlanDescription
-from engines.errors import BundleRefused, Unavailable
+from engines.backends.backend import CompileOptions
+from engines.backends.registry import backend
+from engines.errors import BundleRefused
 from engines.live.load_bundle import CheckedBundle
 from engines.machine.child import Child, answer
 from engines.machine.gpu import Gpu, NoGpu, find_gpu
 from engines.spec import EngineSpec
-from engines.store.bundle import ENGINE
-from stage1.artifacts import fsync_directory, fsync_tree, sha256_json
+from engines.store.file_names import ENGINE
+from stage1.artifacts import fsync_directory, fsync_tree
 
 # The current one and where a rollback goes, and of another miner the same; a plan is as large as the weights.
 KEPT = 4
 POLL_S = 0.5
 BUILDING = ".building-"
+# Of what was compiled: the bundle and the machine.
+PLACE = re.compile(r"[0-9a-f]{16}-[0-9a-f]{16}")
 TIMEOUT_S = 3600.0
 # Measured of a ViT-H/16+ in bf16: 3.4 times the weights.
 COPIES_WHILE_BUILDING = 2
@@ -48,12 +51,12 @@ class Misfit:
 
     Attributes:
         why: what differs.
-        flavour: the library that compiles here.
+        library: the one that compiles here.
         place: directory of what is compiled for this machine as it is now.
     """
 
     why: str
-    flavour: FlavourName
+    library: str
     place: Path
 
     @property
@@ -84,21 +87,15 @@ class Workshop:
         Returns:
             None if nothing differs, if the engine is compiled whenever it is loaded, or if it cannot run here at all.
         """
-        if spec.backend != "tensorrt":
+        held = checked.spec == spec
+        found = backend(spec.backend).mismatch(spec, checked.directory, held=held, find=self._find)
+        if found is None:
             return None
-        built = PlanDescription.read(checked.directory / DESCRIPTION).fingerprint if checked.spec == spec else None
-        here = self._here(built)
-        if here is None:
-            return None
-        differences = [f"the bundle holds no plan of {spec}"] if built is None else built.differences(here)
-        if not differences:
-            return None
-        digest = sha256_json([spec.model_dump(mode="json"), here.model_dump(mode="json")])
-        place = self._root / f"{checked.manifest.bundle_id}-{digest[:16]}"
+        place = self._root / f"{checked.manifest.bundle_id}-{found.machine[:16]}"
         with contextlib.suppress(OSError):
             # What is kept is what was used last.
             os.utime(place)
-        return Misfit(", ".join(differences), here.flavour, place)
+        return Misfit(found.why, found.library, place)
 
     def build(
         self, checked: CheckedBundle, spec: EngineSpec, misfit: Misfit, child: Child, *, again: bool = False
@@ -120,7 +117,7 @@ class Workshop:
         with self._alone(child):
             # Another miner may have done it meanwhile.
             if again or not misfit.compiled:
-                log.info("compiling", bundle=checked.manifest.bundle_id, engine=str(spec), by=misfit.flavour)
+                log.info("compiling", bundle=checked.manifest.bundle_id, engine=str(spec), by=misfit.library)
                 self._build(checked, spec, misfit, child)
                 log.info("compiled", bundle=checked.manifest.bundle_id, engine=str(spec))
             self._prune(misfit.place)
@@ -144,7 +141,7 @@ class Workshop:
         work.mkdir()
         try:
             arguments = [str(checked.directory / ENGINE), str(work), "--spec", spec.model_dump_json()]
-            arguments += ["--flavour", misfit.flavour]
+            arguments += ["--library", misfit.library]
             arguments += ["--timing", str(self._root / "timing")]
             child.run("engines.live.local_compile", arguments, doing="compiling it", timeout_s=TIMEOUT_S)
             fsync_tree(work)
@@ -158,25 +155,10 @@ class Workshop:
             for path in (work, work.with_name(f"{work.name}-replaced")):
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _here(self, built: Fingerprint | None) -> Fingerprint | None:
-        """This machine with the library that a plan was built by, or else with the one that is installed."""
-        flavour = _installed(None if built is None else built.flavour) or _installed(None)
-        gpu = None if flavour is None else self._find()
-        if flavour is None or not isinstance(gpu, Gpu):
-            return None
-        return Fingerprint.here(flavour.name, flavour.version, gpu)
-
     def _prune(self, used: Path) -> None:
-        others = [path for path in self._root.iterdir() if path != used and (path / DESCRIPTION).is_file()]
+        others = [path for path in self._root.iterdir() if path != used and PLACE.fullmatch(path.name)]
         for old in sorted(others, key=lambda path: path.stat().st_mtime)[: -KEPT + 1]:
             shutil.rmtree(old, ignore_errors=True)
-
-
-def _installed(name: FlavourName | None) -> Flavour | None:
-    try:
-        return load_flavour(name)
-    except Unavailable:
-        return None
 
 
 def main(
@@ -184,16 +166,16 @@ def main(
     into: Path,
     *,
     spec: Annotated[str, typer.Option()],
-    flavour: Annotated[str, typer.Option()],
+    library: Annotated[str, typer.Option()],
     timing: Annotated[Path, typer.Option()],
 ) -> None:
     """Compile the graph MODEL for the engine of SPEC into a directory."""
 
     def compile_it() -> None:
-        from engines.backends.compiled import compile_engine  # noqa: PLC0415  at low priority, too
+        from engines.backends.registry import compile_engine  # noqa: PLC0415  at low priority, too
 
-        chosen: FlavourName = "tensorrt" if flavour == "tensorrt" else "tensorrt_rtx"
-        compile_engine(EngineSpec.model_validate_json(spec), model, into=into, flavour=chosen, timing_cache=timing)
+        options = CompileOptions(timing_cache=timing, library=library)
+        compile_engine(EngineSpec.model_validate_json(spec), model, into=into, options=options)
 
     answer(compile_it)
 

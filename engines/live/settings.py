@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from stage1.settings import Section
 
 
-class BatchSettings(BaseModel):
+class BatchSettings(Section):
     """How requests share engine calls.
 
     Attributes:
@@ -16,8 +18,6 @@ class BatchSettings(BaseModel):
         head_start_s: how much earlier an image of the highest priority counts as having come.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     max_batch: int = Field(default=8, ge=1, le=64)
     max_delay_s: float = Field(default=0.002, ge=0, allow_inf_nan=False)
     capacity: int = Field(default=1024, ge=1)
@@ -25,7 +25,7 @@ class BatchSettings(BaseModel):
     head_start_s: float = Field(default=1.0, ge=0, allow_inf_nan=False)
 
 
-class SwapSettings(BaseModel):
+class SwapSettings(Section):
     """How bundles are replaced.
 
     Attributes:
@@ -34,8 +34,6 @@ class SwapSettings(BaseModel):
         standby: keep the bundle that was live before loaded, for a rollback that takes no time.
         drain_s: a replaced bundle that requests still use after so long is reported.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     trial: bool = True
     standby: bool = True

@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path, PurePosixPath
 
 from engines.errors import BundleRefused, StoreError
-from engines.store.bundle import MANIFEST, Manifest, verify_bundle
+from engines.store.bundle import Manifest, verify_bundle
+from engines.store.file_names import MANIFEST
 from engines.store.store import Store
 from stage1.errors import ArtifactError
 

@@ -10,24 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from engines.errors import BundleRefused
 from engines.spec import REFERENCE, EngineSpec
+from engines.store.file_names import ENGINE, ENGINE_PREFIXES, MANIFEST, PARITY_TOLERANCE, REQUIRED, WEIGHTS
 from stage1.artifacts import Artifact, sha256_file, sha256_json
 from stage1.errors import Stage1Error
 
-MANIFEST = "manifest.json"
-ENGINE = "model.onnx"
-# Beside the graph where the weights are too large for one file; ONNX Runtime finds it by this name.
-WEIGHTS = "model.onnx.data"
-SPEC = "spec.json"
-# What an engine may read, whatever runs it; nothing else in a bundle begins so.
-ENGINE_PREFIXES = ("model.", "engine.")
-PARAMS = "scrc_params.json"
-PREPROCESS = "preprocess.json"
-CALIBRATOR = "calibrator.json"
-GOLDEN = "golden.npz"
-REQUIRED = (ENGINE, PARAMS, PREPROCESS, CALIBRATOR, GOLDEN, "config.json", "splits.json", "metrics.csv", "report.html")
-
 ID_LENGTH = 16
-PARITY_TOLERANCE = 1e-3
 
 
 class FileEntry(BaseModel):

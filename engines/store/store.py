@@ -18,15 +18,8 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field
 
 from engines.errors import BundleRefused, PointerMoved, StoreError, UnknownBundle
-from engines.store.bundle import (
-    MANIFEST,
-    PARITY_TOLERANCE,
-    Manifest,
-    Provenance,
-    bundle_id_of,
-    describe_files,
-    verify_bundle,
-)
+from engines.store.bundle import Manifest, Provenance, bundle_id_of, describe_files, verify_bundle
+from engines.store.file_names import MANIFEST, PARITY_TOLERANCE
 from stage1.artifacts import Artifact, append_line, fsync_directory, fsync_tree
 
 POINTER = "current.json"

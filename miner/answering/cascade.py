@@ -16,7 +16,7 @@ from engines.live.batcher import Batcher
 from engines.live.slot import BundleSlot, Lease
 from miner.answering.journal import Journal, RequestRecord, Result
 from miner.answering.request import AxonRequest, Prediction
-from miner.settings import EngineSettings, Stage2Settings
+from miner.answering.settings import EngineSettings
 from stage1.decisions import Action, Level
 from stage1.errors import ImageError, Stage1Error
 from stage1.outputs import Stage1Outputs
@@ -24,6 +24,7 @@ from stage1.preprocess import Pixels, decode_base64, preprocess
 from stage1.probability.calibrator import answer_probability
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.client import Outcome, Verdict
+from stage2_bridge.settings import Stage2Settings
 
 log = structlog.get_logger(__name__)
 

@@ -32,7 +32,7 @@ from miner.axon.legacy_protocol import (
 )
 from miner.axon.nonces import NonceBook
 from miner.axon.refusals import BadRequest, BodyTooLarge, InternalFailure, NotFound, Overloaded, Refusal, TooLate
-from miner.axon.settings import AxonSettings, WireSettings
+from miner.axon.settings import RequestSettings, WireSettings
 
 log = structlog.get_logger(__name__)
 
@@ -92,7 +92,7 @@ class AxonApp:
         *,
         hotkey: str,
         access: AccessPolicy,
-        settings: AxonSettings | None = None,
+        settings: RequestSettings | None = None,
         wire: WireSettings | None = None,
         on_outcome: Callable[[Outcome], None] | None = None,
         now_ns: Callable[[], int] = time.time_ns,
@@ -100,7 +100,7 @@ class AxonApp:
         self._answer = answer
         self._hotkey = hotkey
         self._access = access
-        self._settings = settings or AxonSettings()
+        self._settings = settings or RequestSettings()
         self._wire = wire or WireSettings()
         self._on_outcome = on_outcome
         self._now_ns = now_ns

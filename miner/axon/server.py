@@ -15,16 +15,13 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from miner.axon.settings import AxonServerSettings
+from miner.axon.settings import AxonSettings
+from miner.errors import ServerError
 
 log = structlog.get_logger(__name__)
 
 ABORT_S = 1.0
 CONNECTION_LOG = "uvicorn.error.connection"
-
-
-class AxonServerError(Exception):
-    """The axon cannot listen."""
 
 
 class AxonServer:
@@ -36,10 +33,10 @@ class AxonServer:
         name: what the logs and errors call it.
     """
 
-    def __init__(self, app: ASGIApp, settings: AxonServerSettings | None = None, *, name: str = "axon") -> None:
+    def __init__(self, app: ASGIApp, settings: AxonSettings | None = None, *, name: str = "axon") -> None:
         self._app = app
         self._name = name
-        self._settings = settings or AxonServerSettings()
+        self._settings = settings or AxonSettings()
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self._port = self._settings.port
@@ -53,10 +50,10 @@ class AxonServer:
         """Listen; returns once connections are accepted.
 
         Raises:
-            AxonServerError: the address cannot be taken, or the server is already running.
+            ServerError: the address cannot be taken, or the server is already running.
         """
         if self._serving is not None:
-            raise AxonServerError(f"the {self._name} already listens on port {self._port}; stop it first")
+            raise ServerError(f"the {self._name} already listens on port {self._port}; stop it first")
         listener = bind(self._settings.host, self._settings.port, self._name)
         logging.getLogger(CONNECTION_LOG).addFilter(_demote)
         self._port = listener.getsockname()[1]
@@ -68,9 +65,7 @@ class AxonServer:
         if self._serving.done():
             listener.close()
             failed, self._serving = self._serving, None
-            raise AxonServerError(
-                f"the {self._name} stopped while starting on port {self._port}"
-            ) from failed.exception()
+            raise ServerError(f"the {self._name} stopped while starting on port {self._port}") from failed.exception()
         log.info("listening", server=self._name, host=self._settings.host, port=self._port)
 
     async def wait(self) -> None:
@@ -117,14 +112,14 @@ def bind(host: str, port: int, name: str = "axon") -> socket.socket:
     """A listening socket; `::` also takes IPv4 where the system can.
 
     Raises:
-        AxonServerError: what is wrong with the address, and what to do.
+        ServerError: what is wrong with the address, and what to do.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     both = host == "::" and socket.has_dualstack_ipv6()
     try:
         listener = socket.create_server((host, port), family=family, dualstack_ipv6=both)
     except OSError as error:
-        raise AxonServerError(f"the {name} cannot listen on {host} port {port}: {_advice(error, port)}") from error
+        raise ServerError(f"the {name} cannot listen on {host} port {port}: {_advice(error, port)}") from error
     # Connections inherit it. asyncio sets it only on listeners it made itself; without it a reply, whose headers and
     # body are two writes, waits 40 ms for the caller's delayed acknowledgement.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from stage1.settings import Section
 
 MIB = 1024 * 1024
 
 
-class AxonSettings(BaseModel):
+class RequestSettings(Section):
     """How requests are answered.
 
     Attributes:
@@ -17,8 +19,6 @@ class AxonSettings(BaseModel):
         deadline_s: an answer is due this long after its request arrived, or earlier:
         margin_s: this long before the caller stops waiting, but never before half of the time it waits.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_body_bytes: int = Field(default=16 * MIB, ge=1024)
     max_buffered_bytes: int = Field(default=512 * MIB, ge=1024)
@@ -36,7 +36,7 @@ class AxonSettings(BaseModel):
         return due_s + min(self.margin_s, timeout_s - due_s) / 2
 
 
-class WireSettings(BaseModel):
+class WireSettings(Section):
     """Which requests count as fresh.
 
     Attributes:
@@ -45,8 +45,6 @@ class WireSettings(BaseModel):
         future_s: how far a caller's clock may run ahead of ours.
         nonces_per_hotkey: how many nonces are remembered for one hotkey.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     past_grace_s: float = Field(default=4.0, ge=0, allow_inf_nan=False)
     timeout_cap_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
@@ -59,7 +57,7 @@ class WireSettings(BaseModel):
         return self.past_grace_s + self.timeout_cap_s
 
 
-class AxonServerSettings(BaseModel):
+class AxonSettings(Section):
     """Where the axon listens.
 
     Attributes:
@@ -71,8 +69,6 @@ class AxonServerSettings(BaseModel):
         max_header_bytes: a request header that is longer and still not complete is answered with 400.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     host: str = "0.0.0.0"  # noqa: S104  the axon is a public service
     port: int = Field(default=8091, ge=0, le=65535)
     keep_alive_s: int = Field(default=30, ge=1)
@@ -80,7 +76,7 @@ class AxonServerSettings(BaseModel):
     max_header_bytes: int = Field(default=16_384, ge=4096)
 
 
-class AccessSettings(BaseModel):
+class AccessSettings(Section):
     """Who may ask.
 
     Attributes:
@@ -90,8 +86,6 @@ class AccessSettings(BaseModel):
         requests_per_s: how fast one hotkey may ask over time.
         burst: how many requests one hotkey may send at once.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     require_validator_permit: bool = True
     min_stake: float = Field(default=0.0, ge=0, allow_inf_nan=False)

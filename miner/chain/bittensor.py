@@ -15,9 +15,11 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from miner.chain.port import ChainError, ChainSnapshot, ChainUnavailable, NotRegistered, ServeRefused
+from miner.chain.port import ChainSnapshot
+from miner.chain.settings import ChainSettings, WalletSettings
 from miner.chain.worker import Call, LogFormat, Reply
-from miner.settings import ChainSettings, LogSettings, WalletSettings
+from miner.errors import ChainError, ChainUnavailable, NotRegistered, ServeRefused
+from miner.logs import LogSettings
 
 log = structlog.get_logger(__name__)
 

@@ -9,7 +9,8 @@ from typing import Self
 
 from pydantic import Field
 
-from miner.chain.port import ChainSnapshot, ChainUnavailable, Neuron
+from miner.chain.port import ChainSnapshot, Neuron
+from miner.errors import ChainUnavailable
 from stage1.artifacts import Artifact
 from stage1.errors import ArtifactError
 

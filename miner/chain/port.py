@@ -1,10 +1,4 @@
-"""What the miner needs from the chain, as a port; and the chain that is a file.
-
-ChainError
-├── ChainUnavailable       the endpoint gave no answer in time, or an unusable one
-├── NotRegistered          the hotkey has no UID on the subnet
-└── ServeRefused           the chain did not accept the published address
-"""
+"""What the miner needs from the chain, as a port."""
 
 from __future__ import annotations
 
@@ -15,21 +9,7 @@ from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-
-class ChainError(Exception):
-    """Root of the errors of the chain."""
-
-
-class ChainUnavailable(ChainError):
-    """The endpoint gave no answer in time, or one that cannot be used."""
-
-
-class NotRegistered(ChainError):
-    """The hotkey has no UID on the subnet."""
-
-
-class ServeRefused(ChainError):
-    """The chain did not accept the published address."""
+from miner.errors import NotRegistered
 
 
 class Neuron(BaseModel):

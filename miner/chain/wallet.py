@@ -6,8 +6,8 @@ from typing import Protocol, cast
 
 from bittensor_wallet import Wallet
 
+from miner.chain.settings import WalletSettings
 from miner.errors import WalletError
-from miner.settings import WalletSettings
 
 
 class Hotkey(Protocol):

@@ -9,12 +9,13 @@ from typing import Literal
 
 from engines.errors import EngineError
 from engines.live.load_bundle import load_bundle
+from engines.machine.clock import utc_now
 from engines.store.store import Store
 from miner.answering.journal import read_journal
-from miner.chain.port import ChainError, ChainSnapshot
+from miner.chain.port import ChainSnapshot
 from miner.chain.wallet import load_hotkey
 from miner.errors import MinerError
-from miner.process import open_chain, utc_now
+from miner.process import open_chain
 from miner.settings import MinerSettings
 from stage1.errors import Stage1Error
 
@@ -95,7 +96,7 @@ async def _chain(settings: MinerSettings) -> list[Finding]:
         return [Finding("chain", "failed", str(error))]
     try:
         snapshot = await chain.snapshot()
-    except ChainError as error:
+    except MinerError as error:
         return [Finding("chain", "failed", str(error))]
     finally:
         await chain.close()
@@ -103,7 +104,7 @@ async def _chain(settings: MinerSettings) -> list[Finding]:
     try:
         uid = snapshot.neuron(load_hotkey(settings.wallet).ss58_address).uid
         findings.append(Finding("registered", "ok", f"uid {uid}"))
-    except (ChainError, MinerError) as error:
+    except MinerError as error:
         findings.append(Finding("registered", "failed", str(error)))
     return [*findings, emission(snapshot)]
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from miner.cli.options import DEFAULT_STORE, DEFAULT_WORKSPACE, ProgressKind, StoreOption, clear_errors, say
+from engines.backends.registry import BACKENDS
+from engines.spec import REFERENCE, Device, EngineSpec, Precision
+from miner.cli.options import DEFAULT_STORE, DEFAULT_WORKSPACE, ProgressKind, StoreOption, clear_errors, one_of, say
 
 engines = typer.Typer(
     name="engines",
@@ -17,29 +18,6 @@ engines = typer.Typer(
 )
 
 BundleArgument = Annotated[str, typer.Argument(help="Id, or its beginning.")]
-
-
-class BackendName(StrEnum):
-    """Runtimes."""
-
-    ONNXRUNTIME = "onnxruntime"
-    OPENVINO = "openvino"
-    TENSORRT = "tensorrt"
-
-
-class PrecisionName(StrEnum):
-    """Precisions."""
-
-    FP32 = "fp32"
-    BF16 = "bf16"
-    INT8 = "int8"
-
-
-class DeviceName(StrEnum):
-    """Where an engine runs."""
-
-    CPU = "cpu"
-    CUDA = "cuda"
 
 
 @engines.command("list")
@@ -64,8 +42,8 @@ def engines_show(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE) -> 
 def engines_activate(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE) -> None:
     """Make a bundle current; a running miner follows without a restart."""
     with clear_errors():
+        from engines.machine.clock import utc_now  # noqa: PLC0415
         from engines.store.store import Store  # noqa: PLC0415
-        from miner.process import utc_now  # noqa: PLC0415
 
         say(f"current: {Store(store).activate(bundle, now=utc_now()).bundle}")
 
@@ -74,8 +52,8 @@ def engines_activate(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE)
 def engines_rollback(store: StoreOption = DEFAULT_STORE) -> None:
     """Make the previous bundle current again."""
     with clear_errors():
+        from engines.machine.clock import utc_now  # noqa: PLC0415
         from engines.store.store import Store  # noqa: PLC0415
-        from miner.process import utc_now  # noqa: PLC0415
 
         say(f"current: {Store(store).rollback(now=utc_now()).bundle}")
 
@@ -137,9 +115,11 @@ def engines_bench(
 def engines_compile(
     bundle: BundleArgument,
     data: Annotated[Path, typer.Option(help="Directory with labels.csv, that the bundle was trained on.")],
-    backend: Annotated[BackendName, typer.Option(help="Runtime.")] = BackendName.ONNXRUNTIME,
-    precision: Annotated[PrecisionName, typer.Option(help="Of the matrix products.")] = PrecisionName.FP32,
-    device: Annotated[DeviceName, typer.Option(help="Where it runs.")] = DeviceName.CPU,
+    backend: Annotated[
+        str, typer.Option(help=f"Runtime: {', '.join(BACKENDS)}.", parser=one_of(list(BACKENDS)), metavar="NAME")
+    ] = REFERENCE.backend,
+    precision: Annotated[Precision, typer.Option(help="Of the matrix products.")] = REFERENCE.precision,
+    device: Annotated[Device, typer.Option(help="Where it runs.")] = REFERENCE.device,
     workspace: Annotated[Path, typer.Option(help="Where its training is kept.")] = DEFAULT_WORKSPACE,
     store: StoreOption = DEFAULT_STORE,
     *,
@@ -158,13 +138,17 @@ def engines_compile(
     Example: `cascade engines compile 3f2a --data roads/ --backend openvino --precision bf16`
     """
     with clear_errors():
-        from miner.cli.retrain import recompile  # noqa: PLC0415
+        from miner.cli.retrain import shown  # noqa: PLC0415
+        from offline.night import recompile  # noqa: PLC0415
 
-        spec = {"backend": backend.value, "precision": precision.value, "device": device.value}
-        outcome = recompile(
-            bundle, spec, data=data, workspace=workspace, store=store, activate=activate, progress=progress.value
+        spec = EngineSpec(backend=backend, precision=precision, device=device)
+        outcome = shown(
+            lambda screen: recompile(
+                bundle, spec, data=data, workspace=workspace, store=store, activate=activate, progress=screen
+            ),
+            progress.value,
         )
-        if progress is not ProgressKind.JSON:
+        if outcome:
             say(outcome)
 
 

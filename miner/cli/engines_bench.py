@@ -11,14 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.backends.compiled import compile_engine
-from engines.backends.opened import open_engine
-from engines.backends.registry import KNOWN, check_available
+from engines.backends.registry import check_available, compile_engine, known, open_engine
 from engines.batches import in_batches
 from engines.engine import Engine
 from engines.errors import EngineError
 from engines.spec import REFERENCE, EngineSpec
-from engines.store.bundle import ENGINE, ENGINE_PREFIXES, GOLDEN, PARAMS
+from engines.store.file_names import ENGINE, ENGINE_PREFIXES, GOLDEN, PARAMS
 from engines.store.golden import read_golden
 from engines.store.store import Store
 from stage1.certificate.params import ScrcParams
@@ -61,7 +59,7 @@ def bench(root: Path, bundle: str, *, rounds: int, threads: int | None) -> str:
     policy, lines, opened = ScrcPolicy(ScrcParams.read(home / PARAMS)), [], dict[EngineSpec, Measured]()
     # Beside the bundle, so that links do instead of copies.
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=root) as scratch:
-        for spec in KNOWN:
+        for spec in known():
             try:
                 opened[spec] = _open(spec, home, Path(scratch) / str(spec).replace(" ", "-"), images, threads)
             except EngineError as error:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from engines.backends.registry import KNOWN, check_available
+from engines.backends.registry import check_available, known
 from engines.errors import BundleRefused
 from engines.live.load_bundle import load_bundle
 from engines.machine.gpu import Gpu, find_gpu
-from engines.store.bundle import PARAMS
+from engines.store.file_names import PARAMS
 from engines.store.store import Listed, Store
 from stage1.certificate.params import ScrcParams
 
@@ -76,7 +76,7 @@ def available() -> str:
     """One line for each engine: its runtime, or why it cannot be used here."""
     gpu = find_gpu()
     lines = [f"GPU: {gpu.name}, compute capability {gpu.compute_capability}" if isinstance(gpu, Gpu) else "GPU: none"]
-    for spec in KNOWN:
+    for spec in known():
         try:
             lines.append(f"{spec!s:<24} {check_available(spec, gpu)}")
         except BundleRefused as error:

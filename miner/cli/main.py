@@ -19,9 +19,11 @@ from miner.cli.options import (
     ProgressKind,
     StoreOption,
     clear_errors,
+    one_of,
     parsed_changes,
     say,
 )
+from offline.stages import STAGE_NAMES
 
 STARTED = time.monotonic()
 
@@ -34,20 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(engines)
-
-
-class Mode(StrEnum):
-    """Stages that `cascade retrain --mode` can be asked for."""
-
-    SPLITS = "splits"
-    ADAPT_DOMAIN = "adapt_domain"
-    TRAIN_SUPERVISED = "train_supervised"
-    TRAIN_CONFORMAL_RISK = "train_conformal_risk"
-    COMPARE_TRAINING = "compare_training"
-    EXPORT = "export"
-    CALIBRATE_SCRC = "calibrate_scrc"
-    EVAL_SELECTIVE = "eval_selective"
-    PUBLISH = "publish"
 
 
 class PlanMode(StrEnum):
@@ -99,10 +87,10 @@ def mine(
     with clear_errors():
         import asyncio  # noqa: PLC0415
 
-        from miner.errors import SettingsError  # noqa: PLC0415
         from miner.logs import configure_logging  # noqa: PLC0415
         from miner.process import run_miner  # noqa: PLC0415
         from miner.settings import load_settings  # noqa: PLC0415
+        from stage1.errors import SettingsError  # noqa: PLC0415
 
         flags = {"wallet.name": wallet, "wallet.hotkey": hotkey, "axon.port": port}
         flags |= {"chain.network": network, "chain.netuid": netuid}
@@ -121,7 +109,14 @@ def retrain(
     store: StoreOption = DEFAULT_STORE,
     preset: Annotated[str, typer.Option(help="standard or tiny.")] = "standard",
     config: Annotated[Path | None, typer.Option(help="A config.json instead of the preset.")] = None,
-    mode: Annotated[Mode | None, typer.Option(help="Run this stage, and what it needs, instead of all.")] = None,
+    mode: Annotated[
+        str | None,
+        typer.Option(
+            help="Run this stage, and what it needs, instead of all.",
+            parser=one_of(STAGE_NAMES),
+            metavar="STAGE",
+        ),
+    ] = None,
     change: ChangeOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default all cores.")] = None,
     progress: Annotated[ProgressKind, typer.Option(help="How progress is shown.")] = ProgressKind.AUTO,
@@ -132,21 +127,20 @@ def retrain(
     `cascade retrain --data roads/ --set calibrate_scrc.alpha=0.01`
     """
     with clear_errors():
-        from miner.cli.retrain import retrain as run  # noqa: PLC0415
+        from miner.cli.retrain import shown  # noqa: PLC0415
+        from offline.config import load_config  # noqa: PLC0415
+        from offline.night import run_night  # noqa: PLC0415
 
         if threads is not None:
             os.environ |= {"OMP_NUM_THREADS": str(threads)}
-        outcome = run(
-            data=data,
-            workspace=workspace,
-            store=store,
-            preset=preset,
-            config=config,
-            mode=None if mode is None else mode.value,
-            changes=parsed_changes(change),
-            progress=progress.value,
+        settings = load_config(preset, config, parsed_changes(change))
+        outcome = shown(
+            lambda screen: run_night(
+                data, workspace=workspace, store=store, config=settings, last=mode, progress=screen
+            ),
+            progress.value,
         )
-        if progress is not ProgressKind.JSON:
+        if outcome:
             say(outcome)
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from stage1.errors import CascadeError
 
 INTERRUPTED = 130
 
@@ -30,6 +32,17 @@ class ProgressKind(StrEnum):
     JSON = "json"
 
 
+def one_of(names: Sequence[str]) -> Callable[[str], str]:
+    """A parser of options that takes only these names."""
+
+    def parse(text: str) -> str:
+        if text not in names:
+            raise typer.BadParameter(f"{text!r} is not one of {', '.join(names)}")
+        return text
+
+    return parse
+
+
 def say(text: str) -> None:
     """Write a line of a command's result to standard output."""
     typer.echo(text)
@@ -38,16 +51,9 @@ def say(text: str) -> None:
 @contextmanager
 def clear_errors() -> Iterator[None]:
     """Turn the errors this project raises on purpose into one line and an exit status."""
-    from filelock import Timeout  # noqa: PLC0415
-
-    from engines.errors import EngineError  # noqa: PLC0415
-    from miner.errors import MinerError  # noqa: PLC0415
-    from offline.errors import OfflineError  # noqa: PLC0415
-    from stage1.errors import Stage1Error  # noqa: PLC0415
-
     try:
         yield
-    except (MinerError, EngineError, OfflineError, Stage1Error, Timeout, OSError) as error:
+    except (CascadeError, OSError) as error:
         typer.secho(f"cascade: {error}", err=True, fg="red")
         raise typer.Exit(getattr(error, "exit_status", 1)) from error
     except KeyboardInterrupt:

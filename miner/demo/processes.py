@@ -14,9 +14,6 @@ from typing import Any, Self
 from miner.demo.scoreboard import Asked
 from miner.errors import StartError
 from miner.progress_display import RunDisplay
-from offline.config import load_config
-from offline.data.labels_csv import read_dataset
-from offline.pipeline.runner import run_id
 
 READY_S = 60.0
 SWAP_S = 60.0
@@ -47,15 +44,18 @@ def retrain_child(
     command += [] if mode is None else ["--mode", mode]
     with log.open("ab") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child:
         assert child.stdout is not None
+        run = ""
         for line in child.stdout:
             record = json.loads(line)
-            if "stage" in record:
+            if "run" in record:
+                run = record["run"]
+            elif "stage" in record:
                 shown.stage(record["stage"], record["state"])
             else:
                 shown.step(record["done"], record["total"], record["note"])
     if child.returncode != 0:
         raise StartError(f"retraining failed with status {child.returncode}: {_tail(log)} (whole log: {log})")
-    return workspace / "runs" / run_id(read_dataset(data).sha256, load_config(PRESET, None, changes))
+    return Path(run)
 
 
 def _tail(log: Path) -> str:

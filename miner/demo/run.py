@@ -20,22 +20,22 @@ from bittensor_wallet import Wallet
 from rich.console import Console
 
 from engines.backends.onnxruntime import OnnxEngine
-from engines.store.bundle import CALIBRATOR, ENGINE, PREPROCESS
+from engines.machine.clock import utc_now
+from engines.store.file_names import CALIBRATOR, ENGINE, PREPROCESS, SPLITS
 from engines.store.store import Store
 from miner.chain.offline import ChainFile
 from miner.chain.port import Neuron
 from miner.demo.processes import PRESET, MinerProcess, ValidatorProcess, retrain_child
 from miner.demo.scoreboard import Asked, Scoreboard, render_scoreboard, score
 from miner.errors import StartError
-from miner.process import resident_mib, utc_now
+from miner.process import resident_mib
 from miner.progress_display import BarDisplay, Bars, bars
 from offline.config import PRESETS
-from offline.data.labels_csv import read_dataset
 from offline.data.scoring import run_engine
+from offline.data.source import read_dataset
 from offline.data.synthetic_streets import write_scenes
-from offline.pipeline.run_files import SPLITS
+from offline.publish.gate import published
 from offline.splits.splits_file import Splits
-from offline.stages.publish import published
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.fit import fit_calibrator
 

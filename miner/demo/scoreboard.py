@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from engines.store.bundle import PARAMS
+from engines.store.file_names import PARAMS
 from miner.answering.journal import RequestRecord, read_journal
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.percent import at_most, confidence

@@ -1,32 +1,25 @@
-"""The compiled engine of a run: opened, told apart from the reference, and what of this machine decides its numbers."""
+"""Whether an engine computes its graph, and what of this machine decides its numbers."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from engines.backends.registry import backend
 from engines.errors import ParityError
 from engines.machine.gpu import find_gpu
-from engines.spec import REFERENCE, Backend, EngineSpec
-from offline.config import RunConfig
+from engines.spec import REFERENCE, EngineSpec
 from offline.pipeline.content_key import installed
 from stage1.outputs import Stage1Outputs
 
-# Some are installed under more than one name. The reference is always there to be compared with.
-PACKAGES: dict[Backend, tuple[str, ...]] = {
-    "onnxruntime": (),
-    "openvino": ("openvino",),
-    "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-rtx"),
-}
 # A TensorRT that miscompiled a DINOv3 had a cosine of 0.02; dynamic int8 of a small network has 0.99.
 LEAST_CORRELATION = 0.9
 SAME = 1e-3
-REFERENCE_PACKAGES = ("onnxruntime", "onnxruntime-gpu")
 
 
-def machine_of(config: RunConfig) -> str:
-    """What of this machine decides the numbers of the config's engine: versions of its runtime, and the GPU."""
-    spec = config.engine
-    versions = {name: installed(name) for name in (*REFERENCE_PACKAGES, *PACKAGES[spec.backend])}
+def machine_of(spec: EngineSpec) -> str:
+    """What of this machine decides an engine's numbers: versions of its runtime and of the reference, and the GPU."""
+    packages = dict.fromkeys((*backend(REFERENCE.backend).distributions, *backend(spec.backend).distributions))
+    versions = {name: installed(name) for name in packages}
     gpu = "" if spec.device == "cpu" else find_gpu().model_dump_json(exclude={"free_bytes"})
     return f"{versions} {gpu}"
 

@@ -1,4 +1,4 @@
-"""Labelled images on disk: a directory with `labels.csv`."""
+"""Labelled images: rows of a data directory, and their pictures through the serving preprocess."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -19,7 +19,6 @@ from stage1.artifacts import sha256_json
 from stage1.errors import ImageError
 from stage1.preprocess import Pixels, PreprocessSettings, preprocess
 
-LABELS_FILE = "labels.csv"
 DECODED_AHEAD = 8
 
 
@@ -40,6 +39,7 @@ class Row(BaseModel):
         group: what is dependent on it: a drive, a place, a scene. Its own image if the file names none.
         source: where it comes from.
         metadata: every other column.
+        train_only: it may train, and never choose, certify or report.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -49,6 +49,7 @@ class Row(BaseModel):
     group: str
     source: str = ""
     metadata: dict[str, str] = Field(default_factory=dict)
+    train_only: bool = False
 
     def about(self, column: str) -> str | None:
         """What a metadata column says of this row, None if nothing; `vid_id` also finds `video_info.vid_id`."""
@@ -84,6 +85,11 @@ class Dataset:
         ordered = sorted(self.rows, key=lambda row: row.image)
         return sha256_json([[row.model_dump(), (self.root / row.image).stat().st_size] for row in ordered])
 
+    def hashed(self) -> Self:
+        """This very object, with the hash taken now: what changes on the disk later does not change it."""
+        assert self.sha256
+        return self
+
     def pick(self, ids: Sequence[str]) -> Dataset:
         """The rows with these ids, in their order.
 
@@ -92,7 +98,7 @@ class Dataset:
         """
         missing = [row_id for row_id in ids if row_id not in self.by_id]
         if missing:
-            raise DatasetError(f"{self.root / LABELS_FILE}: {len(missing)} rows are gone, for example {missing[0]!r}")
+            raise DatasetError(f"{self.root}: {len(missing)} rows are gone, for example {missing[0]!r}")
         return Dataset(self.root, tuple(self.by_id[row_id] for row_id in ids))
 
     def regrouped(self, groups: Mapping[str, str]) -> Dataset:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from offline.errors import DatasetError
+from stage1.settings import first_problem
 
 Record = TypeVar("Record")
 
@@ -30,10 +31,9 @@ def read_records(path: Path, kind: TypeAdapter[Record]) -> list[Record]:
         try:
             records.append(kind.validate_json(line))
         except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in problem["loc"]) or "the line"
+            problem = first_problem(error, otherwise="the line")
             raise DatasetError(
-                f"{path}, line {number}: {where}: {problem['msg']}; it was changed by hand or by another version"
+                f"{path}, line {number}: {problem}; it was changed by hand or by another version"
             ) from error
     return records
 

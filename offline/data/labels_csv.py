@@ -7,40 +7,47 @@ from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
-from offline.data.dataset import LABELS_FILE, Dataset, Row
+from offline.data.dataset import Row
 from offline.errors import DatasetError
+from stage1.settings import first_problem
 
+LABELS_FILE = "labels.csv"
 KNOWN_COLUMNS = ("image", "label", "group", "source")
 
 
-def read_dataset(root: Path) -> Dataset:
-    """Read and check `labels.csv`.
-
-    Columns `image` and `label` are needed, `group` and `source` are used if present, all others become metadata.
+class LabelsCsv:
+    """A `labels.csv`: columns `image` and `label` are needed, `group` and `source` are used, all others are metadata.
 
     Args:
-        root: the data directory.
-
-    Raises:
-        DatasetError: no such file, a missing column, a bad row (with its line number), a duplicate, or a missing image.
+        path: the file.
     """
-    path = root / LABELS_FILE
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as handle:
-            reader = csv.DictReader(handle)
-            columns = reader.fieldnames or []
-            missing = [name for name in ("image", "label") if name not in columns]
-            if missing:
-                raise DatasetError(
-                    f"{path}: column {' and '.join(missing)} missing; it has {', '.join(columns) or 'none'}"
-                )
-            rows = tuple(_row(path, reader.line_num, record) for record in reader)
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read ({error.strerror}); a data directory holds labels.csv") from error
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path}: not a UTF-8 CSV file: {error}") from error
-    _check(path, rows)
-    return Dataset(root, rows)
+
+    train_only = False
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self._path = path
+
+    def rows(self) -> tuple[Row, ...]:
+        """See `DataSource.rows`.
+
+        Raises:
+            DatasetError: the file cannot be read, a column is missing, or a row is bad, with its line number.
+        """
+        try:
+            with self._path.open(newline="", encoding="utf-8-sig") as handle:
+                reader = csv.DictReader(handle)
+                columns = reader.fieldnames or []
+                missing = [name for name in ("image", "label") if name not in columns]
+                if missing:
+                    raise DatasetError(
+                        f"{self.name}: column {' and '.join(missing)} missing; it has {', '.join(columns) or 'none'}"
+                    )
+                return tuple(_row(self._path, reader.line_num, record) for record in reader)
+        except OSError as error:
+            raise DatasetError(f"{self.name}: cannot be read ({error.strerror})") from error
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DatasetError(f"{self.name}: not a UTF-8 CSV file: {error}") from error
 
 
 def _row(path: Path, line: int, record: dict[str, str | None]) -> Row:
@@ -56,20 +63,9 @@ def _row(path: Path, line: int, record: dict[str, str | None]) -> Row:
             metadata=metadata,
         )
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise DatasetError(f"{path}, line {line}: {problem['loc'][0]}: {problem['msg']}") from error
+        raise DatasetError(f"{path}, line {line}: {first_problem(error, otherwise='the row')}") from error
     except ValueError as error:
         raise DatasetError(f"{path}, line {line}: label is {record.get('label')!r}, expected 0 or 1") from error
 
 
-def _check(path: Path, rows: tuple[Row, ...]) -> None:
-    seen: set[str] = set()
-    for row in rows:
-        if row.image in seen:
-            raise DatasetError(f"{path}: {row.image!r} is listed twice")
-        seen.add(row.image)
-        if not (path.parent / row.image).is_file():
-            raise DatasetError(f"{path}: image {row.image!r} is not in {path.parent}")
-    for label in (0, 1):
-        if not any(row.label == label for row in rows):
-            raise DatasetError(f"{path}: no row with label {label}; both classes are needed")
+SOURCE = LabelsCsv

@@ -30,7 +30,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from engines.machine.cores import usable_cores
-from offline.data.dataset import LABELS_FILE, Dataset
+from offline.data.dataset import Dataset
+from offline.data.labels_csv import LABELS_FILE
 from offline.data.settings import PreflightSettings
 from offline.errors import DatasetError
 from stage1.artifacts import Artifact

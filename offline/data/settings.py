@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from offline.config import _Section
+from stage1.settings import Section
 
 
-class PreflightSettings(_Section):
+class PreflightSettings(Section):
     """How bad data may be before a run stops; what happens with the rest is in `offline.data.preflight`.
 
     Attributes:

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from offline.data.dataset import LABELS_FILE
+from offline.data.labels_csv import LABELS_FILE
 
 WIDTH, HEIGHT = 320, 240
 JPEG_QUALITY = 75

@@ -7,13 +7,13 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from offline.config import _Section
+from stage1.settings import Section
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Augmentation = Literal["none", "light", "validators", "strong"]
 
 
-class AdaptSettings(_Section):
+class AdaptSettings(Section):
     """Domain adaptation by self-distillation on unlabelled images (`adapt_domain`).
 
     Attributes:
@@ -82,7 +82,7 @@ class AdaptSettings(_Section):
     patience: int | None = Field(default=3, ge=1)
 
 
-class FSamSettings(_Section):
+class FSamSettings(Section):
     """Friendly-SAM, a second gradient at a point that the first one climbs to.
 
     Attributes:
@@ -98,7 +98,7 @@ class FSamSettings(_Section):
     momentum: float = Field(default=0.9, ge=0, lt=1)
 
 
-class TrainSettings(_Section):
+class TrainSettings(Section):
     """Supervised training (`train_supervised`).
 
     Attributes:
@@ -172,7 +172,7 @@ class TrainSettings(_Section):
         return self
 
 
-class ConformalTrainingSettings(_Section):
+class ConformalTrainingSettings(Section):
     """Conformal risk training of the heads (`train_conformal_risk`).
 
     Attributes:
@@ -202,7 +202,7 @@ class ConformalTrainingSettings(_Section):
     group_cvar_level: float = Field(default=0.9, ge=0, lt=1)
 
 
-class CompareSettings(_Section):
+class CompareSettings(Section):
     """What is trained beside the model, so that the report can say what each step gained (`compare_training`).
 
     Attributes:

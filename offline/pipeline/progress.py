@@ -15,3 +15,13 @@ class Progress(Protocol):
     def step(self, done: int, total: int, note: str = "") -> None:
         """The running stage has done a part of its work."""
         ...
+
+
+class Silence:
+    """A `Progress` that tells nobody."""
+
+    def stage(self, name: str, state: str) -> None:
+        """See `Progress.stage`."""
+
+    def step(self, done: int, total: int, note: str = "") -> None:
+        """See `Progress.step`."""

@@ -1,21 +1,13 @@
-"""What the stages of a night read: names of files, rows of the sets, the network."""
+"""The files that stages hand on to each other, by name; those of a bundle are in `engines.store.file_names`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
-SPLITS = "splits.json"
 BACKBONE = "backbone.safetensors"
 SUPERVISED = "model_supervised.safetensors"
 BEST = "model_best.safetensors"
 TRAINING_LOG = "training.csv"
 TRAINING = "training.json"
 REPORT = "report.json"
-PAGE = "report.html"
-METRICS = "metrics.csv"
 REFERENCES = "reference_rules.json"
 THRESHOLDS = "thresholds.json"
 COMPARISON = "comparison.json"

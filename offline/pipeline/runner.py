@@ -14,25 +14,21 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cache, reduce
-from importlib.util import find_spec
-from inspect import getsource
-from operator import getitem
 from pathlib import Path
+from typing import Generic
 
 from filelock import FileLock, Timeout
 
+from engines.store.file_names import CONFIG
 from engines.store.store import Store
-from offline.config import RunConfig
 from offline.errors import PipelineBusy, PipelineError
-from offline.pipeline.content_key import KEY_LENGTH, installed, own_modules
+from offline.pipeline.content_key import run_id, stage_key
 from offline.pipeline.progress import Progress
-from offline.pipeline.stage import CHECKPOINTS, PREFIXES, Stage, StageContext, StageManifest
-from stage1.artifacts import fsync_directory, fsync_tree, sha256_file, sha256_json
+from offline.pipeline.stage import CHECKPOINTS, PREFIXES, ConfigT, DataT, Stage, StageContext, StageManifest
+from stage1.artifacts import fsync_directory, fsync_tree, sha256_file
 from stage1.errors import ArtifactError
 
 MANIFEST = "stage.json"
-CONFIG = "config.json"
 # Of one night: training and val_select, each with and without domain adaptation.
 PREFIXES_KEPT = 4
 # So long a checkpoint waits for the stage that wrote it, and kept activations for a training; then their settings,
@@ -41,26 +37,24 @@ CHECKPOINT_DAYS = 14
 
 
 @dataclass
-class Pipeline:
+class Pipeline(Generic[ConfigT, DataT]):
     """Runs stages in a workspace.
 
     Attributes:
         stages: in an order in which each stage comes after those it needs.
         workspace: where stage outputs and runs live; one run at a time.
         store: where bundles are published.
-        data_root: the data directory.
-        data_sha256: hash of the data set.
+        data: the data, read once for the whole run.
         config: config of the run.
         now: the clock, UTC.
         progress: where to tell how far it is.
     """
 
-    stages: Sequence[Stage]
+    stages: Sequence[Stage[ConfigT, DataT]]
     workspace: Path
     store: Store
-    data_root: Path
-    data_sha256: str
-    config: RunConfig
+    data: DataT
+    config: ConfigT
     now: Callable[[], datetime]
     progress: Progress
     _done: dict[str, Path] = field(default_factory=dict)
@@ -80,7 +74,7 @@ class Pipeline:
         """
         wanted = self._wanted(only)
         self.workspace.mkdir(parents=True, exist_ok=True)
-        run = run_id(self.data_sha256, self.config)
+        run = run_id(self.data.sha256, self.config)
         try:
             with FileLock(self.workspace / ".lock", timeout=0):
                 self._sweep()
@@ -124,7 +118,7 @@ class Pipeline:
             queue += by_name[name].needs
         return wanted
 
-    def _ensure(self, stage: Stage, run: str) -> Path:
+    def _ensure(self, stage: Stage[ConfigT, DataT], run: str) -> Path:
         inputs, home = self._home(stage)
         if home.exists() and not stage.always and _complete(home):
             self.progress.stage(stage.name, "cached")
@@ -134,35 +128,19 @@ class Pipeline:
         self.progress.stage(stage.name, "done")
         return home
 
-    def _home(self, stage: Stage) -> tuple[dict[str, str], Path]:
+    def _home(self, stage: Stage[ConfigT, DataT]) -> tuple[dict[str, str], Path]:
         """Hashes of what a stage needs, and the directory that its result has or will have."""
         inputs = {name: StageManifest.read(self._done[name] / MANIFEST).content_sha256 for name in stage.needs}
-        return inputs, self.workspace / "stages" / stage.name / self._key(stage, inputs)
+        return inputs, self.workspace / "stages" / stage.name / stage_key(stage, self.config, self.data.sha256, inputs)
 
-    def _key(self, stage: Stage, inputs: dict[str, str]) -> str:
-        config = self.config.model_dump(mode="json")
-        parts = {
-            "stage": stage.name,
-            "data": self.data_sha256,
-            "config": {name: reduce(getitem, name.split("."), config) for name in stage.sections},
-            "inputs": inputs,
-            "outside": [_listing(path) for path in stage.outside(self.config)],
-            "code": {module: _digest(_source(module)) for module in own_modules(stage.code)},
-            "run": _source_of_function(stage.run),
-            "helpers": {module: _digest(_source(module)) for module in stage.helpers},
-            "versions": {name: installed(name) for name in stage.distributions},
-            "machine": stage.machine(self.config),
-        }
-        return sha256_json(parts)[:KEY_LENGTH]
-
-    def _execute(self, stage: Stage, key: str, inputs: dict[str, str], home: Path, run: str) -> None:
+    def _execute(self, stage: Stage[ConfigT, DataT], key: str, inputs: dict[str, str], home: Path, run: str) -> None:
         home.parent.mkdir(parents=True, exist_ok=True)
         out = home.parent / f".partial-{os.getpid()}-{secrets.token_hex(4)}"
         out.mkdir()
         started = self.now()
         context = StageContext(
             config=self.config,
-            data_root=self.data_root,
+            data=self.data,
             workspace=self.workspace,
             store=self.store,
             out=out,
@@ -216,11 +194,6 @@ class Pipeline:
         return home
 
 
-def run_id(data_sha256: str, config: RunConfig) -> str:
-    """Id of the run of a config on a data set."""
-    return sha256_json([data_sha256, config.model_dump(mode="json")])[:KEY_LENGTH]
-
-
 def _complete(home: Path) -> bool:
     """The manifest is there and every file has its hash; a damaged stage is run again."""
     try:
@@ -228,40 +201,3 @@ def _complete(home: Path) -> bool:
         return all(sha256_file(home / name) == digest for name, digest in manifest.files.items())
     except (ArtifactError, OSError):
         return False
-
-
-@cache
-def _source(module: str) -> str:
-    file = _file(module)
-    if file is None:
-        raise PipelineError(f"module {module} has no source file")
-    return file.read_text(encoding="utf-8")
-
-
-@cache
-def _file(module: str) -> Path | None:
-    """The source file of a module of this program, None if there is no such module."""
-    package, *inside = module.split(".")
-    spec = find_spec(package)
-    if spec is None or spec.origin is None:
-        return None
-    place = Path(spec.origin).parent.joinpath(*inside)
-    candidates = (place / "__init__.py", place.with_suffix(".py")) if inside else (place / "__init__.py",)
-    return next((file for file in candidates if file.is_file()), None)
-
-
-def _listing(path: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of a file, or of every file below a directory; nothing if it is not there."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
-    return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
-
-
-def _source_of_function(function: Callable[[StageContext], None]) -> str:
-    try:
-        return _digest(getsource(function))
-    except OSError:
-        return function.__qualname__
-
-
-def _digest(text: str) -> str:
-    return sha256_json(text)

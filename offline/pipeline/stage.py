@@ -1,4 +1,4 @@
-"""What a stage is, and what it may use."""
+"""What a stage is, and what it may use. Nothing here knows what the config, the data or the stages are about."""
 
 from __future__ import annotations
 
@@ -6,15 +6,41 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from engines.store.store import Store
-from offline.config import RunConfig
-from offline.pipeline.progress import Progress
 from stage1.artifacts import Artifact, sha256_json
+
+if TYPE_CHECKING:
+    from engines.store.store import Store
+    from offline.pipeline.progress import Progress
 
 CHECKPOINTS = "checkpoints"
 PREFIXES = "prefixes"
+
+
+class Config(Protocol):
+    """Everything that decides the outcome of a run but the data."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """As plain values."""
+        ...
+
+    def write(self, path: Path) -> None:
+        """Write it down."""
+        ...
+
+
+class Data(Protocol):
+    """What a run works on, read once."""
+
+    @property
+    def sha256(self) -> str:
+        """Hash of all of it, taken when it was read."""
+        ...
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+DataT = TypeVar("DataT", bound=Data)
 
 
 class StageManifest(Artifact):
@@ -45,12 +71,12 @@ class StageManifest(Artifact):
 
 
 @dataclass(frozen=True)
-class StageContext:
+class StageContext(Generic[ConfigT, DataT]):
     """What a running stage may use.
 
     Attributes:
         config: config of the run.
-        data_root: the data directory.
+        data: the data of the run; no stage reads them from the disk again.
         workspace: the workspace; only ledgers and checkpoints are written there directly.
         store: where bundles are published.
         out: empty directory for the stage's files.
@@ -61,8 +87,8 @@ class StageContext:
         progress: where to tell how far it is.
     """
 
-    config: RunConfig
-    data_root: Path
+    config: ConfigT
+    data: DataT
     workspace: Path
     store: Store
     out: Path
@@ -83,39 +109,35 @@ class StageContext:
         return self.workspace / CHECKPOINTS / self.key
 
 
-def _nothing(_config: RunConfig) -> Sequence[Path]:
+def _nothing(_config: object) -> Sequence[Path]:
     return ()
 
 
-def _any_machine(_config: RunConfig) -> str:
+def _any_machine(_config: object) -> str:
     return ""
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One step of the pipeline.
+class Stage(Generic[ConfigT, DataT]):
+    """One step of the pipeline. Its code, the module of `run` and what that imports of this program, is in its key.
 
     Attributes:
         name: name on the command line and on disk.
         needs: names of the stages whose files it reads.
-        sections: fields of `RunConfig` that it depends on, or parts of them, as in `model.backbone`.
-        code: modules whose source is part of its key, with every module of this program that they import.
+        sections: fields of the config that it depends on, or parts of them, as in `model.backbone`.
+        run: does the work, writing into `context.out`.
         distributions: packages whose installed version, or that they are not there, is part of its key.
+        always: runs every time, because its effect is outside its directory.
         outside: files and directories that the config names and the stage reads; names, sizes and times of change of
             what is there are part of its key.
-        run: does the work, writing into `context.out`.
-        always: runs every time, because its effect is outside its directory.
         machine: what of this machine decides its result; part of its key.
-        helpers: modules whose own source is part of its key, without what they import.
     """
 
     name: str
     needs: tuple[str, ...]
     sections: tuple[str, ...]
-    code: tuple[str, ...]
-    run: Callable[[StageContext], None]
+    run: Callable[[StageContext[ConfigT, DataT]], None]
     distributions: tuple[str, ...] = ()
     always: bool = False
-    outside: Callable[[RunConfig], Sequence[Path]] = _nothing
-    machine: Callable[[RunConfig], str] = _any_machine
-    helpers: tuple[str, ...] = ()
+    outside: Callable[[ConfigT], Sequence[Path]] = _nothing
+    machine: Callable[[ConfigT], str] = _any_machine

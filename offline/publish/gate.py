@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import shutil
 from contextlib import closing, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import ClassVar
 
 from engines.errors import BundleRefused, EngineError, Unavailable
 from engines.live.load_bundle import LiveBundle, load_bundle
 from engines.spec import REFERENCE
+from engines.store.file_names import PARAMS, SPLITS
 from engines.store.store import Store
 from offline.data.dataset import Dataset
 from offline.data.scoring import run_engine
 from offline.evaluation.evaluate import EvaluationSettings, Report, evaluate
 from offline.pipeline.progress import Progress
+from offline.pipeline.run_files import PUBLICATION
 from offline.publish.settings import GateSettings
 from offline.splits.splits_file import Splits
 from stage1.artifacts import Artifact
@@ -100,7 +103,7 @@ def judge_champion(
         return None, [], 0
     try:
         home = store.path(pointer.bundle)
-        sets = Splits.read(home / "splits.json").sets
+        sets = Splits.read(home / SPLITS).sets
         champion = _champion(home)
     except Unavailable as error:
         return pointer.bundle, [f"the champion cannot be loaded here: {error}"], 0
@@ -136,3 +139,32 @@ def _report(bundle: LiveBundle, rows: Dataset, progress: Progress) -> tuple[Scrc
     return bundle.params, evaluate(
         outputs, bundle.params, bundle.calibrator, settings=EvaluationSettings(repetitions=0)
     )
+
+
+def published(run: Path) -> Publication:
+    """What became of the challenger of a run.
+
+    Raises:
+        stage1.errors.ArtifactError: the run has not published.
+    """
+    return Publication.read(run / PUBLICATION)
+
+
+def put_in_place(store: Store, made: str, params: ScrcParams, before: str, *, now: datetime) -> None:
+    """Make a bundle current in the place of one of the same model.
+
+    Args:
+        store: holds both.
+        made: id of the new one.
+        params: its policy.
+        before: id of the one whose place it takes.
+        now: the time to record, with a time zone.
+
+    Raises:
+        PointerMoved: that one is not current.
+        BundleRefused: that one is certified, and the new one INFEASIBLE.
+    """
+    certified = ScrcParams.read(store.path(before) / PARAMS).status
+    if (certified, params.status) == ("CERTIFIED", "INFEASIBLE"):
+        raise BundleRefused(f"{made} stays a challenger: {before} is certified, and it is INFEASIBLE: {params.reason}")
+    store.activate(made, now=now, action="compile", instead_of=before)

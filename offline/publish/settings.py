@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from offline.config import _Section
+from stage1.settings import Section
 
 
-class GateSettings(_Section):
+class GateSettings(Section):
     """When a challenger may replace the champion.
 
     Attributes:

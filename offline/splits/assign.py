@@ -39,11 +39,23 @@ class Looks:
 
 
 def examined(data: Dataset, settings: SplitSettings) -> Dataset:
-    """The rows that may be in any set: those whose source is not train-only."""
-    return Dataset(data.root, tuple(row for row in data.rows if row.source not in settings.train_only))
+    """The rows that may be in any set: those that are not train-only, by themselves or by their source."""
+    return Dataset(data.root, tuple(row for row in data.rows if not _train_only(row, settings)))
 
 
-def split(data: Dataset, looks: Looks, ledger: Ledger, settings: SplitSettings, at: str) -> tuple[Splits, list[Event]]:
+def _train_only(row: Row, settings: SplitSettings) -> bool:
+    return row.train_only or row.source in settings.train_only
+
+
+def split(
+    data: Dataset,
+    looks: Looks,
+    ledger: Ledger,
+    settings: SplitSettings,
+    at: str,
+    *,
+    data_sha256: str | None = None,
+) -> tuple[Splits, list[Event]]:
     """Split by group.
 
     Args:
@@ -52,6 +64,7 @@ def split(data: Dataset, looks: Looks, ledger: Ledger, settings: SplitSettings, 
         ledger: what was placed before.
         settings: shares, grouping and strata.
         at: time to write down.
+        data_sha256: hash of the whole data, of which these are the usable rows; None if they are all.
 
     Returns:
         The splits, and the events to append to the ledger, in this order, before anybody uses the splits.
@@ -66,7 +79,7 @@ def split(data: Dataset, looks: Looks, ledger: Ledger, settings: SplitSettings, 
     groups = _place_all(groups, strata, settings)
     events: list[Event] = [] if settings.strata_version in ledger.cuts else [cut]
     events += _assignments(groups, ledger, settings, at)
-    extras = [row for row in data.rows if row.source in settings.train_only]
+    extras = [row for row in data.rows if _train_only(row, settings)]
     if extras:
         # After the others have names, so that a run that is killed in between gives them the same ones again.
         settled = ledger.after(events)
@@ -78,7 +91,7 @@ def split(data: Dataset, looks: Looks, ledger: Ledger, settings: SplitSettings, 
         check_classes(name, data.pick(described.ids))
     splits = Splits(
         seed=settings.seed,
-        data_sha256=data.sha256,
+        data_sha256=data_sha256 or data.sha256,
         hash_distance=settings.hash_distance,
         scorer=cut.scorer,
         strata_version=cut.strata_version,

@@ -5,17 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
+
+from stage1.settings import Section
 
 Split = Literal["train", "val_select", "val_calib", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ContrastDifficulty(_Section):
+class ContrastDifficulty(Section):
     """A picture of little contrast (night, fog, a dirty lens) is difficult; needs no model.
 
     Attributes:
@@ -25,7 +23,7 @@ class ContrastDifficulty(_Section):
     kind: Literal["contrast"] = "contrast"
 
 
-class ColumnDifficulty(_Section):
+class ColumnDifficulty(Section):
     """A number in the labels file; larger is more difficult.
 
     Attributes:
@@ -37,7 +35,7 @@ class ColumnDifficulty(_Section):
     column: str = "difficulty"
 
 
-class BundleDifficulty(_Section):
+class BundleDifficulty(Section):
     """A picture that a published bundle is unsure of is difficult.
 
     The bundle is a fixed, older one: tonight's model would choose its own exam.
@@ -54,7 +52,7 @@ class BundleDifficulty(_Section):
 Difficulty = Annotated[ContrastDifficulty | ColumnDifficulty | BundleDifficulty, Field(discriminator="kind")]
 
 
-class SplitSettings(_Section):
+class SplitSettings(Section):
     """How rows are grouped and groups are split. A changed setting never moves a group that has been placed.
 
     A metadata column is found by its name or by the end of a dotted one: `vid_id` also finds `video_info.vid_id`.

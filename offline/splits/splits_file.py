@@ -89,7 +89,7 @@ class Splits(Artifact):
 
     Attributes:
         seed: seed of the draw.
-        data_sha256: hash of the data set that was split.
+        data_sha256: hash of the data that were split, unusable rows among them.
         hash_distance: rows of different sets differ in more bits than this; None if looks were not compared.
         scorer: name of the frozen scorer of difficulty.
         strata_version: version of the difficulty bins.

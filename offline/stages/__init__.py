@@ -1,1 +1,14 @@
-"""The stages of a night, one file each."""
+"""The stages of a night, one file each; a file ends in `STAGE = ...` and has the stage's name."""
+
+# In order: each stage comes after those it needs.
+STAGE_NAMES = (
+    "splits",
+    "adapt_domain",
+    "train_supervised",
+    "train_conformal_risk",
+    "compare_training",
+    "export",
+    "calibrate_scrc",
+    "eval_selective",
+    "publish",
+)

@@ -1,18 +1,46 @@
-"""Adapt the backbone to the domain, without labels."""
+"""The stage that adapts the backbone to the domain, without labels; torch is imported only when it runs."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from offline.data.dataset import Dataset
 from offline.data.fingerprints import FINGERPRINTS
 from offline.pipeline.run_files import BACKBONE
-from offline.pipeline.stage import StageContext
-from offline.stages.inputs import JUDGING, images_of, network_of, rows_of
+from offline.pipeline.stage import Stage
+from offline.stages.inputs import JUDGING, rows_of
+from offline.stages.outside_files import unlabelled_files
 from stage1.artifacts import Artifact
 
+if TYPE_CHECKING:
+    from offline.stages.context import Context, NightStage
 
-def run_adapt_domain(context: StageContext) -> None:
+
+class AdaptationRecord(Artifact):
+    """`adaptation.json`: what domain adaptation saw and what came of it.
+
+    Attributes:
+        images: unlabelled images that it saw.
+        unreadable: files of the directories of unlabelled images that could not be decoded.
+        alike: those that were left out because they look like a row that judges.
+        kept_epoch: the epoch whose backbone was kept; 0 if none was better than the backbone as it came.
+        judge: how epochs were judged.
+        before: Matthews correlation of the judge on val_select with the backbone as it came.
+        epochs: mean loss terms of each epoch, the entropy of the mean assignment, and the judgement.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    images: int
+    unreadable: int
+    alike: int
+    kept_epoch: int
+    judge: str
+    before: float | None
+    epochs: tuple[dict[str, float], ...]
+
+
+def run_adapt_domain(context: Context) -> None:
     """Adapt the backbone to the domain without labels; writes `backbone.safetensors` and `adaptation.json` if enabled.
 
     The labels of train and val_select judge the features, and train nothing.
@@ -23,12 +51,13 @@ def run_adapt_domain(context: StageContext) -> None:
     from offline.data.unlabelled import COPIES_DISTANCE, hashes_of, read_unlabelled  # noqa: PLC0415
     from offline.learning.self_distillation.adapt import adapt_domain  # noqa: PLC0415
     from offline.learning.self_distillation.probe import feature_judge  # noqa: PLC0415
+    from offline.stages.network import images_of, network_of  # noqa: PLC0415
     from stage1.model.weights import save_weights  # noqa: PLC0415
 
     config = context.config
     net = network_of(context, trained=False)
     train, val_select = images_of(context, "train"), images_of(context, "val_select")
-    judged = Dataset(context.data_root, tuple(row for name in JUDGING for row in rows_of(context, name).rows))
+    judged = Dataset(context.data.root, tuple(row for name in JUDGING for row in rows_of(context, name).rows))
     more = read_unlabelled(
         settings.images,
         config.preprocess,
@@ -58,25 +87,11 @@ def run_adapt_domain(context: StageContext) -> None:
     ).write(context.out / "adaptation.json")
 
 
-class AdaptationRecord(Artifact):
-    """`adaptation.json`: what domain adaptation saw and what came of it.
-
-    Attributes:
-        images: unlabelled images that it saw.
-        unreadable: files of the directories of unlabelled images that could not be decoded.
-        alike: those that were left out because they look like a row that judges.
-        kept_epoch: the epoch whose backbone was kept; 0 if none was better than the backbone as it came.
-        judge: how epochs were judged.
-        before: Matthews correlation of the judge on val_select with the backbone as it came.
-        epochs: mean loss terms of each epoch, the entropy of the mean assignment, and the judgement.
-    """
-
-    SCHEMA_VERSION: ClassVar[int] = 1
-
-    images: int
-    unreadable: int
-    alike: int
-    kept_epoch: int
-    judge: str
-    before: float | None
-    epochs: tuple[dict[str, float], ...]
+STAGE: NightStage = Stage(
+    name="adapt_domain",
+    needs=("splits",),
+    sections=("seed", "preprocess", "model.backbone", "model.views", "splits.hash_distance", "adapt_domain"),
+    run=run_adapt_domain,
+    distributions=("torch", "transformers", "peft", "imagehash", "pillow", "scipy", "simplejpeg"),
+    outside=unlabelled_files,
+)

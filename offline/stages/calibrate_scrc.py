@@ -1,22 +1,25 @@
-"""Certify the exit rule on the compiled engine."""
+"""The stage that certifies the exit rule on the compiled engine, because its numbers are those that will serve."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.batches import in_batches
-from engines.store.bundle import CALIBRATOR, GOLDEN, PARAMS, PREPROCESS, certified_sha256_of
+from engines.store.bundle import certified_sha256_of
+from engines.store.file_names import CALIBRATOR, GOLDEN, PARAMS, PREPROCESS
 from engines.store.golden import write_golden
 from offline.certify.calibration_ledger import claim_fold
+from offline.certify.engine_agreement import machine_of
 from offline.data.dataset import Dataset
 from offline.data.named_targets import NO_TARGET, named_targets
 from offline.data.scoring import BATCH, run_engine
 from offline.pipeline.content_key import code_version
 from offline.pipeline.run_files import REFERENCES, THRESHOLDS
-from offline.pipeline.stage import StageContext
+from offline.pipeline.stage import Stage
 from offline.splits.balanced_placement import hash_key
 from offline.stages.compiled_engine import agreed, compiled_engine, write_drift
 from offline.stages.inputs import rows_of, splits_of
@@ -28,6 +31,9 @@ from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
 from stage1.probability.fit import fit_calibrator, fit_head
+
+if TYPE_CHECKING:
+    from offline.stages.context import Context, NightStage
 
 GOLDEN_IMAGES = 64
 
@@ -68,7 +74,7 @@ def golden_rows(data: Dataset, seed: int, most: int = GOLDEN_IMAGES) -> Dataset:
     return Dataset(data.root, tuple(picked))
 
 
-def run_calibrate_scrc(context: StageContext) -> None:
+def run_calibrate_scrc(context: Context) -> None:
     """Certify the exit rule on the compiled engine.
 
     Writes `scrc_params.json`, `calibrator.json`, the golden set, and what stands beside the certificate in the report:
@@ -77,14 +83,14 @@ def run_calibrate_scrc(context: StageContext) -> None:
     config, export = context.config, context.inputs["export"]
     preprocess = PreprocessSettings.read(export / PREPROCESS)
     splits = splits_of(context)
-    splits.check(rows_of(context))
+    splits.check(context.data)
     engine = compiled_engine(context)
     select_rows = rows_of(context, "val_select")
     val_select = run_engine(engine, select_rows, preprocess, context.progress.step, "val_select")
     spec = engine.describe().spec
     reference = agreed(context, spec, val_select)
     fold, prior_uses = claim_fold(context.workspace, splits, context.key, context.now().isoformat(timespec="seconds"))
-    fold_rows = splits.pick(rows_of(context), fold)
+    fold_rows = splits.pick(context.data, fold)
     val_calib = run_engine(engine, fold_rows, preprocess, context.progress.step, "val_calib")
     digest = certified_sha256_of(export, spec)
     binding = CalibrationContext(digest, preprocess.sha256, prior_uses, code_version())
@@ -99,3 +105,13 @@ def run_calibrate_scrc(context: StageContext) -> None:
     golden = golden_rows(select_rows, config.seed).array(preprocess)
     write_golden(context.out / GOLDEN, golden, in_batches(engine, golden, BATCH))
     write_drift(context, spec, val_select, reference, params)
+
+
+STAGE: NightStage = Stage(
+    name="calibrate_scrc",
+    needs=("splits", "export"),
+    sections=("seed", "calibrate_scrc", "model.heads"),
+    run=run_calibrate_scrc,
+    distributions=("numpy", "pillow", "scipy", "simplejpeg"),
+    machine=lambda config: machine_of(config.engine),
+)

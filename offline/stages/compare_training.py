@@ -1,15 +1,21 @@
-"""Train what the report sets beside the model."""
+"""The stage that trains what the report sets beside the model; torch is imported only when it runs."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from offline.pipeline.run_files import BEST, COMPARISON, SUPERVISED
-from offline.pipeline.stage import StageContext
-from offline.stages.inputs import images_of
+from offline.pipeline.stage import Stage
+from offline.stages.outside_files import training_start
+
+if TYPE_CHECKING:
+    from offline.stages.context import Context, NightStage
 
 
-def run_compare_training(context: StageContext) -> None:
+def run_compare_training(context: Context) -> None:
     """Train what the report sets beside the model; writes `comparison.json`."""
     from offline.stages.ablations import Ablations, Weights  # noqa: PLC0415
+    from offline.stages.network import images_of  # noqa: PLC0415
 
     supervised, final = context.inputs["train_supervised"], context.inputs["train_conformal_risk"]
     Ablations(
@@ -22,3 +28,22 @@ def run_compare_training(context: StageContext) -> None:
         cache=context.prefixes,
         progress=context.progress.step,
     ).run().write(context.out / COMPARISON)
+
+
+STAGE: NightStage = Stage(
+    name="compare_training",
+    needs=("splits", "train_supervised", "train_conformal_risk"),
+    sections=(
+        "seed",
+        "preprocess",
+        "model",
+        "adapt_domain.enabled",
+        "train_supervised",
+        "train_conformal_risk",
+        "compare_training",
+        "calibrate_scrc",
+    ),
+    run=run_compare_training,
+    distributions=("torch", "transformers", "peft", "kornia", "pillow", "pytorch_optimizer", "simplejpeg"),
+    outside=training_start,
+)

@@ -1,14 +1,17 @@
-"""Evaluate on the test rows."""
+"""The stage that evaluates on the test rows and writes the report."""
 
 from __future__ import annotations
 
-from engines.store.bundle import CALIBRATOR, PARAMS, PREPROCESS
+from typing import TYPE_CHECKING
+
+from engines.store.file_names import CALIBRATOR, METRICS, PAGE, PARAMS, PREPROCESS
+from offline.certify.engine_agreement import machine_of
 from offline.data.dataset import Dataset
 from offline.data.scoring import run_engine
 from offline.evaluation.evaluate import EvaluationSettings, evaluate, metrics_csv
 from offline.evaluation.training_comparison import TrainingComparison
-from offline.pipeline.run_files import COMPARISON, METRICS, PAGE, REFERENCES, REPORT, THRESHOLDS
-from offline.pipeline.stage import StageContext
+from offline.pipeline.run_files import COMPARISON, REFERENCES, REPORT, THRESHOLDS
+from offline.pipeline.stage import Stage
 from offline.report.page import render
 from offline.report.thumbnails import thumbnails
 from offline.stages.compiled_engine import compiled_engine
@@ -20,8 +23,11 @@ from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
 
+if TYPE_CHECKING:
+    from offline.stages.context import Context, NightStage
 
-def run_eval_selective(context: StageContext) -> None:
+
+def run_eval_selective(context: Context) -> None:
     """Evaluate on the test rows; writes `metrics.csv`, `report.json` and `report.html`."""
     export, calibrated = context.inputs["export"], context.inputs["calibrate_scrc"]
     params = ScrcParams.read(calibrated / PARAMS)
@@ -46,3 +52,13 @@ def _about(rows: Dataset) -> str:
     if "synthetic" in sources:
         text += " Synthetic pictures say nothing about accuracy on real streets."
     return text
+
+
+STAGE: NightStage = Stage(
+    name="eval_selective",
+    needs=("splits", "compare_training", "export", "calibrate_scrc"),
+    sections=(),
+    run=run_eval_selective,
+    distributions=("numpy", "pillow", "scipy", "simplejpeg"),
+    machine=lambda config: machine_of(config.engine),
+)

@@ -1,17 +1,23 @@
-"""What the stages of a night write down of themselves."""
+"""The stage that exports the trained network to ONNX and compiles it for the engine of the config."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from engines.backends.compiled import compile_engine
+from engines.backends.backend import CompileOptions
+from engines.backends.registry import backend, compile_engine
 from engines.spec import twin
-from engines.store.bundle import ENGINE, PREPROCESS, SPEC, certified_sha256_of
+from engines.store.bundle import certified_sha256_of
+from engines.store.file_names import ENGINE, PREPROCESS, SPEC
+from offline.certify.engine_agreement import machine_of
 from offline.data.dataset import Dataset
 from offline.pipeline.run_files import BEST
-from offline.pipeline.stage import StageContext
-from offline.stages.inputs import network_of, rows_of
+from offline.pipeline.stage import Stage
+from offline.stages.inputs import rows_of
 from stage1.artifacts import Artifact
+
+if TYPE_CHECKING:
+    from offline.stages.context import Context, NightStage
 
 
 class ExportRecord(Artifact):
@@ -23,12 +29,13 @@ class ExportRecord(Artifact):
     engine_sha256: str
 
 
-def run_export(context: StageContext) -> None:
+def run_export(context: Context) -> None:
     """Export to ONNX, prove it equal to torch, and compile that for the engine of the config.
 
     Writes `model.onnx`, what the engine needs beside it, `spec.json` and `preprocess.json`.
     """
     from offline.certify.onnx_export import PARITY_BATCHES, check_export, export_bf16, export_onnx  # noqa: PLC0415
+    from offline.stages.network import network_of  # noqa: PLC0415
     from stage1.model.weights import load_weights  # noqa: PLC0415
 
     config = context.config
@@ -40,11 +47,21 @@ def run_export(context: StageContext) -> None:
     sample = Dataset(rows.root, rows.rows[: max(PARITY_BATCHES)])
     parity = check_export(net, path, sample.array(config.preprocess))
     spec = config.engine
-    if spec.backend == "tensorrt" and spec.precision == "bf16":
-        # A strongly typed engine takes its precision from the graph.
+    if backend(spec.backend).graph_precision(spec) == "bf16":
         export_bf16(net, twin(path, "bf16"), config.preprocess.size_px)
-    compile_engine(spec, path, refittable=config.compile.refittable, timing_cache=context.workspace / "timing")
+    options = CompileOptions(config.compile.refittable, context.workspace / "timing")
+    compile_engine(spec, path, options=options)
     spec.write(context.out / SPEC)
     config.preprocess.write(context.out / PREPROCESS)
     digest = certified_sha256_of(context.out, spec)
     ExportRecord(parity=parity, engine_sha256=digest).write(context.out / "export.json")
+
+
+STAGE: NightStage = Stage(
+    name="export",
+    needs=("splits", "train_conformal_risk"),
+    sections=("preprocess", "model", "engine", "compile"),
+    run=run_export,
+    distributions=("torch", "transformers", "peft", "onnx", "onnxscript"),
+    machine=lambda config: machine_of(config.engine),
+)

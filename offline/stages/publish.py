@@ -1,21 +1,27 @@
-"""Put the bundle into the store."""
+"""The stage that puts the bundle into the store, and makes it current if the gate lets it pass."""
 
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from engines.spec import EngineSpec
-from engines.store.bundle import ENGINE_PREFIXES, PARITY_TOLERANCE, REQUIRED, SPEC, Provenance
+from engines.backends.registry import backend
+from engines.store.bundle import Provenance
+from engines.store.file_names import CONFIG, ENGINE_PREFIXES, REQUIRED, SPEC
 from offline.pipeline.content_key import code_version
 from offline.pipeline.run_files import BEST, PUBLICATION, REFERENCES, REPORT, THRESHOLDS
-from offline.pipeline.runner import CONFIG
-from offline.pipeline.stage import StageContext
+from offline.pipeline.stage import Stage
 from offline.publish import gate
 from offline.stages.inputs import rows_of
 
+if TYPE_CHECKING:
+    from offline.stages.context import Context, NightStage
 
-def run_publish(context: StageContext) -> None:
+
+BUNDLE_STAGES = ("splits", "train_conformal_risk", "export", "calibrate_scrc", "eval_selective")
+
+
+def run_publish(context: Context) -> None:
     """Put the bundle into the store; make it current if the gate lets it pass. Writes `publish.json`."""
     sources = [context.inputs[name] for name in BUNDLE_STAGES]
     files = context.out / "bundle"
@@ -24,11 +30,12 @@ def run_publish(context: StageContext) -> None:
     names += sorted(beside - set(names))
     gate.assemble(sources, names, files)
     context.config.write(files / CONFIG)
-    data = rows_of(context)
+    data = context.data
     now = context.now()
     at = now.isoformat(timespec="seconds")
     provenance = Provenance(run=context.run, created_at=at, code_version=code_version(), data_sha256=data.sha256)
-    bundle = context.store.publish(files, provenance, parity_tolerance=_tolerance(context.config.engine))
+    tolerance = backend(context.config.engine.backend).tolerance(context.config.engine)
+    bundle = context.store.publish(files, provenance, parity_tolerance=tolerance)
     shutil.rmtree(files)
     test = rows_of(context, "test")
     champion, reasons, rows = gate.judge_champion(
@@ -42,19 +49,10 @@ def run_publish(context: StageContext) -> None:
     ).write(context.out / PUBLICATION)
 
 
-def _tolerance(spec: EngineSpec) -> float:
-    """Largest difference of an engine from its own golden outputs, in logits."""
-    # On a GPU, each batch size has kernels of its own, and sums in bf16 depend on their order.
-    return 2e-2 if spec.device == "cuda" and spec.precision == "bf16" else PARITY_TOLERANCE
-
-
-BUNDLE_STAGES = ("splits", "train_conformal_risk", "export", "calibrate_scrc", "eval_selective")
-
-
-def published(run: Path) -> gate.Publication:
-    """What became of the challenger of a run.
-
-    Raises:
-        stage1.errors.ArtifactError: the run has not published.
-    """
-    return gate.Publication.read(run / PUBLICATION)
+STAGE: NightStage = Stage(
+    name="publish",
+    needs=BUNDLE_STAGES,
+    sections=("gate",),
+    run=run_publish,
+    always=True,
+)

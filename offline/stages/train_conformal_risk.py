@@ -1,17 +1,29 @@
-"""Fine-tune the heads for the exit risk."""
+"""The stage that fine-tunes the heads for the exit risk; torch is imported only when it runs."""
 
 from __future__ import annotations
 
 import shutil
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from offline.pipeline.run_files import BEST, SUPERVISED
-from offline.pipeline.stage import StageContext
-from offline.stages.inputs import images_of, network_of
+from offline.pipeline.stage import Stage
 from stage1.artifacts import Artifact
 
+if TYPE_CHECKING:
+    from offline.stages.context import Context, NightStage
 
-def run_train_conformal_risk(context: StageContext) -> None:
+
+class ConformalRecord(Artifact):
+    """`conformal_training.json`: what conformal risk training did to the exit coverage on val_select."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    enabled: bool
+    coverage_before: float | None = None
+    coverage_after: float | None = None
+
+
+def run_train_conformal_risk(context: Context) -> None:
     """Fine-tune the heads for the exit risk; writes `model_best.safetensors`."""
     supervised = context.inputs["train_supervised"] / SUPERVISED
     config = context.config
@@ -20,6 +32,7 @@ def run_train_conformal_risk(context: StageContext) -> None:
         ConformalRecord(enabled=False).write(context.out / "conformal_training.json")
         return
     from offline.learning.conformal.train import train_conformal_risk  # noqa: PLC0415
+    from offline.stages.network import images_of, network_of  # noqa: PLC0415
     from stage1.model.weights import load_weights, save_weights  # noqa: PLC0415
 
     net = network_of(context, trained=True)
@@ -39,11 +52,10 @@ def run_train_conformal_risk(context: StageContext) -> None:
     record.write(context.out / "conformal_training.json")
 
 
-class ConformalRecord(Artifact):
-    """`conformal_training.json`: what conformal risk training did to the exit coverage on val_select."""
-
-    SCHEMA_VERSION: ClassVar[int] = 1
-
-    enabled: bool
-    coverage_before: float | None = None
-    coverage_after: float | None = None
+STAGE: NightStage = Stage(
+    name="train_conformal_risk",
+    needs=("splits", "train_supervised"),
+    sections=("seed", "preprocess", "model", "train_conformal_risk", "calibrate_scrc"),
+    run=run_train_conformal_risk,
+    distributions=("torch", "transformers", "peft", "pillow", "simplejpeg"),
+)

@@ -1,23 +1,52 @@
-"""The stages that learn; torch is imported only when one of them runs."""
+"""The stage that trains adapter and heads; torch is imported only when it runs."""
 
 from __future__ import annotations
 
 import csv
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from offline.pipeline.run_files import BACKBONE, SUPERVISED, TRAINING, TRAINING_LOG
-from offline.pipeline.stage import StageContext
-from offline.stages.inputs import JUDGING, images_of, network_of, rows_of
+from offline.pipeline.stage import Stage
+from offline.stages.inputs import JUDGING, rows_of
+from offline.stages.outside_files import training_start
 from stage1.artifacts import Artifact
 
+if TYPE_CHECKING:
+    from offline.stages.context import Context, NightStage
 
-def run_train_supervised(context: StageContext) -> None:
+
+class TrainingRecord(Artifact):
+    """`training.json`: what supervised training trained, and from where.
+
+    Attributes:
+        adapter: kind of adapter.
+        trained_parameters: of adapters and heads.
+        all_parameters: of the network with its adapters.
+        cached: whether it started behind the frozen blocks.
+        inputs: how, or why not.
+        coverage: exit coverage on val_select of the checkpoint that was kept.
+        loss: its mean cross-entropy there.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    adapter: str
+    trained_parameters: int
+    all_parameters: int
+    cached: bool
+    inputs: str
+    coverage: float
+    loss: float
+
+
+def run_train_supervised(context: Context) -> None:
     """Train adapter and heads.
 
     Writes `model_supervised.safetensors`, the adapter by itself, `training.csv` and `training.json`.
     """
     from offline.learning.adapter_file import AdapterOrigin, load_adapter, save_adapter  # noqa: PLC0415
     from offline.learning.supervised.train import Trainee, train_supervised  # noqa: PLC0415
+    from offline.stages.network import images_of, network_of  # noqa: PLC0415
     from stage1.model.adapters.attach import add_adapters, merge_adapters  # noqa: PLC0415
     from stage1.model.weights import load_weights, save_weights  # noqa: PLC0415
 
@@ -62,25 +91,11 @@ def run_train_supervised(context: StageContext) -> None:
     ).write(context.out / TRAINING)
 
 
-class TrainingRecord(Artifact):
-    """`training.json`: what supervised training trained, and from where.
-
-    Attributes:
-        adapter: kind of adapter.
-        trained_parameters: of adapters and heads.
-        all_parameters: of the network with its adapters.
-        cached: whether it started behind the frozen blocks.
-        inputs: how, or why not.
-        coverage: exit coverage on val_select of the checkpoint that was kept.
-        loss: its mean cross-entropy there.
-    """
-
-    SCHEMA_VERSION: ClassVar[int] = 1
-
-    adapter: str
-    trained_parameters: int
-    all_parameters: int
-    cached: bool
-    inputs: str
-    coverage: float
-    loss: float
+STAGE: NightStage = Stage(
+    name="train_supervised",
+    needs=("splits", "adapt_domain"),
+    sections=("seed", "preprocess", "model", "train_supervised", "calibrate_scrc"),
+    run=run_train_supervised,
+    distributions=("torch", "transformers", "peft", "kornia", "pillow", "pytorch_optimizer", "simplejpeg"),
+    outside=training_start,
+)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from stage1.certificate.risks import Risk, Unit
+from stage1.settings import Section
 
 Mode = Literal["risk", "coverage", "balanced"]
 Algorithm = Literal["A", "B", "C"]
@@ -15,7 +16,7 @@ Spending = Literal["nights", "single_use"]
 MOST_SLACK = 2.0
 
 
-class CalibrationSettings(BaseModel):
+class CalibrationSettings(Section):
     """What is to be certified, and how the candidates are chosen.
 
     Attributes:
@@ -46,8 +47,6 @@ class CalibrationSettings(BaseModel):
         gate_size: number of candidate values of tau.
         ambiguous_share: share of the deferred images of val_select that are AMBIGUOUS.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     mode: Mode = "risk"
     algorithm: Algorithm = "B"

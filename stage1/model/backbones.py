@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModel, DINOv3ViTConfig, DINOv3ViTModel, PreTrainedModel
 from transformers.utils import logging as hf_logging
 
-from offline.errors import TrainingError
+from stage1.errors import ModelError
 from stage1.model.net import Layout, Stage1Net
 from stage1.model.settings import DINOV3, ModelSettings, PretrainedBackbone, RandomBackbone
 
@@ -23,7 +23,7 @@ def build(settings: ModelSettings, *, size_px: int, seed: int) -> Stage1Net:
         seed: seed of all random weights.
 
     Raises:
-        TrainingError: a pretrained backbone cannot be had, or does not take images of this size; says what to do.
+        ModelError: a pretrained backbone cannot be had, or does not take images of this size; says what to do.
     """
     torch.manual_seed(seed)
     view_px = size_px if settings.views == "whole" else size_px // 2
@@ -51,21 +51,21 @@ def layout_of(backbone: PreTrainedModel, view_px: int) -> Layout:
     """How the backbone's last hidden state is laid out, by trying it on a black image.
 
     Raises:
-        TrainingError: it does not take images of this size, or does not return patch or grid features.
+        ModelError: it does not take images of this size, or does not return patch or grid features.
     """
     name = type(backbone).__name__
     backbone.train(False)
     try:
         hidden = backbone(torch.zeros((1, 3, view_px, view_px))).last_hidden_state
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        raise TrainingError(
+        raise ModelError(
             f"{name} does not return features of {view_px} x {view_px} px images: {error}; choose another "
             "preprocess.size_px or another model.backbone"
         ) from error
     if hidden.ndim == 4:
         return Layout(width=hidden.shape[1], first_patch=0, patch_px=view_px // hidden.shape[3])
     if hidden.ndim != 3:
-        raise TrainingError(f"{name} returns a state of shape {tuple(hidden.shape)}, expected patch or grid features")
+        raise ModelError(f"{name} returns a state of shape {tuple(hidden.shape)}, expected patch or grid features")
     has_cls = any(parameter.rsplit(".", 1)[-1] == "cls_token" for parameter, _ in backbone.named_parameters())
     registers = int(getattr(backbone.config, "num_register_tokens", 0))
     first_patch = 1 + registers if has_cls else 0
@@ -103,7 +103,7 @@ def _pretrained(backbone: PretrainedBackbone) -> PreTrainedModel:
             backbone.name, local_files_only=directory.is_dir(), use_safetensors=True, dtype=torch.float32
         )
     except (OSError, ValueError) as error:
-        raise TrainingError(_how_to_get(backbone.name, error)) from error
+        raise ModelError(_how_to_get(backbone.name, error)) from error
     return loaded
 
 

@@ -6,14 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from offline.config import _Section
+from stage1.settings import Section
 
 Adapter = Literal["doran", "dora", "lora", "prompts", "parallel", "none"]
 
 DINOV3 = "facebook/dinov3-vith16plus-pretrain-lvd1689m"
 
 
-class RandomBackbone(_Section):
+class RandomBackbone(Section):
     """A small DINOv3 with random weights: for demonstrations and tests, where no pretrained one can be had.
 
     Attributes:
@@ -33,7 +33,7 @@ class RandomBackbone(_Section):
     initializer_range: float = Field(default=0.12, gt=0)
 
 
-class PretrainedBackbone(_Section):
+class PretrainedBackbone(Section):
     """A vision transformer from the Hugging Face hub or a local directory.
 
     Attributes:
@@ -45,7 +45,7 @@ class PretrainedBackbone(_Section):
     name: str = DINOV3
 
 
-class NamedHead(_Section):
+class NamedHead(Section):
     """A head for a column of the data beside the label; rows without a value are not in its loss.
 
     Attributes:
@@ -57,7 +57,7 @@ class NamedHead(_Section):
     classes: tuple[str, ...] = Field(min_length=2)
 
 
-class ModelSettings(_Section):
+class ModelSettings(Section):
     """Backbone, adapter and heads.
 
     Attributes:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from engines.backends.onnxruntime import OnnxEngine
 from engines.errors import BundleRefused, InferenceError
-from engines.store.bundle import CALIBRATOR, ENGINE, PREPROCESS
+from engines.store.file_names import CALIBRATOR, ENGINE, PREPROCESS
 from stage1.errors import Stage1Error
 from stage1.preprocess import PreprocessSettings, preprocess
 from stage1.probability.calibrator import ProbabilityCalibrator

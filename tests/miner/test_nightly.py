@@ -14,8 +14,7 @@ import pytest
 from apscheduler.triggers.cron import CronTrigger
 
 from engines.spec import EngineSpec
-from miner.nightly import STAMP, NightlyJob, RetrainStamp, missed
-from miner.settings import RetrainSettings
+from miner.nightly import STAMP, NightlyJob, RetrainSettings, RetrainStamp, missed
 
 NIGHT = datetime(2026, 3, 1, 3, 30, tzinfo=UTC)
 TRIGGER = CronTrigger.from_crontab("30 3 * * *", timezone="UTC")

@@ -20,7 +20,8 @@ import pytest
 from bittensor_wallet import Wallet
 from PIL import Image
 
-from engines.store.bundle import MANIFEST, Provenance
+from engines.store.bundle import Provenance
+from engines.store.file_names import MANIFEST
 from engines.store.store import Store
 from miner.answering.journal import read_journal
 from miner.chain.offline import ChainFile

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from miner.errors import SettingsError
 from miner.settings import load_settings
+from stage1.errors import SettingsError
 
 
 @pytest.fixture(autouse=True)

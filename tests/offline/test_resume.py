@@ -12,7 +12,7 @@ from typing import Any
 
 from engines.store.store import Store
 from offline.data.synthetic_streets import write_scenes
-from offline.night import stage_names
+from offline.stages import STAGE_NAMES
 
 SCENES = 160
 
@@ -34,7 +34,7 @@ def events(child: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
 def test_a_run_killed_in_every_stage_in_turn_is_resumed_to_its_end(tmp_path: Path) -> None:
     list(write_scenes(tmp_path / "scenes", scenes=SCENES))
     store = Store(tmp_path / "engines")
-    for number, stage in enumerate(stage_names()):
+    for number, stage in enumerate(STAGE_NAMES):
         with subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, text=True) as child:
             states = []
             for event in events(child):
@@ -44,12 +44,12 @@ def test_a_run_killed_in_every_stage_in_turn_is_resumed_to_its_end(tmp_path: Pat
                     child.send_signal(signal.SIGKILL)
                     break
         # The stage before was killed last time, so it runs now; those before it are done.
-        assert [name for name, state in states if state == "cached"] == list(stage_names()[: max(0, number - 1)])
+        assert [name for name, state in states if state == "cached"] == list(STAGE_NAMES[: max(0, number - 1)])
         for row in store.bundles():
             store.verify(row.manifest.bundle_id)
     done = subprocess.run(command(tmp_path), capture_output=True, text=True, check=True)
     finished = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [e["stage"] for e in finished if e.get("state") == "cached"] == list(stage_names()[:-1])
+    assert [e["stage"] for e in finished if e.get("state") == "cached"] == list(STAGE_NAMES[:-1])
     [row] = store.bundles()
     assert row.current
     assert not list((tmp_path / "workspace" / "stages").glob("*/.partial-*"))

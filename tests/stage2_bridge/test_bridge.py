@@ -15,7 +15,7 @@ from PIL import Image
 from structlog.testing import capture_logs
 
 from engines.errors import BundleRefused
-from engines.store.bundle import CALIBRATOR, ENGINE, PREPROCESS
+from engines.store.file_names import CALIBRATOR, ENGINE, PREPROCESS
 from stage1.errors import ArtifactError
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator

@@ -18,7 +18,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora.layer import Conv2d as LoraConv2d
 from torch import nn
 
-from offline.errors import TrainingError
+from stage1.errors import ModelError
 from stage1.model.adapters.doran import DoranConfig
 from stage1.model.adapters.side_modules import ParallelMlp, PromptedBlock
 from stage1.model.net import Stage1Net
@@ -39,7 +39,7 @@ def add_adapters(net: Stage1Net, settings: ModelSettings) -> None:
         settings: kind, rank, targets and number of blocks.
 
     Raises:
-        TrainingError: this backbone does not take this adapter.
+        ModelError: this backbone does not take this adapter.
     """
     for parameter in net.backbone.parameters():
         parameter.requires_grad_(False)
@@ -68,13 +68,13 @@ def add_side_modules(net: Stage1Net, settings: ModelSettings) -> None:
     """Put in what stays in the graph after training: prompts or parallel bottlenecks; nothing for other adapters.
 
     Raises:
-        TrainingError: the backbone is no transformer whose blocks are known.
+        ModelError: the backbone is no transformer whose blocks are known.
     """
     if settings.adapter not in {"prompts", "parallel"}:
         return
     blocks, width = blocks_of(net.backbone), net.layout.width
     if not net.layout.first_patch or not all(hasattr(block, "mlp") for block in blocks):
-        raise TrainingError(
+        raise ModelError(
             f"{type(net.backbone).__name__} has no transformer blocks with an MLP, which the adapter "
             f"{settings.adapter!r} needs: set model.adapter to lora or dora"
         )
@@ -111,7 +111,7 @@ def _targets(net: Stage1Net, settings: ModelSettings) -> list[str]:
     if linear:
         found = sorted(name_of[m] for m in linear if _wanted(name_of[m], settings.targets))
         if not found:
-            raise TrainingError(
+            raise ModelError(
                 f"{type(backbone).__name__} has no {settings.targets} projections: set model.targets to all"
             )
         return found
@@ -121,12 +121,12 @@ def _targets(net: Stage1Net, settings: ModelSettings) -> list[str]:
     # What follows the blocks is as near to the end as the last of them.
     late = [m for m in pointwise if m in inside or order[m] > end]
     if not late:
-        raise TrainingError(
+        raise ModelError(
             f"{type(backbone).__name__} has no linear layers or 1x1 convolutions in its blocks: set model.adapter to "
             "none"
         )
     if settings.adapter == "doran":
-        raise TrainingError(
+        raise ModelError(
             f"DoRAN adapts linear layers, and {type(backbone).__name__} has none in its blocks: set model.adapter to "
             "lora or dora"
         )

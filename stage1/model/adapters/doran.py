@@ -36,7 +36,7 @@ from peft.tuners.lora.variants import DoraLinearVariant
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from offline.errors import TrainingError
+from stage1.errors import ModelError
 
 # Each has value 0 and slope 1 at 0, so that a small trunk is used as it is.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -70,7 +70,7 @@ class DoranConfig(LoraConfig):
         doran_share: last parts of the names of projections that share trunks, in groups; None for `SHARED`.
 
     Raises:
-        TrainingError: a value is out of its range, or a setting of peft cannot be used together with DoRAN. Also from
+        ModelError: a value is out of its range, or a setting of peft cannot be used together with DoRAN. Also from
             `get_peft_model`: this object has been used before, or a projection is quantised or zero.
     """
 
@@ -102,7 +102,7 @@ class DoranConfig(LoraConfig):
 
     def _check_peft(self) -> None:
         if not isinstance(self.init_lora_weights, bool):
-            raise TrainingError(
+            raise ModelError(
                 f"init_lora_weights is {self.init_lora_weights!r}, which writes into factors that DoRAN generates: set "
                 "it to True, or to False for an adapter that does not start as the identity"
             )
@@ -110,16 +110,16 @@ class DoranConfig(LoraConfig):
         found = [name for name in (*variants, *UNSUPPORTED) if getattr(self, name)]
         if found or not self.use_doran:
             what = f"{', '.join(found)} cannot be used together with DoRAN" if found else "use_doran is false"
-            raise TrainingError(f"{what}: leave it at its default, or use a LoraConfig instead of a DoranConfig")
+            raise ModelError(f"{what}: leave it at its default, or use a LoraConfig instead of a DoranConfig")
 
     def _check_ranges(self) -> None:
         rank, known = max([self.r, *(self.rank_pattern or {}).values()]), ", ".join(ACTIVATIONS)
         if self.doran_hidden is not None and self.doran_hidden < rank:
-            raise TrainingError(f"doran_hidden is {self.doran_hidden}: set at least the rank, {rank}, or leave it out")
+            raise ModelError(f"doran_hidden is {self.doran_hidden}: set at least the rank, {rank}, or leave it out")
         if not 0 < self.doran_tau_init < math.inf:
-            raise TrainingError(f"doran_tau_init is {self.doran_tau_init}: set a positive share of the mean row norm")
+            raise ModelError(f"doran_tau_init is {self.doran_tau_init}: set a positive share of the mean row norm")
         if self.doran_activation not in ACTIVATIONS:
-            raise TrainingError(f"doran_activation is {self.doran_activation!r}: choose one of {known}")
+            raise ModelError(f"doran_activation is {self.doran_activation!r}: choose one of {known}")
 
 
 def _precise(dtype: torch.dtype) -> torch.dtype:
@@ -134,7 +134,7 @@ class _Trunks:
         names = [name for group in groups for name in group]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise TrainingError(f"doran_share names {', '.join(repeated)} more than once: a projection is in one group")
+            raise ModelError(f"doran_share names {', '.join(repeated)} more than once: a projection is in one group")
         self._group_of = {name: index for index, group in enumerate(groups) for name in group}
         self._made: dict[tuple[object, ...], tuple[nn.Parameter, nn.Parameter]] = {}
         self._asked: set[str] = set()
@@ -142,7 +142,7 @@ class _Trunks:
     def take(self, target: str, weight: Tensor, hidden: int, *, zero: bool) -> tuple[nn.Parameter, nn.Parameter]:
         """Trunks of the input and the output side; the latter is zero or, like the former, random."""
         if target in self._asked:
-            raise TrainingError(f"this DoranConfig has adapted {target} before: make one for every adapter")
+            raise ModelError(f"this DoranConfig has adapted {target} before: make one for every adapter")
         self._asked.add(target)
         parent, _, name = target.rpartition(".")
         key = (parent, self._group_of.get(name, name), *weight.shape, hidden)
@@ -205,7 +205,7 @@ class DoranLayer(nn.Module):
         rows = _row_norms(base_weight.detach())
         tau = tau_init * rows.mean()
         if not 0 < tau < math.inf:
-            raise TrainingError("a projection whose weight is zero or not finite cannot be adapted: leave it out")
+            raise ModelError("a projection whose weight is zero or not finite cannot be adapted: leave it out")
         raw = tau + torch.log(-torch.expm1(-tau))
         self.raw_tau = nn.Parameter(raw.repeat(len(rows) if tau_per_row else 1))
         self.weight = nn.Parameter(rows + tau)
@@ -284,7 +284,7 @@ class DoranVariant(DoraLinearVariant):
         """Put factors and magnitude of an adapter into a layer; draws from torch's global generator, as peft does."""
         base, rank = module.get_base_layer(), module.r[adapter_name]
         if not isinstance(base, nn.Linear) or not base.weight.is_floating_point():
-            raise TrainingError(f"{target_name} is no floating-point linear layer, which DoRAN needs: leave it out")
+            raise ModelError(f"{target_name} is no floating-point linear layer, which DoRAN needs: leave it out")
         if config.doran_hypernet:
             hidden, identity = config.doran_hidden or 2 * rank, bool(config.init_lora_weights)
             into, out = config.trunks.take(target_name, base.weight, hidden, zero=identity)

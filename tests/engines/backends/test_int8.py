@@ -77,7 +77,7 @@ def test_weights_that_lie_beside_the_source_are_in_the_target(
 
 
 def test_another_graph_does_not_pass_for_one_in_int8(small_dinov3: Path) -> None:
-    with pytest.raises(BundleRefused, match=r"takes a graph of engines\.quantising"):
+    with pytest.raises(BundleRefused, match=r"takes a graph of engines\.backends\.int8"):
         OnnxEngine(small_dinov3, INT8)
 
 

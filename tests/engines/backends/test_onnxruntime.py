@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engines.backends.onnxruntime import OnnxEngine
-from engines.backends.opened import open_engine
+from engines.backends.registry import open_engine
 from engines.errors import BundleRefused, InferenceError
 from engines.machine.cores import usable_cores
 from engines.spec import EngineSpec

@@ -20,7 +20,7 @@ from engines.live.follower import StoreFollower
 from engines.live.load_bundle import LiveBundle, load_checked
 from engines.live.settings import SwapSettings
 from engines.live.states import State
-from engines.store.bundle import ENGINE
+from engines.store.file_names import ENGINE
 from engines.store.store import Store
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

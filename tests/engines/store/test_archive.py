@@ -12,7 +12,8 @@ import pytest
 from engines.errors import BundleRefused, StoreError, UnknownBundle
 from engines.live.load_bundle import load_bundle
 from engines.store.archive import export_bundle, import_bundle
-from engines.store.bundle import ENGINE, MANIFEST, Provenance
+from engines.store.bundle import Provenance
+from engines.store.file_names import ENGINE, MANIFEST
 from engines.store.store import Store
 
 

@@ -15,13 +15,14 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
-from engines.backends.opened import open_engine
+from engines.backends.registry import open_engine
 from engines.engine import Engine, EngineDescription
 from engines.errors import BundleRefused, InferenceError, ParityError
 from engines.live.load_bundle import LiveBundle, check_bundle, load_bundle, load_checked
 from engines.live.states import State
 from engines.spec import EngineSpec
-from engines.store.bundle import ENGINE, GOLDEN, MANIFEST, PARAMS, REQUIRED, Provenance, verify_bundle
+from engines.store.bundle import Provenance, verify_bundle
+from engines.store.file_names import ENGINE, GOLDEN, MANIFEST, PARAMS, REQUIRED
 from engines.store.golden import write_golden
 from engines.store.store import Store
 from stage1.artifacts import sha256_file

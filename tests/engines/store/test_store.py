@@ -18,7 +18,8 @@ from filelock import FileLock
 import engines.store.store
 from engines.errors import BundleRefused, PointerMoved, StoreError, UnknownBundle
 from engines.live.load_bundle import load_bundle
-from engines.store.bundle import ENGINE, MANIFEST, REQUIRED, Provenance
+from engines.store.bundle import Provenance
+from engines.store.file_names import ENGINE, MANIFEST, REQUIRED
 from engines.store.store import HISTORY, Store
 from stage1.errors import ArtifactError
 

@@ -19,7 +19,7 @@ from engines.live.settings import BatchSettings, SwapSettings
 from engines.store.store import Store
 from miner.admin.api import HEADER, admin_app
 from miner.axon.server import AxonServer
-from miner.axon.settings import AxonServerSettings
+from miner.axon.settings import AxonSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Publish = Callable[[str], str]
@@ -41,9 +41,7 @@ async def endpoint(store: Store) -> AsyncIterator[int]:
     follower = StoreFollower(store, settings=SwapSettings(trial=False), options=EngineOptions(threads=1, most=1))
     batcher = Batcher(BatchSettings())
     await follower.start()
-    server = AxonServer(
-        admin_app(follower, batcher, lambda: NOW), AxonServerSettings(host="127.0.0.1", port=0), name="admin"
-    )
+    server = AxonServer(admin_app(follower, batcher, lambda: NOW), AxonSettings(host="127.0.0.1", port=0), name="admin")
     await server.start()
     try:
         yield server.port

@@ -25,13 +25,14 @@ from engines.store.store import Store
 from miner.answering.cascade import Cascade
 from miner.answering.journal import Journal, RequestRecord, read_journal
 from miner.answering.request import AxonRequest
-from miner.settings import EngineSettings, Stage2Settings
+from miner.answering.settings import EngineSettings
 from stage1.artifacts import sha256_file
 from stage1.certificate.params import ScrcParams
 from stage1.decisions import Action
 from stage1.preprocess import PreprocessSettings
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.client import Outcome, Stage2Error
+from stage2_bridge.settings import Stage2Settings
 
 # The tiny engine scores 0.04 (red - blue), and trusts what is green.
 ROADWORK, ROAD = (255, 255, 0), (0, 255, 255)

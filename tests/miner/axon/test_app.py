@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 from miner.answering.request import Prediction
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
-from miner.axon.settings import MIB, AccessSettings, AxonSettings
+from miner.axon.settings import MIB, AccessSettings, RequestSettings
 from miner.chain.port import Neuron
 
 PATH = "/ImageSynapse"
@@ -78,7 +78,7 @@ def make(validator):
             answer or constant,
             hotkey=validator.receiver,
             access=AccessPolicy(access or AccessSettings(), neurons),
-            settings=AxonSettings(**settings),
+            settings=RequestSettings(**settings),
             on_outcome=outcomes.append,
         )
         return Asking(app, outcomes)
@@ -149,7 +149,7 @@ class TestAnswers:
         [(9, 7, 7.5), (60, 7, 7.5), (8, 7, 7.5), (4, 3, 3.5), (1.5, 0.75, 1.125), (0.5, 0.25, 0.375)],
     )
     def test_deadline_leaves_a_margin(self, timeout_s, due_s, cut_s):
-        settings = AxonSettings()
+        settings = RequestSettings()
         assert settings.due_in_s(timeout_s) == due_s
         assert settings.cut_in_s(timeout_s) == cut_s
         assert settings.cut_in_s(timeout_s) < timeout_s

@@ -15,7 +15,7 @@ from miner.answering.request import AxonRequest, Prediction
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
 from miner.axon.server import AxonServer
-from miner.axon.settings import AccessSettings, AxonServerSettings, AxonSettings
+from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings
 from miner.chain.port import Neuron
 
 PEER = Path(__file__).with_name("dendrite_peer.py")
@@ -67,10 +67,10 @@ def ask(new_wallet, images, python):
             answer,
             hotkey=hotkey,
             access=AccessPolicy(AccessSettings(), known),
-            settings=AxonSettings(**settings),
+            settings=RequestSettings(**settings),
             on_outcome=outcomes.append,
         )
-        server = AxonServer(app, AxonServerSettings(host="127.0.0.1", port=0))
+        server = AxonServer(app, AxonSettings(host="127.0.0.1", port=0))
         await server.start()
         try:
             peer = await asyncio.create_subprocess_exec(

@@ -13,11 +13,12 @@ import pytest
 from miner.answering.request import Prediction
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
-from miner.axon.server import AxonServer, AxonServerError, bind
-from miner.axon.settings import AccessSettings, AxonServerSettings, AxonSettings
+from miner.axon.server import AxonServer, bind
+from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings
 from miner.chain.port import Neuron
+from miner.errors import ServerError
 
-LOCAL = AxonServerSettings(host="127.0.0.1", port=0)
+LOCAL = AxonSettings(host="127.0.0.1", port=0)
 BODY = b'{"image": "aGVsbG8="}'
 PATIENCE_S = 20.0
 
@@ -69,7 +70,7 @@ def app(validator):
             return Prediction(0.75)
 
         access = AccessPolicy(AccessSettings(), {validator.hotkey: Neuron(uid=7, validator_permit=True)})
-        limits = AxonSettings(**settings)
+        limits = RequestSettings(**settings)
         return AxonApp(answer or constant, hotkey=validator.receiver, access=access, settings=limits)
 
     return build
@@ -185,8 +186,8 @@ class TestStart:
         async def scenario():
             with socket.create_server(("127.0.0.1", 0)) as holder:
                 port = holder.getsockname()[1]
-                server = AxonServer(app(), AxonServerSettings(host="127.0.0.1", port=port))
-                with pytest.raises(AxonServerError) as error:
+                server = AxonServer(app(), AxonSettings(host="127.0.0.1", port=port))
+                with pytest.raises(ServerError) as error:
                     await server.start()
             await server.start()
             await server.stop()
@@ -197,13 +198,13 @@ class TestStart:
         assert f"ss -ltnp 'sport = :{port}'" in message
 
     def test_says_what_to_do_if_the_address_is_not_ours(self):
-        with pytest.raises(AxonServerError, match=r"no interface of this machine has that address"):
+        with pytest.raises(ServerError, match=r"no interface of this machine has that address"):
             bind("192.0.2.1", 0)
 
     def test_starts_again_on_the_same_port(self, app, validator):
         async def scenario():
             server = await listening(app())
-            with pytest.raises(AxonServerError, match="already listens"):
+            with pytest.raises(ServerError, match="already listens"):
                 await server.start()
             await server.stop()
             await server.stop()
@@ -237,8 +238,8 @@ class TestStart:
     def test_two_colons_take_both_families(self, app):
         async def scenario():
             try:
-                server = await listening(app(), AxonServerSettings(host="::", port=0))
-            except AxonServerError as error:
+                server = await listening(app(), AxonSettings(host="::", port=0))
+            except ServerError as error:
                 pytest.skip(str(error))
             statuses = []
             for host in ("127.0.0.1", "::1"):

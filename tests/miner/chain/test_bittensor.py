@@ -15,8 +15,8 @@ import pytest
 from websockets.asyncio.server import serve as serve_websocket
 
 from miner.chain.bittensor import BittensorChain
-from miner.chain.port import ChainUnavailable
-from miner.settings import ChainSettings, WalletSettings
+from miner.chain.settings import ChainSettings, WalletSettings
+from miner.errors import ChainUnavailable
 
 PATIENCE_S = 30.0
 

@@ -9,8 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from miner.chain.offline import ChainFile, OfflineChain
-from miner.chain.port import ChainSnapshot, ChainUnavailable, Neuron, NotRegistered
+from miner.chain.port import ChainSnapshot, Neuron
 from miner.chain.worker import Call, Reply, ServeResult, Worker, neurons_of, serve_calls
+from miner.errors import ChainUnavailable, NotRegistered
 
 NEURONS = {"5Validator": Neuron(uid=1, validator_permit=True, stake=50_000.0), "5Miner": Neuron(uid=2, incentive=0.25)}
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from engines.backends.registry import KNOWN, check_available
+from engines.backends.registry import check_available, known
 from engines.errors import BundleRefused
 from engines.machine.gpu import NoGpu
 from engines.spec import EngineSpec
 from engines.store.bundle import Provenance
 from engines.store.store import Store
 from miner.cli.main import app
-from miner.cli.retrain import put_in_place
+from offline.publish.gate import put_in_place
 from stage1.artifacts import sha256_file
 from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
@@ -49,7 +49,9 @@ def test_describe_names_every_engine_with_its_runtime_or_what_is_missing() -> No
     status, output = run("describe")
     assert status == 0
     lines = output.splitlines()[1:]
-    assert [line[: len(str(spec))] for line, spec in zip(lines, KNOWN, strict=True)] == [str(spec) for spec in KNOWN]
+    assert [line[: len(str(spec))] for line, spec in zip(lines, known(), strict=True)] == [
+        str(spec) for spec in known()
+    ]
     assert "onnxruntime 1." in lines[0]
 
 
@@ -58,7 +60,7 @@ def test_bench_measures_what_runs_here_and_says_why_the_rest_does_not(store: Pat
     assert status == 0
     rows = {line[:24].strip(): line for line in output.splitlines()}
     assert "0.0e+00 0/6" in rows["onnxruntime cpu fp32"]
-    assert len(rows) == 1 + len(KNOWN)
+    assert len(rows) == 1 + len(known())
     # The network of the tests is a mean and one product: too little to quantise in a way that is wrong.
     assert "im/s" in rows["onnxruntime cpu int8"]
     assert [path.name for path in store.iterdir() if path.name.startswith(".bench")] == []
@@ -107,7 +109,7 @@ def test_retraining_for_an_engine_that_this_machine_cannot_run_stops_at_once(tmp
 
 
 def test_without_onnx_the_other_engines_are_described_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("engines.backends.registry.find_spec", lambda _name: None)
+    monkeypatch.setattr("engines.backends.onnxruntime.find_spec", lambda _name: None)
     with pytest.raises(BundleRefused, match=r"needs the package onnx: pip install '\.\[train\]'"):
         check_available(EngineSpec(precision="int8"))
 
@@ -136,11 +138,11 @@ def test_what_is_infeasible_does_not_take_the_place_of_what_is_certified(
         files = write_bundle_files(tmp_path / note, engine=tiny_engine, params=params, note=note)
         published[feasible] = (made.publish(files, provenance), params)
     with pytest.raises(BundleRefused, match=f"stays a challenger: {bundle} is certified, and it is INFEASIBLE"):
-        put_in_place(made, *published[False], bundle)
+        put_in_place(made, *published[False], bundle, now=NOW)
     pointer = made.current()
     assert pointer is not None
     assert pointer.bundle == bundle
-    put_in_place(made, *published[True], bundle)
+    put_in_place(made, *published[True], bundle, now=NOW)
     pointer = made.current()
     assert pointer is not None
     assert (pointer.bundle, pointer.previous) == (published[True][0], None)

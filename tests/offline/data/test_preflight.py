@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from offline.data.dataset import Dataset, Row
-from offline.data.labels_csv import read_dataset
 from offline.data.preflight import Look, PreflightReport, check, judge, look_at, run_preflight
 from offline.data.settings import PreflightSettings
+from offline.data.source import read_dataset
 from offline.errors import DatasetError
 from offline.splits.splits_file import check_classes
 from stage1.preprocess import PreprocessSettings

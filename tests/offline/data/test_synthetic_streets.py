@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from offline.data.labels_csv import read_dataset
+from offline.data.source import read_dataset
 from offline.data.synthetic_streets import HEIGHT, WIDTH, draw_frame, plan_scene, write_scenes
 from stage1.preprocess import PreprocessSettings
 

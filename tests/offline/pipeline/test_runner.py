@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import itertools
 import re
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-import offline.night
-import offline.pipeline.runner
+import offline.pipeline.content_key
 from engines.store.store import Store
-from offline.config import RunConfig, override
+from offline.config import RunConfig
 from offline.errors import PipelineBusy, PipelineError
-from offline.night import STAGES
-from offline.pipeline.content_key import PACKAGES, own_modules
+from offline.night import stages as stages_of_a_night
+from offline.pipeline.content_key import PACKAGES, own_modules, root_source
 from offline.pipeline.runner import MANIFEST, Pipeline
 from offline.pipeline.stage import Stage, StageContext
+from stage1.settings import override
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Data that are nothing but their hash."""
+
+    sha256: str
 
 
 class Recorder:
@@ -61,10 +70,7 @@ def writes(name: str) -> Callable[[StageContext], None]:
 def stages(**overrides: Callable[[StageContext], None]) -> tuple[Stage, ...]:
     """split -> train -> export, of which only train depends on the training settings."""
     plan = (("split", (), ("splits",)), ("train", ("split",), ("train_supervised",)), ("export", ("train",), ()))
-    return tuple(
-        Stage(name, needs, sections, ("offline.errors",), overrides.get(name, writes(name)))
-        for name, needs, sections in plan
-    )
+    return tuple(Stage(name, needs, sections, overrides.get(name, writes(name))) for name, needs, sections in plan)
 
 
 def run(
@@ -91,8 +97,7 @@ def made(
         stages=plan or stages(),
         workspace=home / "workspace",
         store=Store(home / "store"),
-        data_root=home,
-        data_sha256=data,
+        data=Data(data),
         config=config or RunConfig(),
         now=lambda: NOW,
         progress=seen or Recorder(),
@@ -201,7 +206,7 @@ def test_a_stage_with_effects_outside_runs_every_time(tmp_path: Path) -> None:
         with (tmp_path / "published").open("a") as handle:
             handle.write(context.key)
 
-    plan = (*stages(), Stage("publish", ("export",), (), ("offline.errors",), publish, always=True))
+    plan = (*stages(), Stage("publish", ("export",), (), publish, always=True))
     run(tmp_path, plan)
     assert run(tmp_path, plan)[1].ran() == ["publish"]
     assert len((tmp_path / "published").read_text()) == 32
@@ -227,14 +232,27 @@ def used_by(function: Callable[[StageContext], None]) -> set[str]:
     return {module for module in (*known, *inside) if str(module).partition(".")[0] in PACKAGES}
 
 
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if not stage.always], ids=lambda stage: stage.name)
+@pytest.mark.parametrize(
+    "stage", [stage for stage in stages_of_a_night() if not stage.always], ids=lambda stage: stage.name
+)
 def test_a_stages_key_covers_all_code_that_it_runs(stage: Stage) -> None:
-    helpers = {"offline.night", "offline.stages.train_supervised", "offline.pipeline.runner", *stage.helpers}
-    assert used_by(stage.run) - helpers <= set(own_modules(stage.code))
+    module = stage.run.__module__
+    assert module == f"offline.stages.{stage.name}"
+    assert used_by(stage.run) <= set(own_modules([module]))
+
+
+def test_a_stages_key_covers_what_is_found_by_name() -> None:
+    """Which backend computes is known when the night runs, and by then the key is made."""
+    backends = {"engines.backends.onnxruntime", "engines.backends.openvino", "engines.backends.tensorrt.engine"}
+    assert backends <= set(own_modules(["offline.stages.export"]))
+
+
+def test_a_stages_key_does_not_cover_what_only_a_type_checker_reads() -> None:
+    assert "offline.config" not in own_modules(["offline.stages.splits"])
 
 
 def test_code_reaches_as_far_as_imports_do() -> None:
-    modules = own_modules(["offline.certify.calibration_ledger"])
+    modules = own_modules(["offline.stages.calibrate_scrc"])
     assert {
         "offline.certify.calibration_ledger",
         "stage1.certificate.labelled_outputs",
@@ -250,30 +268,69 @@ def test_a_module_that_is_imported_by_its_name_from_a_package_counts() -> None:
     assert "stage1.certificate" not in own_modules(["stage1.certificate.calibrate"])
 
 
-def test_a_change_deep_in_the_code_runs_the_stage_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def stage_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Callable[[StageContext], None]]:
+    """The function of a stage that has a file to itself, which says this."""
+    made = itertools.count()
+
+    def write(text: str) -> Callable[[StageContext], None]:
+        # Modules of other tests stay imported.
+        name = re.sub(r"\W", "_", f"stage_file_{tmp_path}_{next(made)}")
+        (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
+        monkeypatch.syspath_prepend(tmp_path)
+        found: Callable[[StageContext], None] = importlib.import_module(name).run
+        return found
+
+    return write
+
+
+IMPORTS = """
+    def run(context):
+        from {module} import {name}
+        (context.out / "{stage}.txt").write_text("{stage}()")
+"""
+
+
+def test_a_change_deep_in_the_code_runs_the_stage_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage_of: Callable[[str], Callable[[StageContext], None]]
+) -> None:
     """A certificate computed with a mistake in the binomial test must not be taken from the cache."""
-    plan = tuple(replace(stage, code=(code,)) for stage, code in zip(stages(), CODE, strict=True))
+    code = {
+        "split": ("stage1.preprocess", "preprocess"),
+        "train": ("stage1.certificate", "calibrate"),
+        "export": ("stage1.metrics.classification", "accuracy"),
+    }
+    plan = stages(
+        **{
+            stage: stage_of(IMPORTS.format(stage=stage, module=module, name=name))
+            for stage, (module, name) in code.items()
+        }
+    )
     run(tmp_path, plan)
     assert run(tmp_path, plan)[1].ran() == []
-    real = offline.pipeline.runner._source
+    real = offline.pipeline.content_key._source
     changed = lambda module: real(module) + "# mended" * (module == "stage1.certificate.binomial")  # noqa: E731
-    monkeypatch.setattr(offline.pipeline.runner, "_source", changed)
+    monkeypatch.setattr(offline.pipeline.content_key, "_source", changed)
     assert run(tmp_path, plan)[1].ran() == ["train"]
 
 
-CODE = ("stage1.preprocess", "stage1.certificate.calibrate", "stage1.metrics.classification")
-
-
-def test_a_changed_stage_function_runs_again(tmp_path: Path) -> None:
-    def other(context: StageContext) -> None:
-        (context.out / "train.txt").write_text("another function")
-
+def test_a_changed_stage_function_runs_again(
+    tmp_path: Path, stage_of: Callable[[str], Callable[[StageContext], None]]
+) -> None:
     run(tmp_path)
+    other = stage_of("def run(context):\n    (context.out / 'train.txt').write_text('another function')")
     assert run(tmp_path, stages(train=other))[1].ran() == ["train", "export"]
+    assert run(tmp_path, stages(train=other))[1].ran() == []
 
 
-def test_a_module_without_source_is_an_error(tmp_path: Path) -> None:
-    plan = (Stage("split", (), (), ("stage1.nothing",), writes("split")),)
+def test_a_function_without_a_file_is_told_by_its_name() -> None:
+    assert root_source(eval("lambda: None", {"__name__": "nowhere"})) == "<lambda>"
+
+
+def test_a_module_without_source_is_an_error(
+    tmp_path: Path, stage_of: Callable[[str], Callable[[StageContext], None]]
+) -> None:
+    plan = stages(split=stage_of(IMPORTS.format(stage="split", module="stage1.nothing", name="thing")))
     with pytest.raises(PipelineError, match=r"stage1\.nothing has no source file"):
         run(tmp_path, plan)
 

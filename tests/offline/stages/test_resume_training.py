@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from offline.config import RunConfig
 from offline.data.dataset import Dataset, Row
 from offline.errors import TrainingError, TrainingInterrupted
 from offline.learning.settings import AdaptSettings, ConformalTrainingSettings, TrainSettings
+from offline.pipeline.progress import Silence
 from offline.pipeline.runner import CHECKPOINT_DAYS, Pipeline
 from offline.pipeline.stage import Stage, StageContext
 from stage1.certificate.settings import CalibrationSettings
@@ -294,20 +295,16 @@ def test_sigterm_while_an_epoch_is_judged_loses_no_step(tmp_path: Path, monkeypa
 
 
 def run_stages(home: Path, run: Callable[[StageContext], None]) -> Path:
-    stage = Stage("train", (), ("train_supervised",), ("offline.errors",), run)
+    stage = Stage("train", (), ("train_supervised",), run)
     now = lambda: datetime.now(UTC)  # noqa: E731
-    pipeline = Pipeline((stage,), home / "workspace", Store(home / "store"), home, "data", RunConfig(), now, Silent())
+    pipeline = Pipeline((stage,), home / "workspace", Store(home / "store"), Data("data"), RunConfig(), now, Silence())
     return pipeline.run()
 
 
-class Silent:
-    """Shows nothing."""
+class Data(NamedTuple):
+    """Data that are nothing but their hash."""
 
-    def stage(self, name: str, state: str) -> None:
-        pass
-
-    def step(self, done: int, total: int, note: str = "") -> None:
-        pass
+    sha256: str
 
 
 def test_a_stage_that_is_ended_goes_on_and_leaves_no_checkpoint(tmp_path: Path) -> None:

@@ -11,21 +11,22 @@ from pathlib import Path
 import pytest
 from PIL import ImageEnhance
 
-import offline.night
+import offline.stages.splits
+from engines.store.file_names import SPLITS
 from engines.store.store import Store
-from offline.config import PRESETS, RunConfig, override
+from offline.config import PRESETS, RunConfig
 from offline.data.dataset import Dataset
 from offline.data.fingerprints import FINGERPRINTS
-from offline.data.labels_csv import read_dataset
+from offline.data.source import read_dataset
 from offline.data.synthetic_streets import draw_frame, plan_scene
 from offline.errors import DatasetError
-from offline.night import STAGES
-from offline.pipeline.run_files import SPLITS
+from offline.night import stages
 from offline.pipeline.runner import Pipeline
 from offline.pipeline.stage import StageContext
 from offline.splits.split_ledger import SPLIT_LEDGER, Event, append_events, read_ledger
 from offline.splits.splits_file import Splits
 from offline.stages.inputs import rows_of
+from stage1.settings import override
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = PRESETS["tiny"]
@@ -87,11 +88,10 @@ def data(streets: Path, tmp_path: Path) -> Callable[..., Path]:
 def night(root: Path, home: Path, config: RunConfig = CONFIG) -> tuple[Splits, Told]:
     told = Told()
     pipeline = Pipeline(
-        stages=STAGES[:1],
+        stages=stages()[:1],
         workspace=home,
         store=Store(home / "store"),
-        data_root=root,
-        data_sha256=read_dataset(root).sha256,
+        data=read_dataset(root),
         config=config,
         now=lambda: NOW,
         progress=told,
@@ -138,7 +138,7 @@ def test_a_night_killed_while_it_writes_the_ledger_is_finished_by_the_next_run(
         path.write_bytes(content[: int(kept * len(content))])
         raise Killed
 
-    monkeypatch.setattr(offline.night, "append_events", killed)
+    monkeypatch.setattr(offline.stages.splits, "append_events", killed)
     with pytest.raises(Killed):
         night(root, tmp_path / "w")
     monkeypatch.undo()
@@ -171,7 +171,7 @@ def context(tmp_path: Path) -> Callable[[Path, Splits], StageContext]:
         splits.write(tmp_path / SPLITS)
         return StageContext(
             config=CONFIG,
-            data_root=root,
+            data=read_dataset(root),
             workspace=tmp_path,
             store=Store(tmp_path / "store"),
             out=tmp_path,

@@ -16,13 +16,13 @@ from engines.errors import BundleRefused
 from engines.live.load_bundle import load_bundle
 from engines.spec import EngineSpec
 from engines.store.store import Store
-from miner.cli.retrain import recompile
+from miner.cli.retrain import told
 from offline.config import RunConfig, load_config
-from offline.data.labels_csv import read_dataset
+from offline.data.source import read_dataset
 from offline.data.synthetic_streets import draw_frame, plan_scene
 from offline.errors import DatasetError
 from offline.evaluation.training_comparison import TrainingComparison
-from offline.night import STAGES
+from offline.night import recompile, stages
 from offline.pipeline.runner import Pipeline
 from offline.publish.gate import Publication
 from offline.splits.splits_file import Splits
@@ -123,7 +123,7 @@ def night(home: Path, chosen: RunConfig, workspace: str) -> tuple[Path, Told]:
     told = Told()
     data = read_dataset(home / "data")
     now = lambda: datetime(2026, 1, 1, tzinfo=UTC)  # noqa: E731
-    pipeline = Pipeline(STAGES, home / workspace, Store(home / "store"), data.root, data.sha256, chosen, now, told)
+    pipeline = Pipeline(stages(), home / workspace, Store(home / "store"), data, chosen, now, told)
     return pipeline.run(), told
 
 
@@ -240,19 +240,22 @@ def test_a_bundle_can_be_compiled_anew_and_made_current_whatever_the_gate_says(
     # Other tests count on what has not been compiled yet.
     shutil.copytree(home / "workspace", tmp_path / "workspace", symlinks=True)
     try:
-        told = recompile(
+        outcome = recompile(
             bundle,
-            {"precision": "int8"},
+            EngineSpec(precision="int8"),
             data=home / "data",
             workspace=tmp_path / "workspace",
             store=home / "store",
             activate=True,
-            progress="json",
         )
-        assert "is current now" in told
+        assert outcome.current
+        assert outcome.publication is not None
+        said = told(outcome)
+        assert "is current now" in said
         after = store.current()
         assert after is not None
-        assert after.bundle in told
+        assert after.bundle == outcome.publication.bundle
+        assert after.bundle in said
         assert EngineSpec.read(store.path(after.bundle) / "spec.json") == EngineSpec(precision="int8")
     finally:
         store.activate(before.bundle, now=datetime.now(UTC))

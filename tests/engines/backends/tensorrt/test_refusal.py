@@ -13,7 +13,7 @@ import pytest
 
 import engines.backends.tensorrt.engine
 from engines.backends.onnxruntime import OnnxEngine
-from engines.backends.opened import open_engine
+from engines.backends.registry import open_engine
 from engines.backends.tensorrt.build import Plan, build_plan
 from engines.backends.tensorrt.engine import TensorRtEngine, check_machine, deserialize
 from engines.backends.tensorrt.library import Flavour

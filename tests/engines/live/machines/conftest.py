@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 import engines.backends.tensorrt.engine
 from engines.backends.onnxruntime import OnnxEngine
-from engines.backends.opened import open_engine
+from engines.backends.registry import open_engine
 from engines.backends.tensorrt.build import build_plan
 from engines.backends.tensorrt.cuda import Cuda
 from engines.backends.tensorrt.engine import TensorRtEngine
@@ -37,7 +37,8 @@ from engines.live.states import State
 from engines.machine.child import Child
 from engines.machine.gpu import Gpu, NoGpu
 from engines.spec import EngineSpec
-from engines.store.bundle import ENGINE, PARAMS, SPEC, Provenance, certified_sha256_of
+from engines.store.bundle import Provenance, certified_sha256_of
+from engines.store.file_names import ENGINE, PARAMS, SPEC
 from engines.store.store import Store
 from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings

@@ -19,7 +19,7 @@ from engines.engine import Refittable
 from engines.live.states import State
 from engines.machine.gpu import Gpu
 from engines.spec import EngineSpec
-from engines.store.bundle import ENGINE
+from engines.store.file_names import ENGINE
 from engines.store.store import Store
 
 pytest.importorskip("tensorrt_rtx")

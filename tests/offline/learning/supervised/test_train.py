@@ -10,7 +10,8 @@ import onnx
 import pytest
 from pydantic import ValidationError
 
-from engines.store.bundle import ENGINE, WEIGHTS, engine_sha256
+from engines.store.bundle import engine_sha256
+from engines.store.file_names import ENGINE, WEIGHTS
 from offline.data.dataset import Dataset, Row
 from offline.errors import TrainingError
 from offline.learning.settings import ConformalTrainingSettings, TrainSettings

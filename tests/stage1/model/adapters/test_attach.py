@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from offline.errors import TrainingError
+from stage1.errors import ModelError
 from stage1.model.settings import ModelSettings, NamedHead, PretrainedBackbone, RandomBackbone
 
 torch = pytest.importorskip("torch")
@@ -191,7 +192,7 @@ def test_a_convolutional_backbone_is_adapted_at_its_late_pointwise_convolutions(
     ],
 )
 def test_what_a_convolutional_backbone_does_not_take_is_refused(mobilenet: Path, adapter: str, match: str) -> None:
-    with pytest.raises(TrainingError, match=match):
+    with pytest.raises(ModelError, match=match):
         adapted(settings(mobilenet, adapter))
 
 
@@ -321,18 +322,18 @@ def test_a_damaged_adapter_is_refused(pretrained: Path, damage: str, tmp_path: P
 
 def test_a_gated_backbone_says_what_to_accept_and_how_to_log_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(TrainingError, match=r"accept the licence.*hf auth login.*model\.backbone\.name"):
+    with pytest.raises(ModelError, match=r"accept the licence.*hf auth login.*model\.backbone\.name"):
         build(ModelSettings(), size_px=SIZE_PX, seed=0)
 
 
 def test_a_backbone_that_is_nowhere_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(TrainingError, match="Give a model of the Hugging Face hub or a local directory"):
+    with pytest.raises(ModelError, match="Give a model of the Hugging Face hub or a local directory"):
         build(settings(tmp_path / "nowhere", "lora"), size_px=SIZE_PX, seed=0)
 
 
 def test_a_size_that_a_backbone_does_not_take_is_said_at_once(tmp_path: Path) -> None:
     config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=SIZE_PX, patch_size=8)
     ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
-    with pytest.raises(TrainingError, match=r"64 x 64 px images.*preprocess\.size_px"):
+    with pytest.raises(ModelError, match=r"64 x 64 px images.*preprocess\.size_px"):
         build(settings(tmp_path, "lora"), size_px=64, seed=0)

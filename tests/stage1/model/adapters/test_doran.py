@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from offline.errors import TrainingError
+from stage1.errors import ModelError
 
 torch = pytest.importorskip("torch")
 
@@ -532,20 +532,20 @@ def test_query_and_value_of_six_blocks_of_the_huge_model_train_519_180_numbers()
     ids=str,
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], told: str) -> None:
-    with pytest.raises(TrainingError, match=told):
+    with pytest.raises(ModelError, match=told):
         config(**settings)
 
 
 def test_one_config_does_not_tie_two_models_together() -> None:
     once = config()
     with_adapter(backbone(), once)
-    with pytest.raises(TrainingError, match="make one for every adapter"):
+    with pytest.raises(ModelError, match="make one for every adapter"):
         with_adapter(backbone(), once)
 
 
 def test_one_config_does_not_tie_two_adapters_together() -> None:
     model = adapted()
-    with pytest.raises(TrainingError, match="make one for every adapter"):
+    with pytest.raises(ModelError, match="make one for every adapter"):
         model.add_adapter("second", model.peft_config["default"])
 
 
@@ -561,7 +561,7 @@ def infinite(model: Projections) -> None:
 def test_a_weight_without_a_length_is_refused(spoil: Callable[[Projections], None]) -> None:
     model = Projections()
     spoil(model)
-    with pytest.raises(TrainingError, match="zero or not finite"):
+    with pytest.raises(ModelError, match="zero or not finite"):
         with_adapter(model, config(init_lora_weights=True))
 
 

@@ -1,0 +1,23 @@
+"""The files of a bundle, by name: what it must hold, and what may lie beside that."""
+
+from __future__ import annotations
+
+MANIFEST = "manifest.json"
+ENGINE = "model.onnx"
+# Beside the graph where the weights are too large for one file; ONNX Runtime finds it by this name.
+WEIGHTS = "model.onnx.data"
+SPEC = "spec.json"
+# What an engine may read, whatever runs it; nothing else in a bundle begins so.
+ENGINE_PREFIXES = ("model.", "engine.")
+PARAMS = "scrc_params.json"
+PREPROCESS = "preprocess.json"
+CALIBRATOR = "calibrator.json"
+GOLDEN = "golden.npz"
+CONFIG = "config.json"
+SPLITS = "splits.json"
+METRICS = "metrics.csv"
+PAGE = "report.html"
+REQUIRED = (ENGINE, PARAMS, PREPROCESS, CALIBRATOR, GOLDEN, CONFIG, SPLITS, METRICS, PAGE)
+
+# Largest difference of an engine from its golden outputs, in logits, where a bundle says no other.
+PARITY_TOLERANCE = 1e-3

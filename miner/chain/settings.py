@@ -1,0 +1,58 @@
+"""Settings of the wallet and the chain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from stage1.settings import Section
+
+
+class WalletSettings(Section):
+    """The miner's key.
+
+    Attributes:
+        name: name of the wallet.
+        hotkey: name of the hotkey.
+        path: directory of wallets.
+    """
+
+    name: str = "default"
+    hotkey: str = "default"
+    path: Path = Path("~/.bittensor/wallets")
+
+
+class ChainSettings(Section):
+    """Where the metagraph comes from.
+
+    Attributes:
+        kind: `bittensor` reads the chain, `offline` reads a file.
+        netuid: 72 on finney, 323 on the test network.
+        network: name of the network.
+        endpoint: WebSocket URL, instead of the network's own.
+        deadline_s: longest wait for one chain call.
+        refresh_s: time between two readings of the metagraph.
+        snapshot: the file of the offline chain.
+        publish_endpoint: announce the axon's address on the chain.
+        external_ip: address that validators reach; announced, so needed with `publish_endpoint`.
+        external_port: port that validators reach; default the axon's own.
+    """
+
+    kind: Literal["bittensor", "offline"] = "bittensor"
+    netuid: int = Field(default=72, ge=0)
+    network: str = "finney"
+    endpoint: str | None = None
+    deadline_s: float = Field(default=60.0, gt=0)
+    refresh_s: float = Field(default=600.0, gt=0)
+    snapshot: Path | None = None
+    publish_endpoint: bool = True
+    external_ip: str | None = None
+    external_port: int | None = Field(default=None, ge=1, le=65535)
+
+    @model_validator(mode="after")
+    def _offline_needs_a_file(self) -> Self:
+        if self.kind == "offline" and self.snapshot is None:
+            raise ValueError("kind is offline, so snapshot must name a file")
+        return self

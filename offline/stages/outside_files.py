@@ -1,0 +1,29 @@
+"""Files beside the data that the config names and a stage reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from offline.pipeline.run_files import ADAPTER_TENSORS
+from stage1.model.settings import PretrainedBackbone
+
+if TYPE_CHECKING:
+    from offline.config import RunConfig
+
+
+def backbone_files(config: RunConfig) -> list[Path]:
+    """The backbone, if it is a directory."""
+    backbone = config.model.backbone
+    return [Path(backbone.name)] if isinstance(backbone, PretrainedBackbone) and Path(backbone.name).is_dir() else []
+
+
+def unlabelled_files(config: RunConfig) -> list[Path]:
+    """The backbone, and the directories of unlabelled images if there is an adaptation."""
+    return [*backbone_files(config), *(config.adapt_domain.images if config.adapt_domain.enabled else ())]
+
+
+def training_start(config: RunConfig) -> list[Path]:
+    """What supervised training starts from: the backbone, and the adapter of an earlier run if the config names one."""
+    start = config.train_supervised.warm_start
+    return backbone_files(config) if start is None else [*backbone_files(config), start / ADAPTER_TENSORS]

@@ -1,0 +1,77 @@
+"""What all settings share: one base class, one way to change a value by its dotted name, one text for what is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from stage1.errors import SettingsError
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Section(BaseModel):
+    """A part of a tree of settings: it cannot be changed once made, and an unknown name in it is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree of plain values with some of them replaced or added.
+
+    Args:
+        tree: nested dictionaries; not changed.
+        changes: new values by dotted path, for example `{"train_supervised.epochs": 5}`.
+
+    Raises:
+        SettingsError: a path leads through something that has no parts.
+    """
+    found = deepcopy(dict(tree))
+    for path, value in changes.items():
+        *parents, leaf = path.split(".")
+        node = found
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise SettingsError(f"{path}: {parent!r} is a single value and has no parts")
+        node[leaf] = value
+    return found
+
+
+def override(settings: Model, changes: Mapping[str, Any]) -> Model:
+    """Settings with some values replaced.
+
+    Args:
+        settings: where to start.
+        changes: new values by dotted path.
+
+    Raises:
+        SettingsError: a path or a value does not exist or does not fit; names each.
+    """
+    try:
+        return type(settings).model_validate(merged(settings.model_dump(), changes))
+    except ValidationError as error:
+        raise SettingsError(problems(error)) from error
+
+
+def problems(error: ValidationError) -> str:
+    """Everything that a model has against its values, each with its dotted name, in one line."""
+    return "; ".join(f"{_name(problem['loc'])}: {problem['msg']}" for problem in error.errors(include_url=False))
+
+
+def first_problem(error: ValidationError, *, otherwise: str) -> str:
+    """The first thing that a model has against its values, with its dotted name.
+
+    Args:
+        error: of the model.
+        otherwise: what to call the whole.
+    """
+    problem = error.errors(include_url=False)[0]
+    return f"{_name(problem['loc']) or otherwise}: {problem['msg']}"
+
+
+def _name(location: tuple[int | str, ...]) -> str:
+    return ".".join(map(str, location))

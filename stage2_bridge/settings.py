@@ -1,0 +1,25 @@
+"""Settings of the way to Stage-2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from stage1.settings import Section
+
+
+class Stage2Settings(Section):
+    """Where deferred images go.
+
+    Attributes:
+        engine: directory of a larger engine in this process; None for no Stage-2.
+        threads: intra-op threads of that engine.
+        max_in_flight: hand-offs at a time.
+        reserve_s: time kept before the deadline to answer without Stage-2.
+    """
+
+    engine: Path | None = None
+    threads: int | None = Field(default=None, ge=1)
+    max_in_flight: int = Field(default=16, ge=1)
+    reserve_s: float = Field(default=0.25, ge=0)
