@@ -38,20 +38,22 @@ def make_wallet(home: Path, name: str) -> Any:
 
 
 def serve_ours(port: int, hotkey: str, validator: str) -> None:
-    from miner.answering.request import AxonRequest, Prediction
+    from miner.answering.request import Prediction, Request
     from miner.axon.access import AccessPolicy
     from miner.axon.app import AxonApp
+    from miner.axon.legacy_protocol import LegacyProtocol
     from miner.axon.server import AxonServer
     from miner.axon.settings import AccessSettings, AxonSettings
     from miner.chain.port import Neuron
 
-    async def answer(request: AxonRequest) -> Prediction:
+    async def answer(request: Request) -> Prediction:
         return Prediction(0.9)
 
     async def run() -> None:
         rules = AccessSettings(requests_per_s=1e6, burst=10**6)
         access = AccessPolicy(rules, {validator: Neuron(uid=1, validator_permit=True)})
-        server = AxonServer(AxonApp(answer, hotkey=hotkey, access=access), AxonSettings(host="127.0.0.1", port=port))
+        app = AxonApp(answer, authenticator=LegacyProtocol(hotkey), access=access)
+        server = AxonServer(app, AxonSettings(host="127.0.0.1", port=port))
         await server.start()
         await server.wait()
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
@@ -19,13 +21,44 @@ from pydantic import Field, model_validator
 
 from engines.spec import EngineSpec
 from stage1.artifacts import Artifact
-from stage1.errors import ArtifactError
-from stage1.settings import Section
+from stage1.errors import ArtifactError, SettingsError
+from stage1.settings import Section, dotted
 
 log = structlog.get_logger(__name__)
 
 GRACE_S = 20.0
+CHECK_S = 60.0
 STAMP = "last_retrain.json"
+
+
+class RetrainSettings(Section):
+    """The nightly job.
+
+    Attributes:
+        enabled: start it at all.
+        cron: when, in UTC, as five crontab fields.
+        data: directory with `labels.csv`.
+        workspace: where stages are cached.
+        preset: preset of the pipeline.
+        config: a `config.json` instead of the preset.
+        niceness: of the child process.
+        timeout_h: after so long it is ended.
+    """
+
+    enabled: bool = False
+    cron: str = "30 3 * * *"
+    data: Path | None = None
+    workspace: Path = Path("cascade-data/workspace")
+    preset: str = "standard"
+    config: Path | None = None
+    niceness: int = Field(default=15, ge=0, le=19)
+    timeout_h: float = Field(default=10.0, gt=0)
+
+    @model_validator(mode="after")
+    def _enabled_needs_data(self) -> Self:
+        if self.enabled and self.data is None:
+            raise ValueError("enabled is true, so data must name a directory with labels.csv")
+        return self
 
 
 class RetrainStamp(Artifact):
@@ -43,13 +76,23 @@ class NightlyJob:
 
     Args:
         settings: when and on what.
+        night: values of the run's config that are other than the preset's, as a tree.
         store: where the pipeline publishes.
         state: directory for the time of the last success.
         now: wall-clock time, UTC.
     """
 
-    def __init__(self, settings: RetrainSettings, *, store: Path, state: Path, now: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        settings: RetrainSettings,
+        *,
+        night: Mapping[str, Any] | None = None,
+        store: Path,
+        state: Path,
+        now: Callable[[], datetime],
+    ) -> None:
         self._settings = settings
+        self._night = dotted(night or {})
         self._store = store
         self._stamp = state / STAMP
         self._now = now
@@ -74,6 +117,35 @@ class NightlyJob:
         task = asyncio.get_running_loop().create_task(self.run())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def check(self) -> None:
+        """Have a short child say whether the settings of a night fit, so that it is not known only at night.
+
+        Raises:
+            SettingsError: they do not; names each.
+        """
+        if self._settings.data is None:
+            if self._night:
+                raise SettingsError("there is a [night] table, and no data to train on: set retrain.data")
+            return
+        child = await asyncio.create_subprocess_exec(
+            *self.command(), "--check-settings", stdin=DEVNULL, stdout=DEVNULL, stderr=PIPE
+        )
+        try:
+            async with asyncio.timeout(CHECK_S):
+                _, said = await child.communicate()
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError):
+                child.kill()
+            await child.wait()
+            if isinstance(error, TimeoutError):
+                # A machine as busy as that says nothing of the settings.
+                log.warning("night_settings_not_checked", seconds=CHECK_S)
+                return
+            raise
+        if child.returncode:
+            lines = said.decode(errors="replace").strip().splitlines() or ["it does not say why"]
+            raise SettingsError(f"the nightly job could not run with these settings: {lines[-1]}")
 
     async def run(self) -> int | None:
         """Retrain once and wait for the end.
@@ -129,9 +201,10 @@ class NightlyJob:
         settings = self._settings
         command = [sys.executable, "-m", "miner.cli", "retrain", "--data", str(settings.data)]
         command += ["--workspace", str(settings.workspace), "--store", str(self._store)]
-        if settings.config is not None:
-            return [*command, "--config", str(settings.config)]
-        return [*command, "--preset", settings.preset]
+        command += ["--preset", settings.preset] if settings.config is None else ["--config", str(settings.config)]
+        for name, value in self._night.items():
+            command += ["--set", f"{name}={json.dumps(value, default=str)}"]
+        return command
 
     def compile_command(self, bundle: str, spec: EngineSpec) -> list[str]:
         """The command line of a child that recalibrates."""
@@ -144,7 +217,7 @@ class NightlyJob:
     async def _child(self, command: list[str]) -> int:
         niceness = self._settings.niceness
         process = await asyncio.create_subprocess_exec(
-            "nice", "-n", str(niceness), *command, stdin=asyncio.subprocess.DEVNULL, start_new_session=True
+            "nice", "-n", str(niceness), *command, stdin=DEVNULL, start_new_session=True
         )
         try:
             async with asyncio.timeout(self._settings.timeout_h * 3600):
@@ -181,33 +254,3 @@ async def _end_group(process: asyncio.subprocess.Process) -> None:
             async with asyncio.timeout(wait_s):
                 await process.wait()
             return
-
-
-class RetrainSettings(Section):
-    """The nightly job.
-
-    Attributes:
-        enabled: start it at all.
-        cron: when, in UTC, as five crontab fields.
-        data: directory with `labels.csv`.
-        workspace: where stages are cached.
-        preset: preset of the pipeline.
-        config: a `config.json` instead of the preset.
-        niceness: of the child process.
-        timeout_h: after so long it is ended.
-    """
-
-    enabled: bool = False
-    cron: str = "30 3 * * *"
-    data: Path | None = None
-    workspace: Path = Path("cascade-data/workspace")
-    preset: str = "standard"
-    config: Path | None = None
-    niceness: int = Field(default=15, ge=0, le=19)
-    timeout_h: float = Field(default=10.0, gt=0)
-
-    @model_validator(mode="after")
-    def _enabled_needs_data(self) -> Self:
-        if self.enabled and self.data is None:
-            raise ValueError("enabled is true, so data must name a directory with labels.csv")
-        return self

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import dataclass
 
 import structlog
 
@@ -16,26 +16,30 @@ from engines.errors import EngineError
 from engines.live.background_loader import EngineOptions
 from engines.live.batcher import Batcher
 from engines.live.follower import StoreFollower
-from engines.live.local_compile import Workshop
+from engines.live.local_compile import LocalCompiler
+from engines.machine.clock import utc_now
 from engines.machine.memory import few_arenas
 from engines.store.store import Store
 from miner.admin.settings import AdminSettings
 from miner.answering.cascade import Cascade
+from miner.answering.deadline import TimeBudget
 from miner.answering.journal import Journal
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
+from miner.axon.legacy_protocol import LegacyProtocol
 from miner.axon.server import ABORT_S, AxonServer
 from miner.axon.settings import AxonSettings
 from miner.chain.bittensor import BittensorChain
 from miner.chain.offline import OfflineChain
-from miner.chain.port import ChainPort
+from miner.chain.port import ChainPort, ChainSnapshot
+from miner.chain.settings import WalletSettings
 from miner.chain.wallet import load_hotkey
 from miner.errors import ChainError, StartError
 from miner.nightly import NightlyJob
 from miner.settings import MinerSettings
 from stage1.errors import Stage1Error
 from stage2_bridge.bridge import Bridge
-from stage2_bridge.servers.local_engine import LocalEngineClient
+from stage2_bridge.servers.open_server import open_server
 
 log = structlog.get_logger(__name__)
 
@@ -43,9 +47,19 @@ DRAIN_S = 9.0
 STALE_AFTER = 3
 
 
-def utc_now() -> datetime:
-    """Wall-clock time."""
-    return datetime.now(UTC)
+@dataclass(frozen=True)
+class Identity:
+    """One hotkey of this miner, and the axon that answers for it.
+
+    Attributes:
+        address: ss58 address of the hotkey.
+        access: who may ask it.
+        server: where it listens.
+    """
+
+    address: str
+    access: AccessPolicy
+    server: AxonServer
 
 
 async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, started: float | None = None) -> None:
@@ -62,38 +76,31 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
         MinerError: the wallet, the chain, the bundle or the port does not allow a start; says what to do.
     """
     few_arenas()
-    hotkey = load_hotkey(settings.wallet)
-    address = hotkey.ss58_address
-    access = AccessPolicy(settings.access)
     stop = asyncio.Event()
     async with AsyncExitStack() as stack:
+        addresses = [load_hotkey(wallet).ss58_address for wallet in wallets(settings)]
+        nightly = NightlyJob(
+            settings.retrain, night=settings.night, store=settings.store, state=settings.state, now=utc_now
+        )
+        checked = asyncio.create_task(nightly.check())
+        stack.callback(checked.cancel)
         chain = open_chain(settings)
         stack.push_async_callback(chain.close)
-        await _first_snapshot(chain, access, address)
-        engine = settings.engine
-        nightly = NightlyJob(settings.retrain, store=settings.store, state=settings.state, now=utc_now)
-        options = EngineOptions(
-            serve_with=engine.serve_with,
-            threads=engine.threads,
-            most=engine.batch.max_batch,
-            workshop=Workshop(settings.state / "engines"),
-        )
-        follower = StoreFollower(
-            Store(settings.store),
-            settings=engine.swap,
-            options=options,
-            recalibrate=None if settings.retrain.data is None else nightly.recalibrate,
-        )
+        snapshot = await _first_snapshot(chain, addresses)
+        follower = _follower(settings, nightly)
         stack.push_async_callback(follower.close)
-        batcher = Batcher(engine.batch, clock=time.monotonic)
+        batcher = Batcher(settings.engine.batch, clock=time.monotonic)
         stack.push_async_callback(asyncio.to_thread, batcher.close)
         cascade = await _cascade(settings, follower, batcher, stack)
-        app = AxonApp(cascade.answer, hotkey=address, access=access, settings=settings.requests, wire=settings.wire)
-        server = AxonServer(app, settings.axon)
-        await server.start()
-        stack.push_async_callback(server.stop, DRAIN_S)
-        await _open_admin(settings.admin, follower, batcher, stack)
-        await _announce(settings, chain, server)
+        replies: Counter[int] = Counter()
+        identities = [_identity(settings, address, cascade, snapshot, replies) for address in addresses]
+        await checked
+        for identity in identities:
+            await identity.server.start()
+            stack.push_async_callback(identity.server.stop, DRAIN_S)
+        await _open_admin(settings.admin, follower, batcher, replies, stack)
+        for identity in identities:
+            await _announce(settings, chain, identity.server)
         stack.push_async_callback(nightly.close)
         if settings.retrain.enabled:
             nightly.start()
@@ -101,9 +108,21 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
             nightly.trigger()
         _on_signals(stop, follower)
         cold = None if started is None else round(time.monotonic() - started, 3)
-        log.info("ready", hotkey=address, port=server.port, generation=follower.slot.generation, cold_start_s=cold)
-        await _serve(settings, chain, access, follower, server, stop)
+        for identity in identities:
+            log.info(
+                "ready",
+                hotkey=identity.address,
+                port=identity.server.port,
+                generation=follower.slot.generation,
+                cold_start_s=cold,
+            )
+        await _serve(settings, chain, identities, follower, stop)
         log.info("stopping", swaps=follower.swaps)
+
+
+def wallets(settings: MinerSettings) -> tuple[WalletSettings, ...]:
+    """The wallets whose hotkeys this process answers for; all of them share one cascade."""
+    return (settings.wallet,)
 
 
 def open_chain(settings: MinerSettings) -> ChainPort:
@@ -118,11 +137,43 @@ def open_chain(settings: MinerSettings) -> ChainPort:
     return BittensorChain(settings.wallet, settings.chain, logs=settings.log)
 
 
-async def _first_snapshot(chain: ChainPort, access: AccessPolicy, address: str) -> None:
+async def _first_snapshot(chain: ChainPort, addresses: Sequence[str]) -> ChainSnapshot:
     snapshot = await chain.snapshot()
-    uid = snapshot.neuron(address).uid
-    access.update(snapshot.neurons)
-    log.info("chain_read", block=snapshot.block, neurons=len(snapshot.neurons), admitted=access.admitted, uid=uid)
+    uids = [snapshot.neuron(address).uid for address in addresses]
+    log.info("chain_read", block=snapshot.block, neurons=len(snapshot.neurons), uids=uids)
+    return snapshot
+
+
+def _identity(
+    settings: MinerSettings, address: str, cascade: Cascade, snapshot: ChainSnapshot, replies: Counter[int]
+) -> Identity:
+    access = AccessPolicy(settings.access, snapshot.neurons)
+    log.info("access", hotkey=address, admitted=access.admitted)
+    limits = settings.requests
+    app = AxonApp(
+        cascade.answer,
+        authenticator=LegacyProtocol(address, settings.wire),
+        access=access,
+        settings=limits,
+        budget=TimeBudget(limits.deadline_s, limits.margin_s, settings.stage2.reserve_s),
+        on_reply=lambda reply: replies.update((reply.status,)),
+    )
+    return Identity(address, access, AxonServer(app, settings.axon))
+
+
+def _follower(settings: MinerSettings, nightly: NightlyJob) -> StoreFollower:
+    engine = settings.engine
+    return StoreFollower(
+        Store(settings.store),
+        settings=engine.swap,
+        options=EngineOptions(
+            serve_with=engine.serve_with,
+            threads=engine.threads,
+            most=engine.batch.max_batch,
+            compiler=LocalCompiler(settings.state / "engines"),
+        ),
+        recalibrate=None if settings.retrain.data is None else nightly.recalibrate,
+    )
 
 
 async def _cascade(
@@ -130,8 +181,7 @@ async def _cascade(
 ) -> Cascade:
     try:
         await follower.start()
-        engine = settings.stage2.engine
-        client = None if engine is None else LocalEngineClient(engine, threads=settings.stage2.threads)
+        client = open_server(settings.stage2)
     except (EngineError, Stage1Error) as error:
         raise StartError(str(error)) from error
     if client is None:
@@ -143,9 +193,8 @@ async def _cascade(
         follower.slot,
         batcher,
         bridge,
-        journal,
+        observers=(journal,),
         engine=settings.engine,
-        stage2=settings.stage2,
         clock=time.monotonic,
         now=utc_now,
     )
@@ -154,7 +203,11 @@ async def _cascade(
 
 
 async def _open_admin(
-    settings: AdminSettings, follower: StoreFollower, batcher: Batcher, stack: AsyncExitStack
+    settings: AdminSettings,
+    follower: StoreFollower,
+    batcher: Batcher,
+    replies: Mapping[int, int],
+    stack: AsyncExitStack,
 ) -> None:
     if settings.port is None:
         return
@@ -162,7 +215,7 @@ async def _open_admin(
     from miner.admin.api import admin_app  # noqa: PLC0415
 
     where = AxonSettings(host="127.0.0.1", port=settings.port)
-    server = AxonServer(admin_app(follower, batcher, utc_now), where, name="admin")
+    server = AxonServer(admin_app(follower, batcher, utc_now, replies), where, name="admin")
     await server.start()
     stack.push_async_callback(server.stop, ABORT_S)
 
@@ -181,16 +234,15 @@ async def _announce(settings: MinerSettings, chain: ChainPort, server: AxonServe
 async def _serve(
     settings: MinerSettings,
     chain: ChainPort,
-    access: AccessPolicy,
+    identities: Sequence[Identity],
     follower: StoreFollower,
-    server: AxonServer,
     stop: asyncio.Event,
 ) -> None:
-    """Until `stop` is set, or the server ends by itself."""
+    """Until `stop` is set, or a server ends by itself."""
     background = [
         asyncio.create_task(follower.run(stop), name="follow the store"),
-        asyncio.create_task(_refresh(chain, access, settings.chain.refresh_s), name="refresh the metagraph"),
-        asyncio.create_task(server.wait(), name="axon"),
+        asyncio.create_task(_refresh(chain, identities, settings.chain.refresh_s), name="refresh the metagraph"),
+        *(asyncio.create_task(identity.server.wait(), name="axon") for identity in identities),
     ]
     waiting = asyncio.create_task(stop.wait())
     done, _ = await asyncio.wait([*background, waiting], return_when=asyncio.FIRST_COMPLETED)
@@ -203,7 +255,7 @@ async def _serve(
             raise StartError(f"the task {task.get_name()!r} ended: {error}") from error
 
 
-async def _refresh(chain: ChainPort, access: AccessPolicy, every_s: float) -> None:
+async def _refresh(chain: ChainPort, identities: Sequence[Identity], every_s: float) -> None:
     failures = 0
     while True:
         await asyncio.sleep(every_s)
@@ -215,8 +267,9 @@ async def _refresh(chain: ChainPort, access: AccessPolicy, every_s: float) -> No
             level("metagraph_stale", failures=failures, reason=str(error))
             continue
         failures = 0
-        access.update(snapshot.neurons)
-        log.info("metagraph_refreshed", block=snapshot.block, admitted=access.admitted)
+        for identity in identities:
+            identity.access.update(snapshot.neurons)
+        log.info("metagraph_refreshed", block=snapshot.block, admitted=[i.access.admitted for i in identities])
 
 
 def _on_signals(stop: asyncio.Event, follower: StoreFollower) -> None:
@@ -231,10 +284,3 @@ def _on_signals(stop: asyncio.Event, follower: StoreFollower) -> None:
         task.add_done_callback(pending.discard)
 
     loop.add_signal_handler(signal.SIGHUP, refresh)
-
-
-def resident_mib(pid: int, read: Callable[[Path], str] = Path.read_text) -> float:
-    """Resident memory of a process, MiB."""
-    status = read(Path(f"/proc/{pid}/status"))
-    kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
-    return int(kib) / 1024

@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from miner.admin.settings import AdminSettings
@@ -42,6 +42,7 @@ class MinerSettings(BaseSettings):
         engine: Stage-1 in this process.
         stage2: where deferred images go.
         retrain: the nightly job.
+        night: values of its config that are other than the preset's: `[night.train_supervised]`, `epochs = 20`.
         admin: the administrator's endpoint.
         log: logs.
 
@@ -63,6 +64,7 @@ class MinerSettings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     stage2: Stage2Settings = Stage2Settings()
     retrain: RetrainSettings = RetrainSettings()
+    night: dict[str, Any] = Field(default_factory=dict)
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()
 

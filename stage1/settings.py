@@ -41,6 +41,21 @@ def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
     return found
 
 
+def dotted(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """A tree as values by dotted path; a name that has a dot in it already is a path, and its value is taken whole.
+
+    Args:
+        tree: nested dictionaries, as a TOML table is: `{"gate": {"keep": 3}, "model.backbone": {"kind": "random"}}`.
+    """
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping) and value and "." not in name:
+            found |= {f"{name}.{path}": leaf for path, leaf in dotted(value).items()}
+        else:
+            found[name] = value
+    return found
+
+
 def override(settings: Model, changes: Mapping[str, Any]) -> Model:
     """Settings with some values replaced.
 

@@ -19,7 +19,7 @@ from engines.batches import MOST
 from engines.engine import Engine, Refittable
 from engines.errors import BundleRefused, EngineError, Postponed
 from engines.live.load_bundle import CheckedBundle, LiveBundle, check_bundle, load_checked
-from engines.live.local_compile import COPIES_WHILE_BUILDING, Misfit, Workshop
+from engines.live.local_compile import COPIES_WHILE_BUILDING, LocalCompiler, Misfit
 from engines.live.settings import SwapSettings
 from engines.live.slot import BundleSlot
 from engines.live.states import Lifecycle, State
@@ -41,7 +41,7 @@ class EngineOptions:
         serve_with: another engine than those that bundles were certified on; None for those.
         threads: intra-op threads of each.
         most: largest batch that is asked of one.
-        workshop: compiles for this machine what a bundle holds for another; None to refuse such bundles.
+        compiler: compiles for this machine what a bundle holds for another; None to refuse such bundles.
         memory: memory that is left, bytes.
         opens: opens one, as `open_engine` does.
     """
@@ -49,7 +49,7 @@ class EngineOptions:
     serve_with: EngineSpec | None = None
     threads: int | None = None
     most: int = MOST
-    workshop: Workshop | None = None
+    compiler: LocalCompiler | None = None
     memory: Callable[[], int | None] = available_bytes
     opens: Callable[..., Engine] = open_engine
 
@@ -131,10 +131,10 @@ class BundleLoader:
         checked = await self.quietly(check_bundle, path, life.to)
         if checked.manifest.bundle_id != life.bundle:
             raise BundleRefused(f"{path}: the directory holds bundle {checked.manifest.bundle_id}")
-        spec, workshop = self._options.serve_with or checked.spec, self._options.workshop
-        misfit = None if workshop is None else await self.quietly(workshop.misfit, checked, spec)
-        if workshop is not None and misfit is not None:
-            return await self._load_misfit(checked, life, workshop, misfit, recalibrate)
+        spec, compiler = self._options.serve_with or checked.spec, self._options.compiler
+        misfit = None if compiler is None else await self.quietly(compiler.misfit, checked, spec)
+        if compiler is not None and misfit is not None:
+            return await self._load_misfit(checked, life, compiler, misfit, recalibrate)
         own = _Way(spec)
         # Also where another engine takes its weights: a bundle that is no good must not cost what stands by.
         tried = await self._try(own, checked, life)
@@ -176,7 +176,7 @@ class BundleLoader:
         self,
         checked: CheckedBundle,
         life: Lifecycle,
-        workshop: Workshop,
+        compiler: LocalCompiler,
         misfit: Misfit,
         recalibrate: Callable[[EngineSpec], bool],
     ) -> Loaded:
@@ -200,7 +200,7 @@ class BundleLoader:
             raise Postponed(f"{life.bundle}: {misfit.why}; it is compiled and calibrated anew for this machine")
         life.to(State.BUILDING)
         admit(COPIES_WHILE_BUILDING * checked.weights, self._options.memory())
-        await self.quietly(lambda: workshop.build(checked, spec, misfit, self._child, again=refused))
+        await self.quietly(lambda: compiler.build(checked, spec, misfit, self._child, again=refused))
         await self._try(way, checked, life)
         return await self._load_by(way, checked, life, spot=False)
 

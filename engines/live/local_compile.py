@@ -65,7 +65,7 @@ class Misfit:
         return self.place.is_dir()
 
 
-class Workshop:
+class LocalCompiler:
     """Compiles, and finds again what was compiled. Several miners may share a directory.
 
     Args:

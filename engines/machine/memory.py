@@ -100,3 +100,10 @@ def give_back() -> None:
     """Return freed memory to the system: the C library keeps the weights of closed engines, so that swaps add up."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
+def resident_mib(pid: int, read: Callable[[Path], str] = Path.read_text) -> float:
+    """Resident memory of a process, MiB."""
+    status = read(Path(f"/proc/{pid}/status"))
+    kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS"))
+    return int(kib) / 1024

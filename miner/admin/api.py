@@ -6,7 +6,7 @@ It answers only requests that name the loopback interface as their host and, if 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -27,7 +27,12 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def admin_app(follower: StoreFollower, batcher: Batcher, now: Callable[[], datetime]) -> Starlette:
+def admin_app(
+    follower: StoreFollower,
+    batcher: Batcher,
+    now: Callable[[], datetime],
+    replies: Mapping[int, int],
+) -> Starlette:
     """The application.
 
     `GET /status`, `POST /reload` and `POST /rollback` answer with the status as JSON; a rollback without a bundle that
@@ -37,10 +42,11 @@ def admin_app(follower: StoreFollower, batcher: Batcher, now: Callable[[], datet
         follower: holds the live bundle.
         batcher: computes with it.
         now: wall-clock time, UTC.
+        replies: of the axon, by HTTP status.
     """
 
     def status(code: int = 200, **more: object) -> Response:
-        return JSONResponse(more | described(follower.status(), batcher), code)
+        return JSONResponse(more | described(follower.status(), batcher) | {"replies": dict(replies)}, code)
 
     async def show(_request: Request) -> Response:
         return status()

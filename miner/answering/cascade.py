@@ -14,8 +14,8 @@ import structlog
 from engines.errors import DeadlineExceeded, EngineError
 from engines.live.batcher import Batcher
 from engines.live.slot import BundleSlot, Lease
-from miner.answering.journal import Journal, RequestRecord, Result
-from miner.answering.request import AxonRequest, Prediction
+from miner.answering.record import Observer, RequestRecord, Result
+from miner.answering.request import UNDECODABLE, Prediction, Request
 from miner.answering.settings import EngineSettings
 from stage1.decisions import Action, Level
 from stage1.errors import ImageError, Stage1Error
@@ -24,11 +24,8 @@ from stage1.preprocess import Pixels, decode_base64, preprocess
 from stage1.probability.calibrator import answer_probability
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.client import Outcome, Verdict
-from stage2_bridge.settings import Stage2Settings
 
 log = structlog.get_logger(__name__)
-
-NOT_AN_IMAGE = -1.0
 
 
 @dataclass(frozen=True)
@@ -63,9 +60,8 @@ class Cascade:
         slot: lends the live bundle.
         batcher: computes its engine's outputs, for requests that come together in one call.
         bridge: the way to Stage-2.
-        journal: where each request is written down.
+        observers: told of each answer, in this order.
         engine: workers and fallback.
-        stage2: time reserved for an answer without Stage-2.
         clock: monotonic time in seconds.
         now: wall-clock time, UTC.
     """
@@ -75,28 +71,26 @@ class Cascade:
         slot: BundleSlot,
         batcher: Batcher,
         bridge: Bridge,
-        journal: Journal,
         *,
+        observers: tuple[Observer, ...] = (),
         engine: EngineSettings,
-        stage2: Stage2Settings,
         clock: Callable[[], float],
         now: Callable[[], datetime],
     ) -> None:
         self._slot = slot
         self._batcher = batcher
         self._bridge = bridge
-        self._journal = journal
+        self._observers = observers
         self._fallback = engine.fallback_probability
-        self._reserve_s = stage2.reserve_s
         self._clock = clock
         self._now = now
         self._pool = ThreadPoolExecutor(engine.workers, thread_name_prefix="stage1")
 
-    async def answer(self, request: AxonRequest) -> Prediction:
+    async def answer(self, request: Request) -> Prediction:
         """Probability of roadwork, in [0, 1]; -1 only if the image cannot be decoded.
 
-        Returns before `request.deadline`, with Stage-1's calibrated probability if Stage-2 is late, and with the
-        fallback probability if Stage-1 is.
+        Returns before it is due, with Stage-1's calibrated probability if Stage-2 is late, and with the fallback
+        probability if Stage-1 is.
         """
         at, started = self._now(), self._clock()
         result: Result = "answered"
@@ -107,16 +101,16 @@ class Cascade:
         answer = self._fallback
         try:
             lease = self._slot.lease()
-            async with asyncio.timeout(request.deadline - started):
+            async with asyncio.timeout(request.deadline.due - started):
                 stage1 = await self._stage1(request, lease)
             stage1_ms = (self._clock() - started) * 1e3
             answer = stage1.answer
             if stage1.action is Action.DEFER:
-                verdict = await self._bridge.ask(stage1.content, request.deadline - self._reserve_s)
+                verdict = await self._bridge.ask(stage1.content, request.deadline.stage2_until)
                 answer = stage1.answer if verdict.probability is None else verdict.probability
         except ImageError as error:
             log.info("not_an_image", request_id=request.request_id, reason=str(error))
-            result, answer = "not_an_image", NOT_AN_IMAGE
+            result, answer = "not_an_image", UNDECODABLE
         except (TimeoutError, DeadlineExceeded):
             result = "stage1_late"
         except (Stage1Error, EngineError) as error:
@@ -124,9 +118,17 @@ class Cascade:
             log.error("stage1_failed", request_id=request.request_id, generation=generation, reason=str(error))
             result = "stage1_failed"
         record = self._record(request, at, started, result, answer, lease, stage1, verdict, stage1_ms)
-        self._journal.write(record)
+        self._tell(record)
         _log(record, verdict)
         return Prediction(answer, record.bundle, record.generation)
+
+    def _tell(self, record: RequestRecord) -> None:
+        for observer in self._observers:
+            try:
+                observer.on_answer(record)
+            except Exception:
+                # The edge to whatever is told: the caller waits, and gets the answer all the same.
+                log.exception("observer_failed", request_id=record.request_id, observer=type(observer).__name__)
 
     async def close(self) -> None:
         """Stop the workers and close Stage-2."""
@@ -134,11 +136,11 @@ class Cascade:
         await asyncio.to_thread(self._batcher.close)
         await self._bridge.close()
 
-    async def _stage1(self, request: AxonRequest, lease: Lease) -> Stage1Result:
+    async def _stage1(self, request: Request, lease: Lease) -> Stage1Result:
         try:
             loop = asyncio.get_running_loop()
             content, pixels = await loop.run_in_executor(self._pool, _decoded, lease, request.image_b64)
-            future = self._batcher.submit(lease, pixels, deadline=request.deadline, priority=request.priority)
+            future = self._batcher.submit(lease, pixels, deadline=request.deadline.due, priority=request.priority)
         except BaseException:
             lease.release()
             raise
@@ -147,7 +149,7 @@ class Cascade:
 
     def _record(
         self,
-        request: AxonRequest,
+        request: Request,
         at: datetime,
         started: float,
         result: Result,

@@ -1,15 +1,18 @@
-"""A request, and its answer."""
+"""A request for a prediction, whatever brought it, and its answer."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from miner.answering.deadline import Deadline
+
+# Answered instead of a probability where there is no image.
 UNDECODABLE = -1.0
 
 
 @dataclass(frozen=True, slots=True)
-class AxonRequest:
+class Request:
     """A proved request for a prediction.
 
     Attributes:
@@ -17,7 +20,7 @@ class AxonRequest:
         hotkey: who asks.
         uid: its place on the subnet, None if it is not registered.
         image_b64: the image as it came; may be empty or anything else.
-        deadline: when the answer is due, on the clock of `time.monotonic`, in seconds.
+        deadline: how long there is for what.
         priority: share of the largest stake that it has, in [0, 1]; the larger goes first where images wait.
     """
 
@@ -25,7 +28,7 @@ class AxonRequest:
     hotkey: str
     uid: int | None
     image_b64: str
-    deadline: float
+    deadline: Deadline
     priority: float = 0.0
 
 
@@ -44,4 +47,4 @@ class Prediction:
     generation: int = 0
 
 
-Answer = Callable[[AxonRequest], Awaitable[Prediction]]
+Answer = Callable[[Request], Awaitable[Prediction]]

@@ -1,4 +1,4 @@
-"""The axon: answers `POST /ImageSynapse` in the legacy wire protocol.
+"""The axon: answers `POST /ImageSynapse`; in which wire protocol, its authenticator says.
 
 What a request has to pass, in this order, so that a stranger costs as little as possible: route, announced size,
 access, signature, replay, rate, load. Only then is its body read.
@@ -19,26 +19,19 @@ import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from miner.answering.request import UNDECODABLE, Answer, AxonRequest, Prediction
+from miner.answering.deadline import Deadline, TimeBudget
+from miner.answering.request import UNDECODABLE, Answer, Prediction, Request
 from miner.axon.access import AccessPolicy, Caller
-from miner.axon.legacy_protocol import (
-    SYNAPSE,
-    SignedRequest,
-    claimed_sender,
-    decode_headers,
-    parse_request,
-    reply_headers,
-    verify,
-)
-from miner.axon.nonces import NonceBook
+from miner.axon.authenticator import Authenticator
+from miner.axon.legacy_protocol import SYNAPSE, decode_headers
 from miner.axon.refusals import BadRequest, BodyTooLarge, InternalFailure, NotFound, Overloaded, Refusal, TooLate
-from miner.axon.settings import RequestSettings, WireSettings
+from miner.axon.settings import RequestSettings
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Reply:
     """What became of one request.
 
     Attributes:
@@ -78,11 +71,11 @@ class AxonApp:
 
     Args:
         answer: gives the prediction for one request.
-        hotkey: ss58 address of our own hotkey.
+        authenticator: how callers prove who they are.
         access: who may ask.
-        settings: limits and deadlines.
-        wire: which requests count as fresh.
-        on_outcome: called after every reply.
+        settings: limits.
+        budget: how much of the time that a caller waits is for what.
+        on_reply: called after every reply.
         now_ns: nanoseconds since 1970, to compare with the callers' clocks.
     """
 
@@ -90,28 +83,22 @@ class AxonApp:
         self,
         answer: Answer,
         *,
-        hotkey: str,
+        authenticator: Authenticator,
         access: AccessPolicy,
         settings: RequestSettings | None = None,
-        wire: WireSettings | None = None,
-        on_outcome: Callable[[Outcome], None] | None = None,
+        budget: TimeBudget | None = None,
+        on_reply: Callable[[Reply], None] | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._answer = answer
-        self._hotkey = hotkey
+        self._authenticator = authenticator
         self._access = access
         self._settings = settings or RequestSettings()
-        self._wire = wire or WireSettings()
-        self._on_outcome = on_outcome
+        self._budget = budget or TimeBudget(self._settings.deadline_s, self._settings.margin_s, 0.0)
+        self._on_reply = on_reply
         self._now_ns = now_ns
-        self._nonces = NonceBook(self._wire)
         self._in_flight = 0
         self._buffered = 0
-
-    @property
-    def in_flight(self) -> int:
-        """Requests that are being read or answered."""
-        return self._in_flight
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -124,35 +111,29 @@ class AxonApp:
             status, message = refusal.status, str(refusal)
             content = json.dumps({"message": message})
         seconds = time.monotonic() - call.started
-        headers = reply_headers(status, message, receiver=self._hotkey, seconds=seconds)
+        headers = self._authenticator.reply_headers(status, message, seconds=seconds)
         if call.prediction is not None:
             headers += _origin_headers(call.prediction)
         await _reply(send, status, headers, content)
         _log_outcome(call, status, message, seconds)
-        if self._on_outcome is not None:
-            self._on_outcome(Outcome(call.request_id, status, seconds, call.caller, call.prediction))
+        if self._on_reply is not None:
+            self._on_reply(Reply(call.request_id, status, seconds, call.caller, call.prediction))
 
     async def _predict(self, scope: Scope, receive: Receive, call: _Call) -> Prediction:
         headers = decode_headers(scope["headers"])
         _check_route(scope)
         self._check_announced_size(headers)
-        caller = self._access.check(claimed_sender(headers))
-        request = parse_request(headers)
-        self._prove(request)
+        caller = self._access.check(self._authenticator.claimed_sender(headers))
+        waits_s = self._authenticator.prove(headers, self._now_ns())
         call.caller = caller
         self._access.spend(caller, call.started)
         with self._place(call):
-            return await self._read_and_ask(request, receive, call, caller)
+            return await self._read_and_ask(self._budget.deadline(call.started, waits_s), receive, call, caller)
 
     def _check_announced_size(self, headers: dict[str, str]) -> None:
         # The server has refused a length that is not a number before this; an absent one is measured while reading.
         if int(headers.get("content-length", "0")) > self._settings.max_body_bytes:
             raise self._too_large()
-
-    def _prove(self, request: SignedRequest) -> None:
-        now_ns = self._now_ns()
-        verify(request, receiver=self._hotkey, now_ns=now_ns, settings=self._wire)
-        self._nonces.record(request, now_ns)
 
     @contextlib.contextmanager
     def _place(self, call: _Call) -> Iterator[None]:
@@ -165,13 +146,11 @@ class AxonApp:
             self._in_flight -= 1
             self._buffered -= call.buffered
 
-    async def _read_and_ask(self, request: SignedRequest, receive: Receive, call: _Call, caller: Caller) -> Prediction:
-        due = call.started + self._settings.due_in_s(request.timeout_s)
-        cut = call.started + self._settings.cut_in_s(request.timeout_s)
+    async def _read_and_ask(self, deadline: Deadline, receive: Receive, call: _Call, caller: Caller) -> Prediction:
         try:
-            async with asyncio.timeout(max(0.0, cut - time.monotonic())):
+            async with asyncio.timeout(max(0.0, deadline.cut - time.monotonic())):
                 image_b64 = await self._read_image(receive, call)
-                asked = AxonRequest(call.request_id, caller.hotkey, caller.uid, image_b64, due, caller.priority)
+                asked = Request(call.request_id, caller.hotkey, caller.uid, image_b64, deadline, caller.priority)
                 return await self._ask(asked)
         except TimeoutError:
             raise TooLate("The request was not read and answered in time.") from None
@@ -205,7 +184,7 @@ class AxonApp:
         call.buffered += size
         self._buffered += size
 
-    async def _ask(self, request: AxonRequest) -> Prediction:
+    async def _ask(self, request: Request) -> Prediction:
         try:
             prediction: object = await self._answer(request)
         except TimeoutError:

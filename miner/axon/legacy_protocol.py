@@ -1,6 +1,7 @@
 """The legacy axon wire protocol: how a request is read, who signed it, whether it is fresh, and what a reply carries.
 
-Pure functions over headers; time comes in as an argument and no input or output is done here.
+Functions over headers, and `LegacyProtocol`, which puts them together and remembers what it has seen. Time comes in as
+an argument, and no input or output is done here.
 
 Reference: bittensor 10.5.0, `core/axon.py` (`default_verify`), `core/dendrite.py` (`preprocess_synapse_for_request`,
 `process_server_response`), `utils/axon_utils.py`.
@@ -11,49 +12,21 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from bittensor_wallet import Keypair
 
+from miner.axon.authenticator import NS_PER_S, SignedRequest
+from miner.axon.nonces import NonceBook
 from miner.axon.refusals import BadRequest, Unauthenticated
 from miner.axon.settings import WireSettings
 
 SYNAPSE = "ImageSynapse"
-NS_PER_S = 1_000_000_000
 
 _SIGNATURE = re.compile(r"0x[0-9a-fA-F]{128}")
 _INTEGER = re.compile(r"[0-9]{1,20}")
 _NOT_IN_A_HEADER = re.compile(r"[^\x20-\x7e]+")
 _LONGEST_FIELD = 128
 _LONGEST_MESSAGE = 300
-
-
-@dataclass(frozen=True, slots=True)
-class SignedRequest:
-    """What the headers of one request claim; true only after `verify`.
-
-    Attributes:
-        sender: ss58 address of the dendrite's hotkey.
-        receiver: ss58 address of the axon's hotkey the request is meant for; empty if the header is absent.
-        nonce_ns: the sender's clock when it signed, in nanoseconds since 1970.
-        uuid: identity of the sender's dendrite.
-        body_hash: hash over the fields the synapse class requires, constant for `ImageSynapse`.
-        signature: `0x` and 128 hex digits, or empty.
-        timeout_s: how long the sender waits, in seconds; finite and positive.
-    """
-
-    sender: str
-    receiver: str
-    nonce_ns: int
-    uuid: str
-    body_hash: str
-    signature: str
-    timeout_s: float
-
-    @property
-    def message(self) -> str:
-        """The text that was signed."""
-        return f"{self.nonce_ns}.{self.sender}.{self.receiver}.{self.uuid}.{self.body_hash}"
 
 
 def decode_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -166,3 +139,32 @@ def _signed_by_sender(request: SignedRequest) -> bool:
         return bool(Keypair(ss58_address=request.sender).verify(request.message, request.signature))
     except (ValueError, TypeError):
         return False
+
+
+class LegacyProtocol:
+    """The `Authenticator` of dendrites up to bittensor 10.
+
+    Args:
+        hotkey: ss58 address of our own hotkey.
+        settings: which requests count as fresh.
+    """
+
+    def __init__(self, hotkey: str, settings: WireSettings | None = None) -> None:
+        self._hotkey = hotkey
+        self._settings = settings or WireSettings()
+        self._nonces = NonceBook(self._settings)
+
+    def claimed_sender(self, headers: Mapping[str, str]) -> str:
+        """See `Authenticator.claimed_sender`."""
+        return claimed_sender(headers)
+
+    def prove(self, headers: Mapping[str, str], now_ns: int) -> float:
+        """See `Authenticator.prove`."""
+        request = parse_request(headers)
+        verify(request, receiver=self._hotkey, now_ns=now_ns, settings=self._settings)
+        self._nonces.record(request, now_ns)
+        return request.timeout_s
+
+    def reply_headers(self, status: int, message: str, *, seconds: float) -> list[tuple[bytes, bytes]]:
+        """See `Authenticator.reply_headers`."""
+        return reply_headers(status, message, receiver=self._hotkey, seconds=seconds)

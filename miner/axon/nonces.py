@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 
-from miner.axon.legacy_protocol import NS_PER_S, SignedRequest
+from miner.axon.authenticator import NS_PER_S, SignedRequest
 from miner.axon.refusals import Unauthenticated
 from miner.axon.settings import WireSettings
 

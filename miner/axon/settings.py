@@ -26,15 +26,6 @@ class RequestSettings(Section):
     deadline_s: float = Field(default=7.0, gt=0, allow_inf_nan=False)
     margin_s: float = Field(default=1.0, ge=0, allow_inf_nan=False)
 
-    def due_in_s(self, timeout_s: float) -> float:
-        """Time for an answer to a caller who waits `timeout_s`, in seconds."""
-        return min(self.deadline_s, max(timeout_s - self.margin_s, timeout_s / 2))
-
-    def cut_in_s(self, timeout_s: float) -> float:
-        """When an overdue answer is given up: halfway through what is left, for it may still arrive in time."""
-        due_s = self.due_in_s(timeout_s)
-        return due_s + min(self.margin_s, timeout_s - due_s) / 2
-
 
 class WireSettings(Section):
     """Which requests count as fresh.

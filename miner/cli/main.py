@@ -120,6 +120,9 @@ def retrain(
     change: ChangeOption = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default all cores.")] = None,
     progress: Annotated[ProgressKind, typer.Option(help="How progress is shown.")] = ProgressKind.AUTO,
+    check_settings: Annotated[
+        bool, typer.Option("--check-settings", help="Only say whether the settings fit; reads no data.")
+    ] = False,
 ) -> None:
     """Train, certify and publish a bundle. Run it again after a crash and it goes on after the last finished stage.
 
@@ -127,13 +130,17 @@ def retrain(
     `cascade retrain --data roads/ --set calibrate_scrc.alpha=0.01`
     """
     with clear_errors():
-        from miner.cli.retrain import shown  # noqa: PLC0415
         from offline.config import load_config  # noqa: PLC0415
-        from offline.night import run_night  # noqa: PLC0415
 
+        settings = load_config(preset, config, parsed_changes(change))
+        if check_settings:
+            say("the settings fit")
+            return
         if threads is not None:
             os.environ |= {"OMP_NUM_THREADS": str(threads)}
-        settings = load_config(preset, config, parsed_changes(change))
+        from miner.cli.retrain import shown  # noqa: PLC0415
+        from offline.night import run_night  # noqa: PLC0415
+
         outcome = shown(
             lambda screen: run_night(
                 data, workspace=workspace, store=store, config=settings, last=mode, progress=screen

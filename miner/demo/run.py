@@ -21,6 +21,7 @@ from rich.console import Console
 
 from engines.backends.onnxruntime import OnnxEngine
 from engines.machine.clock import utc_now
+from engines.machine.memory import resident_mib
 from engines.store.file_names import CALIBRATOR, ENGINE, PREPROCESS, SPLITS
 from engines.store.store import Store
 from miner.chain.offline import ChainFile
@@ -28,7 +29,6 @@ from miner.chain.port import Neuron
 from miner.demo.processes import PRESET, MinerProcess, ValidatorProcess, retrain_child
 from miner.demo.scoreboard import Asked, Scoreboard, render_scoreboard, score
 from miner.errors import StartError
-from miner.process import resident_mib
 from miner.progress_display import BarDisplay, Bars, bars
 from offline.config import PRESETS
 from offline.data.scoring import run_engine

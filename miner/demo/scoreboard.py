@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from engines.store.file_names import PARAMS
-from miner.answering.journal import RequestRecord, read_journal
+from miner.answering.journal import read_journal
+from miner.answering.record import RequestRecord
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.percent import at_most, confidence
 from stage1.certificate.risks import Rate, Risk, Units, conditions

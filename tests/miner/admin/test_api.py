@@ -41,7 +41,8 @@ async def endpoint(store: Store) -> AsyncIterator[int]:
     follower = StoreFollower(store, settings=SwapSettings(trial=False), options=EngineOptions(threads=1, most=1))
     batcher = Batcher(BatchSettings())
     await follower.start()
-    server = AxonServer(admin_app(follower, batcher, lambda: NOW), AxonSettings(host="127.0.0.1", port=0), name="admin")
+    app = admin_app(follower, batcher, lambda: NOW, {200: 3, 403: 1})
+    server = AxonServer(app, AxonSettings(host="127.0.0.1", port=0), name="admin")
     await server.start()
     try:
         yield server.port

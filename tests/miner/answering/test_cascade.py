@@ -23,8 +23,10 @@ from engines.live.slot import BundleSlot
 from engines.store.bundle import Provenance
 from engines.store.store import Store
 from miner.answering.cascade import Cascade
-from miner.answering.journal import Journal, RequestRecord, read_journal
-from miner.answering.request import AxonRequest
+from miner.answering.deadline import TimeBudget
+from miner.answering.journal import Journal, read_journal
+from miner.answering.record import RequestRecord
+from miner.answering.request import Request
 from miner.answering.settings import EngineSettings
 from stage1.artifacts import sha256_file
 from stage1.certificate.params import ScrcParams
@@ -32,10 +34,10 @@ from stage1.decisions import Action
 from stage1.preprocess import PreprocessSettings
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.client import Outcome, Stage2Error
-from stage2_bridge.settings import Stage2Settings
 
 # The tiny engine scores 0.04 (red - blue), and trusts what is green.
 ROADWORK, ROAD = (255, 255, 0), (0, 255, 255)
+BUDGET = TimeBudget(deadline_s=1e9, margin_s=0.0, reserve_s=0.05)
 
 
 def encoded(colour: tuple[int, ...]) -> str:
@@ -115,9 +117,8 @@ def ask(
             slot,
             Batcher(BatchSettings()),
             bridge,
-            journal,
+            observers=(journal,),
             engine=EngineSettings(workers=1),
-            stage2=Stage2Settings(reserve_s=0.05),
             clock=time.monotonic,
             now=lambda: datetime.now(UTC),
         )
@@ -125,11 +126,13 @@ def ask(
         for number, image in enumerate(images):
             if during is not None:
                 during(slot)
-            request = AxonRequest(f"request-{number}", "5Validator", 1, image, time.monotonic() + deadline_s)
+            request = Request(
+                f"request-{number}", "5Validator", 1, image, BUDGET.deadline(time.monotonic(), deadline_s)
+            )
             prediction = await cascade.answer(request)
             answers.append(prediction.probability)
             origins.append((prediction.bundle, prediction.generation))
-            assert time.monotonic() <= request.deadline + 0.5
+            assert time.monotonic() <= request.deadline.due + 0.5
         await cascade.close()
         journal.close()
         return answers

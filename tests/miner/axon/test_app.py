@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import pytest
 from structlog.testing import capture_logs
 
+from miner.answering.deadline import TimeBudget
 from miner.answering.request import Prediction
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
+from miner.axon.legacy_protocol import LegacyProtocol
 from miner.axon.settings import MIB, AccessSettings, RequestSettings
 from miner.chain.port import Neuron
 
@@ -76,10 +78,10 @@ def make(validator):
         neurons = {validator.hotkey: Neuron(uid=7, validator_permit=True)}
         app = AxonApp(
             answer or constant,
-            hotkey=validator.receiver,
+            authenticator=LegacyProtocol(validator.receiver),
             access=AccessPolicy(access or AccessSettings(), neurons),
             settings=RequestSettings(**settings),
-            on_outcome=outcomes.append,
+            on_reply=outcomes.append,
         )
         return Asking(app, outcomes)
 
@@ -100,7 +102,7 @@ class TestAnswers:
         asked = []
 
         async def answer(request):
-            asked.append((request, request.deadline - time.monotonic()))
+            asked.append((request, request.deadline.due - time.monotonic()))
             return Prediction(0.25, "0123456789abcdef", 3)
 
         asking = make(answer)
@@ -150,9 +152,12 @@ class TestAnswers:
     )
     def test_deadline_leaves_a_margin(self, timeout_s, due_s, cut_s):
         settings = RequestSettings()
-        assert settings.due_in_s(timeout_s) == due_s
-        assert settings.cut_in_s(timeout_s) == cut_s
-        assert settings.cut_in_s(timeout_s) < timeout_s
+        budget = TimeBudget(settings.deadline_s, settings.margin_s, reserve_s=0.25)
+        deadline = budget.deadline(100.0, timeout_s)
+        assert deadline.due == 100.0 + due_s
+        assert deadline.cut == 100.0 + cut_s
+        assert deadline.cut < 100.0 + timeout_s
+        assert deadline.stage2_until == deadline.due - 0.25
 
     def test_a_late_answer_is_cancelled(self, make, validator):
         cancelled = []
@@ -178,7 +183,7 @@ class TestAnswers:
 
         asking = make(deadline_s=0.05, margin_s=0.02)
         assert asyncio.run(asking(validator.headers(), wait=never)).status == 408
-        assert asking.app.in_flight == 0
+        assert asking.app._in_flight == 0
 
 
 class TestRefusals:
@@ -264,7 +269,7 @@ class TestRefusals:
         asking = make()
         reply = asyncio.run(asking(validator.headers(), disconnect=True))
         assert reply.status == 400
-        assert asking.app.in_flight == 0
+        assert asking.app._in_flight == 0
 
 
 class TestLoad:
@@ -278,12 +283,12 @@ class TestLoad:
 
             asking = make(answer, max_in_flight=2)
             first = [asyncio.create_task(asking(validator.headers())) for _ in range(2)]
-            while asking.app.in_flight < 2:
+            while asking.app._in_flight < 2:
                 await asyncio.sleep(0)
             third = await asking(validator.headers())
             gate.set()
             statuses = [(await task).status for task in first]
-            return third, statuses, await asking(validator.headers()), asking.app.in_flight
+            return third, statuses, await asking(validator.headers()), asking.app._in_flight
 
         third, statuses, after, in_flight = asyncio.run(scenario())
         assert (third.status, third.body_was_read) == (503, False)
@@ -301,7 +306,7 @@ class TestLoad:
             asking = make(answer, max_buffered_bytes=4096)
             body = json.dumps({"image": "x" * 3000}).encode()
             first = asyncio.create_task(asking(validator.headers(), chunks=(body,)))
-            while asking.app.in_flight < 1:
+            while asking.app._in_flight < 1:
                 await asyncio.sleep(0)
             second = await asking(validator.headers(), chunks=(body,))
             gate.set()
@@ -316,7 +321,7 @@ class TestLoad:
 
             asking = make(answer)
             task = asyncio.create_task(asking(validator.headers()))
-            while asking.app.in_flight < 1:
+            while asking.app._in_flight < 1:
                 await asyncio.sleep(0)
             task.cancel()
             return await task

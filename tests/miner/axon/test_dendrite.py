@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from miner.answering.request import AxonRequest, Prediction
+from miner.answering.request import Prediction, Request
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
+from miner.axon.legacy_protocol import LegacyProtocol
 from miner.axon.server import AxonServer
 from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings
 from miner.chain.port import Neuron
@@ -32,7 +33,7 @@ IMAGES = {
 }
 
 
-async def answer(request: AxonRequest) -> Prediction:
+async def answer(request: Request) -> Prediction:
     content = base64.b64decode(request.image_b64)
     if content == b"slow":
         await asyncio.sleep(60)
@@ -65,10 +66,10 @@ def ask(new_wallet, images, python):
         known = {validator.hotkey.ss58_address: Neuron(uid=3, validator_permit=True, stake=5.0)}
         app = AxonApp(
             answer,
-            hotkey=hotkey,
+            authenticator=LegacyProtocol(hotkey),
             access=AccessPolicy(AccessSettings(), known),
             settings=RequestSettings(**settings),
-            on_outcome=outcomes.append,
+            on_reply=outcomes.append,
         )
         server = AxonServer(app, AxonSettings(host="127.0.0.1", port=0))
         await server.start()

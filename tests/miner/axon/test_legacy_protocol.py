@@ -8,15 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miner.axon import refusals
-from miner.axon.legacy_protocol import (
-    NS_PER_S,
-    SignedRequest,
-    claimed_sender,
-    decode_headers,
-    parse_request,
-    reply_headers,
-    verify,
-)
+from miner.axon.authenticator import NS_PER_S, SignedRequest
+from miner.axon.legacy_protocol import claimed_sender, decode_headers, parse_request, reply_headers, verify
 from miner.axon.nonces import NonceBook
 from miner.axon.refusals import BadRequest, NotFound, Refusal, Unauthenticated
 from miner.axon.settings import WireSettings

@@ -13,6 +13,7 @@ import pytest
 from miner.answering.request import Prediction
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
+from miner.axon.legacy_protocol import LegacyProtocol
 from miner.axon.server import AxonServer, bind
 from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings
 from miner.chain.port import Neuron
@@ -71,7 +72,9 @@ def app(validator):
 
         access = AccessPolicy(AccessSettings(), {validator.hotkey: Neuron(uid=7, validator_permit=True)})
         limits = RequestSettings(**settings)
-        return AxonApp(answer or constant, hotkey=validator.receiver, access=access, settings=limits)
+        return AxonApp(
+            answer or constant, authenticator=LegacyProtocol(validator.receiver), access=access, settings=limits
+        )
 
     return build
 
@@ -265,7 +268,7 @@ class TestStop:
             server = await listening(application)
             busy, idle = await Connection.to(server.port), await Connection.to(server.port)
             asked = asyncio.create_task(busy.ask(validator.headers()))
-            await _until(lambda: application.in_flight == 1)
+            await _until(lambda: application._in_flight == 1)
             stopping = asyncio.create_task(server.stop(PATIENCE_S))
             await idle.closed_by_server()
             with pytest.raises(OSError, match="Connect"):
@@ -289,7 +292,7 @@ class TestStop:
             server = await listening(application)
             connection = await Connection.to(server.port)
             asked = asyncio.create_task(connection.ask(validator.headers()))
-            await _until(lambda: application.in_flight == 1)
+            await _until(lambda: application._in_flight == 1)
             await server.stop(0.5)
             reply = await asked
             await connection.close()

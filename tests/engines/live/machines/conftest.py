@@ -31,7 +31,7 @@ from engines.engine import Engine
 from engines.errors import BundleRefused
 from engines.live.background_loader import EngineOptions
 from engines.live.follower import Recalibrate, StoreFollower
-from engines.live.local_compile import Workshop
+from engines.live.local_compile import LocalCompiler
 from engines.live.settings import SwapSettings
 from engines.live.states import State
 from engines.machine.child import Child
@@ -199,11 +199,11 @@ def following(store: Store, machine: Machine, tmp_path: Path) -> Callable[..., A
         serve_with: EngineSpec | None = None,
         trial: bool = False,
     ) -> AsyncIterator[Follower]:
-        workshop = Workshop(tmp_path / "workshop", find=find)
+        compiler = LocalCompiler(tmp_path / "workshop", find=find)
         follower = Follower(
             store,
             settings=SwapSettings(trial=trial),
-            options=EngineOptions(threads=1, most=2, workshop=workshop, opens=machine.open, serve_with=serve_with),
+            options=EngineOptions(threads=1, most=2, compiler=compiler, opens=machine.open, serve_with=serve_with),
             recalibrate=recalibrate,
         )
         await follower.start()
@@ -249,7 +249,7 @@ def never_compiled(
 
 @pytest.fixture
 def held(tmp_path: Path) -> Callable[[], list[str]]:
-    """Names of what the workshop holds, and of what it left."""
+    """Names of what the compiler holds, and of what it left."""
     return lambda: sorted(path.name for path in (tmp_path / "workshop").glob("*") if path.name != ".lock")
 
 

@@ -16,7 +16,7 @@ from engines.errors import BundleRefused, UnknownBundle
 from engines.live.background_loader import EngineOptions
 from engines.live.follower import StoreFollower
 from engines.live.load_bundle import check_bundle
-from engines.live.local_compile import Workshop
+from engines.live.local_compile import LocalCompiler
 from engines.live.settings import SwapSettings
 from engines.live.states import State
 from engines.live.trial_process import try_out
@@ -182,8 +182,8 @@ class TestAnotherMachine:
     def test_without_a_gpu_it_is_refused(self, publish: Publish, publish_plain: Publish, store: Store) -> None:
         async def scenario() -> None:
             old = publish_plain("old")
-            workshop = Workshop(store.root / "workshop", find=lambda: NoGpu(reason="none is plugged in"))
-            options = EngineOptions(threads=1, most=1, workshop=workshop)
+            compiler = LocalCompiler(store.root / "workshop", find=lambda: NoGpu(reason="none is plugged in"))
+            options = EngineOptions(threads=1, most=1, compiler=compiler)
             follower = StoreFollower(store, settings=SwapSettings(trial=False), options=options)
             await follower.start()
             publish("foreign", built=ELSEWHERE)
@@ -236,7 +236,7 @@ class TestTrial:
             try_out(Child(), home, compiled=tmp_path / "nothing", threads=1, most=1)
 
 
-class TestWorkshop:
+class TestLocalCompiler:
     def test_of_two_miners_one_compiles_and_both_serve(
         self, publish: Publish, following: Any, held: Callable[[], list[str]]
     ) -> None:
@@ -278,8 +278,8 @@ class TestWorkshop:
         async def scenario() -> None:
             old = publish_plain("old")
             left = [10**12]
-            workshop = Workshop(tmp_path / "workshop", find=lambda: GPU)
-            options = EngineOptions(threads=1, most=1, workshop=workshop, memory=lambda: left[0])
+            compiler = LocalCompiler(tmp_path / "workshop", find=lambda: GPU)
+            options = EngineOptions(threads=1, most=1, compiler=compiler, memory=lambda: left[0])
             follower = StoreFollower(store, settings=SwapSettings(trial=False), options=options)
             await follower.start()
             left[0] = 2**20
@@ -297,11 +297,11 @@ def test_the_compiler_says_why_it_cannot(
     store: Store, publish_plain: Publish, tmp_path: Path, held: Callable[[], list[str]]
 ) -> None:
     checked = check_bundle(store.path(publish_plain("plain")))
-    workshop = Workshop(tmp_path / "workshop", find=lambda: GPU)
+    compiler = LocalCompiler(tmp_path / "workshop", find=lambda: GPU)
     bf16 = FP32.model_copy(update={"precision": "bf16"})
-    misfit = workshop.misfit(checked, bf16)
+    misfit = compiler.misfit(checked, bf16)
     assert misfit is not None
     assert misfit.why == "the bundle holds no plan of tensorrt cuda bf16"
     with pytest.raises(BundleRefused, match=r"model\.bf16\.onnx"):
-        workshop.build(checked, bf16, misfit, Child())
+        compiler.build(checked, bf16, misfit, Child())
     assert held() == []

@@ -13,7 +13,7 @@ import pytest
 
 from engines.errors import UnknownBundle
 from engines.live.load_bundle import check_bundle
-from engines.live.local_compile import Workshop
+from engines.live.local_compile import LocalCompiler
 from engines.live.states import State
 from engines.machine.child import Child
 from engines.machine.gpu import Gpu
@@ -189,10 +189,10 @@ class TestSomethingElseIsWanted:
                 if moment == "trying":
                     # It was compiled by an earlier process.
                     checked = check_bundle(store.path(foreign))
-                    workshop = Workshop(tmp_path / "workshop", find=lambda: GPU)
-                    misfit = workshop.misfit(checked, FP32)
+                    compiler = LocalCompiler(tmp_path / "workshop", find=lambda: GPU)
+                    misfit = compiler.misfit(checked, FP32)
                     assert misfit is not None
-                    workshop.build(checked, FP32, misfit, Child())
+                    compiler.build(checked, FP32, misfit, Child())
                     trials.go.clear()
                 else:
                     follower._recalibrated.add(foreign)

@@ -1,0 +1,73 @@
+"""What is known of one answered request, and who is told."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from stage1.decisions import Action
+from stage2_bridge.client import Outcome
+
+Result = Literal["answered", "not_an_image", "stage1_failed", "stage1_late"]
+
+
+class RequestRecord(BaseModel):
+    """One request.
+
+    Attributes:
+        schema_version: version of this record.
+        request_id: id that the logs carry too.
+        at: time of arrival, UTC.
+        hotkey: who asked.
+        result: how it ended.
+        image_sha256: hash of the image's bytes, empty if they could not be read.
+        answer: what was answered; -1 only if the image could not be decoded.
+        bundle: bundle that was live for this request, empty if none was.
+        generation: generation of that bundle in this process.
+        action: exit or defer.
+        level: name of the level.
+        review: AMBIGUOUS: a person should look at it.
+        prediction_set: `[0]`, `[1]` or `[0, 1]`.
+        likelier_label: the label that Stage-1 holds more probable, also where it defers.
+        roadwork_score: Stage-1's log-odds.
+        select_score: Stage-1's selection score.
+        stage1_probability: Stage-1's calibrated probability.
+        stage2: what became of the hand-off.
+        stage2_probability: Stage-2's probability.
+        stage1_ms: decoding and Stage-1, the wait for a worker included.
+        total_ms: from arrival to answer.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: Literal[1] = 1
+    request_id: str
+    at: datetime
+    hotkey: str
+    result: Result
+    image_sha256: str = ""
+    answer: float
+    bundle: str = ""
+    generation: int = 0
+    action: Action | None = None
+    level: str | None = None
+    review: bool | None = None
+    prediction_set: tuple[int, ...] | None = None
+    likelier_label: int | None = None
+    roadwork_score: float | None = None
+    select_score: float | None = None
+    stage1_probability: float | None = None
+    stage2: Outcome | None = None
+    stage2_probability: float | None = None
+    stage1_ms: float | None = None
+    total_ms: float
+
+
+class Observer(Protocol):
+    """Is told of every answer, after it was decided and before it is sent: the journal is one."""
+
+    def on_answer(self, record: RequestRecord) -> None:
+        """Take note; quickly, because the caller waits. What it raises is logged and costs nobody an answer."""
+        ...
