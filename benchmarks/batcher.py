@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.made_bundles import SMALL, export, images, publish
 from engines.live.batcher import Batcher
-from engines.live.load_bundle import load_bundle
+from engines.live.load.load_bundle import load_bundle
 from engines.live.settings import BatchSettings
 from engines.live.slot import BundleSlot
 from engines.store.store import Store

@@ -29,7 +29,7 @@ from engines.errors import EngineError
 from engines.spec import EngineSpec
 from offline.certify.onnx_export import export_onnx
 from offline.data.dataset import Dataset
-from offline.data.source import read_dataset
+from offline.data.sources.source import read_dataset
 from offline.learning.predict import predict
 from stage1.model.backbones import build
 from stage1.model.settings import ModelSettings, PretrainedBackbone

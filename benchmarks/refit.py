@@ -37,10 +37,10 @@ from benchmarks.swap import MIB, NOW, Findings, Load, Ring, resident, scores
 from engines.batches import run_at_buckets
 from engines.engine import EngineDescription
 from engines.errors import BundleRefused, InferenceError
-from engines.live.background_loader import EngineOptions
 from engines.live.batcher import Batcher
-from engines.live.follower import StoreFollower
+from engines.live.load.background_loader import EngineOptions
 from engines.live.settings import BatchSettings, SwapSettings
+from engines.live.swap.follower import StoreFollower
 from engines.machine.memory import few_arenas, give_back
 from engines.spec import REFERENCE, EngineSpec
 from engines.store.store import Store

@@ -21,11 +21,11 @@ from scipy.special import expit, logit
 from scipy.stats import norm
 
 from benchmarks import augrc
-from stage1.certificate.algorithms import Claim, walk
 from stage1.certificate.calibrate import CalibrationContext, calibrate
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import Chain, ScrcParams
 from stage1.certificate.risks import Risk
+from stage1.certificate.search.algorithms import Claim, walk
 from stage1.certificate.settings import CalibrationSettings
 from stage1.outputs import Stage1Outputs
 from stage1.policy import ScrcPolicy

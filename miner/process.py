@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import structlog
 
 from engines.errors import EngineError
-from engines.live.background_loader import EngineOptions
 from engines.live.batcher import Batcher
-from engines.live.follower import StoreFollower
-from engines.live.local_compile import LocalCompiler
+from engines.live.load.background_loader import EngineOptions
+from engines.live.load.local_compile import LocalCompiler
+from engines.live.swap.follower import StoreFollower
 from engines.machine.clock import utc_now
 from engines.machine.memory import few_arenas
 from engines.store.store import Store

@@ -15,7 +15,7 @@ from engines.spec import EngineSpec
 from engines.store.file_names import CONFIG, PARAMS
 from engines.store.store import Store
 from offline.config import RunConfig, load_config
-from offline.data.source import read_dataset
+from offline.data.sources.source import read_dataset
 from offline.pipeline.progress import Progress, Silence
 from offline.pipeline.runner import Pipeline
 from offline.publish.gate import Publication, published, put_in_place
@@ -23,7 +23,7 @@ from offline.stages import STAGE_NAMES
 from stage1.certificate.params import ScrcParams
 
 if TYPE_CHECKING:
-    from offline.stages.context import NightStage
+    from offline.stages.common.context import NightStage
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from benchmarks.learning.methods import Method
 from benchmarks.learning.scale import FALSE_ALARMS, LOOSE, STRICT
 from stage1.baselines.softmax import ThresholdPolicy
 from stage1.certificate.calibrate import CalibrationContext, calibrate
-from stage1.certificate.candidates import select
 from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.search.candidates import select
 from stage1.certificate.settings import CalibrationSettings
 from stage1.decisions import DEFERRED
 from stage1.outputs import Stage1Outputs

@@ -13,7 +13,7 @@ import numpy as np
 from benchmarks.learning.arena import Arena, Fold, Workplace, thinned
 from benchmarks.learning.scale import FALSE_ALARMS, LOOSE, Scale
 from offline.data.dataset import Dataset, Row
-from offline.data.source import read_dataset
+from offline.data.sources.source import read_dataset
 from stage1.certificate.settings import CalibrationSettings
 
 CITIES = "roadwork_clips"

@@ -12,8 +12,8 @@ import numpy as np
 from benchmarks.learning.arena import Arena, Fold, Workplace
 from benchmarks.learning.scale import FALSE_ALARMS, STRICT
 from offline.data.dataset import Dataset
-from offline.data.source import read_dataset
-from offline.data.synthetic_streets import write_scenes
+from offline.data.sources.source import read_dataset
+from offline.data.sources.synthetic_streets import write_scenes
 from stage1.certificate.settings import CalibrationSettings
 from stage1.preprocess import Pixels, PreprocessSettings
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from engines.errors import UnknownBundle
-from engines.live.load_bundle import LiveBundle
+from engines.live.load.load_bundle import LiveBundle
 
 
 @dataclass(frozen=True)

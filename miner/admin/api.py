@@ -18,8 +18,8 @@ from starlette.routing import Route
 
 from engines.errors import PointerNotMoved, StoreError
 from engines.live.batcher import Batcher
-from engines.live.follower import StoreFollower
-from engines.live.status import Status
+from engines.live.swap.follower import StoreFollower
+from engines.live.swap.status import Status
 
 HEADER = "x-cascade-admin"
 LOOPBACK = frozenset({"127.0.0.1", "localhost"})

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Literal
 
 from engines.errors import EngineError
-from engines.live.load_bundle import load_bundle
+from engines.live.load.load_bundle import load_bundle
 from engines.machine.clock import utc_now
 from engines.store.store import Store
 from miner.answering.journal import read_journal

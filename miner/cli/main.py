@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from miner.cli.engines import engines
+from miner.cli.engines.commands import engines
 from miner.cli.options import (
     DEFAULT_STORE,
     DEFAULT_WORKSPACE,
@@ -179,7 +179,7 @@ def plan(
     """
     with clear_errors():
         from miner.cli.plan import told  # noqa: PLC0415
-        from stage1.certificate.sample_size import Question  # noqa: PLC0415
+        from stage1.certificate.statistics.sample_size import Question  # noqa: PLC0415
 
         question = Question(
             alpha=alpha,
@@ -210,7 +210,7 @@ def scenes(
     """
     with clear_errors():
         from miner.progress_display import display  # noqa: PLC0415
-        from offline.data.synthetic_streets import write_scenes  # noqa: PLC0415
+        from offline.data.sources.synthetic_streets import write_scenes  # noqa: PLC0415
 
         with display() as shown:
             shown.stage("drawing", "running")

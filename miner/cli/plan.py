@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stage1.certificate.binomial import trials_needed, upper_bound
-from stage1.certificate.percent import at_most, confidence
-from stage1.certificate.sample_size import (
+from stage1.certificate.statistics.binomial import trials_needed, upper_bound
+from stage1.certificate.statistics.percent import at_most, confidence
+from stage1.certificate.statistics.sample_size import (
     POWERS,
     Need,
     Question,

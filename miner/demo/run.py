@@ -32,8 +32,8 @@ from miner.errors import StartError
 from miner.progress_display import BarDisplay, Bars, bars
 from offline.config import PRESETS
 from offline.data.scoring import run_engine
-from offline.data.source import read_dataset
-from offline.data.synthetic_streets import write_scenes
+from offline.data.sources.source import read_dataset
+from offline.data.sources.synthetic_streets import write_scenes
 from offline.publish.gate import published
 from offline.splits.splits_file import Splits
 from stage1.preprocess import PreprocessSettings

@@ -17,8 +17,8 @@ from engines.store.file_names import PARAMS
 from miner.answering.journal import read_journal
 from miner.answering.record import RequestRecord
 from stage1.certificate.params import ScrcParams
-from stage1.certificate.percent import at_most, confidence
 from stage1.certificate.risks import Rate, Risk, Units, conditions
+from stage1.certificate.statistics.percent import at_most, confidence
 from stage1.decisions import DEFERRED, Action, Decisions
 from stage1.metrics.classification import accuracy, matthews_correlation
 from stage1.metrics.subnet_reward import rounded, subnet_reward

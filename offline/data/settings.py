@@ -8,7 +8,7 @@ from stage1.settings import Section
 
 
 class PreflightSettings(Section):
-    """How bad data may be before a run stops; what happens with the rest is in `offline.data.preflight`.
+    """How bad data may be before a run stops; what happens with the rest is in `offline.data.checks.preflight`.
 
     Attributes:
         smallest_side_px: an image with a shorter side than this is no picture of a street.

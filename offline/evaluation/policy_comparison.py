@@ -14,8 +14,8 @@ from stage1.baselines.literature import ReferenceRules
 from stage1.baselines.softmax import ThresholdPolicy, Thresholds
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
-from stage1.certificate.percent import at_most, confidence
 from stage1.certificate.risks import Rate, Risk, Units, measure
+from stage1.certificate.statistics.percent import at_most, confidence
 from stage1.decisions import Decisions, Level
 from stage1.metrics.classification import accuracy
 from stage1.metrics.risk_coverage import average_set_size

@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from stage1.artifacts import Artifact
 from stage1.baselines.softmax import ThresholdPolicy
-from stage1.certificate.candidates import select
 from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.search.candidates import select
 from stage1.certificate.settings import CalibrationSettings
 from stage1.metrics.bootstrap import bootstrap, interval
 from stage1.metrics.classification import weighted_mcc

@@ -8,8 +8,8 @@ import torch
 from torch.nn import functional as F
 
 from offline.data.dataset import Dataset
-from stage1.certificate.candidates import select
 from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.search.candidates import select
 from stage1.certificate.settings import CalibrationSettings
 from stage1.outputs import Stage1Outputs
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from engines.errors import BundleRefused, EngineError, Unavailable
-from engines.live.load_bundle import LiveBundle, load_bundle
+from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.spec import REFERENCE
 from engines.store.file_names import PARAMS, SPLITS
 from engines.store.store import Store

@@ -12,8 +12,8 @@ from offline.evaluation.training_comparison import TrainingComparison
 from offline.report.charts import Chart, Marker
 from offline.report.training_section import comparison_section
 from stage1.certificate.params import ScrcParams
-from stage1.certificate.percent import at_least, at_most, confidence
 from stage1.certificate.risks import Rate, Risk
+from stage1.certificate.statistics.percent import at_least, at_most, confidence
 from stage1.probability.quality import CalibrationQuality
 
 NAMES = {

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
+from offline.data.checks.perceptual_hash import nearest, words_of
 from offline.data.dataset import Dataset
-from offline.data.perceptual_hash import nearest, words_of
 from offline.errors import DatasetError
 from offline.splits.settings import Split
 from stage1.artifacts import Artifact

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from offline.data.checks.fingerprints import FINGERPRINTS
 from offline.data.dataset import Dataset
-from offline.data.fingerprints import FINGERPRINTS
 from offline.pipeline.run_files import BACKBONE
 from offline.pipeline.stage import Stage
-from offline.stages.inputs import JUDGING, rows_of
-from offline.stages.outside_files import unlabelled_files
+from offline.stages.common.inputs import JUDGING, rows_of
+from offline.stages.common.outside_files import unlabelled_files
 from stage1.artifacts import Artifact
 
 if TYPE_CHECKING:
-    from offline.stages.context import Context, NightStage
+    from offline.stages.common.context import Context, NightStage
 
 
 class AdaptationRecord(Artifact):
@@ -48,10 +48,10 @@ def run_adapt_domain(context: Context) -> None:
     settings = context.config.adapt_domain
     if not settings.enabled:
         return
-    from offline.data.unlabelled import COPIES_DISTANCE, hashes_of, read_unlabelled  # noqa: PLC0415
+    from offline.data.sources.unlabelled import COPIES_DISTANCE, hashes_of, read_unlabelled  # noqa: PLC0415
     from offline.learning.self_distillation.adapt import adapt_domain  # noqa: PLC0415
     from offline.learning.self_distillation.probe import feature_judge  # noqa: PLC0415
-    from offline.stages.network import images_of, network_of  # noqa: PLC0415
+    from offline.stages.common.network import images_of, network_of  # noqa: PLC0415
     from stage1.model.weights import save_weights  # noqa: PLC0415
 
     config = context.config

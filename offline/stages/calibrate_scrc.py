@@ -21,19 +21,19 @@ from offline.pipeline.content_key import code_version
 from offline.pipeline.run_files import REFERENCES, THRESHOLDS
 from offline.pipeline.stage import Stage
 from offline.splits.balanced_placement import hash_key
-from offline.stages.compiled_engine import agreed, compiled_engine, write_drift
-from offline.stages.inputs import rows_of, splits_of
+from offline.stages.common.compiled_engine import agreed, compiled_engine, write_drift
+from offline.stages.common.inputs import rows_of, splits_of
 from stage1.baselines.literature import reference_rules
 from stage1.baselines.softmax import swept_thresholds
 from stage1.certificate.calibrate import CalibrationContext, calibrate
-from stage1.certificate.candidates import select
 from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.search.candidates import select
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
 from stage1.probability.fit import fit_calibrator, fit_head
 
 if TYPE_CHECKING:
-    from offline.stages.context import Context, NightStage
+    from offline.stages.common.context import Context, NightStage
 
 GOLDEN_IMAGES = 64
 

@@ -6,16 +6,16 @@ from typing import TYPE_CHECKING
 
 from offline.pipeline.run_files import BEST, COMPARISON, SUPERVISED
 from offline.pipeline.stage import Stage
-from offline.stages.outside_files import training_start
+from offline.stages.common.outside_files import training_start
 
 if TYPE_CHECKING:
-    from offline.stages.context import Context, NightStage
+    from offline.stages.common.context import Context, NightStage
 
 
 def run_compare_training(context: Context) -> None:
     """Train what the report sets beside the model; writes `comparison.json`."""
-    from offline.stages.ablations import Ablations, Weights  # noqa: PLC0415
-    from offline.stages.network import images_of  # noqa: PLC0415
+    from offline.stages.common.ablations import Ablations, Weights  # noqa: PLC0415
+    from offline.stages.common.network import images_of  # noqa: PLC0415
 
     supervised, final = context.inputs["train_supervised"], context.inputs["train_conformal_risk"]
     Ablations(

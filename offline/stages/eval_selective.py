@@ -14,8 +14,8 @@ from offline.pipeline.run_files import COMPARISON, REFERENCES, REPORT, THRESHOLD
 from offline.pipeline.stage import Stage
 from offline.report.page import render
 from offline.report.thumbnails import thumbnails
-from offline.stages.compiled_engine import compiled_engine
-from offline.stages.inputs import rows_of
+from offline.stages.common.compiled_engine import compiled_engine
+from offline.stages.common.inputs import rows_of
 from stage1.artifacts import write_atomic
 from stage1.baselines.literature import ReferenceRules
 from stage1.baselines.softmax import Thresholds
@@ -24,7 +24,7 @@ from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
 
 if TYPE_CHECKING:
-    from offline.stages.context import Context, NightStage
+    from offline.stages.common.context import Context, NightStage
 
 
 def run_eval_selective(context: Context) -> None:

@@ -13,11 +13,11 @@ from offline.certify.engine_agreement import machine_of
 from offline.data.dataset import Dataset
 from offline.pipeline.run_files import BEST
 from offline.pipeline.stage import Stage
-from offline.stages.inputs import rows_of
+from offline.stages.common.inputs import rows_of
 from stage1.artifacts import Artifact
 
 if TYPE_CHECKING:
-    from offline.stages.context import Context, NightStage
+    from offline.stages.common.context import Context, NightStage
 
 
 class ExportRecord(Artifact):
@@ -35,7 +35,7 @@ def run_export(context: Context) -> None:
     Writes `model.onnx`, what the engine needs beside it, `spec.json` and `preprocess.json`.
     """
     from offline.certify.onnx_export import PARITY_BATCHES, check_export, export_bf16, export_onnx  # noqa: PLC0415
-    from offline.stages.network import network_of  # noqa: PLC0415
+    from offline.stages.common.network import network_of  # noqa: PLC0415
     from stage1.model.weights import load_weights  # noqa: PLC0415
 
     config = context.config

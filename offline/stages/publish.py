@@ -12,10 +12,10 @@ from offline.pipeline.content_key import code_version
 from offline.pipeline.run_files import BEST, PUBLICATION, REFERENCES, REPORT, THRESHOLDS
 from offline.pipeline.stage import Stage
 from offline.publish import gate
-from offline.stages.inputs import rows_of
+from offline.stages.common.inputs import rows_of
 
 if TYPE_CHECKING:
-    from offline.stages.context import Context, NightStage
+    from offline.stages.common.context import Context, NightStage
 
 
 BUNDLE_STAGES = ("splits", "train_conformal_risk", "export", "calibrate_scrc", "eval_selective")

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engines.store.file_names import SPLITS
-from offline.data.fingerprints import FINGERPRINTS, fingerprints
+from offline.data.checks.fingerprints import FINGERPRINTS, fingerprints
+from offline.data.checks.preflight import PREFLIGHT, run_preflight
 from offline.data.named_targets import check_named
-from offline.data.preflight import PREFLIGHT, run_preflight
 from offline.pipeline.stage import Stage
 from offline.splits.assign import Looks, examined, split
 from offline.splits.difficulty import difficulties
 from offline.splits.split_ledger import SPLIT_LEDGER, append_events, read_ledger
 
 if TYPE_CHECKING:
-    from offline.stages.context import Context, NightStage
+    from offline.stages.common.context import Context, NightStage
 
 
 def run_splits(context: Context) -> None:

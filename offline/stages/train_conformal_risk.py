@@ -10,7 +10,7 @@ from offline.pipeline.stage import Stage
 from stage1.artifacts import Artifact
 
 if TYPE_CHECKING:
-    from offline.stages.context import Context, NightStage
+    from offline.stages.common.context import Context, NightStage
 
 
 class ConformalRecord(Artifact):
@@ -32,7 +32,7 @@ def run_train_conformal_risk(context: Context) -> None:
         ConformalRecord(enabled=False).write(context.out / "conformal_training.json")
         return
     from offline.learning.conformal.train import train_conformal_risk  # noqa: PLC0415
-    from offline.stages.network import images_of, network_of  # noqa: PLC0415
+    from offline.stages.common.network import images_of, network_of  # noqa: PLC0415
     from stage1.model.weights import load_weights, save_weights  # noqa: PLC0415
 
     net = network_of(context, trained=True)

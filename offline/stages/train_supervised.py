@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, ClassVar
 
 from offline.pipeline.run_files import BACKBONE, SUPERVISED, TRAINING, TRAINING_LOG
 from offline.pipeline.stage import Stage
-from offline.stages.inputs import JUDGING, rows_of
-from offline.stages.outside_files import training_start
+from offline.stages.common.inputs import JUDGING, rows_of
+from offline.stages.common.outside_files import training_start
 from stage1.artifacts import Artifact
 
 if TYPE_CHECKING:
-    from offline.stages.context import Context, NightStage
+    from offline.stages.common.context import Context, NightStage
 
 
 class TrainingRecord(Artifact):
@@ -46,7 +46,7 @@ def run_train_supervised(context: Context) -> None:
     """
     from offline.learning.adapter_file import AdapterOrigin, load_adapter, save_adapter  # noqa: PLC0415
     from offline.learning.supervised.train import Trainee, train_supervised  # noqa: PLC0415
-    from offline.stages.network import images_of, network_of  # noqa: PLC0415
+    from offline.stages.common.network import images_of, network_of  # noqa: PLC0415
     from stage1.model.adapters.attach import add_adapters, merge_adapters  # noqa: PLC0415
     from stage1.model.weights import load_weights, save_weights  # noqa: PLC0415
 

@@ -17,8 +17,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from stage1.artifacts import Artifact
-from stage1.certificate.candidates import Candidates
 from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.search.candidates import Candidates
 from stage1.exit_rule import ExitRule, Mask
 from stage1.outputs import Floats
 

@@ -11,9 +11,9 @@ from pydantic import Field
 from scipy.special import expit
 
 from stage1.artifacts import Artifact
-from stage1.certificate.candidates import exit_one_threshold
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.risks import Rate, Risk, measure
+from stage1.certificate.search.candidates import exit_one_threshold
 from stage1.decisions import Decisions
 from stage1.outputs import Floats, Stage1Outputs
 

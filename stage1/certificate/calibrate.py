@@ -22,14 +22,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from stage1.certificate import statements
-from stage1.certificate.algorithms import Claim, Outcome, certify_chains, certify_coverage, certify_order_statistic
-from stage1.certificate.binomial import trials_needed
-from stage1.certificate.candidates import ambiguous_cut, select, select_for_coverage
 from stage1.certificate.labelled_outputs import LabelledOutputs, check_disjoint
-from stage1.certificate.multiplicity import spent
 from stage1.certificate.params import Binding, ScrcParams
 from stage1.certificate.risks import Rate, Risk, Units, measure
+from stage1.certificate.search.algorithms import (
+    Claim,
+    Outcome,
+    certify_chains,
+    certify_coverage,
+    certify_order_statistic,
+)
+from stage1.certificate.search.candidates import ambiguous_cut, select, select_for_coverage
 from stage1.certificate.settings import CalibrationSettings
+from stage1.certificate.statistics.binomial import trials_needed
+from stage1.certificate.statistics.multiplicity import spent
 from stage1.decisions import Decisions
 from stage1.exit_rule import ExitRule
 

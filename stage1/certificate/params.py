@@ -8,10 +8,10 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from stage1.artifacts import Artifact, sha256_json
-from stage1.certificate.binomial import p_value
-from stage1.certificate.multiplicity import spent
 from stage1.certificate.risks import Rate, Risk, Unit
 from stage1.certificate.settings import MOST_SLACK, Algorithm, Mode, Multiplicity
+from stage1.certificate.statistics.binomial import p_value
+from stage1.certificate.statistics.multiplicity import spent
 from stage1.errors import CertificateError
 from stage1.exit_rule import ExitRule
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from stage1.certificate.binomial import lower_bound, upper_bound
+from stage1.certificate.statistics.binomial import lower_bound, upper_bound
 from stage1.decisions import DEFERRED, Decisions
 from stage1.exit_rule import Eligible, Mask
 from stage1.outputs import Floats

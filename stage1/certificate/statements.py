@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stage1.certificate.binomial import trials_needed
 from stage1.certificate.params import Evidence, ScrcParams
-from stage1.certificate.percent import at_least, at_most, confidence
 from stage1.certificate.risks import Rate, Risk, Unit
 from stage1.certificate.settings import CalibrationSettings
+from stage1.certificate.statistics.binomial import trials_needed
+from stage1.certificate.statistics.percent import at_least, at_most, confidence
 
 NOTHING_CERTIFIED = "Nothing could be certified: every image is deferred to Stage-2."
 CLASS_NAMES = ("images without roadwork", "roadwork images")

@@ -43,7 +43,7 @@ def test_nothing_imports_upwards_or_sideways(path: Path) -> None:
     "modules",
     [
         "miner.process",
-        "engines.live.follower, stage2_bridge.servers.local_engine",
+        "engines.live.swap.follower, stage2_bridge.servers.local_engine",
         "stage1.policy, stage1.certificate.calibrate",
         "miner.cli",
         "engines.backends.tensorrt.engine, engines.backends.tensorrt.build",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from engines.store.store import Store
-from offline.data.synthetic_streets import write_scenes
+from offline.data.sources.synthetic_streets import write_scenes
 from offline.stages import STAGE_NAMES
 
 SCENES = 160

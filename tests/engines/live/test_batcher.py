@@ -15,7 +15,7 @@ import pytest
 from engines.engine import Engine, EngineDescription
 from engines.errors import DeadlineExceeded, InferenceError, QueueFull
 from engines.live.batcher import Batcher
-from engines.live.load_bundle import LiveBundle, load_bundle
+from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.live.settings import BatchSettings
 from engines.live.slot import BundleSlot
 from engines.store.bundle import Provenance

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from engines.engine import Engine, EngineDescription
 from engines.errors import UnknownBundle
-from engines.live.load_bundle import LiveBundle, load_bundle
+from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.live.slot import BundleSlot, Lease
 from engines.store.bundle import Provenance
 from engines.store.store import Store

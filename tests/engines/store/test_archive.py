@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engines.errors import BundleRefused, StoreError, UnknownBundle
-from engines.live.load_bundle import load_bundle
+from engines.live.load.load_bundle import load_bundle
 from engines.store.archive import export_bundle, import_bundle
 from engines.store.bundle import Provenance
 from engines.store.file_names import ENGINE, MANIFEST

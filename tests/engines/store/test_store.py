@@ -17,7 +17,7 @@ from filelock import FileLock
 
 import engines.store.store
 from engines.errors import BundleRefused, PointerMoved, StoreError, UnknownBundle
-from engines.live.load_bundle import load_bundle
+from engines.live.load.load_bundle import load_bundle
 from engines.store.bundle import Provenance
 from engines.store.file_names import ENGINE, MANIFEST, REQUIRED
 from engines.store.store import HISTORY, Store

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from engines.live.background_loader import EngineOptions
 from engines.live.batcher import Batcher
-from engines.live.follower import StoreFollower
+from engines.live.load.background_loader import EngineOptions
 from engines.live.settings import BatchSettings, SwapSettings
+from engines.live.swap.follower import StoreFollower
 from engines.store.store import Store
 from miner.admin.api import HEADER, admin_app
 from miner.axon.server import AxonServer

@@ -17,7 +17,7 @@ from PIL import Image
 from structlog.testing import capture_logs
 
 from engines.live.batcher import Batcher
-from engines.live.load_bundle import LiveBundle, load_bundle
+from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.live.settings import BatchSettings
 from engines.live.slot import BundleSlot
 from engines.store.bundle import Provenance

@@ -13,7 +13,7 @@ from PIL import Image
 
 from engines.machine.cores import usable_cores
 from offline.data.dataset import DECODED_AHEAD
-from offline.data.source import read_dataset
+from offline.data.sources.source import read_dataset
 from offline.errors import DatasetError
 from stage1.preprocess import PreprocessSettings, preprocess
 

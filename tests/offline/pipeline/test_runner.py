@@ -256,7 +256,7 @@ def test_code_reaches_as_far_as_imports_do() -> None:
     assert {
         "offline.certify.calibration_ledger",
         "stage1.certificate.labelled_outputs",
-        "stage1.certificate.binomial",
+        "stage1.certificate.statistics.binomial",
         "engines.engine",
     } <= set(modules)
     assert "offline.learning.supervised.train" not in modules
@@ -309,7 +309,7 @@ def test_a_change_deep_in_the_code_runs_the_stage_again(
     run(tmp_path, plan)
     assert run(tmp_path, plan)[1].ran() == []
     real = offline.pipeline.content_key._source
-    changed = lambda module: real(module) + "# mended" * (module == "stage1.certificate.binomial")  # noqa: E731
+    changed = lambda module: real(module) + "# mended" * (module == "stage1.certificate.statistics.binomial")  # noqa: E731
     monkeypatch.setattr(offline.pipeline.content_key, "_source", changed)
     assert run(tmp_path, plan)[1].ran() == ["train"]
 

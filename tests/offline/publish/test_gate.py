@@ -13,7 +13,7 @@ from PIL import Image
 
 import offline.publish.gate
 from engines.errors import ParityError, Unavailable
-from engines.live.load_bundle import LiveBundle, load_bundle
+from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.spec import EngineSpec
 from engines.store.bundle import Provenance
 from engines.store.store import Store

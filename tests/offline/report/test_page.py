@@ -15,10 +15,10 @@ from offline.report.charts import Chart, Marker, ticks
 from offline.report.page import render
 from stage1.baselines.literature import reference_rules
 from stage1.baselines.softmax import ThresholdPolicy, swept_thresholds
-from stage1.certificate.candidates import select
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.risks import Risk
+from stage1.certificate.search.candidates import select
 from stage1.certificate.settings import CalibrationSettings
 from stage1.policy import ScrcPolicy
 from stage1.probability.calibrator import ProbabilityCalibrator

@@ -9,8 +9,8 @@ from PIL import Image
 
 from engines.store.bundle import Provenance
 from engines.store.store import Store
+from offline.data.checks.fingerprints import Fingerprint
 from offline.data.dataset import Dataset, Row
-from offline.data.fingerprints import Fingerprint
 from offline.errors import DatasetError
 from offline.splits.difficulty import difficulties
 from offline.splits.settings import BundleDifficulty, ColumnDifficulty, ContrastDifficulty, SplitSettings

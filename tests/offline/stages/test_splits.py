@@ -15,17 +15,17 @@ import offline.stages.splits
 from engines.store.file_names import SPLITS
 from engines.store.store import Store
 from offline.config import PRESETS, RunConfig
+from offline.data.checks.fingerprints import FINGERPRINTS
 from offline.data.dataset import Dataset
-from offline.data.fingerprints import FINGERPRINTS
-from offline.data.source import read_dataset
-from offline.data.synthetic_streets import draw_frame, plan_scene
+from offline.data.sources.source import read_dataset
+from offline.data.sources.synthetic_streets import draw_frame, plan_scene
 from offline.errors import DatasetError
 from offline.night import stages
 from offline.pipeline.runner import Pipeline
 from offline.pipeline.stage import StageContext
 from offline.splits.split_ledger import SPLIT_LEDGER, Event, append_events, read_ledger
 from offline.splits.splits_file import Splits
-from offline.stages.inputs import rows_of
+from offline.stages.common.inputs import rows_of
 from stage1.settings import override
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

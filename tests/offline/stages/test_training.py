@@ -13,13 +13,13 @@ import pytest
 
 from engines.backends.onnxruntime import OnnxEngine
 from engines.errors import BundleRefused
-from engines.live.load_bundle import load_bundle
+from engines.live.load.load_bundle import load_bundle
 from engines.spec import EngineSpec
 from engines.store.store import Store
 from miner.cli.retrain import told
 from offline.config import RunConfig, load_config
-from offline.data.source import read_dataset
-from offline.data.synthetic_streets import draw_frame, plan_scene
+from offline.data.sources.source import read_dataset
+from offline.data.sources.synthetic_streets import draw_frame, plan_scene
 from offline.errors import DatasetError
 from offline.evaluation.training_comparison import TrainingComparison
 from offline.night import recompile, stages
@@ -27,7 +27,7 @@ from offline.pipeline.runner import Pipeline
 from offline.publish.gate import Publication
 from offline.splits.splits_file import Splits
 from offline.stages.adapt_domain import AdaptationRecord
-from offline.stages.compiled_engine import DriftRecord
+from offline.stages.common.compiled_engine import DriftRecord
 from offline.stages.train_supervised import TrainingRecord
 from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings

@@ -24,8 +24,8 @@ from stage1.baselines.literature import (
     symmetric_rule,
 )
 from stage1.baselines.softmax import Thresholds, swept_thresholds
-from stage1.certificate.candidates import select
 from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.search.candidates import select
 from stage1.certificate.settings import CalibrationSettings
 from stage1.errors import ArtifactError
 from stage1.policy import RulePolicy

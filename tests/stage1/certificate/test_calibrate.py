@@ -11,15 +11,15 @@ import pytest
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from stage1.certificate.algorithms import Claim, walk
-from stage1.certificate.binomial import losses_allowed, lower_bound, p_value, trials_needed, upper_bound
 from stage1.certificate.calibrate import CalibrationContext, calibrate
-from stage1.certificate.candidates import select
 from stage1.certificate.labelled_outputs import LabelledOutputs
-from stage1.certificate.multiplicity import holm, spent
 from stage1.certificate.params import Chain, ScrcParams
 from stage1.certificate.risks import Risk
+from stage1.certificate.search.algorithms import Claim, walk
+from stage1.certificate.search.candidates import select
 from stage1.certificate.settings import CalibrationSettings
+from stage1.certificate.statistics.binomial import losses_allowed, lower_bound, p_value, trials_needed, upper_bound
+from stage1.certificate.statistics.multiplicity import holm, spent
 from stage1.decisions import Level
 from stage1.errors import OutputsError, RowsError
 from stage1.outputs import Stage1Outputs

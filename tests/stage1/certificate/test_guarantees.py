@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from scipy.stats import multivariate_normal, norm
 
 from stage1.baselines.literature import conformal_budget, scrc_t, scrc_t_label, selected
-from stage1.certificate.algorithms import Claim, certify_chains, walk
 from stage1.certificate.calibrate import CalibrationContext, calibrate
-from stage1.certificate.candidates import Candidates, select
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import Chain
 from stage1.certificate.risks import Risk
+from stage1.certificate.search.algorithms import Claim, certify_chains, walk
+from stage1.certificate.search.candidates import Candidates, select
 from stage1.certificate.settings import CalibrationSettings
 from stage1.exit_rule import ExitRule
 from stage1.outputs import Stage1Outputs

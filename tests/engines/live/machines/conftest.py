@@ -29,11 +29,12 @@ from engines.backends.tensorrt.engine import TensorRtEngine
 from engines.backends.tensorrt.library import Flavour
 from engines.engine import Engine
 from engines.errors import BundleRefused
-from engines.live.background_loader import EngineOptions
-from engines.live.follower import Recalibrate, StoreFollower
-from engines.live.local_compile import LocalCompiler
+from engines.live.load.background_loader import EngineOptions
+from engines.live.load.local_compile import LocalCompiler
 from engines.live.settings import SwapSettings
-from engines.live.states import State
+from engines.live.swap.follower import StoreFollower
+from engines.live.swap.recalibration import Recalibrate
+from engines.live.swap.states import State
 from engines.machine.child import Child
 from engines.machine.gpu import Gpu, NoGpu
 from engines.spec import EngineSpec
@@ -288,5 +289,5 @@ class Trials:
 def trials(monkeypatch: pytest.MonkeyPatch) -> Trials:
     """A trial in a real child would look for a real GPU."""
     made = Trials()
-    monkeypatch.setattr("engines.live.background_loader.try_out", made)
+    monkeypatch.setattr("engines.live.load.background_loader.try_out", made)
     return made

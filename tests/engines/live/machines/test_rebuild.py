@@ -13,13 +13,13 @@ from structlog.testing import capture_logs
 
 from engines.backends.tensorrt.plan import PLAN
 from engines.errors import BundleRefused, UnknownBundle
-from engines.live.background_loader import EngineOptions
-from engines.live.follower import StoreFollower
-from engines.live.load_bundle import check_bundle
-from engines.live.local_compile import LocalCompiler
+from engines.live.load.background_loader import EngineOptions
+from engines.live.load.load_bundle import check_bundle
+from engines.live.load.local_compile import LocalCompiler
+from engines.live.load.trial_process import try_out
 from engines.live.settings import SwapSettings
-from engines.live.states import State
-from engines.live.trial_process import try_out
+from engines.live.swap.follower import StoreFollower
+from engines.live.swap.states import State
 from engines.machine.child import Child
 from engines.machine.gpu import Gpu, NoGpu
 from engines.spec import EngineSpec
@@ -260,7 +260,7 @@ class TestLocalCompiler:
         held: Callable[[], list[str]],
     ) -> None:
         async def scenario() -> None:
-            monkeypatch.setattr("engines.live.local_compile.KEPT", 2)
+            monkeypatch.setattr("engines.live.load.local_compile.KEPT", 2)
             (tmp_path / "workshop" / ".building-dead").mkdir(parents=True)
             made = []
             for number in range(3):

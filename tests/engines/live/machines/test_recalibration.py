@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from engines.errors import UnknownBundle
-from engines.live.load_bundle import check_bundle
-from engines.live.local_compile import LocalCompiler
-from engines.live.states import State
+from engines.live.load.load_bundle import check_bundle
+from engines.live.load.local_compile import LocalCompiler
+from engines.live.swap.states import State
 from engines.machine.child import Child
 from engines.machine.gpu import Gpu
 from engines.spec import EngineSpec
@@ -195,7 +195,7 @@ class TestSomethingElseIsWanted:
                     compiler.build(checked, FP32, misfit, Child())
                     trials.go.clear()
                 else:
-                    follower._recalibrated.add(foreign)
+                    follower._recalibration._done.add(foreign)
                 never_ends()
                 moving = asyncio.create_task(follower.refresh())
                 wanted = {"compiling": State.BUILDING, "trying": State.TRYING}.get(moment, State.VERIFYING)

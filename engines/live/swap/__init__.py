@@ -1,0 +1,1 @@
+"""Following the store: which bundle is live, and what became of every other."""

@@ -1,0 +1,299 @@
+"""Following the store: when the `current` pointer moves, the new bundle is loaded beside the old one and swapped in."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+
+import structlog
+
+from engines.errors import (
+    BundleRefused,
+    EngineError,
+    Interrupted,
+    PointerNotMoved,
+    Postponed,
+    StoreError,
+    UnknownBundle,
+)
+from engines.live.load.background_loader import BundleLoader, EngineOptions, Loaded
+from engines.live.load.load_bundle import LiveBundle
+from engines.live.settings import SwapSettings
+from engines.live.slot import BundleSlot, Live
+from engines.live.swap.background_tasks import BackgroundTasks
+from engines.live.swap.drain import report_overdue
+from engines.live.swap.history import History
+from engines.live.swap.pointer_watch import watch_pointer
+from engines.live.swap.recalibration import Recalibrate, Recalibration
+from engines.live.swap.states import REFUSABLE, Lifecycle, State
+from engines.live.swap.status import Status
+from engines.machine.memory import give_back
+from engines.store.store import Store
+from stage1.errors import Stage1Error
+
+log = structlog.get_logger(__name__)
+
+
+class StoreFollower:
+    """Keeps a slot at the store's current bundle; one that is refused leaves the live one in place.
+
+    Args:
+        store: where the pointer is.
+        settings: how bundles are replaced.
+        options: engines.
+        recalibrate: asked first where a bundle's engine is for another machine; None where nobody can.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        settings: SwapSettings | None = None,
+        options: EngineOptions | None = None,
+        recalibrate: Recalibrate | None = None,
+    ) -> None:
+        self._settings = settings or SwapSettings()
+        self.slot = BundleSlot(self._closed, dispose=self._dispose, standby=self._settings.standby)
+        self.swaps = 0
+        self.refusals = 0
+        self._store = store
+        self._tasks = BackgroundTasks()
+        self._history = History()
+        self._recalibration = Recalibration(recalibrate, self._tasks, self._recalibrated)
+        self._loader = BundleLoader(self.slot, self._settings, options or EngineOptions(), on_taken=self._history.gone)
+        self._live: LiveBundle | None = None
+        # Whether the live engine is there only until the bundle's own can serve.
+        self._stands_in = False
+        self._refused_id: str | None = None
+        # What is being loaded, and how many wait to roll back.
+        self._wanted: str | None = None
+        self._rolling_back = 0
+        self._one_at_a_time = asyncio.Lock()
+        self._closing = False
+
+    @property
+    def live_id(self) -> str | None:
+        """Id of the live bundle, None if there is none."""
+        return None if self._live is None else self._live.bundle_id
+
+    async def start(self) -> None:
+        """Load the current bundle.
+
+        Raises:
+            UnknownBundle: the store has none.
+            EngineError: it was refused.
+        """
+        await self._load_current()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Watch the pointer until `stop` is set."""
+        await watch_pointer(self._store.root, self._look, stop)
+
+    def _look(self) -> None:
+        """Refresh, or end a load that the pointer has left: compiling takes minutes."""
+        if self._wanted is None:
+            self._tasks.begin(self.refresh())
+            return
+        if self._has_left(self._wanted):
+            self._loader.interrupt()
+
+    async def reload(self) -> bool:
+        """Like `refresh`, and a bundle that was refused is tried again: what it lacked may be there now.
+
+        Returns:
+            True if a swap happened.
+        """
+        self._refused_id = None
+        return await self.refresh()
+
+    async def refresh(self) -> bool:
+        """Load the current bundle if it is not the live one; never raises for a bad bundle.
+
+        Returns:
+            True if a swap happened.
+        """
+        try:
+            return await self._load_current()
+        except (Interrupted, Postponed) as error:
+            log.info("bundle_postponed", reason=str(error), live=self.live_id)
+        except (EngineError, Stage1Error, OSError) as error:
+            log.error("bundle_refused", reason=str(error), live=self.live_id)
+        return False
+
+    async def rollback(self, *, now: datetime) -> int:
+        """Make the bundle that stands by live at once, and then the store's pointer follow.
+
+        Args:
+            now: the time to record in the store's history, with a time zone.
+
+        Returns:
+            The new generation.
+
+        Raises:
+            UnknownBundle: none stands by.
+            StoreError: another bundle went live while this waited; nothing is changed.
+            PointerNotMoved: the store could not follow; the old bundle is live all the same, until the pointer moves.
+        """
+        seen = self.slot.generation
+        if self.slot.standby is None:
+            raise UnknownBundle("no bundle stands by to roll back to")
+        self._rolling_back += 1
+        try:
+            # Whoever rolls back does not wait for something else to be compiled or tried.
+            self._loader.interrupt()
+            async with self._one_at_a_time:
+                if self.slot.generation != seen:
+                    raise StoreError("another bundle went live meanwhile: look at the status, and roll back again")
+                generation = self._roll_back()
+                await self._move_pointer(now)
+        finally:
+            self._rolling_back -= 1
+        return generation
+
+    async def _move_pointer(self, now: datetime) -> None:
+        """Have the store follow a rollback."""
+        wanted, pointer = self.live_id, self._store.current()
+        assert wanted is not None
+        try:
+            await self._loader.quietly(lambda: self._store.activate(wanted, now=now, action="rollback"))
+        except Exception as error:
+            # What the pointer names must not come back until somebody moves the pointer.
+            self._refused_id = None if pointer is None else pointer.bundle
+            raise PointerNotMoved(f"rolled back to {wanted}, but the pointer could not follow: {error}") from error
+
+    async def close(self) -> None:
+        """Retire the live bundle and stop the loader."""
+        self._closing = True
+        self.slot.close()
+        tasks = self._tasks.cancel()
+        await self._loader.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def status(self) -> Status:
+        """What is live, what stands by, and what happened."""
+        live, standby = self._live, self.slot.standby
+        return Status(
+            generation=self.slot.generation,
+            bundle=self.live_id,
+            engine="" if live is None else str(live.engine.describe()),
+            policy="" if live is None else live.params.status,
+            vouched_by="" if live is None else live.vouched_by,
+            stands_in=self._stands_in,
+            recalibrating=self._recalibration.under_way,
+            standby=None if standby is None else standby.bundle_id,
+            leases=self.slot.leases,
+            swaps=self.swaps,
+            refusals=self.refusals,
+            history=self._history.latest,
+        )
+
+    async def _load_current(self) -> bool:
+        async with self._one_at_a_time:
+            while not self._rolling_back:
+                wanted = self._current()
+                if wanted == self.live_id and not self._stands_in:
+                    self._refused_id = None
+                    return False
+                if wanted == self._refused_id or self._closing:
+                    return False
+                if wanted != self.live_id and self.slot.standby is not None and wanted == self.slot.standby.bundle_id:
+                    self._roll_back()
+                    return True
+                life = self._history.wanted(wanted)
+                loaded = await self._load(wanted, life)
+                if self._closing or self._has_left(wanted):
+                    life.to(State.UNLOADED)
+                    self._dispose(loaded.bundle.close)
+                    continue
+                self._take(loaded, life)
+                return True
+            return False
+
+    def _current(self) -> str:
+        pointer = self._store.current()
+        if pointer is None:
+            raise UnknownBundle(f"{self._store.root}: no bundle is current; run `cascade retrain` first")
+        return pointer.bundle
+
+    def _has_left(self, wanted: str) -> bool:
+        """Whether the pointer names another bundle; one that cannot be read names none."""
+        try:
+            return self._current() != wanted
+        except (EngineError, Stage1Error, OSError):
+            return False
+
+    async def _load(self, wanted: str, life: Lifecycle) -> Loaded:
+        self._wanted = wanted
+        try:
+            return await self._loader.load(
+                self._store.path(wanted), life, lambda spec: self._recalibration.begin(wanted, spec)
+            )
+        except BaseException as error:
+            if life.state in REFUSABLE:
+                life.refuse(str(error) or repr(error))
+            if isinstance(error, Interrupted) or not isinstance(error, Exception):
+                raise
+            self._refused_id = wanted
+            self.refusals += not isinstance(error, Postponed)
+            if isinstance(error, EngineError | Stage1Error | OSError):
+                raise
+            # A file that nobody expected may raise anything, and the live bundle serves on all the same.
+            log.exception("bundle_check_failed", bundle=wanted)
+            raise BundleRefused(f"{wanted}: {error!r}") from error
+        finally:
+            self._wanted = None
+
+    async def _recalibrated(self, bundle: str) -> None:
+        """Whatever came of it, it is time to look again: for the bundle that is current now, or for another way."""
+        if self._refused_id == bundle:
+            self._refused_id = None
+        await self.refresh()
+
+    def _take(self, loaded: Loaded, life: Lifecycle) -> None:
+        self._swap(loaded.bundle, life)
+        # What stood in for a bundle is nothing to go back to.
+        if self._stands_in:
+            self.slot.release_standby()
+        self._stands_in = loaded.stands_in
+
+    def _swap(self, bundle: LiveBundle, life: Lifecycle) -> None:
+        before = self._live
+        self._history.serves(bundle, life)
+        if before is not None:
+            self._history.replaced(before, stands_by=self._settings.standby)
+        generation = self.slot.swap(bundle)
+        self._live, self._refused_id = bundle, None
+        self.swaps += before is not None
+        log.info(
+            "bundle_live",
+            bundle=bundle.bundle_id,
+            generation=generation,
+            replaced=None if before is None else before.bundle_id,
+            policy=bundle.params.status,
+            engine=str(bundle.engine.describe()),
+            vouched_by=bundle.vouched_by,
+            seconds=life.seconds(),
+        )
+        self._tasks.begin(report_overdue(self.slot, generation, self._settings.drain_s))
+
+    def _roll_back(self) -> int:
+        back, before = self.slot.standby, self._live
+        if back is None or before is None:
+            raise UnknownBundle("no bundle stands by to roll back to")
+        generation = self.slot.rollback()
+        self._history.serves_again(back)
+        self._history.replaced(before, stands_by=True)
+        self._live, self._refused_id = back, None
+        self.swaps += 1
+        log.info("bundle_live", bundle=back.bundle_id, generation=generation, replaced=before.bundle_id, rollback=True)
+        self._tasks.begin(report_overdue(self.slot, generation, self._settings.drain_s))
+        return generation
+
+    def _dispose(self, close: Callable[[], None]) -> None:
+        self._loader.dispose(close)
+
+    def _closed(self, live: Live) -> None:
+        self._history.gone(live.bundle)
+        log.info("bundle_closed", bundle=live.bundle.bundle_id, generation=live.generation)
+        give_back()

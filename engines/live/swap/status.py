@@ -1,0 +1,40 @@
+"""What a follower holds and has done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from engines.live.swap.states import Lifecycle
+
+
+@dataclass(frozen=True)
+class Status:
+    """What a follower holds and has done.
+
+    Attributes:
+        generation: of the live bundle.
+        bundle: id of the live bundle.
+        engine: what computes.
+        policy: status of its certificate.
+        vouched_by: see `LiveBundle.vouched_by`.
+        stands_in: the engine serves only until the bundle's own one can.
+        recalibrating: ids of bundles that are compiled and calibrated anew for this machine.
+        standby: id of the bundle that a rollback would make live.
+        leases: requests that use each generation.
+        swaps: times that the live bundle was replaced.
+        refusals: times that a bundle was refused.
+        history: the latest bundles that were wanted, newest last.
+    """
+
+    generation: int
+    bundle: str | None
+    engine: str
+    policy: str
+    vouched_by: str
+    stands_in: bool
+    recalibrating: tuple[str, ...]
+    standby: str | None
+    leases: dict[int, int]
+    swaps: int
+    refusals: int
+    history: tuple[Lifecycle, ...]

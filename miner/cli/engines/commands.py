@@ -1,0 +1,186 @@
+"""`cascade engines`: the store of bundles, and the engines of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from engines.backends.registry import BACKENDS
+from engines.spec import REFERENCE, Device, EngineSpec, Precision
+from miner.cli.options import DEFAULT_STORE, DEFAULT_WORKSPACE, ProgressKind, StoreOption, clear_errors, one_of, say
+
+engines = typer.Typer(
+    name="engines",
+    help="Look at the store of bundles, move its pointer, compile and compare engines.",
+    no_args_is_help=True,
+)
+
+BundleArgument = Annotated[str, typer.Argument(help="Id, or its beginning.")]
+
+
+@engines.command("list")
+def engines_list(store: StoreOption = DEFAULT_STORE) -> None:
+    """List the bundles, oldest first; `*` is current, `-` is where a rollback goes."""
+    with clear_errors():
+        from miner.cli.engines.text import list_bundles  # noqa: PLC0415
+
+        say(list_bundles(store))
+
+
+@engines.command("show")
+def engines_show(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE) -> None:
+    """Show a bundle: its certificate in words, its files, where it comes from."""
+    with clear_errors():
+        from miner.cli.engines.text import show_bundle  # noqa: PLC0415
+
+        say(show_bundle(store, bundle))
+
+
+@engines.command("activate")
+def engines_activate(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE) -> None:
+    """Make a bundle current; a running miner follows without a restart."""
+    with clear_errors():
+        from engines.machine.clock import utc_now  # noqa: PLC0415
+        from engines.store.store import Store  # noqa: PLC0415
+
+        say(f"current: {Store(store).activate(bundle, now=utc_now()).bundle}")
+
+
+@engines.command("rollback")
+def engines_rollback(store: StoreOption = DEFAULT_STORE) -> None:
+    """Make the previous bundle current again."""
+    with clear_errors():
+        from engines.machine.clock import utc_now  # noqa: PLC0415
+        from engines.store.store import Store  # noqa: PLC0415
+
+        say(f"current: {Store(store).rollback(now=utc_now()).bundle}")
+
+
+@engines.command("verify")
+def engines_verify(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE) -> None:
+    """Check a bundle as a miner would before serving it: hashes, binding of the certificate, golden outputs."""
+    with clear_errors():
+        from miner.cli.engines.text import verify  # noqa: PLC0415
+
+        say(verify(store, bundle))
+
+
+@engines.command("prune")
+def engines_prune(
+    keep: Annotated[int, typer.Option(min=1, help="Bundles that stay.")], store: StoreOption = DEFAULT_STORE
+) -> None:
+    """Remove old bundles; the current one and the one before it always stay. Every night does so too (`gate.keep`).
+
+    Example: `cascade engines prune --keep 5`
+    """
+    with clear_errors():
+        from engines.store.store import Store  # noqa: PLC0415
+
+        gone = Store(store).prune(keep)
+        say("\n".join(f"removed {bundle}" for bundle in gone) or "nothing to remove")
+
+
+@engines.command("describe")
+def engines_describe() -> None:
+    """Say which engines this machine can run, and why not the others.
+
+    Example: `cascade engines describe`
+    """
+    with clear_errors():
+        from miner.cli.engines.text import available  # noqa: PLC0415
+
+        say(available())
+
+
+@engines.command("bench")
+def engines_bench(
+    bundle: BundleArgument,
+    store: StoreOption = DEFAULT_STORE,
+    rounds: Annotated[int, typer.Option(min=1, help="Times that the engines take turns.")] = 10,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default all cores.")] = None,
+) -> None:
+    """Measure a bundle's graph on every engine of this machine: time, and what it changes on the golden images.
+
+    Examples: `cascade engines bench 3f2a` · `cascade engines bench 3f2a --rounds 30 --threads 4`
+    """
+    with clear_errors():
+        from miner.cli.engines.bench import bench  # noqa: PLC0415
+
+        say(bench(store, bundle, rounds=rounds, threads=threads))
+
+
+@engines.command("compile")
+def engines_compile(
+    bundle: BundleArgument,
+    data: Annotated[Path, typer.Option(help="Directory with labels.csv, that the bundle was trained on.")],
+    backend: Annotated[
+        str, typer.Option(help=f"Runtime: {', '.join(BACKENDS)}.", parser=one_of(list(BACKENDS)), metavar="NAME")
+    ] = REFERENCE.backend,
+    precision: Annotated[Precision, typer.Option(help="Of the matrix products.")] = REFERENCE.precision,
+    device: Annotated[Device, typer.Option(help="Where it runs.")] = REFERENCE.device,
+    workspace: Annotated[Path, typer.Option(help="Where its training is kept.")] = DEFAULT_WORKSPACE,
+    store: StoreOption = DEFAULT_STORE,
+    *,
+    activate: Annotated[
+        bool,
+        typer.Option("--activate", help="Put it in the place of BUNDLE, if that is current."),
+    ] = False,
+    progress: Annotated[ProgressKind, typer.Option(help="How progress is shown.")] = ProgressKind.AUTO,
+) -> None:
+    """Compile a bundle's model for another engine, certify it on that engine's numbers, and publish it as a new bundle.
+
+    Nothing is trained; the certificate counts as one more use of the calibration rows. A running miner does this by
+    itself, with --activate, for a TensorRT bundle of another GPU, driver or version, if it retrains here
+    (`retrain.data`).
+
+    Example: `cascade engines compile 3f2a --data roads/ --backend openvino --precision bf16`
+    """
+    with clear_errors():
+        from miner.cli.retrain import shown  # noqa: PLC0415
+        from offline.night import recompile  # noqa: PLC0415
+
+        spec = EngineSpec(backend=backend, precision=precision, device=device)
+        outcome = shown(
+            lambda screen: recompile(
+                bundle, spec, data=data, workspace=workspace, store=store, activate=activate, progress=screen
+            ),
+            progress.value,
+        )
+        if outcome:
+            say(outcome)
+
+
+@engines.command("export")
+def engines_export(
+    bundle: BundleArgument,
+    target: Annotated[Path, typer.Argument(help="The file to write.")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Write a bundle into one file, to carry it to another machine.
+
+    Example: `cascade engines export 3f2a bundle.tar`
+    """
+    with clear_errors():
+        from engines.store.archive import export_bundle  # noqa: PLC0415
+        from engines.store.store import Store  # noqa: PLC0415
+
+        say(f"{export_bundle(Store(store), bundle, target)} is in {target}")
+
+
+@engines.command("import")
+def engines_import(
+    source: Annotated[Path, typer.Argument(help="A file that `cascade engines export` wrote.")],
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Put a bundle from a file into the store; it does not become current. Import only what you trust.
+
+    Example: `cascade engines import bundle.tar`
+    """
+    with clear_errors():
+        from engines.store.archive import import_bundle  # noqa: PLC0415
+        from engines.store.store import Store  # noqa: PLC0415
+
+        bundle = import_bundle(Store(store), source)
+        say(f"{bundle} is in {store}; `cascade engines activate {bundle}` makes it current")

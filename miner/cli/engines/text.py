@@ -1,0 +1,84 @@
+"""Text of the `cascade engines` commands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from engines.backends.registry import check_available, known
+from engines.errors import BundleRefused
+from engines.live.load.load_bundle import load_bundle
+from engines.machine.gpu import Gpu, find_gpu
+from engines.store.file_names import PARAMS
+from engines.store.store import Listed, Store
+from stage1.certificate.params import ScrcParams
+
+
+def list_bundles(root: Path) -> str:
+    """One line a bundle."""
+    rows = Store(root).bundles()
+    if not rows:
+        return f"{root}: no bundles; `cascade retrain` makes one"
+    return "\n".join(_line(row) for row in rows)
+
+
+def _line(row: Listed) -> str:
+    params = ScrcParams.read(row.path / PARAMS)
+    mark = "*" if row.current else "-" if row.previous else " "
+    coverage = "" if params.exit_coverage is None else f"exit coverage {params.exit_coverage.estimate or 0:.3f}"
+    provenance = row.manifest.provenance
+    return f"{mark} {row.manifest.bundle_id}  {provenance.created_at}  {params.status:<10}  {coverage}".rstrip()
+
+
+def show_bundle(root: Path, bundle_id: str) -> str:
+    """A bundle in full.
+
+    Raises:
+        UnknownBundle: it is not in the store.
+    """
+    store = Store(root)
+    manifest = store.verify(bundle_id)
+    path = store.path(bundle_id)
+    params = ScrcParams.read(path / PARAMS)
+    words = params.statement if params.status == "CERTIFIED" else f"{params.statement} Why: {params.reason}"
+    files = [f"  {entry.size:>12,}  {entry.sha256[:16]}  {name}" for name, entry in manifest.files.items()]
+    provenance = manifest.provenance
+    return "\n".join(
+        [
+            f"bundle     {manifest.bundle_id}",
+            f"published  {provenance.created_at} by run {provenance.run}, version {provenance.code_version}",
+            f"directory  {path}",
+            f"policy     {params.status}",
+            words,
+            "files",
+            *files,
+        ]
+    )
+
+
+def verify(root: Path, bundle_id: str) -> str:
+    """Load a bundle as a miner would.
+
+    Raises:
+        BundleRefused: a check failed.
+        UnknownBundle: it is not in the store.
+    """
+    store = Store(root)
+    store.verify(bundle_id)
+    bundle = load_bundle(store.path(bundle_id))
+    try:
+        engine = bundle.engine.describe()
+        return f"bundle {bundle.bundle_id} may serve: hashes, certificate and golden outputs hold on {engine}"
+    finally:
+        bundle.close()
+
+
+def available() -> str:
+    """One line for each engine: its runtime, or why it cannot be used here."""
+    gpu = find_gpu()
+    lines = [f"GPU: {gpu.name}, compute capability {gpu.compute_capability}" if isinstance(gpu, Gpu) else "GPU: none"]
+    for spec in known():
+        try:
+            lines.append(f"{spec!s:<24} {check_available(spec, gpu)}")
+        except BundleRefused as error:
+            lines.append(f"{spec!s:<24} no: {str(error).removeprefix(f'{spec}: ')}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""What is wrong with images, and which of them are alike."""

@@ -1,0 +1,133 @@
+"""What a picture looks like in a few bytes: a perceptual hash and the contrast of its grey values.
+
+An image is decoded once in its life, at a reduced size; the next nights read its fingerprint from the workspace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from engines.machine.cores import usable_cores
+from offline.data.checks.perceptual_hash import HASH_BITS
+from offline.data.dataset import Dataset
+from offline.data.jsonl import read_records
+from offline.errors import DatasetError
+from stage1.artifacts import append_lines
+from stage1.preprocess import FORMATS
+
+FINGERPRINTS = "fingerprints.jsonl"
+SCHEME = "phash256-draft160-v1"
+DRAFT_SIZE = (160, 90)
+# Less varied than this in its grey values, a picture shows nothing by which it could be known again.
+BLANK_CONTRAST = 1.0
+WRITTEN_TOGETHER = 2000
+
+
+class Fingerprint(BaseModel):
+    """What is known of one image file.
+
+    Attributes:
+        phash: perceptual hash, 64 hex digits; None if the picture is blank.
+        contrast: standard deviation of its grey values, 0 to 127.5.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    phash: str | None = Field(pattern=r"^[0-9a-f]{64}$")
+    contrast: float = Field(ge=0)
+
+
+class CachedFingerprint(BaseModel):
+    """One line of `fingerprints.jsonl`.
+
+    Attributes:
+        schema_version: version of this record.
+        scheme: how the fingerprint was taken; one taken in another way is not used.
+        image: path relative to the data directory.
+        size: bytes of the file.
+        mtime_ns: when the file was last changed.
+        fingerprint: of the file.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: Literal[1] = 1
+    scheme: str
+    image: str
+    size: int
+    mtime_ns: int
+    fingerprint: Fingerprint
+
+    @property
+    def key(self) -> tuple[str, str, int, int]:
+        """What must be the same for the fingerprint to be the file's."""
+        return self.scheme, self.image, self.size, self.mtime_ns
+
+
+_RECORDS = TypeAdapter(CachedFingerprint)
+
+
+def fingerprint(path: Path) -> Fingerprint:
+    """Take the fingerprint of an image file.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    import imagehash  # noqa: PLC0415  belongs to the extra `train`; reading a split needs none of it
+
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            # A JPEG is decoded at the smallest scale that is no smaller than this; other formats at full size.
+            image.draft("L", DRAFT_SIZE)
+            grey = image.convert("L")
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"{path}: {error}") from error
+    contrast = float(np.asarray(grey, dtype=np.float64).std())
+    if contrast < BLANK_CONTRAST:
+        return Fingerprint(phash=None, contrast=contrast)
+    bits = imagehash.phash(grey, hash_size=int(HASH_BITS**0.5)).hash
+    return Fingerprint(phash=np.packbits(bits.reshape(-1)).tobytes().hex(), contrast=contrast)
+
+
+def fingerprints(
+    data: Dataset, cache: Path, progress: Callable[[int, int, str], None] = lambda *_: None
+) -> dict[str, Fingerprint]:
+    """Fingerprint of every row by its id; only files that are new or changed are decoded.
+
+    Args:
+        data: the rows.
+        cache: the file that remembers fingerprints over the nights; appended to.
+        progress: where to tell how far it is.
+
+    Raises:
+        DatasetError: an image cannot be read, or the cache is damaged.
+    """
+    known = {record.key: record.fingerprint for record in read_records(cache, _RECORDS)}
+    keys = {row.image: _key(data.root, row.image) for row in data.rows}
+    found = {image: known[key] for image, key in keys.items() if key in known}
+    missing = sorted(keys.keys() - found.keys())
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for start in range(0, len(missing), WRITTEN_TOGETHER):
+            images = missing[start : start + WRITTEN_TOGETHER]
+            taken = dict(zip(images, pool.map(fingerprint, [data.root / image for image in images]), strict=True))
+            append_lines(cache, [_record(keys[image], taken[image]) for image in images])
+            found |= taken
+            progress(start + len(images), len(missing), "fingerprints")
+    return found
+
+
+def _key(root: Path, image: str) -> tuple[str, str, int, int]:
+    status = (root / image).stat()
+    return SCHEME, image, status.st_size, status.st_mtime_ns
+
+
+def _record(key: tuple[str, str, int, int], taken: Fingerprint) -> CachedFingerprint:
+    scheme, image, size, mtime_ns = key
+    return CachedFingerprint(scheme=scheme, image=image, size=size, mtime_ns=mtime_ns, fingerprint=taken)

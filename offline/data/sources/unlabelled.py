@@ -1,0 +1,117 @@
+"""Unlabelled images for domain adaptation, from directories; what looks like a row that judges is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from engines.machine.cores import usable_cores
+from offline.data.checks.fingerprints import Fingerprint, fingerprint, fingerprints
+from offline.data.checks.perceptual_hash import nearest, words_of
+from offline.data.dataset import Dataset
+from offline.errors import DatasetError
+from stage1.errors import ImageError
+from stage1.preprocess import Pixels, PreprocessSettings, preprocess
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+READ_TOGETHER = 256
+# Where the splits know no likeness; see `SplitSettings.hash_distance`.
+COPIES_DISTANCE = 40
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """Images without labels.
+
+    Attributes:
+        images: uint8 `(N, 3, size_px, size_px)`.
+        unreadable: files that could not be decoded.
+        alike: files that look like a row that judges.
+    """
+
+    images: Pixels
+    unreadable: int
+    alike: int
+
+
+def read_unlabelled(
+    directories: Sequence[Path],
+    settings: PreprocessSettings,
+    judged: Sequence[str],
+    distance: int,
+    *,
+    ahead: Pixels,
+    progress: Callable[[int, int, str], None] = lambda *_: None,
+) -> Unlabelled:
+    """All images below some directories, through the serving preprocess, behind those that are there already.
+
+    A model that has seen a picture, even without its label, knows it better than a new one; so what looks like a row of
+    val_select, val_calib or test is left out.
+
+    Args:
+        directories: searched with their subdirectories.
+        settings: of the preprocess.
+        judged: perceptual hashes, 64 hex digits, of the rows that judge.
+        distance: largest number of bits in which pictures that look alike differ.
+        ahead: images that come first, uint8 `(M, 3, size_px, size_px)`.
+        progress: called with files read, files in all, and a note.
+
+    Raises:
+        DatasetError: a directory does not exist, or there is no image in it.
+    """
+    paths = [path for directory in directories for path in _files(directory)]
+    words = words_of(judged)
+    # Once, at the size that it may get at most: what is not written takes no memory.
+    images = np.empty((len(ahead) + len(paths), *ahead.shape[1:]), np.uint8)
+    images[: len(ahead)] = ahead
+    count, unreadable, alike = len(ahead), 0, 0
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for start in range(0, len(paths), READ_TOGETHER):
+            some = paths[start : start + READ_TOGETHER]
+            for pixels, taken in pool.map(lambda path: _read(path, settings), some):
+                if pixels is None or taken is None:
+                    unreadable += 1
+                elif _near(taken, words, distance):
+                    alike += 1
+                else:
+                    images[count] = pixels
+                    count += 1
+            progress(start + len(some), len(paths), "unlabelled images")
+    return Unlabelled(images[:count], unreadable, alike)
+
+
+def hashes_of(data: Dataset, cache: Path) -> list[str]:
+    """Perceptual hashes of the rows that are not blank.
+
+    Args:
+        data: the rows.
+        cache: the file that remembers fingerprints.
+    """
+    return [taken.phash for taken in fingerprints(data, cache).values() if taken.phash is not None]
+
+
+def _files(directory: Path) -> list[Path]:
+    if not directory.is_dir():
+        raise DatasetError(f"{directory}: no such directory; adapt_domain.images names directories of images")
+    found = sorted(path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise DatasetError(f"{directory}: no image in it; adapt_domain.images reads {', '.join(sorted(SUFFIXES))}")
+    return found
+
+
+def _read(path: Path, settings: PreprocessSettings) -> tuple[Pixels | None, Fingerprint | None]:
+    try:
+        return preprocess(path.read_bytes(), settings), fingerprint(path)
+    except (OSError, ImageError, DatasetError):
+        return None, None
+
+
+def _near(taken: Fingerprint, words: np.ndarray, distance: int) -> bool:
+    if taken.phash is None or not words.shape[1]:
+        return False
+    found = nearest(words_of([taken.phash]), words)
+    return found is not None and found[0] <= distance

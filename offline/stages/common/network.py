@@ -1,0 +1,35 @@
+"""What the stages that learn read: pictures in memory, and the network."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from offline.learning.predict import ImageSet, best_device
+from offline.stages.common.inputs import rows_of
+from stage1.model.adapters.attach import add_side_modules
+from stage1.model.backbones import build
+from stage1.model.net import Stage1Net
+
+if TYPE_CHECKING:
+    from offline.splits.settings import Split
+    from offline.stages.common.context import Context
+
+
+def images_of(context: Context, name: Split) -> ImageSet:
+    """The pictures of a set, as an engine sees them, with their rows."""
+    data = rows_of(context, name)
+    return ImageSet(data.array(context.config.preprocess), data)
+
+
+def network_of(context: Context, *, trained: bool) -> Stage1Net:
+    """The network of this run with its first weights, on the device that computes.
+
+    Args:
+        context: of the stage.
+        trained: whether it has the shape that it has after training, when some adapters have stayed in it.
+    """
+    config = context.config
+    net = build(config.model, size_px=config.preprocess.size_px, seed=config.seed)
+    if trained:
+        add_side_modules(net, config.model)
+    return net.to(best_device())

@@ -1,0 +1,1 @@
+"""The candidates for a rule, and which of them can be certified."""

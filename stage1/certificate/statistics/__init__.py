@@ -1,0 +1,1 @@
+"""Exact tests, their levels, and how many rows they need."""

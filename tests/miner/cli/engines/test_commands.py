@@ -1,0 +1,154 @@
+"""`cascade engines`: what a person sees of the engines of this machine and of bundles."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from engines.backends.registry import check_available, known
+from engines.errors import BundleRefused
+from engines.machine.gpu import NoGpu
+from engines.spec import EngineSpec
+from engines.store.bundle import Provenance
+from engines.store.store import Store
+from miner.cli.main import app
+from offline.publish.gate import put_in_place
+from stage1.artifacts import sha256_file
+from stage1.certificate.params import ScrcParams
+from stage1.preprocess import PreprocessSettings
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NO_GPU = NoGpu(reason="none is plugged in")
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["engines", *arguments])
+    return result.exit_code, result.output
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def bundle(store: Path, bundle_files: Path, provenance: Provenance) -> str:
+    made = Store(store)
+    bundle = made.publish(bundle_files, provenance)
+    made.activate(bundle, now=NOW)
+    return bundle
+
+
+def test_describe_names_every_engine_with_its_runtime_or_what_is_missing() -> None:
+    status, output = run("describe")
+    assert status == 0
+    lines = output.splitlines()[1:]
+    assert [line[: len(str(spec))] for line, spec in zip(lines, known(), strict=True)] == [
+        str(spec) for spec in known()
+    ]
+    assert "onnxruntime 1." in lines[0]
+
+
+def test_bench_measures_what_runs_here_and_says_why_the_rest_does_not(store: Path, bundle: str) -> None:
+    status, output = run("bench", bundle[:5], "--store", str(store), "--rounds", "1", "--threads", "1")
+    assert status == 0
+    rows = {line[:24].strip(): line for line in output.splitlines()}
+    assert "0.0e+00 0/6" in rows["onnxruntime cpu fp32"]
+    assert len(rows) == 1 + len(known())
+    # The network of the tests is a mean and one product: too little to quantise in a way that is wrong.
+    assert "im/s" in rows["onnxruntime cpu int8"]
+    assert [path.name for path in store.iterdir() if path.name.startswith(".bench")] == []
+
+
+def test_a_bundle_travels_as_a_file(store: Path, bundle: str, tmp_path: Path) -> None:
+    target, there = tmp_path / "bundle.tar", tmp_path / "there"
+    assert run("export", bundle, str(target), "--store", str(store)) == (0, f"{bundle} is in {target}\n")
+    status, output = run("import", str(target), "--store", str(there))
+    assert status == 0
+    assert f"cascade engines activate {bundle}" in output
+    assert Store(there).verify(bundle).bundle_id == bundle
+    status, output = run("export", bundle, str(target), "--store", str(store))
+    assert status == 1
+    assert "exists already" in output
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        (
+            EngineSpec(backend="tensorrt", precision="bf16", device="cuda"),
+            "needs a GPU, and there is none: none is plug",
+        ),
+        (EngineSpec(device="cuda"), "needs a GPU"),
+        (EngineSpec(precision="bf16"), "no engine computes so; there are onnxruntime cpu fp32,"),
+        (EngineSpec(backend="openvino", device="cuda"), "no engine computes so"),
+    ],
+)
+def test_what_cannot_run_here_says_why(spec: EngineSpec, why: str) -> None:
+    with pytest.raises(BundleRefused, match=why):
+        check_available(spec, NO_GPU)
+
+
+def test_what_is_always_there_is_available() -> None:
+    assert check_available(EngineSpec()).startswith("onnxruntime ")
+    assert check_available(EngineSpec(precision="int8")).startswith("onnxruntime ")
+
+
+def test_retraining_for_an_engine_that_this_machine_cannot_run_stops_at_once(tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        app, ["retrain", "--data", str(tmp_path), "--preset", "tiny", "--set", "engine.precision=bf16"]
+    )
+    assert result.exit_code == 1
+    assert "no engine computes so" in result.output
+
+
+def test_without_onnx_the_other_engines_are_described_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engines.backends.onnxruntime.find_spec", lambda _name: None)
+    with pytest.raises(BundleRefused, match=r"needs the package onnx: pip install '\.\[train\]'"):
+        check_available(EngineSpec(precision="int8"))
+
+
+def test_describing_needs_no_training_package() -> None:
+    script = "import sys, miner.cli.engines.text, miner.cli.engines.bench; print({'torch', 'onnx'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_what_is_infeasible_does_not_take_the_place_of_what_is_certified(
+    store: Path,
+    bundle: str,
+    tmp_path: Path,
+    tiny_engine: Path,
+    certificate: Callable[..., ScrcParams],
+    write_bundle_files: Callable[..., Path],
+    provenance: Provenance,
+) -> None:
+    made = Store(store)
+    hashes = {"engine_sha256": sha256_file(tiny_engine), "preprocess_sha256": PreprocessSettings(size_px=32).sha256}
+    published = {}
+    for feasible in (False, True):
+        params = certificate(**hashes, feasible=feasible)
+        note = f"feasible {feasible}"
+        files = write_bundle_files(tmp_path / note, engine=tiny_engine, params=params, note=note)
+        published[feasible] = (made.publish(files, provenance), params)
+    with pytest.raises(BundleRefused, match=f"stays a challenger: {bundle} is certified, and it is INFEASIBLE"):
+        put_in_place(made, *published[False], bundle, now=NOW)
+    pointer = made.current()
+    assert pointer is not None
+    assert pointer.bundle == bundle
+    put_in_place(made, *published[True], bundle, now=NOW)
+    pointer = made.current()
+    assert pointer is not None
+    assert (pointer.bundle, pointer.previous) == (published[True][0], None)
+
+
+def test_compiling_a_bundle_whose_config_cannot_be_read_says_so(store: Path, bundle: str, tmp_path: Path) -> None:
+    status, output = run("compile", bundle, "--data", str(tmp_path), "--precision", "int8", "--store", str(store))
+    assert status == 1
+    assert "config.json: not a valid RunConfig" in output

@@ -1,0 +1,137 @@
+"""Fingerprints: copies of a picture are known again, other pictures are not, and each is decoded once."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance
+
+from offline.data.checks.fingerprints import FINGERPRINTS, Fingerprint, fingerprint, fingerprints
+from offline.data.checks.perceptual_hash import nearest, words_of
+from offline.data.dataset import Dataset, Row
+from offline.data.sources.synthetic_streets import draw_frame, plan_scene
+from offline.errors import DatasetError
+from offline.splits.dependent_groups import components
+from offline.splits.settings import SplitSettings
+
+Edit = Callable[[Image.Image], Image.Image]
+
+
+def moved(image: Image.Image, right: int, down: int) -> Image.Image:
+    return Image.fromarray(np.roll(np.asarray(image), (down, right), (0, 1)))
+
+
+def jpeg(image: Image.Image, quality: int = 80) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+COPIES: dict[str, Edit] = {
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.2),
+    "darker": lambda image: ImageEnhance.Brightness(image).enhance(0.7),
+    "more contrast": lambda image: ImageEnhance.Contrast(image).enhance(1.3),
+    "shifted": lambda image: moved(image, 3, 1),
+    "half the size": lambda image: image.resize((image.width // 2, image.height // 2)),
+    "twice the size": lambda image: image.resize((image.width * 2, image.height * 2)),
+    "cropped": lambda image: image.crop((3, 2, image.width - 3, image.height - 2)),
+    "compressed again": lambda image: Image.open(io.BytesIO(jpeg(image, 30))),
+    "grey": lambda image: image.convert("L"),
+}
+
+
+def street(number: int) -> Image.Image:
+    return draw_frame(plan_scene(number, seed=4, difficulty=0.25), 0)
+
+
+@pytest.fixture
+def taken(tmp_path: Path) -> Callable[[Image.Image, str], Fingerprint]:
+    def take(image: Image.Image, ending: str = "jpg") -> Fingerprint:
+        path = tmp_path / f"picture.{ending}"
+        if ending == "jpg":
+            path.write_bytes(jpeg(image))
+        else:
+            image.save(path)
+        return fingerprint(path)
+
+    return take
+
+
+def bits(first: Fingerprint, second: Fingerprint) -> int:
+    found = nearest(words_of([first.phash or ""]), words_of([second.phash or ""]))
+    assert found is not None
+    return found[0]
+
+
+@pytest.mark.parametrize("edit", COPIES.values(), ids=COPIES.keys())
+@pytest.mark.parametrize("number", [0, 3, 11])
+def test_a_copy_is_known_again(taken: Callable[..., Fingerprint], edit: Edit, number: int) -> None:
+    limit = SplitSettings().hash_distance
+    assert limit is not None
+    assert bits(taken(street(number)), taken(edit(street(number)))) <= limit
+
+
+def test_another_place_is_not_the_same(taken: Callable[..., Fingerprint]) -> None:
+    words = words_of([taken(street(number)).phash or "" for number in range(40)])
+    found = [nearest(words[:, [n]], np.delete(words, n, axis=1)) for n in range(40)]
+    assert min(pair[0] for pair in found if pair) > 54
+
+
+def test_the_format_does_not_matter(taken: Callable[..., Fingerprint]) -> None:
+    assert bits(taken(street(1)), taken(street(1), "png")) <= 10
+
+
+def test_a_blank_picture_looks_like_nothing(taken: Callable[..., Fingerprint]) -> None:
+    blank = taken(Image.new("RGB", (320, 240), (7, 7, 7)))
+    assert (blank.phash, blank.contrast) == (None, 0)
+    assert taken(street(1)).contrast > 20
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Dataset:
+    """Three streets, and the first one again under another name, in another size and light."""
+    images = [street(0), street(1), street(2), ImageEnhance.Brightness(moved(street(0), 2, 1)).enhance(1.1)]
+    rows = [Row(image=f"{number}.jpg", label=number % 2, group=f"{number}.jpg") for number in range(4)]
+    for row, image in zip(rows, images, strict=True):
+        (tmp_path / row.image).write_bytes(jpeg(image))
+    return Dataset(tmp_path, tuple(rows))
+
+
+def test_near_copies_are_one_group_and_other_pictures_are_not(pictures: Dataset, tmp_path: Path) -> None:
+    hashes = {row: taken.phash for row, taken in fingerprints(pictures, tmp_path / FINGERPRINTS).items()}
+    found = components(pictures.rows, hashes, SplitSettings())
+    assert [[row.image for row in part] for part in found] == [["0.jpg", "3.jpg"], ["1.jpg"], ["2.jpg"]]
+
+
+def test_only_new_and_changed_pictures_are_decoded_on_the_next_night(pictures: Dataset, tmp_path: Path) -> None:
+    cache = tmp_path / "workspace.jsonl"
+    told: list[tuple[int, int, str]] = []
+    first = fingerprints(Dataset(pictures.root, pictures.rows[:2]), cache, lambda *step: told.append(step))
+    assert fingerprints(Dataset(pictures.root, pictures.rows[:2]), cache, lambda *step: told.append(step)) == first
+    assert told == [(2, 2, "fingerprints")]
+    fingerprints(pictures, cache, lambda *step: told.append(step))
+    assert told[1:] == [(2, 2, "fingerprints")]
+    (pictures.root / "1.jpg").write_bytes(jpeg(street(9)))
+    os.utime(pictures.root / "1.jpg", ns=(1, 1))
+    changed = fingerprints(pictures, cache, lambda *step: told.append(step))
+    assert told[2:] == [(1, 1, "fingerprints")]
+    assert changed["1.jpg"] == fingerprint(pictures.root / "1.jpg") != first["1.jpg"]
+
+
+def test_a_fingerprint_that_a_crash_cut_short_is_taken_again(pictures: Dataset, tmp_path: Path) -> None:
+    cache = tmp_path / "workspace.jsonl"
+    expected = fingerprints(pictures, cache)
+    cache.write_bytes(cache.read_bytes()[:-30])
+    assert fingerprints(pictures, cache) == expected
+    assert len(cache.read_text().splitlines()) == 5
+
+
+def test_a_picture_that_cannot_be_read_is_named(pictures: Dataset, tmp_path: Path) -> None:
+    (pictures.root / "2.jpg").write_bytes(b"no image")
+    with pytest.raises(DatasetError, match=r"2\.jpg"):
+        fingerprints(pictures, tmp_path / FINGERPRINTS)

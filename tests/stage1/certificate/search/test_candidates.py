@@ -1,0 +1,196 @@
+"""What val_select chooses: gates, t1, the grid of t0, cuts of heads and of the AMBIGUOUS level."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+
+from stage1.certificate.calibrate import CalibrationContext, calibrate
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.risks import Risk
+from stage1.certificate.search.candidates import (
+    ambiguous_cut,
+    exit_one_threshold,
+    fit_agreement,
+    select,
+    select_for_coverage,
+)
+from stage1.certificate.settings import CalibrationSettings
+from stage1.decisions import DEFERRED
+from stage1.exit_rule import ExitRule
+from stage1.outputs import Stage1Outputs
+
+Maker = Callable[..., LabelledOutputs]
+CONTEXT = CalibrationContext("e" * 64, "p" * 64, code_version="test")
+SMALL = CalibrationSettings(alpha=0.05, grid_size=40, gate_size=5)
+
+
+def fairest_cut(negatives: NDArray[np.float32], positives: NDArray[np.float32]) -> float:
+    """Middle of the first gap between scores where sensitivity plus specificity is highest."""
+    values = np.unique(np.concatenate([negatives, positives]))
+    gaps = (values[:-1] + values[1:]) / 2
+    return float(max(gaps, key=lambda gap: (np.mean(negatives < gap) - np.mean(positives < gap), -gap)))
+
+
+class TestExitOne:
+    @given(st.lists(st.integers(-5, 5), min_size=1, max_size=50), st.integers(0, 60))
+    def test_is_the_smallest_that_keeps_the_false_alarms(self, scores: list[int], allowed: int) -> None:
+        negatives = np.array(scores, np.float32)
+        t1 = exit_one_threshold(negatives, allowed)
+        assert np.sum(negatives >= t1) <= allowed
+        if allowed < len(scores):
+            below = np.nextafter(np.float32(t1), np.float32(-np.inf))
+            assert np.sum(negatives >= below) > allowed
+        else:
+            assert t1 == -math.inf
+
+    def test_without_negatives_everything_may_exit_as_1(self) -> None:
+        assert exit_one_threshold(np.zeros(0, np.float32), 0) == -math.inf
+
+
+class TestSelect:
+    @pytest.mark.parametrize("seed", range(5))
+    def test_freezes_an_increasing_grid_up_to_t1_behind_a_gate_of_the_data(self, binormal: Maker, seed: int) -> None:
+        data = binormal(500, seed=seed)
+        (chosen,) = select(data, SMALL).chains
+        assert all(a < b for a, b in pairwise(chosen.grid))
+        assert chosen.grid[-1] == chosen.t1
+        assert len(chosen.grid) <= SMALL.grid_size
+        assert np.mean(data.outputs.select_score < chosen.tau) <= 0.6
+        negatives = data.outputs.roadwork_score[(data.labels == 0) & (data.outputs.select_score >= chosen.tau)]
+        assert np.mean(negatives >= chosen.t1) <= SMALL.false_alarm_rate
+
+    def test_classes_that_lie_far_apart_are_cut_in_the_middle(self, binormal: Maker) -> None:
+        """Not just above the negatives, where a slightly higher score would be said to be roadwork."""
+        data = binormal(400, seed=1, separation=40.0)
+        score = data.outputs.roadwork_score
+        (chosen,) = select(data, SMALL).chains
+        low, high = score[data.labels == 0].max(), score[data.labels == 1].min()
+        assert chosen.t1 == pytest.approx((low + high) / 2, abs=0.5)
+
+    def test_every_threshold_is_a_single_precision_number(self, binormal: Maker) -> None:
+        """Scores are; so a threshold that is read back from a file decides as the one that was tested."""
+        (chosen,) = select(binormal(500, seed=1), SMALL).chains
+        assert all(float(np.float32(value)) == value for value in (chosen.tau, chosen.t1, *chosen.grid))
+
+    def test_promises_the_coverage_of_the_best_safe_pair(self, binormal: Maker) -> None:
+        """Against all pairs of gate and t0, by the definition of the smoothed miss rate."""
+        settings = SMALL.model_copy(update={"unit": "row", "grid_size": 500})
+        data = binormal(500, seed=9)
+        score, gate_score = data.outputs.roadwork_score, data.outputs.select_score
+        best = 0.0
+        for tau in np.quantile(gate_score, np.linspace(0, 0.6, settings.gate_size)).astype(np.float32):
+            gate = gate_score >= tau
+            negatives = score[gate & (data.labels == 0)]
+            allowed = math.floor(settings.false_alarm_rate * len(negatives))
+            t1 = max(exit_one_threshold(negatives, allowed), fairest_cut(negatives, score[gate & (data.labels == 1)]))
+            for t0 in [*score[gate & (score <= t1)], t1]:
+                exits = gate & ((score < np.float32(t0)) | (score >= t1))
+                positives = exits & (data.labels == 1)
+                smoothed = (np.sum(positives & (score < np.float32(t0))) + 1) / (positives.sum() + 2)
+                if smoothed <= settings.safety * settings.alpha:
+                    best = max(best, float(exits.mean()))
+        assert select(data, settings).expected_coverage == pytest.approx(best)
+
+    def test_several_gates_are_different_and_the_best_comes_first(self, binormal: Maker) -> None:
+        settings = SMALL.model_copy(update={"algorithm": "C", "gates": 3})
+        data = binormal(800, seed=4)
+        chosen = select(data, settings)
+        assert len({chain.tau for chain in chosen.chains}) == 3
+        assert chosen.chains[0] == select(data, SMALL).chains[0]
+
+    @pytest.mark.parametrize("risk", [Risk.FALSE_OMISSION, Risk.ERROR_EXIT])
+    def test_a_risk_whose_trials_grow_starts_where_it_has_power(self, binormal: Maker, risk: Risk) -> None:
+        """At the lowest t0 hardly anything exits, and nothing could be certified."""
+        settings = SMALL.model_copy(update={"risk": risk})
+        (chosen,) = select(binormal(900, seed=1), settings).chains
+        (plain,) = select(binormal(900, seed=1), SMALL).chains
+        assert chosen.grid[0] > plain.grid[0]
+        rows = binormal(900, seed=1, prefix="s"), binormal(900, seed=2, prefix="c")
+        assert calibrate(*rows, settings, CONTEXT).status == "CERTIFIED"
+
+    def test_a_model_that_says_the_same_of_everything_is_survived(self, outputs_of: Callable[..., Any]) -> None:
+        labels = np.arange(100).astype(np.int8) % 2
+        ids = [str(i) for i in range(100)]
+        chosen = select(LabelledOutputs(outputs_of(np.zeros(100)), labels, ids, ids), SMALL)
+        assert chosen.expected_coverage == 0.0
+
+    @pytest.mark.parametrize("factor", [0.25, 2.0, 1024.0])
+    def test_units_of_the_logit_do_not_matter(self, binormal: Maker, factor: float) -> None:
+        """Powers of two scale every float exactly."""
+
+        def scaled(seed: int, prefix: str, by: float) -> LabelledOutputs:
+            rows = binormal(700, seed=seed, prefix=prefix)
+            outputs = Stage1Outputs(rows.outputs.logits * np.float32(by), rows.outputs.select_score)
+            return replace(rows, outputs=outputs)
+
+        plain, other = (calibrate(scaled(6, "s", by), scaled(7, "c", by), SMALL, CONTEXT) for by in (1.0, factor))
+        assert plain.rule is not None
+        assert other.rule is not None
+        assert (other.chains[0].tested, other.risks) == (plain.chains[0].tested, plain.risks)
+        assert other.rule.t0 == factor * plain.rule.t0
+
+
+class TestSelectForCoverage:
+    def test_offers_rules_of_growing_coverage_above_the_target(self, binormal: Maker) -> None:
+        settings = CalibrationSettings(mode="coverage", coverage=0.7, gate_size=5)
+        data = binormal(1500, seed=3)
+        chains = select_for_coverage(data, settings, units=1500).chains
+        coverage = [
+            np.mean(ExitRule(tau=c.tau, t0=c.grid[0], t1=c.t1).exit_labels(data.outputs) != DEFERRED) for c in chains
+        ]
+        assert len(chains) > 1
+        assert coverage == sorted(coverage)
+        assert coverage[0] > 0.7
+
+    def test_all_that_can_exit_is_the_most_it_offers(self, binormal: Maker) -> None:
+        settings = CalibrationSettings(mode="coverage", coverage=0.999, gate_size=5)
+        data = binormal(500, seed=3)
+        for chain in select_for_coverage(data, settings, units=500).chains:
+            rule = ExitRule(tau=chain.tau, t0=chain.grid[0], t1=chain.t1)
+            assert (rule.exit_labels(data.outputs) != DEFERRED).all()
+
+
+class TestAgreement:
+    @given(arrays(np.float32, 60, elements=st.integers(-6, 6).map(float)), arrays(np.bool_, 60, elements=st.booleans()))
+    def test_cuts_where_the_balanced_accuracy_is_highest(self, score: np.ndarray, positive: np.ndarray) -> None:
+        positive[:2] = [True, False]
+        head = np.stack([np.zeros_like(score), score], axis=1)
+        outputs = Stage1Outputs(np.zeros((60, 2), np.float32), np.zeros(60, np.float32), {"works": head})
+        ids = [str(i) for i in range(60)]
+        (agreement,) = fit_agreement(LabelledOutputs(outputs, positive.astype(np.int8), ids, ids), ["works"])
+
+        def balanced(says: np.ndarray) -> float:
+            return float(says[positive].mean() + (~says[~positive]).mean())
+
+        best = max(balanced(score >= cut) for cut in np.arange(-6.5, 6.5))
+        assert balanced(agreement.says_roadwork(outputs)) == pytest.approx(best)
+
+
+class TestAmbiguous:
+    @pytest.mark.parametrize("share", [0.1, 0.3])
+    def test_is_a_share_of_what_the_rule_defers(self, binormal: Maker, share: float) -> None:
+        data = binormal(3000, seed=2)
+        rule = ExitRule(tau=0.5, t0=-1.0, t1=1.0)
+        deferred = rule.exit_labels(data.outputs) == DEFERRED
+        below = data.outputs.select_score[deferred] < ambiguous_cut(data, rule, share)
+        assert np.mean(below) == pytest.approx(share, abs=2e-3)
+
+    def test_is_a_share_of_everything_if_nothing_exits(self, binormal: Maker) -> None:
+        data = binormal(3000, seed=2)
+        assert np.mean(data.outputs.select_score < ambiguous_cut(data, None, 0.1)) == pytest.approx(0.1, abs=1e-3)
+
+    def test_a_rule_that_defers_nothing_finds_nothing_ambiguous(self, binormal: Maker) -> None:
+        data = binormal(300, seed=2)
+        everything = ExitRule(tau=-99.0, t0=0.0, t1=0.0)
+        assert not (data.outputs.select_score < ambiguous_cut(data, everything, 0.1)).any()
