@@ -1,1 +1,38 @@
 """The live miner: axon, cascade, monitoring, nightly job, command line."""
+
+from typing import TYPE_CHECKING
+
+from stage1.lazy_exports import lazy_exports
+
+if TYPE_CHECKING:
+    from miner.answering.cascade import Cascade
+    from miner.answering.record import Observer
+    from miner.answering.request import Prediction, Request
+    from miner.errors import MinerError
+    from miner.process import run_miner
+    from miner.settings import MinerSettings, load_settings
+
+__all__ = [
+    "Cascade",
+    "MinerError",
+    "MinerSettings",
+    "Observer",
+    "Prediction",
+    "Request",
+    "load_settings",
+    "run_miner",
+]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "Cascade": "miner.answering.cascade",
+        "MinerError": "miner.errors",
+        "MinerSettings": "miner.settings",
+        "Observer": "miner.answering.record",
+        "Prediction": "miner.answering.request",
+        "Request": "miner.answering.request",
+        "load_settings": "miner.settings",
+        "run_miner": "miner.process",
+    },
+)

@@ -30,7 +30,7 @@ from stage1.certificate.params import ScrcParams
 from stage1.certificate.settings import CalibrationSettings
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import PreprocessSettings
-from stage1.probability.calibrator import ProbabilityCalibrator
+from tests.support.calibrators import calibrator_of_slopes
 
 # The same examples in every run: a failure is a change of the code, and never of the dice.
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
@@ -160,7 +160,7 @@ def _write_bundle_files(
     if params is None:
         params = _certificate(engine_sha256=sha256_file(engine), preprocess_sha256=preprocess.sha256)
     params.write(directory / PARAMS)
-    ProbabilityCalibrator.of_slopes(0.9, 0.8, 0.1, rows=10).write(directory / CALIBRATOR)
+    calibrator_of_slopes(0.9, 0.8, 0.1, rows=10).write(directory / CALIBRATOR)
     for name in ("config.json", "splits.json", "metrics.csv", "report.html"):
         (directory / name).write_text(f"{name} {note}\n")
     images = _plain_images(np.random.default_rng(3).integers(0, 256, (6, 3)))

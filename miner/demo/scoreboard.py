@@ -21,7 +21,7 @@ from stage1.certificate.risks import Rate, Risk, Units, conditions
 from stage1.certificate.statistics.percent import at_most, confidence
 from stage1.decisions import DEFERRED, Action, Decisions
 from stage1.metrics.classification import accuracy, matthews_correlation
-from stage1.metrics.subnet_reward import rounded, subnet_reward
+from stage1.metrics.reward import rounded, subnet_reward
 from stage2_bridge.client import Outcome
 
 OK = 200

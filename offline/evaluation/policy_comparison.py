@@ -18,8 +18,8 @@ from stage1.certificate.risks import Rate, Risk, Units, measure
 from stage1.certificate.statistics.percent import at_most, confidence
 from stage1.decisions import Decisions, Level
 from stage1.metrics.classification import accuracy
+from stage1.metrics.reward import subnet_reward
 from stage1.metrics.risk_coverage import average_set_size
-from stage1.metrics.subnet_reward import subnet_reward
 from stage1.policy import Policy, RulePolicy, ScrcPolicy
 
 REWARD_ORDERS = 5

@@ -193,37 +193,6 @@ def augrc_balanced(confidence: Column, losses: Column, labels: Column) -> float:
     return balanced.augrc()
 
 
-def aurc_balanced(confidence: Column, losses: Column, labels: Column) -> float:
-    """AURC where the selective risk is the mean over the classes of the mean loss among their answered rows.
-
-    A class without answered rows has risk 0 there.
-
-    Args:
-        confidence: see `augrc`.
-        losses: see `augrc`.
-        labels: true class of each row, `(N,)`.
-    """
-    ranking = Ranking.of(confidence, losses)
-    classes, index, _ = _classes(labels, len(ranking))
-    risk = np.zeros(len(ranking.starts))
-    for number in range(len(classes)):
-        mass, lost = ranking._tied(index == number)  # noqa: SLF001  the same module
-        answered = np.cumsum(mass)
-        risk += np.cumsum(lost) / np.maximum(answered, 1) / len(classes)
-    return _area(np.append(ranking.starts[1:], len(ranking)) / len(ranking), risk)
-
-
-def augrc_from_auroc(accuracy: float, auroc: float) -> float:
-    """AUGRC of errors in closed form: (1 - AUROC) a (1 - a) + (1 - a)^2 / 2.
-
-    Args:
-        accuracy: share of right answers, a.
-        auroc: see `auroc_of_failures`; of no consequence where all answers are right, or all wrong.
-    """
-    mixed = accuracy * (1 - accuracy)
-    return ((1 - auroc) * mixed if mixed else 0.0) + (1 - accuracy) ** 2 / 2
-
-
 def auroc_of_failures(confidence: Column, losses: Column) -> float:
     """Probability that a right answer is more confident than a wrong one, ties one half; NaN without both.
 

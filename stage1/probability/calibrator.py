@@ -167,39 +167,12 @@ class ProbabilityCalibrator(Artifact):
             raise ValueError(f"a head {MAIN_HEAD!r} of two classes is missing")
         return self
 
-    @classmethod
-    def of_slopes(cls, a: float, b: float, c: float = 0.0, *, rows: int = 0) -> Self:
-        """For the main head alone: the log-odds of roadwork are a ln p1 - b ln p0 + c.
-
-        Args:
-            a: weight of the log-probability of roadwork, at least 0.
-            b: weight of the log-probability of no roadwork, at least 0.
-            c: intercept.
-            rows: rows it was fitted on.
-        """
-        calibrator = AffineCalibrator(kind="beta", weights=((b, 0.0), (0.0, a)), intercept=(0.0, c), rows=rows)
-        return cls(heads={MAIN_HEAD: HeadCalibrator.of(calibrator)})
-
     def probability(self, outputs: Stage1Outputs) -> Doubles:
         """Calibrated probability of roadwork, float64 `(N,)`."""
         a, b, c = self._main_slopes
         score = outputs.roadwork_score.astype(np.float64)
         calibrated: Doubles = expit(a * log_expit(score) - b * log_expit(-score) + c)
         return calibrated
-
-    def head_probabilities(self, name: str, logits: NDArray[np.floating]) -> Doubles:
-        """Calibrated probability of every class of a head, float64 `(N, K)`.
-
-        Args:
-            name: the head.
-            logits: its logits, `(N, K)`.
-
-        Raises:
-            CalibrationError: no such head was calibrated, or it has another number of classes.
-        """
-        if name not in self.heads:
-            raise CalibrationError(f"no calibrator for head {name!r}; there are {', '.join(sorted(self.heads))}")
-        return self.heads[name].answering.probabilities(logits)
 
     @cached_property
     def _main_slopes(self) -> tuple[float, float, float]:

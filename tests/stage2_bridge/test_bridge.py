@@ -18,10 +18,10 @@ from engines.errors import BundleRefused
 from engines.store.file_names import CALIBRATOR, ENGINE, PREPROCESS
 from stage1.errors import ArtifactError
 from stage1.preprocess import PreprocessSettings
-from stage1.probability.calibrator import ProbabilityCalibrator
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.client import Outcome, Stage2Client, Stage2Error, Verdict
 from stage2_bridge.servers.local_engine import LocalEngineClient
+from tests.support.calibrators import calibrator_of_slopes
 
 T = TypeVar("T")
 IMAGE = b"an image"
@@ -323,7 +323,7 @@ def directory(tmp_path: Path, tiny_engine: Path) -> Path:
     """A larger engine's directory, with the tiny engine in it."""
     (tmp_path / ENGINE).write_bytes(tiny_engine.read_bytes())
     PreprocessSettings(size_px=32).write(tmp_path / PREPROCESS)
-    ProbabilityCalibrator.of_slopes(0.5, 0.5).write(tmp_path / CALIBRATOR)
+    calibrator_of_slopes(0.5, 0.5).write(tmp_path / CALIBRATOR)
     return tmp_path
 
 

@@ -20,6 +20,7 @@ from offline.stages.calibrate_scrc import calibrator_of, golden_rows
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import PreprocessSettings
+from tests.support.calibrators import head_probabilities
 
 AT = "2026-01-01T00:00:00+00:00"
 
@@ -179,7 +180,7 @@ def test_a_head_that_only_roadwork_has_values_for_is_calibrated_on_those() -> No
     targets = np.where(rows.labels == 1, np.arange(60) // 2 % 3, NO_TARGET)
     fitted = calibrator_of(rows, {"kind": targets})
     assert fitted.heads.keys() == {"class", "kind"}
-    assert fitted.head_probabilities("kind", rows.outputs.heads["kind"]).shape == (60, 3)
+    assert head_probabilities(fitted, "kind", rows.outputs.heads["kind"]).shape == (60, 3)
 
 
 @pytest.mark.parametrize("known", [0, 5])

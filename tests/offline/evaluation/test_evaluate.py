@@ -25,9 +25,10 @@ from stage1.certificate.settings import CalibrationSettings
 from stage1.decisions import DEFERRED
 from stage1.policy import ScrcPolicy
 from stage1.probability.calibrator import ProbabilityCalibrator
+from tests.support.calibrators import calibrator_of_slopes
 
 Maker = Callable[..., Any]
-CALIBRATOR = ProbabilityCalibrator.of_slopes(0.8, 1.1, 0.2)
+CALIBRATOR = calibrator_of_slopes(0.8, 1.1, 0.2)
 QUICK = EvaluationSettings(repetitions=100, seed=1)
 
 

@@ -32,6 +32,7 @@ from offline.stages.train_supervised import TrainingRecord
 from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
+from tests.support.calibrators import head_probabilities
 
 torch = pytest.importorskip("torch")
 
@@ -188,7 +189,7 @@ def test_a_named_head_is_in_the_engine_and_has_its_own_calibrator(first: tuple[P
     outputs = engine.infer(rows)
     assert outputs.heads["alteration"].shape == (5, 3)
     calibrator = ProbabilityCalibrator.read(first[0] / "calibrator.json")
-    shares = calibrator.head_probabilities("alteration", outputs.heads["alteration"])
+    shares = head_probabilities(calibrator, "alteration", outputs.heads["alteration"])
     assert shares.shape == (5, 3)
     assert shares.sum(1) == pytest.approx(1.0)
 

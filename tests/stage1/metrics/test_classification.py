@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import matthews_corrcoef
 
 from stage1.metrics.classification import accuracy, matthews_correlation
-from stage1.metrics.subnet_reward import rounded, subnet_reward
+from stage1.metrics.reward import rounded, subnet_reward
 
 LABELS = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), max_size=60)
 

@@ -19,13 +19,14 @@ from stage1.metrics.reliability import (
     reliability,
 )
 from stage1.metrics.risk_coverage import (
+    Column,
     Ranking,
     RiskCoverage,
+    _area,
+    _classes,
     augrc,
     augrc_balanced,
-    augrc_from_auroc,
     aurc,
-    aurc_balanced,
     auroc_of_failures,
     average_set_size,
     coverage_at_risk,
@@ -74,6 +75,37 @@ def areas(confidence: Doubles, losses: Doubles) -> tuple[float, float]:
 def columns(rows: Sequence[tuple[int, float]]) -> tuple[Doubles, Doubles]:
     confidence, losses = np.array(rows, np.float64).T
     return confidence, losses
+
+
+def aurc_balanced(confidence: Column, losses: Column, labels: Column) -> float:
+    """AURC where the selective risk is the mean over the classes of the mean loss among their answered rows.
+
+    A class without answered rows has risk 0 there.
+
+    Args:
+        confidence: see `augrc`.
+        losses: see `augrc`.
+        labels: true class of each row, `(N,)`.
+    """
+    ranking = Ranking.of(confidence, losses)
+    classes, index, _ = _classes(labels, len(ranking))
+    risk = np.zeros(len(ranking.starts))
+    for number in range(len(classes)):
+        mass, lost = ranking._tied(index == number)
+        answered = np.cumsum(mass)
+        risk += np.cumsum(lost) / np.maximum(answered, 1) / len(classes)
+    return _area(np.append(ranking.starts[1:], len(ranking)) / len(ranking), risk)
+
+
+def augrc_from_auroc(accuracy: float, auroc: float) -> float:
+    """AUGRC of errors in closed form: (1 - AUROC) a (1 - a) + (1 - a)^2 / 2.
+
+    Args:
+        accuracy: share of right answers, a.
+        auroc: see `auroc_of_failures`; of no consequence where all answers are right, or all wrong.
+    """
+    mixed = accuracy * (1 - accuracy)
+    return ((1 - auroc) * mixed if mixed else 0.0) + (1 - accuracy) ** 2 / 2
 
 
 class TestAreas:

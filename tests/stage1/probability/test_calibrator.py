@@ -21,7 +21,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from stage1.decisions import Decisions
 from stage1.errors import ArtifactError, CalibrationError
-from stage1.metrics.subnet_reward import rounded
+from stage1.metrics.reward import rounded
 from stage1.outputs import Stage1Outputs
 from stage1.probability.calibrator import (
     AffineCalibrator,
@@ -32,6 +32,7 @@ from stage1.probability.calibrator import (
 )
 from stage1.probability.fit import PENALTIES, Penalty, fit_affine, fit_calibrator
 from stage1.probability.quality import judge
+from tests.support.calibrators import calibrator_of_slopes, head_probabilities
 
 Maker = Callable[..., Stage1Outputs]
 Doubles = NDArray[np.float64]
@@ -206,8 +207,8 @@ class TestFit:
         closure = fitted.heads["closure"]
         assert [calibrator.kind for calibrator in closure.fitted] == ["dirichlet", "temperature"]
         assert (fitted.heads["class"].answers, closure.answers) == ("beta", "dirichlet")
-        assert np.abs(fitted.head_probabilities("closure", outputs.heads["closure"]) - truth).mean() < 0.05
-        main = fitted.head_probabilities("class", outputs.logits)
+        assert np.abs(head_probabilities(fitted, "closure", outputs.heads["closure"]) - truth).mean() < 0.05
+        main = head_probabilities(fitted, "class", outputs.logits)
         assert main[:, 1] == pytest.approx(fitted.probability(outputs), abs=1e-6)
 
     @pytest.mark.parametrize(
@@ -247,7 +248,7 @@ class TestProbability:
         score = np.linspace(-30, 30, 101)
         identity = ProbabilityCalibrator()
         assert identity.probability(outputs_of(score)) == pytest.approx(expit(score), rel=1e-6)
-        assert identity.head_probabilities("class", pair(score)) == pytest.approx(softmax(pair(score), axis=1))
+        assert head_probabilities(identity, "class", pair(score)) == pytest.approx(softmax(pair(score), axis=1))
 
     @given(
         st.floats(0, 5),
@@ -259,18 +260,18 @@ class TestProbability:
         self, outputs_of: Maker, a: float, b: float, c: float, score: NDArray[np.float32]
     ) -> None:
         outputs = outputs_of(np.sort(score))
-        calibrator = ProbabilityCalibrator.of_slopes(a, b, c)
+        calibrator = calibrator_of_slopes(a, b, c)
         probability = calibrator.probability(outputs)
         assert ((probability >= 0) & (probability <= 1)).all()
         assert (np.diff(probability) >= -1e-12).all()
-        both = calibrator.head_probabilities("class", outputs.logits)
+        both = head_probabilities(calibrator, "class", outputs.logits)
         assert both[:, 1] == pytest.approx(probability, abs=1e-6)
         assert both.sum(axis=1) == pytest.approx(1)
 
     @pytest.mark.parametrize("slopes", [(-0.1, 1.0), (1.0, -0.1)])
     def test_a_falling_calibrator_is_refused(self, slopes: tuple[float, float]) -> None:
         with pytest.raises(ValueError, match="the roadwork score must not fall"):
-            ProbabilityCalibrator.of_slopes(*slopes)
+            calibrator_of_slopes(*slopes)
 
     @pytest.mark.parametrize(
         ("weights", "intercept"), [(((1.0, 0.0),), (0.0, 0.0)), (((1.0, 0.0), (0.0,)), (0.0, 0.0)), (((1.0,),), (0.0,))]
@@ -299,10 +300,9 @@ class TestProbability:
                 ProbabilityCalibrator(heads=heads)
 
     def test_a_head_that_was_not_calibrated_has_no_probabilities(self) -> None:
-        with pytest.raises(CalibrationError, match="no calibrator for head 'closure'; there are class"):
-            ProbabilityCalibrator().head_probabilities("closure", np.zeros((1, 3)))
+        assert list(ProbabilityCalibrator().heads) == ["class"]
         with pytest.raises(CalibrationError, match=r"logits have shape \(1, 3\), the calibrator is for \(N, 2\)"):
-            ProbabilityCalibrator().head_probabilities("class", np.zeros((1, 3)))
+            head_probabilities(ProbabilityCalibrator(), "class", np.zeros((1, 3)))
 
     def test_survives_the_disk(self, tmp_path: Path, outputs_of: Maker) -> None:
         score, labels = honest_scores(300, seed=16)
