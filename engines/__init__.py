@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from engines.store.store import Store
 
 __all__ = [
+    "REFERENCE",
     "Batcher",
     "BundleRefused",
     "BundleSlot",
@@ -26,7 +27,6 @@ __all__ = [
     "EngineSpec",
     "LiveBundle",
     "Manifest",
-    "REFERENCE",
     "Store",
     "StoreFollower",
     "check_available",

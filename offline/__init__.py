@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from offline.stages import STAGE_NAMES
 
 __all__ = [
+    "PRESETS",
+    "STAGE_NAMES",
     "DataSource",
     "Dataset",
     "NightOutcome",
     "OfflineError",
-    "PRESETS",
     "RunConfig",
-    "STAGE_NAMES",
     "load_config",
     "read_dataset",
     "recompile",
