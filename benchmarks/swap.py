@@ -36,8 +36,8 @@ from engines.live.batcher import Batcher
 from engines.live.load.background_loader import EngineOptions
 from engines.live.settings import BatchSettings, SwapSettings
 from engines.live.slot import BundleSlot
+from engines.live.states import State
 from engines.live.swap.follower import StoreFollower
-from engines.live.swap.states import State
 from engines.machine.memory import few_arenas, give_back
 from engines.store.file_names import ENGINE
 from engines.store.store import Store

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from engines.backends.registry import KnownEngine
 from engines.backends.settings import CompileSettings
 from engines.spec import EngineSpec
 from offline.data.settings import PreflightSettings
@@ -41,7 +42,7 @@ class RunConfig(Artifact):
     train_supervised: TrainSettings = TrainSettings()
     train_conformal_risk: ConformalTrainingSettings = ConformalTrainingSettings()
     compare_training: CompareSettings = CompareSettings()
-    engine: EngineSpec = EngineSpec()
+    engine: KnownEngine = EngineSpec()
     compile: CompileSettings = CompileSettings()
     calibrate_scrc: CalibrationSettings = CalibrationSettings()
     gate: GateSettings = GateSettings()

@@ -6,10 +6,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from engines.errors import UnknownBundle
-from engines.live.load.load_bundle import LiveBundle
+
+if TYPE_CHECKING:
+    # Whoever loads bundles knows the slot, and not the other way round.
+    from engines.live.load.load_bundle import LiveBundle
 
 
 @dataclass(frozen=True)

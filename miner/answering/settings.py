@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from engines.backends.registry import KnownEngine
 from engines.live.settings import BatchSettings, SwapSettings
-from engines.spec import EngineSpec
 from stage1.settings import Section
 
 
@@ -24,7 +24,7 @@ class EngineSettings(Section):
 
     threads: int | None = Field(default=None, ge=1)
     workers: int = Field(default=2, ge=1)
-    serve_with: EngineSpec | None = None
+    serve_with: KnownEngine | None = None
     batch: BatchSettings = BatchSettings()
     swap: SwapSettings = SwapSettings()
     fallback_probability: float = Field(default=0.5, ge=0, le=1)

@@ -31,7 +31,7 @@ from miner.demo.scoreboard import Asked, Scoreboard, render_scoreboard, score
 from miner.errors import StartError
 from miner.progress_display import BarDisplay, Bars, bars
 from offline.config import PRESETS
-from offline.data.scoring import run_engine
+from offline.data.engine_outputs import run_engine
 from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import write_scenes
 from offline.publish.gate import published

@@ -14,7 +14,7 @@ from engines.spec import REFERENCE
 from engines.store.file_names import PARAMS, SPLITS
 from engines.store.store import Store
 from offline.data.dataset import Dataset
-from offline.data.scoring import run_engine
+from offline.data.engine_outputs import run_engine
 from offline.evaluation.evaluate import EvaluationSettings, Report, evaluate
 from offline.pipeline.progress import Progress
 from offline.pipeline.run_files import PUBLICATION

@@ -9,7 +9,7 @@ from contextlib import closing
 from engines.live.load.load_bundle import load_bundle
 from offline.data.checks.fingerprints import SCHEME, Fingerprint
 from offline.data.dataset import Dataset, Row
-from offline.data.scoring import run_engine
+from offline.data.engine_outputs import run_engine
 from offline.errors import DatasetError
 from offline.splits.settings import BundleDifficulty, ColumnDifficulty, Difficulty
 

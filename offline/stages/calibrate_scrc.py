@@ -15,8 +15,8 @@ from engines.store.golden import write_golden
 from offline.certify.calibration_ledger import claim_fold
 from offline.certify.engine_agreement import machine_of
 from offline.data.dataset import Dataset
+from offline.data.engine_outputs import BATCH, run_engine
 from offline.data.named_targets import NO_TARGET, named_targets
-from offline.data.scoring import BATCH, run_engine
 from offline.pipeline.content_key import code_version
 from offline.pipeline.run_files import REFERENCES, THRESHOLDS
 from offline.pipeline.stage import Stage

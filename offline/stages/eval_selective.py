@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from engines.store.file_names import CALIBRATOR, METRICS, PAGE, PARAMS, PREPROCESS
 from offline.certify.engine_agreement import machine_of
 from offline.data.dataset import Dataset
-from offline.data.scoring import run_engine
+from offline.data.engine_outputs import run_engine
 from offline.evaluation.evaluate import EvaluationSettings, evaluate, metrics_csv
 from offline.evaluation.training_comparison import TrainingComparison
 from offline.pipeline.run_files import COMPARISON, REFERENCES, REPORT, THRESHOLDS

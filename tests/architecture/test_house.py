@@ -6,14 +6,15 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
-FLOORS = {"stage1": 1, "engines": 2, "offline": 3, "stage2_bridge": 3, "miner": 4}
-SOURCES = sorted(path for package in FLOORS for path in (ROOT / package).rglob("*.py"))
+PACKAGES = ("stage1", "engines", "offline", "stage2_bridge", "miner")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -30,13 +31,40 @@ def loaded_by(code: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_nothing_imports_upwards_or_sideways(path: Path) -> None:
-    package = path.relative_to(ROOT).parts[0]
-    for name in imports(path):
-        other = name.partition(".")[0]
-        if other in FLOORS and other != package:
-            assert FLOORS[other] < FLOORS[package], f"{package} imports {name}"
+def test_every_import_contract_is_kept() -> None:
+    """Floors, rooms, and torch behind one door: `[tool.importlinter]` in pyproject.toml."""
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command; lint_imports_command()"]
+    done = subprocess.run([*command, "--no-cache"], capture_output=True, text=True, cwd=ROOT, check=False)
+    assert "0 broken" in done.stdout, done.stdout
+
+
+def contracts(name: str) -> list[str]:
+    """The source modules of an import contract."""
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    [sources] = [contract["source_modules"] for contract in tool["contracts"] if contract["name"] == name]
+    return list(sources)
+
+
+def below(names: list[str]) -> list[str]:
+    """These modules and all below them."""
+    modules = (path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in SOURCES)
+    modules = (module.removesuffix(".__init__") for module in modules)
+    return [module for module in modules if any(module == name or module.startswith(f"{name}.") for name in names)]
+
+
+# Packages that an extra brings: a live miner is installed without them.
+OF_EXTRAS = {"torch", "transformers", "peft", "safetensors", "kornia", "accelerate", "pytorch_optimizer"}
+# Run by name in processes of their own, or only where an extra is installed.
+NEVER_IMPORTED = {"miner.cli.__main__", "miner.demo.loopback_validator", "engines.backends.int8"}
+
+
+@pytest.mark.parametrize("behind", ["torch behind one door", "a live miner knows no night"])
+def test_what_is_on_the_list_really_loads_none_of_it(behind: str) -> None:
+    """Every module of the contract's list, imported in one process."""
+    modules = [name for name in below(contracts(behind)) if name not in NEVER_IMPORTED]
+    assert len(modules) > 25
+    forbidden = OF_EXTRAS | ({"offline", "onnx", "openvino"} if behind.startswith("a live miner") else set())
+    assert not loaded_by(f"import {', '.join(modules)}") & forbidden
 
 
 @pytest.mark.parametrize(
@@ -50,11 +78,11 @@ def test_nothing_imports_upwards_or_sideways(path: Path) -> None:
     ],
 )
 def test_what_a_live_miner_loads_brings_no_package_of_an_extra(modules: str) -> None:
-    assert not loaded_by(f"import {modules}") & {"torch", "transformers", "peft", "safetensors", "onnx", "openvino"}
+    assert not loaded_by(f"import {modules}") & (OF_EXTRAS | {"onnx", "openvino"})
 
 
 def test_the_torch_free_stages_of_the_pipeline_load_no_torch() -> None:
-    assert "torch" not in loaded_by("import offline.night, miner.cli.retrain")
+    assert "torch" not in loaded_by("import offline.night; offline.night.stages(); import miner.cli.retrain")
 
 
 def test_what_trains_is_loaded_without_torchvision() -> None:
@@ -71,7 +99,7 @@ def test_only_the_baseline_knows_its_thresholds() -> None:
     with_numbers = {path.relative_to(ROOT).as_posix() for path in SOURCES if numbers.search(path.read_text())}
     # The report names the baseline by its numbers; the tiny backbone's initialiser and a preset's share look alike.
     alike = {"offline/report/page.py", "offline/learning/settings.py", "stage1/model/settings.py", "offline/config.py"}
-    assert with_numbers - alike - {"offline/data/synthetic_streets.py"} == {"stage1/baselines/softmax.py"}
+    assert with_numbers - alike - {"offline/data/sources/synthetic_streets.py"} == {"stage1/baselines/softmax.py"}
 
 
 def test_nothing_from_outside_is_unpickled() -> None:

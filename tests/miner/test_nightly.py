@@ -12,9 +12,14 @@ from pathlib import Path
 
 import pytest
 from apscheduler.triggers.cron import CronTrigger
+from structlog.testing import capture_logs
 
 from engines.spec import EngineSpec
+from miner.cli.options import parsed_changes
 from miner.nightly import STAMP, NightlyJob, RetrainSettings, RetrainStamp, missed
+from offline.config import load_config
+from stage1.errors import SettingsError
+from stage1.model.settings import RandomBackbone
 
 NIGHT = datetime(2026, 3, 1, 3, 30, tzinfo=UTC)
 TRIGGER = CronTrigger.from_crontab("30 3 * * *", timezone="UTC")
@@ -179,3 +184,51 @@ class TestRecalibration:
             script = f"raise SystemExit({status})"
             monkeypatch.setattr(nightly, "compile_command", lambda *_, s=script: [sys.executable, "-c", s])
             assert asyncio.run(nightly.recalibrate("0123456789abcdef", self.SPEC)) is done
+
+
+def test_the_night_table_reaches_the_child(tmp_path: Path) -> None:
+    night = {"train_supervised": {"epochs": 3}, "model.backbone": {"kind": "random", "layers": 2}}
+    settings = RetrainSettings(data=tmp_path, preset="tiny", workspace=tmp_path / "w")
+    nightly = NightlyJob(settings, night=night, store=tmp_path / "s", state=tmp_path, now=lambda: NIGHT)
+    given = nightly.command()
+    changes = parsed_changes([given[place + 1] for place, flag in enumerate(given) if flag == "--set"])
+    config = load_config("tiny", None, changes)
+    assert config.train_supervised.epochs == 3
+    assert config.model.backbone == RandomBackbone(layers=2)
+    asyncio.run(nightly.check())
+
+
+@pytest.mark.parametrize(
+    ("night", "preset", "said"),
+    [
+        ({"train_supervised": {"epoch": 3}}, "tiny", r"train_supervised\.epoch: Extra inputs"),
+        ({"calibrate_scrc": {"alpha": 2.0}}, "tiny", r"calibrate_scrc\.alpha: Input should be less than"),
+        ({"nothing": 1}, "tiny", "nothing: Extra inputs"),
+        ({}, "huge", "no preset is called 'huge'"),
+    ],
+)
+def test_a_night_that_could_not_run_is_found_when_the_miner_starts(
+    tmp_path: Path, night: dict[str, object], preset: str, said: str
+) -> None:
+    settings = RetrainSettings(data=tmp_path, preset=preset)
+    nightly = NightlyJob(settings, night=night, store=tmp_path / "s", state=tmp_path, now=lambda: NIGHT)
+    with pytest.raises(SettingsError, match=said) as error:
+        asyncio.run(nightly.check())
+    assert error.value.exit_status == 2
+
+
+def test_a_night_table_without_data_is_a_mistake(tmp_path: Path) -> None:
+    nightly = NightlyJob(RetrainSettings(), night={"seed": 3}, store=tmp_path / "s", state=tmp_path, now=lambda: NIGHT)
+    with pytest.raises(SettingsError, match=r"set retrain\.data"):
+        asyncio.run(nightly.check())
+
+
+def test_a_check_that_takes_too_long_keeps_no_miner_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nightly = NightlyJob(RetrainSettings(data=tmp_path), store=tmp_path / "s", state=tmp_path, now=lambda: NIGHT)
+    monkeypatch.setattr(nightly, "command", lambda: [sys.executable, "-c", "import time; time.sleep(60)"])
+    monkeypatch.setattr("miner.nightly.CHECK_S", 0.2)
+    with capture_logs() as logs:
+        asyncio.run(nightly.check())
+    assert [entry["event"] for entry in logs] == ["night_settings_not_checked"]

@@ -261,3 +261,19 @@ def test_a_taken_port_is_named(home: Path, bundle_files: Path, provenance: Prove
         done = mine(home, **offline, **{"axon.port": port, "axon.host": "127.0.0.1"})
     assert done.returncode == 4
     assert str(port) in done.stderr
+
+
+def test_a_night_that_could_not_run_keeps_the_miner_from_starting(
+    home: Path, bundle_files: Path, provenance: Provenance
+) -> None:
+    store = Store(home / "store")
+    store.activate(store.publish(bundle_files, provenance), now=NOW)
+    (home / "cascade.toml").write_text(
+        f'[retrain]\ndata = "{home}"\npreset = "tiny"\n\n[night.train_supervised]\nepoch = 20\n'
+    )
+    offline = {"chain.kind": "offline", "chain.snapshot": home / "chain.json", "chain.publish_endpoint": "false"}
+    done = mine(home, **offline, **{"axon.port": 0, "axon.host": "127.0.0.1"})
+    assert done.returncode == 2
+    said = " ".join(done.stderr.split())
+    assert "the nightly job could not run with these settings" in said
+    assert "train_supervised.epoch: Extra inputs are not permitted" in said

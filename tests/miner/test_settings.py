@@ -75,3 +75,12 @@ def test_no_setting_can_loosen_a_threshold() -> None:
     """Thresholds live in a bundle with their certificate; no setting can loosen them."""
     with pytest.raises(SettingsError, match="t0"):
         load_settings(None, {"engine.t0": 0.0})
+
+
+def test_the_night_has_a_table_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "cascade.toml"
+    file.write_text(
+        '[night]\nseed = 3\n"model.backbone" = { kind = "random" }\n\n[night.train_supervised]\nepochs = 20\n'
+    )
+    night = load_settings(file).night
+    assert night == {"seed": 3, "model.backbone": {"kind": "random"}, "train_supervised": {"epochs": 20}}

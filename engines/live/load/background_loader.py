@@ -23,7 +23,7 @@ from engines.live.load.local_compile import COPIES_WHILE_BUILDING, LocalCompiler
 from engines.live.load.trial_process import try_out
 from engines.live.settings import SwapSettings
 from engines.live.slot import BundleSlot
-from engines.live.swap.states import Lifecycle, State
+from engines.live.states import Lifecycle, State
 from engines.machine.child import NICENESS, Child
 from engines.machine.memory import admit, available_bytes, fits
 from engines.spec import REFERENCE, EngineSpec

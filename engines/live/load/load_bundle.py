@@ -12,7 +12,7 @@ from engines.batches import MOST, buckets
 from engines.engine import Engine
 from engines.errors import BundleRefused, InferenceError, Unavailable
 from engines.live.load.golden_check import check_parity
-from engines.live.swap.states import State
+from engines.live.states import State
 from engines.machine.memory import admit, available_bytes, give_back
 from engines.spec import REFERENCE, EngineSpec
 from engines.store.bundle import Manifest, certified_sha256, verify_bundle

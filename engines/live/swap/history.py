@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 from engines.live.load.load_bundle import LiveBundle
-from engines.live.swap.states import Lifecycle, State
+from engines.live.states import Lifecycle, State
 
 REMEMBERED = 32
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from engines.live.swap.states import Lifecycle
+from engines.live.states import Lifecycle
 
 
 @dataclass(frozen=True)

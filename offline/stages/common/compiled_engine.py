@@ -13,7 +13,7 @@ from engines.engine import Engine
 from engines.spec import REFERENCE, EngineSpec
 from engines.store.file_names import ENGINE, SPEC
 from offline.certify.engine_agreement import check_agreement, correlation
-from offline.data.scoring import run_engine
+from offline.data.engine_outputs import run_engine
 from offline.pipeline.run_files import DRIFT
 from offline.stages.common.inputs import rows_of
 from stage1.artifacts import Artifact

@@ -19,7 +19,7 @@ from engines.backends.registry import open_engine
 from engines.engine import Engine, EngineDescription
 from engines.errors import BundleRefused, InferenceError, ParityError
 from engines.live.load.load_bundle import LiveBundle, check_bundle, load_bundle, load_checked
-from engines.live.swap.states import State
+from engines.live.states import State
 from engines.spec import EngineSpec
 from engines.store.bundle import Provenance, verify_bundle
 from engines.store.file_names import ENGINE, GOLDEN, MANIFEST, PARAMS, REQUIRED

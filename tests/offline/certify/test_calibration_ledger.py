@@ -12,8 +12,8 @@ from PIL import Image
 from engines.backends.onnxruntime import OnnxEngine
 from offline.certify.calibration_ledger import LEDGER, LedgerEntry, claim_fold, prior_uses, read_ledger
 from offline.data.dataset import Dataset, Row
+from offline.data.engine_outputs import run_engine
 from offline.data.named_targets import NO_TARGET
-from offline.data.scoring import run_engine
 from offline.errors import DatasetError
 from offline.splits.splits_file import SplitRow, Splits, SplitSet
 from offline.stages.calibrate_scrc import calibrator_of, golden_rows

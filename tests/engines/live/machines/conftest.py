@@ -32,9 +32,9 @@ from engines.errors import BundleRefused
 from engines.live.load.background_loader import EngineOptions
 from engines.live.load.local_compile import LocalCompiler
 from engines.live.settings import SwapSettings
+from engines.live.states import State
 from engines.live.swap.follower import StoreFollower
 from engines.live.swap.recalibration import Recalibrate
-from engines.live.swap.states import State
 from engines.machine.child import Child
 from engines.machine.gpu import Gpu, NoGpu
 from engines.spec import EngineSpec

@@ -18,8 +18,8 @@ from engines.live.load.load_bundle import check_bundle
 from engines.live.load.local_compile import LocalCompiler
 from engines.live.load.trial_process import try_out
 from engines.live.settings import SwapSettings
+from engines.live.states import State
 from engines.live.swap.follower import StoreFollower
-from engines.live.swap.states import State
 from engines.machine.child import Child
 from engines.machine.gpu import Gpu, NoGpu
 from engines.spec import EngineSpec

@@ -14,7 +14,7 @@ import pytest
 from engines.errors import UnknownBundle
 from engines.live.load.load_bundle import check_bundle
 from engines.live.load.local_compile import LocalCompiler
-from engines.live.swap.states import State
+from engines.live.states import State
 from engines.machine.child import Child
 from engines.machine.gpu import Gpu
 from engines.spec import EngineSpec

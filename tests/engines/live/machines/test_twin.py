@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from engines.backends.onnxruntime import OnnxEngine
 from engines.backends.tensorrt.engine import TensorRtEngine
 from engines.engine import Refittable
-from engines.live.swap.states import State
+from engines.live.states import State
 from engines.machine.gpu import Gpu
 from engines.spec import EngineSpec
 from engines.store.file_names import ENGINE

@@ -18,8 +18,8 @@ from engines.errors import BundleRefused, InferenceError, PointerNotMoved, Store
 from engines.live.load.background_loader import EngineOptions
 from engines.live.load.load_bundle import LiveBundle, load_checked
 from engines.live.settings import SwapSettings
+from engines.live.states import State
 from engines.live.swap.follower import StoreFollower
-from engines.live.swap.states import State
 from engines.store.file_names import ENGINE
 from engines.store.store import Store
 

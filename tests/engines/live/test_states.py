@@ -4,7 +4,7 @@ from itertools import count
 
 import pytest
 
-from engines.live.swap.states import NEXT, REFUSABLE, Lifecycle, State
+from engines.live.states import NEXT, REFUSABLE, Lifecycle, State
 
 TO_SERVING = (State.VERIFYING, State.LOADING, State.WARMING, State.GATING, State.READY, State.ACTIVE)
 
