@@ -22,7 +22,7 @@ from stage1.errors import Stage1Error
 SILENT_AFTER_H = 6.0
 BURN_SHARE = 0.95
 
-Verdict = Literal["ok", "warning", "failed"]
+Health = Literal["ok", "warning", "failed"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Finding:
     """
 
     check: str
-    verdict: Verdict
+    verdict: Health
     detail: str
 
     @property
@@ -132,5 +132,5 @@ def traffic(settings: MinerSettings, now: datetime) -> Finding:
             "traffic", "warning", "no validator has asked this miner yet; see the README on the subnet's halt"
         )
     hours = (now - last.at).total_seconds() / 3600
-    verdict: Verdict = "ok" if hours <= SILENT_AFTER_H else "warning"
+    verdict: Health = "ok" if hours <= SILENT_AFTER_H else "warning"
     return Finding("traffic", verdict, f"last request {hours:.1f} h ago, from {last.hotkey[:8]}")

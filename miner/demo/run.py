@@ -22,7 +22,7 @@ from rich.console import Console
 from engines.backends.onnxruntime import OnnxEngine
 from engines.machine.clock import utc_now
 from engines.machine.memory import resident_mib
-from engines.store.file_names import CALIBRATOR, ENGINE, PREPROCESS, SPLITS
+from engines.store.file_names import CALIBRATOR, ENGINE, PAGE, PREPROCESS, SPLITS
 from engines.store.store import Store
 from miner.chain.offline import ChainFile
 from miner.chain.port import Neuron
@@ -164,8 +164,8 @@ def _nights(settings: DemoSettings, data: Path, home: Path, progress: Bars) -> N
     if not publication.accepted:
         raise StartError(f"the first bundle was not accepted: {'; '.join(publication.reasons)}")
     test = Splits.read(run / SPLITS).sets["test"].ids
-    kept = home / "report.html"
-    shutil.copyfile(run / "report.html", kept)
+    kept = home / PAGE
+    shutil.copyfile(run / PAGE, kept)
     return Nights(data, store, stage2, test, lambda: night(second, "night 2 · ", "publish"), kept)
 
 

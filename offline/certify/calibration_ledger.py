@@ -39,7 +39,7 @@ class LedgerEntry(BaseModel):
 _ENTRIES = TypeAdapter(LedgerEntry)
 
 
-def read_ledger(workspace: Path) -> list[LedgerEntry]:
+def read_certifications(workspace: Path) -> list[LedgerEntry]:
     """All certifications so far; a line that a crash cut short is ignored: its rows were not looked at.
 
     Raises:
@@ -60,7 +60,7 @@ def claim_fold(workspace: Path, splits: Splits, key: str, at: str) -> tuple[tupl
     Returns:
         Row ids of the fold, and how many other certifications looked at any of its groups before.
     """
-    ledger = read_ledger(workspace)
+    ledger = read_certifications(workspace)
     group_of = splits.groups
     earlier = [entry for entry in ledger if entry.key != key]
     uses = [prior_uses({row: group_of[row] for row in fold}, earlier) for fold in splits.folds]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from offline.errors import TrainingError
 from offline.learning.checkpoints import Trained
+from offline.pipeline.run_files import ADAPTER_TENSORS
 from stage1.artifacts import Artifact, sha256_file
 from stage1.errors import ArtifactError
 from stage1.model.net import Stage1Net
@@ -20,7 +21,6 @@ from stage1.model.settings import ModelSettings
 from stage1.model.weights import weights_sha256
 
 DESCRIPTION = "adapter.json"
-TENSORS = "adapter.safetensors"
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def save_adapter(net: Stage1Net, origin: AdapterOrigin, directory: Path) -> None
         directory: made if needed.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / TENSORS
+    path = directory / ADAPTER_TENSORS
     save_file({name: t.float().cpu().contiguous() for name, t in Trained(net=net).state_dict().items()}, path)
     AdapterDescription(
         model=origin.model,
@@ -98,7 +98,7 @@ def load_adapter(net: Stage1Net, origin: AdapterOrigin, directory: Path, judged:
         hint = "peft wrote this one, which does not say what it was trained on" if theirs else str(error)
         raise TrainingError(f"{directory}: no adapter of this program: {hint}") from error
     _check_origin(found, net, origin, judged, directory)
-    tensors = _tensors(directory / TENSORS, found.tensors_sha256)
+    tensors = _tensors(directory / ADAPTER_TENSORS, found.tensors_sha256)
     try:
         Trained(net=net).load_state_dict(tensors)
     except TrainingError as error:

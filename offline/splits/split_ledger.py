@@ -119,7 +119,7 @@ class Ledger:
         return self.homes[self.groups[row]] if row in self.groups else None
 
 
-def read_ledger(path: Path) -> Ledger:
+def read_split_ledger(path: Path) -> Ledger:
     """Read the ledger; an absent file is an empty one, and a line that a crash cut short says nothing.
 
     Raises:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from offline.data.checks.fingerprints import FINGERPRINTS
 from offline.data.dataset import Dataset
-from offline.pipeline.run_files import BACKBONE
+from offline.pipeline.run_files import ADAPTATION, BACKBONE
 from offline.pipeline.stage import Stage
 from offline.stages.common.inputs import JUDGING, rows_of
 from offline.stages.common.outside_files import unlabelled_files
@@ -84,7 +84,7 @@ def run_adapt_domain(context: Context) -> None:
         judge=settings.judge,
         before=found.before,
         epochs=tuple(found.records),
-    ).write(context.out / "adaptation.json")
+    ).write(context.out / ADAPTATION)
 
 
 STAGE: NightStage = Stage(

@@ -11,7 +11,7 @@ from engines.store.bundle import certified_sha256_of
 from engines.store.file_names import ENGINE, PREPROCESS, SPEC
 from offline.certify.engine_agreement import machine_of
 from offline.data.dataset import Dataset
-from offline.pipeline.run_files import BEST
+from offline.pipeline.run_files import BEST, EXPORT
 from offline.pipeline.stage import Stage
 from offline.stages.common.inputs import rows_of
 from stage1.artifacts import Artifact
@@ -54,7 +54,7 @@ def run_export(context: Context) -> None:
     spec.write(context.out / SPEC)
     config.preprocess.write(context.out / PREPROCESS)
     digest = certified_sha256_of(context.out, spec)
-    ExportRecord(parity=parity, engine_sha256=digest).write(context.out / "export.json")
+    ExportRecord(parity=parity, engine_sha256=digest).write(context.out / EXPORT)
 
 
 STAGE: NightStage = Stage(

@@ -11,7 +11,7 @@ from offline.data.named_targets import check_named
 from offline.pipeline.stage import Stage
 from offline.splits.assign import Looks, examined, split
 from offline.splits.difficulty import difficulties
-from offline.splits.split_ledger import SPLIT_LEDGER, append_events, read_ledger
+from offline.splits.split_ledger import SPLIT_LEDGER, append_events, read_split_ledger
 
 if TYPE_CHECKING:
     from offline.stages.common.context import Context, NightStage
@@ -30,7 +30,7 @@ def run_splits(context: Context) -> None:
     looks = Looks({row: taken.phash for row, taken in prints.items()}, scorer, scores)
     ledger = context.workspace / SPLIT_LEDGER
     at = context.now().isoformat(timespec="seconds")
-    splits, events = split(data, looks, read_ledger(ledger), settings, at, data_sha256=context.data.sha256)
+    splits, events = split(data, looks, read_split_ledger(ledger), settings, at, data_sha256=context.data.sha256)
     splits.check(data)
     # Before the splits: what is in the ledger and not in a file yet is found there by the next run.
     append_events(ledger, events)

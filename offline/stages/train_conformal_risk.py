@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, ClassVar
 
-from offline.pipeline.run_files import BEST, SUPERVISED
+from offline.pipeline.run_files import BEST, CONFORMAL_TRAINING, SUPERVISED
 from offline.pipeline.stage import Stage
 from stage1.artifacts import Artifact
 
@@ -29,7 +29,7 @@ def run_train_conformal_risk(context: Context) -> None:
     config = context.config
     if not config.train_conformal_risk.enabled:
         shutil.copyfile(supervised, context.out / BEST)
-        ConformalRecord(enabled=False).write(context.out / "conformal_training.json")
+        ConformalRecord(enabled=False).write(context.out / CONFORMAL_TRAINING)
         return
     from offline.learning.conformal.train import train_conformal_risk  # noqa: PLC0415
     from offline.stages.common.network import images_of, network_of  # noqa: PLC0415
@@ -49,7 +49,7 @@ def run_train_conformal_risk(context: Context) -> None:
     )
     save_weights(net, context.out / BEST)
     record = ConformalRecord(enabled=True, coverage_before=before.coverage, coverage_after=after.coverage)
-    record.write(context.out / "conformal_training.json")
+    record.write(context.out / CONFORMAL_TRAINING)
 
 
 STAGE: NightStage = Stage(

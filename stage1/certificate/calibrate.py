@@ -27,7 +27,7 @@ from stage1.certificate.params import Binding, ScrcParams
 from stage1.certificate.risks import Rate, Risk, Units, measure
 from stage1.certificate.search.algorithms import (
     Claim,
-    Outcome,
+    SearchOutcome,
     certify_chains,
     certify_coverage,
     certify_order_statistic,
@@ -118,11 +118,11 @@ def _search(
     units: Units,
     settings: CalibrationSettings,
     budget: float,
-) -> Outcome:
+) -> SearchOutcome:
     for name, rows in (("val_select", val_select), ("val_calib", val_calib)):
         for label in (0, 1):
             if not (rows.labels == label).any():
-                return Outcome(None, reason=statements.class_is_missing(name, label))
+                return SearchOutcome(None, reason=statements.class_is_missing(name, label))
     if settings.mode == "coverage":
         everything = len(units.representatives(np.ones(len(val_calib), bool)))
         candidates = select_for_coverage(val_select, settings, everything)
@@ -132,7 +132,7 @@ def _search(
     claims = claims_of(val_calib, settings, budget, chains=len(candidates.chains), subgroups=names)
     short = _too_few(val_calib, units, claims, settings)
     if short:
-        return Outcome(None, chains=candidates.chains, reason=short)
+        return SearchOutcome(None, chains=candidates.chains, reason=short)
     if settings.algorithm == "A":
         return certify_order_statistic(val_calib, units, candidates, claims[0])
     return certify_chains(val_calib, units, candidates, claims, settings)

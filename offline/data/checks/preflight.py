@@ -45,7 +45,7 @@ LOOKED_AT_TOGETHER = 1000
 Kind = Literal["unreadable", "too small", "two labels", "copies"]
 
 
-class Finding(BaseModel):
+class PreflightFinding(BaseModel):
     """One thing that is wrong with some rows.
 
     Attributes:
@@ -81,7 +81,7 @@ class PreflightReport(Artifact):
 
     rows: int
     left_out: tuple[str, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[PreflightFinding, ...]
 
 
 @dataclass(frozen=True)
@@ -175,10 +175,10 @@ def judge(data: Dataset, looks: Mapping[str, Look], settings: PreflightSettings)
     return PreflightReport(rows=len(data), left_out=tuple(left_out), findings=tuple(findings))
 
 
-def _finding(kind: Kind, rows: Mapping[str, str], total: int) -> Finding:
+def _finding(kind: Kind, rows: Mapping[str, str], total: int) -> PreflightFinding:
     examples = tuple(f"{row!r}: {why}" for row, why in list(rows.items())[:EXAMPLES])
     policy: Literal["left out", "kept"] = "kept" if kind == "copies" else "left out"
-    return Finding(kind=kind, policy=policy, rows=len(rows), share=len(rows) / total, examples=examples)
+    return PreflightFinding(kind=kind, policy=policy, rows=len(rows), share=len(rows) / total, examples=examples)
 
 
 def check(data: Dataset, report: PreflightReport, settings: PreflightSettings) -> None:

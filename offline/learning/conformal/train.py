@@ -28,7 +28,7 @@ EVALUATE_EVERY = 25
 
 
 @dataclass
-class Progress:
+class HeadTraining:
     """How far the training is.
 
     Attributes:
@@ -99,7 +99,7 @@ def train_conformal_risk(
             outputs = to_numpy(net.outputs(held))
         return astuple(selective_score(outputs, val_select.data, calibration))
 
-    at = Progress(**(keeper.restore() or {}))
+    at = HeadTraining(**(keeper.restore() or {}))
     if at.before is None or at.score is None:
         at.before = at.score = judge()
         at.best = trained.state_dict()

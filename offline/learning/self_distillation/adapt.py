@@ -57,7 +57,7 @@ Judge = Callable[[Stage1Net], float]
 
 
 @dataclass
-class Progress:
+class AdaptationState:
     """How far the adaptation is.
 
     Attributes:
@@ -233,7 +233,7 @@ class _Adapting:
         ]
 
     def run(self) -> Adaptation:
-        at = Progress(**(self._keeper.restore() or {}))
+        at = AdaptationState(**(self._keeper.restore() or {}))
         self._config.pos_embed_rescale = ROPE_RESCALE
         try:
             with (
@@ -250,13 +250,13 @@ class _Adapting:
         self._finish(at)
         return Adaptation(at.kept, at.before, at.records)
 
-    def _given_up(self, at: Progress) -> bool:
+    def _given_up(self, at: AdaptationState) -> bool:
         patience = self._settings.patience
         # While only the heads train, no epoch can be better than the one before.
         unmoved = self._head_steps // self._steps
         return self._judge is not None and patience is not None and at.epoch - max(at.kept, unmoved) >= patience
 
-    def _run_epoch(self, at: Progress, watch: Watch) -> None:
+    def _run_epoch(self, at: AdaptationState, watch: Watch) -> None:
         settings = self._settings
         if at.order is None:
             at.order = torch.from_numpy(self._random.order.permutation(len(self._images)))
@@ -279,11 +279,11 @@ class _Adapting:
             at.tensors = self._best.state_dict()
 
     @staticmethod
-    def _note(at: Progress, loss: float) -> str:
+    def _note(at: AdaptationState, loss: float) -> str:
         judged = "" if at.before is None else f", features {at.before:.3f} -> {at.best:.3f}"
         return f"epoch {at.epoch + 1}: self-distillation loss {loss:.3f}{judged}"
 
-    def _step(self, index: NDArray[np.intp], done: int, at: Progress) -> dict[str, float]:
+    def _step(self, index: NDArray[np.intp], done: int, at: AdaptationState) -> dict[str, float]:
         settings = self._settings
         with autocast(self._device, settings.precision):
             terms, entropy = self._losses(torch.from_numpy(self._images[index]).to(self._device), done)
@@ -301,7 +301,7 @@ class _Adapting:
         told = {name: float(term.detach()) for name, term in terms.items()}
         return {"loss": float(loss.detach()), **told, "entropy": float(entropy)}
 
-    def _diverged(self, what: str, at: Progress) -> TrainingError:
+    def _diverged(self, what: str, at: AdaptationState) -> TrainingError:
         return TrainingError(
             f"the {what} of domain adaptation is not finite in epoch {at.epoch + 1}, step {at.step + 1} of "
             f"{self._steps}, at a learning rate of {self._settings.learning_rate:.3g}: lower adapt_domain.learning_rate"
@@ -361,7 +361,7 @@ class _Adapting:
         first, last = self._settings.teacher_temperature
         return first + (last - first) * min(1.0, done / max(1.0, WARMING_TEACHER * self._total))
 
-    def _finish(self, at: Progress) -> None:
+    def _finish(self, at: AdaptationState) -> None:
         """Leave the best teacher as a plain backbone."""
         if at.tensors is not None:
             self._best.load_state_dict(at.tensors)

@@ -33,7 +33,7 @@ MOST_LEFT_OUT = 20
 
 
 @dataclass
-class Progress:
+class TrainingState:
     """How far a training is; everything that its loop needs to go on.
 
     Attributes:
@@ -77,7 +77,7 @@ class Trainee:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """What came of a training.
 
     Attributes:
@@ -102,7 +102,7 @@ def train_supervised(
     progress: Callable[[int, int, str], None],
     checkpoints: Path | None = None,
     cache: Path | None = None,
-) -> Outcome:
+) -> TrainingOutcome:
     """Train in place and leave the best checkpoint of val_select in the network.
 
     Args:
@@ -176,7 +176,7 @@ class _Supervised:
         }
         self._directory = checkpoints
 
-    def run(self) -> Outcome:
+    def run(self) -> TrainingOutcome:
         settings = self._settings
         # Not within the watch below: what it would write before the restored state is back would be the beginning.
         with interruptible(self._directory is not None) as check:
@@ -190,7 +190,7 @@ class _Supervised:
             settings.checkpoint_steps,
         )
         with recomputing(self._net.backbone, settings.gradient_checkpointing):
-            at = Progress(**(keeper.restore() or {}))
+            at = TrainingState(**(keeper.restore() or {}))
             with keeper.watch(vars(at)) as watch:
                 while at.epoch < settings.epochs:
                     self._train_epoch(at, watch)
@@ -199,7 +199,7 @@ class _Supervised:
         assert at.score is not None
         assert at.best is not None
         self._trained.load_state_dict(at.best)
-        return Outcome(SelectiveScore(*at.score), at.records, self._sources.cached, self._sources.reason)
+        return TrainingOutcome(SelectiveScore(*at.score), at.records, self._sources.cached, self._sources.reason)
 
     def _choose_inputs(self, check: Callable[[], None]) -> Sources:
         aspects = np.ones(len(self._labels), np.float32)
@@ -225,7 +225,7 @@ class _Supervised:
         settings = self._settings.model_dump(mode="json")
         return [settings, self._calibration.model_dump(mode="json"), self._seed, rows, targets, self._sources.cached]
 
-    def _train_epoch(self, at: Progress, watch: Watch) -> None:
+    def _train_epoch(self, at: TrainingState, watch: Watch) -> None:
         """Do the steps of the epoch that are left."""
         if at.order is None:
             order = epoch_order(self._train.data.labels, self._random.order, balanced=self._settings.class_balanced)
@@ -256,7 +256,7 @@ class _Supervised:
         targets = {name: found[rows] for name, found in self._targets.items()}
         return supervised_loss(outputs, auxiliary, self._labels[rows], targets, self._settings)
 
-    def _note(self, at: Progress, update: Update, rate: float) -> None:
+    def _note(self, at: TrainingState, update: Update, rate: float) -> None:
         """Count the step, or stop."""
         if update.stepped:
             at.losses.append(update.loss)
@@ -272,7 +272,7 @@ class _Supervised:
             f"rate of {rate:.3g}: lower train_supervised.learning_rate{kept}"
         )
 
-    def _judge(self, at: Progress, watch: Watch) -> None:
+    def _judge(self, at: TrainingState, watch: Watch) -> None:
         """Judge the epoch on val_select, keep what is best, and go on to the next epoch."""
         if self._average is None:
             score, tensors = self._score(watch), None

@@ -58,7 +58,7 @@ class Walk:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SearchOutcome:
     """What a search on val_calib ended at.
 
     Attributes:
@@ -114,7 +114,7 @@ def certify_chains(
     candidates: Candidates,
     claims: Sequence[Claim],
     settings: CalibrationSettings,
-) -> Outcome:
+) -> SearchOutcome:
     """Algorithms B and C: of the rules that are certified, the one with the highest exit coverage.
 
     Args:
@@ -133,13 +133,15 @@ def certify_chains(
         # The chain that came closest says what it would take.
         closest = min(range(len(walks)), key=lambda i: float(walks[i].p_values[:, 0].max()))
         evidence = _evidence(walks[closest], 0, claims)
-        return Outcome(None, chains, closest, evidence, statements.not_proved(evidence, settings))
+        return SearchOutcome(None, chains, closest, evidence, statements.not_proved(evidence, settings))
     chosen, at = max(ends, key=lambda end: _exits(data, candidates, *end))
     rule = _rule(candidates, chosen, at)
-    return Outcome(rule, chains, chosen, _evidence(walks[chosen], at, claims))
+    return SearchOutcome(rule, chains, chosen, _evidence(walks[chosen], at, claims))
 
 
-def _holm(data: LabelledOutputs, candidates: Candidates, walks: Sequence[Walk], claims: Sequence[Claim]) -> Outcome:
+def _holm(
+    data: LabelledOutputs, candidates: Candidates, walks: Sequence[Walk], claims: Sequence[Claim]
+) -> SearchOutcome:
     places = [(i, j) for i, found in enumerate(walks) for j in range(len(found.chain.grid))]
     chains = tuple(w.chain.model_copy(update={"tested": len(w.chain.grid)}) for w in walks)
     # A rule's claims share one level, and all of them hold or the rule is wrong: the largest p-value decides.
@@ -149,11 +151,11 @@ def _holm(data: LabelledOutputs, candidates: Candidates, walks: Sequence[Walk], 
         best = int(np.argmin(p))
         claims = [replace(claim, level=claim.level / len(p)) for claim in claims]
         evidence = _evidence(walks[places[best][0]], places[best][1], claims)
-        return Outcome(None, chains, places[best][0], evidence, statements.no_pair_proved(len(p), evidence))
+        return SearchOutcome(None, chains, places[best][0], evidence, statements.no_pair_proved(len(p), evidence))
     best = max(np.flatnonzero(granted).tolist(), key=lambda i: _exits(data, candidates, *places[i]))
     claims = [replace(claim, level=float(granted[best])) for claim in claims]
     chosen, at = places[best]
-    return Outcome(_rule(candidates, chosen, at), chains, chosen, _evidence(walks[chosen], at, claims))
+    return SearchOutcome(_rule(candidates, chosen, at), chains, chosen, _evidence(walks[chosen], at, claims))
 
 
 def _rule(candidates: Candidates, chosen: int, at: int) -> ExitRule:
@@ -178,7 +180,7 @@ def _evidence(found: Walk, at: int, claims: Sequence[Claim]) -> tuple[Evidence, 
     )
 
 
-def certify_order_statistic(data: LabelledOutputs, units: Units, candidates: Candidates, claim: Claim) -> Outcome:
+def certify_order_statistic(data: LabelledOutputs, units: Units, candidates: Candidates, claim: Claim) -> SearchOutcome:
     """Algorithm A: t0 is the (k + 1)-th lowest score of the positives, k the number of misses that are allowed.
 
     D1 of that threshold is Beta(k + 1, n1 - k) for continuous scores, so the certificate is exact and costs no grid.
@@ -197,14 +199,14 @@ def certify_order_statistic(data: LabelledOutputs, units: Units, candidates: Can
     t0 = min(float(scores[allowed]) if allowed < len(scores) else math.inf, chain.t1)
     losses = int(np.sum(scores < np.float32(t0)))
     evidence = Evidence.of(claim.risk, (losses, len(rows)), bound=claim.bound, level=claim.level)
-    return Outcome(
+    return SearchOutcome(
         ExitRule(tau=chain.tau, t0=t0, t1=chain.t1, agreement=candidates.agreement), (chain,), 0, (evidence,)
     )
 
 
 def certify_coverage(
     data: LabelledOutputs, units: Units, candidates: Candidates, settings: CalibrationSettings, budget: float
-) -> Outcome:
+) -> SearchOutcome:
     """Mode `coverage`: among a few rules with certified exit coverage, the one with the lowest certified risk.
 
     Every rule gets a lower bound on its coverage and an upper bound on its risk, all of them at once by Bonferroni, so
@@ -237,6 +239,6 @@ def certify_coverage(
             proved.append((bound, number, (risk, covered)))
     if not proved:
         best = min(range(len(attempts)), key=lambda i: attempts[i].p_value)
-        return Outcome(None, chains, best, (attempts[best],), statements.coverage_not_proved(attempts[best]))
+        return SearchOutcome(None, chains, best, (attempts[best],), statements.coverage_not_proved(attempts[best]))
     _, chosen, evidence = min(proved)
-    return Outcome(_rule(replace(candidates, chains=chains), chosen, 0), chains, chosen, evidence)
+    return SearchOutcome(_rule(replace(candidates, chains=chains), chosen, 0), chains, chosen, evidence)

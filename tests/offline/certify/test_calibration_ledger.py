@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from engines.backends.onnxruntime import OnnxEngine
-from offline.certify.calibration_ledger import LEDGER, LedgerEntry, claim_fold, prior_uses, read_ledger
+from offline.certify.calibration_ledger import LEDGER, LedgerEntry, claim_fold, prior_uses, read_certifications
 from offline.data.dataset import Dataset, Row
 from offline.data.engine_outputs import run_engine
 from offline.data.named_targets import NO_TARGET
@@ -51,7 +51,7 @@ def test_each_certification_takes_the_fold_that_was_used_least(tmp_path: Path, s
 def test_a_certification_that_was_killed_resumes_on_its_own_fold(tmp_path: Path, splits: Splits) -> None:
     first = claim(tmp_path, splits, "night 0")
     assert claim(tmp_path, splits, "night 0") == first
-    assert len(read_ledger(tmp_path)) == 1
+    assert len(read_certifications(tmp_path)) == 1
     claim(tmp_path, splits, "night 1")
     assert claim(tmp_path, splits, "night 0") == first
 
@@ -98,7 +98,7 @@ def test_groups_that_were_joined_are_as_used_as_all_of_them(tmp_path: Path) -> N
 
 def test_what_is_written_down_names_the_rows_and_the_groups(tmp_path: Path, splits: Splits) -> None:
     claim(tmp_path, splits, "night 0")
-    assert read_ledger(tmp_path) == [
+    assert read_certifications(tmp_path) == [
         LedgerEntry(key="night 0", rows=("a", "b"), groups=("drive a", "drive b"), at=AT),
     ]
 
@@ -107,15 +107,15 @@ def test_a_line_that_a_crash_cut_short_is_not_a_use_and_does_not_spoil_the_next(
     claim(tmp_path, splits, "night 0")
     with (tmp_path / LEDGER).open("a") as handle:
         handle.write('{"key": "night 1", "rows')
-    assert len(read_ledger(tmp_path)) == 1
+    assert len(read_certifications(tmp_path)) == 1
     claim(tmp_path, splits, "night 2")
-    assert [entry.key for entry in read_ledger(tmp_path)] == ["night 0", "night 2"]
+    assert [entry.key for entry in read_certifications(tmp_path)] == ["night 0", "night 2"]
 
 
 def test_an_entry_of_the_version_before_is_refused_by_its_line(tmp_path: Path) -> None:
     (tmp_path / LEDGER).write_text('{"schema_version": 1, "key": "night 0", "rows_sha256": "d", "at": ""}\n')
     with pytest.raises(DatasetError, match=r"calibration_ledger\.jsonl, line 1: schema_version"):
-        read_ledger(tmp_path)
+        read_certifications(tmp_path)
 
 
 @pytest.fixture

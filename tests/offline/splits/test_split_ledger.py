@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from offline.errors import DatasetError
-from offline.splits.split_ledger import SPLIT_LEDGER, Assignment, Home, Ledger, StrataCut, append_events, read_ledger
+from offline.splits.split_ledger import (
+    SPLIT_LEDGER,
+    Assignment,
+    Home,
+    Ledger,
+    StrataCut,
+    append_events,
+    read_split_ledger,
+)
 
 AT = "2026-01-01T00:00:00+00:00"
 CUT = StrataCut(strata_version=1, scorer="contrast", edges=(0.5,), at=AT)
@@ -18,10 +26,10 @@ B = Assignment(group="b", split="val_calib", fold=1, rows=("b0",), first_seen=AT
 
 def test_what_is_appended_is_read(tmp_path: Path) -> None:
     path = tmp_path / SPLIT_LEDGER
-    assert read_ledger(path) == Ledger()
+    assert read_split_ledger(path) == Ledger()
     append_events(path, [CUT, A])
     append_events(path, [B])
-    ledger = read_ledger(path)
+    ledger = read_split_ledger(path)
     assert ledger == Ledger().after([CUT, A, B])
     assert ledger.homes == {"a": Home("train"), "b": Home("val_calib", 1)}
     assert [ledger.home_of(row) for row in ("a1", "b0", "c0")] == [Home("train"), Home("val_calib", 1), None]
@@ -54,9 +62,9 @@ def test_a_line_that_a_crash_cut_short_says_nothing_and_does_not_spoil_the_next(
     append_events(path, [CUT, A])
     for length in range(1, len(A.model_dump_json())):
         path.write_bytes((CUT.model_dump_json() + "\n" + A.model_dump_json()[:length]).encode())
-        assert read_ledger(path) == Ledger().after([CUT])
+        assert read_split_ledger(path) == Ledger().after([CUT])
         append_events(path, [A, B])
-        assert read_ledger(path) == Ledger().after([CUT, A, B])
+        assert read_split_ledger(path) == Ledger().after([CUT, A, B])
 
 
 def test_later_rows_of_a_group_belong_to_it() -> None:
@@ -85,4 +93,4 @@ def test_a_line_of_another_kind_is_named(tmp_path: Path, change: dict[str, objec
     with path.open("a") as handle:
         handle.write(json.dumps(json.loads(A.model_dump_json()) | change) + "\n")
     with pytest.raises(DatasetError, match=r"ledger\.jsonl, line 2: "):
-        read_ledger(path)
+        read_split_ledger(path)

@@ -23,7 +23,7 @@ from offline.errors import DatasetError
 from offline.night import stages
 from offline.pipeline.runner import Pipeline
 from offline.pipeline.stage import StageContext
-from offline.splits.split_ledger import SPLIT_LEDGER, Event, append_events, read_ledger
+from offline.splits.split_ledger import SPLIT_LEDGER, Event, append_events, read_split_ledger
 from offline.splits.splits_file import Splits
 from offline.stages.common.inputs import rows_of
 from stage1.settings import override
@@ -110,7 +110,7 @@ def test_a_second_night_hashes_only_new_pictures_and_moves_nothing(data: Callabl
     assert [step for step in told.steps if step[2] == "fingerprints"] == [(6, 6, "fingerprints")]
     assert homes(first).items() <= homes(second).items()
     assert len((tmp_path / "w" / FINGERPRINTS).read_text().splitlines()) == 46
-    assert set(read_ledger(tmp_path / "w" / SPLIT_LEDGER).groups) == set(homes(second))
+    assert set(read_split_ledger(tmp_path / "w" / SPLIT_LEDGER).groups) == set(homes(second))
 
 
 def test_the_same_night_again_is_taken_from_the_cache_also_in_another_order(
@@ -144,9 +144,9 @@ def test_a_night_killed_while_it_writes_the_ledger_is_finished_by_the_next_run(
     monkeypatch.undo()
     splits, _ = night(root, tmp_path / "w")
     assert splits == expected
-    ledger = read_ledger(tmp_path / "w" / SPLIT_LEDGER)
-    assert ledger == read_ledger(tmp_path / "whole" / SPLIT_LEDGER)
-    assert list(ledger.homes) == list(read_ledger(tmp_path / "whole" / SPLIT_LEDGER).homes)
+    ledger = read_split_ledger(tmp_path / "w" / SPLIT_LEDGER)
+    assert ledger == read_split_ledger(tmp_path / "whole" / SPLIT_LEDGER)
+    assert list(ledger.homes) == list(read_split_ledger(tmp_path / "whole" / SPLIT_LEDGER).homes)
 
 
 def test_other_shares_leave_the_old_groups_to_the_ledger(data: Callable[..., Path], tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from offline.learning.frozen_prefix.cache import KEYS, STATES, PrefixCache, key_
 from offline.learning.frozen_prefix.fill import BUILD_BATCH, Frozen, view  # noqa: E402
 from offline.learning.predict import ImageSet  # noqa: E402
 from offline.learning.supervised.inputs import CachedViews, FreshViews, Sources, choose_inputs  # noqa: E402
-from offline.learning.supervised.train import Outcome, Trainee, train_supervised  # noqa: E402
+from offline.learning.supervised.train import Trainee, TrainingOutcome, train_supervised  # noqa: E402
 from stage1.model.adapters.attach import add_adapters, frozen_blocks  # noqa: E402
 from stage1.model.backbones import build  # noqa: E402
 from stage1.model.net import Stage1Net  # noqa: E402
@@ -94,7 +94,7 @@ def recipe(**changes: Any) -> TrainSettings:
     return TrainSettings.model_validate(common | changes)
 
 
-def train(net: Stage1Net, place: Path | None, tell: Any = lambda *_: None, **changes: Any) -> Outcome:
+def train(net: Stage1Net, place: Path | None, tell: Any = lambda *_: None, **changes: Any) -> TrainingOutcome:
     trainee = Trainee(net, coloured(48, 1), coloured(32, 2))
     return train_supervised(trainee, recipe(**changes), CALIBRATION, seed=0, progress=tell, cache=place)
 

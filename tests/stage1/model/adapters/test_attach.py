@@ -19,8 +19,9 @@ from torch import Tensor  # noqa: E402
 from transformers import DINOv3ViTConfig, DINOv3ViTModel, MobileNetV2Config, ViTConfig, ViTModel  # noqa: E402
 
 from offline.certify.onnx_export import check_export, export_onnx  # noqa: E402
-from offline.learning.adapter_file import DESCRIPTION, TENSORS, AdapterOrigin, load_adapter, save_adapter  # noqa: E402
+from offline.learning.adapter_file import DESCRIPTION, AdapterOrigin, load_adapter, save_adapter  # noqa: E402
 from offline.learning.optimiser import parameter_groups  # noqa: E402
+from offline.pipeline.run_files import ADAPTER_TENSORS  # noqa: E402
 from stage1.model.adapters.attach import add_adapters, add_side_modules, frozen_blocks, merge_adapters  # noqa: E402
 from stage1.model.backbones import build  # noqa: E402
 from stage1.model.net import Stage1Net  # noqa: E402
@@ -305,7 +306,7 @@ def test_a_damaged_adapter_is_refused(pretrained: Path, damage: str, tmp_path: P
         for parameter in net.class_head.parameters():
             parameter.requires_grad_(False)
     save_adapter(net, origin(model), tmp_path)
-    path = tmp_path / TENSORS
+    path = tmp_path / ADAPTER_TENSORS
     if damage == "cut short":
         path.write_bytes(path.read_bytes()[:-100])
     elif damage == "another hash":
