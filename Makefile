@@ -1,12 +1,14 @@
 # Each target sets up .venv by itself, once. ARGS is passed on: make demo ARGS="--data photographs/"
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint interop lock clean
+.PHONY: help setup demo test coverage lint wheel interop lock clean
 
 help:
-	@echo "make demo      train, certify, serve, be asked, hot-swap, keep score; about five minutes"
-	@echo "make test      the tests"
-	@echo "make lint      ruff and mypy"
+	@echo "make demo      train, certify, serve, be asked, hot-swap, keep score; about three minutes (ARGS=--quick: one)"
+	@echo "make test      the tests, on all cores"
+	@echo "make coverage  the tests again, with the branches that they take"
+	@echo "make lint      ruff, mypy and the import contracts"
+	@echo "make wheel     the wheel, installed and run in an empty environment"
 	@echo "make interop   the protocol against a bittensor 9.9 dendrite, in a second virtual environment"
 	@echo "make lock      resolve the pins of pyproject.toml anew"
 
@@ -17,12 +19,19 @@ demo: setup
 	@.venv/bin/cascade demo $(ARGS)
 
 test: setup
-	@.venv/bin/pytest $(ARGS)
+	@.venv/bin/pytest -n auto --dist loadgroup $(ARGS)
+
+coverage: setup
+	@.venv/bin/pytest -n auto --dist loadgroup --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: setup
 	@.venv/bin/ruff check .
 	@.venv/bin/ruff format --check -q .
 	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-cache --no-logo
+
+wheel: setup
+	@scripts/wheel
 
 interop: setup
 	@scripts/interop
@@ -31,4 +40,4 @@ lock: setup
 	@scripts/lock
 
 clean:
-	rm -rf .venv .venv-bittensor9 cascade-data .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-bittensor9 .venv-python* cascade-data .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
