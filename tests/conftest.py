@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
+# Before numpy and torch are imported, here and in every child: networks as small as these only wait for each other's
+# threads, the workers of a test run share the cores, and sums of another number of threads round otherwise.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import importlib.util
 import io
 import logging
 import threading
@@ -35,6 +42,55 @@ from tests.support.calibrators import calibrator_of_slopes
 # The same examples in every run: a failure is a change of the code, and never of the dice.
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
+
+# What needs torch is left out where there is none.
+collect_ignore = (
+    []
+    if importlib.util.find_spec("torch")
+    else [
+        "offline/certify",
+        "offline/learning",
+        "offline/night",
+        "offline/test_night.py",
+        "offline/test_resume.py",
+        "offline/stages/test_resume_training.py",
+        "offline/stages/test_training.py",
+        "miner/demo",
+        "stage1/model",
+        "examples",
+    ]
+)
+
+# These take minutes: they begin first, so that none of them is what all others have waited for.
+LONGEST = (
+    "miner/demo/test_run.py",
+    "offline/test_resume.py",
+    "offline/stages/test_training.py",
+    "offline/stages/test_resume_training.py",
+    "offline/test_night.py",
+    "examples/test_examples.py",
+    "engines/live/machines/test_rebuild.py",
+    "engines/backends/tensorrt/test_build.py",
+)
+# Every test of these stands alone, and workers share them. Any other file goes to one worker, which makes its fixtures
+# once.
+DIVISIBLE = ("stage1/certificate/test_guarantees.py",)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first, and keep the tests of a file together."""
+    here = Path(__file__).parent
+    first = {name: place for place, name in enumerate((*LONGEST, *DIVISIBLE))}
+
+    def name(item: pytest.Item) -> str:
+        return item.path.relative_to(here).as_posix()
+
+    for item in items:
+        if name(item) not in DIVISIBLE:
+            item.add_marker(pytest.mark.xdist_group(name(item)))
+    items.sort(key=lambda item: first.get(name(item), len(first)))
+
 
 SIZE_PX = 32
 # Columns: logit of no roadwork, logit of roadwork, selection score; rows: mean red, green and blue in [0, 255].
