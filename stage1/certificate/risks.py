@@ -102,6 +102,12 @@ class Units:
         order = np.asarray(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.intp)
         return cls(codes.reshape(-1), order)
 
+    def reordered(self, index: NDArray[np.intp]) -> Units:
+        """The same units of the same rows, when the rows are put in the order of `index`."""
+        place = np.empty_like(index)
+        place[index] = np.arange(len(index))
+        return Units(self.codes[index], place[self.order], self.alone)
+
     def representatives(self, mask: Mask) -> NDArray[np.intp]:
         """One row of `mask` for each group that has any: the first in the order of the draw."""
         if self.alone:

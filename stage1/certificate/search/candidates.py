@@ -102,8 +102,13 @@ def fit_agreement(data: LabelledOutputs, heads: Sequence[str]) -> tuple[HeadAgre
 def _cut(score: Floats, positive: Mask) -> float:
     """Value at or above which to say roadwork so that the balanced accuracy is highest."""
     order = np.argsort(score)
-    hits, negatives = np.cumsum(positive[order]), np.cumsum(~positive[order])
-    values = score[order]
+    return _cut_of_sorted(score[order], positive[order])
+
+
+def _cut_of_sorted(values: Floats, positive: Mask) -> float:
+    """`_cut` of scores that ascend."""
+    hits = np.cumsum(positive)
+    negatives = np.arange(1, len(hits) + 1) - hits
     # Cutting above the i-th value gains its negatives and loses its positives.
     gain = negatives / max(1, negatives[-1]) - hits / max(1, hits[-1])
     gain[:-1][values[:-1] == values[1:]] = -np.inf
@@ -166,25 +171,29 @@ def select_for_coverage(data: LabelledOutputs, settings: CalibrationSettings, un
 def _options(
     data: LabelledOutputs, agreement: tuple[HeadAgreement, ...], settings: CalibrationSettings
 ) -> list[_Option]:
-    units = data.units(settings.unit, settings.seed)
     shares = np.linspace(0, LARGEST_GATED_SHARE, settings.gate_size)
     gates = np.unique(np.quantile(data.outputs.select_score, shares).astype(np.float32))
-    return [_option(data, units, float(tau), agreement, settings) for tau in gates]
+    # What passes a gate keeps its order, so one sort serves all of them.
+    order = np.argsort(data.outputs.roadwork_score)
+    outputs, labels = data.outputs.rows(order), data.labels[order]
+    units = data.units(settings.unit, settings.seed).reordered(order)
+    return [_option(outputs, labels, units, float(tau), agreement, settings) for tau in gates]
 
 
 def _option(
-    data: LabelledOutputs,
+    outputs: Stage1Outputs,
+    labels: NDArray[np.int8],
     units: Units,
     tau: float,
     agreement: tuple[HeadAgreement, ...],
     settings: CalibrationSettings,
 ) -> _Option:
-    outputs = data.outputs
-    t1 = _exit_one(outputs, data.positive, tau, agreement, settings.false_alarm_rate)
+    """What a gate promises on rows whose roadwork scores ascend."""
+    t1 = _exit_one(outputs, labels == 1, tau, agreement, settings.false_alarm_rate)
     rule = eligible(outputs, tau=tau, t1=t1, agreement=agreement)
     grid = _grid(rule, t1, settings.grid_size)
     claims = {settings.risk: settings.alpha, **settings.also}
-    counted = {risk: sweep(onset(risk, data.labels, rule), units, grid) for risk in claims}
+    counted = {risk: sweep(onset(risk, labels, rule), units, grid) for risk in claims}
     ratio = np.max([(c.losses + 1) / (c.trials + 2) / claims[risk] for risk, c in counted.items()], axis=0)
     start = 0
     if STARTS_LATE & claims.keys():
@@ -194,11 +203,13 @@ def _option(
 
 
 def _grid(rule: Eligible, t1: float, size: int) -> Floats:
-    """Scores of gate-passing rows up to t1, evenly thinned by rank, and t1 itself."""
-    passing = np.sort(rule.score[rule.gate])
+    """Scores of gate-passing rows up to t1, evenly thinned by rank, and t1 itself; the scores ascend."""
+    passing = rule.score[rule.gate]
     passing = passing[: np.searchsorted(passing, np.float32(t1))]
     drawn = passing[np.linspace(0, len(passing) - 1, min(size - 1, len(passing))).astype(np.intp)]
-    return np.unique(np.append(drawn, np.float32(t1)))
+    ascending = np.append(drawn, np.float32(t1))
+    grid: Floats = ascending[np.append(True, ascending[1:] != ascending[:-1])]
+    return grid
 
 
 def _exit_one(
@@ -210,11 +221,11 @@ def _exit_one(
     alarms = score[negative if one is None else negative & one]
     t1 = exit_one_threshold(alarms, math.floor(rate * int(negative.sum())))
     # Where the classes are far apart few false alarms are no reason to say roadwork just above the negatives.
-    return max(t1, _cut(score[gate], positive[gate])) if gate.any() else float(score.max())
+    return max(t1, _cut_of_sorted(score[gate], positive[gate])) if gate.any() else float(score.max())
 
 
 def _row_coverage(rule: Eligible, grid: Floats) -> NDArray[np.float64]:
-    below = np.searchsorted(np.sort(rule.score[rule.zero]), grid, side="left")
+    below = np.searchsorted(rule.score[rule.zero], grid, side="left")
     coverage: NDArray[np.float64] = (below + rule.one.sum()) / max(1, len(rule.score))
     return coverage
 

@@ -119,6 +119,15 @@ class TestGroups:
 
         assert chosen(shuffled) == chosen(list(range(len(rows))))
 
+    @pytest.mark.parametrize("unit", ["row", "group"])
+    def test_reordered_units_choose_the_same_rows(self, unit: Unit) -> None:
+        groups = [f"g{i % 7}" for i in range(40)]
+        units, rng = units_of(40, groups=groups, unit=unit, seed=3), np.random.default_rng(5)
+        for _ in range(20):
+            index, mask = rng.permutation(40), rng.random(40) < 0.5
+            picked = units.reordered(index).representatives(mask[index])
+            assert set(index[picked].tolist()) == set(units.representatives(mask).tolist())
+
     def test_the_choice_knows_nothing_of_scores_or_labels(self) -> None:
         """Among the rows that qualify, the order is fixed by seed and row id alone."""
         groups = ["a"] * 6 + ["b"] * 6
