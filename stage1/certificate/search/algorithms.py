@@ -152,7 +152,8 @@ def _holm(
         claims = [replace(claim, level=claim.level / len(p)) for claim in claims]
         evidence = _evidence(walks[places[best][0]], places[best][1], claims)
         return SearchOutcome(None, chains, places[best][0], evidence, statements.no_pair_proved(len(p), evidence))
-    best = max(np.flatnonzero(granted).tolist(), key=lambda i: _exits(data, candidates, *places[i]))
+    exits = np.concatenate([_exits_along(data, chain, candidates.agreement) for chain in candidates.chains])
+    best = max(np.flatnonzero(granted).tolist(), key=exits.__getitem__)
     claims = [replace(claim, level=float(granted[best])) for claim in claims]
     chosen, at = places[best]
     return SearchOutcome(_rule(candidates, chosen, at), chains, chosen, _evidence(walks[chosen], at, claims))
@@ -165,6 +166,14 @@ def _rule(candidates: Candidates, chosen: int, at: int) -> ExitRule:
 
 def _exits(data: LabelledOutputs, candidates: Candidates, chosen: int, at: int) -> int:
     return int(np.sum(_rule(candidates, chosen, at).exit_labels(data.outputs) >= 0))
+
+
+def _exits_along(data: LabelledOutputs, chain: Chain, agreement: tuple[HeadAgreement, ...]) -> NDArray[np.intp]:
+    """How many rows exit at each t0 of a chain."""
+    rule = eligible(data.outputs, tau=chain.tau, t1=chain.t1, agreement=agreement)
+    below = np.searchsorted(np.sort(rule.score[rule.zero]), np.asarray(chain.grid, np.float32), side="left")
+    exits: NDArray[np.intp] = below + np.count_nonzero(rule.one)
+    return exits
 
 
 def _evidence(found: Walk, at: int, claims: Sequence[Claim]) -> tuple[Evidence, ...]:
