@@ -85,7 +85,8 @@ def calibrate(
         val_calib_sha256=val_calib.rows_sha256,
     )
     main = next((e for e in found.evidence if e.risk is settings.risk and not e.subgroup), None)
-    uncertified = ScrcParams(
+    # Checked and sealed once, when it is known what is certified.
+    uncertified = ScrcParams.model_construct(
         status="INFEASIBLE",
         reason=found.reason,
         statement=statements.NOTHING_CERTIFIED,
@@ -109,7 +110,9 @@ def calibrate(
         binding=binding,
         code_version=context.code_version,
     )
-    return uncertified if found.rule is None else _certified(uncertified, found.rule, val_calib, units, settings)
+    if found.rule is None:
+        return ScrcParams.model_validate(uncertified.model_dump())
+    return _certified(uncertified, found.rule, val_calib, units, settings)
 
 
 def _search(
