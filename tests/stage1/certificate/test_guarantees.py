@@ -6,19 +6,21 @@ at the full level, frames taken for places.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy.special import ndtr
 from scipy.stats import multivariate_normal, norm
 
 from stage1.baselines.literature import conformal_budget, scrc_t, scrc_t_label, selected
 from stage1.certificate.calibrate import CalibrationContext, calibrate
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import Chain
-from stage1.certificate.risks import Risk
+from stage1.certificate.risks import Risk, Unit, Units
 from stage1.certificate.search.algorithms import Claim, certify_chains, walk
 from stage1.certificate.search.candidates import Candidates, select
 from stage1.certificate.settings import CalibrationSettings
@@ -30,11 +32,20 @@ CONTEXT = CalibrationContext("e" * 64, "p" * 64, code_version="test")
 # Scores of the two classes are normal with unit variance and an AUC of 0.988; three in ten images are roadwork.
 SEPARATION, PREVALENCE, GATE_NOISE = math.sqrt(2) * float(norm.ppf(0.988)), 0.3, 0.5
 AXIS = np.linspace(-8.0, SEPARATION + 8.0, 6001)
+# Density of the score of an image of either class, and how far a score is from the middle.
+DENSITIES = tuple(norm.pdf(AXIS - label * SEPARATION) for label in (0, 1))
+FROM_MIDDLE = np.abs(AXIS - SEPARATION / 2)
 
 
 def exceeds(frequency: float, delta: float, draws: int = DRAWS) -> bool:
     """More than three standard errors above delta."""
     return frequency > delta + 3 * math.sqrt(delta * (1 - delta) / draws)
+
+
+@functools.lru_cache(maxsize=8)
+def names(rows: int, prefix: str) -> tuple[str, ...]:
+    """Ids of so many rows; no theorem looks at them, so every draw has the same."""
+    return tuple(f"{prefix}{i}" for i in range(rows))
 
 
 def draw(rng: np.random.Generator, rows: int, prefix: str) -> LabelledOutputs:
@@ -43,13 +54,14 @@ def draw(rng: np.random.Generator, rows: int, prefix: str) -> LabelledOutputs:
     score = rng.normal(labels * SEPARATION, 1.0).astype(np.float32)
     select_score = np.abs(score - SEPARATION / 2) + rng.normal(0, GATE_NOISE, rows)
     outputs = Stage1Outputs(np.stack([np.zeros_like(score), score], 1), select_score.astype(np.float32))
-    ids = [f"{prefix}{i}" for i in range(rows)]
+    ids = names(rows, prefix)
     return LabelledOutputs(outputs, labels, ids, ids)
 
 
 def exit_probabilities(rule: ExitRule, label: int) -> tuple[float, float, float]:
     """P(exits as 0), P(exits as 1) and P(passes the gate) for an image of a class, by integration over its score."""
-    density = norm.pdf(AXIS - label * SEPARATION) * norm.sf((rule.tau - np.abs(AXIS - SEPARATION / 2)) / GATE_NOISE)
+    # The probability of passing the gate, P(noise > x) = P(noise < -x), at each score.
+    density = DENSITIES[label] * ndtr((FROM_MIDDLE - rule.tau) / GATE_NOISE)
     below = np.append(0.0, np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(AXIS)))
     as_zero, before_one = np.interp([rule.t0, rule.t1], AXIS, below)
     return float(as_zero), float(below[-1] - before_one), float(below[-1])
@@ -263,6 +275,7 @@ class TestGroups:
         groups = [f"site {site}" for site in range(sites) for _ in range(frames)]
         ids = [f"{group}/{frame}" for frame, group in enumerate(groups)]
         chain, claims = Chain(tau=0.0, t1=5.0, grid=(0.0,)), [Claim(Risk.MISS_EXIT, 0.02, 0.10)]
+        units, rows = (Units.of(ids, groups, unit=unit, seed=0) for unit in ("group", "row"))
         rng, labels = np.random.default_rng(21), np.ones(sites * frames, np.int8)
         by_group = by_row = 0
         for _ in range(DRAWS):
@@ -270,14 +283,14 @@ class TestGroups:
             score = np.where(missed, -1.0, 9.0).ravel().astype(np.float32)
             outputs = Stage1Outputs(np.stack([np.zeros_like(score), score], 1), np.zeros_like(score))
             data = LabelledOutputs(outputs, labels, ids, groups)
-            by_group += walk(data, data.units("group", 0), chain, claims).certified
-            by_row += walk(data, data.units("row", 0), chain, claims).certified
+            by_group += walk(data, units, chain, claims).certified
+            by_row += walk(data, rows, chain, claims).certified
         assert not exceeds(by_group / DRAWS, 0.10)
         assert exceeds(by_row / DRAWS, 0.15)
 
     @pytest.mark.parametrize(("unit", "kept"), [("group", True), ("row", False)])
     def test_the_whole_walk_is_right_by_group_and_wrong_by_row(
-        self, unit: str, kept: bool, site_scores: Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]]
+        self, unit: Unit, kept: bool, site_scores: Callable[..., tuple[NDArray[np.float64], NDArray[np.float64]]]
     ) -> None:
         """Certified by group is the miss rate of a random exited frame of a random place that has one."""
         sites, frames, alpha, tau, t1 = 250, 6, 0.05, 0.3, 2.0
@@ -293,13 +306,14 @@ class TestGroups:
         groups = [f"site {site}" for site in range(sites) for _ in range(frames)]
         ids = [f"{group}/{frame}" for frame, group in enumerate(groups)]
         chain, claims = Chain(tau=tau, t1=t1, grid=grid), [Claim(Risk.MISS_EXIT, alpha, 0.10)]
+        units = Units.of(ids, groups, unit=unit, seed=0)
         rng, labels = np.random.default_rng(23), np.ones(sites * frames, np.int8)
         violations = certified = 0
         for _ in range(DRAWS):
             drawn, gates = (part.ravel().astype(np.float32) for part in site_scores(rng, sites, frames))
             outputs = Stage1Outputs(np.stack([np.zeros_like(drawn), drawn], 1), gates)
             data = LabelledOutputs(outputs, labels, ids, groups)
-            found = walk(data, data.units("group" if unit == "group" else "row", 0), chain, claims)
+            found = walk(data, units, chain, claims)
             certified += found.certified > 0
             violations += found.certified > 0 and true_risks[grid[found.certified - 1]] > alpha
         assert exceeds(violations / DRAWS, 0.10) != kept
@@ -332,24 +346,25 @@ class TestPlaces:
         mean = np.where(roadwork[place], 3.6 - 1.5 * long[place], 0.0) + 0.5 * rng.normal(size=places)[place]
         score = rng.normal(mean, 0.8).astype(np.float32)
         outputs = Stage1Outputs(np.stack([np.zeros_like(score), score], 1), np.abs(score - 1.5))
-        ids, groups = [f"{prefix}{i}" for i in range(len(place))], [f"{prefix}place {i}" for i in place]
-        return LabelledOutputs(outputs, labels, ids, groups)
+        ids, place_ids = names(8 * places, prefix)[: len(place)], names(places, f"{prefix}place ")
+        return LabelledOutputs(outputs, labels, ids, [place_ids[i] for i in place.tolist()])
 
     @pytest.fixture(scope="class")
     @classmethod
-    def population(cls) -> LabelledOutputs:
-        return cls.draw(np.random.default_rng(31), 60_000, "all/")
+    def population(cls) -> tuple[LabelledOutputs, NDArray[np.intp]]:
+        """Many rows, and the place of each as a number."""
+        rows = cls.draw(np.random.default_rng(31), 60_000, "all/")
+        return rows, np.unique(np.asarray(rows.groups), return_inverse=True)[1].reshape(-1)
 
     @staticmethod
-    def by_place_and_by_image(rule: ExitRule, rows: LabelledOutputs) -> tuple[float, float]:
+    def by_place_and_by_image(rule: ExitRule, rows: LabelledOutputs, places: NDArray[np.intp]) -> tuple[float, float]:
         exits = rule.exit_labels(rows.outputs)
         exited, missed = rows.positive & (exits >= 0), rows.positive & (exits == 0)
-        places = np.unique(np.asarray(rows.groups), return_inverse=True)[1].reshape(-1)
         trials, losses = (np.bincount(places, mask) for mask in (exited, missed))
         return float(np.mean(losses[trials > 0] / trials[trials > 0])), float(missed.sum() / exited.sum())
 
     def test_a_certificate_by_group_is_true_of_places_and_says_less_of_images(
-        self, population: LabelledOutputs
+        self, population: tuple[LabelledOutputs, NDArray[np.intp]]
     ) -> None:
         changes = {"unit": "group", "alpha": 0.05, "gate_size": 3, "grid_size": 150}
         settings = SETTINGS.model_copy(update=changes)
@@ -358,7 +373,7 @@ class TestPlaces:
             params = calibrate(self.draw(rng, 600, "s/"), self.draw(rng, 600, "c/"), settings, CONTEXT)
             if params.rule is not None:
                 certified += 1
-                by_place, by_image = self.by_place_and_by_image(params.rule, population)
+                by_place, by_image = self.by_place_and_by_image(params.rule, *population)
                 of_places += by_place > 0.05
                 of_images += by_image > 0.05
         assert certified > 0.8 * self.DRAWS
