@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -52,7 +53,10 @@ def demo(
         Path | None, typer.Option(help="Directory with labels.csv; without it, synthetic street scenes are drawn.")
     ] = None,
     directory: Annotated[Path, typer.Option(help="Where the demo works; emptied first.")] = Path("cascade-data/demo"),
-    scenes: Annotated[int, typer.Option(min=400, help="Synthetic scenes to draw.")] = 3600,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A minute of it: too few scenes to certify anything, which the miner says.")
+    ] = False,
+    scenes: Annotated[int | None, typer.Option(min=400, help="Synthetic scenes to draw.")] = None,
     difficulty: Annotated[
         float, typer.Option(min=0, max=1, help="0 is near and bright, 1 is far, dark and hidden.")
     ] = 0.25,
@@ -60,12 +64,14 @@ def demo(
 ) -> None:
     """Run the whole product once: train, certify, serve, be asked by a real dendrite, hot-swap, keep score.
 
-    Examples: `cascade demo` · `cascade demo --data photographs/`
+    Examples: `cascade demo` · `cascade demo --quick` · `cascade demo --data photographs/`
     """
     with clear_errors():
-        from miner.demo.run import DemoSettings, run_demo  # noqa: PLC0415
+        from miner.demo.run import QUICK, WHOLE, DemoSettings, run_demo  # noqa: PLC0415
 
-        settings = DemoSettings(directory=directory, data=data, scenes=scenes, difficulty=difficulty, seed=seed)
+        extent = QUICK if quick else WHOLE
+        extent = extent if scenes is None else replace(extent, scenes=scenes)
+        settings = DemoSettings(directory=directory, data=data, extent=extent, difficulty=difficulty, seed=seed)
         raise typer.Exit(run_demo(settings))
 
 

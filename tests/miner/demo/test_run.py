@@ -40,7 +40,7 @@ def check(output: str, directory: Path) -> None:
 
 
 def test_the_demo_ends_with_a_scoreboard(tmp_path: Path) -> None:
-    output = demo(tmp_path / "demo", "--scenes", "400")
+    output = demo(tmp_path / "demo", "--quick", "--scenes", "400")
     check(output, tmp_path / "demo")
     # So few scenes cannot certify anything, and the miner says so and defers.
     assert "INFEASIBLE" in output
