@@ -35,24 +35,25 @@ __all__ = [
     "open_engine",
 ]
 
-__getattr__ = lazy_exports(
-    __name__,
-    {
-        "Batcher": "engines.live.batcher",
-        "BundleRefused": "engines.errors",
-        "BundleSlot": "engines.live.slot",
-        "Engine": "engines.engine",
-        "EngineDescription": "engines.engine",
-        "EngineError": "engines.errors",
-        "EngineSpec": "engines.spec",
-        "LiveBundle": "engines.live.load.load_bundle",
-        "Manifest": "engines.store.bundle",
-        "REFERENCE": "engines.spec",
-        "Store": "engines.store.store",
-        "StoreFollower": "engines.live.swap.follower",
-        "check_available": "engines.backends.registry",
-        "compile_engine": "engines.backends.registry",
-        "load_bundle": "engines.live.load.load_bundle",
-        "open_engine": "engines.backends.registry",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "Batcher": "engines.live.batcher",
+            "BundleRefused": "engines.errors",
+            "BundleSlot": "engines.live.slot",
+            "Engine": "engines.engine",
+            "EngineDescription": "engines.engine",
+            "EngineError": "engines.errors",
+            "EngineSpec": "engines.spec",
+            "LiveBundle": "engines.live.load.load_bundle",
+            "Manifest": "engines.store.bundle",
+            "REFERENCE": "engines.spec",
+            "Store": "engines.store.store",
+            "StoreFollower": "engines.live.swap.follower",
+            "check_available": "engines.backends.registry",
+            "compile_engine": "engines.backends.registry",
+            "load_bundle": "engines.live.load.load_bundle",
+            "open_engine": "engines.backends.registry",
+        },
+    )

@@ -1,4 +1,3 @@
-# ruff: noqa: INP001, T201
 """Ask the current bundle of a store about image files.
 
     python examples/ask_bundle.py cascade-data/engines street.jpg another.png

@@ -1,4 +1,3 @@
-# ruff: noqa: INP001, T201
 """Certify an exit rule from a table of scores, whatever model they come from.
 
     python examples/certify_scores.py scores.csv --example    # draws such a table first

@@ -1,4 +1,3 @@
-# ruff: noqa: INP001, T201
 """A Stage-2 of one's own, asked through the bridge, which always comes back before the deadline.
 
     python examples/custom_stage2.py

@@ -1,4 +1,3 @@
-# ruff: noqa: INP001, T201
 """How many images must be labelled before an exit rule can be certified.
 
     python examples/plan_calibration.py

@@ -1,4 +1,3 @@
-# ruff: noqa: INP001, T201
 """One night from Python: train, certify and publish a bundle, with a display of one's own.
 
     python examples/run_night.py scenes --scenes 160    # draws labelled synthetic scenes there first

@@ -23,16 +23,17 @@ __all__ = [
     "run_miner",
 ]
 
-__getattr__ = lazy_exports(
-    __name__,
-    {
-        "Cascade": "miner.answering.cascade",
-        "MinerError": "miner.errors",
-        "MinerSettings": "miner.settings",
-        "Observer": "miner.answering.record",
-        "Prediction": "miner.answering.request",
-        "Request": "miner.answering.request",
-        "load_settings": "miner.settings",
-        "run_miner": "miner.process",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "Cascade": "miner.answering.cascade",
+            "MinerError": "miner.errors",
+            "MinerSettings": "miner.settings",
+            "Observer": "miner.answering.record",
+            "Prediction": "miner.answering.request",
+            "Request": "miner.answering.request",
+            "load_settings": "miner.settings",
+            "run_miner": "miner.process",
+        },
+    )

@@ -26,19 +26,20 @@ __all__ = [
     "run_night",
 ]
 
-__getattr__ = lazy_exports(
-    __name__,
-    {
-        "DataSource": "offline.data.sources.source",
-        "Dataset": "offline.data.dataset",
-        "NightOutcome": "offline.night",
-        "OfflineError": "offline.errors",
-        "PRESETS": "offline.config",
-        "RunConfig": "offline.config",
-        "STAGE_NAMES": "offline.stages",
-        "load_config": "offline.config",
-        "read_dataset": "offline.data.sources.source",
-        "recompile": "offline.night",
-        "run_night": "offline.night",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "DataSource": "offline.data.sources.source",
+            "Dataset": "offline.data.dataset",
+            "NightOutcome": "offline.night",
+            "OfflineError": "offline.errors",
+            "PRESETS": "offline.config",
+            "RunConfig": "offline.config",
+            "STAGE_NAMES": "offline.stages",
+            "load_config": "offline.config",
+            "read_dataset": "offline.data.sources.source",
+            "recompile": "offline.night",
+            "run_night": "offline.night",
+        },
+    )

@@ -40,27 +40,28 @@ __all__ = [
     "calibrate",
 ]
 
-__getattr__ = lazy_exports(
-    __name__,
-    {
-        "Action": "stage1.decisions",
-        "CalibrationContext": "stage1.certificate.calibrate",
-        "CalibrationSettings": "stage1.certificate.settings",
-        "CascadeError": "stage1.errors",
-        "Decisions": "stage1.decisions",
-        "ExitRule": "stage1.exit_rule",
-        "LabelledOutputs": "stage1.certificate.labelled_outputs",
-        "Level": "stage1.decisions",
-        "Policy": "stage1.policy",
-        "PreprocessSettings": "stage1.preprocess",
-        "ProbabilityCalibrator": "stage1.probability.calibrator",
-        "Rate": "stage1.certificate.risks",
-        "Risk": "stage1.certificate.risks",
-        "ScrcParams": "stage1.certificate.params",
-        "ScrcPolicy": "stage1.policy",
-        "SettingsError": "stage1.errors",
-        "Stage1Error": "stage1.errors",
-        "Stage1Outputs": "stage1.outputs",
-        "calibrate": "stage1.certificate.calibrate",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "Action": "stage1.decisions",
+            "CalibrationContext": "stage1.certificate.calibrate",
+            "CalibrationSettings": "stage1.certificate.settings",
+            "CascadeError": "stage1.errors",
+            "Decisions": "stage1.decisions",
+            "ExitRule": "stage1.exit_rule",
+            "LabelledOutputs": "stage1.certificate.labelled_outputs",
+            "Level": "stage1.decisions",
+            "Policy": "stage1.policy",
+            "PreprocessSettings": "stage1.preprocess",
+            "ProbabilityCalibrator": "stage1.probability.calibrator",
+            "Rate": "stage1.certificate.risks",
+            "Risk": "stage1.certificate.risks",
+            "ScrcParams": "stage1.certificate.params",
+            "ScrcPolicy": "stage1.policy",
+            "SettingsError": "stage1.errors",
+            "Stage1Error": "stage1.errors",
+            "Stage1Outputs": "stage1.outputs",
+            "calibrate": "stage1.certificate.calibrate",
+        },
+    )

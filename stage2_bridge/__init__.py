@@ -20,15 +20,16 @@ __all__ = [
     "open_server",
 ]
 
-__getattr__ = lazy_exports(
-    __name__,
-    {
-        "Bridge": "stage2_bridge.bridge",
-        "Outcome": "stage2_bridge.client",
-        "Stage2Client": "stage2_bridge.client",
-        "Stage2Error": "stage2_bridge.client",
-        "Stage2Settings": "stage2_bridge.settings",
-        "Verdict": "stage2_bridge.client",
-        "open_server": "stage2_bridge.servers.open_server",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "Bridge": "stage2_bridge.bridge",
+            "Outcome": "stage2_bridge.client",
+            "Stage2Client": "stage2_bridge.client",
+            "Stage2Error": "stage2_bridge.client",
+            "Stage2Settings": "stage2_bridge.settings",
+            "Verdict": "stage2_bridge.client",
+            "open_server": "stage2_bridge.servers.open_server",
+        },
+    )

@@ -25,19 +25,20 @@ __all__ = [
     "subnet_reward",
 ]
 
-__getattr__ = lazy_exports(
-    __name__,
-    {
-        "Ranking": "stage1.metrics.risk_coverage",
-        "RiskCoverage": "stage1.metrics.risk_coverage",
-        "accuracy": "stage1.metrics.classification",
-        "augrc": "stage1.metrics.risk_coverage",
-        "aurc": "stage1.metrics.risk_coverage",
-        "brier": "stage1.metrics.reliability",
-        "expected_calibration_error": "stage1.metrics.reliability",
-        "interval": "stage1.metrics.bootstrap",
-        "matthews_correlation": "stage1.metrics.classification",
-        "paired_difference": "stage1.metrics.bootstrap",
-        "subnet_reward": "stage1.metrics.reward",
-    },
-)
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = lazy_exports(
+        __name__,
+        {
+            "Ranking": "stage1.metrics.risk_coverage",
+            "RiskCoverage": "stage1.metrics.risk_coverage",
+            "accuracy": "stage1.metrics.classification",
+            "augrc": "stage1.metrics.risk_coverage",
+            "aurc": "stage1.metrics.risk_coverage",
+            "brier": "stage1.metrics.reliability",
+            "expected_calibration_error": "stage1.metrics.reliability",
+            "interval": "stage1.metrics.bootstrap",
+            "matthews_correlation": "stage1.metrics.classification",
+            "paired_difference": "stage1.metrics.bootstrap",
+            "subnet_reward": "stage1.metrics.reward",
+        },
+    )
