@@ -26,7 +26,7 @@ CHANGES = {
 
 
 class Lines:
-    """A `Progress` (`offline.pipeline.progress`) that prints one line for each stage."""
+    """An `offline.Progress` that prints one line for each stage."""
 
     def stage(self, name: str, state: str) -> None:
         """A stage is `running`, `done` or `cached`."""

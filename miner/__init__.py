@@ -6,7 +6,7 @@ from stage1.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from miner.answering.cascade import Cascade
-    from miner.answering.record import Observer
+    from miner.answering.record import Observer, RequestRecord
     from miner.answering.request import Prediction, Request
     from miner.errors import MinerError
     from miner.process import run_miner
@@ -19,6 +19,7 @@ __all__ = [
     "Observer",
     "Prediction",
     "Request",
+    "RequestRecord",
     "load_settings",
     "run_miner",
 ]
@@ -33,6 +34,7 @@ if not TYPE_CHECKING:
             "Observer": "miner.answering.record",
             "Prediction": "miner.answering.request",
             "Request": "miner.answering.request",
+            "RequestRecord": "miner.answering.record",
             "load_settings": "miner.settings",
             "run_miner": "miner.process",
         },

@@ -6,10 +6,11 @@ from stage1.lazy_exports import lazy_exports
 
 if TYPE_CHECKING:
     from offline.config import PRESETS, RunConfig, load_config
-    from offline.data.dataset import Dataset
+    from offline.data.dataset import Dataset, Row
     from offline.data.sources.source import DataSource, read_dataset
     from offline.errors import OfflineError
     from offline.night import NightOutcome, recompile, run_night
+    from offline.pipeline.progress import Progress
     from offline.stages import STAGE_NAMES
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "Dataset",
     "NightOutcome",
     "OfflineError",
+    "Progress",
+    "Row",
     "RunConfig",
     "load_config",
     "read_dataset",
@@ -34,6 +37,8 @@ if not TYPE_CHECKING:
             "Dataset": "offline.data.dataset",
             "NightOutcome": "offline.night",
             "OfflineError": "offline.errors",
+            "Progress": "offline.pipeline.progress",
+            "Row": "offline.data.dataset",
             "PRESETS": "offline.config",
             "RunConfig": "offline.config",
             "STAGE_NAMES": "offline.stages",

@@ -21,9 +21,7 @@ import stage1.metrics
 import stage2_bridge
 from engines.store.store import Pointer
 from miner.answering.deadline import TimeBudget
-from miner.answering.record import RequestRecord
 from miner.answering.settings import EngineSettings
-from offline.data.dataset import Row
 from offline.publish.gate import Publication
 from stage1.metrics.bootstrap import Difference, Interval
 
@@ -115,7 +113,7 @@ class Extra:
     name = "extra.csv"
     train_only = True
 
-    def rows(self) -> Iterable[Row]:
+    def rows(self) -> Iterable[offline.Row]:
         return ()
 
 
@@ -135,7 +133,8 @@ def spend_a_night(data: Path, workspace: Path, store: Path) -> offline.NightOutc
     assert_type(read, offline.Dataset)
     assert_type(read.pick(read.ids[:2]), offline.Dataset)
     last = offline.STAGE_NAMES[-1]
-    outcome = offline.run_night(data, workspace=workspace, store=store, config=config, last=last, progress=Silent())
+    shown: offline.Progress = Silent()
+    outcome = offline.run_night(data, workspace=workspace, store=store, config=config, last=last, progress=shown)
     assert_type(outcome, offline.NightOutcome)
     assert_type(outcome.params, stage1.ScrcParams | None)
     assert_type(outcome.publication, Publication | None)
@@ -174,7 +173,7 @@ class Counter:
     def __init__(self) -> None:
         self.answers = 0
 
-    def on_answer(self, record: RequestRecord) -> None:
+    def on_answer(self, record: miner.RequestRecord) -> None:
         self.answers += record.result == "answered"
 
 
@@ -195,6 +194,11 @@ async def answer(
     request = miner.Request("1", "5Abc", None, "aW1hZ2U=", deadline)
     prediction: Awaitable[miner.Prediction] = cascade.answer(request)
     return (await prediction).probability
+
+
+def misspelt() -> None:
+    """The checker knows the names by themselves."""
+    _ = engines.Stoer  # type: ignore[attr-defined]
 
 
 def mine() -> None:
