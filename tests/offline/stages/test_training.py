@@ -120,12 +120,12 @@ def config(home: Path, **changes: object) -> RunConfig:
     return load_config("tiny", None, common | {name.replace("__", "."): value for name, value in changes.items()})
 
 
-def night(home: Path, chosen: RunConfig, workspace: str) -> tuple[Path, Told]:
+def night(home: Path, chosen: RunConfig, workspace: str, *, last: str | None = None) -> tuple[Path, Told]:
     told = Told()
     data = read_dataset(home / "data")
     now = lambda: datetime(2026, 1, 1, tzinfo=UTC)  # noqa: E731
     pipeline = Pipeline(stages(), home / workspace, Store(home / "store"), data, chosen, now, told)
-    return pipeline.run(), told
+    return pipeline.run(last), told
 
 
 @pytest.fixture(scope="module")
@@ -270,14 +270,14 @@ def first_loss(run: Path) -> float:
 def test_a_second_night_can_start_from_the_adapter_of_the_first(first: tuple[Path, Told], home: Path) -> None:
     chosen = config(home, train_supervised__warm_start=str(first[0]), train_supervised__epochs=1)
     cold = config(home, train_supervised__epochs=1)
-    warm, told = night(home, chosen, "workspace")
+    warm, told = night(home, chosen, "workspace", last="train_supervised")
     assert not {"splits", "adapt_domain"} & set(told.ran)
-    assert first_loss(warm) < first_loss(night(home, cold, "workspace")[0])
+    assert first_loss(warm) < first_loss(night(home, cold, "workspace", last="train_supervised")[0])
 
 
 @pytest.mark.usefixtures("first")
 def test_another_head_does_not_adapt_the_domain_again(home: Path) -> None:
-    _, told = night(home, config(home, model__head_hidden=16), "workspace")
+    _, told = night(home, config(home, model__head_hidden=16), "workspace", last="train_supervised")
     assert "adapt_domain" not in told.ran
     assert "train_supervised" in told.ran
 
