@@ -322,13 +322,13 @@ def test_a_damaged_adapter_is_refused(pretrained: Path, damage: str, tmp_path: P
 
 
 def test_a_gated_backbone_says_what_to_accept_and_how_to_log_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match=r"accept the licence.*hf auth login.*model\.backbone\.name"):
         build(ModelSettings(), size_px=SIZE_PX, seed=0)
 
 
 def test_a_backbone_that_is_nowhere_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="Give a model of the Hugging Face hub or a local directory"):
         build(settings(tmp_path / "nowhere", "lora"), size_px=SIZE_PX, seed=0)
 
