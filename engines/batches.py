@@ -11,6 +11,8 @@ from stage1.preprocess import Pixels
 # Batch sizes that engines are warmed up, checked and captured at. A runtime that takes any size equally well runs what
 # lies between as it is.
 BUCKETS = (1, 2, 4, 8, 16, 32)
+# As many as the pipeline asks at a time.
+MOST = 16
 
 
 def in_batches(engine: Engine, images: Pixels, size: int) -> Stage1Outputs:
@@ -40,7 +42,3 @@ def run_at_buckets(engine: Engine, size_px: int, most: int) -> None:
     """
     for size in buckets(most):
         engine.infer(np.zeros((size, 3, size_px, size_px), np.uint8))
-
-
-# As many as the pipeline asks at a time.
-MOST = 16

@@ -1,4 +1,4 @@
-"""The live miner: axon, cascade, monitoring, nightly job, command line."""
+"""The live miner: axon, cascade, nightly job, command line."""
 
 from typing import TYPE_CHECKING
 

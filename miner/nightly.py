@@ -145,7 +145,8 @@ class NightlyJob:
             raise
         if child.returncode:
             lines = said.decode(errors="replace").strip().splitlines() or ["it does not say why"]
-            raise SettingsError(f"the nightly job could not run with these settings: {lines[-1]}")
+            why = lines[-1].removeprefix("cascade: ")
+            raise SettingsError(f"the nightly job could not run with these settings ([retrain], [night]): {why}")
 
     async def run(self) -> int | None:
         """Retrain once and wait for the end.

@@ -6,7 +6,7 @@ import os
 
 # Before numpy and torch are imported, here and in every child: networks as small as these only wait for each other's
 # threads, the workers of a test run share the cores, and sums of another number of threads round otherwise.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or "1"
 
 import importlib.util
 import io
@@ -43,23 +43,28 @@ from tests.support.calibrators import calibrator_of_slopes
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("repeatable")
 
-# What needs torch is left out where there is none.
-collect_ignore = (
-    []
-    if importlib.util.find_spec("torch")
-    else [
-        "offline/certify",
+# Left out where the packages that they need are not installed.
+NEEDS = {
+    "torch": [
+        "examples/test_examples.py",
+        "miner/demo",
         "offline/learning",
-        "offline/night",
-        "offline/test_night.py",
-        "offline/test_resume.py",
         "offline/stages/test_resume_training.py",
         "offline/stages/test_training.py",
-        "miner/demo",
+        "offline/test_night.py",
+        "offline/test_resume.py",
         "stage1/model",
-        "examples",
-    ]
-)
+        "engines/backends/tensorrt/test_build.py",
+    ],
+    "tensorrt_rtx": [
+        "engines/backends/tensorrt/test_build.py",
+        "engines/backends/tensorrt/test_refusal.py",
+        "engines/live/machines",
+    ],
+}
+collect_ignore = [
+    path for package, paths in NEEDS.items() if importlib.util.find_spec(package) is None for path in paths
+]
 
 # These take minutes: they begin first, so that none of them is what all others have waited for.
 LONGEST = (

@@ -44,6 +44,16 @@ def known() -> tuple[EngineSpec, ...]:
     return tuple(sorted(found, key=lambda spec: spec.device != "cpu"))
 
 
+def check_known(spec: EngineSpec) -> None:
+    """Make sure that there is such an engine, on whatever machine.
+
+    Raises:
+        BundleRefused: there is none; names those that there are.
+    """
+    if spec not in known():
+        raise BundleRefused(f"{spec}: no engine computes so; there are {', '.join(map(str, known()))}")
+
+
 def check_available(spec: EngineSpec, gpu: Gpu | NoGpu | None = None) -> str:
     """Make sure that an engine can be compiled and run here, before hours are spent on training for it.
 
@@ -57,8 +67,7 @@ def check_available(spec: EngineSpec, gpu: Gpu | NoGpu | None = None) -> str:
     Raises:
         BundleRefused: it cannot; says what to do.
     """
-    if spec not in known():
-        raise BundleRefused(f"{spec}: no engine computes so; there are {', '.join(map(str, known()))}")
+    check_known(spec)
     if spec.device == "cuda":
         found = gpu or find_gpu()
         if isinstance(found, NoGpu):

@@ -140,6 +140,9 @@ def retrain(
 
         settings = load_config(preset, config, parsed_changes(change))
         if check_settings:
+            from engines.backends.registry import check_known  # noqa: PLC0415
+
+            check_known(settings.engine)
             say("the settings fit")
             return
         if threads is not None:

@@ -205,6 +205,8 @@ def test_the_night_table_reaches_the_child(tmp_path: Path) -> None:
         ({"calibrate_scrc": {"alpha": 2.0}}, "tiny", r"calibrate_scrc\.alpha: Input should be less than"),
         ({"nothing": 1}, "tiny", "nothing: Extra inputs"),
         ({}, "huge", "no preset is called 'huge'"),
+        ({"engine": {"backend": "tensort"}}, "tiny", "no backend is called 'tensort'"),
+        ({"engine": {"backend": "openvino", "precision": "int8"}}, "tiny", "no engine computes so"),
     ],
 )
 def test_a_night_that_could_not_run_is_found_when_the_miner_starts(

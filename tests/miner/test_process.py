@@ -275,5 +275,5 @@ def test_a_night_that_could_not_run_keeps_the_miner_from_starting(
     done = mine(home, **offline, **{"axon.port": 0, "axon.host": "127.0.0.1"})
     assert done.returncode == 2
     said = " ".join(done.stderr.split())
-    assert "the nightly job could not run with these settings" in said
+    assert "the nightly job could not run with these settings ([retrain], [night]): train_supervised" in said
     assert "train_supervised.epoch: Extra inputs are not permitted" in said

@@ -1,9 +1,5 @@
 """What is trained of a backbone: low-rank adapters through peft, prompts, parallel bottlenecks; one way in and out.
 
-An adapter on disk is a directory with its tensors and a description, `adapter.json`, written last. It is read back only
-into a model of exactly the same shape: peft's own loader builds a plain LoRA, with a warning at most, where it does not
-know what it reads.
-
 References:
     Hu et al. (2021), LoRA, arXiv 2106.09685. Liu et al. (2024), DoRA, arXiv 2402.09353.
     DoRAN (2025), arXiv 2510.04331; see `stage1.model.adapters.doran`.

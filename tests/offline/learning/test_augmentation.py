@@ -10,17 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from offline.data.dataset import Dataset, Row
-
-torch = pytest.importorskip("torch")
-
 # Imported after the check above: these modules need torch.
-from torch import Generator, Tensor  # noqa: E402
+from torch import Generator, Tensor
 
-from offline.learning import augmentation  # noqa: E402
-from offline.learning.augmentation import (  # noqa: E402
+from offline.data.dataset import Dataset, Row
+from offline.learning import augmentation
+from offline.learning.augmentation import (
     BARRED,
     CUT,
     NATIVE,

@@ -11,15 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from offline.learning.settings import FSamSettings, TrainSettings
-
-torch = pytest.importorskip("torch")
+import torch
 
 # Imported after the check above: these modules need torch.
-from torch import Tensor, nn  # noqa: E402
+from torch import Tensor, nn
 
-from offline.learning.optimiser import (  # noqa: E402
+from offline.learning.optimiser import (
     Average,
     FSam,
     base_of,
@@ -27,8 +24,9 @@ from offline.learning.optimiser import (  # noqa: E402
     build_schedule,
     warm_up_cosine,
 )
-from offline.learning.precision import autocast, build_scaler  # noqa: E402
-from offline.learning.update import Updater  # noqa: E402
+from offline.learning.precision import autocast, build_scaler
+from offline.learning.settings import FSamSettings, TrainSettings
+from offline.learning.update import Updater
 
 OPTIMISERS = ("adamw", "lion", "fsam")
 Batch = tuple[Tensor, Tensor]

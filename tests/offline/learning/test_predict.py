@@ -6,16 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from offline.data.dataset import Dataset, Row
-from stage1.certificate.labelled_outputs import LabelledOutputs
-from stage1.certificate.settings import CalibrationSettings
-
-pytest.importorskip("torch")
 
 # Imported after the check above: the module needs torch.
 from offline.learning.checkpoint_score import SelectiveScore, selective_score
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.settings import CalibrationSettings
 
 STRICT = CalibrationSettings(alpha=0.02)
 Binormal = Callable[..., LabelledOutputs]

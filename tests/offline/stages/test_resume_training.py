@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,32 +14,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
+
+# Imported after the check above: these modules need torch.
+from torch import Tensor, nn
 
 from engines.store.store import Store
 from offline.config import RunConfig
 from offline.data.dataset import Dataset, Row
 from offline.errors import TrainingError, TrainingInterrupted
+from offline.learning.checkpoints import FILE, Checkpoints, Randomness, Trained
+from offline.learning.conformal.train import train_conformal_risk
+from offline.learning.predict import ImageSet
+from offline.learning.row_order import batches, epoch_order
+from offline.learning.self_distillation.adapt import adapt_domain
 from offline.learning.settings import AdaptSettings, ConformalTrainingSettings, TrainSettings
+from offline.learning.supervised.train import Trainee, train_supervised
 from offline.pipeline.progress import Silence
 from offline.pipeline.runner import CHECKPOINT_DAYS, Pipeline
 from offline.pipeline.stage import Stage, StageContext
 from stage1.certificate.settings import CalibrationSettings
+from stage1.model.adapters.attach import add_adapters
+from stage1.model.backbones import build
+from stage1.model.net import Stage1Net
 from stage1.model.settings import ModelSettings, PretrainedBackbone, RandomBackbone
-
-torch = pytest.importorskip("torch")
-
-# Imported after the check above: these modules need torch.
-from torch import Tensor, nn  # noqa: E402
-
-from offline.learning.checkpoints import FILE, Checkpoints, Randomness, Trained  # noqa: E402
-from offline.learning.conformal.train import train_conformal_risk  # noqa: E402
-from offline.learning.predict import ImageSet  # noqa: E402
-from offline.learning.row_order import batches, epoch_order  # noqa: E402
-from offline.learning.self_distillation.adapt import adapt_domain  # noqa: E402
-from offline.learning.supervised.train import Trainee, train_supervised  # noqa: E402
-from stage1.model.adapters.attach import add_adapters  # noqa: E402
-from stage1.model.backbones import build  # noqa: E402
-from stage1.model.net import Stage1Net  # noqa: E402
 
 SIZE_PX = 32
 MODEL = ModelSettings(backbone=RandomBackbone(hidden=32, layers=2, heads=2, patch_px=8), last_layers=None, rank=4)
@@ -65,15 +63,6 @@ RECIPES: dict[str, dict[str, Any]] = {
     },
 }
 Tell = Callable[[int, int, str], None]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks as small as these only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

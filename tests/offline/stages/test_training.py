@@ -10,6 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
+
+# Imported after the check above: these modules need torch.
+from safetensors.torch import load_file
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from engines.backends.onnxruntime import OnnxEngine
 from engines.errors import BundleRefused
@@ -34,12 +39,6 @@ from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
 from tests.support.calibrators import head_probabilities
 
-torch = pytest.importorskip("torch")
-
-# Imported after the check above: these modules need torch.
-from safetensors.torch import load_file  # noqa: E402
-from transformers import DINOv3ViTConfig, DINOv3ViTModel  # noqa: E402
-
 SCENES = 80
 
 
@@ -55,15 +54,6 @@ class Told:
 
     def step(self, _done: int, _total: int, note: str = "") -> None:
         pass
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks as small as these only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -7,26 +7,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-from offline.data.dataset import Dataset, Row
-from offline.errors import TrainingError
-from offline.learning.settings import TrainSettings
-from stage1.certificate.settings import CalibrationSettings
-from stage1.model.settings import ModelSettings, RandomBackbone
-
-torch = pytest.importorskip("torch")
+import torch
 
 # Imported after the check above: these modules need torch.
-from torch.nn import functional as F  # noqa: E402
-from transformers import MobileNetV2Config, MobileNetV2Model  # noqa: E402
+from torch.nn import functional as F
+from transformers import MobileNetV2Config, MobileNetV2Model
 
-from offline.certify.onnx_export import check_export, export_onnx  # noqa: E402
-from offline.learning.predict import ImageSet  # noqa: E402
-from offline.learning.supervised.train import Trainee, train_supervised  # noqa: E402
-from stage1.model.adapters.attach import add_adapters, frozen_blocks, merge_adapters  # noqa: E402
-from stage1.model.backbones import build, layout_of  # noqa: E402
-from stage1.model.net import Stage1Net  # noqa: E402
-from stage1.model.weights import load_weights, save_weights  # noqa: E402
+from offline.certify.onnx_export import check_export, export_onnx
+from offline.data.dataset import Dataset, Row
+from offline.errors import TrainingError
+from offline.learning.predict import ImageSet
+from offline.learning.settings import TrainSettings
+from offline.learning.supervised.train import Trainee, train_supervised
+from stage1.certificate.settings import CalibrationSettings
+from stage1.model.adapters.attach import add_adapters, frozen_blocks, merge_adapters
+from stage1.model.backbones import build, layout_of
+from stage1.model.net import Stage1Net
+from stage1.model.settings import ModelSettings, RandomBackbone
+from stage1.model.weights import load_weights, save_weights
 
 SIZE_PX = 64
 MODEL = ModelSettings(

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
-torch = pytest.importorskip("torch")
+import torch
 
 # Imported after the check above: these modules need torch.
-from torch import Tensor, nn  # noqa: E402
-from transformers import (  # noqa: E402
+from torch import Tensor, nn
+from transformers import (
     DINOv3ViTConfig,
     DINOv3ViTModel,
     MobileNetV2Config,
@@ -19,19 +18,10 @@ from transformers import (  # noqa: E402
     ViTModel,
 )
 
-from stage1.model.net import Layout, Stage1Net, Views  # noqa: E402
-from stage1.model.trunk import blocks_of, can_be_cut  # noqa: E402
+from stage1.model.net import Layout, Stage1Net, Views
+from stage1.model.trunk import blocks_of, can_be_cut
 
 SIZE_PX = 64
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks as small as these only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx.reference import ReferenceEvaluator
 from pydantic import ValidationError
 
@@ -23,15 +24,12 @@ from engines.errors import BuildFailed, BundleRefused
 from engines.machine.gpu import Gpu, NoGpu, find_gpu
 from engines.spec import EngineSpec, twin
 
-pytest.importorskip("tensorrt_rtx")
-torch = pytest.importorskip("torch")
-
 # Imported after the check above: these modules need torch.
-from offline.certify.onnx_export import export_bf16, export_onnx  # noqa: E402
-from offline.learning.predict import predict  # noqa: E402
-from stage1.model.backbones import build  # noqa: E402
-from stage1.model.net import Stage1Net  # noqa: E402
-from stage1.model.settings import ModelSettings, PretrainedBackbone, RandomBackbone  # noqa: E402
+from offline.certify.onnx_export import export_bf16, export_onnx
+from offline.learning.predict import predict
+from stage1.model.backbones import build
+from stage1.model.net import Stage1Net
+from stage1.model.settings import ModelSettings, PretrainedBackbone, RandomBackbone
 
 SIZE_PX = 32
 FP32 = EngineSpec(backend="tensorrt", device="cuda")
@@ -120,7 +118,7 @@ class TestBuild:
     def test_of_a_dinov3_export_that_keeps_its_weights_beside_it(
         self, tmp_path: Path, flavour: Flavour, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(torch.onnx._internal.exporter._onnx_program, "_LARGE_MODEL_THRESHOLD", 1000)
+        monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 1000)
         path = tmp_path / "model.bf16.onnx"
         export_bf16(dino(), path, SIZE_PX)
         assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bf16.onnx", "model.bf16.onnx.data"]

@@ -23,7 +23,6 @@ from engines.errors import BundleRefused
 from engines.machine.gpu import Gpu, find_gpu
 from engines.spec import EngineSpec
 
-pytest.importorskip("tensorrt_rtx")
 SIZE_PX = 32
 FP32 = EngineSpec(backend="tensorrt", device="cuda")
 BF16 = EngineSpec(backend="tensorrt", device="cuda", precision="bf16")

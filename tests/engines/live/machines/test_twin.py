@@ -22,7 +22,6 @@ from engines.spec import EngineSpec
 from engines.store.file_names import ENGINE
 from engines.store.store import Store
 
-pytest.importorskip("tensorrt_rtx")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 FP32 = EngineSpec(backend="tensorrt", device="cuda")
 GPU = Gpu(name="Some GPU", compute_capability="8.6", driver="13.0", total_bytes=24 << 30, free_bytes=20 << 30)

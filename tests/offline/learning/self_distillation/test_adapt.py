@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-from offline.errors import TrainingError
-from offline.learning.settings import AdaptSettings
-from stage1.model.settings import ModelSettings, RandomBackbone
-
-torch = pytest.importorskip("torch")
+import torch
 
 # Imported after the check above: these modules need torch.
-from torch import Tensor, nn  # noqa: E402
-from transformers import MobileNetV2Config  # noqa: E402
+from torch import Tensor, nn
+from transformers import MobileNetV2Config
 
-from offline.learning.self_distillation import adapt as adaptation  # noqa: E402
-from offline.learning.self_distillation.adapt import adapt_domain, follow  # noqa: E402
-from offline.learning.self_distillation.losses import gram_loss  # noqa: E402
-from offline.learning.self_distillation.probe import linear_probe  # noqa: E402
-from offline.learning.self_distillation.views import random_view  # noqa: E402
-from stage1.model.backbones import build  # noqa: E402
-from stage1.model.net import Stage1Net  # noqa: E402
-from stage1.model.settings import PretrainedBackbone  # noqa: E402
-from stage1.model.trunk import plain  # noqa: E402
-from stage1.model.weights import load_weights, save_weights  # noqa: E402
+from offline.errors import TrainingError
+from offline.learning.self_distillation import adapt as adaptation
+from offline.learning.self_distillation.adapt import adapt_domain, follow
+from offline.learning.self_distillation.losses import gram_loss
+from offline.learning.self_distillation.probe import linear_probe
+from offline.learning.self_distillation.views import random_view
+from offline.learning.settings import AdaptSettings
+from stage1.model.backbones import build
+from stage1.model.net import Stage1Net
+from stage1.model.settings import ModelSettings, PretrainedBackbone, RandomBackbone
+from stage1.model.trunk import plain
+from stage1.model.weights import load_weights, save_weights
 
 SIZE_PX = 32
 BACKBONE = RandomBackbone(hidden=32, layers=3, heads=2, patch_px=8, initializer_range=0.15)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks as small as these only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def net(seed: int = 0, **changes: Any) -> Stage1Net:

@@ -10,13 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-torch = pytest.importorskip("torch")
+import torch
 
 # Imported after the check above: these modules need torch.
-from torch import Tensor, distributed  # noqa: E402
+from torch import Tensor, distributed
 
-from offline.learning.self_distillation.losses import (  # noqa: E402
+from offline.learning.self_distillation.losses import (
     STUDENT_TEMPERATURE,
     PrototypeHead,
     gram_loss,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
-
-torch = pytest.importorskip("torch")
+import torch
 
 # Imported after the check above: these modules need torch.
-from torch import Generator, Tensor  # noqa: E402
+from torch import Generator, Tensor
 
-from offline.learning.self_distillation import views as ssl_views  # noqa: E402
-from offline.learning.self_distillation.views import block_mask, crop_boxes, random_masks, random_view  # noqa: E402
+from offline.learning.self_distillation import views as ssl_views
+from offline.learning.self_distillation.views import block_mask, crop_boxes, random_masks, random_view
 
 
 def generator(seed: int = 0) -> Generator:

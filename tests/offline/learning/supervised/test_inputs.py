@@ -3,49 +3,37 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+
+# Imported after the check above: these modules need torch.
+from torch import Generator, Tensor
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from offline.data.dataset import Dataset, Row
 from offline.errors import TrainingError, TrainingInterrupted
+from offline.learning.augmentation import augmenter
+from offline.learning.frozen_prefix.cache import KEYS, STATES, PrefixCache, key_of
+from offline.learning.frozen_prefix.fill import BUILD_BATCH, Frozen, view
+from offline.learning.predict import ImageSet
 from offline.learning.settings import TrainSettings
+from offline.learning.supervised.inputs import CachedViews, FreshViews, Sources, choose_inputs
+from offline.learning.supervised.train import Trainee, TrainingOutcome, train_supervised
 from stage1.certificate.settings import CalibrationSettings
+from stage1.model.adapters.attach import add_adapters, frozen_blocks
+from stage1.model.backbones import build
+from stage1.model.net import Stage1Net
 from stage1.model.settings import ModelSettings, PretrainedBackbone
-
-torch = pytest.importorskip("torch")
-
-# Imported after the check above: these modules need torch.
-from torch import Generator, Tensor  # noqa: E402
-from transformers import DINOv3ViTConfig, DINOv3ViTModel  # noqa: E402
-
-from offline.learning.augmentation import augmenter  # noqa: E402
-from offline.learning.frozen_prefix.cache import KEYS, STATES, PrefixCache, key_of  # noqa: E402
-from offline.learning.frozen_prefix.fill import BUILD_BATCH, Frozen, view  # noqa: E402
-from offline.learning.predict import ImageSet  # noqa: E402
-from offline.learning.supervised.inputs import CachedViews, FreshViews, Sources, choose_inputs  # noqa: E402
-from offline.learning.supervised.train import Trainee, TrainingOutcome, train_supervised  # noqa: E402
-from stage1.model.adapters.attach import add_adapters, frozen_blocks  # noqa: E402
-from stage1.model.backbones import build  # noqa: E402
-from stage1.model.net import Stage1Net  # noqa: E402
-from stage1.model.trunk import plain  # noqa: E402
+from stage1.model.trunk import plain
 
 SIZE_PX = 32
 CPU = torch.device("cpu")
 CALIBRATION = CalibrationSettings(alpha=0.1, unit="row", grid_size=30, gate_size=5)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks as small as these only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -276,7 +264,12 @@ def test_told_to_end_while_it_fills_the_next_run_goes_on_there(backbones: tuple[
         raise TrainingInterrupted
 
     told: list[int] = []
-    common = {"seed": 0, "device": CPU, "directory": tmp_path, "progress": lambda done, *_: told.append(done)}
+    common: dict[str, Any] = {
+        "seed": 0,
+        "device": CPU,
+        "directory": tmp_path,
+        "progress": lambda done, *_: told.append(done),
+    }
     shown = images, np.ones(len(images), np.float32)
     net = network(backbones[0])
     checks = iter([lambda: None, end])

@@ -7,25 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+# Imported after the check above: these modules need torch.
+from torch import Tensor
 
 from offline.data.dataset import Dataset, Row
 from offline.data.named_targets import NO_TARGET, check_named, named_targets
 from offline.errors import DatasetError
 from offline.learning.settings import TrainSettings
-from stage1.model.settings import NamedHead
-
-torch = pytest.importorskip("torch")
-
-# Imported after the check above: these modules need torch.
-from torch import Tensor  # noqa: E402
-
-from offline.learning.supervised.losses import (  # noqa: E402
+from offline.learning.supervised.losses import (
     named_loss,
     selection_loss,
     selective_net_loss,
     supervised_loss,
 )
-from stage1.model.net import NetOutputs  # noqa: E402
+from stage1.model.net import NetOutputs
+from stage1.model.settings import NamedHead
 
 LABELS = torch.tensor([0, 1, 1, 0])
 LOGITS = torch.tensor([[2.0, -1.0], [0.5, 1.5], [1.0, -0.5], [-0.2, 0.3]], dtype=torch.float64)

@@ -2,48 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from pydantic import ValidationError
 
 from engines.store.bundle import engine_sha256
 from engines.store.file_names import ENGINE, WEIGHTS
-from offline.data.dataset import Dataset, Row
-from offline.errors import TrainingError
-from offline.learning.settings import ConformalTrainingSettings, TrainSettings
-from stage1.artifacts import sha256_file
-from stage1.certificate.settings import CalibrationSettings
-from stage1.model.settings import ModelSettings, RandomBackbone
-
-torch = pytest.importorskip("torch")
 
 # Imported after the check above: these modules need torch.
-from offline.certify.onnx_export import check_export, export_onnx  # noqa: E402
-from offline.learning.checkpoint_score import selective_score  # noqa: E402
-from offline.learning.conformal.train import train_conformal_risk  # noqa: E402
-from offline.learning.predict import ImageSet, predict  # noqa: E402
-from offline.learning.supervised.train import Trainee, train_supervised  # noqa: E402
-from stage1.model.adapters.attach import add_adapters, merge_adapters  # noqa: E402
-from stage1.model.backbones import build  # noqa: E402
-from stage1.model.net import Stage1Net  # noqa: E402
-from stage1.model.weights import load_weights, save_weights  # noqa: E402
+from offline.certify.onnx_export import check_export, export_onnx
+from offline.data.dataset import Dataset, Row
+from offline.errors import TrainingError
+from offline.learning.checkpoint_score import selective_score
+from offline.learning.conformal.train import train_conformal_risk
+from offline.learning.predict import ImageSet, predict
+from offline.learning.settings import ConformalTrainingSettings, TrainSettings
+from offline.learning.supervised.train import Trainee, train_supervised
+from stage1.artifacts import sha256_file
+from stage1.certificate.settings import CalibrationSettings
+from stage1.model.adapters.attach import add_adapters, merge_adapters
+from stage1.model.backbones import build
+from stage1.model.net import Stage1Net
+from stage1.model.settings import ModelSettings, RandomBackbone
+from stage1.model.weights import load_weights, save_weights
 
 SIZE_PX = 32
 MODEL = ModelSettings(backbone=RandomBackbone(hidden=32, layers=2, heads=2, patch_px=8), last_layers=None, rank=4)
 CALIBRATION = CalibrationSettings(alpha=0.1, unit="row", grid_size=30, gate_size=5)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks as small as these only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def silent(_done: int, _total: int, _note: str) -> None:
@@ -163,7 +153,7 @@ def test_weights_that_lie_beside_a_large_graph_are_part_of_the_engines_hash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As with the default backbone, whose weights are too large for one file."""
-    monkeypatch.setattr(torch.onnx._internal.exporter._onnx_program, "_LARGE_MODEL_THRESHOLD", 1000)
+    monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 1000)
     made = net()
     path = tmp_path / ENGINE
     export_onnx(made, path, SIZE_PX)

@@ -7,37 +7,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from offline.errors import TrainingError
-from stage1.errors import ModelError
-from stage1.model.settings import ModelSettings, NamedHead, PretrainedBackbone, RandomBackbone
-
-torch = pytest.importorskip("torch")
+import torch
 
 # Imported after the check above: these modules need torch.
-from torch import Tensor  # noqa: E402
-from transformers import DINOv3ViTConfig, DINOv3ViTModel, MobileNetV2Config, ViTConfig, ViTModel  # noqa: E402
+from torch import Tensor
+from transformers import DINOv3ViTConfig, DINOv3ViTModel, MobileNetV2Config, ViTConfig, ViTModel
 
-from offline.certify.onnx_export import check_export, export_onnx  # noqa: E402
-from offline.learning.adapter_file import DESCRIPTION, AdapterOrigin, load_adapter, save_adapter  # noqa: E402
-from offline.learning.optimiser import parameter_groups  # noqa: E402
-from offline.pipeline.run_files import ADAPTER_TENSORS  # noqa: E402
-from stage1.model.adapters.attach import add_adapters, add_side_modules, frozen_blocks, merge_adapters  # noqa: E402
-from stage1.model.backbones import build  # noqa: E402
-from stage1.model.net import Stage1Net  # noqa: E402
-from stage1.model.weights import load_weights, save_weights  # noqa: E402
+from offline.certify.onnx_export import check_export, export_onnx
+from offline.errors import TrainingError
+from offline.learning.adapter_file import DESCRIPTION, AdapterOrigin, load_adapter, save_adapter
+from offline.learning.optimiser import parameter_groups
+from offline.pipeline.run_files import ADAPTER_TENSORS
+from stage1.errors import ModelError
+from stage1.model.adapters.attach import add_adapters, add_side_modules, frozen_blocks, merge_adapters
+from stage1.model.backbones import build
+from stage1.model.net import Stage1Net
+from stage1.model.settings import ModelSettings, NamedHead, PretrainedBackbone, RandomBackbone
+from stage1.model.weights import load_weights, save_weights
 
 SIZE_PX = 32
 KINDS = ("doran", "dora", "lora", "prompts", "parallel", "none")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks as small as these only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-
-from stage1.errors import ModelError
-
-torch = pytest.importorskip("torch")
+import torch
 
 # Imported after the check above: these modules need torch.
-from peft import LoraConfig, PeftModel, get_peft_model  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
-from torch.nn import functional as F  # noqa: E402
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # noqa: E402
-from transformers import DINOv3ViTConfig, DINOv3ViTModel  # noqa: E402
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
-from offline.learning.optimiser import parameter_groups  # noqa: E402
-from stage1.model.adapters.doran import (  # noqa: E402
+from offline.learning.optimiser import parameter_groups
+from stage1.errors import ModelError
+from stage1.model.adapters.doran import (
     ACTIVATIONS,
     SHARED,
     DoranConfig,
@@ -33,15 +31,6 @@ from stage1.model.adapters.doran import (  # noqa: E402
 QUERY_VALUE = ["q_proj", "v_proj"]
 ALL = [*QUERY_VALUE, "k_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 HIDDEN, LAYERS = 32, 3
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks as small as these only wait for each other's threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def backbone(seed: int = 0, **changed: Any) -> nn.Module:
