@@ -8,6 +8,7 @@ import os
 # threads, the workers of a test run share the cores, and sums of another number of threads round otherwise.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or "1"
 
+import functools
 import importlib.util
 import io
 import logging
@@ -231,6 +232,7 @@ def _write_bundle_files(
     return directory
 
 
+@functools.cache
 def _certificate(
     *, engine_sha256: str = "e" * 64, preprocess_sha256: str = "p" * 64, feasible: bool = True
 ) -> ScrcParams:

@@ -1,7 +1,7 @@
 """An adapter on disk: a directory with its tensors and a description, `adapter.json`, written last.
 
-It is read back only into a model of exactly the same shape: peft's own loader builds a plain LoRA, with a warning at most,
-where it does not know what it reads.
+It is read back only into a model of exactly the same shape: peft's own loader builds a plain LoRA, with a warning at
+most, where it does not know what it reads.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from engines.backends.onnxruntime import OnnxEngine
 from engines.backends.tensorrt.build import Plan, build_plan
 from engines.backends.tensorrt.library import Flavour, load_flavour
 from engines.engine import INPUT
+from stage1.artifacts import sha256_file
 
 DINOV3_SIZE_PX = 64
 
@@ -258,9 +259,23 @@ def flavour() -> Flavour:
 
 
 @pytest.fixture(scope="session")
-def plan(tiny_engine: Path, flavour: Flavour) -> Plan:
+def plan_of(flavour: Flavour) -> Callable[[Path], Plan]:
+    """The plan of a graph, built once for each graph with its weights."""
+    built: dict[str, Plan] = {}
+
+    def of(model: Path) -> Plan:
+        graph = sha256_file(model)
+        if graph not in built:
+            built[graph] = build_plan(model, flavour=flavour)
+        return built[graph]
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def plan(tiny_engine: Path, plan_of: Callable[[Path], Plan]) -> Plan:
     """Of the tiny linear engine."""
-    return build_plan(tiny_engine, flavour=flavour)
+    return plan_of(tiny_engine)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 import engines.backends.tensorrt.engine
 from engines.backends.onnxruntime import OnnxEngine
 from engines.backends.registry import open_engine
-from engines.backends.tensorrt.build import build_plan
+from engines.backends.tensorrt.build import Plan
 from engines.backends.tensorrt.cuda import Cuda
 from engines.backends.tensorrt.engine import TensorRtEngine
 from engines.backends.tensorrt.library import Flavour
@@ -146,7 +146,7 @@ def store(tmp_path: Path) -> Store:
 def publish(
     store: Store,
     tmp_path: Path,
-    flavour: Flavour,
+    plan_of: Callable[[Path], Plan],
     write_onnx: Callable[..., Path],
     write_bundle_files: Callable[..., Path],
     certificate: Callable[..., ScrcParams],
@@ -169,7 +169,7 @@ def publish(
     ) -> str:
         engine = write_onnx(tmp_path / f"{note}.onnx", shift=shift, **graph)
         files = write_bundle_files(tmp_path / note, engine=engine, golden_shift=shift + off, note=note)
-        plan = build_plan(files / ENGINE, flavour=flavour)
+        plan = plan_of(files / ENGINE)
         fingerprint = plan.description.fingerprint.model_copy(update={"gpu": None} | (built or {}))
         description = plan.description.model_copy(update={"fingerprint": fingerprint, "refittable": refittable})
         dataclasses.replace(plan, description=description).write(files)

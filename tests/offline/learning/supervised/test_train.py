@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,6 +61,24 @@ def coloured(count: int, seed: int, tmp_path: Path) -> ImageSet:
     pixels[:, 0] += 120 * labels[:, None, None]
     rows = tuple(Row(image=f"{seed}/{n}", label=int(y), group=f"{seed}/{n}") for n, y in enumerate(labels))
     return ImageSet(pixels.astype(np.uint8), Dataset(tmp_path, rows))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[Stage1Net, Path]]:
+    """A trained network with this adapter merged into it and this way of looking, and its export."""
+
+    @functools.cache
+    def of(adapter: str, views: str) -> tuple[Stage1Net, Path]:
+        settings = MODEL.model_copy(update={"adapter": adapter, "views": views})
+        made = build(settings, size_px=SIZE_PX, seed=0)
+        add_adapters(made, settings)
+        disturb(made)
+        merge_adapters(made)
+        path = tmp_path_factory.mktemp(adapter) / "model.onnx"
+        export_onnx(made, path, SIZE_PX)
+        return made, path
+
+    return of
 
 
 def disturb(made: Stage1Net) -> None:
@@ -136,15 +155,12 @@ def test_conformal_training_never_ends_worse_than_it_began(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("adapter", "views"), [("lora", "whole"), ("doran", "whole_and_quadrants")])
-def test_the_exported_engine_equals_torch_at_every_batch_size(adapter: str, views: str, tmp_path: Path) -> None:
-    settings = MODEL.model_copy(update={"adapter": adapter, "views": views})
-    made = build(settings, size_px=SIZE_PX, seed=0)
-    add_adapters(made, settings)
-    disturb(made)
-    merge_adapters(made)
-    export_onnx(made, tmp_path / "model.onnx", SIZE_PX)
-    assert check_export(made, tmp_path / "model.onnx", images(17)) < 1e-4
-    names = {tensor.name for tensor in onnx.load(tmp_path / "model.onnx").graph.initializer}
+def test_the_exported_engine_equals_torch_at_every_batch_size(
+    adapter: str, views: str, exported: Callable[[str, str], tuple[Stage1Net, Path]]
+) -> None:
+    made, path = exported(adapter, views)
+    assert check_export(made, path, images(17)) < 1e-4
+    names = {tensor.name for tensor in onnx.load(path).graph.initializer}
     assert names
     assert not [name for name in names if "lora" in name or "trunk" in name]
 
@@ -169,11 +185,10 @@ def test_weights_that_lie_beside_a_large_graph_are_part_of_the_engines_hash(
     assert engine_sha256(path) == graph
 
 
-def test_an_export_of_another_model_is_caught(tmp_path: Path) -> None:
-    made = net()
-    export_onnx(made, tmp_path / "model.onnx", SIZE_PX)
+def test_an_export_of_another_model_is_caught(exported: Callable[[str, str], tuple[Stage1Net, Path]]) -> None:
+    _, path = exported("lora", "whole")
     with pytest.raises(TrainingError, match="differs from torch"):
-        check_export(net(seed=5), tmp_path / "model.onnx", images(17))
+        check_export(net(seed=5), path, images(17))
 
 
 def test_progress_is_told_at_every_step(tmp_path: Path) -> None:
