@@ -74,6 +74,7 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
 
     Raises:
         MinerError: the wallet, the chain, the bundle or the port does not allow a start; says what to do.
+        SettingsError: the nightly job could not run with its settings.
     """
     few_arenas()
     stop = asyncio.Event()
@@ -83,7 +84,7 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
             settings.retrain, night=settings.night, store=settings.store, state=settings.state, now=utc_now
         )
         checked = asyncio.create_task(nightly.check())
-        stack.callback(checked.cancel)
+        stack.push_async_callback(_end, checked)
         chain = open_chain(settings)
         stack.push_async_callback(chain.close)
         snapshot = await _first_snapshot(chain, addresses)
@@ -118,6 +119,12 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
             )
         await _serve(settings, chain, identities, follower, stop)
         log.info("stopping", swaps=follower.swaps)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    """Whatever it raised is told already, or of no interest to a miner that ends."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 def wallets(settings: MinerSettings) -> tuple[WalletSettings, ...]:
