@@ -29,9 +29,17 @@ def as_flags(changes: dict[str, Any]) -> list[str]:
 
 
 def retrain_child(
-    data: Path, workspace: Path, store: Path, mode: str | None, changes: dict[str, Any], shown: RunDisplay, log: Path
+    data: Path,
+    workspace: Path,
+    store: Path,
+    mode: str | None,
+    changes: dict[str, Any],
+    shown: RunDisplay,
+    log: Path,
+    *,
+    threads: int | None,
 ) -> Path:
-    """Run `cascade retrain` in a child and show its progress.
+    """Run `cascade retrain` in a child on `threads` CPU threads, None for all cores, and show its progress.
 
     Returns:
         The run's directory.
@@ -39,9 +47,10 @@ def retrain_child(
     Raises:
         StartError: the child failed; its messages are in `log`.
     """
-    command = [sys.executable, "-m", "miner.cli", "retrain", "--progress", "json", "--threads", "1", "--preset", PRESET]
+    command = [sys.executable, "-m", "miner.cli", "retrain", "--progress", "json", "--preset", PRESET]
     command += ["--data", str(data), "--workspace", str(workspace), "--store", str(store), *as_flags(changes)]
     command += [] if mode is None else ["--mode", mode]
+    command += [] if threads is None else ["--threads", str(threads)]
     with log.open("ab") as errors, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as child:
         assert child.stdout is not None
         run = ""
