@@ -19,10 +19,10 @@ demo: setup
 	@.venv/bin/cascade demo $(ARGS)
 
 test: setup
-	@.venv/bin/pytest -n auto --dist loadgroup $(ARGS)
+	@.venv/bin/pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 coverage: setup
-	@.venv/bin/pytest -n auto --dist loadgroup --cov --cov-report=term:skip-covered $(ARGS)
+	@.venv/bin/pytest -n auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: setup
 	@.venv/bin/ruff check .

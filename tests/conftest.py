@@ -69,33 +69,26 @@ collect_ignore = [
 
 # These take minutes: they begin first, so that none of them is what all others have waited for.
 LONGEST = (
+    "stage1/certificate/test_guarantees.py",
     "miner/demo/test_run.py",
     "offline/test_resume.py",
     "offline/stages/test_training.py",
-    "offline/stages/test_resume_training.py",
-    "offline/test_night.py",
     "examples/test_examples.py",
+    "offline/stages/test_resume_training.py",
+    "offline/pipeline/test_runner.py",
     "engines/live/machines/test_rebuild.py",
+    "offline/learning/test_optimiser.py",
     "engines/backends/tensorrt/test_build.py",
+    "offline/test_night.py",
 )
-# Every test of these stands alone, and workers share them. Any other file goes to one worker, which makes its fixtures
-# once.
-DIVISIBLE = ("stage1/certificate/test_guarantees.py",)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the long files first, and keep the tests of a file together."""
+    """Put the long files first; workers take whole files in this order, and make the fixtures of a file once."""
     here = Path(__file__).parent
-    first = {name: place for place, name in enumerate((*LONGEST, *DIVISIBLE))}
-
-    def name(item: pytest.Item) -> str:
-        return item.path.relative_to(here).as_posix()
-
-    for item in items:
-        if name(item) not in DIVISIBLE:
-            item.add_marker(pytest.mark.xdist_group(name(item)))
-    items.sort(key=lambda item: first.get(name(item), len(first)))
+    first = {here / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: first.get(item.path, len(first)))
 
 
 SIZE_PX = 32
