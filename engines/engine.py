@@ -1,4 +1,4 @@
-"""What an engine is: a compiled Stage-1 in this process, and what can compile and run one."""
+"""What an engine is: a compiled Stage-1 in this process."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
 from pydantic import Field, model_validator
 
+from engines.machine.background_tasks import BackgroundTasks
 from engines.spec import EngineSpec
 from stage1.artifacts import Artifact
 from stage1.errors import ArtifactError, SettingsError
@@ -99,7 +100,7 @@ class NightlyJob:
         self._scheduler = AsyncIOScheduler(timezone="UTC")
         self._running = asyncio.Lock()
         self._recalibrating = asyncio.Lock()
-        self._tasks: set[asyncio.Task[int | None]] = set()
+        self._tasks = BackgroundTasks()
 
     def start(self) -> None:
         """Schedule the job; if the last due run was missed while the miner was down, run now."""
@@ -114,9 +115,7 @@ class NightlyJob:
 
     def trigger(self) -> None:
         """Run once, now, in the background."""
-        task = asyncio.get_running_loop().create_task(self.run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.begin(self.run())
 
     async def check(self) -> None:
         """Have a short child say whether the settings of a night fit, so that it is not known only at night.
@@ -134,15 +133,14 @@ class NightlyJob:
         try:
             async with asyncio.timeout(CHECK_S):
                 _, said = await child.communicate()
-        except BaseException as error:
+        except TimeoutError:
+            # A machine as busy as that says nothing of the settings.
+            log.warning("night_settings_not_checked", seconds=CHECK_S)
+            return
+        finally:
             with contextlib.suppress(ProcessLookupError):
                 child.kill()
             await child.wait()
-            if isinstance(error, TimeoutError):
-                # A machine as busy as that says nothing of the settings.
-                log.warning("night_settings_not_checked", seconds=CHECK_S)
-                return
-            raise
         if child.returncode:
             lines = said.decode(errors="replace").strip().splitlines() or ["it does not say why"]
             why = lines[-1].removeprefix("cascade: ")
@@ -193,9 +191,7 @@ class NightlyJob:
         """Stop the schedule and end a run that is under way; it resumes where it was next time."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks.cancel(), return_exceptions=True)
 
     def command(self) -> list[str]:
         """The child's command line."""

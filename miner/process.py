@@ -17,6 +17,7 @@ from engines.live.batcher import Batcher
 from engines.live.load.background_loader import EngineOptions
 from engines.live.load.local_compile import LocalCompiler
 from engines.live.swap.follower import StoreFollower
+from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.clock import utc_now
 from engines.machine.memory import few_arenas
 from engines.store.store import Store
@@ -283,11 +284,5 @@ def _on_signals(stop: asyncio.Event, follower: StoreFollower) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    pending: set[asyncio.Task[bool]] = set()
-
-    def refresh() -> None:
-        task = loop.create_task(follower.reload())
-        pending.add(task)
-        task.add_done_callback(pending.discard)
-
-    loop.add_signal_handler(signal.SIGHUP, refresh)
+    reloads = BackgroundTasks()
+    loop.add_signal_handler(signal.SIGHUP, lambda: reloads.begin(follower.reload()))

@@ -1,1 +1,1 @@
-"""This machine: cores, memory, GPU, child processes."""
+"""This machine: cores, memory, GPU, clock, child processes, background tasks."""

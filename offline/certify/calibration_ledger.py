@@ -1,4 +1,4 @@
-"""Calibration of the compiled engine: whose numbers are certified are the numbers that will serve."""
+"""The calibration ledger: which rows certifications have looked at, and which fold the next one takes."""
 
 from __future__ import annotations
 

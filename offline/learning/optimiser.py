@@ -1,4 +1,4 @@
-"""One optimiser update at a time: AdamW, Lion and Friendly-SAM, in micro-batches and in reduced precision.
+"""Optimisers: AdamW, Lion and Friendly-SAM, their schedule, and an average of the weights.
 
 Friendly-SAM looks for flat minima: it climbs first, by a step of length rho along the part of the gradient that is the
 batch's own (the gradient less its running mean), and updates with the gradient that it finds up there. Both passes see

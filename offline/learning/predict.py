@@ -1,4 +1,4 @@
-"""Judging a network by what the cascade is for: how much may exit at the risk that is to be certified."""
+"""What a network says of images, in batches, and on which device."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def compare(
 
 
 def judge_champion(
-    store: Store, challenger: Path, data: Dataset, test_ids: list[str], gate: GateSettings, progress: Progress
+    store: Store, challenger: Path, test: Dataset, gate: GateSettings, progress: Progress
 ) -> tuple[str | None, list[str], int]:
     """Compare the published challenger with the current bundle on test rows that neither has seen.
 
@@ -85,8 +85,7 @@ def judge_champion(
     Args:
         store: holds the champion.
         challenger: the challenger's bundle.
-        data: the data set.
-        test_ids: the challenger's test rows.
+        test: the challenger's test rows.
         gate: accepted losses.
         progress: where to tell how far it is.
 
@@ -112,7 +111,7 @@ def judge_champion(
         return pointer.bundle, [], 0
     with closing(champion), closing(load_bundle(challenger)) as new:
         seen = {row for name, described in sets.items() if name != "test" for row in described.ids}
-        rows = data.pick([row for row in test_ids if row not in seen])
+        rows = test.pick([row for row in test.ids if row not in seen])
         if len(set(rows.labels.tolist())) < 2:
             return pointer.bundle, ["no test rows of both classes that the champion has not seen"], len(rows)
         reasons = compare(_report(new, rows, progress), _report(champion, rows, progress), gate)

@@ -22,7 +22,7 @@ from offline.pipeline.run_files import REFERENCES, THRESHOLDS
 from offline.pipeline.stage import Stage
 from offline.splits.balanced_placement import hash_key
 from offline.stages.common.compiled_engine import agreed, compiled_engine, write_drift
-from offline.stages.common.inputs import rows_of, splits_of
+from offline.stages.common.inputs import splits_of
 from stage1.baselines.literature import reference_rules
 from stage1.baselines.softmax import swept_thresholds
 from stage1.certificate.calibrate import CalibrationContext, calibrate
@@ -85,10 +85,10 @@ def run_calibrate_scrc(context: Context) -> None:
     splits = splits_of(context)
     splits.check(context.data)
     engine = compiled_engine(context)
-    select_rows = rows_of(context, "val_select")
+    select_rows = splits.dataset(context.data, "val_select")
     val_select = run_engine(engine, select_rows, preprocess, context.progress.step, "val_select")
     spec = engine.describe().spec
-    reference = agreed(context, spec, val_select)
+    reference = agreed(context, spec, select_rows, val_select)
     fold, prior_uses = claim_fold(context.workspace, splits, context.key, context.now().isoformat(timespec="seconds"))
     fold_rows = splits.pick(context.data, fold)
     val_calib = run_engine(engine, fold_rows, preprocess, context.progress.step, "val_calib")

@@ -37,9 +37,8 @@ def run_publish(context: Context) -> None:
     tolerance = backend(context.config.engine.backend).tolerance(context.config.engine)
     bundle = context.store.publish(files, provenance, parity_tolerance=tolerance)
     shutil.rmtree(files)
-    test = rows_of(context, "test")
     champion, reasons, rows = gate.judge_champion(
-        context.store, context.store.path(bundle), test, test.ids, context.config.gate, context.progress
+        context.store, context.store.path(bundle), rows_of(context, "test"), context.config.gate, context.progress
     )
     if not reasons:
         context.store.activate(bundle, now=now, action="publish")

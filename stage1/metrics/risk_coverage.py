@@ -1,4 +1,4 @@
-"""How well a confidence tells right answers from wrong ones, and how far a probability can be believed.
+"""How well a confidence tells right answers from wrong ones.
 
 Rows are answered from the most confident down, and rows of one confidence enter together, so the order of rows never
 matters. Losses are in [0, 1]; for a classifier 1 is an error. Curves are joined by straight lines; the generalised risk

@@ -1,4 +1,4 @@
-"""Building Stage-1 for training and export: backbone, heads, weights on disk."""
+"""Stage-1 for training and export: a backbone, random or pretrained, with fresh heads."""
 
 from __future__ import annotations
 

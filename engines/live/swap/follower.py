@@ -22,12 +22,12 @@ from engines.live.load.load_bundle import LiveBundle
 from engines.live.settings import SwapSettings
 from engines.live.slot import BundleSlot, Live
 from engines.live.states import REFUSABLE, Lifecycle, State
-from engines.live.swap.background_tasks import BackgroundTasks
 from engines.live.swap.drain import report_overdue
 from engines.live.swap.history import History
 from engines.live.swap.pointer_watch import watch_pointer
 from engines.live.swap.recalibration import Recalibrate, Recalibration
 from engines.live.swap.status import Status
+from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.memory import give_back
 from engines.store.store import Store
 from stage1.errors import Stage1Error

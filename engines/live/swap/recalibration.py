@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from engines.live.swap.background_tasks import BackgroundTasks
+from engines.machine.background_tasks import BackgroundTasks
 from engines.spec import EngineSpec
 
 log = structlog.get_logger(__name__)

@@ -14,6 +14,7 @@ from offline.learning.predict import ImageSet, best_device, predict
 from offline.learning.settings import TrainSettings
 from offline.learning.supervised.train import Trainee, train_supervised
 from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.settings import CalibrationSettings
 from stage1.model.adapters.attach import add_adapters, add_side_modules, merge_adapters
 from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
@@ -84,10 +85,15 @@ class Ablations:
             {name: outputs[0] for name, outputs in found.items()},
             {name: outputs[1] for name, outputs in found.items()},
             [("final", name) for name in nets if name != "final"],
-            config.calibrate_scrc.model_copy(update={"agreement": ()}),
+            self._calibration,
             repetitions=wanted.repetitions,
             seed=config.seed,
         )
+
+    @property
+    def _calibration(self) -> CalibrationSettings:
+        """Without heads that must agree: not every variant has them."""
+        return self.config.calibrate_scrc.model_copy(update={"agreement": ()})
 
     def _outputs(self, net: Stage1Net) -> tuple[LabelledOutputs, LabelledOutputs]:
         """For the test rows and those of val_select."""
@@ -144,7 +150,7 @@ class Ablations:
         train_supervised(
             Trainee(net, self.train, self.val_select, heads),
             settings,
-            self.config.calibrate_scrc.model_copy(update={"agreement": ()}),
+            self._calibration,
             seed=self.config.seed,
             progress=self._told(name),
             checkpoints=self.checkpoints / name,
@@ -157,7 +163,7 @@ class Ablations:
             self.train,
             self.val_select,
             self.config.train_conformal_risk.model_copy(update=changes),
-            self.config.calibrate_scrc.model_copy(update={"agreement": ()}),
+            self._calibration,
             seed=self.config.seed,
             progress=self._told(name),
             checkpoints=self.checkpoints / name,

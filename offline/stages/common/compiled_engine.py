@@ -13,9 +13,9 @@ from engines.engine import Engine
 from engines.spec import REFERENCE, EngineSpec
 from engines.store.file_names import ENGINE, SPEC
 from offline.certify.engine_agreement import check_agreement, correlation
+from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
 from offline.pipeline.run_files import DRIFT
-from offline.stages.common.inputs import rows_of
 from stage1.artifacts import Artifact
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
@@ -51,13 +51,14 @@ def compiled_engine(context: Context) -> Engine:
     return open_engine(EngineSpec.read(export / SPEC), export / ENGINE)
 
 
-def agreed(context: Context, spec: EngineSpec, ours: LabelledOutputs) -> LabelledOutputs:
+def agreed(context: Context, spec: EngineSpec, rows: Dataset, ours: LabelledOutputs) -> LabelledOutputs:
     """What the reference says of val_select, after making sure that an engine computes the same graph.
 
     Args:
         context: of the stage that certifies.
         spec: the engine.
-        ours: what it says of val_select.
+        rows: of val_select.
+        ours: what the engine says of them.
 
     Raises:
         ParityError: it is miscompiled.
@@ -65,8 +66,7 @@ def agreed(context: Context, spec: EngineSpec, ours: LabelledOutputs) -> Labelle
     if spec == REFERENCE:
         return ours
     with closing(OnnxEngine(context.inputs["export"] / ENGINE)) as reference:
-        rows, preprocess = rows_of(context, "val_select"), context.config.preprocess
-        theirs = run_engine(reference, rows, preprocess, context.progress.step, "val_select, in fp32")
+        theirs = run_engine(reference, rows, context.config.preprocess, context.progress.step, "val_select, in fp32")
     check_agreement(spec, ours.outputs, theirs.outputs)
     return theirs
 

@@ -144,7 +144,7 @@ def publish(
 
 
 def judge(store: Store, challenger: Path, data: Dataset) -> tuple[str | None, list[str], int]:
-    return judge_champion(store, challenger, data, data.ids, GATE, Silent())
+    return judge_champion(store, challenger, data, GATE, Silent())
 
 
 def test_without_a_champion_there_is_nothing_to_lose_to(store: Store, publish: Publish, data: Dataset) -> None:
