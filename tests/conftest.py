@@ -266,6 +266,11 @@ def at_once() -> Callable[..., None]:
 
 
 @pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
 def publisher(
     tmp_path: Path,
     write_onnx: Callable[..., Path],
@@ -285,6 +290,12 @@ def publisher(
         return publish_one
 
     return of
+
+
+@pytest.fixture
+def publish(store: Store, publisher: Callable[[Store], Callable[..., str]]) -> Callable[..., str]:
+    """Publishes a bundle of its own kind in `store` and makes it current."""
+    return publisher(store)
 
 
 @pytest.fixture(scope="session")

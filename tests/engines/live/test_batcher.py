@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from engines.engine import Engine, EngineDescription
 from engines.errors import DeadlineExceeded, InferenceError, QueueFull
 from engines.live.batcher import Batcher
 from engines.live.load.load_bundle import LiveBundle, load_bundle
@@ -23,22 +22,21 @@ from engines.store.store import Store
 from stage1.errors import OutputsError
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
+from tests.support.engines import Watched
 
 FOREVER = 1e9
 SIZE_PX = 32
 
 
 @dataclass
-class Slow:
+class Slow(Watched):
     """A real engine that notes its batches, can be held up, and cannot bear some images."""
 
-    engine: Engine
     batches: list[int] = field(default_factory=list)
     started: threading.Event = field(default_factory=threading.Event)
     go: threading.Event = field(default_factory=threading.Event)
     poison: int = 255
     error: type[Exception] = InferenceError
-    closed: int = 0
 
     def infer(self, batch: Pixels) -> Stage1Outputs:
         assert not self.closed
@@ -47,17 +45,7 @@ class Slow:
         assert self.go.wait(30)
         if (batch[:, 0, 0, 0] == self.poison).any():
             raise self.error("poison")
-        return self.engine.infer(batch)
-
-    def warm_up(self, most: int) -> None:
-        self.engine.warm_up(most)
-
-    def close(self) -> None:
-        self.closed += 1
-        self.engine.close()
-
-    def describe(self) -> EngineDescription:
-        return self.engine.describe()
+        return super().infer(batch)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from engines.engine import Engine, EngineDescription
+from engines.engine import EngineDescription
 from engines.errors import UnknownBundle
 from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.live.slot import BundleSlot, Lease
@@ -22,28 +22,7 @@ from engines.store.bundle import Provenance
 from engines.store.store import Store
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
-
-
-@dataclass
-class Watched:
-    """A real engine that counts how often it is closed."""
-
-    engine: Engine
-    closed: int = 0
-
-    def infer(self, batch: Pixels) -> Stage1Outputs:
-        return self.engine.infer(batch)
-
-    def warm_up(self, most: int) -> None:
-        self.engine.warm_up(most)
-
-    def close(self) -> None:
-        self.closed += 1
-        self.engine.close()
-
-    def describe(self) -> EngineDescription:
-        return self.engine.describe()
-
+from tests.support.engines import Watched
 
 Fresh = Callable[[], LiveBundle]
 

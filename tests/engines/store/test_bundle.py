@@ -16,7 +16,7 @@ import pytest
 from numpy.typing import NDArray
 
 from engines.backends.registry import open_engine
-from engines.engine import Engine, EngineDescription
+from engines.engine import Engine
 from engines.errors import BundleRefused, InferenceError, ParityError
 from engines.live.load.load_bundle import LiveBundle, check_bundle, load_bundle, load_checked
 from engines.live.states import State
@@ -29,6 +29,7 @@ from stage1.artifacts import sha256_file
 from stage1.certificate.params import ScrcParams
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import PreprocessSettings
+from tests.support.engines import Watched
 
 Publish = Callable[[Path], Path]
 Maker = Callable[..., Any]
@@ -356,26 +357,16 @@ def test_a_live_bundle_cannot_be_changed(bundle: Path, certificate: Callable[...
 
 
 @dataclass
-class Miscompiled:
+class Miscompiled(Watched):
     """An engine whose kernel for one batch size is wrong."""
 
-    engine: Engine
     at: int
     asked: list[int] = field(default_factory=list)
 
     def infer(self, batch: NDArray[np.uint8]) -> Stage1Outputs:
         self.asked.append(len(batch))
-        outputs = self.engine.infer(batch)
+        outputs = super().infer(batch)
         return Stage1Outputs(outputs.logits + (len(batch) == self.at), outputs.select_score)
-
-    def warm_up(self, most: int) -> None:
-        self.engine.warm_up(most)
-
-    def close(self) -> None:
-        self.engine.close()
-
-    def describe(self) -> EngineDescription:
-        return self.engine.describe()
 
 
 def opened(bundle: Path) -> Engine:

@@ -37,11 +37,6 @@ def leftovers(store: Store) -> list[str]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
 def publish(store: Store, tmp_path: Path, bundle_files: Path, provenance: Provenance) -> Publish:
     """Publishes the bundle whose report carries a note, the older the shorter the note."""
 

@@ -7,10 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
-
-import pytest
 
 from engines.live.batcher import Batcher
 from engines.live.load.background_loader import EngineOptions
@@ -23,17 +20,6 @@ from miner.axon.settings import AxonSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Publish = Callable[[str], str]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
-def publish(store: Store, publisher: Callable[[Store], Publish]) -> Publish:
-    """Publishes a bundle of its own kind and makes it current."""
-    return publisher(store)
 
 
 @asynccontextmanager

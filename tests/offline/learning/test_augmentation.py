@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-# Imported after the check above: these modules need torch.
 from torch import Generator, Tensor
 
 from offline.data.dataset import Dataset, Row

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-
-# Imported after the check above: these modules need torch.
 from torch import Tensor, nn
 
 from offline.learning.optimiser import (

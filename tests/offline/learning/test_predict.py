@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 
 from offline.data.dataset import Dataset, Row
-
-# Imported after the check above: the module needs torch.
 from offline.learning.checkpoint_score import SelectiveScore, selective_score
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.settings import CalibrationSettings

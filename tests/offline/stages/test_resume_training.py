@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-
-# Imported after the check above: these modules need torch.
 from torch import Tensor, nn
 
 from engines.store.store import Store

@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
-# Imported after the check above: these modules need torch.
 from safetensors.torch import load_file
-from transformers import DINOv3ViTConfig, DINOv3ViTModel
+from transformers import DINOv3ViTModel
 
 from engines.backends.onnxruntime import OnnxEngine
 from engines.errors import BundleRefused
@@ -37,6 +35,7 @@ from offline.stages.train_supervised import TrainingRecord
 from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
+from tests.support.backbones import write_dinov3
 from tests.support.calibrators import head_probabilities
 
 SCENES = 80
@@ -75,16 +74,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         draw_frame(plan_scene(1000 + number, seed=2, difficulty=0.1), 0).save(home / "more" / f"{number}.jpg")
     for number in range(SCENES):
         draw_frame(plan_scene(number, seed=1, difficulty=0.1), 0).save(home / "more" / f"same{number}.jpg", quality=60)
-    torch.manual_seed(0)
-    config = DINOv3ViTConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        layerscale_value=1.0,
-        initializer_range=0.15,
-    )
-    DINOv3ViTModel(config).save_pretrained(home / "backbone")
+    write_dinov3(home / "backbone")
     return home
 
 

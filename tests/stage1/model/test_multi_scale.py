@@ -8,8 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-# Imported after the check above: these modules need torch.
 from torch.nn import functional as F
 from transformers import MobileNetV2Config, MobileNetV2Model
 

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-
-# Imported after the check above: these modules need torch.
 from torch import Tensor, nn
 from transformers import (
     DINOv3ViTConfig,

@@ -23,19 +23,15 @@ from engines.backends.tensorrt.library import Flavour
 from engines.backends.tensorrt.plan import BatchProfile, Fingerprint, graph_sha256, read_plan
 from engines.errors import BuildFailed, BundleRefused
 from engines.machine.gpu import Gpu, NoGpu, find_gpu
-from engines.spec import EngineSpec, twin
-
-# Imported after the check above: these modules need torch.
+from engines.spec import twin
 from offline.certify.onnx_export import export_bf16, export_onnx
 from offline.learning.predict import predict
 from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
 from stage1.model.settings import ModelSettings, PretrainedBackbone, RandomBackbone
+from tests.support.tensorrt import BF16, FP32, GPU
 
 SIZE_PX = 32
-FP32 = EngineSpec(backend="tensorrt", device="cuda")
-BF16 = EngineSpec(backend="tensorrt", device="cuda", precision="bf16")
-GPU = Gpu(name="Some GPU", compute_capability="8.6", driver="13.0", total_bytes=24 << 30, free_bytes=20 << 30)
 HERE = find_gpu()
 
 without_gpu = pytest.mark.skipif(isinstance(HERE, Gpu), reason="there is a GPU")

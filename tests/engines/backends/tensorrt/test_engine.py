@@ -21,12 +21,9 @@ from engines.backends.tensorrt.library import Flavour
 from engines.backends.tensorrt.plan import DESCRIPTION, PlanDescription
 from engines.batches import BUCKETS
 from engines.errors import BundleRefused, InferenceError
-from engines.machine.gpu import Gpu
-from engines.spec import EngineSpec
 from stage1.outputs import Stage1Outputs
+from tests.support.tensorrt import FP32, GPU
 
-FP32 = EngineSpec(backend="tensorrt", device="cuda")
-GPU = Gpu(name="Some GPU", compute_capability="8.6", driver="13.0", total_bytes=24 << 30, free_bytes=20 << 30)
 COLOURS = np.random.default_rng(0).integers(0, 256, (70, 3))
 Images = Callable[..., NDArray[np.uint8]]
 WriteOnnx = Callable[..., Path]

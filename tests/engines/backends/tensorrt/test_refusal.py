@@ -22,11 +22,9 @@ from engines.backends.tensorrt.refit import check_refit
 from engines.errors import BundleRefused
 from engines.machine.gpu import Gpu, find_gpu
 from engines.spec import EngineSpec
+from tests.support.tensorrt import BF16, FP32, GPU
 
 SIZE_PX = 32
-FP32 = EngineSpec(backend="tensorrt", device="cuda")
-BF16 = EngineSpec(backend="tensorrt", device="cuda", precision="bf16")
-GPU = Gpu(name="Some GPU", compute_capability="8.6", driver="13.0", total_bytes=24 << 30, free_bytes=20 << 30)
 HERE = find_gpu()
 
 without_gpu = pytest.mark.skipif(isinstance(HERE, Gpu), reason="there is a GPU")

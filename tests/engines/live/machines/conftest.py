@@ -43,11 +43,9 @@ from engines.store.file_names import ENGINE, PARAMS, SPEC
 from engines.store.store import Store
 from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
+from tests.support.tensorrt import ELSEWHERE, FP32, GPU
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-FP32 = EngineSpec(backend="tensorrt", device="cuda")
-GPU = Gpu(name="Some GPU", compute_capability="8.6", driver="13.0", total_bytes=24 << 30, free_bytes=20 << 30)
-ELSEWHERE = {"gpu": "Another GPU", "compute_capability": "9.0", "driver_major": 13}
 Publish = Callable[..., str]
 
 
@@ -135,11 +133,6 @@ class Follower(StoreFollower):
 @pytest.fixture
 def machine(flavour: Flavour, host_gpu: Callable[[Path], tuple[Any, Any]], monkeypatch: pytest.MonkeyPatch) -> Machine:
     return Machine(flavour, host_gpu, monkeypatch)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 @pytest.fixture

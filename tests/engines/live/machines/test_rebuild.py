@@ -21,15 +21,11 @@ from engines.live.settings import SwapSettings
 from engines.live.states import State
 from engines.live.swap.follower import StoreFollower
 from engines.machine.child import Child
-from engines.machine.gpu import Gpu, NoGpu
-from engines.spec import EngineSpec
+from engines.machine.gpu import NoGpu
 from engines.store.store import Store
+from tests.support.tensorrt import ELSEWHERE, FP32, GPU, HERE
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-FP32 = EngineSpec(backend="tensorrt", device="cuda")
-GPU = Gpu(name="Some GPU", compute_capability="8.6", driver="13.0", total_bytes=24 << 30, free_bytes=20 << 30)
-HERE = {"gpu": "Some GPU", "compute_capability": "8.6", "driver_major": 13}
-ELSEWHERE = {"gpu": "Another GPU", "compute_capability": "9.0", "driver_major": 13}
 Publish = Callable[..., str]
 
 

@@ -17,14 +17,11 @@ from engines.backends.onnxruntime import OnnxEngine
 from engines.backends.tensorrt.engine import TensorRtEngine
 from engines.engine import Refittable
 from engines.live.states import State
-from engines.machine.gpu import Gpu
-from engines.spec import EngineSpec
 from engines.store.file_names import ENGINE
 from engines.store.store import Store
+from tests.support.tensorrt import FP32
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-FP32 = EngineSpec(backend="tensorrt", device="cuda")
-GPU = Gpu(name="Some GPU", compute_capability="8.6", driver="13.0", total_bytes=24 << 30, free_bytes=20 << 30)
 Publish = Callable[..., str]
 
 

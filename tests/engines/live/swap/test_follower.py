@@ -28,17 +28,6 @@ DEADLINE_S = 60.0
 Publish = Callable[..., str]
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
-def publish(store: Store, publisher: Callable[[Store], Publish]) -> Publish:
-    """Publishes a bundle of its own kind and makes it current."""
-    return publisher(store)
-
-
 @asynccontextmanager
 async def following(store: Store, *, trial: bool = False, standby: bool = False) -> AsyncIterator[StoreFollower]:
     follower = StoreFollower(

@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-# Imported after the check above: these modules need torch.
 from torch import Tensor, nn
 from transformers import MobileNetV2Config
 

@@ -11,8 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-# Imported after the check above: these modules need torch.
 from torch import Tensor, distributed
 
 from offline.learning.self_distillation.losses import (

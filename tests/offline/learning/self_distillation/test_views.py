@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-# Imported after the check above: these modules need torch.
 from torch import Generator, Tensor
 
 from offline.learning.self_distillation import views as ssl_views

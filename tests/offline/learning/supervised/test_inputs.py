@@ -10,10 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
-# Imported after the check above: these modules need torch.
 from torch import Generator, Tensor
-from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from offline.data.dataset import Dataset, Row
 from offline.errors import TrainingError, TrainingInterrupted
@@ -30,6 +27,7 @@ from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
 from stage1.model.settings import ModelSettings, PretrainedBackbone
 from stage1.model.trunk import plain
+from tests.support.backbones import write_dinov3
 
 SIZE_PX = 32
 CPU = torch.device("cpu")
@@ -39,21 +37,8 @@ CALIBRATION = CalibrationSettings(alpha=0.1, unit="row", grid_size=30, gate_size
 @pytest.fixture(scope="module")
 def backbones(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Two DINOv3s of three blocks with other weights."""
-    found = []
-    for seed in (0, 1):
-        torch.manual_seed(seed)
-        config = DINOv3ViTConfig(
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=3,
-            num_attention_heads=2,
-            patch_size=8,
-            layerscale_value=1.0,
-            initializer_range=0.15,
-        )
-        found.append(tmp_path_factory.mktemp("backbone"))
-        DINOv3ViTModel(config).save_pretrained(found[-1])
-    return found[0], found[1]
+    first, second = (write_dinov3(tmp_path_factory.mktemp("backbone"), seed=seed, patch_size=8) for seed in (0, 1))
+    return first, second
 
 
 def network(backbone: Path, **changes: Any) -> Stage1Net:

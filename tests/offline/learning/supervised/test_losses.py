@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-
-# Imported after the check above: these modules need torch.
 from torch import Tensor
 
 from offline.data.dataset import Dataset, Row

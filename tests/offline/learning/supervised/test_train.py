@@ -14,8 +14,6 @@ from pydantic import ValidationError
 
 from engines.store.bundle import engine_sha256
 from engines.store.file_names import ENGINE, WEIGHTS
-
-# Imported after the check above: these modules need torch.
 from offline.certify.onnx_export import check_export, export_onnx
 from offline.data.dataset import Dataset, Row
 from offline.errors import TrainingError

@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-
-# Imported after the check above: these modules need torch.
 from torch import Tensor
-from transformers import DINOv3ViTConfig, DINOv3ViTModel, MobileNetV2Config, ViTConfig, ViTModel
+from transformers import MobileNetV2Config, ViTConfig, ViTModel
 
 from offline.certify.onnx_export import check_export, export_onnx
 from offline.errors import TrainingError
@@ -24,6 +22,7 @@ from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
 from stage1.model.settings import ModelSettings, NamedHead, PretrainedBackbone, RandomBackbone
 from stage1.model.weights import load_weights, save_weights
+from tests.support.backbones import write_dinov3
 
 SIZE_PX = 32
 KINDS = ("doran", "dora", "lora", "prompts", "parallel", "none")
@@ -39,20 +38,7 @@ def no_gradients() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DINOv3 of three blocks with weights on disk."""
-    torch.manual_seed(0)
-    config = DINOv3ViTConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=3,
-        num_attention_heads=2,
-        patch_size=8,
-        use_gated_mlp=True,
-        layerscale_value=1.0,
-        initializer_range=0.15,
-    )
-    directory = tmp_path_factory.mktemp("dinov3")
-    DINOv3ViTModel(config).save_pretrained(directory)
-    return directory
+    return write_dinov3(tmp_path_factory.mktemp("dinov3"), patch_size=8, use_gated_mlp=True)
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-
-# Imported after the check above: these modules need torch.
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from torch.nn import functional as F
