@@ -84,9 +84,9 @@ class HeadAgreement(BaseModel):
     head: str
     cut: float
 
-    def says_roadwork(self, outputs: Stage1Outputs) -> Mask:
-        """Bool `(N,)`."""
-        says: Mask = outputs.head_score(self.head) >= self.cut
+    def says_roadwork(self, outputs: Stage1Outputs, moved: float = 0.0) -> Mask:
+        """Bool `(N,)`; `moved` is added to the score of the head."""
+        says: Mask = outputs.head_score(self.head) + np.float32(moved) >= self.cut
         return says
 
 
@@ -128,6 +128,35 @@ class ExitRule(BaseModel):
         """Bool `(N,)`: the selection score passes the gate."""
         passes: Mask = outputs.select_score >= self.tau
         return passes
+
+    def settled(self, outputs: Stage1Outputs, tolerance: float) -> Mask:
+        """Images that are decided alike by whatever differs by at most `tolerance` in every output, bool `(N,)`.
+
+        Args:
+            outputs: Stage-1 outputs of N images.
+            tolerance: largest difference of a logit or of the selection score; a score is a difference of two logits.
+        """
+        said = [
+            (head.says_roadwork(outputs, -2 * tolerance), head.says_roadwork(outputs, 2 * tolerance))
+            for head in self.agreement
+        ]
+        # The regions of the rule are boxes in these scores: what all corners agree on holds in between.
+        corners = [
+            apply_exit_rule(
+                outputs.roadwork_score + np.float32(2 * score),
+                outputs.select_score + np.float32(select),
+                tau=self.tau,
+                t0=self.t0,
+                t1=self.t1,
+                zero=~np.logical_or.reduce([pair[side] for pair in said]) if said else None,
+                one=np.logical_and.reduce([pair[side] for pair in said]) if said else None,
+            )
+            for score in (-tolerance, tolerance)
+            for select in (-tolerance, tolerance)
+            for side in (0, 1)
+        ]
+        alike: Mask = np.all(np.asarray(corners) == corners[0], axis=0)
+        return alike
 
 
 def consent(outputs: Stage1Outputs, agreement: tuple[HeadAgreement, ...]) -> tuple[Mask | None, Mask | None]:

@@ -37,6 +37,11 @@ class ScrcPolicy:
         ambiguous = outputs.select_score < self.params.ambiguous_below
         return Decisions.from_exit_labels(exit_labels(self.params.rule, outputs), ambiguous)
 
+    def settled(self, outputs: Stage1Outputs, tolerance: float) -> NDArray[np.bool_]:
+        """Bool `(N,)`: see `ExitRule.settled`; what is always deferred is settled."""
+        rule = self.params.rule
+        return np.ones(len(outputs), bool) if rule is None else rule.settled(outputs, tolerance)
+
     def gate(self, outputs: Stage1Outputs) -> NDArray[np.bool_]:
         """Bool `(N,)`: the selection score passes the gate."""
         rule = self.params.rule

@@ -227,15 +227,20 @@ def _write_bundle_files(
 
 @functools.cache
 def _certificate(
-    *, engine_sha256: str = "e" * 64, preprocess_sha256: str = "p" * 64, feasible: bool = True
+    *,
+    engine_sha256: str = "e" * 64,
+    preprocess_sha256: str = "p" * 64,
+    feasible: bool = True,
+    **asked: Any,
 ) -> ScrcParams:
-    """What `calibrate` says about a good model, or about one that says nothing."""
+    """What `calibrate` says about a good model, or about one that says nothing; `asked` are settings."""
     rows, separation = (1200, 3.0) if feasible else (60, 0.0)
     context = CalibrationContext(engine_sha256, preprocess_sha256, code_version="test")
+    common: dict[str, Any] = {"alpha": 0.05, "grid_size": 40, "gate_size": 5}
     return calibrate(
         _binormal(rows, seed=1, prefix="select/", separation=separation),
         _binormal(rows, seed=2, prefix="calib/", separation=separation),
-        CalibrationSettings(alpha=0.05, grid_size=40, gate_size=5),
+        CalibrationSettings.model_validate(common | asked),
         context,
     )
 

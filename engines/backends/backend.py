@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from engines.machine.gpu import Gpu, NoGpu
 from engines.spec import EngineSpec, Precision
-from engines.store.file_names import PARITY_TOLERANCE
+from stage1.tolerance import TOLERANCE
 
 if TYPE_CHECKING:
     # It brings numpy, and the command line asks the registry for names.
@@ -111,7 +111,7 @@ class Backend(Protocol):
 
     def tolerance(self, spec: EngineSpec) -> float:  # noqa: ARG002
         """Largest difference of an engine from its own golden outputs, in logits."""
-        return PARITY_TOLERANCE
+        return TOLERANCE
 
     def mismatch(
         self,

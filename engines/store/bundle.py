@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from engines.errors import BundleRefused
 from engines.spec import REFERENCE, EngineSpec
-from engines.store.file_names import ENGINE, ENGINE_PREFIXES, MANIFEST, PARITY_TOLERANCE, REQUIRED, WEIGHTS
+from engines.store.file_names import ENGINE, ENGINE_PREFIXES, MANIFEST, REQUIRED, WEIGHTS
 from stage1.artifacts import Artifact, sha256_file, sha256_json
 from stage1.errors import Stage1Error
+from stage1.tolerance import TOLERANCE
 
 ID_LENGTH = 16
 
@@ -59,7 +60,7 @@ class Manifest(Artifact):
     bundle_id: str = Field(pattern=r"^[0-9a-f]{16}$")
     files: dict[str, FileEntry]
     provenance: Provenance
-    parity_tolerance: float = Field(default=PARITY_TOLERANCE, gt=0, le=5e-2)
+    parity_tolerance: float = Field(default=TOLERANCE, gt=0, le=5e-2)
 
 
 def bundle_id_of(files: dict[str, FileEntry]) -> str:

@@ -18,6 +18,3 @@ SPLITS = "splits.json"
 METRICS = "metrics.csv"
 PAGE = "report.html"
 REQUIRED = (ENGINE, PARAMS, PREPROCESS, CALIBRATOR, GOLDEN, CONFIG, SPLITS, METRICS, PAGE)
-
-# Largest difference of an engine from its golden outputs, in logits, where a bundle says no other.
-PARITY_TOLERANCE = 1e-3

@@ -7,23 +7,32 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from engines.errors import BundleRefused, PointerMoved, StoreError, UnknownBundle
 from engines.store.bundle import Manifest, Provenance, bundle_id_of, describe_files, verify_bundle
-from engines.store.file_names import MANIFEST, PARITY_TOLERANCE
+from engines.store.file_names import MANIFEST
+from engines.store.records import (
+    HISTORY,
+    PUBLISHED,
+    REJECTED,
+    HistoryEntry,
+    PublishedEntry,
+    RejectionEntry,
+    read_entries,
+)
 from stage1.artifacts import Artifact, append_line, fsync_directory, fsync_tree
+from stage1.tolerance import TOLERANCE
 
 POINTER = "current.json"
-HISTORY = "history.jsonl"
 LOCK_TIMEOUT_S = 30.0
 ABANDONED_S = 86_400.0
 
@@ -44,18 +53,6 @@ class Pointer(Artifact):
     previous: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
     sequence: int = Field(ge=1)
     changed_at: str
-
-
-class HistoryEntry(BaseModel):
-    """One line of `history.jsonl`."""
-
-    model_config = ConfigDict(frozen=True)
-
-    schema_version: Literal[1] = 1
-    sequence: int
-    bundle: str
-    action: str
-    at: str
 
 
 @dataclass(frozen=True)
@@ -111,7 +108,7 @@ class Store:
         return Pointer.read(self.pointer_path) if self.pointer_path.exists() else None
 
     def bundles(self) -> list[Listed]:
-        """Every bundle, oldest first. Manifests are read, file hashes are not checked."""
+        """Every bundle in the order of publication. Manifests are read, file hashes are not checked."""
         pointer = self.current()
         rows = []
         for bundle_id in self._ids():
@@ -119,9 +116,13 @@ class Store:
             is_current = pointer is not None and pointer.bundle == bundle_id
             is_previous = pointer is not None and pointer.previous == bundle_id
             rows.append(Listed(Manifest.read(path / MANIFEST), path, is_current, is_previous))
-        return sorted(rows, key=lambda row: row.manifest.provenance.created_at)
+        # Not by the time of publication: a clock may have been set back.
+        published = read_entries(self.root / PUBLISHED, PublishedEntry)
+        order = {entry.bundle: place for place, entry in enumerate(published)}
+        # One that is not listed was there before there was a list.
+        return sorted(rows, key=lambda row: (order.get(row.manifest.bundle_id, -1), row.manifest.provenance.created_at))
 
-    def publish(self, source: Path, provenance: Provenance, *, parity_tolerance: float = PARITY_TOLERANCE) -> str:
+    def publish(self, source: Path, provenance: Provenance, *, parity_tolerance: float = TOLERANCE) -> str:
         """Copy the files of `source` into the store as one bundle; it does not become current.
 
         The bundle appears under its name in one rename, complete and flushed. Publishing the same files again changes
@@ -152,6 +153,9 @@ class Store:
                 Manifest(
                     bundle_id=bundle_id, files=files, provenance=provenance, parity_tolerance=parity_tolerance
                 ).write(incoming / MANIFEST)
+                if not (self._home / bundle_id).exists():
+                    # Before it has its name: a line about one that never came does no harm.
+                    append_line(self.root / PUBLISHED, PublishedEntry(bundle=bundle_id))
                 fsync_tree(incoming)
                 if not (self._home / bundle_id).exists():
                     incoming.rename(self._home / bundle_id)
@@ -161,7 +165,13 @@ class Store:
         return bundle_id
 
     def activate(
-        self, bundle_id: str, *, now: datetime, action: str = "activate", instead_of: str | None = None
+        self,
+        bundle_id: str,
+        *,
+        now: datetime,
+        action: str = "activate",
+        instead_of: str | None = None,
+        although_rejected: bool = False,
     ) -> Pointer:
         """Make a bundle current, after checking every hash of it.
 
@@ -170,15 +180,17 @@ class Store:
             now: the time to record, with a time zone.
             action: what the history calls this change.
             instead_of: id of the bundle whose place it takes; a rollback goes where it would have gone from that one.
+            although_rejected: it may have been rejected, and is not any more.
 
         Raises:
             UnknownBundle: it is not in the store.
-            BundleRefused: it is damaged; the pointer stays as it was.
+            BundleRefused: it is damaged, or was rejected; the pointer stays as it was.
             PointerMoved: another one than `instead_of` is current.
         """
         path = self.path(bundle_id)
         self.verify(path.name)
         with self._writing():
+            self._check_rejection(path.name, now, although_rejected=although_rejected)
             before = self.current()
             if before is not None and before.bundle == path.name:
                 return before
@@ -195,17 +207,47 @@ class Store:
         return pointer
 
     def rollback(self, *, now: datetime) -> Pointer:
-        """Make the previous bundle current again.
+        """Make the previous bundle current again, and remember that the one which was current is rejected.
 
         Raises:
             UnknownBundle: there is no previous bundle.
+            BundleRefused: the previous one is damaged.
         """
         pointer = self.current()
         if pointer is None or pointer.previous is None:
             raise UnknownBundle(f"{self.root}: there is no previous bundle to roll back to")
-        return self.activate(pointer.previous, now=now, action="rollback")
+        self.verify(pointer.previous)
+        with self._writing():
+            self._say(pointer.bundle, now, rejected=True)
+        # The operator wants the one before, whatever was said of it earlier.
+        return self.activate(pointer.previous, now=now, action="rollback", although_rejected=True)
 
-    def prune(self, keep: int) -> list[str]:
+    def rejected(self) -> dict[str, str]:
+        """Bundles that an operator has rolled back, each with who did it and when; no night makes one current."""
+        entries = read_entries(self.root / REJECTED, RejectionEntry)
+        return {bundle: entry.reason for bundle, entry in {e.bundle: e for e in entries}.items() if entry.rejected}
+
+    def live_since(self, since: datetime) -> set[str]:
+        """Bundles that have been current at any time since then."""
+        moves = [(datetime.fromisoformat(e.at), e.bundle) for e in read_entries(self.root / HISTORY, HistoryEntry)]
+        before = [bundle for at, bundle in moves if at < since]
+        return {bundle for at, bundle in moves if at >= since} | set(before[-1:])
+
+    def discard(self, bundle_id: str) -> None:
+        """Remove a bundle that is neither current nor the one before it.
+
+        Raises:
+            UnknownBundle: it is not in the store.
+            StoreError: it is current, or the one before it.
+        """
+        path = self.path(bundle_id)
+        with self._writing():
+            pointer = self.current()
+            if pointer is not None and path.name in {pointer.bundle, pointer.previous}:
+                raise StoreError(f"{self.root}: {path.name} is current, or was before: it stays")
+            self._remove(path)
+
+    def prune(self, keep: int, *, protected: Collection[str] = ()) -> list[str]:
         """Remove old bundles; the current one, the one before it and the newest are kept.
 
         A bundle disappears under its name in one rename, so nobody ever reads half of one. Who has it loaded keeps it:
@@ -213,6 +255,7 @@ class Store:
 
         Args:
             keep: bundles that stay, the current one and the one before it among them where they are among the newest.
+            protected: ids of others that stay too.
 
         Returns:
             Ids of what was removed, oldest first.
@@ -220,13 +263,10 @@ class Store:
         with self._writing():
             self._sweep()
             rows = self.bundles()
-            newest = {row.manifest.bundle_id for row in rows[max(0, len(rows) - keep) :]}
-            gone = [row for row in rows if not (row.current or row.previous or row.manifest.bundle_id in newest)]
+            staying = {row.manifest.bundle_id for row in rows[max(0, len(rows) - keep) :]} | set(protected)
+            gone = [row for row in rows if not (row.current or row.previous or row.manifest.bundle_id in staying)]
             for row in gone:
-                removed = self._home / f".removed-{row.manifest.bundle_id}"
-                row.path.rename(removed)
-                fsync_directory(self._home)
-                shutil.rmtree(removed)
+                self._remove(row.path)
         return [row.manifest.bundle_id for row in gone]
 
     def verify(self, bundle_id: str) -> Manifest:
@@ -241,6 +281,25 @@ class Store:
         if manifest.bundle_id != path.name:
             raise BundleRefused(f"{path}: the directory holds bundle {manifest.bundle_id}")
         return manifest
+
+    def _remove(self, path: Path) -> None:
+        removed = self._home / f".removed-{path.name}"
+        path.rename(removed)
+        fsync_directory(self._home)
+        shutil.rmtree(removed)
+
+    def _check_rejection(self, bundle: str, now: datetime, *, although_rejected: bool) -> None:
+        reason = self.rejected().get(bundle)
+        if reason is None:
+            return
+        if not although_rejected:
+            raise BundleRefused(f"{self.root}: {bundle} {reason}; with --although-rejected it becomes current")
+        self._say(bundle, now, rejected=False)
+
+    def _say(self, bundle: str, now: datetime, *, rejected: bool) -> None:
+        at = now.isoformat(timespec="seconds")
+        reason = f"was rolled back at {at}" if rejected else "was made current all the same"
+        append_line(self.root / REJECTED, RejectionEntry(bundle=bundle, rejected=rejected, reason=reason, at=at))
 
     def _ids(self) -> list[str]:
         if not self._home.is_dir():

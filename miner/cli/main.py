@@ -177,8 +177,13 @@ def plan(
         float, typer.Option(min=0.01, max=1, help="Share of the roadwork that you expect to exit.")
     ] = 0.8,
     prevalence: Annotated[float, typer.Option(min=0.001, max=1, help="Share of images with roadwork.")] = 0.3,
-    uses: Annotated[int, typer.Option(min=0, help="Nights that the same rows have already certified.")] = 0,
+    looks: Annotated[int, typer.Option(min=1, help="Certifications that share delta on the same rows.")] = 6,
+    uses: Annotated[int, typer.Option(min=0, help="Certifications that have looked at the rows already.")] = 0,
+    nights: Annotated[bool, typer.Option("--nights", help="Divide delta among nights without end instead.")] = False,
     single_use: Annotated[bool, typer.Option("--single-use", help="Give one certificate all of delta.")] = False,
+    calib_share: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of newly labelled images that reaches val_calib.")
+    ] = 0.2,
     have: Annotated[int | None, typer.Option(min=1, help="Roadwork groups that exit, which you already have.")] = None,
 ) -> None:
     """Say how many images must be labelled before anything can be certified, and how likely that succeeds.
@@ -194,11 +199,13 @@ def plan(
             alpha=alpha,
             delta=delta,
             expected_rate=miss_rate,
+            spending="single_use" if single_use else "nights" if nights else "looks",
+            looks=looks,
             earlier_uses=uses,
-            single_use=single_use,
             subgroups=subgroups if mode is PlanMode.BALANCED else 0,
             exit_share=exit_share,
             prevalence=prevalence,
+            calib_share=calib_share,
         )
         target = (coverage, expected_coverage) if mode is PlanMode.COVERAGE else None
         say(told(question, have=have, coverage=target))

@@ -61,12 +61,22 @@ def told(question: Question, *, have: int | None = None, coverage: tuple[float, 
 
 
 def _level(question: Question) -> str:
-    if question.single_use:
+    if question.spending == "single_use":
         return "This certificate spends all of delta: it may be the only one on these rows."
-    nights = "the first night" if not question.earlier_uses else f"night {question.earlier_uses + 1}"
+    if question.spending == "nights":
+        nights = "the first night" if not question.earlier_uses else f"night {question.earlier_uses + 1}"
+        return (
+            f"{nights} on these rows is tested at {question.level:.4f}, so that all nights together stay within "
+            f"{question.delta:g}."
+        )
+    if not question.budget.affordable:
+        return (
+            f"These rows have been looked at {question.earlier_uses} times, and {question.looks} looks share delta: "
+            "what follows is for a fresh fold, of rows that no look has used."
+        )
     return (
-        f"{nights} on these rows is tested at {question.level:.4f}, so that all nights together stay within "
-        f"{question.delta:g}."
+        f"look {question.earlier_uses + 1} of {question.looks} at these rows is tested at {question.level:.4f}, so "
+        f"that all of them together stay within {question.delta:g}."
     )
 
 
@@ -74,13 +84,16 @@ def _table(question: Question, find: Callable[[float], Need | None], otherwise: 
     found = [find(wanted) for wanted in POWERS]
     if any(item is None for item in found):
         return [f"  {otherwise}."]
-    lines = ["  to succeed with probability   roadwork that exits   roadwork in all   images in all"]
+    lines = ["  to succeed with probability   roadwork that exits   roadwork in val_calib   images in it   to label"]
     lines += [
-        f"  {item.power:>27.2f} {item.exited:>21} {item.positives:>17} {item.images:>15}" for item in found if item
+        f"  {item.power:>27.2f} {item.exited:>21} {item.positives:>23} {item.images:>14} {item.labelled:>10}"
+        for item in found
+        if item
     ]
     return [
         *lines,
-        f"  if {question.exit_share:.0%} of the roadwork exits and {question.prevalence:.0%} of the images show any.",
+        f"  if {question.exit_share:.0%} of the roadwork exits, {question.prevalence:.0%} of the images show any,",
+        f"  and {question.calib_share:.0%} of what is labelled reaches val_calib.",
     ]
 
 
@@ -95,10 +108,10 @@ def _coverage(question: Question, coverage: float, expected: float) -> list[str]
     found = [coverage_need(question, coverage, expected, wanted) for wanted in POWERS]
     if any(item is None for item in found):
         return [*lines, "  no number of images is enough: the target is not below what is expected."]
-    lines += ["  to succeed with probability   images in all   miss rate certified, about"]
+    lines += ["  to succeed with probability   images in val_calib   to label   miss rate certified, about"]
     for item in found:
         assert item is not None
         exited = round(item.exited * question.prevalence * question.exit_share)
         bound = upper_bound(round(question.expected_rate * exited), exited, coverage_level(question))
-        lines.append(f"  {item.power:>27.2f} {item.exited:>15} {bound:>27.2%}")
+        lines.append(f"  {item.power:>27.2f} {item.exited:>21} {item.labelled:>10} {bound:>27.2%}")
     return [*lines, "", "Count groups, not frames: pictures of one place or drive are one unit."]

@@ -9,7 +9,11 @@ from miner.progress_display import JsonDisplay, RunDisplay, display
 from offline.evaluation.training_comparison import TrainingComparison
 from offline.night import NightOutcome
 from offline.pipeline.run_files import COMPARISON
+from offline.publish.comparison import Comparison
 from offline.report.training_section import gain_lines
+
+# Those of subgroups stand in `publish.json`.
+SHOWN = ("accuracy", "exit coverage")
 
 
 def shown(night: Callable[[RunDisplay], NightOutcome], progress: str) -> str:
@@ -30,18 +34,34 @@ def shown(night: Callable[[RunDisplay], NightOutcome], progress: str) -> str:
     return told(outcome)
 
 
+def _beside(found: Comparison) -> str:
+    """A comparison in one line."""
+    parts = [
+        f"{loss.of} {loss.estimate:+.3f} (at least {loss.lower:+.3f})" for loss in found.losses if loss.of in SHOWN
+    ]
+    ours, theirs = found.rewards
+    return (
+        f"beside {found.against}, on {found.rows} test rows of {found.groups} groups: {', '.join(parts)}; simulated "
+        f"reward of Stage-1 alone {ours:.3f} and {theirs:.3f}"
+    )
+
+
 def told(outcome: NightOutcome) -> str:
     """A night in words."""
     publication, params = outcome.publication, outcome.params
     if publication is None or params is None:
         return f"{outcome.last} is done; its files are in {outcome.run}"
-    verdict = "is current now" if outcome.current else f"stays a challenger: {'; '.join(publication.reasons)}"
+    reasons = "; ".join(publication.reasons)
+    kept = "is refused and removed" if publication.verdict == "REFUSE" else "stays a challenger"
+    verdict = "is current now" if outcome.current else f"{kept}: {reasons}"
     certificate = params.statement if params.rule is not None else params.reason
     gained = gain_lines(TrainingComparison.read(outcome.run / COMPARISON))
     return "\n".join(
         [
             f"bundle {publication.bundle} {verdict}",
+            *publication.notes,
             f"{params.status}: {certificate}",
+            *(_beside(found) for found in publication.compared),
             *(f"on the test rows, {line}" for line in gained),
             f"report: {outcome.run / PAGE}",
         ]

@@ -15,8 +15,8 @@ from miner.demo.scoreboard import Asked
 from miner.errors import StartError
 from miner.progress_display import RunDisplay
 
-READY_S = 60.0
-SWAP_S = 60.0
+READY_S = 300.0
+SWAP_S = 300.0
 ANSWER_S = 30.0
 STOP_S = 15.0
 POLL_S = 0.05

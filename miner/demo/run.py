@@ -326,6 +326,8 @@ def _ensure_swapped(night: Nights, run: Path, miner: MinerProcess) -> str:
     """Wait for the swap; if the gate kept the champion, activate the challenger by hand to show a swap."""
     publication = published(run)
     note = "challenger passed the gate"
+    if publication.verdict == "REFUSE":
+        raise StartError(f"the gate refused the second bundle: {'; '.join(publication.reasons)}")
     if not publication.accepted:
         note = f"gate kept the champion ({'; '.join(publication.reasons)}); challenger activated by hand to show a swap"
         Store(night.store).activate(publication.bundle, now=utc_now(), action="demo")

@@ -1,16 +1,14 @@
-"""The calibration ledger: which rows certifications have looked at, and which fold the next one takes."""
+"""The calibration ledger: which rows certifications have looked at, and what of delta that spent."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from offline.data.jsonl import read_records
-from offline.splits.splits_file import Splits
 from stage1.artifacts import append_line
 
 LEDGER = "calibration_ledger.jsonl"
@@ -24,15 +22,17 @@ class LedgerEntry(BaseModel):
         key: key of the calibration stage; the same key again is the same certification, resumed.
         rows: ids of the rows, sorted.
         groups: their groups, sorted.
+        level: the part of delta that it spent; None in entries of version 2, which did not say.
         at: UTC, ISO 8601.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[2, 3] = 3
     key: str
     rows: tuple[str, ...]
     groups: tuple[str, ...]
+    level: float | None = Field(default=None, gt=0, lt=1)
     at: str
 
 
@@ -48,40 +48,17 @@ def read_certifications(workspace: Path) -> list[LedgerEntry]:
     return read_records(workspace / LEDGER, _ENTRIES)
 
 
-def claim_fold(workspace: Path, splits: Splits, key: str, at: str) -> tuple[tuple[str, ...], int]:
-    """Take the fold of val_calib that has been used least, and write the use down before any row is looked at.
+def earlier_than(entries: Sequence[LedgerEntry], key: str) -> tuple[list[LedgerEntry], LedgerEntry | None]:
+    """The certifications before the one with this key, all of them if it is new, and its own entry if it is not.
 
-    Args:
-        workspace: where the ledger is.
-        splits: names the folds.
-        key: key of the calibration stage.
-        at: time to record.
-
-    Returns:
-        Row ids of the fold, and how many other certifications looked at any of its groups before.
+    The same key again is the same certification, resumed: what came after it is none of its business.
     """
-    ledger = read_certifications(workspace)
-    group_of = splits.groups
-    earlier = [entry for entry in ledger if entry.key != key]
-    uses = [prior_uses({row: group_of[row] for row in fold}, earlier) for fold in splits.folds]
-    mine = {entry.rows for entry in ledger if entry.key == key}
-    resumed = [number for number, fold in enumerate(splits.folds) if tuple(sorted(fold)) in mine]
-    chosen = resumed[0] if resumed else int(np.argmin(uses))
-    fold = splits.folds[chosen]
-    if not resumed:
-        groups = tuple(sorted({group_of[row] for row in fold}))
-        append_line(workspace / LEDGER, LedgerEntry(key=key, rows=tuple(sorted(fold)), groups=groups, at=at))
-    return fold, uses[chosen]
+    for number, entry in enumerate(entries):
+        if entry.key == key:
+            return list(entries[:number]), entry
+    return list(entries), None
 
 
-def prior_uses(group_of: Mapping[str, str], entries: Sequence[LedgerEntry]) -> int:
-    """How many certifications looked at any of some groups: a fold that grew overnight is not a new one.
-
-    Args:
-        group_of: group of each row.
-        entries: the certifications; the same key again is one.
-    """
-    groups = set(group_of.values())
-    # By row too: a group may have got another name since.
-    touched = {entry.key for entry in entries if groups & set(entry.groups) or group_of.keys() & set(entry.rows)}
-    return len(touched)
+def record_look(workspace: Path, entry: LedgerEntry) -> None:
+    """Write down that rows are looked at; to be done before it happens."""
+    append_line(workspace / LEDGER, entry)

@@ -24,11 +24,10 @@ from engines.store.store import Store
 from offline.errors import PipelineBusy, PipelineError
 from offline.pipeline.content_key import run_id, stage_key
 from offline.pipeline.progress import Progress
-from offline.pipeline.stage import CHECKPOINTS, PREFIXES, ConfigT, DataT, Stage, StageContext, StageManifest
+from offline.pipeline.stage import CHECKPOINTS, MANIFEST, PREFIXES, ConfigT, DataT, Stage, StageContext, StageManifest
 from stage1.artifacts import fsync_directory, fsync_tree, sha256_file
 from stage1.errors import ArtifactError
 
-MANIFEST = "stage.json"
 # Of one night: training and val_select, each with and without domain adaptation.
 PREFIXES_KEPT = 4
 # So long a checkpoint waits for the stage that wrote it, and kept activations for a training; then their settings,

@@ -8,12 +8,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from stage1.artifacts import Artifact, sha256_json
+from stage1.artifacts import Artifact, sha256_file, sha256_json
+from stage1.errors import ArtifactError
 
 if TYPE_CHECKING:
     from engines.store.store import Store
     from offline.pipeline.progress import Progress
 
+MANIFEST = "stage.json"
 CHECKPOINTS = "checkpoints"
 PREFIXES = "prefixes"
 
@@ -97,6 +99,15 @@ class StageContext(Generic[ConfigT, DataT]):
     run: str
     now: Callable[[], datetime]
     progress: Progress
+
+    def kept(self, name: str) -> Path | None:
+        """A file that an earlier run of a stage with `always` left under this very key; None if there is none."""
+        home = self.out.parent / self.key
+        try:
+            whole = StageManifest.read(home / MANIFEST).files[name] == sha256_file(home / name)
+        except (ArtifactError, OSError, KeyError):
+            return None
+        return home / name if whole else None
 
     @property
     def prefixes(self) -> Path:

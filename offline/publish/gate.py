@@ -1,143 +1,219 @@
-"""Gate and publication: a challenger becomes current only if it does not lose to the champion."""
+"""The gate: whether a challenger takes the place of the champion, is kept beside it, or is refused."""
 
 from __future__ import annotations
 
-import shutil
-from contextlib import closing, suppress
-from datetime import datetime
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from engines.errors import BundleRefused, EngineError, Unavailable
+import numpy as np
+
+from engines.errors import BundleRefused, EngineError
 from engines.live.load.load_bundle import LiveBundle, load_bundle
-from engines.spec import REFERENCE
-from engines.store.file_names import PARAMS, SPLITS
+from engines.store.file_names import GOLDEN, PARAMS
+from engines.store.golden import read_golden
 from engines.store.store import Store
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
-from offline.evaluation.evaluate import EvaluationSettings, Report, evaluate
+from offline.evaluation.evaluate import Report
 from offline.pipeline.progress import Progress
-from offline.pipeline.run_files import PUBLICATION
+from offline.pipeline.run_files import PUBLICATION, REPORT
+from offline.publish.bars import below_the_bars, disproved, median_latency_ms
+from offline.publish.champion import Champion, Unjudged, open_bundle
+from offline.publish.comparison import Comparison, Judged, compare
 from offline.publish.settings import GateSettings
-from offline.splits.splits_file import Splits
 from stage1.artifacts import Artifact
 from stage1.certificate.params import ScrcParams
+from stage1.certificate.terms import Terms
 from stage1.errors import Stage1Error
+
+Outcome = Literal["PROMOTE", "KEEP", "REFUSE"]
 
 
 class Publication(Artifact):
     """`publish.json`: what became of a challenger.
 
     Attributes:
-        bundle: id of the challenger in the store.
-        champion: id of the bundle it was compared with, None if there was none.
-        accepted: it may become current.
-        reasons: why not; empty if accepted.
-        test_rows: rows it was compared on; those the champion had seen are left out.
+        bundle: id of the challenger.
+        champion: id of the current bundle when it was judged, None if there was none.
+        verdict: PROMOTE makes it current, KEEP leaves it in the store, REFUSE removes it.
+        reasons: why it is not promoted; empty if it is.
+        notes: what else there is to know.
+        test_rows: its test rows.
+        mcc: Matthews correlation of its Stage-1 alone on them.
+        reward: what the subnet would pay for its Stage-1 alone.
+        latency_ms: median time of one image on this machine.
+        compared: the champion, and the best bundle of the last weeks if that is another one.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 1
+    SCHEMA_VERSION: ClassVar[int] = 2
+    schema_version: int = 2
 
     bundle: str
     champion: str | None
-    accepted: bool
+    verdict: Outcome
     reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     test_rows: int = 0
+    mcc: float | None = None
+    reward: float | None = None
+    latency_ms: float | None = None
+    compared: tuple[Comparison, ...] = ()
+
+    @property
+    def accepted(self) -> bool:
+        """It may become current."""
+        return self.verdict == "PROMOTE"
 
 
-def assemble(sources: list[Path], names: list[str], out: Path) -> None:
-    """Collect the files of a bundle from stage directories."""
-    out.mkdir()
-    for name in names:
-        source = next(directory / name for directory in sources if (directory / name).is_file())
-        shutil.copyfile(source, out / name)
+@dataclass(frozen=True)
+class Bench:
+    """What a challenger is judged with.
 
-
-def compare(
-    challenger: tuple[ScrcParams, Report], champion: tuple[ScrcParams, Report], gate: GateSettings
-) -> list[str]:
-    """Reasons to keep the champion; none if the challenger may replace it.
-
-    Args:
-        challenger: its policy, and its report on the rows that both are compared on.
-        champion: the same of the live bundle, on the same rows.
-        gate: accepted losses.
-    """
-    (new_params, new), (old_params, old) = challenger, champion
-    reasons = []
-    if new_params.status == "INFEASIBLE" and old_params.status == "CERTIFIED":
-        reasons.append("the champion is certified, the challenger is INFEASIBLE")
-    new_coverage, old_coverage = (r.policies[0].exit_coverage.estimate or 0.0 for r in (new, old))
-    if new_coverage < old_coverage - gate.coverage_margin:
-        reasons.append(f"exit coverage falls from {old_coverage:.3f} to {new_coverage:.3f}")
-    if new.accuracy < old.accuracy - gate.accuracy_margin:
-        reasons.append(f"Stage-1 accuracy falls from {old.accuracy:.3f} to {new.accuracy:.3f}")
-    return reasons
-
-
-def judge_champion(
-    store: Store, challenger: Path, test: Dataset, gate: GateSettings, progress: Progress
-) -> tuple[str | None, list[str], int]:
-    """Compare the published challenger with the current bundle on test rows that neither has seen.
-
-    A champion that is damaged has nothing to defend; one that this machine cannot run at the moment stays.
-
-    Args:
-        store: holds the champion.
-        challenger: the challenger's bundle.
-        test: the challenger's test rows.
-        gate: accepted losses.
+    Attributes:
+        store: holds it, the champion, and what was live before.
+        test: its test rows.
+        settings: margins and bars.
         progress: where to tell how far it is.
-
-    Returns:
-        The champion's id, the reasons to keep it, and the number of rows compared on.
-
-    Raises:
-        BundleRefused: the challenger cannot be loaded.
+        now: wall-clock time, UTC.
+        seed: of the bootstrap.
     """
-    # Whoever has nothing to beat must be able to serve all the same.
-    load_bundle(challenger).close()
-    pointer = store.current()
-    if pointer is None or pointer.bundle == challenger.name:
-        return None, [], 0
-    try:
-        home = store.path(pointer.bundle)
-        sets = Splits.read(home / SPLITS).sets
-        champion = _champion(home)
-    except Unavailable as error:
-        return pointer.bundle, [f"the champion cannot be loaded here: {error}"], 0
-    except (EngineError, Stage1Error):
-        # A miner could not start with it, and every later night would fail on it again.
-        return pointer.bundle, [], 0
-    with closing(champion), closing(load_bundle(challenger)) as new:
-        seen = {row for name, described in sets.items() if name != "test" for row in described.ids}
-        rows = test.pick([row for row in test.ids if row not in seen])
-        if len(set(rows.labels.tolist())) < 2:
-            return pointer.bundle, ["no test rows of both classes that the champion has not seen"], len(rows)
-        reasons = compare(_report(new, rows, progress), _report(champion, rows, progress), gate)
-    return pointer.bundle, reasons, len(rows)
+
+    store: Store
+    test: Dataset
+    settings: GateSettings
+    progress: Progress
+    now: datetime
+    seed: int = 0
+
+    def outputs(self, bundle: LiveBundle, rows: Dataset, note: str) -> Judged:
+        """What a bundle says of some rows."""
+        said = run_engine(bundle.engine, rows, bundle.preprocess, self.progress.step, note)
+        return Judged.of(bundle.params, bundle.calibrator, said)
 
 
-def _champion(home: Path) -> LiveBundle:
-    """The champion, by ONNX Runtime where its own engine is for another machine and that decides the same.
+def judge(bench: Bench, challenger: Path) -> Publication:
+    """Judge a challenger that is in the store.
 
-    Raises:
-        Unavailable: this machine cannot run it at the moment.
-        BundleRefused: it is damaged.
+    It is refused if it cannot be loaded, if the test rows disprove its certificate, or if it does not reach the bars.
+    It is kept beside the champion if it is not shown to be as good, or promises less, or if the champion cannot be
+    judged. A bundle that an operator has rolled back stays rolled back.
+
+    Args:
+        bench: what it is judged with.
+        challenger: its directory.
     """
+    pointer = bench.store.current()
+    champion = None if pointer is None else pointer.bundle
+    verdict = Publication(bundle=challenger.name, champion=champion, verdict="PROMOTE", test_rows=len(bench.test))
+    if champion == challenger.name:
+        return verdict
+    rejected = bench.store.rejected().get(challenger.name)
+    if rejected is not None:
+        return _with(
+            verdict,
+            "KEEP",
+            f"it {rejected}; `cascade engines activate --although-rejected` makes it current all the same",
+        )
     try:
-        return load_bundle(home)
-    except Unavailable:
-        with suppress(BundleRefused):
-            return load_bundle(home, spec=REFERENCE)
-        raise
+        new = load_bundle(challenger)
+    except (EngineError, Stage1Error) as error:
+        return _with(verdict, "REFUSE", f"it cannot be loaded: {error}")
+    with closing(new):
+        judged = bench.outputs(new, bench.test, "test, by the challenger")
+        latency = median_latency_ms(new, read_golden(challenger / GOLDEN)[0])
+        verdict = verdict.model_copy(
+            update={"mcc": judged.mcc, "reward": judged.reward(bench.seed), "latency_ms": latency}
+        )
+        verdict = _with(verdict, "REFUSE", *disproved(judged), *below_the_bars(new, judged, latency, bench.settings))
+        if verdict.verdict == "REFUSE":
+            return verdict
+        if judged.params.status == "INFEASIBLE":
+            note = f"nothing is certified, so it defers every image: {judged.params.reason}"
+            verdict = verdict.model_copy(update={"notes": (note,)})
+        if champion is None:
+            return verdict
+        return _beside(bench, judged, open_bundle(bench.store, champion), verdict)
 
 
-def _report(bundle: LiveBundle, rows: Dataset, progress: Progress) -> tuple[ScrcParams, Report]:
-    outputs = run_engine(bundle.engine, rows, bundle.preprocess, progress.step, "comparing with the champion")
-    return bundle.params, evaluate(
-        outputs, bundle.params, bundle.calibrator, settings=EvaluationSettings(repetitions=0)
+def _with(verdict: Publication, outcome: Outcome, *reasons: str) -> Publication:
+    """The verdict with further reasons against the challenger, as it was without any."""
+    if not reasons:
+        return verdict
+    return verdict.model_copy(update={"verdict": outcome, "reasons": (*verdict.reasons, *reasons)})
+
+
+def _beside(bench: Bench, judged: Judged, champion: Champion | Unjudged, verdict: Publication) -> Publication:
+    """The verdict after the challenger was set beside the champion, and beside the best of the last weeks."""
+    certified = judged.params.status == "CERTIFIED"
+    if isinstance(champion, Unjudged):
+        why = f"the champion {champion.bundle} cannot be judged: {champion.reason}"
+        if certified and champion.damaged:
+            note = f"{why}; its files are damaged, so no miner could start with it"
+            return verdict.model_copy(update={"notes": (*verdict.notes, note)})
+        return _with(verdict, "KEEP", why)
+    with closing(champion.live):
+        held = champion.live.params
+        if held.status == "CERTIFIED" and not certified:
+            return _with(verdict, "KEEP", f"the champion is certified, the challenger is not: {judged.params.reason}")
+        if held.status == "CERTIFIED" and not bench.settings.accept_weaker_claim:
+            weaker = Terms.of(judged.params).weaker_than(Terms.of(held))
+            if weaker:
+                promise = "its certificate promises less than the champion's, or something else: "
+                allowed = "; gate.accept_weaker_claim=true lets it replace that one"
+                return _with(verdict, "KEEP", promise + "; ".join(weaker) + allowed)
+        verdict = _compared(bench, judged, champion, verdict)
+    best = _best_of_late(bench, judged, champion.bundle)
+    if best is None:
+        return verdict
+    with closing(best.live):
+        return _compared(bench, judged, best, verdict)
+
+
+def _compared(bench: Bench, judged: Judged, other: Champion, verdict: Publication) -> Publication:
+    """The verdict after a paired comparison on the test rows that the other one has not seen."""
+    seen = other.seen("test")
+    places = np.flatnonzero([row not in seen for row in judged.rows.row_ids])
+    if len(set(judged.rows.labels[places].tolist())) < 2:
+        return _with(
+            verdict, "KEEP", f"{other.bundle} has seen all test rows of a class: there is nothing to compare on"
+        )
+    rows = judged.rows.pick(places)
+    theirs = bench.outputs(other.live, bench.test.pick(list(rows.row_ids)), f"test, by {other.bundle}")
+    ours = Judged.of(judged.params, judged.calibrator, rows)
+    like = {ours.params.status, theirs.params.status} == {"CERTIFIED"} and Terms.of(ours.params) == Terms.of(
+        theirs.params
     )
+    found = compare(ours, theirs, other.bundle, bench.settings, like=like, seed=bench.seed)
+    verdict = verdict.model_copy(update={"compared": (*verdict.compared, found)})
+    return _with(verdict, "KEEP", *found.reasons)
+
+
+def _best_of_late(bench: Bench, judged: Judged, champion: str) -> Champion | None:
+    """The bundle with most exits of those with the same promise that were live of late; None if it is the champion.
+
+    A champion that is a little worse than the one before it, night after night, would end far below the best of them.
+    """
+    since = bench.now - timedelta(days=bench.settings.memory_days)
+    there = {row.manifest.bundle_id: row.path for row in bench.store.bundles()}
+    rejected = bench.store.rejected()
+    found: dict[str, float] = {}
+    for bundle in bench.store.live_since(since) & there.keys() - rejected.keys():
+        try:
+            params, report = (
+                kind.read(there[bundle] / name) for kind, name in ((ScrcParams, PARAMS), (Report, REPORT))
+            )
+        except Stage1Error:
+            continue
+        assert isinstance(params, ScrcParams)
+        assert isinstance(report, Report)
+        if params.status == judged.params.status and Terms.of(params) == Terms.of(judged.params):
+            found[bundle] = report.policies[0].exit_coverage.estimate or 0.0
+    best = max(sorted(found), key=found.__getitem__, default=champion)
+    opened = None if best == champion else open_bundle(bench.store, best)
+    return opened if isinstance(opened, Champion) else None
 
 
 def published(run: Path) -> Publication:

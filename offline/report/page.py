@@ -9,6 +9,7 @@ from html import escape
 from offline.evaluation.evaluate import CurvePoint, Estimate, Mistake, Report
 from offline.evaluation.policy_comparison import PolicyReport, SubgroupReport
 from offline.evaluation.training_comparison import TrainingComparison
+from offline.report.certificate_section import SHOWN_RISKS, certificate_section, second_look_section
 from offline.report.charts import Chart, Marker
 from offline.report.training_section import comparison_section
 from stage1.certificate.params import ScrcParams
@@ -24,12 +25,6 @@ NAMES = {
     "crc": "CRC on D1",
     "threshold_baseline": "0.88 / 0.12 softmax",
     "threshold_swept": "swept softmax",
-}
-SHOWN_RISKS = {
-    Risk.MISS_EXIT: "miss rate on exits (D2)",
-    Risk.MISS_ALL: "miss rate, all roadwork (D1)",
-    Risk.FALSE_OMISSION: "roadwork among exits as 0 (D3)",
-    Risk.ERROR_EXIT: "error on exits (D4)",
 }
 ALONE_NAMES = {
     "accuracy": "accuracy",
@@ -99,6 +94,7 @@ def render(
     data: str,
     thumbnails: Mapping[str, bytes] | None = None,
     comparison: TrainingComparison | None = None,
+    second_look: Mapping[str, bytes] | None = None,
 ) -> str:
     """The page.
 
@@ -109,6 +105,7 @@ def render(
         data: one sentence about the data, shown under the heading.
         thumbnails: small JPEGs of the mistakes, by id of the row; those without one are only named.
         comparison: ways of training side by side.
+        second_look: small JPEGs of the rows of val_calib whose labels a person should look at again, by id.
     """
     certificate = params.statement if params.rule is not None else params.reason
     return f"""<!doctype html>
@@ -118,7 +115,7 @@ def render(
 <p>{escape(data)}</p>
 <h2>Certificate: <span class="status {params.status}">{params.status}</span></h2>
 <blockquote>{escape(certificate)}</blockquote>
-{_certificate_note(params)}
+{certificate_section(params)}
 <h2>On the test rows</h2>
 <p>{report.rows} images in {report.groups} groups, {report.positives} with roadwork; none of them trained, chose or
 certified anything.</p>
@@ -147,28 +144,9 @@ probability that is answered ({report.answers}); bars: share of the images in ea
 {comparison_section(comparison)}
 {_subgroups(report)}
 {_mistakes(report.mistakes, thumbnails or {})}
+{second_look_section(second_look or {})}
 </body></html>
 """
-
-
-def _certificate_note(params: ScrcParams) -> str:
-    if params.rule is None:
-        return "<p>Nothing exits: every image is deferred to Stage-2 and still answered.</p>"
-    proofs = "".join(
-        f"<tr><td>{escape(_claim(e.risk, e.subgroup))}</td>"
-        f"<td>{f'&ge; {at_least(e.bound)}' if e.claim == 'coverage' else f'&le; {at_most(e.bound)}'}</td>"
-        f"<td>{e.events} / {e.trials}</td><td>{e.p_value:.4f}</td><td>{e.level:.4f}</td></tr>"
-        for e in params.evidence
-    )
-    return (
-        '<div class="scroll"><table><thead><tr><th>proved on val_calib</th><th>bound</th><th>counts</th>'
-        f"<th>p-value</th><th>tested at</th></tr></thead><tbody>{proofs}</tbody></table></div>"
-    )
-
-
-def _claim(risk: Risk | None, subgroup: str) -> str:
-    name = "exit coverage" if risk is None else SHOWN_RISKS.get(risk, str(risk))
-    return f"{name}, {subgroup}" if subgroup else name
 
 
 def _rate(rate: Rate, *, lower: bool = False) -> str:

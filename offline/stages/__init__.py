@@ -8,6 +8,7 @@ STAGE_NAMES = (
     "train_conformal_risk",
     "compare_training",
     "export",
+    "screen",
     "calibrate_scrc",
     "eval_selective",
     "publish",

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from engines.backends.registry import backend
 from engines.batches import in_batches
 from engines.store.bundle import certified_sha256_of
 from engines.store.file_names import CALIBRATOR, GOLDEN, PARAMS, PREPROCESS
 from engines.store.golden import write_golden
-from offline.certify.calibration_ledger import claim_fold
+from offline.certify.calibration_ledger import LedgerEntry, earlier_than, read_certifications, record_look
+from offline.certify.calibration_record import write_record
 from offline.certify.engine_agreement import machine_of
+from offline.certify.folds import Fold, budget_of, folds_on_offer, most_powerful
+from offline.certify.second_look import SecondLook, second_look
 from offline.data.dataset import Dataset
-from offline.data.engine_outputs import BATCH, run_engine
+from offline.data.engine_outputs import BATCH, labelled, read_outputs, run_engine, unseen
 from offline.data.named_targets import NO_TARGET, named_targets
 from offline.pipeline.content_key import code_version
-from offline.pipeline.run_files import REFERENCES, THRESHOLDS
+from offline.pipeline.run_files import REFERENCES, SCREEN, SECOND_LOOK, SELECT_OUTPUTS, THRESHOLDS
 from offline.pipeline.stage import Stage
 from offline.splits.balanced_placement import hash_key
+from offline.splits.splits_file import Splits
 from offline.stages.common.compiled_engine import agreed, compiled_engine, write_drift
 from offline.stages.common.inputs import splits_of
-from stage1.baselines.literature import reference_rules
+from offline.stages.screen import Screen
+from stage1.baselines.literature import ReferenceRules, reference_rules
 from stage1.baselines.softmax import swept_thresholds
-from stage1.certificate.calibrate import CalibrationContext, calibrate
+from stage1.certificate.calibrate import AMONG_POSITIVES, CalibrationContext, calibrate, infeasible, obstacle
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.search.candidates import select
+from stage1.certificate.statistics.binomial import trials_needed
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
 from stage1.probability.fit import fit_calibrator, fit_head
@@ -78,39 +85,105 @@ def run_calibrate_scrc(context: Context) -> None:
     """Certify the exit rule on the compiled engine.
 
     Writes `scrc_params.json`, `calibrator.json`, the golden set, and what stands beside the certificate in the report:
-    `reference_rules.json` and `thresholds.json`.
+    `reference_rules.json` and `thresholds.json`. The rows of a fold of val_calib are looked at only if something could
+    be certified on them, and that is written down before; else the calibrators are those of val_select.
     """
     config, export = context.config, context.inputs["export"]
-    preprocess = PreprocessSettings.read(export / PREPROCESS)
+    preprocess, settings = PreprocessSettings.read(export / PREPROCESS), config.calibrate_scrc
     splits = splits_of(context)
     splits.check(context.data)
     engine = compiled_engine(context)
-    select_rows = splits.dataset(context.data, "val_select")
-    val_select = run_engine(engine, select_rows, preprocess, context.progress.step, "val_select")
     spec = engine.describe().spec
+    select_rows = splits.dataset(context.data, "val_select")
+    val_select = labelled(select_rows, read_outputs(context.inputs["screen"] / SELECT_OUTPUTS))
     reference = agreed(context, spec, select_rows, val_select)
-    fold, prior_uses = claim_fold(context.workspace, splits, context.key, context.now().isoformat(timespec="seconds"))
-    fold_rows = splits.pick(context.data, fold)
-    val_calib = run_engine(engine, fold_rows, preprocess, context.progress.step, "val_calib")
-    digest = certified_sha256_of(export, spec)
-    binding = CalibrationContext(digest, preprocess.sha256, prior_uses, code_version())
-    settings = config.calibrate_scrc
-    params = calibrate(val_select, val_calib, settings, binding)
+    fold = fold_of(context, splits)
+    fold_rows = splits.pick(context.data, fold.rows)
+    binding = CalibrationContext(
+        certified_sha256_of(export, spec),
+        preprocess.sha256,
+        fold.uses,
+        code_version(),
+        backend(spec.backend).tolerance(spec),
+        fold.spent,
+        config.splits.val_calib,
+    )
+    screen = Screen.read(context.inputs["screen"] / SCREEN)
+    why_not = obstacle(val_select, unseen(fold_rows), settings, binding) or screen.reason
+    if why_not:
+        params = infeasible(val_select, unseen(fold_rows), settings, binding, why_not)
+        shown, shown_rows = val_select, select_rows
+        SecondLook().write(context.out / SECOND_LOOK)
+    else:
+        look(context, splits, fold)
+        shown = run_engine(engine, fold_rows, preprocess, context.progress.step, "val_calib")
+        params, shown_rows = calibrate(val_select, shown, settings, binding), fold_rows
+        sets = {"val_select": val_select, "val_calib": shown}
+        second_look(params, shown, config.seed).write(context.out / SECOND_LOOK)
+        about = (settings.subgroups,) if settings.mode == "balanced" else ()
+        write_record(context.out, sets, about=about, calib_share=config.splits.val_calib)
     params.write(context.out / PARAMS)
-    calibrator_of(val_calib, named_targets(fold_rows, config.model.heads)).write(context.out / CALIBRATOR)
-    compared = {"alpha": settings.alpha, "delta": settings.delta, "coverage": settings.coverage}
-    reference_rules(val_select, val_calib, select(val_select, settings), **compared).write(context.out / REFERENCES)
-    swept = swept_thresholds(val_select, alpha=settings.alpha, false_alarm_rate=settings.false_alarm_rate)
-    swept.write(context.out / THRESHOLDS)
+    calibrator_of(shown, named_targets(shown_rows, config.model.heads)).write(context.out / CALIBRATOR)
+    _write_beside(context, val_select, None if why_not else shown, binding.tolerance)
     golden = golden_rows(select_rows, config.seed).array(preprocess)
     write_golden(context.out / GOLDEN, golden, in_batches(engine, golden, BATCH))
     write_drift(context, spec, val_select, reference, params)
 
 
+def fold_of(context: Context, splits: Splits) -> Fold:
+    """The fold of val_calib that this certification may look at, with what was spent on it before."""
+    settings, group_of = context.config.calibrate_scrc, splits.groups
+    earlier, own = earlier_than(read_certifications(context.workspace), context.key)
+
+    def units(rows: Sequence[str]) -> int:
+        counted = splits.pick(context.data, rows).rows
+        if settings.risk in AMONG_POSITIVES and settings.mode != "coverage":
+            counted = tuple(row for row in counted if row.label == 1)
+        return len({row.image if settings.unit == "row" else row.group for row in counted})
+
+    fresh = budget_of(Fold(()), settings)
+    needed = trials_needed(0, settings.alpha, fresh.level)
+    offers = folds_on_offer(
+        splits.folds, group_of, earlier, delta=settings.delta, enough=lambda rows: units(rows) >= needed
+    )
+    resumed = [fold for fold in offers if own is not None and tuple(sorted(fold.rows)) == own.rows]
+    return resumed[0] if resumed else most_powerful(offers, units, settings)
+
+
+def look(context: Context, splits: Splits, fold: Fold) -> None:
+    """Write down that the rows of a fold are looked at, unless this certification was killed after it had done so."""
+    if earlier_than(read_certifications(context.workspace), context.key)[1] is not None:
+        return
+    group_of = splits.groups
+    entry = LedgerEntry(
+        key=context.key,
+        rows=tuple(sorted(fold.rows)),
+        groups=tuple(sorted({group_of[row] for row in fold.rows})),
+        level=budget_of(fold, context.config.calibrate_scrc).level,
+        at=context.now().isoformat(timespec="seconds"),
+    )
+    record_look(context.workspace, entry)
+
+
+def _write_beside(
+    context: Context, val_select: LabelledOutputs, val_calib: LabelledOutputs | None, tolerance: float
+) -> None:
+    """The rules of the literature, certified on the same rows if these were looked at, and swept thresholds."""
+    settings = context.config.calibrate_scrc
+    compared = {"alpha": settings.alpha, "delta": settings.delta, "coverage": settings.coverage}
+    if val_calib is None:
+        rules = ReferenceRules(**compared, rules=())
+    else:
+        rules = reference_rules(val_select, val_calib, select(val_select, settings, tolerance), **compared)
+    rules.write(context.out / REFERENCES)
+    swept = swept_thresholds(val_select, alpha=settings.alpha, false_alarm_rate=settings.false_alarm_rate)
+    swept.write(context.out / THRESHOLDS)
+
+
 STAGE: NightStage = Stage(
     name="calibrate_scrc",
-    needs=("splits", "export"),
-    sections=("seed", "calibrate_scrc", "model.heads"),
+    needs=("splits", "export", "screen"),
+    sections=("seed", "calibrate_scrc", "model.heads", "splits.val_calib"),
     run=run_calibrate_scrc,
     distributions=("numpy", "pillow", "scipy", "simplejpeg"),
     machine=lambda config: machine_of(config.engine),

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from engines.store.file_names import CALIBRATOR, METRICS, PAGE, PARAMS, PREPROCESS
 from offline.certify.engine_agreement import machine_of
+from offline.certify.second_look import SecondLook
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
 from offline.evaluation.evaluate import EvaluationSettings, evaluate, metrics_csv
 from offline.evaluation.training_comparison import TrainingComparison
-from offline.pipeline.run_files import COMPARISON, REFERENCES, REPORT, THRESHOLDS
+from offline.pipeline.run_files import COMPARISON, REFERENCES, REPORT, SECOND_LOOK, THRESHOLDS
 from offline.pipeline.stage import Stage
 from offline.report.page import render
 from offline.report.thumbnails import thumbnails
@@ -40,9 +41,18 @@ def run_eval_selective(context: Context) -> None:
     report.write(context.out / REPORT)
     write_atomic(context.out / METRICS, metrics_csv(report).encode())
     pictures = thumbnails(rows, [mistake.row for mistake in report.mistakes], preprocess)
+    again = thumbnails(context.data, SecondLook.read(calibrated / SECOND_LOOK).rows, preprocess)
     title = f"Stage-1 report, run {context.run}"
     comparison = TrainingComparison.read(context.inputs["compare_training"] / COMPARISON)
-    page = render(report, params, title=title, data=_about(rows), thumbnails=pictures, comparison=comparison)
+    page = render(
+        report,
+        params,
+        title=title,
+        data=_about(rows),
+        thumbnails=pictures,
+        comparison=comparison,
+        second_look=again,
+    )
     write_atomic(context.out / PAGE, page.encode())
 
 

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.backends.registry import backend
 from engines.store.bundle import Provenance
 from engines.store.file_names import CONFIG, ENGINE_PREFIXES, REQUIRED, SPEC
 from offline.pipeline.content_key import code_version
-from offline.pipeline.run_files import BEST, PUBLICATION, REFERENCES, REPORT, THRESHOLDS
+from offline.pipeline.run_files import (
+    BEST,
+    CALIBRATION,
+    FOLD_OUTPUTS,
+    PUBLICATION,
+    REFERENCES,
+    REPORT,
+    SELECT_OUTPUTS,
+    THRESHOLDS,
+)
 from offline.pipeline.stage import Stage
-from offline.publish import gate
+from offline.publish.gate import Bench, judge
 from offline.stages.common.inputs import rows_of
 
 if TYPE_CHECKING:
     from offline.stages.common.context import Context, NightStage
 
 
+RECORDED = (CALIBRATION, SELECT_OUTPUTS, FOLD_OUTPUTS)
 BUNDLE_STAGES = ("splits", "train_conformal_risk", "export", "calibrate_scrc", "eval_selective")
 
 
@@ -26,9 +38,11 @@ def run_publish(context: Context) -> None:
     sources = [context.inputs[name] for name in BUNDLE_STAGES]
     files = context.out / "bundle"
     names = [name for name in (*REQUIRED, SPEC, BEST, REPORT, REFERENCES, THRESHOLDS) if name != CONFIG]
+    # Not there where nothing was certified because val_calib was not looked at.
+    names += [name for name in RECORDED if (context.inputs["calibrate_scrc"] / name).exists()]
     beside = {path.name for path in context.inputs["export"].iterdir() if path.name.startswith(ENGINE_PREFIXES)}
     names += sorted(beside - set(names))
-    gate.assemble(sources, names, files)
+    assemble(sources, names, files)
     context.config.write(files / CONFIG)
     data = context.data
     now = context.now()
@@ -37,21 +51,29 @@ def run_publish(context: Context) -> None:
     tolerance = backend(context.config.engine.backend).tolerance(context.config.engine)
     bundle = context.store.publish(files, provenance, parity_tolerance=tolerance)
     shutil.rmtree(files)
-    champion, reasons, rows = gate.judge_champion(
-        context.store, context.store.path(bundle), rows_of(context, "test"), context.config.gate, context.progress
-    )
-    if not reasons:
+    settings = context.config.gate
+    bench = Bench(context.store, rows_of(context, "test"), settings, context.progress, now, context.config.seed)
+    verdict = judge(bench, context.store.path(bundle))
+    if verdict.accepted:
         context.store.activate(bundle, now=now, action="publish")
-    context.store.prune(context.config.gate.keep)
-    gate.Publication(
-        bundle=bundle, champion=champion, accepted=not reasons, reasons=tuple(reasons), test_rows=rows
-    ).write(context.out / PUBLICATION)
+    if verdict.verdict == "REFUSE":
+        context.store.discard(bundle)
+    context.store.prune(settings.keep, protected={found.against for found in verdict.compared})
+    verdict.write(context.out / PUBLICATION)
+
+
+def assemble(sources: Sequence[Path], names: Sequence[str], out: Path) -> None:
+    """Collect the files of a bundle from stage directories."""
+    out.mkdir()
+    for name in names:
+        source = next(directory / name for directory in sources if (directory / name).is_file())
+        shutil.copyfile(source, out / name)
 
 
 STAGE: NightStage = Stage(
     name="publish",
     needs=BUNDLE_STAGES,
-    sections=("gate",),
+    sections=("gate", "seed"),
     run=run_publish,
     always=True,
 )

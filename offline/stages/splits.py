@@ -12,6 +12,7 @@ from offline.pipeline.stage import Stage
 from offline.splits.assign import Looks, examined, split
 from offline.splits.difficulty import difficulties
 from offline.splits.split_ledger import SPLIT_LEDGER, append_events, read_split_ledger
+from stage1.certificate.calibrate import check_unit
 
 if TYPE_CHECKING:
     from offline.stages.common.context import Context, NightStage
@@ -32,6 +33,8 @@ def run_splits(context: Context) -> None:
     at = context.now().isoformat(timespec="seconds")
     splits, events = split(data, looks, read_split_ledger(ledger), settings, at, data_sha256=context.data.sha256)
     splits.check(data)
+    # Not after hours of training.
+    check_unit(config.calibrate_scrc, splits.dataset(data, "val_calib").groups)
     # Before the splits: what is in the ledger and not in a file yet is found there by the next run.
     append_events(ledger, events)
     splits.write(context.out / SPLITS)
@@ -40,7 +43,14 @@ def run_splits(context: Context) -> None:
 STAGE: NightStage = Stage(
     name="splits",
     needs=(),
-    sections=("preprocess", "preflight", "splits", "model.heads"),
+    sections=(
+        "preprocess",
+        "preflight",
+        "splits",
+        "model.heads",
+        "calibrate_scrc.unit",
+        "calibrate_scrc.allow_row_unit",
+    ),
     run=run_splits,
     distributions=("imagehash", "numpy", "pillow", "scipy", "simplejpeg"),
 )

@@ -8,16 +8,18 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from stage1.artifacts import Artifact, sha256_json
+from stage1.certificate.budget import Budget, Spending
 from stage1.certificate.risks import Rate, Risk, Unit
 from stage1.certificate.settings import MOST_SLACK, Algorithm, Mode, Multiplicity
 from stage1.certificate.statistics.binomial import p_value
-from stage1.certificate.statistics.multiplicity import spent
 from stage1.errors import CertificateError
 from stage1.exit_rule import ExitRule
+from stage1.tolerance import TOLERANCE
 
 Sha256 = str
 # Beyond it the arithmetic of the bounds overflows.
 MOST_ROWS = 10**12
+MOST_USES = 10**5
 Status = Literal["CERTIFIED", "INFEASIBLE"]
 
 
@@ -137,7 +139,10 @@ class ScrcParams(Artifact):
         risk: the risk that is certified.
         alpha: certified level of that risk; the level of the settings if nothing was.
         delta: one minus the confidence in all certificates on these calibration rows together.
+        spending: how delta is divided among them.
+        looks: how many share it where it is divided equally.
         spent: the part of delta that this one spends.
+        spent_before: the part of delta that earlier ones spent.
         unit: what is independent, a row or a group.
         seed: seed of the draw of one row a group.
         rule: the thresholds, None if infeasible.
@@ -152,14 +157,16 @@ class ScrcParams(Artifact):
         positives_exited: positive units that exit, with bounds.
         subgroups: the certified risk in each subgroup of mode `balanced`.
         prior_uses: earlier certifications on some of the same val_calib rows.
+        tolerance: largest difference of an output from that of the engine on another machine; decides how far from
+            every score of val_select the thresholds lie.
         binding: what the certificate is true of.
         code_version: version of the program that computed it.
         chains: what was tested on val_calib, in order.
         seal: hash of every other field.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 2
-    schema_version: int = 2
+    SCHEMA_VERSION: ClassVar[int] = 3
+    schema_version: int = 3
 
     status: Status
     reason: str = ""
@@ -170,7 +177,11 @@ class ScrcParams(Artifact):
     risk: Risk = Risk.MISS_EXIT
     alpha: float = Field(gt=0, lt=1)
     delta: float = Field(gt=0, lt=1)
+    spending: Spending
+    looks: int = Field(ge=1, le=1000)
     spent: float = Field(gt=0, lt=1)
+    spent_before: float = Field(ge=0)
+    tolerance: float = Field(gt=0, le=1)
     unit: Unit
     seed: int
     rule: ExitRule | None
@@ -184,19 +195,38 @@ class ScrcParams(Artifact):
     exit_coverage: Rate | None = None
     positives_exited: Rate | None = None
     subgroups: dict[str, Rate] = Field(default_factory=dict)
-    prior_uses: int = Field(default=0, ge=0, le=MOST_ROWS)
+    prior_uses: int = Field(default=0, ge=0, le=MOST_USES)
     binding: Binding
     code_version: str
     chains: tuple[Chain, ...] = ()
     seal: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_version_2(cls, content: object) -> object:
+        """Take over a certificate of the version before, whose seal is checked here; a bundle that serves has one."""
+        if not isinstance(content, dict) or content.get("schema_version") != 2:
+            return content
+        known = {name: value for name, value in content.items() if name != "seal"}
+        if content.get("seal") != sha256_json(known):
+            raise ValueError("the seal is broken: the file was edited after it was computed; calibrate again")
+        delta, spent, uses = (known.get(name) for name in ("delta", "spent", "prior_uses"))
+        if not isinstance(delta, float) or not isinstance(spent, float) or not isinstance(uses, int):
+            return content
+        spending: Spending = "single_use" if math.isclose(delta, spent) else "nights"
+        before = Budget(spending, delta, 1, min(uses, MOST_USES)).spent
+        known |= {"schema_version": 3, "spending": spending, "looks": 1, "spent_before": before, "tolerance": TOLERANCE}
+        return known | {"seal": sha256_json(known)}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         """A rule that exits more than was proved is refused."""
         if (self.status == "CERTIFIED") != (self.rule is not None):
             raise ValueError(f"status is {self.status} but the rule is {'missing' if self.rule is None else 'present'}")
-        if not any(math.isclose(self.spent, due) for due in (self.delta, spent(self.delta, self.prior_uses))):
+        if not math.isclose(self.spent, self.budget.level):
             raise ValueError(f"{self.spent} of a delta of {self.delta} is spent after {self.prior_uses} uses")
+        if self.rule is not None and not self.budget.affordable:
+            raise ValueError(f"{self.spent_before} of a delta of {self.delta} was spent before: nothing is left")
         if self.rule is not None:
             self._check_place(self.rule)
             self._check_proof()
@@ -211,6 +241,11 @@ class ScrcParams(Artifact):
         elif self.seal != seal:
             raise ValueError("the seal is broken: the file was edited after it was computed; calibrate again")
         return self
+
+    @property
+    def budget(self) -> Budget:
+        """What this certification might spend."""
+        return Budget(self.spending, self.delta, self.looks, self.prior_uses, self.spent_before)
 
     def _check_place(self, rule: ExitRule) -> None:
         """The rule is one that the search can have ended at."""
@@ -230,7 +265,7 @@ class ScrcParams(Artifact):
         for item in self.evidence:
             if not item.holds:
                 raise ValueError(f"the p-value {item.p_value} does not certify {item.claim} at level {item.level:g}")
-            granted = self.spent / self._shares(item)
+            granted = self.spent / self._shares()
             if item.level > granted * (1 + 1e-9):
                 raise ValueError(f"a claim was tested at level {item.level:g}, {granted:g} is granted")
         main = [item for item in self.evidence if item.risk is self.risk and not item.subgroup]
@@ -255,17 +290,9 @@ class ScrcParams(Artifact):
         if self.mode == "balanced" and (not tested or tested != set(self.subgroups)):
             raise ValueError("the evidence of a subgroup is missing")
 
-    def _shares(self, item: Evidence) -> int:
-        """Into how many parts the level of a claim was divided."""
-        match self.mode, self.multiplicity:
-            case "coverage", _:
-                return 2 * len(self.chains)
-            case "balanced", _:
-                return len(self.subgroups) if item.subgroup else 1
-            case _, "chains":
-                return len(self.chains)
-            case _:
-                return 1
+    def _shares(self) -> int:
+        """Into how many parts the level was divided: claims about one rule share none."""
+        return len(self.chains) if self.mode == "coverage" or self.multiplicity == "chains" else 1
 
     def check_binding(self, *, engine_sha256: Sha256, preprocess_sha256: Sha256) -> None:
         """Refuse to be used with anything but what was calibrated.

@@ -6,13 +6,13 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from stage1.certificate.budget import Spending
 from stage1.certificate.risks import Risk, Unit
 from stage1.settings import Section
 
 Mode = Literal["risk", "coverage", "balanced"]
 Algorithm = Literal["A", "B", "C"]
 Multiplicity = Literal["chains", "holm"]
-Spending = Literal["nights", "single_use"]
 MOST_SLACK = 2.0
 
 
@@ -28,9 +28,12 @@ class CalibrationSettings(Section):
         risk: the risk that is certified; D2, the miss rate on exits, by default.
         alpha: highest risk that may be certified; in mode `coverage` the bound is found instead.
         delta: one minus the confidence.
-        spending: `nights` divides delta over all certifications on the same rows; `single_use` gives each all of it,
-            and then only each by itself holds.
+        spending: `looks` divides delta equally among `looks` certifications on the same rows, and then there are no
+            more; `nights` gives each a part of what is left, so that it never ends and soon proves nothing;
+            `single_use` gives each all of it, and then only each by itself holds.
+        looks: how many certifications share delta.
         unit: what is independent; `group` uses one row a group.
+        allow_row_unit: `row` may be the unit although groups have several rows.
         seed: seed of the draw of that row.
         coverage: exit coverage to be certified in mode `coverage`.
         subgroups: column of the metadata that names the subgroups in mode `balanced`.
@@ -53,8 +56,10 @@ class CalibrationSettings(Section):
     risk: Risk = Risk.MISS_EXIT
     alpha: float = Field(default=0.02, ge=1e-6, lt=1)
     delta: float = Field(default=0.10, ge=1e-6, lt=1)
-    spending: Spending = "nights"
+    spending: Spending = "looks"
+    looks: int = Field(default=6, ge=1, le=1000)
     unit: Unit = "group"
+    allow_row_unit: bool = False
     seed: int = 0
     coverage: float = Field(default=0.80, gt=0, lt=1)
     subgroups: str = "daytime"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
+from stage1.certificate.budget import Budget
 from stage1.certificate.params import Evidence, ScrcParams
 from stage1.certificate.risks import Rate, Risk, Unit
 from stage1.certificate.settings import CalibrationSettings
@@ -49,25 +51,53 @@ def units_of(unit: Unit) -> str:
     return "groups" if unit == "group" else "images"
 
 
+def labelled(risk: Risk, unit: Unit) -> str:
+    """What has to be labelled for a risk."""
+    return LABELLED.get(risk, "{units}").format(units=units_of(unit))
+
+
 def class_is_missing(split: str, label: int) -> str:
     """Why nothing can be certified when a split has one class only."""
     return f"{split} has no {CLASS_NAMES[label]}: both classes are needed. Label some, and split again."
 
 
+def to_label(missing: int, what: str, share: float) -> str:
+    """How many more to label so that so many reach val_calib."""
+    if share >= 1:
+        return f"Label at least {missing} more {what}."
+    return f"Label about {math.ceil(missing / share)} more {what}: {share:.0%} of new ones reach val_calib."
+
+
+def looks_are_used_up(budget: Budget, needed: int, what: str, share: float) -> str:
+    """Why rows that have been looked at as often as was declared certify nothing more."""
+    return (
+        f"the rows of val_calib have been looked at {budget.uses} times, which spent {budget.spent:.3g} of a delta of "
+        f"{budget.delta:g}; one more look at level {budget.level:.3g} is not left. A fresh fold takes {needed} "
+        f"{what} that no look has used. {to_label(needed, what, share)}"
+    )
+
+
 def too_few_units(
-    risk: Risk, bound: float, level: float, subgroup: str, there: int, needed: int, settings: CalibrationSettings
+    risk: Risk,
+    bound: float,
+    level: float,
+    subgroup: str,
+    there: int,
+    needed: int,
+    settings: CalibrationSettings,
+    share: float,
 ) -> str:
     """Why nothing can be certified whatever the scores are."""
     units = units_of(settings.unit)
     where = f" in subgroup {subgroup!r}" if subgroup else ""
-    what = LABELLED.get(risk, "{units}").format(units=units)
+    what = labelled(risk, settings.unit)
     positive = "positive " if risk in LABELLED else ""
     exits = " that exit" if risk is Risk.MISS_EXIT else ""
     tested = f"at {confidence(settings.delta)} confidence, tested at level {level:.3g},"
     return (
         f"val_calib has {there} independent {positive}{units}{where}; certifying {RISK_NAMES[risk]} of "
-        f"{at_most(bound)} {tested} takes at least {needed}{exits} with no loss among them. Label at least "
-        f"{needed - there} more {what}{where}."
+        f"{at_most(bound)} {tested} takes at least {needed}{exits} with no loss among them. "
+        f"{to_label(needed - there, what + where, share)}"
     )
 
 
@@ -153,11 +183,22 @@ def _counted(unit: Unit, by_image: tuple[int, int]) -> str:
 
 
 def _reuse(params: ScrcParams) -> str:
+    """What else these rows have been used for, and may be."""
+    budget = params.budget
+    if budget.spending == "looks":
+        whole = confidence(params.delta)
+        left = (budget.left or 1) - 1
+        after = "none is left" if left == 0 else f"{left} {'is' if left == 1 else 'are'} left"
+        return (
+            f" This is look {params.prior_uses + 1} at this fold of calibration rows, tested at {params.spent:.2g}; "
+            f"{after}. All certificates from the fold hold together at {whole}, those from different folds each by "
+            "themselves."
+        )
     if not params.prior_uses:
         return ""
     times = "once" if params.prior_uses == 1 else f"{params.prior_uses} times"
     used = f" These calibration rows had been used {times} before"
-    if params.spent < params.delta:
+    if budget.spending == "nights":
         whole = confidence(params.delta)
         return f"{used}: this certificate was tested at {params.spent:.2g}, so that all on them hold at {whole}."
     return f"{used}, each time at the full level: the confidence is that of one certificate, not of all together."

@@ -34,7 +34,7 @@ def logged(*, load: str = "", repair: str = "", json_lines: bool = True) -> tupl
     if not json_lines:
         script = script.replace('configure_logging("INFO")', 'configure_logging("INFO", json=False)')
     command = [sys.executable, "-W", "error", "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=True)
     if not json_lines:
         return done.stderr.splitlines(), done.stdout
     return [json.loads(line) for line in done.stderr.splitlines()], done.stdout

@@ -30,7 +30,7 @@ from miner.chain.port import Neuron
 PEER = Path(__file__).parent / "axon" / "dendrite_peer.py"
 OLD_SDK = os.environ.get("BITTENSOR9_PYTHON", "")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-LIMIT_S = 40.0
+LIMIT_S = 240.0
 
 
 def free_port() -> int:

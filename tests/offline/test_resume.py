@@ -6,7 +6,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ def command(home: Path) -> list[str]:
     quick = ["--set", "train_supervised.epochs=1", "--set", "train_conformal_risk.enabled=true"]
     quick += ["--set", "train_conformal_risk.steps=5", "--set", "adapt_domain.enabled=true"]
     quick += ["--set", "adapt_domain.epochs=1", "--set", "model.backbone.layers=2", "--set", "preprocess.size_px=64"]
+    quick += ["--set", "gate.least_mcc=-1"]
     return [sys.executable, "-m", "miner.cli", "retrain", "--preset", "tiny", "--progress", "json", *flags, *quick]
 
 
@@ -29,6 +30,11 @@ def events(child: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
     assert child.stdout is not None
     for line in child.stdout:
         yield json.loads(line)
+
+
+def kept(stages: Sequence[str]) -> list[str]:
+    """Those that are not run again once they are finished: `screen` asks each time who is champion now."""
+    return [name for name in stages if name != "screen"]
 
 
 def test_a_run_killed_in_every_stage_in_turn_is_resumed_to_its_end(tmp_path: Path) -> None:
@@ -44,12 +50,12 @@ def test_a_run_killed_in_every_stage_in_turn_is_resumed_to_its_end(tmp_path: Pat
                     child.send_signal(signal.SIGKILL)
                     break
         # The stage before was killed last time, so it runs now; those before it are done.
-        assert [name for name, state in states if state == "cached"] == list(STAGE_NAMES[: max(0, number - 1)])
+        assert [name for name, state in states if state == "cached"] == kept(STAGE_NAMES[: max(0, number - 1)])
         for row in store.bundles():
             store.verify(row.manifest.bundle_id)
     done = subprocess.run(command(tmp_path), capture_output=True, text=True, check=True)
     finished = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [e["stage"] for e in finished if e.get("state") == "cached"] == list(STAGE_NAMES[:-1])
+    assert [e["stage"] for e in finished if e.get("state") == "cached"] == kept(STAGE_NAMES[:-1])
     [row] = store.bundles()
     assert row.current
     assert not list((tmp_path / "workspace" / "stages").glob("*/.partial-*"))

@@ -13,8 +13,8 @@ from engines.engine import Engine
 from engines.errors import Unavailable
 from engines.machine.gpu import Gpu, NoGpu
 from engines.spec import EngineSpec, Precision, twin
-from engines.store.file_names import PARITY_TOLERANCE
 from stage1.artifacts import sha256_json
+from stage1.tolerance import TOLERANCE
 
 
 class TensorRt(Backend):
@@ -54,7 +54,7 @@ class TensorRt(Backend):
 
     def tolerance(self, spec: EngineSpec) -> float:
         """See `Backend.tolerance`; each batch size has kernels of its own, and sums in bf16 depend on their order."""
-        return 2e-2 if spec.precision == "bf16" else PARITY_TOLERANCE
+        return 2e-2 if spec.precision == "bf16" else TOLERANCE
 
     def mismatch(
         self, spec: EngineSpec, bundle: Path, *, held: bool, find: Callable[[], Gpu | NoGpu]

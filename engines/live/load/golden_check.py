@@ -12,7 +12,6 @@ from engines.engine import Engine
 from engines.errors import ParityError
 from engines.store.golden import read_golden
 from stage1.outputs import Stage1Outputs
-from stage1.policy import Policy
 
 
 def _drift(actual: Stage1Outputs, expected: Stage1Outputs) -> list[float]:
@@ -30,7 +29,6 @@ def _drift(actual: Stage1Outputs, expected: Stage1Outputs) -> list[float]:
 
 def check_parity(
     engine: Engine,
-    policy: Policy,
     golden: Path,
     tolerance: float,
     *,
@@ -39,9 +37,11 @@ def check_parity(
 ) -> float:
     """Compare an engine with the golden outputs, at every batch size: a miscompiled kernel may be wrong at one alone.
 
+    Within the tolerance, every image that lies farther than that from the thresholds is decided as it was. One that
+    lies nearer may be decided otherwise by another machine, and says nothing against it.
+
     Args:
         engine: to be checked.
-        policy: whose decisions must be the same.
         golden: from `write_golden`.
         tolerance: largest difference of any output that is accepted.
         sizes: batch sizes in ascending order. All golden images are run at the first and the last of them, as many as
@@ -52,7 +52,7 @@ def check_parity(
         The largest difference of any output.
 
     Raises:
-        ParityError: a difference above `tolerance`, or another decision for any golden image.
+        ParityError: a difference above `tolerance`.
     """
     images, expected = read_golden(golden)
     worst = 0.0
@@ -64,11 +64,5 @@ def check_parity(
         if worst > tolerance:
             raise ParityError(
                 f"at batch size {size}, outputs differ from the golden ones by {worst:.2g}, more than {tolerance:.2g}"
-            )
-        flips = np.flatnonzero(policy.decide(actual).exit_label != policy.decide(stored).exit_label)
-        if len(flips):
-            raise ParityError(
-                f"at batch size {size}, {len(flips)} golden images are decided otherwise, the first is number "
-                f"{flips[0]}"
             )
     return worst

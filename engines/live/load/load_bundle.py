@@ -113,8 +113,8 @@ def load_checked(
 
     Args:
         checked: from `check_bundle`.
-        opens: makes the engine. The golden images decide whether it may serve: the same decisions as those of the
-            engine that was calibrated, and outputs within the tolerance of the bundle.
+        opens: makes the engine. The golden images decide whether it may serve: outputs within the tolerance of the
+            bundle of those of the engine that was calibrated.
         as_certified: whether it is that very engine.
         most: largest batch that will be asked of it.
         spot: compare a few golden images at each batch size instead of all, because a trial has compared them all.
@@ -139,9 +139,8 @@ def load_checked(
         report(State.WARMING)
         engine.warm_up(most)
         report(State.GATING)
-        policy = ScrcPolicy(checked.params)
         tolerance = checked.manifest.parity_tolerance
-        check_parity(engine, policy, checked.directory / GOLDEN, tolerance, sizes=buckets(most), spot=spot)
+        check_parity(engine, checked.directory / GOLDEN, tolerance, sizes=buckets(most), spot=spot)
     except (Stage1Error, InferenceError) as error:
         engine.close()
         raise BundleRefused(f"{name}: {error}") from error
@@ -151,7 +150,13 @@ def load_checked(
     report(State.READY)
     vouched_by: Vouched = "certificate" if as_certified else "golden images"
     return LiveBundle(
-        checked.manifest, engine, checked.params, policy, checked.calibrator, checked.preprocess, vouched_by
+        checked.manifest,
+        engine,
+        checked.params,
+        ScrcPolicy(checked.params),
+        checked.calibrator,
+        checked.preprocess,
+        vouched_by,
     )
 
 

@@ -22,7 +22,7 @@ BundleArgument = Annotated[str, typer.Argument(help="Id, or its beginning.")]
 
 @engines.command("list")
 def engines_list(store: StoreOption = DEFAULT_STORE) -> None:
-    """List the bundles, oldest first; `*` is current, `-` is where a rollback goes."""
+    """List the bundles, oldest first; `*` is current, `-` is where a rollback goes, `x` was rolled back."""
     with clear_errors():
         from miner.cli.engines.text import list_bundles  # noqa: PLC0415
 
@@ -39,18 +39,32 @@ def engines_show(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE) -> 
 
 
 @engines.command("activate")
-def engines_activate(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE) -> None:
-    """Make a bundle current; a running miner follows without a restart."""
+def engines_activate(
+    bundle: BundleArgument,
+    store: StoreOption = DEFAULT_STORE,
+    *,
+    although_rejected: Annotated[
+        bool, typer.Option("--although-rejected", help="Even if it was rolled back; then it is rejected no more.")
+    ] = False,
+) -> None:
+    """Make a bundle current; a running miner follows without a restart.
+
+    Examples: `cascade engines activate 3f2a` · `cascade engines activate 3f2a --although-rejected`
+    """
     with clear_errors():
         from engines.machine.clock import utc_now  # noqa: PLC0415
         from engines.store.store import Store  # noqa: PLC0415
 
-        say(f"current: {Store(store).activate(bundle, now=utc_now()).bundle}")
+        moved = Store(store).activate(bundle, now=utc_now(), although_rejected=although_rejected)
+        say(f"current: {moved.bundle}")
 
 
 @engines.command("rollback")
 def engines_rollback(store: StoreOption = DEFAULT_STORE) -> None:
-    """Make the previous bundle current again."""
+    """Make the previous bundle current again; no night makes the one that was current so again.
+
+    Example: `cascade engines rollback`
+    """
     with clear_errors():
         from engines.machine.clock import utc_now  # noqa: PLC0415
         from engines.store.store import Store  # noqa: PLC0415
@@ -150,6 +164,30 @@ def engines_compile(
         )
         if outcome:
             say(outcome)
+
+
+@engines.command("audit")
+def engines_audit(
+    bundle: BundleArgument,
+    data: Annotated[Path, typer.Option(help="Directory with labels.csv that has the rows of the certificate.")],
+    store: StoreOption = DEFAULT_STORE,
+    progress: Annotated[ProgressKind, typer.Option(help="How progress is shown.")] = ProgressKind.AUTO,
+) -> None:
+    """Compute the certificate of a bundle again from its engine and these rows, and say whether it is the same.
+
+    The status is 1 if it is not.
+
+    Example: `cascade engines audit 3f2a --data roads/`
+    """
+    with clear_errors():
+        from miner.cli.engines.audit import audited  # noqa: PLC0415
+        from miner.progress_display import display  # noqa: PLC0415
+
+        with display(progress.value) as screen:
+            equal, text = audited(store, bundle, data, screen)
+        say(text)
+        if not equal:
+            raise typer.Exit(1)
 
 
 @engines.command("export")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from engines.backends.registry import check_available, known
@@ -15,15 +16,16 @@ from stage1.certificate.params import ScrcParams
 
 def list_bundles(root: Path) -> str:
     """One line a bundle."""
-    rows = Store(root).bundles()
+    store = Store(root)
+    rows, rejected = store.bundles(), store.rejected()
     if not rows:
         return f"{root}: no bundles; `cascade retrain` makes one"
-    return "\n".join(_line(row) for row in rows)
+    return "\n".join(_line(row, rejected) for row in rows)
 
 
-def _line(row: Listed) -> str:
+def _line(row: Listed, rejected: Mapping[str, str]) -> str:
     params = ScrcParams.read(row.path / PARAMS)
-    mark = "*" if row.current else "-" if row.previous else " "
+    mark = "*" if row.current else "x" if row.manifest.bundle_id in rejected else "-" if row.previous else " "
     coverage = "" if params.exit_coverage is None else f"exit coverage {params.exit_coverage.estimate or 0:.3f}"
     provenance = row.manifest.provenance
     return f"{mark} {row.manifest.bundle_id}  {provenance.created_at}  {params.status:<10}  {coverage}".rstrip()

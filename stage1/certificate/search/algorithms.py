@@ -189,28 +189,34 @@ def _evidence(found: Walk, at: int, claims: Sequence[Claim]) -> tuple[Evidence, 
     )
 
 
-def certify_order_statistic(data: LabelledOutputs, units: Units, candidates: Candidates, claim: Claim) -> SearchOutcome:
-    """Algorithm A: t0 is the (k + 1)-th lowest score of the positives, k the number of misses that are allowed.
+def certify_order_statistic(
+    data: LabelledOutputs, units: Units, candidates: Candidates, claim: Claim, settings: CalibrationSettings
+) -> SearchOutcome:
+    """Algorithm A: t0 is just below the (k + 1)-th lowest score of the positives, k the number of misses allowed.
 
-    D1 of that threshold is Beta(k + 1, n1 - k) for continuous scores, so the certificate is exact and costs no grid.
+    D1 of that score is Beta(k + 1, n1 - k) where scores are continuous, so the certificate is exact. The threshold is
+    the next value of the grid below it: it exits less, and lies on no score.
 
     Args:
         data: rows of val_calib.
         units: their independent units.
-        candidates: gate and t1 from val_select.
+        candidates: gate, t1 and grid from val_select.
         claim: D1 and its level.
+        settings: what was asked for.
     """
-    chain = candidates.chains[0].model_copy(update={"grid": (), "tested": 0})
+    chain = candidates.chains[0]
     rule = eligible(data.outputs, tau=chain.tau, t1=chain.t1, agreement=candidates.agreement)
     rows = units.representatives(data.positive)
     scores = np.sort(np.where(rule.zero[rows], rule.score[rows], np.float32(np.inf)))
     allowed = losses_allowed(len(rows), claim.bound, claim.level)
-    t0 = min(float(scores[allowed]) if allowed < len(scores) else math.inf, chain.t1)
-    losses = int(np.sum(scores < np.float32(t0)))
-    evidence = Evidence.of(claim.risk, (losses, len(rows)), bound=claim.bound, level=claim.level)
-    return SearchOutcome(
-        ExitRule(tau=chain.tau, t0=t0, t1=chain.t1, agreement=candidates.agreement), (chain,), 0, (evidence,)
-    )
+    highest = float(scores[allowed]) if allowed < len(scores) else math.inf
+    at = max(0, int(np.searchsorted(np.asarray(chain.grid), highest, side="right")) - 1)
+    losses = int(np.sum(scores < np.float32(chain.grid[at])))
+    evidence = (Evidence.of(claim.risk, (losses, len(rows)), bound=claim.bound, level=claim.level),)
+    if not evidence[0].holds:
+        # Roadwork of val_calib scores lower than everything in val_select.
+        return SearchOutcome(None, (chain,), 0, evidence, statements.not_proved(evidence, settings))
+    return SearchOutcome(_rule(candidates, 0, at), (chain,), 0, evidence)
 
 
 def certify_coverage(
@@ -218,8 +224,9 @@ def certify_coverage(
 ) -> SearchOutcome:
     """Mode `coverage`: among a few rules with certified exit coverage, the one with the lowest certified risk.
 
-    Every rule gets a lower bound on its coverage and an upper bound on its risk, all of them at once by Bonferroni, so
-    the choice among them costs nothing more.
+    Every rule gets a lower bound on its coverage and an upper bound on its risk, all rules at once by Bonferroni, so
+    the choice among them costs nothing more. The two bounds of a rule share no level: either its coverage is below what
+    is claimed, and then the first must have failed, or it is not, and then only the second can be wrong.
 
     Args:
         data: rows of val_calib.
@@ -228,7 +235,7 @@ def certify_coverage(
         settings: the coverage and the risk.
         budget: the part of delta that may be spent.
     """
-    level = budget / (2 * len(candidates.chains))
+    level = budget / len(candidates.chains)
     chains = tuple(chain.model_copy(update={"tested": 1}) for chain in candidates.chains)
     proved: list[tuple[float, int, tuple[Evidence, ...]]] = []
     attempts: list[Evidence] = []

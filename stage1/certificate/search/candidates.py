@@ -21,10 +21,14 @@ from stage1.certificate.statistics.binomial import p_values
 from stage1.decisions import DEFERRED
 from stage1.exit_rule import Eligible, ExitRule, HeadAgreement, Mask, consent, eligible
 from stage1.outputs import Floats, Stage1Outputs
+from stage1.tolerance import TOLERANCE
 
 LARGEST_GATED_SHARE = 0.6
 COVERAGE_MARGINS = (1.5, 2.5, 3.5, 5.0)
 # Their trials are few where t0 is low, and then nothing can be certified: the walk must start where it has power.
+# Gaps that are passed over where scores lie too densely for the tolerance, and the least margin as a share of it.
+NARROW = 0.75
+LEAST_SHARE = 0.01
 STARTS_LATE = frozenset({Risk.FALSE_OMISSION, Risk.ERROR_EXIT})
 
 
@@ -73,6 +77,45 @@ class _Option:
         return Chain(tau=self.tau, t1=self.t1, grid=tuple(self.grid[self.start :].tolist()))
 
 
+def cuts(scores: Floats, tolerance: float) -> Floats:
+    """Thresholds that no score is near: middles of wide gaps between scores, one below all and one above all.
+
+    A threshold on a score would turn the last bit of that score into a decision, and the last bit depends on the
+    machine and on the size of the batch. A gap is wide if no difference that the tolerance allows crosses its half;
+    where scores lie denser than that, if it is among the widest quarter.
+
+    Args:
+        scores: ascending, `(N,)`, at least one; differences of two outputs.
+        tolerance: largest difference of an output that is accepted.
+
+    Returns:
+        float32, ascending, at least two.
+    """
+    values = scores[np.append(True, scores[1:] != scores[:-1])]
+    low, high = values[:-1], values[1:]
+    half = np.float32(0.5)
+    middle = half * low + half * high
+    # Between two neighbours of the float type there is nothing; the upper one separates them.
+    middle = np.where(middle > low, middle, high)
+    away = np.minimum(middle - low, high - middle)
+    margin = 2 * tolerance
+    ends = _beyond(values[0], -margin), _beyond(values[-1], margin)
+    if len(away):
+        margin = max(LEAST_SHARE * tolerance, min(margin, float(np.quantile(away, NARROW))))
+    return np.concatenate([ends[:1], middle[away >= margin], ends[1:]])
+
+
+def _beyond(score: np.float32, step: float) -> np.float32:
+    """A value so far beyond a score, and another one whatever the step."""
+    beyond = np.float32(score + np.float32(step))
+    return beyond if beyond != score else np.nextafter(score, np.float32(np.copysign(np.inf, step)))
+
+
+def _at_or_above(thresholds: Floats, wanted: float) -> float:
+    """The smallest threshold that is not below what is wanted, or the largest there is."""
+    return float(thresholds[min(int(np.searchsorted(thresholds, np.float32(wanted))), len(thresholds) - 1)])
+
+
 def exit_one_threshold(negative_scores: Floats, allowed: int) -> float:
     """Smallest t1 with which at most `allowed` of these negatives exit as 1, minus infinity if all may.
 
@@ -86,40 +129,42 @@ def exit_one_threshold(negative_scores: Floats, allowed: int) -> float:
     return float(np.nextafter(barrier, np.float32(np.inf)))
 
 
-def fit_agreement(data: LabelledOutputs, heads: Sequence[str]) -> tuple[HeadAgreement, ...]:
+def fit_agreement(
+    data: LabelledOutputs, heads: Sequence[str], tolerance: float = TOLERANCE
+) -> tuple[HeadAgreement, ...]:
     """Cut of each head where its balanced accuracy on val_select is highest.
 
     Args:
         data: rows of val_select.
         heads: names of the heads that must agree.
+        tolerance: see `cuts`.
 
     Raises:
         stage1.errors.OutputsError: a head does not exist.
     """
-    return tuple(HeadAgreement(head=name, cut=_cut(data.outputs.head_score(name), data.positive)) for name in heads)
+    return tuple(HeadAgreement(head=name, cut=_cut(data, name, tolerance)) for name in heads)
 
 
-def _cut(score: Floats, positive: Mask) -> float:
-    """Value at or above which to say roadwork so that the balanced accuracy is highest."""
+def _cut(data: LabelledOutputs, head: str, tolerance: float) -> float:
+    score = data.outputs.head_score(head)
     order = np.argsort(score)
-    return _cut_of_sorted(score[order], positive[order])
+    ascending = score[order]
+    return _fairest(ascending, data.positive[order], cuts(ascending, tolerance))
 
 
-def _cut_of_sorted(values: Floats, positive: Mask) -> float:
-    """`_cut` of scores that ascend."""
-    hits = np.cumsum(positive)
-    negatives = np.arange(1, len(hits) + 1) - hits
-    # Cutting above the i-th value gains its negatives and loses its positives.
-    gain = negatives / max(1, negatives[-1]) - hits / max(1, hits[-1])
-    gain[:-1][values[:-1] == values[1:]] = -np.inf
-    at = int(np.argmax(gain))
-    # Saying the same of everything gains nothing either way; then the head always says roadwork.
-    return float(
-        values[0] if at == len(values) - 1 else np.float32(0.5) * values[at] + np.float32(0.5) * values[at + 1]
-    )
+def _fairest(scores: Floats, positive: Mask, thresholds: Floats) -> float:
+    """Threshold at or above which to say roadwork so that the balanced accuracy on ascending scores is highest.
+
+    Saying the same of everything gains nothing either way; then it is always said.
+    """
+    below = np.searchsorted(scores, thresholds, side="left")
+    hits = np.append(0, np.cumsum(positive))[below]
+    positives = int(positive.sum())
+    gain = (below - hits) / max(1, len(scores) - positives) - hits / max(1, positives)
+    return float(thresholds[np.argmax(gain)])
 
 
-def select(data: LabelledOutputs, settings: CalibrationSettings) -> Candidates:
+def select(data: LabelledOutputs, settings: CalibrationSettings, tolerance: float = TOLERANCE) -> Candidates:
     """Choose gates, t1 and the grid of t0 on val_select, for the modes `risk` and `balanced`.
 
     The best gate has the highest exit coverage among those whose smoothed risk (k + 1) / (m + 2) can be brought to
@@ -128,9 +173,10 @@ def select(data: LabelledOutputs, settings: CalibrationSettings) -> Candidates:
     Args:
         data: rows of val_select, both classes.
         settings: see `CalibrationSettings`.
+        tolerance: see `cuts`; no threshold is chosen near a score.
     """
-    agreement = fit_agreement(data, settings.agreement)
-    options = _options(data, agreement, settings)
+    agreement = fit_agreement(data, settings.agreement, tolerance)
+    options = _options(data, agreement, settings, tolerance)
 
     def rank(option: _Option) -> tuple[bool, float]:
         best = option.best(settings.safety)
@@ -144,7 +190,9 @@ def select(data: LabelledOutputs, settings: CalibrationSettings) -> Candidates:
     return Candidates(chains, agreement, max(best.best(settings.safety), 0.0), chosen)
 
 
-def select_for_coverage(data: LabelledOutputs, settings: CalibrationSettings, units: int) -> Candidates:
+def select_for_coverage(
+    data: LabelledOutputs, settings: CalibrationSettings, units: int, tolerance: float = TOLERANCE
+) -> Candidates:
     """Choose a few rules on val_select for mode `coverage`: each has the lowest risk at its own exit coverage.
 
     Their coverages exceed the target by growing margins, in standard errors of the coverage of so many units.
@@ -153,13 +201,14 @@ def select_for_coverage(data: LabelledOutputs, settings: CalibrationSettings, un
         data: rows of val_select, both classes.
         settings: see `CalibrationSettings`.
         units: independent units of val_calib.
+        tolerance: see `cuts`; no threshold is chosen near a score.
     """
-    agreement = fit_agreement(data, settings.agreement)
-    options = _options(data, agreement, settings)
+    agreement = fit_agreement(data, settings.agreement, tolerance)
+    options = _options(data, agreement, settings, tolerance)
     error = math.sqrt(settings.coverage * (1 - settings.coverage) / max(1, units))
     chains: list[Chain] = []
-    for margin in COVERAGE_MARGINS:
-        wanted = min(settings.coverage + margin * error, max(float(option.coverage.max()) for option in options))
+    for errors in COVERAGE_MARGINS:
+        wanted = min(settings.coverage + errors * error, max(float(option.coverage.max()) for option in options))
         pairs = [(o.ratio[j], o, j) for o in options for j in np.flatnonzero(o.coverage >= wanted)[:1]]
         _, option, at = min(pairs, key=lambda pair: float(pair[0]))
         chain = Chain(tau=option.tau, t1=option.t1, grid=(float(option.grid[at]),))
@@ -169,15 +218,18 @@ def select_for_coverage(data: LabelledOutputs, settings: CalibrationSettings, un
 
 
 def _options(
-    data: LabelledOutputs, agreement: tuple[HeadAgreement, ...], settings: CalibrationSettings
+    data: LabelledOutputs, agreement: tuple[HeadAgreement, ...], settings: CalibrationSettings, tolerance: float
 ) -> list[_Option]:
     shares = np.linspace(0, LARGEST_GATED_SHARE, settings.gate_size)
-    gates = np.unique(np.quantile(data.outputs.select_score, shares).astype(np.float32))
+    passes = cuts(np.sort(data.outputs.select_score), tolerance)
+    wanted = np.quantile(data.outputs.select_score, shares).astype(np.float32)
+    # The smallest selection score passes the first gate, as everything does.
+    gates = sorted({float(passes[0]), *(_at_or_above(passes, value) for value in wanted[1:])})
     # What passes a gate keeps its order, so one sort serves all of them.
     order = np.argsort(data.outputs.roadwork_score)
     outputs, labels = data.outputs.rows(order), data.labels[order]
     units = data.units(settings.unit, settings.seed).reordered(order)
-    return [_option(outputs, labels, units, float(tau), agreement, settings) for tau in gates]
+    return [_option(outputs, labels, units, tau, agreement, settings, tolerance) for tau in gates]
 
 
 def _option(
@@ -187,11 +239,15 @@ def _option(
     tau: float,
     agreement: tuple[HeadAgreement, ...],
     settings: CalibrationSettings,
+    tolerance: float,
 ) -> _Option:
     """What a gate promises on rows whose roadwork scores ascend."""
-    t1 = _exit_one(outputs, labels == 1, tau, agreement, settings.false_alarm_rate)
+    passing = outputs.select_score >= tau
+    scores = outputs.roadwork_score[passing if passing.any() else slice(None)]
+    thresholds = cuts(scores, tolerance)
+    t1 = _exit_one(outputs, labels == 1, tau, agreement, settings.false_alarm_rate, thresholds)
     rule = eligible(outputs, tau=tau, t1=t1, agreement=agreement)
-    grid = _grid(rule, t1, settings.grid_size)
+    grid = _grid(scores, thresholds, t1, settings.grid_size)
     claims = {settings.risk: settings.alpha, **settings.also}
     counted = {risk: sweep(onset(risk, labels, rule), units, grid) for risk in claims}
     ratio = np.max([(c.losses + 1) / (c.trials + 2) / claims[risk] for risk, c in counted.items()], axis=0)
@@ -202,26 +258,32 @@ def _option(
     return _Option(tau, t1, grid, ratio, _row_coverage(rule, grid), start)
 
 
-def _grid(rule: Eligible, t1: float, size: int) -> Floats:
-    """Scores of gate-passing rows up to t1, evenly thinned by rank, and t1 itself; the scores ascend."""
-    passing = rule.score[rule.gate]
-    passing = passing[: np.searchsorted(passing, np.float32(t1))]
-    drawn = passing[np.linspace(0, len(passing) - 1, min(size - 1, len(passing))).astype(np.intp)]
-    ascending = np.append(drawn, np.float32(t1))
-    grid: Floats = ascending[np.append(True, ascending[1:] != ascending[:-1])]
-    return grid
+def _grid(scores: Floats, thresholds: Floats, t1: float, size: int) -> Floats:
+    """Thresholds up to t1, evenly thinned by the number of ascending scores below them, t1 the last of them."""
+    below = thresholds[: np.searchsorted(thresholds, np.float32(t1))]
+    ranks = np.searchsorted(scores, below)
+    wanted = np.linspace(0, ranks[-1], size - 1) if len(below) else np.zeros(0)
+    drawn = np.unique(np.searchsorted(ranks, wanted, side="right") - 1)
+    return np.append(below[drawn], np.float32(t1))
 
 
 def _exit_one(
-    outputs: Stage1Outputs, positive: Mask, tau: float, agreement: tuple[HeadAgreement, ...], rate: float
+    outputs: Stage1Outputs,
+    positive: Mask,
+    tau: float,
+    agreement: tuple[HeadAgreement, ...],
+    rate: float,
+    thresholds: Floats,
 ) -> float:
     score, gate = outputs.roadwork_score, outputs.select_score >= tau
+    if not gate.any():
+        return float(thresholds[-1])
     negative = gate & ~positive
     _, one = consent(outputs, agreement)
     alarms = score[negative if one is None else negative & one]
     t1 = exit_one_threshold(alarms, math.floor(rate * int(negative.sum())))
     # Where the classes are far apart few false alarms are no reason to say roadwork just above the negatives.
-    return max(t1, _cut_of_sorted(score[gate], positive[gate])) if gate.any() else float(score.max())
+    return max(_at_or_above(thresholds, t1), _fairest(score[gate], positive[gate], thresholds))
 
 
 def _row_coverage(rule: Eligible, grid: Floats) -> NDArray[np.float64]:

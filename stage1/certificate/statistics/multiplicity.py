@@ -24,12 +24,3 @@ def holm(p_values: NDArray[np.float64], delta: float) -> NDArray[np.float64]:
     granted = np.zeros(len(order))
     granted[order[:rejected]] = levels[:rejected]
     return granted
-
-
-def spent(delta: float, earlier_uses: int) -> float:
-    """Share of delta that one more certification on the same rows may spend.
-
-    The shares 6 / (pi t)^2 of uses t = 1, 2, ... sum to one, so all certificates ever issued on these rows hold
-    together with probability `1 - delta`.
-    """
-    return delta * 6 / (np.pi * (earlier_uses + 1)) ** 2

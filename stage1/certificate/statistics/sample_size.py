@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from stage1.certificate.budget import Budget, Spending
 from stage1.certificate.search.candidates import COVERAGE_MARGINS
 from stage1.certificate.statistics.binomial import losses_allowed, p_value, power, trials_needed
-from stage1.certificate.statistics.multiplicity import spent
 
 POWERS = (0.5, 0.8, 0.9)
 MOST_LOSSES = 2000
@@ -21,28 +21,37 @@ class Question:
         alpha: highest risk that may be certified.
         delta: one minus the confidence.
         expected_rate: the true risk they expect at the thresholds they hope for.
+        spending: how delta is divided among certifications on the same rows.
+        looks: how many share it where it is divided equally.
         earlier_uses: certifications that the rows have already been used for.
-        single_use: give this certification all of delta.
         subgroups: subgroups that each need a bound of their own, 0 for none.
         subgroup_slack: bound of a subgroup, as a multiple of alpha.
         exit_share: share of the positives that is expected to exit.
         prevalence: share of images with roadwork.
+        calib_share: share of newly labelled images that reaches val_calib.
     """
 
     alpha: float = 0.02
     delta: float = 0.10
     expected_rate: float = 0.005
+    spending: Spending = "looks"
+    looks: int = 6
     earlier_uses: int = 0
-    single_use: bool = False
     subgroups: int = 0
     subgroup_slack: float = 2.0
     exit_share: float = 0.8
     prevalence: float = 0.3
+    calib_share: float = 1.0
 
     @property
     def level(self) -> float:
         """Level that the test is made at."""
-        return self.delta if self.single_use else spent(self.delta, self.earlier_uses)
+        return self.budget.level
+
+    @property
+    def budget(self) -> Budget:
+        """What the next certification may spend."""
+        return Budget(self.spending, self.delta, self.looks, self.earlier_uses)
 
 
 @dataclass(frozen=True)
@@ -53,8 +62,9 @@ class Need:
         power: probability that the certificate succeeds.
         exited: exited positive units it takes; all units where a coverage is certified.
         losses: misses that are then still allowed.
-        positives: positive units to label so that so many exit.
-        images: units of both classes to label.
+        positives: positive units of val_calib so that so many exit.
+        images: units of both classes in val_calib.
+        labelled: units of both classes to label, of which a share reaches val_calib.
     """
 
     power: float
@@ -62,6 +72,7 @@ class Need:
     losses: int
     positives: int
     images: int
+    labelled: int
 
 
 def fewest(question: Question) -> int:
@@ -97,14 +108,14 @@ def subgroup_need(question: Question, wanted: float) -> Need | None:
     """
     if not question.subgroups:
         return None
-    level = question.level / question.subgroups
     alone = Question(
         alpha=question.subgroup_slack * question.alpha,
-        delta=level,
+        delta=question.level,
         expected_rate=question.expected_rate,
-        single_use=True,
+        spending="single_use",
         exit_share=question.exit_share,
         prevalence=question.prevalence,
+        calib_share=question.calib_share,
     )
     return need(alone, wanted)
 
@@ -117,12 +128,13 @@ def chance(question: Question, exited: int) -> float:
 def _need(question: Question, wanted: float, exited: int) -> Need:
     positives = math.ceil(exited / question.exit_share)
     allowed = losses_allowed(exited, question.alpha, question.level)
-    return Need(wanted, exited, allowed, positives, math.ceil(positives / question.prevalence))
+    images = math.ceil(positives / question.prevalence)
+    return Need(wanted, exited, allowed, positives, images, math.ceil(images / question.calib_share))
 
 
 def coverage_level(question: Question) -> float:
-    """Level of each bound in mode `coverage`: every rule that is tried has one on its coverage and one on its risk."""
-    return question.level / (2 * len(COVERAGE_MARGINS))
+    """Level of each bound in mode `coverage`: the rules that are tried share it."""
+    return question.level / len(COVERAGE_MARGINS)
 
 
 def coverage_need(question: Question, coverage: float, expected: float, wanted: float) -> Need | None:
@@ -140,8 +152,9 @@ def coverage_need(question: Question, coverage: float, expected: float, wanted: 
         alpha=1 - coverage,
         delta=coverage_level(question),
         expected_rate=1 - expected,
-        single_use=True,
+        spending="single_use",
         exit_share=1.0,
         prevalence=1.0,
+        calib_share=question.calib_share,
     )
     return need(covered, wanted)

@@ -261,28 +261,16 @@ class TestParity:
         directory = publish(write_bundle_files(tmp_path / "f", engine=tiny_engine, golden_shift=5e-4))
         load_bundle(directory, threads=1).close()
 
-    @pytest.mark.parametrize(("sign", "same"), [(1, False), (-1, True)])
-    def test_another_decision_is_refused_however_small_the_difference(
-        self,
-        tmp_path: Path,
-        publish: Publish,
-        write_bundle_files: Maker,
-        write_onnx: Maker,
-        certificate: Maker,
-        sign: int,
-        same: bool,
-        refused: Refused,
+    def test_an_image_nearer_to_a_threshold_than_the_tolerance_says_nothing_against_an_engine(
+        self, tmp_path: Path, publish: Publish, write_bundle_files: Maker, write_onnx: Maker, certificate: Maker
     ) -> None:
-        """The first golden image lies just above t1; the stored score is, or is not, on the other side of it."""
+        """The first golden image lies just above t1, its stored score just below: so near no two machines agree."""
         rule = certificate().rule
         red, _, blue = np.random.default_rng(3).integers(0, 256, (6, 3))[0]
         shift = rule.t1 + 2e-4 - 0.04 * float(red - blue)
         engine = write_onnx(tmp_path / "close.onnx", shift=shift)
-        directory = publish(write_bundle_files(tmp_path / "f", engine=engine, golden_shift=shift - sign * 4e-4))
-        if same:
-            load_bundle(directory, threads=1).close()
-        else:
-            refused(directory, "1 golden images are decided otherwise, the first is number 0", ParityError)
+        directory = publish(write_bundle_files(tmp_path / "f", engine=engine, golden_shift=shift - 4e-4))
+        load_bundle(directory, threads=1).close()
 
     def test_heads_are_compared_too(
         self, tmp_path: Path, publish: Publish, write_bundle_files: Maker, write_onnx: Maker, refused: Refused

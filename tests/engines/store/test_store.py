@@ -20,7 +20,8 @@ from engines.errors import BundleRefused, PointerMoved, StoreError, UnknownBundl
 from engines.live.load.load_bundle import load_bundle
 from engines.store.bundle import Provenance
 from engines.store.file_names import ENGINE, MANIFEST, REQUIRED
-from engines.store.store import HISTORY, Store
+from engines.store.records import HISTORY
+from engines.store.store import Store
 from stage1.errors import ArtifactError
 
 CHILD = Path(__file__).with_name("store_child.py")
@@ -29,7 +30,7 @@ Publish = Callable[..., str]
 
 
 def run_child(*arguments: object) -> None:
-    subprocess.run([sys.executable, str(CHILD), *map(str, arguments)], check=True, timeout=120)
+    subprocess.run([sys.executable, str(CHILD), *map(str, arguments)], check=True, timeout=900)
 
 
 def leftovers(store: Store) -> list[str]:
@@ -384,7 +385,7 @@ class TestKilled:
         children = [
             subprocess.Popen([sys.executable, str(CHILD), "beside", str(files), str(store.root)]) for _ in range(3)
         ]
-        assert [child.wait(timeout=120) for child in children] == [0, 0, 0]
+        assert [child.wait(timeout=900) for child in children] == [0, 0, 0]
         rows = store.bundles()
         assert len(rows) == 4
         for row in rows:

@@ -114,8 +114,19 @@ class TestPlan:
         assert "With fewer than 114 nothing can be certified" in output
 
     def test_a_later_night_takes_more(self) -> None:
-        _, output = run("plan", "--uses", "3")
+        _, output = run("plan", "--nights", "--uses", "3")
         assert "night 4 on these rows is tested at 0.0038" in output
+
+    def test_a_later_look_takes_as_many_until_there_is_none_left(self) -> None:
+        _, output = run("plan", "--uses", "3")
+        assert "look 4 of 6 at these rows is tested at 0.0167" in output
+        _, output = run("plan", "--uses", "6")
+        assert "looked at 6 times, and 6 looks share delta: what follows is for a fresh fold" in output
+
+    def test_counts_what_is_to_be_labelled_and_not_only_what_reaches_val_calib(self) -> None:
+        _, output = run("plan", "--single-use", "--calib-share", "0.2")
+        row = next(line.split() for line in output.splitlines() if line.strip().startswith("0.50"))
+        assert int(row[4]) == 5 * int(row[3])
 
     def test_says_how_likely_what_is_there_succeeds(self) -> None:
         _, output = run("plan", "--single-use", "--have", "300")

@@ -14,7 +14,7 @@ from miner.answering.journal import read_journal
 from stage1.certificate.params import ScrcParams
 
 ROADWORK_SMALL = Path(__file__).parents[4] / "shared" / "data" / "roadwork_small"
-LIMIT_S = 900
+LIMIT_S = 3600
 
 
 def demo(directory: Path, *arguments: str) -> str:

@@ -1,8 +1,7 @@
-"""The ledger of val_calib: which fold is used, and what is written down before a row is looked at."""
+"""The ledger of val_calib: what is written down before a row is looked at."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +9,11 @@ import pytest
 from PIL import Image
 
 from engines.backends.onnxruntime import OnnxEngine
-from offline.certify.calibration_ledger import LEDGER, LedgerEntry, claim_fold, prior_uses, read_certifications
+from offline.certify.calibration_ledger import LEDGER, LedgerEntry, earlier_than, read_certifications, record_look
 from offline.data.dataset import Dataset, Row
-from offline.data.engine_outputs import run_engine
+from offline.data.engine_outputs import read_outputs, run_engine, write_outputs
 from offline.data.named_targets import NO_TARGET
 from offline.errors import DatasetError
-from offline.splits.splits_file import SplitRow, Splits, SplitSet
 from offline.stages.calibrate_scrc import calibrator_of, golden_rows
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.outputs import Stage1Outputs
@@ -25,91 +23,37 @@ from tests.support.calibrators import head_probabilities
 AT = "2026-01-01T00:00:00+00:00"
 
 
-def folded(*folds: Sequence[str], groups: dict[str, str] | None = None) -> Splits:
-    """Splits whose val_calib is cut into these folds; a row without a group is its own."""
-    named = groups or {}
-    rows = tuple(SplitRow(row=row, group=named.get(row, f"drive {row}")) for fold in folds for row in fold)
-    calib = SplitSet(rows=rows, groups=len({row.group for row in rows}), positives=0)
-    return Splits(seed=0, data_sha256="d", sets={"val_calib": calib}, folds=tuple(tuple(fold) for fold in folds))
+def entry(key: str, *rows: str) -> LedgerEntry:
+    return LedgerEntry(key=key, rows=rows, groups=tuple(f"drive {row}" for row in rows), level=0.02, at=AT)
 
 
-@pytest.fixture
-def splits() -> Splits:
-    return folded("ab", "c", "de")
+def test_what_is_written_down_is_read_in_order(tmp_path: Path) -> None:
+    entries = [entry("night 0", "a", "b"), entry("night 1", "c")]
+    for one in entries:
+        record_look(tmp_path, one)
+    assert read_certifications(tmp_path) == entries
 
 
-def claim(workspace: Path, splits: Splits, key: str) -> tuple[tuple[str, ...], int]:
-    return claim_fold(workspace, splits, key, AT)
+def test_a_certification_that_is_resumed_knows_what_came_before_it_and_its_own_entry() -> None:
+    entries = [entry("night 0", "a"), entry("night 1", "a"), entry("night 2", "a")]
+    assert earlier_than(entries, "night 1") == (entries[:1], entries[1])
+    assert earlier_than(entries, "night 3") == (entries, None)
 
 
-def test_each_certification_takes_the_fold_that_was_used_least(tmp_path: Path, splits: Splits) -> None:
-    assert [claim(tmp_path, splits, f"night {n}") for n in range(3)] == [(fold, 0) for fold in splits.folds]
-    assert claim(tmp_path, splits, "night 3") == (splits.folds[0], 1)
-    assert claim(tmp_path, splits, "night 4") == (splits.folds[1], 1)
-
-
-def test_a_certification_that_was_killed_resumes_on_its_own_fold(tmp_path: Path, splits: Splits) -> None:
-    first = claim(tmp_path, splits, "night 0")
-    assert claim(tmp_path, splits, "night 0") == first
-    assert len(read_certifications(tmp_path)) == 1
-    claim(tmp_path, splits, "night 1")
-    assert claim(tmp_path, splits, "night 0") == first
-
-
-def test_a_single_fold_counts_its_uses(tmp_path: Path) -> None:
-    assert [claim(tmp_path, folded("ab"), f"night {n}")[1] for n in range(3)] == [0, 1, 2]
-
-
-def test_the_order_of_rows_is_not_another_fold(tmp_path: Path) -> None:
-    claim(tmp_path, folded("ab"), "night 0")
-    assert claim(tmp_path, folded("ba"), "night 1")[1] == 1
-    assert claim(tmp_path, folded("ba"), "night 0") == (("b", "a"), 1)
-
-
-def test_a_fold_that_grew_overnight_is_as_used_as_its_most_used_group(tmp_path: Path) -> None:
-    claim(tmp_path, folded("ab"), "night 0")
-    claim(tmp_path, folded("abc"), "night 1")
-    assert claim(tmp_path, folded("abcd"), "night 2")[1] == 2
-    # Only what nobody looked at is unused.
-    assert claim(tmp_path, folded("efg"), "night 3")[1] == 0
-    assert claim(tmp_path, folded("dx"), "night 4")[1] == 1
-
-
-def test_a_grown_fold_is_passed_over_for_a_fresh_one(tmp_path: Path) -> None:
-    claim(tmp_path, folded("ab", "c"), "night 0")
-    assert claim(tmp_path, folded("abxyz", "cd"), "night 1") == (("c", "d"), 0)
-
-
-def test_a_row_is_used_whatever_its_group_is_called_now(tmp_path: Path) -> None:
-    claim(tmp_path, folded("ab", groups={"a": "drive 1", "b": "drive 1"}), "night 0")
-    assert claim(tmp_path, folded("a", groups={"a": "renamed"}), "night 1")[1] == 1
-
-
-def test_another_row_of_a_group_that_was_looked_at_is_used(tmp_path: Path) -> None:
-    claim(tmp_path, folded("ab", groups={"a": "drive 1", "b": "drive 1"}), "night 0")
-    assert claim(tmp_path, folded("z", groups={"z": "drive 1"}), "night 1")[1] == 1
-
-
-def test_groups_that_were_joined_are_as_used_as_all_of_them(tmp_path: Path) -> None:
-    claim(tmp_path, folded("a"), "night 0")
-    claim(tmp_path, folded("b"), "night 1")
-    assert claim(tmp_path, folded("ab", groups={"a": "one", "b": "one"}), "night 2")[1] == 2
-
-
-def test_what_is_written_down_names_the_rows_and_the_groups(tmp_path: Path, splits: Splits) -> None:
-    claim(tmp_path, splits, "night 0")
-    assert read_certifications(tmp_path) == [
-        LedgerEntry(key="night 0", rows=("a", "b"), groups=("drive a", "drive b"), at=AT),
-    ]
-
-
-def test_a_line_that_a_crash_cut_short_is_not_a_use_and_does_not_spoil_the_next(tmp_path: Path, splits: Splits) -> None:
-    claim(tmp_path, splits, "night 0")
+def test_a_line_that_a_crash_cut_short_is_not_a_use_and_does_not_spoil_the_next(tmp_path: Path) -> None:
+    record_look(tmp_path, entry("night 0", "a"))
     with (tmp_path / LEDGER).open("a") as handle:
         handle.write('{"key": "night 1", "rows')
     assert len(read_certifications(tmp_path)) == 1
-    claim(tmp_path, splits, "night 2")
+    record_look(tmp_path, entry("night 2", "a"))
     assert [entry.key for entry in read_certifications(tmp_path)] == ["night 0", "night 2"]
+
+
+def test_an_entry_of_version_2_does_not_say_what_it_spent(tmp_path: Path) -> None:
+    (tmp_path / LEDGER).write_text(
+        '{"schema_version": 2, "key": "night 0", "rows": ["a"], "groups": ["drive a"], "at": ""}\n'
+    )
+    assert [found.level for found in read_certifications(tmp_path)] == [None]
 
 
 def test_an_entry_of_the_version_before_is_refused_by_its_line(tmp_path: Path) -> None:
@@ -142,6 +86,10 @@ def test_an_engine_is_run_on_all_rows_in_order_through_the_serving_preprocess(
     assert (labelled.row_ids, labelled.groups) == (pictures.ids, pictures.groups)
     assert labelled.labels.tolist() == pictures.labels.tolist()
     assert labelled.column("daytime").tolist() == ["night"] * 5 + ["unknown"] * 32
+    write_outputs(pictures.root / "kept.npz", labelled.outputs)
+    kept = read_outputs(pictures.root / "kept.npz")
+    assert np.array_equal(kept.logits, labelled.outputs.logits)
+    assert np.array_equal(kept.select_score, labelled.outputs.select_score)
     assert told == [(16, 37, "val_calib"), (32, 37, "val_calib"), (37, 37, "val_calib")]
 
 
@@ -151,17 +99,6 @@ def test_golden_rows_are_of_both_classes_and_the_same_in_any_order(pictures: Dat
     turned = Dataset(pictures.root, pictures.rows[::-1])
     assert golden_rows(turned, seed=3, most=16).ids == golden.ids
     assert golden_rows(pictures, seed=4, most=16).ids != golden.ids
-
-
-def test_a_use_of_any_of_the_groups_counts() -> None:
-    """One certification on a, two on b: a fold of both has been looked at by three."""
-    entries = [
-        LedgerEntry(key=key, rows=(f"{group}.jpg",), groups=(group,), at=AT)
-        for key, group in (("1", "a"), ("2", "b"), ("3", "b"), ("3", "b"))
-    ]
-    assert prior_uses({"a.jpg": "a", "b.jpg": "b"}, entries) == 3
-    assert prior_uses({"a.jpg": "renamed"}, entries) == 1
-    assert prior_uses({"c.jpg": "c"}, entries) == 0
 
 
 def with_head(count: int = 60) -> LabelledOutputs:

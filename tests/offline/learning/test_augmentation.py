@@ -275,4 +275,4 @@ def test_kornia_does_not_need_torchvision() -> None:
         "from offline.learning.augmentation import usual_stack; "
         "usual_stack(torch.zeros(2, 3, 16, 16, dtype=torch.uint8), torch.Generator())"
     )
-    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "ignore", "-c", script], check=True, timeout=900)

@@ -23,8 +23,8 @@ from offline.config import RunConfig
 from offline.errors import PipelineBusy, PipelineError
 from offline.night import stages as stages_of_a_night
 from offline.pipeline.content_key import PACKAGES, own_modules, root_source
-from offline.pipeline.runner import MANIFEST, Pipeline
-from offline.pipeline.stage import Stage, StageContext
+from offline.pipeline.runner import Pipeline
+from offline.pipeline.stage import MANIFEST, Stage, StageContext
 from stage1.settings import override
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -361,7 +361,7 @@ def test_a_run_killed_in_a_stage_resumes_after_the_last_finished_one(tmp_path: P
 
 def test_a_run_killed_at_any_step_on_the_file_system_is_finished_by_the_next(tmp_path: Path) -> None:
     child = Path(__file__).with_name("pipeline_child.py")
-    subprocess.run([sys.executable, str(child), str(tmp_path / "homes")], check=True, timeout=300)
+    subprocess.run([sys.executable, str(child), str(tmp_path / "homes")], check=True, timeout=1800)
     homes = sorted((tmp_path / "homes").iterdir(), key=lambda path: int(path.name))
     assert len(homes) > 50
     cached = []

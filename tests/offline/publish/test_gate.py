@@ -1,9 +1,9 @@
-"""The gate: when a challenger may replace the champion."""
+"""The gate: when a challenger takes the place of the champion, is kept beside it, or is refused."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,107 +11,52 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import offline.publish.gate
+import offline.publish.champion
 from engines.errors import ParityError, Unavailable
 from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.spec import EngineSpec
 from engines.store.bundle import Provenance
 from engines.store.store import Store
 from offline.data.dataset import Dataset, Row
-from offline.evaluation.evaluate import Estimate, EvaluationSettings, Report, evaluate
-from offline.publish.gate import assemble, compare, judge_champion
+from offline.evaluation.evaluate import EvaluationSettings, Report, evaluate
+from offline.pipeline.progress import Silence
+from offline.publish.bars import median_latency_ms
+from offline.publish.gate import Bench, Publication, judge
 from offline.publish.settings import GateSettings
 from offline.splits.splits_file import SplitRow, Splits, SplitSet
+from offline.stages.publish import assemble
+from stage1.artifacts import sha256_file
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
+from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
 
-GATE = GateSettings(coverage_margin=0.05, accuracy_margin=0.03)
-
-
-@pytest.fixture(scope="module")
-def judged(
-    binormal: Callable[..., LabelledOutputs], certificate: Callable[..., ScrcParams]
-) -> Callable[..., tuple[ScrcParams, Report]]:
-    """A policy with its report on the same test rows."""
-
-    def judge(*, feasible: bool = True, coverage: float | None = None, accuracy: float | None = None) -> tuple:
-        params = certificate(feasible=feasible)
-        report = evaluate(
-            binormal(600, seed=5, prefix="test/"),
-            params,
-            ProbabilityCalibrator(),
-            settings=EvaluationSettings(repetitions=0),
-        )
-        if coverage is not None:
-            scrc, *others = report.policies
-            rate = scrc.exit_coverage.model_copy(update={"events": round(coverage * scrc.exit_coverage.trials)})
-            report = report.model_copy(update={"policies": (scrc.model_copy(update={"exit_coverage": rate}), *others)})
-        if accuracy is not None:
-            report = report.model_copy(update={"alone": report.alone | {"accuracy": Estimate(value=accuracy)}})
-        return params, report
-
-    return judge
-
-
-def test_an_equal_challenger_passes(judged: Callable[..., tuple[ScrcParams, Report]]) -> None:
-    assert compare(judged(), judged(), GATE) == []
-
-
-def test_an_infeasible_challenger_never_replaces_a_certified_champion(
-    judged: Callable[..., tuple[ScrcParams, Report]],
-) -> None:
-    reasons = compare(judged(feasible=False, coverage=1.0, accuracy=1.0), judged(), GATE)
-    assert any("INFEASIBLE" in reason for reason in reasons)
-
-
-def test_a_certified_challenger_replaces_an_infeasible_champion(
-    judged: Callable[..., tuple[ScrcParams, Report]],
-) -> None:
-    assert compare(judged(), judged(feasible=False), GATE) == []
-
-
-@pytest.mark.parametrize(("coverage", "passes"), [(0.56, True), (0.54, False), (0.9, True)])
-def test_exit_coverage_may_fall_by_the_margin_and_no_more(
-    judged: Callable[..., tuple[ScrcParams, Report]], coverage: float, passes: bool
-) -> None:
-    reasons = compare(judged(coverage=coverage), judged(coverage=0.6), GATE)
-    assert (not reasons) == passes
-    assert passes or "exit coverage falls" in reasons[0]
-
-
-@pytest.mark.parametrize(("accuracy", "passes"), [(0.88, True), (0.86, False)])
-def test_accuracy_may_fall_by_the_margin_and_no_more(
-    judged: Callable[..., tuple[ScrcParams, Report]], accuracy: float, passes: bool
-) -> None:
-    assert (not compare(judged(accuracy=accuracy), judged(accuracy=0.9), GATE)) == passes
-
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
+GATE = GateSettings(repetitions=200)
+NOW = datetime(2026, 4, 1, tzinfo=UTC)
 Publish = Callable[..., Path]
-
-
-class Silent:
-    def stage(self, name: str, state: str) -> None:
-        pass
-
-    def step(self, done: int, total: int, note: str = "") -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Forty plain pictures, red ones with roadwork: the tiny engine is always right about them."""
+    """Plain pictures, red ones with roadwork: an engine without a shift is right about all of them."""
     root = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     rows = []
-    for number in range(40):
+    for number in range(160):
         label = number % 2
-        red, blue = (200, 20) if label else (20, 200)
-        colour = (red, int(rng.integers(100, 256)), blue)
-        Image.new("RGB", (32, 32), colour).save(root / f"{number}.png")
-        rows.append(Row(image=f"{number}.png", label=label, group=str(number)))
+        strong, weak = int(rng.integers(120, 250)), int(rng.integers(0, 110))
+        red, blue = (strong, weak) if label else (weak, strong)
+        Image.new("RGB", (32, 32), (red, int(rng.integers(100, 256)), blue)).save(root / f"{number}.png")
+        rows.append(
+            Row(image=f"{number}.png", label=label, group=str(number), metadata={"city": "ab"[number % 4 // 2]})
+        )
     return Dataset(root, tuple(rows))
+
+
+@pytest.fixture(scope="module")
+def report(binormal: Callable[..., LabelledOutputs], certificate: Callable[..., ScrcParams]) -> Report:
+    settings = EvaluationSettings(repetitions=0)
+    return evaluate(binormal(600, seed=5, prefix="t"), certificate(), ProbabilityCalibrator(), settings=settings)
 
 
 @pytest.fixture
@@ -120,83 +65,317 @@ def publish(
     store: Store,
     write_onnx: Callable[..., Path],
     write_bundle_files: Callable[..., Path],
+    certificate: Callable[..., ScrcParams],
     provenance: Provenance,
+    report: Report,
 ) -> Publish:
     """Publishes a bundle whose model was trained on these rows and is `shift` too fond of roadwork."""
 
-    def publish_one(name: str, *, trained_on: Sequence[str] = (), shift: float = 0.0) -> Path:
+    def publish_one(
+        name: str,
+        *,
+        trained_on: Sequence[str] = (),
+        shift: float = 0.0,
+        coverage: float | None = None,
+        live: datetime | None = None,
+        **asked: Any,
+    ) -> Path:
         engine = write_onnx(tmp_path / f"{name}.onnx", shift=shift)
-        files = write_bundle_files(tmp_path / name, engine=engine, golden_shift=shift, note=name)
+        preprocess = PreprocessSettings(size_px=32)
+        params = certificate(engine_sha256=sha256_file(engine), preprocess_sha256=preprocess.sha256, **asked)
+        files = write_bundle_files(tmp_path / name, engine=engine, params=params, golden_shift=shift, note=name)
         nothing = SplitSet(rows=(), groups=0, positives=0)
         train = SplitSet(
             rows=tuple(SplitRow(row=row, group=row) for row in trained_on), groups=len(trained_on), positives=0
         )
         sets: Any = {"train": train, "val_select": nothing, "val_calib": nothing, "test": nothing}
         Splits(seed=0, data_sha256="d", sets=sets, folds=()).write(files / "splits.json")
-        return store.path(store.publish(files, provenance))
+        if coverage is not None:
+            policy, *others = report.policies
+            rate = policy.exit_coverage.model_copy(update={"events": round(coverage * policy.exit_coverage.trials)})
+            policies = (policy.model_copy(update={"exit_coverage": rate}), *others)
+            report.model_copy(update={"policies": policies}).write(files / "report.json")
+        path = store.path(store.publish(files, provenance))
+        if live is not None:
+            store.activate(path.name, now=live)
+        return path
 
     return publish_one
 
 
-def judge(store: Store, challenger: Path, data: Dataset) -> tuple[str | None, list[str], int]:
-    return judge_champion(store, challenger, data, GATE, Silent())
+def judged(store: Store, challenger: Path, data: Dataset, **settings: Any) -> Publication:
+    chosen = GateSettings.model_validate(GATE.model_dump() | settings)
+    return judge(Bench(store, data, chosen, Silence(), NOW), challenger)
 
 
-def test_without_a_champion_there_is_nothing_to_lose_to(store: Store, publish: Publish, data: Dataset) -> None:
-    assert judge(store, publish("new"), data) == (None, [], 0)
+class TestPromotion:
+    def test_the_first_bundle_that_reaches_the_bars_has_nobody_to_beat(
+        self, store: Store, publish: Publish, data: Dataset
+    ) -> None:
+        verdict = judged(store, publish("new"), data)
+        assert (verdict.verdict, verdict.champion, verdict.test_rows) == ("PROMOTE", None, 160)
+        assert verdict.mcc == 1.0
+        assert verdict.reward == pytest.approx(1.0, abs=0.05)
+        assert verdict.latency_ms is not None
+        assert verdict.compared == ()
+
+    def test_an_equal_challenger_takes_over_and_what_was_compared_is_kept(
+        self, store: Store, publish: Publish, data: Dataset
+    ) -> None:
+        old, new = publish("old", live=NOW), publish("new", shift=0.01)
+        verdict = judged(store, new, data)
+        assert (verdict.verdict, verdict.champion, verdict.reasons) == ("PROMOTE", old.name, ())
+        (found,) = verdict.compared
+        assert (found.against, found.rows, found.groups, found.like) == (old.name, 160, 160, True)
+        assert {loss.of for loss in found.losses} >= {"accuracy", "exit coverage", "accuracy where city is a"}
+
+    def test_a_champion_does_not_compete_with_itself(self, store: Store, publish: Publish, data: Dataset) -> None:
+        same = publish("same", live=NOW)
+        assert judged(store, same, data) == Publication(
+            bundle=same.name, champion=same.name, verdict="PROMOTE", test_rows=160
+        )
+
+    def test_rows_that_the_champion_was_trained_on_are_left_out(
+        self, store: Store, publish: Publish, data: Dataset
+    ) -> None:
+        publish("old", trained_on=data.ids[:100], live=NOW)
+        (found,) = judged(store, publish("new", shift=0.01), data).compared
+        assert found.rows == 60
+
+    def test_a_certified_challenger_replaces_one_that_certifies_nothing(
+        self, store: Store, publish: Publish, data: Dataset
+    ) -> None:
+        publish("old", feasible=False, live=NOW)
+        assert judged(store, publish("new", shift=0.01), data).verdict == "PROMOTE"
+
+    def test_one_that_certifies_nothing_becomes_live_where_nothing_certified_is_and_says_so(
+        self, store: Store, publish: Publish, data: Dataset
+    ) -> None:
+        for live in (None, NOW):
+            verdict = judged(store, publish(f"new {live}", feasible=False, live=live), data)
+            if live is None:
+                assert verdict.verdict == "PROMOTE"
+                assert "nothing is certified, so it defers every image" in verdict.notes[0]
 
 
-def test_a_champion_does_not_compete_with_itself(store: Store, publish: Publish, data: Dataset) -> None:
-    same = publish("same")
-    store.activate(same.name, now=NOW)
-    assert judge(store, same, data) == (None, [], 0)
+class TestKept:
+    def test_a_worse_challenger_is_told_why(self, store: Store, publish: Publish, data: Dataset) -> None:
+        publish("old", live=NOW)
+        verdict = judged(store, publish("new", shift=2.0), data)
+        assert verdict.verdict == "KEEP"
+        assert any("accuracy on 160 test rows differs by -0." in reason for reason in verdict.reasons)
+
+    def test_one_that_certifies_nothing_never_replaces_a_certified_champion(
+        self, store: Store, publish: Publish, data: Dataset
+    ) -> None:
+        publish("old", shift=2.0, live=NOW)
+        verdict = judged(store, publish("new", feasible=False), data)
+        assert verdict.verdict == "KEEP"
+        assert verdict.reasons[0].startswith("the champion is certified, the challenger is not: val_calib has")
+
+    @pytest.mark.parametrize("kept", [0, 1])
+    def test_without_rows_of_both_classes_the_champion_stays(
+        self, store: Store, publish: Publish, data: Dataset, kept: int
+    ) -> None:
+        publish("old", trained_on=data.ids[kept:], live=NOW)
+        verdict = judged(store, publish("new", shift=0.01), data)
+        assert verdict.verdict == "KEEP"
+        assert "has seen all test rows of a class" in verdict.reasons[0]
+
+    def test_few_test_rows_do_not_prove_that_it_is_as_good(self, store: Store, publish: Publish, data: Dataset) -> None:
+        """One error more on twenty rows may be luck, and may be one in ten."""
+        publish("old", live=NOW)
+
+        def blue(row: Row) -> int:
+            with Image.open(data.root / row.image) as image:
+                red, _, blue = np.asarray(image)[0, 0].tolist()
+            return int(blue - red)
+
+        wrong = min((row for row in data.rows if row.label == 0), key=blue)
+        few = data.pick(list(dict.fromkeys([wrong.image, *data.ids[:20]]))[:20])
+        verdict = judged(store, publish("new", shift=0.04 * blue(wrong) + 0.1), few)
+        assert verdict.verdict == "KEEP"
+        assert "is not ruled out" in verdict.reasons[0]
+
+    def test_a_rolled_back_bundle_stays_rolled_back(self, store: Store, publish: Publish, data: Dataset) -> None:
+        old, new = publish("old", live=NOW), publish("new", shift=0.01)
+        store.activate(new.name, now=NOW)
+        store.rollback(now=NOW)
+        verdict = judged(store, new, data)
+        assert verdict.verdict == "KEEP"
+        assert "it was rolled back at 2026-04-01" in verdict.reasons[0]
+        assert (store.current() or verdict).bundle == old.name
 
 
-def test_an_equally_good_challenger_wins_on_all_test_rows(store: Store, publish: Publish, data: Dataset) -> None:
-    old, new = publish("old"), publish("new", shift=0.01)
-    store.activate(old.name, now=NOW)
-    assert judge(store, new, data) == (old.name, [], 40)
+class TestClaims:
+    """Only like claims are compared: more exits at a weaker promise are no improvement."""
 
-
-def test_a_worse_challenger_is_told_why(store: Store, publish: Publish, data: Dataset) -> None:
-    old, new = publish("old"), publish("new", shift=30.0)
-    store.activate(old.name, now=NOW)
-    champion, reasons, rows = judge(store, new, data)
-    assert (champion, rows) == (old.name, 40)
-    assert any("accuracy falls from 1.000 to 0.500" in reason for reason in reasons)
-
-
-def test_rows_that_the_champion_was_trained_on_are_left_out(store: Store, publish: Publish, data: Dataset) -> None:
-    old, new = publish("old", trained_on=data.ids[:30]), publish("new", shift=0.01)
-    store.activate(old.name, now=NOW)
-    assert judge(store, new, data) == (old.name, [], 10)
-
-
-@pytest.mark.parametrize("kept", [0, 1])
-def test_without_rows_of_both_classes_the_champion_stays(
-    store: Store, publish: Publish, data: Dataset, kept: int
-) -> None:
-    old, new = publish("old", trained_on=data.ids[kept:]), publish("new", shift=0.01)
-    store.activate(old.name, now=NOW)
-    assert judge(store, new, data) == (
-        old.name,
-        ["no test rows of both classes that the champion has not seen"],
-        kept,
+    @pytest.mark.parametrize(
+        ("old", "new", "weaker"),
+        [
+            ({}, {"alpha": 0.1}, "the bound is 10.0% instead of 5.0%"),
+            ({}, {"delta": 0.2}, "the confidence is 80% instead of 90%"),
+            ({}, {"unit": "row"}, "images count and not groups"),
+            ({}, {"risk": "D3"}, "risk is D3 instead of D2"),
+            ({}, {"spending": "single_use"}, "each certificate holds only by itself"),
+            ({"alpha": 0.1}, {}, None),
+            ({"unit": "row"}, {}, None),
+            ({"delta": 0.2}, {}, None),
+        ],
     )
+    def test_a_weaker_one_replaces_nothing_unless_that_is_allowed_and_a_stronger_one_may_exit_less(
+        self,
+        store: Store,
+        publish: Publish,
+        data: Dataset,
+        old: dict[str, Any],
+        new: dict[str, Any],
+        weaker: str | None,
+    ) -> None:
+        publish("old", live=NOW, **old)
+        challenger = publish("new", shift=0.01, **new)
+        verdict = judged(store, challenger, data)
+        assert verdict.verdict == ("KEEP" if weaker else "PROMOTE")
+        assert weaker is None or weaker in verdict.reasons[0]
+        allowed = judged(store, challenger, data, accept_weaker_claim=True)
+        assert allowed.verdict == "PROMOTE"
+        assert not allowed.compared[0].like
 
 
-@pytest.mark.parametrize("damage", ["model.onnx", "splits.json", "scrc_params.json", "all"])
-def test_a_champion_that_cannot_be_loaded_has_nothing_to_defend(
-    store: Store, publish: Publish, data: Dataset, damage: str
-) -> None:
-    """A miner could not start with it; without a new champion every later night would fail as well."""
-    old, new = publish("old"), publish("new", shift=0.01)
-    store.activate(old.name, now=NOW)
-    if damage == "all":
-        old.rename(store.root / "gone")
-    else:
-        (old / damage).write_bytes(b"{")
-    assert judge(store, new, data) == (old.name, [], 0)
+class TestRefused:
+    def test_a_certificate_that_the_test_rows_disprove_is(self, store: Store, publish: Publish, data: Dataset) -> None:
+        verdict = judged(store, publish("new", shift=-5.0), data)
+        assert verdict.verdict == "REFUSE"
+        assert "D2 is certified to be at most 5.0%, but on the test rows it is" in verdict.reasons[0]
+
+    def test_a_model_that_is_worse_than_chance_is(self, store: Store, publish: Publish, data: Dataset) -> None:
+        """As one is that was trained on flipped labels."""
+        flipped = Dataset(data.root, tuple(row.model_copy(update={"label": 1 - row.label}) for row in data.rows))
+        verdict = judged(store, publish("new", feasible=False), flipped)
+        assert verdict.verdict == "REFUSE"
+        assert "Matthews correlation of -1.000 on the test rows, the bar is 0" in verdict.reasons[0]
+
+    def test_a_higher_bar_refuses_more(self, store: Store, publish: Publish, data: Dataset) -> None:
+        says_nothing = publish("new", shift=30.0)
+        assert judged(store, says_nothing, data).verdict == "PROMOTE"
+        assert judged(store, says_nothing, data, least_mcc=0.1).verdict == "REFUSE"
+
+    def test_one_that_cannot_be_loaded_is(self, store: Store, publish: Publish, data: Dataset) -> None:
+        new = publish("new")
+        (new / "model.onnx").write_bytes(b"{")
+        verdict = judged(store, new, data)
+        assert verdict.verdict == "REFUSE"
+        assert "it cannot be loaded: " in verdict.reasons[0]
+
+    @pytest.mark.parametrize(
+        ("bar", "why"), [("latency_ms", "one image takes"), ("memory_mib", "its engine has 0 MiB")]
+    )
+    def test_one_that_costs_more_than_it_may_is(
+        self, store: Store, publish: Publish, data: Dataset, bar: str, why: str
+    ) -> None:
+        verdict = judged(store, publish("new"), data, **{bar: 1e-4})
+        assert verdict.verdict == "REFUSE"
+        assert why in verdict.reasons[0]
+
+    def test_the_median_time_of_one_image_is_in_milliseconds(self, publish: Publish) -> None:
+        ticks = iter(np.repeat(np.arange(20), 2) + np.tile([0.0, 0.004], 20))
+        bundle = load_bundle(publish("new"), threads=1)
+        images = np.zeros((3, 3, 32, 32), np.uint8)
+        assert median_latency_ms(bundle, images, lambda: float(next(ticks))) == pytest.approx(4.0)
+        bundle.close()
+
+
+class TestAChampionThatCannotBeJudged:
+    @pytest.mark.parametrize("damage", ["model.onnx", "splits.json", "scrc_params.json", "all"])
+    def test_makes_way_for_a_certified_challenger_if_its_files_are_damaged(
+        self, store: Store, publish: Publish, data: Dataset, damage: str
+    ) -> None:
+        """A miner could not start with it, and every later night would fail on it again."""
+        old, new = publish("old", live=NOW), publish("new", shift=0.01)
+        poor = publish("poor", feasible=False)
+        if damage == "all":
+            old.rename(store.root / "gone")
+        else:
+            (old / damage).write_bytes(b"{")
+        verdict = judged(store, new, data)
+        assert verdict.verdict == "PROMOTE"
+        assert "no miner could start with it" in verdict.notes[0]
+        assert judged(store, poor, data).verdict == "KEEP"
+
+    def test_stays_if_its_files_are_as_they_were_published(
+        self, store: Store, publish: Publish, data: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An engine that differs from its golden images here has not lost to anybody."""
+        old, new = publish("old", live=NOW), publish("new", shift=0.01)
+
+        def load(path: Path, spec: EngineSpec | None = None) -> LiveBundle:
+            if path == old:
+                raise ParityError("outputs differ from the golden ones by 0.3")
+            return load_bundle(path, spec=spec)
+
+        monkeypatch.setattr(offline.publish.champion, "load_bundle", load)
+        verdict = judged(store, new, data)
+        assert verdict.verdict == "KEEP"
+        assert "cannot be judged: outputs differ from the golden ones by 0.3" in verdict.reasons[0]
+
+    def test_stays_if_it_does_not_fit_at_the_moment(
+        self, store: Store, publish: Publish, data: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        old, new = publish("old", live=NOW), publish("new", shift=0.01)
+
+        def load(path: Path, spec: EngineSpec | None = None) -> LiveBundle:
+            if path == old:
+                raise Unavailable("loading it takes about 9,000 MiB, and 1 MiB are left")
+            return load_bundle(path, spec=spec)
+
+        monkeypatch.setattr(offline.publish.champion, "load_bundle", load)
+        verdict = judged(store, new, data)
+        assert verdict.verdict == "KEEP"
+        assert "it cannot be loaded here: loading it takes about 9,000 MiB" in verdict.reasons[0]
+
+    @pytest.mark.parametrize("agrees", [True, False])
+    def test_for_another_machine_is_compared_by_its_graph(
+        self, store: Store, publish: Publish, data: Dataset, monkeypatch: pytest.MonkeyPatch, *, agrees: bool
+    ) -> None:
+        """Where ONNX Runtime decides as its own engine did; else no challenger could ever replace it."""
+        old, new = publish("old", live=NOW), publish("new", shift=0.01)
+
+        def load(path: Path, spec: EngineSpec | None = None) -> LiveBundle:
+            if path == old and spec is None:
+                raise Unavailable("engine.plan must be built anew for this machine")
+            if path == old and not agrees:
+                raise ParityError("outputs differ from the golden ones by 0.3")
+            return load_bundle(path, spec=spec)
+
+        monkeypatch.setattr(offline.publish.champion, "load_bundle", load)
+        verdict = judged(store, new, data)
+        assert verdict.verdict == ("PROMOTE" if agrees else "KEEP")
+        assert bool(verdict.compared) == agrees
+
+
+class TestTheBestOfLate:
+    """Sixteen nights, each a little worse than the one before, would end far below where they began."""
+
+    def test_is_compared_with_too(self, store: Store, publish: Publish, data: Dataset) -> None:
+        best = publish("best", coverage=0.9, live=NOW - timedelta(days=40))
+        publish("worse", shift=2.0, coverage=0.5, live=NOW - timedelta(days=5))
+        verdict = judged(store, publish("like it", shift=2.01), data)
+        assert verdict.verdict == "KEEP"
+        assert [found.against == best.name for found in verdict.compared] == [False, True]
+        assert all(best.name in reason for reason in verdict.reasons)
+
+    def test_is_forgotten_after_the_days_that_are_remembered(
+        self, store: Store, publish: Publish, data: Dataset
+    ) -> None:
+        publish("best", coverage=0.9, live=NOW - timedelta(days=140))
+        publish("worse", shift=2.0, coverage=0.5, live=NOW - timedelta(days=100))
+        assert judged(store, publish("like it", shift=2.01), data).verdict == "PROMOTE"
+
+    def test_is_none_that_was_rolled_back(self, store: Store, publish: Publish, data: Dataset) -> None:
+        publish("worse", shift=2.0, coverage=0.5, live=NOW - timedelta(days=5))
+        publish("best", coverage=0.9, live=NOW - timedelta(days=4))
+        store.rollback(now=NOW - timedelta(days=3))
+        assert judged(store, publish("like it", shift=2.01), data).verdict == "PROMOTE"
 
 
 def test_a_bundle_is_assembled_from_the_stages_that_have_its_files(tmp_path: Path) -> None:
@@ -207,46 +386,3 @@ def test_a_bundle_is_assembled_from_the_stages_that_have_its_files(tmp_path: Pat
     assemble([tmp_path / "one", tmp_path / "two"], ["a", "b", "c"], tmp_path / "out")
     found = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
     assert found == {"a": "a of one", "b": "b of one", "c": "c of two"}
-
-
-def test_a_champion_that_does_not_fit_at_the_moment_stays(
-    store: Store, publish: Publish, data: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nothing is wrong with it, so a challenger that nobody compared must not take its place."""
-    old, new = publish("old"), publish("new", shift=30.0)
-    store.activate(old.name, now=NOW)
-
-    def load(path: Path, spec: EngineSpec | None = None) -> LiveBundle:
-        if path == old:
-            raise Unavailable("loading it takes about 9,000 MiB, and 1 MiB are left")
-        return load_bundle(path, spec=spec)
-
-    monkeypatch.setattr(offline.publish.gate, "load_bundle", load)
-    champion, reasons, rows = judge(store, new, data)
-    assert (champion, rows) == (old.name, 0)
-    assert reasons == ["the champion cannot be loaded here: loading it takes about 9,000 MiB, and 1 MiB are left"]
-
-
-@pytest.mark.parametrize("agrees", [True, False])
-def test_a_champion_for_another_machine_is_compared_by_its_graph(
-    store: Store, publish: Publish, data: Dataset, monkeypatch: pytest.MonkeyPatch, *, agrees: bool
-) -> None:
-    """Where ONNX Runtime decides as its own engine did; else no challenger could ever replace it."""
-    old, new = publish("old"), publish("new", shift=30.0)
-    store.activate(old.name, now=NOW)
-
-    def load(path: Path, spec: EngineSpec | None = None) -> LiveBundle:
-        if path == old and spec is None:
-            raise Unavailable("engine.plan must be built anew for this machine")
-        if path == old and not agrees:
-            raise ParityError("outputs differ from the golden ones by 0.3")
-        return load_bundle(path, spec=spec)
-
-    monkeypatch.setattr(offline.publish.gate, "load_bundle", load)
-    champion, reasons, rows = judge(store, new, data)
-    assert champion == old.name
-    if agrees:
-        assert rows > 0
-        assert all("cannot be loaded" not in reason for reason in reasons)
-    else:
-        assert reasons == ["the champion cannot be loaded here: engine.plan must be built anew for this machine"]

@@ -253,7 +253,7 @@ def test_a_process_that_is_ended_says_so_and_the_next_one_finishes(
     number: signal.Signals, status: int, tmp_path: Path
 ) -> None:
     child = [sys.executable, str(Path(__file__).with_name("resume_child.py"))]
-    done = subprocess.run([*child, str(int(number)), "8", str(tmp_path)], check=False, timeout=120)
+    done = subprocess.run([*child, str(int(number)), "8", str(tmp_path)], check=False, timeout=900)
     assert done.returncode == status
     told: list[int] = []
     assert weights(supervised("adamw", tmp_path, lambda at, *_: told.append(at))) == weights(supervised("adamw", None))

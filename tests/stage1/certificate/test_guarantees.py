@@ -17,13 +17,15 @@ from scipy.special import ndtr
 from scipy.stats import multivariate_normal, norm
 
 from stage1.baselines.literature import conformal_budget, scrc_t, scrc_t_label, selected
-from stage1.certificate.calibrate import CalibrationContext, calibrate
+from stage1.certificate.budget import Budget, Spending
+from stage1.certificate.calibrate import CalibrationContext, calibrate, claims_of
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import Chain
 from stage1.certificate.risks import Risk, Unit, Units
-from stage1.certificate.search.algorithms import Claim, certify_chains, walk
+from stage1.certificate.search.algorithms import Claim, certify_chains, certify_coverage, walk
 from stage1.certificate.search.candidates import Candidates, select
 from stage1.certificate.settings import CalibrationSettings
+from stage1.certificate.statistics.binomial import p_value
 from stage1.exit_rule import ExitRule
 from stage1.outputs import Stage1Outputs
 
@@ -227,6 +229,74 @@ class TestCoverageMode:
         )
         assert not exceeds(wrong / DRAWS, 0.10)
         assert len(rules) > 0.9 * DRAWS
+
+    @pytest.mark.parametrize(("coverage", "risk"), [(0.898, 0.001), (0.95, 0.0302)])
+    def test_a_rule_is_wrong_in_one_way_only(self, coverage: float, risk: float) -> None:
+        """One rule that covers just too little, or whose risk lies at an edge of the bound: each at the full level."""
+        rows, alpha = 1500, 0.9
+        settings = SETTINGS.model_copy(update={"mode": "coverage", "coverage": alpha})
+        ids, labels = names(rows, "c"), (np.arange(rows) < 0.3 * rows).astype(np.int8)
+        candidates = Candidates((Chain(tau=0.0, t1=5.0, grid=(0.0,)),))
+        rng, wrong, proved = np.random.default_rng(31), 0, 0
+        for _ in range(DRAWS):
+            exits, lost = rng.random(rows) < coverage, rng.random(rows) < risk
+            score = np.where((labels == 1) & ~lost, 9.0, -1.0).astype(np.float32)
+            outputs = Stage1Outputs(
+                np.stack([np.zeros_like(score), score], 1), np.where(exits, 1, -1).astype(np.float32)
+            )
+            data = LabelledOutputs(outputs, labels, ids, ids)
+            found = certify_coverage(data, data.units("row", 0), candidates, settings, 0.10)
+            proved += found.rule is not None
+            wrong += found.rule is not None and (coverage < alpha or risk > found.evidence[0].bound)
+        assert not exceeds(wrong / DRAWS, 0.10)
+        assert wrong > 0.02 * DRAWS
+        assert coverage < alpha or proved > 0.99 * DRAWS
+
+
+class TestBalancedMode:
+    """A promise for each subgroup is wrong only where all claims were proved, so each has the whole level."""
+
+    @pytest.mark.parametrize("others", [0.0, 0.0405])
+    def test_keeps_its_promise_for_three_subgroups_at_once(self, others: float) -> None:
+        """One subgroup, or each of them, is missed just more often than its bound of twice alpha allows."""
+        rows, alpha = 900, 0.02
+        places = np.repeat(["a", "b", "c"], rows // 3)
+        ids, labels = names(rows, "c"), np.ones(rows, np.int8)
+        settings = SETTINGS.model_copy(update={"mode": "balanced", "subgroups": "place", "alpha": alpha})
+        risk = np.where(places == "a", 0.0405, others)
+        candidates = Candidates((Chain(tau=0.0, t1=5.0, grid=(0.0,)),))
+        rng, wrong, divided = np.random.default_rng(32), 0, 0
+        for _ in range(DRAWS):
+            score = np.where(rng.random(rows) < risk, -1.0, 9.0).astype(np.float32)
+            outputs = Stage1Outputs(np.stack([np.zeros_like(score), score], 1), np.zeros_like(score))
+            data = LabelledOutputs(outputs, labels, ids, ids, {"place": places.tolist()})
+            for level in (0.10, 0.10 / 3):
+                claims = claims_of(data, settings, level, chains=1, subgroups=("a", "b", "c"))
+                found = certify_chains(data, data.units("row", 0), candidates, claims, settings)
+                wrong += level == 0.10 and found.rule is not None
+                divided += level < 0.10 and found.rule is not None
+        assert not exceeds(wrong / DRAWS, 0.10)
+        # Where one claim alone is false, what the others were said to cost is free.
+        assert others > 0 or wrong > 1.5 * divided > 0
+
+
+class TestLooks:
+    def test_all_certificates_of_a_fold_hold_together_and_at_the_full_level_each_they_would_not(self) -> None:
+        """Six models that miss just too much, and mostly the same images: six chances to be certified wrongly."""
+        alpha, risk, exits, looks = 0.02, 0.0205, 1200, 6
+        rng = np.random.default_rng(41)
+        any_wrong: dict[Spending, int] = {"looks": 0, "single_use": 0}
+        for _ in range(DRAWS):
+            shared = rng.normal(size=exits)
+            scores = math.sqrt(0.8) * shared + math.sqrt(0.2) * rng.normal(size=(looks, exits))
+            misses = np.sum(scores < norm.ppf(risk), axis=1)
+            for spending in any_wrong:
+                levels = [Budget(spending, 0.10, looks, uses).level for uses in range(looks)]
+                certified = [p_value(int(k), exits, alpha) <= level for k, level in zip(misses, levels, strict=True)]
+                any_wrong[spending] += any(certified)
+        assert not exceeds(any_wrong["looks"] / DRAWS, 0.10)
+        assert any_wrong["looks"] > 0.01 * DRAWS
+        assert exceeds(any_wrong["single_use"] / DRAWS, 0.10)
 
 
 class TestScrcT:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from scipy.stats import binom
 
+from stage1.artifacts import sha256_json
+from stage1.certificate.budget import spent_on
 from stage1.certificate.params import Chain, Evidence, ScrcParams
 from stage1.certificate.risks import Risk
 from stage1.errors import ArtifactError, CertificateError
@@ -57,6 +59,10 @@ def loosened(params: ScrcParams) -> Iterator[dict[str, Any]]:
     yield {"delta": params.delta / 2}
     yield {"spent": params.delta}
     yield {"prior_uses": 7}
+    yield {"spent_before": 0.0999}
+    yield {"looks": 1}
+    yield {"spending": "single_use"}
+    yield {"tolerance": 1e-6}
     yield {"mode": "coverage"}
     yield {"algorithm": "A"}
     yield {"multiplicity": "holm"}
@@ -67,6 +73,37 @@ def loosened(params: ScrcParams) -> Iterator[dict[str, Any]]:
     yield {"seal": ""}
     yield {"seal": "0" * 64}
     yield {"binding__engine_sha256": "f" * 64}
+
+
+class TestTheVersionBefore:
+    """A bundle that serves has a certificate without the fields of this version; it goes on serving."""
+
+    FIELDS = ("spending", "looks", "spent_before", "tolerance", "seal")
+
+    def written(self, certificate: Callable[..., ScrcParams], **changes: Any) -> dict[str, Any]:
+        made = certificate(spending="nights").model_dump(mode="json", exclude={*self.FIELDS})
+        old = made | {"schema_version": 2} | changes
+        return old | {"seal": sha256_json(old)}
+
+    def test_is_read_with_its_rule_and_what_it_spent(self, certificate: Callable[..., ScrcParams]) -> None:
+        params = ScrcParams.model_validate_json(json.dumps(self.written(certificate)))
+        assert params.rule == certificate(spending="nights").rule
+        assert (params.spending, params.spent, params.schema_version) == ("nights", spent_on(0.1, 0), 3)
+        again = ScrcParams.model_validate_json(params.to_json())
+        assert again == params
+
+    def test_of_a_single_use_stays_one(self, certificate: Callable[..., ScrcParams]) -> None:
+        old = self.written(certificate, spent=0.1)
+        assert ScrcParams.model_validate_json(json.dumps(old)).spending == "single_use"
+
+    def test_that_was_edited_is_refused(self, certificate: Callable[..., ScrcParams]) -> None:
+        old = self.written(certificate)
+        with pytest.raises(ValueError, match="the seal is broken"):
+            ScrcParams.model_validate_json(json.dumps(old | {"alpha": 0.04}))
+
+    def test_that_spent_more_than_its_uses_left_is_refused(self, certificate: Callable[..., ScrcParams]) -> None:
+        with pytest.raises(ValueError, match=r"of a delta of 0\.1 is spent after 3 uses"):
+            ScrcParams.model_validate_json(json.dumps(self.written(certificate, prior_uses=3)))
 
 
 class TestCertificate:
@@ -95,7 +132,7 @@ class TestCertificate:
         [
             ({"status": "CERTIFIED"}, "status is CERTIFIED but the rule is missing"),
             ({"rule": {"tau": 0.0, "t0": 1.0, "t1": 2.0}}, "status is INFEASIBLE but the rule is present"),
-            ({"status": "CERTIFIED", "rule": {"tau": 0.0, "t0": 1.0, "t1": 2.0}}, "tau and t1 are not those"),
+            ({"status": "CERTIFIED", "rule": {"tau": 0.0, "t0": 1.0, "t1": 2.0}}, "the rule comes from chain 0 of 0"),
         ],
     )
     def test_of_nothing_cannot_become_one_of_something(
@@ -109,14 +146,15 @@ class TestCertificate:
         [
             ({"chains__0__tested": 1}, "is not where a walk of 1 steps over this grid stops"),
             ({"chosen": 4}, "the rule comes from chain 4 of 1"),
-            ({"evidence__0__level": 0.0999}, "a claim was tested at level 0.0999, 0.0607927 is granted"),
+            ({"evidence__0__level": 0.0999}, "a claim was tested at level 0.0999, 0.0166667 is granted"),
             ({"evidence__0__risk": "D1"}, "the evidence that D2 is at most 0.05 is missing"),
             ({"risks__D2__trials": 900}, "the count of D2 is not that of the evidence"),
             ({"spent": 0.2}, "0.2 of a delta of 0.1 is spent after 0 uses"),
-            ({"prior_uses": 9}, "of a delta of 0.1 is spent after 9 uses"),
+            ({"spending": "nights"}, "of a delta of 0.1 is spent after 0 uses"),
+            ({"spent_before": 0.09}, "0.09 of a delta of 0.1 was spent before: nothing is left"),
             ({"risks__D2__upper": 1e-6}, "a bound is not that of its counts"),
             ({"bound_delta": 0.4}, "a bound is not that of its counts"),
-            ({"mode": "coverage"}, "0.0607927|evidence of the exit coverage is missing|is granted"),
+            ({"mode": "coverage"}, "0.0166667|evidence of the exit coverage is missing|is granted"),
             ({"mode": "balanced"}, "the evidence of a subgroup is missing"),
         ],
     )

@@ -92,7 +92,7 @@ def test_it_can_be_ended(tmp_path: Path, instead: Callable[[str], None], way: st
     for _ in range(2):
         with pytest.raises(Interrupted):
             try_out(child, tmp_path, threads=1, most=1)
-    assert time.monotonic() - begun < 60
+    assert time.monotonic() - begun < 300
     timer.join()
     child.begin()
     if way == "interrupt":
@@ -111,7 +111,7 @@ def test_it_does_not_outlive_its_parent(tmp_path: Path) -> None:
         [sys.executable, "-c", "from engines.machine.child import Child; Child().run('busy', [], doing='it')"],
         env=os.environ | {"PYTHONPATH": str(tmp_path)},
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not (pid.exists() and pid.read_text()):
         assert time.monotonic() < deadline
         time.sleep(0.05)

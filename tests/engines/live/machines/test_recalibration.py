@@ -26,7 +26,7 @@ Publish = Callable[..., str]
 
 
 def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 60.0))
+    asyncio.run(asyncio.wait_for(scenario(), 600.0))
 
 
 class TestRecalibration:

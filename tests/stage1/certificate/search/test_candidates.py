@@ -20,6 +20,7 @@ from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.risks import Risk
 from stage1.certificate.search.candidates import (
     ambiguous_cut,
+    cuts,
     exit_one_threshold,
     fit_agreement,
     select,
@@ -29,6 +30,7 @@ from stage1.certificate.settings import CalibrationSettings
 from stage1.decisions import DEFERRED
 from stage1.exit_rule import ExitRule
 from stage1.outputs import Stage1Outputs
+from stage1.tolerance import TOLERANCE
 
 Maker = Callable[..., LabelledOutputs]
 CONTEXT = CalibrationContext("e" * 64, "p" * 64, code_version="test")
@@ -58,7 +60,68 @@ class TestExitOne:
         assert exit_one_threshold(np.zeros(0, np.float32), 0) == -math.inf
 
 
+def noisy(outputs: Stage1Outputs, size: float, seed: int) -> Stage1Outputs:
+    """What another machine, or another batch size, makes of the same images."""
+    rng = np.random.default_rng(seed)
+
+    def moved(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        return values + rng.uniform(-size, size, values.shape).astype(np.float32)
+
+    return Stage1Outputs(moved(outputs.logits), moved(outputs.select_score))
+
+
+class TestCuts:
+    @given(
+        st.lists(st.floats(-1e3, 1e3, width=32) | st.integers(-3, 3).map(float), min_size=1, max_size=60),
+        st.sampled_from([1e-7, 1e-3, 2e-2]),
+    )
+    def test_separate_scores_and_lie_on_none(self, scores: list[float], tolerance: float) -> None:
+        ascending = np.sort(np.array(scores, np.float32))
+        thresholds = cuts(ascending, tolerance)
+        assert thresholds.dtype == np.float32
+        assert (np.diff(thresholds) > 0).all()
+        assert thresholds[0] < ascending[0]
+        assert thresholds[-1] > ascending[-1]
+        below = np.searchsorted(ascending, thresholds)
+        assert (np.diff(below) > 0).all()
+        assert below[0] == 0
+        assert below[-1] == len(ascending)
+
+    @pytest.mark.parametrize("tolerance", [1e-3, 2e-2])
+    def test_keep_twice_the_tolerance_from_every_score_where_there_is_room(self, tolerance: float) -> None:
+        scores = np.sort(np.random.default_rng(0).normal(0, 200, 300).astype(np.float32))
+        away = np.abs(cuts(scores, tolerance)[:, None] - scores[None]).min()
+        # But for the rounding of single precision.
+        assert away >= 1.99 * tolerance
+
+    @pytest.mark.parametrize("step", [1 / 64, 0.25])
+    def test_lie_in_every_gap_of_scores_on_a_lattice(self, step: float) -> None:
+        """Engines of low precision return few different scores; their steps may be below the tolerance."""
+        scores = np.repeat(np.arange(40, dtype=np.float32) * np.float32(step), 5)
+        assert len(cuts(scores, 2e-2)) == 41
+
+    def test_are_those_of_the_widest_quarter_where_scores_lie_densely(self) -> None:
+        values = np.unique(np.random.default_rng(0).normal(size=20_000).astype(np.float32))
+        gaps, chosen = np.diff(values), np.diff(np.searchsorted(values, cuts(values, 2e-2)))
+        assert len(chosen) == pytest.approx(len(gaps) / 4, rel=0.4)
+        below = np.searchsorted(values, cuts(values, 2e-2)[1:-1])
+        assert gaps[below - 1].min() >= np.quantile(gaps, 0.7)
+
+
 class TestSelect:
+    @pytest.mark.parametrize("rows", [64, 300, 1000])
+    def test_no_row_that_chose_is_decided_otherwise_by_the_last_bits_of_its_score(
+        self, binormal: Maker, rows: int
+    ) -> None:
+        """Golden images are rows of val_select: a threshold on one of them would make a bundle refuse itself."""
+        for seed in range(60):
+            data = binormal(rows, seed=seed)
+            for chain in select(data, SMALL).chains:
+                for t0 in chain.grid:
+                    rule = ExitRule(tau=chain.tau, t0=t0, t1=chain.t1)
+                    other = noisy(data.outputs, 2e-6, seed)
+                    assert (rule.exit_labels(other) == rule.exit_labels(data.outputs)).all()
+
     @pytest.mark.parametrize("seed", range(5))
     def test_freezes_an_increasing_grid_up_to_t1_behind_a_gate_of_the_data(self, binormal: Maker, seed: int) -> None:
         data = binormal(500, seed=seed)
@@ -89,12 +152,19 @@ class TestSelect:
         data = binormal(500, seed=9)
         score, gate_score = data.outputs.roadwork_score, data.outputs.select_score
         best = 0.0
-        for tau in np.quantile(gate_score, np.linspace(0, 0.6, settings.gate_size)).astype(np.float32):
+        passes = cuts(np.sort(gate_score), TOLERANCE)
+        shares = np.linspace(0, 0.6, settings.gate_size)[1:]
+        wanted = np.quantile(gate_score, shares).astype(np.float32)
+        for tau in [passes[0], *(passes[passes >= value].min() for value in wanted)]:
             gate = gate_score >= tau
+            thresholds = cuts(np.sort(score[gate]), TOLERANCE)
             negatives = score[gate & (data.labels == 0)]
             allowed = math.floor(settings.false_alarm_rate * len(negatives))
-            t1 = max(exit_one_threshold(negatives, allowed), fairest_cut(negatives, score[gate & (data.labels == 1)]))
-            for t0 in [*score[gate & (score <= t1)], t1]:
+            least = max(
+                exit_one_threshold(negatives, allowed), fairest_cut(negatives, score[gate & (data.labels == 1)])
+            )
+            t1 = thresholds[thresholds >= np.float32(least)].min()
+            for t0 in thresholds[thresholds <= t1]:
                 exits = gate & ((score < np.float32(t0)) | (score >= t1))
                 positives = exits & (data.labels == 1)
                 smoothed = (np.sum(positives & (score < np.float32(t0))) + 1) / (positives.sum() + 2)
@@ -125,16 +195,19 @@ class TestSelect:
         chosen = select(LabelledOutputs(outputs_of(np.zeros(100)), labels, ids, ids), SMALL)
         assert chosen.expected_coverage == 0.0
 
-    @pytest.mark.parametrize("factor", [0.25, 2.0, 1024.0])
+    @pytest.mark.parametrize("factor", [0.25, 2.0, 16.0])
     def test_units_of_the_logit_do_not_matter(self, binormal: Maker, factor: float) -> None:
-        """Powers of two scale every float exactly."""
+        """Powers of two scale every float exactly; the tolerance is a number of logits and scales with them."""
 
         def scaled(seed: int, prefix: str, by: float) -> LabelledOutputs:
             rows = binormal(700, seed=seed, prefix=prefix)
             outputs = Stage1Outputs(rows.outputs.logits * np.float32(by), rows.outputs.select_score)
             return replace(rows, outputs=outputs)
 
-        plain, other = (calibrate(scaled(6, "s", by), scaled(7, "c", by), SMALL, CONTEXT) for by in (1.0, factor))
+        plain, other = (
+            calibrate(scaled(6, "s", by), scaled(7, "c", by), SMALL, replace(CONTEXT, tolerance=1e-6 * by))
+            for by in (1.0, factor)
+        )
         assert plain.rule is not None
         assert other.rule is not None
         assert (other.chains[0].tested, other.risks) == (plain.chains[0].tested, plain.risks)

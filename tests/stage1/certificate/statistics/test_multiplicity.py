@@ -3,12 +3,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mapie.risk_control.fwer_control import control_fwer
 
-from stage1.certificate.statistics.multiplicity import holm, spent
+from stage1.certificate.statistics.multiplicity import holm
 
 
 def holm_by_hand(p_values: list[float], delta: float) -> set[int]:
@@ -38,10 +37,3 @@ def test_holm_agrees_with_mapie(p_values: list[float]) -> None:
 
 def test_a_missing_p_value_rejects_nothing_after_it() -> None:
     assert holm(np.array([math.nan, 1e-9]), 0.1).tolist() == [0.0, 0.05]
-
-
-def test_all_uses_of_the_same_rows_together_spend_delta() -> None:
-    shares = [spent(0.1, uses) for uses in range(100_000)]
-    assert sum(shares) == pytest.approx(0.1, rel=1e-4)
-    assert sum(shares) <= 0.1
-    assert shares == sorted(shares, reverse=True)

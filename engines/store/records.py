@@ -1,0 +1,81 @@
+"""What a store remembers beside its bundles: the pointer's moves, the order of publication, and what was rejected."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from engines.errors import StoreError
+from stage1.settings import first_problem
+
+HISTORY = "history.jsonl"
+PUBLISHED = "published.jsonl"
+REJECTED = "rejected.jsonl"
+
+
+class HistoryEntry(BaseModel):
+    """One line of `history.jsonl`: the pointer moved."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: Literal[1] = 1
+    sequence: int
+    bundle: str
+    action: str
+    at: str
+
+
+class PublishedEntry(BaseModel):
+    """One line of `published.jsonl`: a bundle came into the store, in the order of the lines."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: Literal[1] = 1
+    bundle: str
+
+
+class RejectionEntry(BaseModel):
+    """One line of `rejected.jsonl`; of several about one bundle the last one holds.
+
+    Attributes:
+        bundle: the bundle.
+        rejected: it is; False where an operator has taken that back.
+        reason: who rejected it, and when.
+        at: UTC, ISO 8601.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: Literal[1] = 1
+    bundle: str
+    rejected: bool
+    reason: str
+    at: str
+
+
+Entry = TypeVar("Entry", bound=BaseModel)
+
+
+def read_entries(path: Path, kind: type[Entry]) -> list[Entry]:
+    """All entries of a file in order, none if there is no file; a line that a crash cut short is no entry.
+
+    Raises:
+        StoreError: a whole line is something else; the message names it.
+    """
+    if not path.exists():
+        return []
+    entries = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            if not isinstance(json.loads(line), dict):
+                continue
+        except ValueError:
+            continue
+        try:
+            entries.append(kind.model_validate_json(line))
+        except ValidationError as error:
+            raise StoreError(f"{path}, line {number}: {first_problem(error, otherwise='the line')}") from error
+    return entries

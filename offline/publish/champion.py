@@ -1,0 +1,85 @@
+"""The champion: the current bundle, opened so that a challenger can be compared with it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from engines.errors import BundleRefused, EngineError, Unavailable
+from engines.live.load.load_bundle import LiveBundle, load_bundle
+from engines.spec import REFERENCE
+from engines.store.bundle import verify_bundle
+from engines.store.file_names import SPLITS
+from engines.store.store import Store
+from offline.splits.splits_file import Splits
+from stage1.errors import Stage1Error
+
+
+@dataclass(frozen=True)
+class Champion:
+    """A bundle that was opened.
+
+    Attributes:
+        bundle: its id.
+        live: the loaded bundle.
+        home_of: the set that each row was in when it was made.
+    """
+
+    bundle: str
+    live: LiveBundle
+    home_of: dict[str, str]
+
+    def seen(self, judging: str) -> frozenset[str]:
+        """Rows that were in any other set than the one that judges: they may have shaped it."""
+        return frozenset(row for row, name in self.home_of.items() if name != judging)
+
+
+@dataclass(frozen=True)
+class Unjudged:
+    """A bundle that cannot be opened.
+
+    Attributes:
+        bundle: its id.
+        reason: why.
+        damaged: its files are not those that were published, so no miner can start with it.
+    """
+
+    bundle: str
+    reason: str
+    damaged: bool
+
+
+def open_bundle(store: Store, bundle: str) -> Champion | Unjudged:
+    """A bundle of the store, by ONNX Runtime where its own engine is for another machine and that decides the same.
+
+    Args:
+        store: holds it.
+        bundle: its id.
+    """
+    try:
+        home = store.path(bundle)
+        sets = Splits.read(home / SPLITS).sets
+        live = _loaded(home)
+    except Unavailable as error:
+        return Unjudged(bundle, f"it cannot be loaded here: {error}", damaged=False)
+    except (EngineError, Stage1Error) as error:
+        return Unjudged(bundle, str(error), damaged=_damaged(store, bundle))
+    return Champion(bundle, live, {row: name for name, described in sets.items() for row in described.ids})
+
+
+def _damaged(store: Store, bundle: str) -> bool:
+    try:
+        verify_bundle(store.path(bundle))
+    except EngineError:
+        return True
+    return False
+
+
+def _loaded(home: Path) -> LiveBundle:
+    try:
+        return load_bundle(home)
+    except Unavailable:
+        with suppress(BundleRefused):
+            return load_bundle(home, spec=REFERENCE)
+        raise

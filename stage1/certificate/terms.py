@@ -1,0 +1,75 @@
+"""The terms of a certificate: what it promises, apart from the numbers that it found.
+
+Two certificates are only compared where their terms are the same: more exits at a weaker promise are no improvement.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+from stage1.certificate.params import ScrcParams
+from stage1.certificate.risks import Risk
+from stage1.certificate.settings import Mode
+from stage1.certificate.statistics.percent import at_most, confidence
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a certificate promises.
+
+    Attributes:
+        mode: what was asked for.
+        risk: the risk that is bounded.
+        alpha: the bound; None in mode `coverage`, which finds it.
+        delta: one minus the confidence.
+        unit: what counts once, a row or a group.
+        each_alone: certificates on the same rows hold each by itself, and not together.
+        beside: other risks and subgroups that are bounded too, with their bounds.
+    """
+
+    mode: Mode
+    risk: Risk
+    alpha: float | None
+    delta: float
+    unit: str
+    each_alone: bool
+    beside: tuple[tuple[str, str, float], ...] = ()
+
+    @classmethod
+    def of(cls, params: ScrcParams) -> Terms:
+        """Terms of a certificate, or of what was asked for where nothing is certified."""
+        main = (params.risk, "")
+        beside = sorted(
+            (str(e.risk or "exit coverage"), e.subgroup, e.bound)
+            for e in params.evidence
+            if (e.risk, e.subgroup) != main
+        )
+        return cls(
+            mode=params.mode,
+            risk=params.risk,
+            alpha=None if params.mode == "coverage" else params.alpha,
+            delta=params.delta,
+            unit=params.unit,
+            each_alone=params.spending == "single_use",
+            beside=tuple(beside),
+        )
+
+    def weaker_than(self, other: Terms) -> list[str]:
+        """In which respects this promises less than another, or something else; empty if in none."""
+        found = []
+        if (self.alpha or 0) > (other.alpha or 0):
+            found.append(f"the bound is {at_most(self.alpha or 0)} instead of {at_most(other.alpha or 0)}")
+        if self.delta > other.delta:
+            found.append(f"the confidence is {confidence(self.delta)} instead of {confidence(other.delta)}")
+        if self.each_alone and not other.each_alone:
+            found.append("each certificate holds only by itself")
+        if (self.unit, other.unit) == ("row", "group"):
+            found.append("images count and not groups")
+        found += [
+            f"{field.name} is {getattr(self, field.name)} instead of {getattr(other, field.name)}"
+            for field in fields(self)
+            if field.name in {"risk", "mode"} and getattr(self, field.name) != getattr(other, field.name)
+        ]
+        missing = {(risk, name) for risk, name, _ in other.beside} - {(risk, name) for risk, name, _ in self.beside}
+        found += [f"{risk} {f'of {name} ' if name else ''}is not bounded" for risk, name in sorted(missing)]
+        return found
