@@ -23,7 +23,7 @@ from engines.machine.background_tasks import BackgroundTasks
 from engines.spec import EngineSpec
 from stage1.artifacts import Artifact
 from stage1.errors import ArtifactError, SettingsError
-from stage1.settings import Section, dotted
+from stage1.settings import Section, UserPath, dotted
 
 log = structlog.get_logger(__name__)
 
@@ -48,10 +48,10 @@ class RetrainSettings(Section):
 
     enabled: bool = False
     cron: str = "30 3 * * *"
-    data: Path | None = None
-    workspace: Path = Path("cascade-data/workspace")
+    data: UserPath | None = None
+    workspace: UserPath = Path("cascade-data/workspace")
     preset: str = "standard"
-    config: Path | None = None
+    config: UserPath | None = None
     niceness: int = Field(default=15, ge=0, le=19)
     timeout_h: float = Field(default=10.0, gt=0)
 

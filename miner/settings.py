@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 import tomllib
+from collections.abc import Iterable
 from contextvars import ContextVar
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableVariable
 
 from miner.admin.settings import AdminSettings
 from miner.answering.settings import EngineSettings
@@ -18,13 +23,15 @@ from miner.chain.settings import ChainSettings, WalletSettings
 from miner.logs import LogSettings
 from miner.nightly import RetrainSettings
 from stage1.errors import SettingsError
-from stage1.settings import merged, problems
+from stage1.settings import UserPath, expanded, merged, problems
 from stage2_bridge.settings import Stage2Settings
 
 DEFAULT_FILE = Path("cascade.toml")
+PREFIX = "CASCADE_"
 FILE_VARIABLE = "CASCADE_CONFIG"
 
-_file: ContextVar[Path | None] = ContextVar("settings_file", default=None)
+# What the file says, for the class below, which pydantic asks for its sources without an argument.
+_tree: ContextVar[dict[str, Any] | None] = ContextVar("settings_tree", default=None)
 
 
 class MinerSettings(BaseSettings):
@@ -50,11 +57,16 @@ class MinerSettings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="CASCADE_", env_nested_delimiter="__", frozen=True, extra="forbid", validate_default=True
+        env_prefix=PREFIX,
+        env_nested_delimiter="__",
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        allow_inf_nan=False,
     )
 
-    store: Path = Path("cascade-data/engines")
-    state: Path = Path("cascade-data/state")
+    store: UserPath = Path("cascade-data/engines")
+    state: UserPath = Path("cascade-data/state")
     wallet: WalletSettings = WalletSettings()
     chain: ChainSettings = ChainSettings()
     axon: AxonSettings = AxonSettings()
@@ -78,8 +90,8 @@ class MinerSettings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags, then environment, then the file."""
-        path = _file.get()
-        file = () if path is None else (TomlConfigSettingsSource(settings_cls, path),)
+        tree = _tree.get()
+        file = () if tree is None else (InitSettingsSource(settings_cls, tree),)
         return (init_settings, env_settings, *file)
 
 
@@ -91,22 +103,78 @@ def load_settings(file: Path | None = None, changes: dict[str, Any] | None = Non
         changes: values that win over everything, by dotted path: `{"axon.port": 8092}`.
 
     Raises:
-        SettingsError: the file is missing or not TOML, or a value is unknown or does not fit; names it.
+        SettingsError: the file is missing or not TOML, or a value or a variable of the environment is unknown or does
+            not fit; names it.
     """
+    check_variables(os.environ)
     path = _find(file)
-    token = _file.set(path)
+    token = _tree.set(None if path is None else _read_toml(path))
     try:
         return MinerSettings(**merged({}, changes or {}))
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path}: not valid TOML: {error}") from error
+    except UnreadableVariable as error:
+        raise SettingsError(_unreadable(error)) from error
     except ValidationError as error:
         raise SettingsError(f"settings ({path or 'no file'}): {problems(error)}") from error
     finally:
-        _file.reset(token)
+        _tree.reset(token)
+
+
+def check_variables(names: Iterable[str]) -> None:
+    """Refuse variables of the environment that begin as ours do and name no setting.
+
+    Args:
+        names: of all variables.
+
+    Raises:
+        SettingsError: there are some; says what each may mean.
+    """
+    fields = MinerSettings.model_fields
+    told = []
+    for name in sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() != FILE_VARIABLE):
+        first, *_ = name[len(PREFIX) :].lower().split("__")
+        if first not in fields:
+            # CASCADE_AXON_PORT has one underscore too few.
+            near = [field for field in fields if first.startswith(f"{field}_")]
+            meant = near or get_close_matches(first, fields, n=1)
+            rest = name[len(PREFIX) + len(first) :] if not near else f"__{first[len(near[0]) + 1 :].upper()}"
+            guess = f", perhaps {PREFIX}{meant[0].upper()}{rest} is meant" if meant else ""
+            told.append(f"the variable {name} names no setting{guess}: rename it or unset it")
+    if told:
+        raise SettingsError("; ".join(told))
+
+
+def _unreadable(error: UnreadableVariable) -> str:
+    found = re.search(r'field "(\w+)"', str(error))
+    begins = f"{PREFIX}{found[1].upper() if found else ''}"
+    names = ", ".join(sorted(name for name in os.environ if name.upper().startswith(begins))) or begins
+    return (
+        f"the environment: the value of {names} is not valid JSON ({error.__cause__ or error}); write a section as "
+        f"""CASCADE_AXON='{{"port": 8091}}', or one value as CASCADE_AXON__PORT=8091"""
+    )
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    content = path.read_bytes()
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise SettingsError(f"{path}: is UTF-16, and TOML is UTF-8: save it as UTF-8")
+    try:
+        # With or without the mark that editors on Windows put first.
+        return tomllib.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise SettingsError(
+            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; the file may be Latin-1: save it as "
+            "UTF-8"
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: not valid TOML: {error}") from error
 
 
 def _find(file: Path | None) -> Path | None:
-    named = file or (Path(os.environ[FILE_VARIABLE]) if FILE_VARIABLE in os.environ else None)
+    try:
+        named = file or (expanded(os.environ[FILE_VARIABLE]) if os.environ.get(FILE_VARIABLE) else None)
+    except ValueError as error:
+        raise SettingsError(f"{FILE_VARIABLE}: {error}") from error
     if named is None:
         return DEFAULT_FILE if DEFAULT_FILE.exists() else None
     if not named.is_file():

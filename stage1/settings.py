@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from stage1.errors import SettingsError
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
-class Section(BaseModel):
-    """A part of a tree of settings: it cannot be changed once made, and an unknown name in it is an error."""
+def expanded(path: Path | str) -> Path:
+    """A path with `~` and `~name` at its beginning replaced by the home directory.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Raises:
+        ValueError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: no home directory is known for it; write the whole path") from error
+
+
+# A path that a person gives, in a file, a variable or an option.
+UserPath = Annotated[Path, AfterValidator(expanded)]
+
+
+class Section(BaseModel):
+    """A part of a tree of settings: it cannot be changed once made, and an unknown name or an infinity is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def check_crossing(paths: Iterable[str]) -> None:
+    """Refuse dotted paths of which one is a part of another, because then their order would decide.
+
+    Raises:
+        SettingsError: two are; names them.
+    """
+    given = sorted(paths)
+    for whole in given:
+        for part in given:
+            if part.startswith(f"{whole}."):
+                raise SettingsError(
+                    f"{whole} and {part} are both given, and one is a part of the other: give one of them"
+                )
 
 
 def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -27,8 +59,9 @@ def merged(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any
         changes: new values by dotted path, for example `{"train_supervised.epochs": 5}`.
 
     Raises:
-        SettingsError: a path leads through something that has no parts.
+        SettingsError: a path leads through something that has no parts, or is a part of another one.
     """
+    check_crossing(changes)
     found = deepcopy(dict(tree))
     for path, value in changes.items():
         *parents, leaf = path.split(".")
@@ -46,13 +79,20 @@ def dotted(tree: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         tree: nested dictionaries, as a TOML table is: `{"gate": {"keep": 3}, "model.backbone": {"kind": "random"}}`.
+
+    Raises:
+        SettingsError: a value is given in two ways.
     """
     found: dict[str, Any] = {}
     for name, value in tree.items():
+        parts = {name: value}
         if isinstance(value, Mapping) and value and "." not in name:
-            found |= {f"{name}.{path}": leaf for path, leaf in dotted(value).items()}
-        else:
-            found[name] = value
+            parts = {f"{name}.{path}": leaf for path, leaf in dotted(value).items()}
+        twice = sorted(found.keys() & parts)
+        if twice:
+            raise SettingsError(f"{twice[0]} is given twice: give it once")
+        found |= parts
+    check_crossing(found)
     return found
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field
 
-from stage1.settings import Section
+from stage1.settings import Section, UserPath
 
 
 class Stage2Settings(Section):
@@ -19,7 +17,7 @@ class Stage2Settings(Section):
         reserve_s: time kept before the deadline to answer without Stage-2.
     """
 
-    engine: Path | None = None
+    engine: UserPath | None = None
     threads: int | None = Field(default=None, ge=1)
     max_in_flight: int = Field(default=16, ge=1)
     reserve_s: float = Field(default=0.25, ge=0)

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from stage1.settings import Section
+from stage1.settings import Section, UserPath
 
 
 class WalletSettings(Section):
@@ -21,7 +21,7 @@ class WalletSettings(Section):
 
     name: str = "default"
     hotkey: str = "default"
-    path: Path = Path("~/.bittensor/wallets")
+    path: UserPath = Path("~/.bittensor/wallets")
 
 
 class ChainSettings(Section):
@@ -46,7 +46,7 @@ class ChainSettings(Section):
     endpoint: str | None = None
     deadline_s: float = Field(default=60.0, gt=0)
     refresh_s: float = Field(default=600.0, gt=0)
-    snapshot: Path | None = None
+    snapshot: UserPath | None = None
     publish_endpoint: bool = True
     external_ip: str | None = None
     external_port: int | None = Field(default=None, ge=1, le=65535)

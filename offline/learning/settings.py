@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from stage1.settings import Section
+from stage1.settings import Section, UserPath
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Augmentation = Literal["none", "light", "validators", "strong"]
@@ -52,7 +51,7 @@ class AdaptSettings(Section):
     """
 
     enabled: bool = False
-    images: tuple[Path, ...] = ()
+    images: tuple[UserPath, ...] = ()
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=64, ge=2)
     unfrozen_blocks: int | None = Field(default=1, ge=1)
@@ -163,7 +162,7 @@ class TrainSettings(Section):
     cache: Literal["auto", "on", "off"] = "auto"
     cache_views: int = Field(default=4, ge=1)
     cache_share: float = Field(default=0.5, gt=0, le=1)
-    warm_start: Path | None = None
+    warm_start: UserPath | None = None
 
     @model_validator(mode="after")
     def _whole_batches(self) -> Self:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from stage1.settings import Section
+from stage1.settings import Section, expanded
 
 Adapter = Literal["doran", "dora", "lora", "prompts", "parallel", "none"]
 
 DINOV3 = "facebook/dinov3-vith16plus-pretrain-lvd1689m"
+
+
+def _home(name: str) -> str:
+    return str(expanded(name)) if name.startswith("~") else name
 
 
 class RandomBackbone(Section):
@@ -42,7 +46,7 @@ class PretrainedBackbone(Section):
     """
 
     kind: Literal["pretrained"] = "pretrained"
-    name: str = DINOV3
+    name: Annotated[str, AfterValidator(_home)] = DINOV3
 
 
 class NamedHead(Section):

@@ -84,3 +84,72 @@ def test_the_night_has_a_table_of_its_own(tmp_path: Path) -> None:
     )
     night = load_settings(file).night
     assert night == {"seed": 3, "model.backbone": {"kind": "random"}, "train_supervised": {"epochs": 20}}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[wallet]\nname = 'Jörg'\n".encode("latin-1"), r"cascade\.toml, line 2: byte 0xf6 is not UTF-8"),
+        ("[axon]\nport = 9000\n".encode("utf-16"), r"cascade\.toml: is UTF-16, and TOML is UTF-8: save it as UTF-8"),
+    ],
+)
+def test_a_file_in_another_encoding_says_how_to_save_it(content: bytes, message: str) -> None:
+    Path("cascade.toml").write_bytes(content)
+    with pytest.raises(SettingsError, match=message):
+        load_settings()
+
+
+def test_a_file_may_begin_with_the_mark_of_editors_on_windows() -> None:
+    Path("cascade.toml").write_bytes("\ufeff[axon]\r\nport = 9000\r\n".encode())
+    assert load_settings().axon.port == 9000
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("CASCADE_AXN__PORT", "CASCADE_AXON__PORT"),
+        ("CASCADE_AXON_PORT", "CASCADE_AXON__PORT"),
+        ("CASCADE_STORES", "CASCADE_STORE"),
+        ("cascade_axn__port", "CASCADE_AXON__port"),
+    ],
+)
+def test_a_variable_that_names_no_setting_is_refused_with_what_may_be_meant(
+    monkeypatch: pytest.MonkeyPatch, name: str, meant: str
+) -> None:
+    monkeypatch.setenv(name, "9001")
+    with pytest.raises(SettingsError, match=f"the variable {name} names no setting, perhaps {meant} is meant: rename"):
+        load_settings()
+
+
+def test_a_variable_that_looks_like_none_is_refused_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASCADE_QQQ", "1")
+    with pytest.raises(SettingsError, match="the variable CASCADE_QQQ names no setting: rename it or unset it"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("CASCADE_AXON", "{port: 9001}"), ("CASCADE_ACCESS__EXTRA_HOTKEYS", "5abc, 5def")]
+)
+def test_a_variable_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=f"the value of {name} is not valid JSON") as error:
+        load_settings()
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "Infinity"])
+def test_a_variable_is_a_finite_number(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("CASCADE_RETRAIN__TIMEOUT_H", value)
+    with pytest.raises(SettingsError, match=r"retrain\.timeout_h: Input should be a finite number"):
+        load_settings()
+
+
+def test_paths_of_file_and_environment_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CASCADE_CONFIG", "~/of-home.toml")
+    monkeypatch.setenv("CASCADE_STORE", "~/engines")
+    monkeypatch.setenv("CASCADE_RETRAIN__DATA", "~/roads")
+    (tmp_path / "of-home.toml").write_text("state = '~/state'\n[stage2]\nengine = '~/stage2'\n")
+    settings = load_settings()
+    assert (settings.store, settings.state) == (tmp_path / "engines", tmp_path / "state")
+    assert (settings.retrain.data, settings.stage2.engine) == (tmp_path / "roads", tmp_path / "stage2")

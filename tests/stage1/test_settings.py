@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import Field
 
 from stage1.errors import SettingsError
-from stage1.settings import Section, dotted, merged, override
+from stage1.settings import Section, UserPath, dotted, merged, override
 
 
 class Inner(Section):
     """A part."""
 
     depth: int = Field(default=1, ge=0)
+    rate: float = 0.5
+    home: UserPath | None = None
     names: tuple[str, ...] = ()
 
 
@@ -70,3 +74,38 @@ def test_a_section_does_not_change_and_takes_no_unknown_name() -> None:
 )
 def test_a_table_is_told_as_dotted_names(tree: dict[str, object], paths: dict[str, object]) -> None:
     assert dotted(tree) == paths
+
+
+@pytest.mark.parametrize("changes", [{"inner.depth": 1, "inner": {"depth": 2}}, {"inner": {}, "inner.names": []}])
+def test_of_a_whole_and_its_part_only_one_is_given(changes: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match=r"inner and inner\.(depth|names) are both given, and one is a part"):
+        override(Outer(), changes)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"model": {"backbone": {"kind": "random"}}, "model.backbone": {"kind": "pretrained"}},
+        {"model.backbone": {"kind": "random"}, "model": {"backbone": {"kind": "pretrained"}}},
+        {"gate": {"keep": 3}, "gate.keep": 4},
+    ],
+)
+def test_a_table_that_says_a_thing_twice_is_refused(tree: dict[str, object]) -> None:
+    with pytest.raises(SettingsError, match=r"are both given|is given twice"):
+        dotted(tree)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan"), "Infinity", "nan"])
+def test_a_number_is_finite(value: object) -> None:
+    with pytest.raises(SettingsError, match=r"inner\.rate: Input should be a finite number"):
+        override(Outer(), {"inner.rate": value})
+
+
+def test_a_path_may_begin_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert override(Outer(), {"inner.home": "~/roads"}).inner.home == tmp_path / "roads"
+
+
+def test_a_home_that_nobody_has_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"inner\.home: .*~nobody-of-this-name/roads: no home directory is known"):
+        override(Outer(), {"inner.home": "~nobody-of-this-name/roads"})

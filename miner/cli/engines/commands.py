@@ -9,7 +9,16 @@ import typer
 
 from engines.backends.registry import BACKENDS
 from engines.spec import REFERENCE, Device, EngineSpec, Precision
-from miner.cli.options import DEFAULT_STORE, DEFAULT_WORKSPACE, ProgressKind, StoreOption, clear_errors, one_of, say
+from miner.cli.options import (
+    DEFAULT_STORE,
+    DEFAULT_WORKSPACE,
+    PATH,
+    ProgressKind,
+    StoreOption,
+    clear_errors,
+    one_of,
+    say,
+)
 
 engines = typer.Typer(
     name="engines",
@@ -128,13 +137,13 @@ def engines_bench(
 @engines.command("compile")
 def engines_compile(
     bundle: BundleArgument,
-    data: Annotated[Path, typer.Option(help="Directory with labels.csv, that the bundle was trained on.")],
+    data: Annotated[Path, typer.Option(help="Directory with labels.csv, that the bundle was trained on.", **PATH)],
     backend: Annotated[
         str, typer.Option(help=f"Runtime: {', '.join(BACKENDS)}.", parser=one_of(list(BACKENDS)), metavar="NAME")
     ] = REFERENCE.backend,
     precision: Annotated[Precision, typer.Option(help="Of the matrix products.")] = REFERENCE.precision,
     device: Annotated[Device, typer.Option(help="Where it runs.")] = REFERENCE.device,
-    workspace: Annotated[Path, typer.Option(help="Where its training is kept.")] = DEFAULT_WORKSPACE,
+    workspace: Annotated[Path, typer.Option(help="Where its training is kept.", **PATH)] = DEFAULT_WORKSPACE,
     store: StoreOption = DEFAULT_STORE,
     *,
     activate: Annotated[
@@ -193,7 +202,7 @@ def engines_audit(
 @engines.command("export")
 def engines_export(
     bundle: BundleArgument,
-    target: Annotated[Path, typer.Argument(help="The file to write.")],
+    target: Annotated[Path, typer.Argument(help="The file to write.", **PATH)],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Write a bundle into one file, to carry it to another machine.
@@ -209,7 +218,7 @@ def engines_export(
 
 @engines.command("import")
 def engines_import(
-    source: Annotated[Path, typer.Argument(help="A file that `cascade engines export` wrote.")],
+    source: Annotated[Path, typer.Argument(help="A file that `cascade engines export` wrote.", **PATH)],
     store: StoreOption = DEFAULT_STORE,
 ) -> None:
     """Put a bundle from a file into the store; it does not become current. Import only what you trust.
