@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from engines.machine.cores import usable_cores
+from offline.data.values import column_name, columns_called, identity, said
 from offline.errors import DatasetError
 from stage1.artifacts import sha256_json
 from stage1.errors import ImageError
@@ -30,6 +31,13 @@ def _relative(path: str) -> str:
     return str(pure)
 
 
+def _named(metadata: dict[str, str]) -> dict[str, str]:
+    found = {column_name(name): value for name, value in metadata.items()}
+    if len(found) != len(metadata):
+        raise ValueError(f"two of the columns {', '.join(map(repr, metadata))} have the same name")
+    return found
+
+
 class Row(BaseModel):
     """One labelled image.
 
@@ -38,7 +46,7 @@ class Row(BaseModel):
         label: 1 if roadwork is in it.
         group: what is dependent on it: a drive, a place, a scene. Its own image if the file names none.
         source: where it comes from.
-        metadata: every other column.
+        metadata: every other column by its name (see `column_name`), as the file has it.
         train_only: it may train, and never choose, certify or report.
     """
 
@@ -48,15 +56,35 @@ class Row(BaseModel):
     label: int = Field(ge=0, le=1)
     group: str
     source: str = ""
-    metadata: dict[str, str] = Field(default_factory=dict)
+    metadata: Annotated[dict[str, str], AfterValidator(_named)] = Field(default_factory=dict)
     train_only: bool = False
 
-    def about(self, column: str) -> str | None:
-        """What a metadata column says of this row, None if nothing; `vid_id` also finds `video_info.vid_id`."""
-        if column in self.metadata:
-            return self.metadata[column].strip() or None
-        dotted = [name for name in sorted(self.metadata) if name.endswith(f".{column}")]
-        return (self.metadata[dotted[0]].strip() or None) if dotted else None
+    def about(self, column: str, known: Collection[str] = ()) -> str | None:
+        """What a metadata column says of this row, None if nothing; `vid_id` also finds `video_info.vid_id`.
+
+        Args:
+            column: its name, or the end of a dotted one.
+            known: values that mean what they say, though they may be words for nothing elsewhere.
+        """
+        for name in columns_called(column, tuple(self.metadata)):
+            text = self.metadata[name].strip()
+            if text in known:
+                return text
+            if (value := said(text)) is not None:
+                return value
+        return None
+
+    def sequence(self, column: str) -> str | None:
+        """The id in a metadata column in the one spelling of ids, None if there is none.
+
+        Raises:
+            DatasetError: it cannot be told from others; the message names the row.
+        """
+        value = self.about(column)
+        try:
+            return None if value is None else identity(value)
+        except DatasetError as error:
+            raise DatasetError(f"row {self.image!r}, column {column}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -123,9 +151,9 @@ class Dataset:
 
     @property
     def metadata(self) -> dict[str, list[str]]:
-        """Every metadata column by its name, empty where a row has no value."""
+        """Every metadata column by its name, empty where a row has no value or a word for nothing."""
         names = sorted({name for row in self.rows for name in row.metadata})
-        return {name: [row.metadata.get(name, "") for row in self.rows] for name in names}
+        return {name: [said(row.metadata.get(name, "")) or "" for row in self.rows] for name in names}
 
     def pixels(self, settings: PreprocessSettings) -> Iterator[Pixels]:
         """Every image through the serving preprocess, in order, decoded on all cores.

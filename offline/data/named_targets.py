@@ -48,7 +48,7 @@ def _targets(data: Dataset, name: str, head: NamedHead) -> NDArray[np.int64]:
     place = {value: index for index, value in enumerate(head.classes)}
     found = np.full(len(data), NO_TARGET, np.int64)
     for number, row in enumerate(data.rows):
-        value = row.about(head.column)
+        value = row.about(head.column, known=head.classes)
         if value is None:
             continue
         if value not in place:

@@ -10,33 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import pairwise, product
 
 import numpy as np
 
 from offline.data.checks.perceptual_hash import Places, join, join_near, words_of
 from offline.data.dataset import Row
-from offline.errors import DatasetError
+from offline.data.place_and_time import Fix, read_fix
 from offline.splits.settings import SplitSettings
 
 EARTH_RADIUS_M = 6_371_000.0
-
-
-@dataclass(frozen=True)
-class Fix:
-    """Where and when a picture was taken.
-
-    Attributes:
-        latitude: degrees north, -90 to 90.
-        longitude: degrees east, -180 to 180.
-        at: seconds since 1970, UTC; None if unknown.
-    """
-
-    latitude: float
-    longitude: float
-    at: float | None
 
 
 def components(
@@ -57,7 +40,7 @@ def components(
         The components, each sorted by row id, sorted by their first row id: the same for any order of `rows`.
 
     Raises:
-        DatasetError: a place or a time cannot be read.
+        DatasetError: an id, a place or a time cannot be read.
     """
     ordered = sorted(rows, key=lambda row: row.image)
     labels: Places = np.arange(len(ordered))
@@ -78,7 +61,7 @@ def _names(rows: list[Row], settings: SplitSettings, also: Mapping[str, str]) ->
     declared: list[list[object]] = [[row.group, *([also[row.image]] if row.image in also else [])] for row in rows]
     sequences: list[list[list[object]]] = [
         # Two sources may both count their videos from 1.
-        [[(row.source, value)] if (value := row.about(column)) else [] for row in rows]
+        [[(row.source, value)] if (value := row.sequence(column)) else [] for row in rows]
         for column in settings.sequence_columns
     ]
     return [declared, *sequences]
@@ -114,7 +97,8 @@ def _join_places(labels: Places, rows: list[Row], cell_m: float, seconds: float)
 
     Four grids, each moved by half a cell, so that no two places within half a cell lie on two sides of every border.
     """
-    fixes = [(index, fix, fix.at) for index, fix in enumerate(map(read_fix, rows)) if fix and fix.at is not None]
+    known = [(index, fix) for index, fix in enumerate(map(read_fix, rows)) if fix is not None]
+    fixes = [(index, side, side.at) for index, fix in known for side in fix.on_both_sides() if side.at is not None]
     for down, right in product((0.0, 0.5), repeat=2):
         in_order = sorted((_cell(fix, cell_m, down, right), at, index) for index, fix, at in fixes)
         # In order of time, who is near anybody before is near the last one before.
@@ -135,43 +119,3 @@ def _cell(fix: Fix, cell_m: float, down: float, right: float) -> tuple[int, int]
     # The width of a degree in the middle of the band, the same for all of its cells.
     width_m = degree_m * math.cos(math.radians((band + 0.5 - down) * cell_m / degree_m))
     return band, math.floor(fix.longitude * width_m / cell_m + right)
-
-
-def read_fix(row: Row) -> Fix | None:
-    """Where and when a row was taken: columns `gps` ("lat,lon") or `lat` and `lon`, and `timestamp`.
-
-    Returns:
-        None if the row does not say where.
-
-    Raises:
-        DatasetError: it says something that is not a place or a time.
-    """
-    at, gps, lat, lon = (row.about(column) for column in ("timestamp", "gps", "lat", "lon"))
-    time = None if at is None else _time(row, at)
-    place = gps if gps is not None else None if lat is None and lon is None else f"{lat or ''},{lon or ''}"
-    if place is None:
-        return None
-    try:
-        latitude, longitude = (float(part) for part in place.strip("()[] ").split(","))
-    except ValueError as error:
-        raise DatasetError(f"row {row.image!r}: the place is {place!r}, expected degrees as 'lat,lon'") from error
-    if not (abs(latitude) <= 90 and abs(longitude) <= 180):
-        raise DatasetError(f"row {row.image!r}: the place {place!r} is not on Earth; expected degrees as 'lat,lon'")
-    return Fix(latitude, longitude, time)
-
-
-def _time(row: Row, text: str) -> float:
-    """Seconds since 1970 of an ISO 8601 time (UTC if it names no zone) or of the number itself."""
-    try:
-        seconds = float(text)
-    except ValueError:
-        try:
-            moment = datetime.fromisoformat(text)
-        except ValueError as error:
-            raise DatasetError(
-                f"row {row.image!r}: the timestamp is {text!r}, expected ISO 8601 or seconds since 1970"
-            ) from error
-        seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    if not math.isfinite(seconds):
-        raise DatasetError(f"row {row.image!r}: the timestamp is {text!r}, expected ISO 8601 or seconds since 1970")
-    return seconds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import closing
 
@@ -10,6 +9,7 @@ from engines.live.load.load_bundle import load_bundle
 from offline.data.checks.fingerprints import SCHEME, Fingerprint
 from offline.data.dataset import Dataset, Row
 from offline.data.engine_outputs import run_engine
+from offline.data.values import number
 from offline.errors import DatasetError
 from offline.splits.settings import BundleDifficulty, ColumnDifficulty, Difficulty
 
@@ -49,10 +49,7 @@ def difficulties(
 
 def _number(row: Row, column: str) -> float:
     text = row.about(column)
-    try:
-        number = float(text or "")
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number):
+    found = number(text or "")
+    if found is None:
         raise DatasetError(f"row {row.image!r}: column {column!r} is {text!r}, expected a number: its difficulty")
-    return number
+    return found

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from stage1.settings import Section
+from stage1.settings import Section, UserPath
 
 Split = Literal["train", "val_select", "val_calib", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -46,7 +45,7 @@ class BundleDifficulty(Section):
     """
 
     kind: Literal["bundle"] = "bundle"
-    path: Path
+    path: UserPath
 
 
 Difficulty = Annotated[ContrastDifficulty | ColumnDifficulty | BundleDifficulty, Field(discriminator="kind")]
@@ -84,7 +83,15 @@ class SplitSettings(Section):
     test: float = Field(default=0.15, gt=0, lt=1)
     calibration_folds: int = Field(default=1, ge=1)
     train_only: tuple[str, ...] = ()
-    sequence_columns: tuple[str, ...] = ("vid_id", "seq_id")
+    sequence_columns: tuple[str, ...] = (
+        "vid_id",
+        "seq_id",
+        "video_id",
+        "sequence_id",
+        "sequence",
+        "sequence_key",
+        "videoname",
+    )
     gps_cell_m: float | None = Field(default=50.0, gt=0)
     gps_minutes: float = Field(default=10.0, gt=0)
     hash_distance: int | None = Field(default=40, ge=0, lt=128)

@@ -74,13 +74,19 @@ class LabelledOutputs:
     def column(self, name: str) -> NDArray[np.str_]:
         """One column of metadata, `(N,)`; an empty value is `unknown`.
 
+        Args:
+            name: in any case, or the end of a dotted one: `daytime` also finds `tags.daytime`.
+
         Raises:
             RowsError: there is no such column.
         """
-        if name not in self.metadata:
-            there = ", ".join(sorted(self.metadata)) or "no metadata"
-            raise RowsError(f"no column {name!r} in the data; there is {there}")
-        return np.asarray([value or UNKNOWN for value in self.metadata[name]], dtype=np.str_)
+        wanted = name.strip().lower()
+        there = sorted(self.metadata, key=lambda column: (column != name, column.lower() != wanted, column))
+        found = next((c for c in there if c == name or c.lower() == wanted or c.lower().endswith(f".{wanted}")), None)
+        if found is None:
+            listed = ", ".join(sorted(self.metadata)) or "no metadata"
+            raise RowsError(f"no column {name!r} in the data; there is {listed}")
+        return np.asarray([value or UNKNOWN for value in self.metadata[found]], dtype=np.str_)
 
     def pick(self, index: NDArray[np.intp]) -> Self:
         """Some of the rows, in the order of `index`."""

@@ -9,7 +9,7 @@ import pytest
 
 from offline.data.dataset import Row
 from offline.errors import DatasetError
-from offline.splits.dependent_groups import components, read_fix
+from offline.splits.dependent_groups import components
 from offline.splits.settings import SplitSettings
 
 NOON = "2026-05-01T12:00:00Z"
@@ -92,33 +92,53 @@ def test_a_place_without_a_time_joins_nothing() -> None:
     assert grouped([row("a", gps=at(0)), row("b", gps=at(0)), row("c", gps=at(0), timestamp=NOON)]) == ["a", "b", "c"]
 
 
-def test_latitude_and_longitude_may_be_two_columns_and_the_time_a_number() -> None:
-    one = read_fix(row("a", lat="48.1", lon="11.5", timestamp="1777636800"))
-    two = read_fix(row("b", gps="(48.1, 11.5)", timestamp=NOON))
-    assert one == two
-    # A time that names no zone is UTC.
-    assert read_fix(row("c", gps="48.1,11.5", timestamp="2026-05-01T12:00:00")) == two
-    assert read_fix(row("d", timestamp=NOON)) is None
+@pytest.mark.parametrize("unit", [1, 1000, 1_000_000, 1_000_000_000])
+@pytest.mark.parametrize("column", ["timestamp", "captured_at", "attributes.timestamp"])
+def test_frames_of_a_minute_in_one_place_are_one_group_whatever_the_unit_of_their_time(column: str, unit: int) -> None:
+    """BDD100K and Mapillary count milliseconds; read as seconds, a second lasted a quarter of an hour."""
+    rows = [row("abcd"[i], gps=at(0), **{column: str((1_714_560_000 + 20 * i) * unit)}) for i in range(4)]
+    assert grouped(rows) == ["abcd"]
 
 
-@pytest.mark.parametrize(
-    ("metadata", "message"),
-    [
-        ({"gps": "48.1"}, "row 'a': the place is '48.1'"),
-        ({"gps": "north,east"}, "row 'a': the place is 'north,east'"),
-        ({"gps": "95,10"}, "row 'a': the place '95,10' is not on Earth"),
-        ({"gps": "nan,10"}, "not on Earth"),
-        ({"lat": "48"}, "row 'a': the place is '48,'"),
-        ({"gps": "48,11", "timestamp": "yesterday"}, "row 'a': the timestamp is 'yesterday', expected ISO 8601"),
-        ({"gps": "48,11", "timestamp": "inf"}, "row 'a': the timestamp is 'inf'"),
-    ],
-)
-def test_a_place_or_time_that_cannot_be_read_names_the_row(metadata: dict[str, str], message: str) -> None:
-    with pytest.raises(DatasetError, match=message):
-        grouped([row("a", **metadata), row("b")])
+def test_frames_of_a_minute_are_one_group_if_their_time_is_written_in_digits() -> None:
+    times = ["20240501105959", "20240501110005", "20240501120005"]
+    assert grouped([row("abc"[i], gps=at(0), timestamp=times[i]) for i in range(3)]) == ["ab", "c"]
+
+
+def test_receivers_without_a_fix_were_not_in_one_place() -> None:
+    assert grouped([row("a", gps="0,0", timestamp=NOON), row("b", gps="0.0,-0.0", timestamp=NOON)]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("latitude", [0.0, -17.0, 66.0])
+@pytest.mark.parametrize("metres", [3.0, 12.0, 24.0])
+def test_the_two_sides_of_the_180th_meridian_are_neighbours(metres: float, latitude: float) -> None:
+    degrees = np.degrees(metres / 2 / 6_371_000 / np.cos(np.radians(latitude)))
+    rows = [
+        row("a", gps=f"{latitude},{180 - degrees}", timestamp=NOON),
+        row("b", gps=f"{latitude},{-180 + degrees}", timestamp=NOON),
+        row("c", gps=f"{latitude},{-180 + 40 * degrees + 0.01}", timestamp=NOON),
+    ]
+    assert grouped(rows) == ["ab", "c"]
+
+
+@pytest.mark.parametrize("column", ["vid_id", "seq_id", "video_id", "sequence_id", "sequence", "data.Sequence ID"])
+def test_ids_of_drives_are_known_under_the_names_that_exports_give_them(column: str) -> None:
+    assert grouped([row("a", **{column: "7"}), row("b", **{column: "7.0"}), row("c", **{column: "8"})]) == ["ab", "c"]
+
+
+@pytest.mark.parametrize("nothing", ["nan", "NaN", "None", "N/A", "null", "unknown", "-", " ", "undefined", "#N/A"])
+def test_words_for_nothing_join_nobody(nothing: str) -> None:
+    rows = [row("a", vid_id=nothing), row("b", vid_id=nothing), row("c", gps=nothing, timestamp=nothing)]
+    assert grouped(rows) == ["a", "b", "c"]
+
+
+def test_ids_that_a_spreadsheet_rounded_are_refused() -> None:
+    with pytest.raises(DatasetError, match=r"row 'a', column sequence_id: the id '4\.98763E\+14' was rounded"):
+        grouped([row("a", sequence_id="4.98763E+14"), row("b", sequence_id="4.98763E+14")])
 
 
 def test_what_is_not_used_is_not_read() -> None:
+    assert grouped([row("a", timestamp="10000"), row("b", timestamp="20000")]) == ["a", "b"]
     assert grouped([row("a", gps="nowhere")], gps_cell_m=None) == ["a"]
 
 

@@ -91,3 +91,15 @@ def test_sets_that_share_a_group_or_a_row_are_refused(outputs_of: Maker) -> None
     renamed = rows(outputs_of(np.zeros(6)), groups=[f"other {i}" for i in range(6)])
     with pytest.raises(RowsError, match=r"share 2 rows, for example '0.jpg'"):
         check_disjoint(data.pick(np.array([0, 1])), renamed.pick(np.array([0, 1])), ("train", "val_calib"))
+
+
+@pytest.mark.parametrize("name", ["daytime", "Daytime", "tags.daytime"])
+def test_a_column_is_found_in_any_case_and_by_the_end_of_a_dotted_name(outputs_of: Maker, name: str) -> None:
+    labelled = rows(outputs_of(np.zeros(2)), metadata={"tags.daytime": ["day", ""]})
+    assert labelled.column(name).tolist() == ["day", "unknown"]
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are(outputs_of: Maker) -> None:
+    labelled = rows(outputs_of(np.zeros(2)), metadata={"tags.daytime": ["day", ""]})
+    with pytest.raises(RowsError, match=r"no column 'time' in the data; there is tags\.daytime"):
+        labelled.column("time")

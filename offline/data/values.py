@@ -1,0 +1,101 @@
+"""What a cell of a table means: names of columns, words for nothing, numbers, ids and labels.
+
+Every table of a person is read by these rules, so that two spellings of one thing are one thing everywhere.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+
+from offline.errors import DatasetError
+
+# What databases, spreadsheets, pandas and annotation tools write where there is no value; compared without case.
+NOTHING = frozenset(
+    {"", "-", "--", "?", "nan", "nat", "none", "null", "nil", "na", "<na>", "n/a", "n.a.", "unknown", "undefined"}
+    | {"\\n", "#n/a", "#nv", "#value!", "#ref!", "#name?", "#num!", "#div/0!", "#null!"}
+)
+LABELS = {"true": 1, "false": 0, "yes": 1, "no": 0}
+INVISIBLE = "\ufeff\u200b\u2060"
+
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
+_WHOLE = re.compile(r"[+-]?\d{1,40}([.,]0*)?")
+# 123456789012345678 becomes 1.23457E+17 in a cell of a spreadsheet, and so does its neighbour.
+_ROUNDED = re.compile(r"\d[.,](\d+)E\+(\d+)", re.IGNORECASE)
+
+
+@lru_cache(maxsize=4096)
+def column_name(header: str) -> str:
+    """The name of a column: case, blanks around it and the kind of blanks in it do not matter.
+
+    Args:
+        header: as the file has it.
+    """
+    text = unicodedata.normalize("NFC", header).strip(INVISIBLE).strip().strip(INVISIBLE)
+    return "_".join(text.lower().split())
+
+
+@lru_cache(maxsize=65_536)
+def columns_called(column: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns that are meant by a name: the one that has it, then those that end in a dot and the name.
+
+    Args:
+        column: the name, in any spelling; `vid_id` also means `video_info.vid_id`.
+        names: names of columns (see `column_name`).
+    """
+    name = column_name(column)
+    dotted = sorted(other for other in names if other.endswith(f".{name}"))
+    return (name, *dotted) if name in names else tuple(dotted)
+
+
+def said(text: str) -> str | None:
+    """What a cell says, None if it is empty or holds a word for nothing."""
+    bare = text.strip()
+    return None if bare.lower() in NOTHING else bare
+
+
+def number(text: str) -> float | None:
+    """The number that a cell holds, with a decimal point or comma; None if it is no finite number."""
+    bare = text.strip()
+    if not _NUMBER.fullmatch(bare):
+        return None
+    found = float(bare.replace(",", "."))
+    return found if abs(found) != float("inf") else None
+
+
+def rounded_to(text: str) -> float | None:
+    """The step to which a spreadsheet has rounded a large number, 1e12 for `1.23457E+17`; None if it has not.
+
+    Args:
+        text: a cell.
+    """
+    found = _ROUNDED.fullmatch(text.strip())
+    if found is None:
+        return None
+    step = 10.0 ** min(int(found[2]) - len(found[1]), 300)
+    return step if step > 1 else None
+
+
+def identity(text: str) -> str:
+    """One spelling of an id: 1, 01 and 1.0 are one group, and so are composed and decomposed letters.
+
+    Raises:
+        DatasetError: a spreadsheet has rounded it, so that different ids may have become the same.
+    """
+    bare = unicodedata.normalize("NFC", text.strip())
+    if rounded_to(bare) is not None:
+        raise DatasetError(
+            f"the id {bare!r} was rounded by a spreadsheet, and different ids may have become the same: export the "
+            "column as text"
+        )
+    return str(int(re.split("[.,]", bare)[0])) if _WHOLE.fullmatch(bare) else bare
+
+
+def label_of(text: str) -> int | None:
+    """0 or 1 for `0`, `1`, `0.0`, `1.0`, `false`, `true`, `no` and `yes` in any case; None for everything else."""
+    bare = text.strip().lower()
+    if bare in LABELS:
+        return LABELS[bare]
+    found = number(bare)
+    return int(found) if found in {0.0, 1.0} else None
