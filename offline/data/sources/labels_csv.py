@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-from pathlib import Path, PurePosixPath
+import re
+from pathlib import Path
 
 from pydantic import ValidationError
 
 from offline.data.dataset import Row
+from offline.data.sources.csv_table import Record, Table, fields_of, read_table
+from offline.data.sources.image_paths import PICTURES, ImagePaths
+from offline.data.sources.missing_columns import advice
+from offline.data.values import identity, label_of, said
 from offline.errors import DatasetError
 from stage1.settings import first_problem
 
 LABELS_FILE = "labels.csv"
-KNOWN_COLUMNS = ("image", "label", "group", "source")
+NEEDED = ("image", "label")
+KNOWN_COLUMNS = (*NEEDED, "group", "source")
+# Values of the label that are shown where one is none.
+SHOWN = 5
+
+_LINE_BREAK = re.compile("\r\n|\r|\n")
 
 
 class LabelsCsv:
@@ -34,38 +43,72 @@ class LabelsCsv:
         Raises:
             DatasetError: the file cannot be read, a column is missing, or a row is bad, with its line number.
         """
-        try:
-            with self._path.open(newline="", encoding="utf-8-sig") as handle:
-                reader = csv.DictReader(handle)
-                columns = reader.fieldnames or []
-                missing = [name for name in ("image", "label") if name not in columns]
-                if missing:
-                    raise DatasetError(
-                        f"{self.name}: column {' and '.join(missing)} missing; it has {', '.join(columns) or 'none'}"
-                    )
-                return tuple(_row(self._path, reader.line_num, record) for record in reader)
-        except OSError as error:
-            raise DatasetError(f"{self.name}: cannot be read ({error.strerror})") from error
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise DatasetError(f"{self.name}: not a UTF-8 CSV file: {error}") from error
+        table = read_table(self._path, NEEDED)
+        missing = advice(table, NEEDED)
+        if missing is not None:
+            raise DatasetError(f"{self.name}: {missing}")
+        paths = ImagePaths(self._path.parent)
+        lines: dict[str, int] = {}
+        rows: list[Row] = []
+        for record in table.records:
+            row = _located(table, record, paths)
+            if row.image in lines:
+                raise DatasetError(
+                    f"{self.name}: {row.image!r} is listed twice, in lines {lines[row.image]} and {record.line}; a "
+                    "picture is one row, also if an export has a row for each box in it"
+                )
+            lines[row.image] = record.line
+            rows.append(row)
+        return tuple(rows)
 
 
-def _row(path: Path, line: int, record: dict[str, str | None]) -> Row:
-    image = (record.get("image") or "").strip()
-    own_group = str(PurePosixPath(image))
-    metadata = {key: value for key, value in record.items() if key and key not in KNOWN_COLUMNS and value}
+def _located(table: Table, record: Record, paths: ImagePaths) -> Row:
+    """A row, or what is wrong with it, with its line."""
     try:
-        return Row(
-            image=image,
-            label=int(record.get("label") or ""),
-            group=(record.get("group") or "").strip() or own_group,
-            source=(record.get("source") or "").strip(),
-            metadata=metadata,
-        )
+        return _row(table, record, paths)
     except ValidationError as error:
-        raise DatasetError(f"{path}, line {line}: {first_problem(error, otherwise='the row')}") from error
-    except ValueError as error:
-        raise DatasetError(f"{path}, line {line}: label is {record.get('label')!r}, expected 0 or 1") from error
+        raise DatasetError(f"{table.path}, line {record.line}: {first_problem(error, otherwise='the row')}") from error
+    except DatasetError as error:
+        raise DatasetError(f"{table.path}, line {record.line}: {error}") from error
+
+
+def _row(table: Table, record: Record, paths: ImagePaths) -> Row:
+    cells = record.cells
+    _refuse_swallowed(table, cells)
+    label = label_of(cells["label"])
+    if label is None:
+        others = sorted({other.cells["label"] for other in table.records})
+        listed = ", ".join(others[:SHOWN]) + (" and more" if len(others) > SHOWN else "")
+        raise DatasetError(
+            f"label is {cells['label']!r}, expected 0 or 1, or false, true, no or yes; 1 means that roadwork is in the "
+            f"picture; the column holds {listed}"
+        )
+    image = paths.find(cells["image"])
+    group = said(cells.get("group", ""))
+    return Row(
+        image=image,
+        label=label,
+        group=image if group is None else identity(group),
+        source=said(cells.get("source", "")) or "",
+        metadata={name: value for name, value in cells.items() if name not in KNOWN_COLUMNS and value},
+    )
+
+
+def _refuse_swallowed(table: Table, cells: dict[str, str]) -> None:
+    """Refuse a cell that holds further rows, because the quote that ends it belongs to a later one."""
+    for name, cell in cells.items():
+        first, *more = _LINE_BREAK.split(cell)
+        if more and (name in KNOWN_COLUMNS or any(_is_row(table, line) for line in more)):
+            raise DatasetError(
+                f"{name} goes over {len(more) + 1} lines, as if they were one value: a double quote before {first!r} "
+                "is not closed where the value ends"
+            )
+
+
+def _is_row(table: Table, line: str) -> bool:
+    fields = dict(zip(table.order, fields_of(line, table.delimiter), strict=False))
+    picture = Path(fields.get("image", "")).suffix.lower() in PICTURES
+    return picture and label_of(fields.get("label", "")) is not None
 
 
 SOURCE = LabelsCsv

@@ -22,10 +22,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 from offline.data.sources.labels_csv import LABELS_FILE
+from offline.errors import DatasetError
 
 WIDTH, HEIGHT = 320, 240
 JPEG_QUALITY = 75
 COLUMNS = ("image", "label", "group", "source", "daytime", "weather", "visibility")
+
+SOURCE_NAME = "synthetic"
 
 Colour = tuple[int, int, int]
 ORANGE: Colour = (240, 106, 20)
@@ -342,9 +345,23 @@ def _draw_scene(task: tuple[Scene, Path]) -> list[tuple[str, ...]]:
         draw_frame(scene, frame).save(buffer, format="JPEG", quality=JPEG_QUALITY)
         name = f"{scene.name}_{frame}.jpg"
         (images / name).write_bytes(buffer.getvalue())
-        row = (f"images/{name}", str(scene.label), scene.name, "synthetic")
+        row = (f"images/{name}", str(scene.label), scene.name, SOURCE_NAME)
         rows.append((*row, scene.daytime, scene.weather, f"{scene.visibility:.3f}"))
     return rows
+
+
+def _refuse_to_overwrite(labels: Path) -> None:
+    if not labels.exists():
+        return
+    try:
+        with labels.open(newline="", encoding="utf-8") as handle:
+            rows = list(csv.reader(handle))
+    except (UnicodeDecodeError, csv.Error):
+        rows = []
+    if rows[:1] != [list(COLUMNS)] or any(row[COLUMNS.index("source") :][:1] != [SOURCE_NAME] for row in rows[1:]):
+        raise DatasetError(
+            f"{labels}: is there already and lists other pictures than synthetic scenes; name another directory"
+        )
 
 
 def write_scenes(directory: Path, *, scenes: int, seed: int = 0, difficulty: float = 0.25) -> Iterator[int]:
@@ -360,7 +377,11 @@ def write_scenes(directory: Path, *, scenes: int, seed: int = 0, difficulty: flo
 
     Yields:
         The number of scenes drawn so far.
+
+    Raises:
+        DatasetError: there is a labels file with other rows than synthetic ones.
     """
+    _refuse_to_overwrite(directory / LABELS_FILE)
     images = directory / "images"
     images.mkdir(parents=True, exist_ok=True)
     tasks = [(plan_scene(index, seed=seed, difficulty=difficulty), images) for index in range(scenes)]

@@ -13,8 +13,10 @@ from PIL import Image
 
 from engines.machine.cores import usable_cores
 from offline.data.dataset import DECODED_AHEAD
+from offline.data.named_targets import NO_TARGET, named_targets
 from offline.data.sources.source import read_dataset
 from offline.errors import DatasetError
+from stage1.model.settings import NamedHead
 from stage1.preprocess import PreprocessSettings, preprocess
 
 
@@ -60,6 +62,14 @@ def test_a_dotted_column_is_found_by_its_last_name(data: Callable[[str], Path]) 
     assert rows[0].about("id") is None
 
 
+def test_a_class_of_a_head_may_be_a_word_for_nothing_elsewhere(data: Callable[[str], Path]) -> None:
+    labels = "image,label,alteration\na.jpg,0,none\nb.jpg,1,active\nc.jpg,1,unknown\n"
+    found = read_dataset(data(labels))
+    head = NamedHead(column="alteration", classes=("none", "active"))
+    assert named_targets(found, {"h": head})["h"].tolist() == [0, 1, NO_TARGET]
+    assert [row.about("alteration") for row in found.rows] == [None, "active", None]
+
+
 def test_the_hash_of_the_data_is_that_of_the_rows_in_any_order(data: Callable[[str], Path]) -> None:
     head, *lines = GOOD.splitlines()
     first = read_dataset(data(GOOD)).sha256
@@ -77,7 +87,7 @@ def test_rows_can_be_put_into_other_groups(data: Callable[[str], Path]) -> None:
     ("labels", "message"),
     [
         ("image\na.jpg\n", "column label missing"),
-        ("image,label\na.jpg,0\nb.jpg,yes\n", "line 3: label is 'yes', expected 0 or 1"),
+        ("image,label\na.jpg,0\nb.jpg,cone\n", "line 3: label is 'cone', expected 0 or 1.*; the column holds 0, cone"),
         ("image,label\na.jpg,0\nb.jpg,2\n", "line 3"),
         ("image,label\na.jpg,0\n../b.jpg,1\n", "relative path"),
         ("image,label\na.jpg,0\n/etc/passwd,1\n", "relative path"),

@@ -128,7 +128,7 @@ def test_a_class_that_is_all_corrupt_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"labels\.csv: .*'gone\.jpg' is not in"):
+    with pytest.raises(DatasetError, match=r"labels\.csv, line 6: .*'gone\.jpg' is not in"):
         read_dataset(write(tmp_path, [*good(4), ("gone.jpg", 1, None)]))
 
 
