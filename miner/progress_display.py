@@ -27,6 +27,10 @@ class RunDisplay(Protocol):
         """The running stage has done a part of its work."""
         ...
 
+    def note(self, text: str) -> None:
+        """Something that a person should know of the run."""
+        ...
+
     def __enter__(self) -> Self:
         """Start showing."""
         ...
@@ -60,6 +64,10 @@ class JsonDisplay:
             self._last = now
             self._write({"done": done, "total": total, "note": note})
 
+    def note(self, text: str) -> None:
+        """See `RunDisplay.note`."""
+        self._write({"note": text})
+
     def finished(self, run: str) -> None:
         """Tell where the run's files are."""
         self._write({"run": run})
@@ -91,6 +99,10 @@ class LineDisplay:
         """See `RunDisplay.step`."""
         if time.monotonic() - self._last >= LINE_EVERY_S:
             self._write(f"  {done} of {total} {note}".rstrip())
+
+    def note(self, text: str) -> None:
+        """See `RunDisplay.note`."""
+        self._write(text)
 
     def _write(self, text: str) -> None:
         self._last = time.monotonic()
@@ -245,6 +257,10 @@ class BarDisplay:
         """See `RunDisplay.step`."""
         if self._task is not None:
             self._bars.update(self._task, completed=done, total=total, note=note)
+
+    def note(self, text: str) -> None:
+        """See `RunDisplay.note`; while bars are drawn, standard error is written above them."""
+        sys.stderr.write(f"{text}\n")
 
 
 def display(kind: str = "auto") -> RunDisplay:

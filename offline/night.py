@@ -15,10 +15,12 @@ from engines.spec import EngineSpec
 from engines.store.file_names import CONFIG, PARAMS
 from engines.store.store import Store
 from offline.config import RunConfig, load_config
+from offline.data.inventory import Inventory, inventory_of
 from offline.data.sources.source import read_dataset
 from offline.pipeline.progress import Progress, Silence
 from offline.pipeline.runner import Pipeline
 from offline.publish.gate import Publication, published, put_in_place
+from offline.settings_and_data import check_settings_on_data
 from offline.stages import STAGE_NAMES
 from stage1.certificate.params import ScrcParams
 
@@ -61,6 +63,7 @@ def run_night(
     now: Callable[[], datetime] = utc_now,
     kept: str | None = None,
     instead_of: str | None = None,
+    on_data: Callable[[Inventory], None] = lambda _: None,
 ) -> NightOutcome:
     """Run the pipeline; what was finished before is not run again.
 
@@ -75,8 +78,10 @@ def run_night(
         kept: a stage that must be finished already, with all that it needs; None for none.
         instead_of: id of a bundle whose place the new one takes if it is current, unless that one is certified and the
             new one is INFEASIBLE; whatever else the gate says of it.
+        on_data: told what was read of the data, before any stage runs.
 
     Raises:
+        SettingsError: a setting names what is not in the data.
         OfflineError: the data or the training do not allow a result.
         BundleRefused: this machine does not run the engine that the config asks for, or the new bundle may not take the
             place that it was to take.
@@ -89,12 +94,14 @@ def run_night(
     """
     # A runtime that is missing is found now, and not after hours of training.
     check_available(config.engine)
-    home = Store(store)
+    home, rows = Store(store), read_dataset(data)
+    check_settings_on_data(config, rows, now())
+    on_data(inventory_of(rows, config.splits.sequence_columns, places=config.splits.gps_cell_m is not None))
     pipeline = Pipeline(
         stages=stages(),
         workspace=workspace,
         store=home,
-        data=read_dataset(data),
+        data=rows,
         config=config,
         now=now,
         progress=progress or Silence(),

@@ -17,7 +17,12 @@ from miner.chain.wallet import load_hotkey
 from miner.errors import MinerError
 from miner.process import open_chain
 from miner.settings import MinerSettings
-from stage1.errors import Stage1Error
+from offline.config import load_config
+from offline.data.inventory import inventory_of
+from offline.data.sources.source import read_dataset
+from offline.settings_and_data import check_settings_on_data
+from stage1.errors import CascadeError, Stage1Error
+from stage1.settings import dotted
 
 SILENT_AFTER_H = 6.0
 BURN_SHARE = 0.95
@@ -48,7 +53,8 @@ class Finding:
 async def examine(settings: MinerSettings) -> list[Finding]:
     """All checks; each stands alone."""
     chain = await _chain(settings)
-    return [_bundle(settings), _wallet(settings), _port(settings), *chain, traffic(settings, utc_now())]
+    now = utc_now()
+    return [_bundle(settings), _wallet(settings), _port(settings), *chain, traffic(settings, now), *data(settings, now)]
 
 
 def rendered(findings: list[Finding]) -> str:
@@ -71,6 +77,21 @@ def _bundle(settings: MinerSettings) -> Finding:
     if status == "INFEASIBLE":
         return Finding("bundle", "warning", f"{pointer.bundle}: nothing certified, everything goes to Stage-2")
     return Finding("bundle", "ok", f"{pointer.bundle}: {status}, loads and reproduces its golden outputs")
+
+
+def data(settings: MinerSettings, now: datetime) -> list[Finding]:
+    """What the nightly job would read, and whether its settings fit; nothing where no data are named."""
+    retrain = settings.retrain
+    if retrain.data is None:
+        return []
+    try:
+        config = load_config(retrain.preset, retrain.config, dotted(settings.night))
+        rows = read_dataset(retrain.data)
+        check_settings_on_data(config, rows, now)
+    except CascadeError as error:
+        return [Finding("data", "failed", str(error))]
+    places = config.splits.gps_cell_m is not None
+    return [Finding("data", "ok", str(inventory_of(rows, config.splits.sequence_columns, places=places)))]
 
 
 def _wallet(settings: MinerSettings) -> Finding:

@@ -16,6 +16,7 @@ from miner.cli.engines.commands import engines
 from miner.cli.options import (
     DEFAULT_STORE,
     DEFAULT_WORKSPACE,
+    PATH,
     ChangeOption,
     ProgressKind,
     StoreOption,
@@ -50,9 +51,12 @@ class PlanMode(StrEnum):
 @app.command()
 def demo(
     data: Annotated[
-        Path | None, typer.Option(help="Directory with labels.csv; without it, synthetic street scenes are drawn.")
+        Path | None,
+        typer.Option(help="Directory with labels.csv; without it, synthetic street scenes are drawn.", **PATH),
     ] = None,
-    directory: Annotated[Path, typer.Option(help="Where the demo works; emptied first.")] = Path("cascade-data/demo"),
+    directory: Annotated[Path, typer.Option(help="Where the demo works; emptied first.", **PATH)] = Path(
+        "cascade-data/demo"
+    ),
     quick: Annotated[
         bool, typer.Option("--quick", help="A minute of it: too few scenes to certify anything, which the miner says.")
     ] = False,
@@ -77,7 +81,7 @@ def demo(
 
 @app.command()
 def mine(
-    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
     wallet: Annotated[str | None, typer.Option(help="Name of the wallet.")] = None,
     hotkey: Annotated[str | None, typer.Option(help="Name of the hotkey.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the axon.")] = None,
@@ -100,8 +104,7 @@ def mine(
 
         flags = {"wallet.name": wallet, "wallet.hotkey": hotkey, "axon.port": port}
         flags |= {"chain.network": network, "chain.netuid": netuid}
-        given = {key: value for key, value in flags.items() if value is not None}
-        settings = load_settings(config, given | parsed_changes(change))
+        settings = load_settings(config, parsed_changes(change, flags))
         if retrain_now and settings.retrain.data is None:
             raise SettingsError("--retrain-now needs retrain.data: the directory with labels.csv")
         configure_logging(settings.log.level, settings.log.json_lines)
@@ -110,11 +113,11 @@ def mine(
 
 @app.command()
 def retrain(
-    data: Annotated[Path, typer.Option(help="Directory with labels.csv.")],
-    workspace: Annotated[Path, typer.Option(help="Where finished stages are kept.")] = DEFAULT_WORKSPACE,
+    data: Annotated[Path, typer.Option(help="Directory with labels.csv.", **PATH)],
+    workspace: Annotated[Path, typer.Option(help="Where finished stages are kept.", **PATH)] = DEFAULT_WORKSPACE,
     store: StoreOption = DEFAULT_STORE,
     preset: Annotated[str, typer.Option(help="standard or tiny.")] = "standard",
-    config: Annotated[Path | None, typer.Option(help="A config.json instead of the preset.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A config.json instead of the preset.", **PATH)] = None,
     mode: Annotated[
         str | None,
         typer.Option(
@@ -152,7 +155,13 @@ def retrain(
 
         outcome = shown(
             lambda screen: run_night(
-                data, workspace=workspace, store=store, config=settings, last=mode, progress=screen
+                data,
+                workspace=workspace,
+                store=store,
+                config=settings,
+                last=mode,
+                progress=screen,
+                on_data=lambda inventory: screen.note(f"data: {inventory}"),
             ),
             progress.value,
         )
@@ -213,7 +222,7 @@ def plan(
 
 @app.command()
 def scenes(
-    directory: Annotated[Path, typer.Argument(help="Where images/ and labels.csv are written.")],
+    directory: Annotated[Path, typer.Argument(help="Where images/ and labels.csv are written.", **PATH)],
     count: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 400,
     difficulty: Annotated[
         float, typer.Option(min=0, max=1, help="0 is near and bright, 1 is far, dark and hidden.")
@@ -238,7 +247,7 @@ def scenes(
 
 @app.command()
 def doctor(
-    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
     change: ChangeOption = None,
 ) -> None:
     """Check everything a miner needs, and whether validators are asking at all."""

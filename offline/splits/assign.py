@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from offline.data.dataset import Dataset, Row
+from offline.data.inventory import inventory_of
 from offline.errors import DatasetError
 from offline.splits.balanced_placement import place
 from offline.splits.homes import Group, Settling
@@ -87,8 +88,12 @@ def split(
         left_out |= refused
         events += _assignments(groups, settled, settings, at)
     sets = {name: _describe([g for g in groups if g.home and g.home.split == name], strata, looks) for name in SPLITS}
-    for name, described in sets.items():
-        check_classes(name, data.pick(described.ids))
+    try:
+        for name, described in sets.items():
+            check_classes(name, data.pick(described.ids))
+    except DatasetError as error:
+        # Most often one value joins half of the rows.
+        raise DatasetError(f"{error}; {inventory_of(judged, settings.sequence_columns).joins_most}") from error
     splits = Splits(
         seed=settings.seed,
         data_sha256=data_sha256 or data.sha256,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from engines.store.file_names import SPLITS
 from offline.data.checks.fingerprints import FINGERPRINTS, fingerprints
 from offline.data.checks.preflight import PREFLIGHT, run_preflight
+from offline.data.inventory import inventory_of
 from offline.data.named_targets import check_named
 from offline.pipeline.stage import Stage
 from offline.splits.assign import Looks, examined, split
@@ -24,8 +25,9 @@ def run_splits(context: Context) -> None:
     data, report = run_preflight(context.data, config.preprocess, config.preflight, told)
     # A value that no head knows is found now, and not when training begins.
     check_named(data, config.model.heads)
-    report.write(context.out / PREFLIGHT)
     settings = config.splits
+    inventory = inventory_of(context.data, settings.sequence_columns, places=settings.gps_cell_m is not None)
+    report.model_copy(update={"inventory": inventory}).write(context.out / PREFLIGHT)
     prints = fingerprints(data, context.workspace / FINGERPRINTS, told)
     scorer, scores = difficulties(examined(data, settings), prints, settings.difficulty, told)
     looks = Looks({row: taken.phash for row, taken in prints.items()}, scorer, scores)

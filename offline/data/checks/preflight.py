@@ -31,6 +31,7 @@ from pydantic import BaseModel, ConfigDict
 
 from engines.machine.cores import usable_cores
 from offline.data.dataset import Dataset
+from offline.data.inventory import Inventory
 from offline.data.settings import PreflightSettings
 from offline.data.sources.labels_csv import LABELS_FILE
 from offline.errors import DatasetError
@@ -75,13 +76,16 @@ class PreflightReport(Artifact):
         rows: rows that were looked at.
         left_out: ids of those that are used for nothing.
         findings: what is wrong; empty if nothing is.
+        inventory: which columns there are, and what each is used for; None where it was not asked for.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 1
+    SCHEMA_VERSION: ClassVar[int] = 2
+    schema_version: int = 2
 
     rows: int
     left_out: tuple[str, ...]
     findings: tuple[PreflightFinding, ...]
+    inventory: Inventory | None = None
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,63 @@ def test_the_demo_does_not_empty_a_directory_that_is_not_its_own(tmp_path: Path)
     assert (tmp_path / "thesis.tex").exists()
 
 
+CHECK = ("retrain", "--data", "x", "--check-settings")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*CHECK, "--set", "gate.keep=3", "--set", 'gate={"keep":4}'), "gate and gate.keep are both given"),
+        ((*CHECK, "--set", 'gate={"keep":4}', "--set", "gate.keep=3"), "gate and gate.keep are both given"),
+        ((*CHECK, "--set", "gate.keep=3", "--set", "gate.keep=4"), "gate.keep is given twice"),
+        (("mine", "--port", "9000", "--set", "axon.port=9001"), "axon.port is given twice"),
+        (("mine", "--port", "9000", "--set", 'axon={"port": 9001}'), "axon and axon.port are both given"),
+        ((*CHECK, "--set", 'gate={"keep": 3, "keep": 4}'), "a name is given twice in one object"),
+        ((*CHECK, "--set", "train_supervised.learning_rate=Infinity"), "Infinity is not a finite number"),
+        ((*CHECK, "--set", "train_supervised.learning_rate=inf"), "Input should be a finite number"),
+        ((*CHECK, "--set", "gate.coverage_margin=NaN"), "NaN is not a finite number"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_in_one_line(arguments: tuple[str, ...], message: str) -> None:
+    status, output = run(*arguments)
+    assert status == 2
+    assert message in output
+    assert len(output.strip().splitlines()) == 1
+
+
+def test_an_option_may_name_a_path_at_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell does not expand `--data=~/roads`, nor a variable."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CASCADE_STORE", "~/engines")
+    assert f"{tmp_path}/engines: no bundles" in run("engines", "list")[1]
+    _, output = run("retrain", "--data=~/roads", "--workspace=~/w", "--preset", "tiny")
+    assert f"{tmp_path}/roads: cannot be read" in output
+    assert run("scenes", "~/drawn", "--count", "1")[0] == 0
+    assert (tmp_path / "drawn" / "labels.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        "image,label\nmine.jpg,1\n",
+        "",
+        "image,label,group,source,daytime,weather,visibility\na.jpg,1,g,natix,day,dry,1\n",
+    ],
+)
+def test_scenes_are_not_drawn_over_labels_of_a_person(tmp_path: Path, labels: str) -> None:
+    (tmp_path / "labels.csv").write_text(labels)
+    status, output = run("scenes", str(tmp_path), "--count", "1")
+    assert status == 1
+    assert "lists other pictures than synthetic scenes; name another directory" in output.replace("\n", " ")
+    assert (tmp_path / "labels.csv").read_text() == labels
+    assert not (tmp_path / "images").exists()
+
+
+def test_scenes_are_drawn_over_scenes(tmp_path: Path) -> None:
+    assert run("scenes", str(tmp_path), "--count", "1")[0] == 0
+    assert run("scenes", str(tmp_path), "--count", "2")[0] == 0
+
+
 class TestPlan:
     def test_gives_the_known_sample_sizes(self) -> None:
         status, output = run("plan", "--single-use", "--delta", "0.1", "--alpha", "0.02")

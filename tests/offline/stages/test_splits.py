@@ -16,6 +16,7 @@ from engines.store.file_names import SPLITS
 from engines.store.store import Store
 from offline.config import PRESETS, RunConfig
 from offline.data.checks.fingerprints import FINGERPRINTS
+from offline.data.checks.preflight import PreflightReport
 from offline.data.dataset import Dataset
 from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import draw_frame, plan_scene
@@ -155,6 +156,23 @@ def test_other_shares_leave_the_old_groups_to_the_ledger(data: Callable[..., Pat
     again, told = night(data(), tmp_path / "w", override(CONFIG, shares))
     assert told.ran == ["splits"]
     assert homes(again) == homes(first)
+
+
+def test_the_columns_that_join_rows_stand_in_the_preflight_report(data: Callable[..., Path], tmp_path: Path) -> None:
+    night(data(), tmp_path / "w")
+    [report] = (PreflightReport.read(path) for path in (tmp_path / "w").glob("runs/*/preflight.json"))
+    assert report.inventory is not None
+    assert report.inventory.rows == SCENES
+    assert [column.column for column in report.inventory.joining] == ["group"]
+
+
+def test_too_few_groups_say_which_column_joins_most(data: Callable[..., Path], tmp_path: Path) -> None:
+    root = data()
+    head, *lines = (root / "labels.csv").read_text().splitlines()
+    joined = [f"{line},{'7' if number % 10 else number}" for number, line in enumerate(lines)]
+    (root / "labels.csv").write_text("\n".join([f"{head},sequence", *joined]))
+    with pytest.raises(DatasetError, match=r"too few groups.*; sequence joins most: 39 rows have '7'"):
+        night(root, tmp_path / "w")
 
 
 def test_a_night_with_too_little_data_writes_nothing_into_the_ledger(data: Callable[..., Path], tmp_path: Path) -> None:
