@@ -66,7 +66,7 @@ class JsonDisplay:
 
     def note(self, text: str) -> None:
         """See `RunDisplay.note`."""
-        self._write({"note": text})
+        self._write({"message": text})
 
     def finished(self, run: str) -> None:
         """Tell where the run's files are."""

@@ -60,7 +60,7 @@ def retrain_child(
                 run = record["run"]
             elif "stage" in record:
                 shown.stage(record["stage"], record["state"])
-            else:
+            elif "done" in record:
                 shown.step(record["done"], record["total"], record["note"])
     if child.returncode != 0:
         raise StartError(f"retraining failed with status {child.returncode}: {_tail(log)} (whole log: {log})")

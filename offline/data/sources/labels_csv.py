@@ -97,6 +97,8 @@ def _row(table: Table, record: Record, paths: ImagePaths) -> Row:
 def _refuse_swallowed(table: Table, cells: dict[str, str]) -> None:
     """Refuse a cell that holds further rows, because the quote that ends it belongs to a later one."""
     for name, cell in cells.items():
+        if cell.isprintable():
+            continue
         first, *more = _LINE_BREAK.split(cell)
         if more and (name in KNOWN_COLUMNS or any(_is_row(table, line) for line in more)):
             raise DatasetError(
