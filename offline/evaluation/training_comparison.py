@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -69,8 +70,10 @@ class Gain(BaseModel):
     Attributes:
         variant: the first.
         over: the second.
-        accuracy: difference; above 0 is better.
-        mcc: difference; above 0 is better.
+        exits: difference of the exit coverages at equal risk; above 0 is better. Each variant exits by the rule that
+            val_select would choose for it at the risk that is to be certified.
+        accuracy: difference at the cut of 0.5, which is nobody's exit rule.
+        mcc: difference at that cut.
         augrc: difference; below 0 is better.
     """
 
@@ -78,6 +81,7 @@ class Gain(BaseModel):
 
     variant: VariantName
     over: VariantName
+    exits: Spread
     accuracy: Spread
     mcc: Spread
     augrc: Spread
@@ -93,7 +97,8 @@ class TrainingComparison(Artifact):
         gains: what each step gained over the simpler way.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 1
+    SCHEMA_VERSION: ClassVar[int] = 2
+    schema_version: int = 2
 
     rows: int
     groups: int
@@ -128,7 +133,7 @@ def compare(
             _variant(name, outputs, _policy(name, val_select[name], settings), repetitions, seed)
             for name, outputs in test.items()
         ),
-        gains=tuple(_gain(first, second, test, repetitions, seed) for first, second in pairs),
+        gains=tuple(_gain(first, second, test, val_select, settings, repetitions, seed) for first, second in pairs),
     )
 
 
@@ -144,9 +149,7 @@ class _Metrics:
     def __init__(self, name: VariantName, data: LabelledOutputs) -> None:
         self._labels, self._predictions = data.labels, _predictions(data.outputs)
         self._losses = (self._predictions != self._labels).astype(np.float64)
-        # The baseline has no trained selection head; it ranks by its softmax, as it exits by it.
-        softmax = np.abs(data.outputs.roadwork_score)
-        self._ranking = Ranking.of(softmax if name == "baseline" else data.outputs.select_score, self._losses)
+        self._ranking = Ranking.of(_ranked(name, data).outputs.select_score, self._losses)
 
     def __call__(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         error = float(weights @ self._losses / weights.sum())
@@ -174,15 +177,39 @@ def _variant(name: VariantName, data: LabelledOutputs, policy: Policy, repetitio
 
 
 def _gain(
-    first: VariantName, second: VariantName, test: Mapping[VariantName, LabelledOutputs], repetitions: int, seed: int
+    first: VariantName,
+    second: VariantName,
+    test: Mapping[VariantName, LabelledOutputs],
+    val_select: Mapping[VariantName, LabelledOutputs],
+    settings: CalibrationSettings,
+    repetitions: int,
+    seed: int,
 ) -> Gain:
     ours, theirs, groups = _Metrics(first, test[first]), _Metrics(second, test[second]), test[first].groups
+    more, fewer = (_exits_at_risk(name, test[name], val_select[name], settings) for name in (first, second))
 
     def difference(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        return ours(weights) - theirs(weights)
+        exits = float(weights @ (more.astype(np.float64) - fewer) / weights.sum())
+        return np.append(exits, ours(weights) - theirs(weights))
 
-    accuracy, mcc, augrc = _spreads(difference, groups, repetitions, seed)
-    return Gain(variant=first, over=second, accuracy=accuracy, mcc=mcc, augrc=augrc)
+    exits, accuracy, mcc, augrc = _spreads(difference, groups, repetitions, seed)
+    return Gain(variant=first, over=second, exits=exits, accuracy=accuracy, mcc=mcc, augrc=augrc)
+
+
+def _exits_at_risk(
+    name: VariantName, test: LabelledOutputs, val_select: LabelledOutputs, settings: CalibrationSettings
+) -> NDArray[np.bool_]:
+    """Test rows that exit by the rule that val_select would choose, bool `(N,)`."""
+    chosen = RulePolicy(select(_ranked(name, val_select), settings).chosen)
+    return chosen.decide(_ranked(name, test).outputs).exits
+
+
+def _ranked(name: VariantName, data: LabelledOutputs) -> LabelledOutputs:
+    """The rows with the score that this variant is trusted by: the baseline has no trained selection head."""
+    if name != "baseline":
+        return data
+    outputs = data.outputs
+    return replace(data, outputs=replace(outputs, select_score=np.abs(outputs.roadwork_score)))
 
 
 def _spreads(

@@ -16,6 +16,7 @@ from engines.live.states import State
 from engines.machine.memory import admit, available_bytes, give_back
 from engines.spec import REFERENCE, EngineSpec
 from engines.store.bundle import Manifest, certified_sha256, verify_bundle
+from engines.store.external_data import check_external_data
 from engines.store.file_names import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, SPEC
 from stage1.certificate.params import ScrcParams
 from stage1.errors import Stage1Error
@@ -83,10 +84,14 @@ def check_bundle(directory: Path, report: Report = _silent) -> CheckedBundle:
         report: told the state that begins.
 
     Raises:
-        BundleRefused: a file is damaged, or the certificate is for another engine or preprocessing.
+        BundleRefused: a file is damaged, the graph reads a file that is in no certificate, or the certificate is for
+            another engine or preprocessing.
     """
     report(State.VERIFYING)
     manifest = verify_bundle(directory)
+    for name in manifest.files:
+        if name.endswith(".onnx"):
+            check_external_data(directory / name)
     try:
         params = ScrcParams.read(directory / PARAMS)
         preprocess = PreprocessSettings.read(directory / PREPROCESS)

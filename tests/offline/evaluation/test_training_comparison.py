@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -47,6 +49,29 @@ def test_a_better_model_is_said_to_be_better_and_the_other_way_round() -> None:
     (lost,) = found(2.0, 4.0).gains
     assert verdict(lost) == "worse"
     assert lost.augrc.value == pytest.approx(-gain.augrc.value)
+
+
+def test_a_training_that_moves_all_scores_is_not_said_to_be_worse() -> None:
+    """Conformal training moves the cut; the exits at equal risk do not change with it."""
+    moved = 1.5
+
+    def shifted(data: LabelledOutputs) -> LabelledOutputs:
+        logits = data.outputs.logits + np.array([0.0, moved], np.float32)
+        return replace(data, outputs=Stage1Outputs(logits, data.outputs.select_score))
+
+    test, chose = outputs(3.0, "t"), outputs(3.0, "s", seed=1)
+    settings = SETTINGS.model_copy(update={"false_alarm_rate": 0.05})
+    (gain,) = compare(
+        {"supervised": test, "final": shifted(test)},
+        {"supervised": chose, "final": shifted(chose)},
+        [("final", "supervised")],
+        settings,
+        repetitions=200,
+        seed=0,
+    ).gains
+    assert gain.accuracy.upper < 0
+    assert gain.exits.lower <= 0 <= gain.exits.upper
+    assert verdict(gain) == "no difference seen"
 
 
 def test_of_the_same_model_nothing_is_said() -> None:
@@ -110,7 +135,7 @@ def test_the_page_says_the_verdict_and_the_interval() -> None:
 def test_the_terminal_is_told_in_a_line_a_comparison() -> None:
     (line,) = gain_lines(found(4.0, 2.0))
     assert line.startswith("better than baseline: ")
-    assert "AUGRC -0." in line
+    assert "exit coverage at equal risk +0." in line
     (undecided,) = gain_lines(found(3.0, 3.0))
     assert undecided.startswith("no difference seen to baseline: ")
     assert undecided.endswith("AUGRC +0.0000 [+0.0000, +0.0000]")
