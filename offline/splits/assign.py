@@ -15,12 +15,22 @@ from offline.data.dataset import Dataset, Row
 from offline.errors import DatasetError
 from offline.splits.balanced_placement import place
 from offline.splits.homes import Group, Settling
-from offline.splits.settings import SPLITS, SplitSettings
+from offline.splits.revisited_places import revisited
+from offline.splits.settings import SPLITS, Split, SplitSettings
 from offline.splits.split_ledger import Assignment, Event, Home, Ledger, StrataCut
-from offline.splits.splits_file import Quarantined, SplitRow, Splits, SplitSet, check_classes, nearest_of
+from offline.splits.splits_file import (
+    Quarantined,
+    RevisitedPlaces,
+    SplitRow,
+    Splits,
+    SplitSet,
+    check_classes,
+    nearest_of,
+)
 
 CLASSES = ("no roadwork", "roadwork")
 UNKNOWN = "unknown"
+EXAMS: tuple[Split, ...] = ("val_calib", "test")
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,7 @@ def split(
     cut = _cut(looks, judged, ledger, settings, at)
     strata = {row.image: stratum(row, looks.difficulty[row.image], cut, settings) for row in judged.rows}
     groups, left_out = Settling(looks.hashes, ledger, settings).settle(judged.rows)
+    few = _why_few(groups, left_out, ledger, settings)
     groups = _place_all(groups, strata, settings)
     events: list[Event] = [] if settings.strata_version in ledger.cuts else [cut]
     events += _assignments(groups, ledger, settings, at)
@@ -88,7 +99,7 @@ def split(
         events += _assignments(groups, settled, settings, at)
     sets = {name: _describe([g for g in groups if g.home and g.home.split == name], strata, looks) for name in SPLITS}
     for name, described in sets.items():
-        check_classes(name, data.pick(described.ids))
+        check_classes(name, data.pick(described.ids), few)
     splits = Splits(
         seed=settings.seed,
         data_sha256=data_sha256 or data.sha256,
@@ -100,8 +111,31 @@ def split(
         folds=_folds(groups),
         quarantined=tuple(Quarantined(row=row, reason=why) for row, why in sorted(left_out.items())),
         nearest=nearest_of(sets),
+        places=_places(data, sets, settings),
     )
     return splits, events
+
+
+def _why_few(groups: Sequence[Group], left_out: Mapping[str, str], ledger: Ledger, settings: SplitSettings) -> str:
+    """What the grouping kept from the exams, for the error that says that too little is left."""
+    known = ledger.homes.keys()
+    chained = sum(len(group.rows) for group in groups if group.home is not None and group.name not in known)
+    told = f"; {len(left_out)} rows are left out, for they belong to two sets" if left_out else ""
+    if chained:
+        told += (
+            f"; {chained} rows only train, because drives tie more than splits.roadwork_chain = "
+            f"{settings.roadwork_chain} visits to roadwork together; a larger one, or a smaller splits.roadwork_days "
+            "or splits.gps_cell_m, lets them into the exams"
+        )
+    return told
+
+
+def _places(data: Dataset, sets: Mapping[Split, SplitSet], settings: SplitSettings) -> dict[Split, RevisitedPlaces]:
+    """How many places of each exam are in train as well; nothing where places are not read."""
+    if settings.gps_cell_m is None:
+        return {}
+    train = data.pick(sets["train"].ids).rows
+    return {name: revisited(data.pick(sets[name].ids).rows, train, settings.gps_cell_m) for name in EXAMS}
 
 
 def stratum(row: Row, difficulty: float, cut: StrataCut, settings: SplitSettings) -> str:

@@ -1,7 +1,8 @@
 """Who stays where: the groups of a night, the home that the ledger gives them, and rows that can live nowhere.
 
 A row that has been placed never moves. So a new row that depends on rows of two homes can be in neither, nor can what
-depends on it: it is left out, with the reason, and looked at again every night.
+depends on it: it is left out, with the reason, and looked at again every night. A new group that is a long chain of
+visits to construction sites goes to train; one that has a home stays there, however long it grows.
 """
 
 from __future__ import annotations
@@ -93,7 +94,16 @@ class Settling:
         return components(rows, self.hashes, self.settings, self.ledger.groups)
 
     def _group(self, rows: Sequence[Row]) -> Group:
-        return Group(self._name(rows), tuple(rows), next(iter(self._homes(rows)), None))
+        home = next(iter(self._homes(rows)), None)
+        return Group(self._name(rows), tuple(rows), TRAIN if home is None and self._is_long(rows) else home)
+
+    def _is_long(self, rows: Sequence[Row]) -> bool:
+        """Whether the roadwork rule made these rows one group out of too many."""
+        most = self.settings.roadwork_chain
+        if most is None or self.settings.roadwork_days is None or len(rows) <= most:
+            return False
+        alone = self.settings.model_copy(update={"roadwork_days": None})
+        return len(components(rows, self.hashes, alone, self.ledger.groups)) > most
 
     def _name(self, rows: Sequence[Row]) -> str:
         known = {self.ledger.groups.get(row.image, row.group) for row in rows} & self.ledger.homes.keys()

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from offline.data.checks.perceptual_hash import nearest, words_of
 from offline.data.dataset import Dataset
@@ -84,6 +84,29 @@ class Nearest(_Part):
     sets: tuple[Split, Split]
 
 
+class RevisitedPlaces(_Part):
+    """The places of an exam, and which of them are in train as well. A place is a cell of the GPS grid.
+
+    Attributes:
+        places: cells of its rows.
+        in_train: those that rows of train were taken in, at any time.
+        roadwork_places: cells of its rows with roadwork.
+        roadwork_in_train: those that rows of train with roadwork were taken in, at any time.
+        rows_without_place: rows that do not say where they were taken, and may be anywhere.
+    """
+
+    places: int
+    in_train: int
+    roadwork_places: int
+    roadwork_in_train: int
+    rows_without_place: int
+
+    @property
+    def are_new(self) -> bool:
+        """Every row says where it was taken, and nothing in train was taken there."""
+        return self.in_train == 0 == self.rows_without_place
+
+
 class Splits(Artifact):
     """`splits.json`.
 
@@ -98,10 +121,11 @@ class Splits(Artifact):
         folds: the folds of val_calib, as row ids.
         quarantined: rows that are in no set.
         nearest: the two most similar pictures of different sets; None if there is no such pair.
+        places: of val_calib and of test, how many of their places are in train as well; empty if places are not read.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 2
-    schema_version: int = 2
+    SCHEMA_VERSION: ClassVar[int] = 3
+    schema_version: int = 3
 
     seed: int
     data_sha256: str
@@ -113,6 +137,7 @@ class Splits(Artifact):
     folds: tuple[tuple[str, ...], ...]
     quarantined: tuple[Quarantined, ...] = ()
     nearest: Nearest | None = None
+    places: dict[Split, RevisitedPlaces] = Field(default_factory=dict)
 
     @property
     def groups(self) -> dict[str, str]:
@@ -164,8 +189,13 @@ class Splits(Artifact):
             )
 
 
-def check_classes(name: str, rows: Dataset) -> None:
+def check_classes(name: str, rows: Dataset, why: str = "") -> None:
     """Refuse a set without both classes.
+
+    Args:
+        name: of the set.
+        rows: its rows.
+        why: what made groups few, to be told as well.
 
     Raises:
         DatasetError: a class is missing.
@@ -174,7 +204,7 @@ def check_classes(name: str, rows: Dataset) -> None:
     if not 0 < positives < len(rows):
         raise DatasetError(
             f"{name} would have {positives} roadwork images of {len(rows)}: too few groups; add data, or name finer "
-            "groups in the group column"
+            f"groups in the group column{why}"
         )
 
 

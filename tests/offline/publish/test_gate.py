@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -170,6 +172,22 @@ def test_rows_that_the_champion_was_trained_on_are_left_out(store: Store, publis
     old, new = publish("old", trained_on=data.ids[:30]), publish("new", shift=0.01)
     store.activate(old.name, now=NOW)
     assert judge(store, new, data) == (old.name, [], 10)
+
+
+def test_a_champion_of_the_program_before_says_what_it_was_trained_on(
+    store: Store, publish: Publish, data: Dataset, tmp_path: Path, provenance: Provenance
+) -> None:
+    old, new = publish("old", trained_on=data.ids[:30]), publish("new", shift=0.01)
+    shutil.copytree(old, tmp_path / "files", ignore=shutil.ignore_patterns("manifest.json"))
+    tree = json.loads((old / "splits.json").read_text())
+    # As version 2 was written: without anything that a row has had since.
+    for described in tree["sets"].values():
+        described["rows"] = [{key: row[key] for key in ("row", "group", "phash")} for row in described["rows"]]
+    before = {key: tree[key] for key in ("seed", "data_sha256", "sets", "folds")} | {"schema_version": 2}
+    (tmp_path / "files" / "splits.json").write_text(json.dumps(before))
+    live = store.publish(tmp_path / "files", provenance)
+    store.activate(live, now=NOW)
+    assert judge(store, new, data) == (live, [], 10)
 
 
 @pytest.mark.parametrize("kept", [0, 1])

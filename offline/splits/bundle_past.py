@@ -1,0 +1,84 @@
+"""What a published bundle did with rows: its `splits.json`, of this version or of the one before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from offline.splits.settings import Split
+from offline.splits.split_ledger import Home
+from stage1.errors import ArtifactError
+from stage1.settings import first_problem
+
+
+class _PastRow(BaseModel):
+    row: str
+    group: str
+    sha256: str | None = None
+    label: int | None = None
+
+
+class _PastSet(BaseModel):
+    rows: tuple[_PastRow, ...]
+
+
+class _PastSplits(BaseModel):
+    """Of a bundle that serves, whatever program made it: 2 knows no content of rows."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    schema_version: Literal[2, 3]
+    sets: dict[Split, _PastSet]
+    folds: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class PastRow:
+    """A row that a bundle was made of.
+
+    Attributes:
+        row: id of the row, which is the path of its image then.
+        sha256: hash of its file; None in a bundle that does not say.
+        label: its label then; None in a bundle that does not say.
+        group: its group then.
+        home: its set, and in val_calib its fold.
+    """
+
+    row: str
+    sha256: str | None
+    label: int | None
+    group: str
+    home: Home
+
+    def is_one_of(self, contents: frozenset[str], rows: frozenset[str]) -> bool:
+        """Whether its content is among these or, where the bundle does not say, its id among those."""
+        return self.row in rows if self.sha256 is None else self.sha256 in contents
+
+
+def read_past(path: Path) -> tuple[PastRow, ...]:
+    """The rows of a `splits.json`.
+
+    Raises:
+        ArtifactError: the file is missing, damaged or of another version.
+    """
+    try:
+        splits = _PastSplits.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except ValidationError as error:
+        raise ArtifactError(f"{path}: {first_problem(error, otherwise='the file')}") from error
+    fold = {row: number for number, rows in enumerate(splits.folds) for row in rows}
+    return tuple(
+        PastRow(
+            row=row.row,
+            sha256=row.sha256,
+            label=row.label,
+            group=row.group,
+            home=Home(name, fold.get(row.row, 0) if name == "val_calib" else None),
+        )
+        for name, described in splits.sets.items()
+        for row in described.rows
+    )
