@@ -19,7 +19,7 @@ from offline.evaluation.evaluate import EvaluationSettings, Report, evaluate
 from offline.pipeline.progress import Progress
 from offline.pipeline.run_files import PUBLICATION
 from offline.publish.settings import GateSettings
-from offline.splits.bundle_past import read_past
+from offline.splits.bundle_past import read_past, unseen
 from stage1.artifacts import Artifact
 from stage1.certificate.params import ScrcParams
 from stage1.errors import Stage1Error
@@ -110,8 +110,7 @@ def judge_champion(
         # A miner could not start with it, and every later night would fail on it again.
         return pointer.bundle, [], 0
     with closing(champion), closing(load_bundle(challenger)) as new:
-        seen = {row.row for row in past if row.home.split != "test"}
-        rows = test.pick([row for row in test.ids if row not in seen])
+        rows = test.pick(unseen(test.ids, read_past(challenger / SPLITS), past))
         if len(set(rows.labels.tolist())) < 2:
             return pointer.bundle, ["no test rows of both classes that the champion has not seen"], len(rows)
         reasons = compare(_report(new, rows, progress), _report(champion, rows, progress), gate)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from offline.splits.balanced_placement import place
 from offline.splits.homes import Group, Settling
 from offline.splits.revisited_places import revisited
 from offline.splits.settings import SPLITS, Split, SplitSettings
-from offline.splits.split_ledger import Assignment, Event, Home, Ledger, StrataCut
+from offline.splits.split_ledger import Assignment, Event, Home, Ledger, PlacedRow, StrataCut
 from offline.splits.splits_file import (
     Quarantined,
     RevisitedPlaces,
@@ -41,11 +41,13 @@ class Looks:
         hashes: perceptual hash of each row; None for a blank picture.
         scorer: name of the frozen scorer of difficulty.
         difficulty: of each examined row; larger is more difficult.
+        contents: hash of the file of each row, by which it is known again; without it, by its path.
     """
 
     hashes: Mapping[str, str | None]
     scorer: str
     difficulty: Mapping[str, float]
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 def examined(data: Dataset, settings: SplitSettings) -> Dataset:
@@ -83,20 +85,22 @@ def split(
         DatasetError: a set would lack a class, or the difficulty bins were cut for another scorer.
     """
     judged = examined(data, settings)
+    known = ledger.in_names_of(data.ids, looks.contents)
     cut = _cut(looks, judged, ledger, settings, at)
     strata = {row.image: stratum(row, looks.difficulty[row.image], cut, settings) for row in judged.rows}
-    groups, left_out = Settling(looks.hashes, ledger, settings).settle(judged.rows)
+    groups, left_out = Settling(looks.hashes, looks.contents, known, settings).settle(judged.rows)
     few = _why_few(groups, left_out, ledger, settings)
     groups = _place_all(groups, strata, settings)
     events: list[Event] = [] if settings.strata_version in ledger.cuts else [cut]
-    events += _assignments(groups, ledger, settings, at)
+    events += _assignments(groups, looks, ledger, settings, at)
     extras = [row for row in data.rows if _train_only(row, settings)]
     if extras:
         # After the others have names, so that a run that is killed in between gives them the same ones again.
         settled = ledger.after(events)
-        groups, refused = Settling(looks.hashes, settled, settings).admit(groups, extras)
+        named = settled.in_names_of(data.ids, looks.contents)
+        groups, refused = Settling(looks.hashes, looks.contents, named, settings).admit(groups, extras)
         left_out |= refused
-        events += _assignments(groups, settled, settings, at)
+        events += _assignments(groups, looks, settled, settings, at)
     sets = {name: _describe([g for g in groups if g.home and g.home.split == name], strata, looks) for name in SPLITS}
     for name, described in sets.items():
         check_classes(name, data.pick(described.ids), few)
@@ -188,11 +192,17 @@ def _sum(parts: Iterable[Counter[str]]) -> Counter[str]:
     return total
 
 
-def _assignments(groups: Sequence[Group], ledger: Ledger, settings: SplitSettings, at: str) -> list[Event]:
-    """An event for every group with rows that the ledger does not know, in order."""
+def _assignments(
+    groups: Sequence[Group], looks: Looks, ledger: Ledger, settings: SplitSettings, at: str
+) -> list[Event]:
+    """An event for every group with rows that the ledger does not know with this content, in order."""
     events: list[Event] = []
     for group in groups:
-        rows = tuple(row.image for row in group.rows if row.image not in ledger.groups)
+        rows = tuple(
+            PlacedRow(row=row.image, sha256=content, label=row.label)
+            for row in group.rows
+            if (row.image, content := looks.contents.get(row.image)) not in ledger.placed
+        )
         if rows and group.home is not None:
             events.append(
                 Assignment(
@@ -213,7 +223,16 @@ def _describe(groups: Sequence[Group], strata: Mapping[str, str], looks: Looks) 
     judged = [row.image for row, _ in owned if row.image in strata]
     marks = np.quantile([looks.difficulty[row] for row in judged], np.arange(5) / 4) if judged else np.empty(0)
     return SplitSet(
-        rows=tuple(SplitRow(row=row.image, group=name, phash=looks.hashes[row.image]) for row, name in owned),
+        rows=tuple(
+            SplitRow(
+                row=row.image,
+                group=name,
+                phash=looks.hashes[row.image],
+                sha256=looks.contents.get(row.image),
+                label=row.label,
+            )
+            for row, name in owned
+        ),
         groups=len(groups),
         positives=positives,
         class_balance=positives / len(owned) if owned else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -53,10 +54,6 @@ class PastRow:
     group: str
     home: Home
 
-    def is_one_of(self, contents: frozenset[str], rows: frozenset[str]) -> bool:
-        """Whether its content is among these or, where the bundle does not say, its id among those."""
-        return self.row in rows if self.sha256 is None else self.sha256 in contents
-
 
 def read_past(path: Path) -> tuple[PastRow, ...]:
     """The rows of a `splits.json`.
@@ -82,3 +79,17 @@ def read_past(path: Path) -> tuple[PastRow, ...]:
         for name, described in splits.sets.items()
         for row in described.rows
     )
+
+
+def unseen(rows: Sequence[str], own: Iterable[PastRow], past: Iterable[PastRow]) -> list[str]:
+    """Those of some test rows that another bundle has neither trained on nor chosen nor certified by.
+
+    Args:
+        rows: ids of the test rows.
+        own: what the bundle whose test rows they are was made of.
+        past: what the other one was made of.
+    """
+    contents = {row.row: row.sha256 for row in own}
+    seen = [row for row in past if row.home.split != "test"]
+    ids, hashes = {row.row for row in seen}, {row.sha256 for row in seen if row.sha256 is not None}
+    return [row for row in rows if row not in ids and contents.get(row) not in hashes]

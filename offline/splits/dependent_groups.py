@@ -48,6 +48,7 @@ def components(
     hashes: Mapping[str, str | None],
     settings: SplitSettings,
     also: Mapping[str, str] | None = None,
+    contents: Mapping[str, str] | None = None,
 ) -> list[list[Row]]:
     """The groups of rows that depend on each other.
 
@@ -56,6 +57,7 @@ def components(
         hashes: perceptual hash of each row by its id; None for a blank picture, which looks like nothing else.
         settings: what joins two rows.
         also: a further group of some rows, by row id; it stands beside the declared one, with the same names.
+        contents: hash of the file of some rows, by row id; rows with the same file are one thing.
 
     Returns:
         The components, each sorted by row id, sorted by their first row id: the same for any order of `rows`.
@@ -65,7 +67,9 @@ def components(
     """
     ordered = sorted(rows, key=lambda row: row.image)
     labels: Places = np.arange(len(ordered))
-    for key in _names(ordered, settings, also or {}):
+    known = contents or {}
+    files: list[list[object]] = [[known[row.image]] if row.image in known else [] for row in ordered]
+    for key in (files, *_names(ordered, settings, also or {})):
         labels = _join_equal(labels, key)
     if settings.gps_cell_m is not None:
         labels = _join_fixes(labels, ordered, settings.gps_cell_m, settings)

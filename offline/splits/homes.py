@@ -41,11 +41,13 @@ class Settling:
 
     Attributes:
         hashes: perceptual hash of each row.
-        ledger: what was placed before.
+        contents: hash of the file of each row.
+        ledger: what was placed before, in the names of these rows.
         settings: what joins two rows.
     """
 
     hashes: Mapping[str, str | None]
+    contents: Mapping[str, str]
     ledger: Ledger
     settings: SplitSettings
 
@@ -53,7 +55,7 @@ class Settling:
         """The groups of these rows, and the reason for each row that is in none."""
         groups: list[Group] = []
         left_out: dict[str, str] = {}
-        for part in self._components(rows):
+        for part in self._components(self._declared(rows)):
             if len(self._homes(part)) < 2:
                 groups.append(self._group(part))
                 continue
@@ -79,7 +81,7 @@ class Settling:
         """
         home = {row.image: group.home for group in groups for row in group.rows}
         home |= {row.image: self._home(row) or TRAIN for row in extras}
-        everything = [row for group in groups for row in group.rows] + list(extras)
+        everything = [row for group in groups for row in group.rows] + self._declared(extras)
         extra = {row.image for row in extras}
         left_out: dict[str, str] = {}
         for part in self._components(everything):
@@ -91,7 +93,18 @@ class Settling:
         return [Group(self._name(part), tuple(part), home[part[0].image]) for part in self._components(kept)], left_out
 
     def _components(self, rows: Sequence[Row]) -> list[list[Row]]:
-        return components(rows, self.hashes, self.settings, self.ledger.groups)
+        return components(rows, self.hashes, self.settings, self.ledger.groups, self.contents)
+
+    def _declared(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows; a known one without a declared group in the group of the ledger alone, not in that of its path.
+
+        Files that changed their names with each other would otherwise be one group.
+        """
+        known = self.ledger.groups
+        return [
+            row.model_copy(update={"group": known[row.image]}) if row.group == row.image in known else row
+            for row in rows
+        ]
 
     def _group(self, rows: Sequence[Row]) -> Group:
         home = next(iter(self._homes(rows)), None)
@@ -103,7 +116,7 @@ class Settling:
         if most is None or self.settings.roadwork_days is None or len(rows) <= most:
             return False
         alone = self.settings.model_copy(update={"roadwork_days": None})
-        return len(components(rows, self.hashes, alone, self.ledger.groups)) > most
+        return len(components(rows, self.hashes, alone, self.ledger.groups, self.contents)) > most
 
     def _name(self, rows: Sequence[Row]) -> str:
         known = {self.ledger.groups.get(row.image, row.group) for row in rows} & self.ledger.homes.keys()

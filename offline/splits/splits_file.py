@@ -26,11 +26,15 @@ class SplitRow(_Part):
         row: id of the row.
         group: everything that depends on it; larger than its group in the labels file if groups depend on each other.
         phash: perceptual hash, 64 hex digits; None for a blank picture.
+        sha256: hash of its file, by which it is known again; None if nobody took it.
+        label: its label; None if nobody wrote it down.
     """
 
     row: str
     group: str
     phash: str | None = None
+    sha256: str | None = None
+    label: int | None = None
 
 
 class SplitSet(_Part):
@@ -144,6 +148,11 @@ class Splits(Artifact):
         """Group of each row of the four sets."""
         return {row.row: row.group for split in self.sets.values() for row in split.rows}
 
+    @property
+    def contents(self) -> dict[str, str]:
+        """Hash of the file of each row of the four sets, where it was taken."""
+        return {row.row: row.sha256 for split in self.sets.values() for row in split.rows if row.sha256 is not None}
+
     def dataset(self, data: Dataset, name: Split) -> Dataset:
         """The rows of one set, each in the group of everything that depends on it.
 
@@ -181,12 +190,17 @@ class Splits(Artifact):
             # What the labels file calls one group, whatever this file says of it.
             declared = {part: [data.by_id[row].group for row in rows.ids] for part, rows in parts.items()}
             _check_groups("declared group", declared)
+            _check_groups("the file", {part: self._contents_of(rows.ids) for part, rows in parts.items()})
         found = nearest_of(self.sets)
         if self.hash_distance is not None and found is not None and found.bits <= self.hash_distance:
             raise DatasetError(
                 f"{found.rows[0]!r} of {found.sets[0]} and {found.rows[1]!r} of {found.sets[1]} look the same: their "
                 f"hashes differ in {found.bits} bits, more than {self.hash_distance} were expected"
             )
+
+    def _contents_of(self, rows: Sequence[str]) -> list[str]:
+        contents = self.contents
+        return [contents[row] for row in rows if row in contents]
 
 
 def check_classes(name: str, rows: Dataset, why: str = "") -> None:

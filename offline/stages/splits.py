@@ -11,6 +11,7 @@ from offline.data.named_targets import check_named
 from offline.pipeline.stage import Stage
 from offline.splits.assign import Looks, examined, split
 from offline.splits.difficulty import difficulties
+from offline.splits.old_split_ledger import take_over_splits
 from offline.splits.split_ledger import SPLIT_LEDGER, append_events, read_split_ledger
 
 if TYPE_CHECKING:
@@ -27,8 +28,10 @@ def run_splits(context: Context) -> None:
     settings = config.splits
     prints = fingerprints(data, context.workspace / FINGERPRINTS, told)
     scorer, scores = difficulties(examined(data, settings), prints, settings.difficulty, told)
-    looks = Looks({row: taken.phash for row, taken in prints.items()}, scorer, scores)
+    contents = {row: taken.sha256 for row, taken in prints.items()}
+    looks = Looks({row: taken.phash for row, taken in prints.items()}, scorer, scores, contents)
     ledger = context.workspace / SPLIT_LEDGER
+    take_over_splits(ledger, contents, {row.image: row.label for row in data.rows})
     at = context.now().isoformat(timespec="seconds")
     splits, events = split(data, looks, read_split_ledger(ledger), settings, at, data_sha256=context.data.sha256)
     splits.check(data)

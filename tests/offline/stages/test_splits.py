@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -161,6 +162,40 @@ def test_a_night_with_too_little_data_writes_nothing_into_the_ledger(data: Calla
     with pytest.raises(DatasetError, match="too few groups"):
         night(data(6), tmp_path / "w")
     assert not (tmp_path / "w" / SPLIT_LEDGER).exists()
+
+
+def as_version_1(ledger: Path) -> None:
+    """The same ledger as the program of version 1 wrote it: rows by their paths, lines that do not hang together."""
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    for line in lines:
+        line.update({"schema_version": 1} | ({"rows": [row["row"] for row in line["rows"]]} if "rows" in line else {}))
+        del line["previous"], line["seal"]
+    ledger.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def test_a_workspace_of_version_1_keeps_every_home_and_from_then_on_knows_rows_by_content(
+    data: Callable[..., Path], tmp_path: Path
+) -> None:
+    root, ledger = data(40), tmp_path / "w" / SPLIT_LEDGER
+    first, _ = night(root, tmp_path / "w")
+    as_version_1(ledger)
+    # A night with new rows, and then one in which all files lie in another directory.
+    second, _ = night(data(46), tmp_path / "w")
+    assert homes(first).items() <= homes(second).items()
+    (root / "moved").mkdir()
+    for picture in root.glob("*.jpg"):
+        picture.rename(root / "moved" / picture.name)
+    (root / "labels.csv").write_text((root / "labels.csv").read_text().replace("\n", "\nmoved/"))
+    third, _ = night(root, tmp_path / "w")
+    assert homes(third) == {f"moved/{row}": home for row, home in homes(second).items()}
+
+
+def test_an_edited_ledger_stops_the_night(data: Callable[..., Path], tmp_path: Path) -> None:
+    ledger = tmp_path / "w" / SPLIT_LEDGER
+    night(data(40), tmp_path / "w")
+    ledger.write_text(ledger.read_text().replace('"val_calib", "fold": 0', '"train", "fold": null', 1))
+    with pytest.raises(DatasetError, match="was changed after it was written; restore it from a backup"):
+        night(data(46), tmp_path / "w")
 
 
 @pytest.fixture
