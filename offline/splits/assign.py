@@ -15,6 +15,7 @@ from offline.data.dataset import Dataset, Row
 from offline.errors import DatasetError
 from offline.splits.balanced_placement import place
 from offline.splits.homes import Group, Settling
+from offline.splits.lost_rows import lost_rows
 from offline.splits.revisited_places import revisited
 from offline.splits.settings import SPLITS, Split, SplitSettings
 from offline.splits.split_ledger import Assignment, Event, Home, Ledger, PlacedRow, StrataCut
@@ -27,6 +28,7 @@ from offline.splits.splits_file import (
     check_classes,
     nearest_of,
 )
+from offline.splits.store_history import StoreHistory, barred, restored
 
 CLASSES = ("no roadwork", "roadwork")
 UNKNOWN = "unknown"
@@ -67,6 +69,7 @@ def split(
     at: str,
     *,
     data_sha256: str | None = None,
+    history: StoreHistory | None = None,
 ) -> tuple[Splits, list[Event]]:
     """Split by group.
 
@@ -77,6 +80,7 @@ def split(
         settings: shares, grouping and strata.
         at: time to write down.
         data_sha256: hash of the whole data, of which these are the usable rows; None if they are all.
+        history: what the bundles of the store were made of; None if there is no store.
 
     Returns:
         The splits, and the events to append to the ledger, in this order, before anybody uses the splits.
@@ -85,22 +89,27 @@ def split(
         DatasetError: a set would lack a class, or the difficulty bins were cut for another scorer.
     """
     judged = examined(data, settings)
+    history = history or StoreHistory()
+    events = restored(history, ledger, settings.strata_version, at)
+    ledger = ledger.after(events)
     known = ledger.in_names_of(data.ids, looks.contents)
     cut = _cut(looks, judged, ledger, settings, at)
     strata = {row.image: stratum(row, looks.difficulty[row.image], cut, settings) for row in judged.rows}
     groups, left_out = Settling(looks.hashes, looks.contents, known, settings).settle(judged.rows)
+    left_out |= (barring := barred(history, groups, looks.contents))
+    groups = [group for group in groups if group.rows[0].image not in barring]
     few = _why_few(groups, left_out, ledger, settings)
     groups = _place_all(groups, strata, settings)
-    events: list[Event] = [] if settings.strata_version in ledger.cuts else [cut]
-    events += _assignments(groups, looks, ledger, settings, at)
+    placing: list[Event] = [] if settings.strata_version in ledger.cuts else [cut]
+    placing += _assignments(groups, looks, ledger, settings, at)
     extras = [row for row in data.rows if _train_only(row, settings)]
     if extras:
         # After the others have names, so that a run that is killed in between gives them the same ones again.
-        settled = ledger.after(events)
+        settled = ledger.after(placing)
         named = settled.in_names_of(data.ids, looks.contents)
         groups, refused = Settling(looks.hashes, looks.contents, named, settings).admit(groups, extras)
         left_out |= refused
-        events += _assignments(groups, looks, settled, settings, at)
+        placing += _assignments(groups, looks, settled, settings, at)
     sets = {name: _describe([g for g in groups if g.home and g.home.split == name], strata, looks) for name in SPLITS}
     for name, described in sets.items():
         check_classes(name, data.pick(described.ids), few)
@@ -116,15 +125,20 @@ def split(
         quarantined=tuple(Quarantined(row=row, reason=why) for row, why in sorted(left_out.items())),
         nearest=nearest_of(sets),
         places=_places(data, sets, settings),
+        lost=lost_rows(ledger.after(placing), sets["val_calib"]),
+        unread_bundles=history.unread,
     )
-    return splits, events
+    return splits, [*events, *placing]
 
 
 def _why_few(groups: Sequence[Group], left_out: Mapping[str, str], ledger: Ledger, settings: SplitSettings) -> str:
     """What the grouping kept from the exams, for the error that says that too little is left."""
     known = ledger.homes.keys()
     chained = sum(len(group.rows) for group in groups if group.home is not None and group.name not in known)
-    told = f"; {len(left_out)} rows are left out, for they belong to two sets" if left_out else ""
+    told = ""
+    if left_out:
+        row, why = min(left_out.items())
+        told = f"; {len(left_out)} rows are left out, for example {row!r}: {why}"
     if chained:
         told += (
             f"; {chained} rows only train, because drives tie more than splits.roadwork_chain = "

@@ -89,7 +89,7 @@ class Assignment(_Line):
 Event = Annotated[StrataCut | Assignment, Field(discriminator="event")]
 _EVENTS: TypeAdapter[StrataCut | Assignment] = TypeAdapter(Event)
 # Where one content was put twice, what it did first matters most: what has trained or chosen never certifies.
-_FIRST: tuple[Split, ...] = ("train", "val_select", "val_calib", "test")
+FIRST: tuple[Split, ...] = ("train", "val_select", "val_calib", "test")
 
 
 class Home(NamedTuple):
@@ -142,7 +142,7 @@ class Ledger:
                 groups[row.row] = group
                 if row.sha256 is not None:
                     before = contents.setdefault(row.sha256, group)
-                    contents[row.sha256] = min((before, group), key=lambda name: _FIRST.index(homes[name].split))
+                    contents[row.sha256] = min((before, group), key=lambda name: FIRST.index(homes[name].split))
         return Ledger(homes, groups, cuts, contents, placed)
 
     def home_of(self, row: str) -> Home | None:

@@ -111,6 +111,22 @@ class RevisitedPlaces(_Part):
         return self.in_train == 0 == self.rows_without_place
 
 
+class LostRows(_Part):
+    """Rows that were ever in val_calib and are not there now, because they were deleted, changed or left out.
+
+    Attributes:
+        rows: how many they are; those with the same file are one.
+        roadwork: those that were placed with roadwork.
+        unknown: those whose label nobody wrote down.
+        relabelled: rows that are there and have another label now than when they were placed.
+    """
+
+    rows: int = 0
+    roadwork: int = 0
+    unknown: int = 0
+    relabelled: int = 0
+
+
 class Splits(Artifact):
     """`splits.json`.
 
@@ -126,6 +142,8 @@ class Splits(Artifact):
         quarantined: rows that are in no set.
         nearest: the two most similar pictures of different sets; None if there is no such pair.
         places: of val_calib and of test, how many of their places are in train as well; empty if places are not read.
+        lost: rows that val_calib once had.
+        unread_bundles: ids of bundles of the store that do not say what they were made of.
     """
 
     SCHEMA_VERSION: ClassVar[int] = 3
@@ -142,6 +160,8 @@ class Splits(Artifact):
     quarantined: tuple[Quarantined, ...] = ()
     nearest: Nearest | None = None
     places: dict[Split, RevisitedPlaces] = Field(default_factory=dict)
+    lost: LostRows = LostRows()
+    unread_bundles: tuple[str, ...] = ()
 
     @property
     def groups(self) -> dict[str, str]:

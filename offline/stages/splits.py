@@ -13,6 +13,7 @@ from offline.splits.assign import Looks, examined, split
 from offline.splits.difficulty import difficulties
 from offline.splits.old_split_ledger import take_over_splits
 from offline.splits.split_ledger import SPLIT_LEDGER, append_events, read_split_ledger
+from offline.splits.store_history import ask_store
 
 if TYPE_CHECKING:
     from offline.stages.common.context import Context, NightStage
@@ -33,7 +34,8 @@ def run_splits(context: Context) -> None:
     ledger = context.workspace / SPLIT_LEDGER
     take_over_splits(ledger, contents, {row.image: row.label for row in data.rows})
     at = context.now().isoformat(timespec="seconds")
-    splits, events = split(data, looks, read_split_ledger(ledger), settings, at, data_sha256=context.data.sha256)
+    placed, history = read_split_ledger(ledger), ask_store(context.store)
+    splits, events = split(data, looks, placed, settings, at, data_sha256=context.data.sha256, history=history)
     splits.check(data)
     # Before the splits: what is in the ledger and not in a file yet is found there by the next run.
     append_events(ledger, events)
