@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.store.file_names import SPLITS
+from offline.errors import DatasetError
 from offline.splits.bundle_past import PastRow, read_past
 from offline.splits.homes import Group
 from offline.splits.settings import Split
 from offline.splits.split_ledger import FIRST, Assignment, Event, Home, Ledger, PlacedRow
+from offline.splits.splits_file import Splits
 from stage1.artifacts import sha256_file
 from stage1.errors import ArtifactError
 
@@ -121,7 +123,7 @@ def barred(history: StoreHistory, groups: Iterable[Group], contents: Mapping[str
         groups: all groups.
         contents: hash of the file of each row.
     """
-    spent = {row.sha256 or row.row: past.bundle for past in history.bundles for row in _spent(past.rows)}
+    spent = _bundles_by_row(history)
     reasons: dict[str, str] = {}
     for group in groups:
         if group.home is None or group.home.split != "val_calib":
@@ -133,6 +135,32 @@ def barred(history: StoreHistory, groups: Iterable[Group], contents: Mapping[str
                 reasons |= {one.image: why for one in group.rows}
                 break
     return reasons
+
+
+def check_unspent(history: StoreHistory, splits: Splits, stage: Path) -> None:
+    """Make sure that no bundle trained on a row of val_calib, or chose by it, that came into the store after the split.
+
+    Args:
+        history: what the bundles were made of.
+        splits: the sets.
+        stage: directory of the stage that made them.
+
+    Raises:
+        DatasetError: one did.
+    """
+    spent = _bundles_by_row(history)
+    for row in splits.sets["val_calib"].rows:
+        bundle = spent.get(row.sha256 or "", spent.get(row.row))
+        if bundle is not None:
+            raise DatasetError(
+                f"bundle {bundle} of the store trained on {row.row!r} or chose by it, and it is to certify; the bundle "
+                f"came after the data were split: delete {stage} and run again"
+            )
+
+
+def _bundles_by_row(history: StoreHistory) -> dict[str, str]:
+    """A bundle that trained on each row or chose by it, by the hash of its file, or else by its id."""
+    return {row.sha256 or row.row: past.bundle for past in history.bundles for row in _spent(past.rows)}
 
 
 def _spent(rows: Sequence[PastRow]) -> Iterable[PastRow]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,8 +12,10 @@ from engines.batches import in_batches
 from engines.store.bundle import certified_sha256_of
 from engines.store.file_names import CALIBRATOR, GOLDEN, PARAMS, PREPROCESS
 from engines.store.golden import write_golden
-from offline.certify.calibration_ledger import claim_fold
+from offline.certify.calibration_ledger import LedgerEntry, claim_fold, contents_of, read_certifications, touching
 from offline.certify.engine_agreement import machine_of
+from offline.certify.sample_words import sample_words
+from offline.certify.use_history import bring_up_to_date
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import BATCH, run_engine
 from offline.data.named_targets import NO_TARGET, named_targets
@@ -21,6 +23,8 @@ from offline.pipeline.content_key import code_version
 from offline.pipeline.run_files import REFERENCES, THRESHOLDS
 from offline.pipeline.stage import Stage
 from offline.splits.balanced_placement import hash_key
+from offline.splits.splits_file import Splits
+from offline.splits.store_history import ask_store, check_unspent
 from offline.stages.common.compiled_engine import agreed, compiled_engine, write_drift
 from offline.stages.common.inputs import splits_of
 from stage1.baselines.literature import reference_rules
@@ -89,11 +93,16 @@ def run_calibrate_scrc(context: Context) -> None:
     val_select = run_engine(engine, select_rows, preprocess, context.progress.step, "val_select")
     spec = engine.describe().spec
     reference = agreed(context, spec, select_rows, val_select)
-    fold, prior_uses = claim_fold(context.workspace, splits, context.key, context.now().isoformat(timespec="seconds"))
+    at = context.now().isoformat(timespec="seconds")
+    history = ask_store(context.store)
+    check_unspent(history, splits, context.inputs["splits"])
+    bring_up_to_date(context.workspace, history, at)
+    fold, prior_uses = claim_fold(context.workspace, splits, context.key, at)
     fold_rows = splits.pick(context.data, fold)
     val_calib = run_engine(engine, fold_rows, preprocess, context.progress.step, "val_calib")
     digest = certified_sha256_of(export, spec)
-    binding = CalibrationContext(digest, preprocess.sha256, prior_uses, code_version())
+    words = sample_words(splits, _earlier(context, splits, fold))
+    binding = CalibrationContext(digest, preprocess.sha256, prior_uses, code_version(), words)
     settings = config.calibrate_scrc
     params = calibrate(val_select, val_calib, settings, binding)
     params.write(context.out / PARAMS)
@@ -105,6 +114,13 @@ def run_calibrate_scrc(context: Context) -> None:
     golden = golden_rows(select_rows, config.seed).array(preprocess)
     write_golden(context.out / GOLDEN, golden, in_batches(engine, golden, BATCH))
     write_drift(context, spec, val_select, reference, params)
+
+
+def _earlier(context: Context, splits: Splits, fold: Sequence[str]) -> list[LedgerEntry]:
+    """The other certifications that looked at any group of a fold."""
+    group_of, files = splits.groups, contents_of(splits, fold)
+    others = [entry for entry in read_certifications(context.workspace) if entry.key != context.key]
+    return touching({row: group_of[row] for row in fold}, others, files)
 
 
 STAGE: NightStage = Stage(

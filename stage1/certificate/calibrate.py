@@ -51,12 +51,14 @@ class CalibrationContext:
         preprocess_sha256: hash of the preprocess settings.
         prior_uses: earlier certifications on some of the same val_calib rows.
         code_version: version of this program.
+        sample: sentences about the rows that certify, for the statement.
     """
 
     engine_sha256: str
     preprocess_sha256: str
     prior_uses: int = 0
     code_version: str = ""
+    sample: str = ""
 
 
 def calibrate(
@@ -112,7 +114,7 @@ def calibrate(
     )
     if found.rule is None:
         return ScrcParams.model_validate(uncertified.model_dump())
-    return _certified(uncertified, found.rule, val_calib, units, settings)
+    return _certified(uncertified, found.rule, val_calib, units, settings, context.sample)
 
 
 def _search(
@@ -200,7 +202,12 @@ def bound_delta(params: ScrcParams) -> float:
 
 
 def _certified(
-    uncertified: ScrcParams, rule: ExitRule, data: LabelledOutputs, units: Units, settings: CalibrationSettings
+    uncertified: ScrcParams,
+    rule: ExitRule,
+    data: LabelledOutputs,
+    units: Units,
+    settings: CalibrationSettings,
+    sample: str,
 ) -> ScrcParams:
     labels = rule.exit_labels(data.outputs)
     decisions = Decisions.from_exit_labels(labels, np.zeros(len(labels), bool))
@@ -219,5 +226,6 @@ def _certified(
         "subgroups": {e.subgroup: Rate.count(e.events, e.trials, e.level) for e in uncertified.evidence if e.subgroup},
     }
     named = uncertified.model_copy(update={"bound_delta": delta})
-    fields["statement"] = statements.statement(named, risks, coverage, exited, by_image, settings)
+    words = statements.statement(named, risks, coverage, exited, by_image, settings)
+    fields["statement"] = f"{words} {sample}".rstrip()
     return ScrcParams.model_validate(fields)

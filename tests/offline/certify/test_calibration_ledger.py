@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +14,15 @@ from offline.data.dataset import Dataset, Row
 from offline.data.engine_outputs import run_engine
 from offline.data.named_targets import NO_TARGET
 from offline.errors import DatasetError
-from offline.splits.splits_file import SplitRow, Splits, SplitSet
+from offline.splits.splits_file import Splits
 from offline.stages.calibrate_scrc import calibrator_of, golden_rows
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import PreprocessSettings
 from tests.support.calibrators import head_probabilities
+from tests.support.folds import folded
 
 AT = "2026-01-01T00:00:00+00:00"
-
-
-def folded(*folds: Sequence[str], groups: dict[str, str] | None = None) -> Splits:
-    """Splits whose val_calib is cut into these folds; a row without a group is its own."""
-    named = groups or {}
-    rows = tuple(SplitRow(row=row, group=named.get(row, f"drive {row}")) for fold in folds for row in fold)
-    calib = SplitSet(rows=rows, groups=len({row.group for row in rows}), positives=0)
-    return Splits(seed=0, data_sha256="d", sets={"val_calib": calib}, folds=tuple(tuple(fold) for fold in folds))
 
 
 @pytest.fixture
@@ -88,6 +80,21 @@ def test_a_row_is_used_whatever_its_group_is_called_now(tmp_path: Path) -> None:
 def test_another_row_of_a_group_that_was_looked_at_is_used(tmp_path: Path) -> None:
     claim(tmp_path, folded("ab", groups={"a": "drive 1", "b": "drive 1"}), "night 0")
     assert claim(tmp_path, folded("z", groups={"z": "drive 1"}), "night 1")[1] == 1
+
+
+def test_a_row_is_used_under_any_name_of_its_file_and_its_group(tmp_path: Path) -> None:
+    claim(tmp_path, folded("ab", contents={"a": "1", "b": "2"}), "night 0")
+    assert claim(tmp_path, folded("xy", contents={"x": "2", "y": "3"}), "night 1")[1] == 1
+    assert claim(tmp_path, folded("z", contents={"z": "4"}), "night 2")[1] == 0
+
+
+def test_a_ledger_from_which_a_use_was_taken_is_refused(tmp_path: Path) -> None:
+    for night in range(3):
+        claim(tmp_path, folded("ab"), f"night {night}")
+    first, _, last = (tmp_path / LEDGER).read_text().splitlines()
+    (tmp_path / LEDGER).write_text(f"{first}\n{last}\n")
+    with pytest.raises(DatasetError, match=r"calibration_ledger\.jsonl, line 2: it does not follow .* new workspace"):
+        claim(tmp_path, folded("ab"), "night 3")
 
 
 def test_groups_that_were_joined_are_as_used_as_all_of_them(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import ImageEnhance
 
 import offline.stages.splits
+from engines.store.bundle import Provenance
 from engines.store.file_names import SPLITS
 from engines.store.store import Store
 from offline.config import PRESETS, RunConfig
@@ -20,7 +21,7 @@ from offline.data.checks.fingerprints import FINGERPRINTS
 from offline.data.dataset import Dataset
 from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import draw_frame, plan_scene
-from offline.errors import DatasetError
+from offline.errors import DatasetError, PipelineBusy
 from offline.night import stages
 from offline.pipeline.runner import Pipeline
 from offline.pipeline.stage import StageContext
@@ -86,12 +87,12 @@ def data(streets: Path, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def night(root: Path, home: Path, config: RunConfig = CONFIG) -> tuple[Splits, Told]:
+def night(root: Path, home: Path, config: RunConfig = CONFIG, store: Store | None = None) -> tuple[Splits, Told]:
     told = Told()
     pipeline = Pipeline(
         stages=stages()[:1],
         workspace=home,
-        store=Store(home / "store"),
+        store=store or Store(home / "store"),
         data=read_dataset(root),
         config=config,
         now=lambda: NOW,
@@ -188,6 +189,44 @@ def test_a_workspace_of_version_1_keeps_every_home_and_from_then_on_knows_rows_b
     (root / "labels.csv").write_text((root / "labels.csv").read_text().replace("\n", "\nmoved/"))
     third, _ = night(root, tmp_path / "w")
     assert homes(third) == {f"moved/{row}": home for row, home in homes(second).items()}
+
+
+def test_a_workspace_that_is_deleted_and_files_that_are_moved_change_no_home(
+    data: Callable[..., Path],
+    tmp_path: Path,
+    store: Store,
+    tiny_engine: Path,
+    write_bundle_files: Callable[..., Path],
+    provenance: Provenance,
+) -> None:
+    root = data()
+    first, _ = night(root, tmp_path / "w", store=store)
+    files = write_bundle_files(tmp_path / "files", engine=tiny_engine)
+    first.write(files / SPLITS)
+    store.publish(files, provenance)
+    shutil.rmtree(tmp_path / "w")
+    (root / "moved").mkdir()
+    for picture in root.glob("*.jpg"):
+        picture.rename(root / "moved" / picture.name)
+    (root / "labels.csv").write_text((root / "labels.csv").read_text().replace("\n", "\nmoved/"))
+    shares = {"splits.train": 0.2, "splits.val_select": 0.2, "splits.val_calib": 0.2, "splits.test": 0.4}
+    again, _ = night(root, tmp_path / "w", override(CONFIG, shares), store)
+    assert homes(again) == {f"moved/{row}": home for row, home in homes(first).items()}
+
+
+def test_no_second_night_writes_into_the_ledger_at_the_same_time(
+    data: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = data()
+
+    def meanwhile(path: Path, events: list[Event]) -> None:
+        with pytest.raises(PipelineBusy, match="another run is at work here"):
+            night(root, tmp_path / "w")
+        append_events(path, events)
+
+    monkeypatch.setattr(offline.stages.splits, "append_events", meanwhile)
+    splits, _ = night(root, tmp_path / "w")
+    assert set(read_split_ledger(tmp_path / "w" / SPLIT_LEDGER).groups) == set(homes(splits))
 
 
 def test_an_edited_ledger_stops_the_night(data: Callable[..., Path], tmp_path: Path) -> None:

@@ -221,6 +221,12 @@ class TestReuse:
         assert params.exit_coverage is not None
         assert params.exit_coverage.events < first.exit_coverage.events
 
+    def test_what_is_known_of_the_rows_stands_at_the_end_of_the_statement(self, rows: Pair) -> None:
+        params = calibrate(*rows(), SMALL, replace(CONTEXT, sample="13 rows are gone."))
+        plain = calibrate(*rows(), SMALL, CONTEXT)
+        assert params.statement == f"{plain.statement} 13 rows are gone."
+        assert params.rule == plain.rule
+
     def test_a_single_use_may_spend_it_all_and_then_says_so(self, rows: Pair) -> None:
         settings = settings_of(spending="single_use")
         params = calibrate(*rows(), settings, replace(CONTEXT, prior_uses=1))
