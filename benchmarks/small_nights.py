@@ -125,7 +125,7 @@ def night(seed: int, moved: float, root: Path) -> tuple[str, str]:
     store = Store(root / "store")
     provenance = Provenance(run="run", created_at=NOW.isoformat(), code_version="0", data_sha256="d")
     bundle = store.publish(files, provenance)
-    verdict = judge(Bench(store, sets["test"], GateSettings(repetitions=100), Silence(), NOW), store.path(bundle))
+    verdict = judge(Bench(store, sets["test"], {}, GateSettings(repetitions=100), Silence(), NOW), store.path(bundle))
     return params.status, f"{verdict.verdict} {verdict.reasons[0] if verdict.reasons else ''}".strip()
 
 

@@ -101,7 +101,11 @@ def append_line(path: Path, record: BaseModel) -> None:
 
 def append_lines(path: Path, records: Iterable[BaseModel]) -> None:
     """Append records, each as a line of JSON, and flush them to the disk; a crash leaves the first few of them."""
-    lines = "".join(record.model_dump_json() + "\n" for record in records).encode()
+    append_bytes(path, "".join(record.model_dump_json() + "\n" for record in records).encode())
+
+
+def append_bytes(path: Path, lines: bytes) -> None:
+    """Append whole lines and flush them to the disk; a line that a crash cut short is ended first."""
     with path.open("ab+") as handle:
         end = handle.seek(0, os.SEEK_END)
         handle.seek(max(0, end - 1))

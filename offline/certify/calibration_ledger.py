@@ -8,8 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from offline.data.jsonl import read_records
-from stage1.artifacts import append_line
+from offline.data.chained_ledger import append_chain, read_chain
 
 LEDGER = "calibration_ledger.jsonl"
 
@@ -21,19 +20,23 @@ class LedgerEntry(BaseModel):
         schema_version: version of this record.
         key: key of the calibration stage; the same key again is the same certification, resumed.
         rows: ids of the rows, sorted.
+        contents: hashes of their files, sorted; without those that nobody knows.
         groups: their groups, sorted.
-        level: the part of delta that it spent; None in entries of version 2, which did not say.
+        level: the part of delta that it spent; None where nobody wrote that down.
         at: UTC, ISO 8601.
+        known_from: the claim of a night in this workspace, or a bundle of the store that the workspace knew nothing of.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[2, 3] = 3
+    schema_version: Literal[3] = 3
     key: str
     rows: tuple[str, ...]
+    contents: tuple[str, ...] = ()
     groups: tuple[str, ...]
     level: float | None = Field(default=None, gt=0, lt=1)
     at: str
+    known_from: Literal["claim", "store"] = "claim"
 
 
 _ENTRIES = TypeAdapter(LedgerEntry)
@@ -43,9 +46,9 @@ def read_certifications(workspace: Path) -> list[LedgerEntry]:
     """All certifications so far; a line that a crash cut short is ignored: its rows were not looked at.
 
     Raises:
-        DatasetError: a line is not an entry of this version.
+        DatasetError: a line is not an entry of this version, or was edited.
     """
-    return read_records(workspace / LEDGER, _ENTRIES)
+    return read_chain(workspace / LEDGER, _ENTRIES)
 
 
 def earlier_than(entries: Sequence[LedgerEntry], key: str) -> tuple[list[LedgerEntry], LedgerEntry | None]:
@@ -61,4 +64,4 @@ def earlier_than(entries: Sequence[LedgerEntry], key: str) -> tuple[list[LedgerE
 
 def record_look(workspace: Path, entry: LedgerEntry) -> None:
     """Write down that rows are looked at; to be done before it happens."""
-    append_line(workspace / LEDGER, entry)
+    append_chain(workspace / LEDGER, [entry])

@@ -37,6 +37,7 @@ class CalibrationRecord(Artifact):
     """`calibration.json`; the outputs of the engine for these rows are beside it, in the same order.
 
     Attributes:
+        key: key of the calibration stage, under which the ledger of its workspace knows it.
         val_select: rows that chose.
         val_calib: rows of the fold that certified.
         calib_share: share of newly labelled images that reached val_calib.
@@ -44,6 +45,7 @@ class CalibrationRecord(Artifact):
 
     SCHEMA_VERSION: ClassVar[int] = 1
 
+    key: str
     val_select: tuple[CalibrationRow, ...]
     val_calib: tuple[CalibrationRow, ...]
     calib_share: float
@@ -60,20 +62,21 @@ class CalibrationRecord(Artifact):
 
 
 def write_record(
-    directory: Path, sets: Mapping[str, LabelledOutputs], *, about: tuple[str, ...], calib_share: float
+    directory: Path, sets: Mapping[str, LabelledOutputs], *, key: str, about: tuple[str, ...], calib_share: float
 ) -> None:
     """Write what a certificate is computed from.
 
     Args:
         directory: where to.
         sets: `val_select` and `val_calib`.
+        key: key of the calibration stage.
         about: columns that the calibration reads.
         calib_share: share of newly labelled images that reaches val_calib.
     """
     rows = {name: _rows(data, about) for name, data in sets.items()}
-    CalibrationRecord(val_select=rows["val_select"], val_calib=rows["val_calib"], calib_share=calib_share).write(
-        directory / CALIBRATION
-    )
+    CalibrationRecord(
+        key=key, val_select=rows["val_select"], val_calib=rows["val_calib"], calib_share=calib_share
+    ).write(directory / CALIBRATION)
     write_outputs(directory / SELECT_OUTPUTS, sets["val_select"].outputs)
     write_outputs(directory / FOLD_OUTPUTS, sets["val_calib"].outputs)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from offline.certify.calibration_ledger import LedgerEntry
+from offline.splits.splits_file import Splits
 from stage1.certificate.budget import Budget, spent_on
 from stage1.certificate.settings import CalibrationSettings
 from stage1.certificate.statistics.binomial import trials_needed
@@ -24,16 +25,17 @@ class Fold:
         rows: their ids.
         uses: certifications that looked at some of their groups before.
         spent: the part of delta that those spent.
+        from_store: how many of them are known from bundles of the store alone.
     """
 
     rows: tuple[str, ...]
     uses: int = 0
     spent: float = 0.0
+    from_store: int = 0
 
 
 def folds_on_offer(
-    parts: Sequence[Sequence[str]],
-    group_of: Mapping[str, str],
+    splits: Splits,
     earlier: Sequence[LedgerEntry],
     *,
     delta: float,
@@ -42,14 +44,26 @@ def folds_on_offer(
     """The folds that the next certification may choose from.
 
     Args:
-        parts: the declared parts of val_calib, as row ids; no fold reaches over two.
-        group_of: group of each row.
+        splits: cuts val_calib into parts, and no fold reaches over two.
         earlier: the certifications so far, in order.
         delta: of this certification; says what an entry spent that does not say so itself.
         enough: whether rows that nothing has looked at could certify anything by themselves.
     """
+    group_of, contents = splits.groups, splits.contents
     levels = _levels(earlier, delta)
-    return [fold for part in parts for fold in _of_part(part, group_of, earlier, levels, enough)]
+    found = []
+    for part in splits.folds:
+        opened = _opened(part, group_of, contents, earlier)
+        known = set[str]().union(*(fold.groups for fold in opened))
+        fresh = tuple(row for row in part if group_of[row] not in known)
+        alone = not opened or enough(fresh)
+        if alone and fresh:
+            found.append(Fold(fresh))
+        for fold in opened:
+            rows = (row for row in part if group_of[row] in fold.groups or (not alone and group_of[row] not in known))
+            spent = math.fsum(levels[key] for key in fold.keys)
+            found.append(Fold(tuple(rows), len(fold.keys), spent, len(fold.from_store)))
+    return found
 
 
 def most_powerful(offers: Sequence[Fold], units: Callable[[Sequence[str]], int], settings: CalibrationSettings) -> Fold:
@@ -78,37 +92,40 @@ def budget_of(fold: Fold, settings: CalibrationSettings) -> Budget:
     return Budget(settings.spending, settings.delta, settings.looks, fold.uses, fold.spent)
 
 
-def _of_part(
-    part: Sequence[str],
-    group_of: Mapping[str, str],
-    earlier: Sequence[LedgerEntry],
-    levels: Mapping[str, float],
-    enough: Callable[[Sequence[str]], bool],
-) -> list[Fold]:
-    opened: list[tuple[set[str], set[str]]] = []
+@dataclass(frozen=True)
+class _Opened:
+    """Groups that have been looked at together, so that they share one delta, and who looked at them."""
+
+    groups: frozenset[str]
+    keys: frozenset[str]
+    from_store: frozenset[str]
+
+
+def _opened(
+    part: Sequence[str], group_of: Mapping[str, str], contents: Mapping[str, str], earlier: Sequence[LedgerEntry]
+) -> list[_Opened]:
+    opened: list[_Opened] = []
     for entry in earlier:
-        groups = _looked_at(part, group_of, entry)
-        keys = {entry.key}
-        # What has been looked at together shares one delta.
-        for fold in [fold for fold in opened if fold[0] & groups]:
+        key = frozenset({entry.key})
+        found = _Opened(
+            _looked_at(part, group_of, contents, entry), key, key if entry.known_from == "store" else frozenset()
+        )
+        for fold in [fold for fold in opened if fold.groups & found.groups]:
             opened.remove(fold)
-            groups, keys = groups | fold[0], keys | fold[1]
-        if groups:
-            opened.append((groups, keys))
-    known = set[str]().union(*(groups for groups, _ in opened))
-    fresh = tuple(row for row in part if group_of[row] not in known)
-    alone = not opened or enough(fresh)
-    found = [Fold(fresh)] if alone and fresh else []
-    for groups, keys in opened:
-        rows = (row for row in part if group_of[row] in groups or (not alone and group_of[row] not in known))
-        found.append(Fold(tuple(rows), len(keys), math.fsum(levels[key] for key in keys)))
-    return found
+            found = _Opened(found.groups | fold.groups, found.keys | fold.keys, found.from_store | fold.from_store)
+        if found.groups:
+            opened.append(found)
+    return opened
 
 
-def _looked_at(part: Sequence[str], group_of: Mapping[str, str], entry: LedgerEntry) -> set[str]:
-    """Groups of these rows that a certification looked at; by row too, as a group may have got another name since."""
-    rows, groups = frozenset(entry.rows), frozenset(entry.groups)
-    return {group_of[row] for row in part if row in rows or group_of[row] in groups}
+def _looked_at(
+    part: Sequence[str], group_of: Mapping[str, str], contents: Mapping[str, str], entry: LedgerEntry
+) -> frozenset[str]:
+    """Groups of these rows that a certification looked at; each may have got another name, or path, since."""
+    rows, groups, files = frozenset(entry.rows), frozenset(entry.groups), frozenset(entry.contents)
+    return frozenset(
+        group_of[row] for row in part if row in rows or group_of[row] in groups or contents.get(row) in files
+    )
 
 
 def _levels(entries: Sequence[LedgerEntry], delta: float) -> dict[str, float]:

@@ -12,7 +12,7 @@ from engines.spec import REFERENCE
 from engines.store.bundle import verify_bundle
 from engines.store.file_names import SPLITS
 from engines.store.store import Store
-from offline.splits.splits_file import Splits
+from offline.splits.bundle_past import PastRow, read_past
 from stage1.errors import Stage1Error
 
 
@@ -23,16 +23,12 @@ class Champion:
     Attributes:
         bundle: its id.
         live: the loaded bundle.
-        home_of: the set that each row was in when it was made.
+        past: the rows that it was made of.
     """
 
     bundle: str
     live: LiveBundle
-    home_of: dict[str, str]
-
-    def seen(self, judging: str) -> frozenset[str]:
-        """Rows that were in any other set than the one that judges: they may have shaped it."""
-        return frozenset(row for row, name in self.home_of.items() if name != judging)
+    past: tuple[PastRow, ...]
 
 
 @dataclass(frozen=True)
@@ -59,13 +55,13 @@ def open_bundle(store: Store, bundle: str) -> Champion | Unjudged:
     """
     try:
         home = store.path(bundle)
-        sets = Splits.read(home / SPLITS).sets
+        past = read_past(home / SPLITS)
         live = _loaded(home)
     except Unavailable as error:
         return Unjudged(bundle, f"it cannot be loaded here: {error}", damaged=False)
     except (EngineError, Stage1Error) as error:
         return Unjudged(bundle, str(error), damaged=_damaged(store, bundle))
-    return Champion(bundle, live, {row: name for name, described in sets.items() for row in described.ids})
+    return Champion(bundle, live, past)
 
 
 def _damaged(store: Store, bundle: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,6 +25,7 @@ from offline.publish.bars import below_the_bars, disproved, median_latency_ms
 from offline.publish.champion import Champion, Unjudged, open_bundle
 from offline.publish.comparison import Comparison, Judged, compare
 from offline.publish.settings import GateSettings
+from offline.splits.bundle_past import unseen
 from stage1.artifacts import Artifact
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.terms import Terms
@@ -75,6 +77,7 @@ class Bench:
     Attributes:
         store: holds it, the champion, and what was live before.
         test: its test rows.
+        contents: hashes of their files, where they are known.
         settings: margins and bars.
         progress: where to tell how far it is.
         now: wall-clock time, UTC.
@@ -83,6 +86,7 @@ class Bench:
 
     store: Store
     test: Dataset
+    contents: Mapping[str, str]
     settings: GateSettings
     progress: Progress
     now: datetime
@@ -174,8 +178,8 @@ def _beside(bench: Bench, judged: Judged, champion: Champion | Unjudged, verdict
 
 def _compared(bench: Bench, judged: Judged, other: Champion, verdict: Publication) -> Publication:
     """The verdict after a paired comparison on the test rows that the other one has not seen."""
-    seen = other.seen("test")
-    places = np.flatnonzero([row not in seen for row in judged.rows.row_ids])
+    kept = set(unseen(judged.rows.row_ids, bench.contents, other.past, "test"))
+    places = np.flatnonzero([row in kept for row in judged.rows.row_ids])
     if len(set(judged.rows.labels[places].tolist())) < 2:
         return _with(
             verdict, "KEEP", f"{other.bundle} has seen all test rows of a class: there is nothing to compare on"

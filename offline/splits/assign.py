@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,12 +16,24 @@ from offline.data.inventory import inventory_of
 from offline.errors import DatasetError
 from offline.splits.balanced_placement import place
 from offline.splits.homes import Group, Settling
-from offline.splits.settings import SPLITS, SplitSettings
-from offline.splits.split_ledger import Assignment, Event, Home, Ledger, StrataCut
-from offline.splits.splits_file import Quarantined, SplitRow, Splits, SplitSet, check_classes, nearest_of
+from offline.splits.lost_rows import lost_rows
+from offline.splits.revisited_places import revisited
+from offline.splits.settings import SPLITS, Split, SplitSettings
+from offline.splits.split_ledger import Assignment, Event, Home, Ledger, PlacedRow, StrataCut
+from offline.splits.splits_file import (
+    Quarantined,
+    RevisitedPlaces,
+    SplitRow,
+    Splits,
+    SplitSet,
+    check_classes,
+    nearest_of,
+)
+from offline.splits.store_history import StoreHistory, barred, restored
 
 CLASSES = ("no roadwork", "roadwork")
 UNKNOWN = "unknown"
+EXAMS: tuple[Split, ...] = ("val_calib", "test")
 
 
 @dataclass(frozen=True)
@@ -32,11 +44,13 @@ class Looks:
         hashes: perceptual hash of each row; None for a blank picture.
         scorer: name of the frozen scorer of difficulty.
         difficulty: of each examined row; larger is more difficult.
+        contents: hash of the file of each row, by which it is known again; without it, by its path.
     """
 
     hashes: Mapping[str, str | None]
     scorer: str
     difficulty: Mapping[str, float]
+    contents: Mapping[str, str] = field(default_factory=dict)
 
 
 def examined(data: Dataset, settings: SplitSettings) -> Dataset:
@@ -56,6 +70,7 @@ def split(
     at: str,
     *,
     data_sha256: str | None = None,
+    history: StoreHistory | None = None,
 ) -> tuple[Splits, list[Event]]:
     """Split by group.
 
@@ -66,6 +81,7 @@ def split(
         settings: shares, grouping and strata.
         at: time to write down.
         data_sha256: hash of the whole data, of which these are the usable rows; None if they are all.
+        history: what the bundles of the store were made of; None if there is no store.
 
     Returns:
         The splits, and the events to append to the ledger, in this order, before anybody uses the splits.
@@ -74,23 +90,31 @@ def split(
         DatasetError: a set would lack a class, or the difficulty bins were cut for another scorer.
     """
     judged = examined(data, settings)
+    history = history or StoreHistory()
+    events = restored(history, ledger, settings.strata_version, at)
+    ledger = ledger.after(events)
+    known = ledger.in_names_of(data.ids, looks.contents)
     cut = _cut(looks, judged, ledger, settings, at)
     strata = {row.image: stratum(row, looks.difficulty[row.image], cut, settings) for row in judged.rows}
-    groups, left_out = Settling(looks.hashes, ledger, settings).settle(judged.rows)
+    groups, left_out = Settling(looks.hashes, looks.contents, known, settings).settle(judged.rows)
+    left_out |= (barring := barred(history, groups, looks.contents))
+    groups = [group for group in groups if group.rows[0].image not in barring]
+    few = _why_few(groups, left_out, ledger, settings)
     groups = _place_all(groups, strata, settings)
-    events: list[Event] = [] if settings.strata_version in ledger.cuts else [cut]
-    events += _assignments(groups, ledger, settings, at)
+    placing: list[Event] = [] if settings.strata_version in ledger.cuts else [cut]
+    placing += _assignments(groups, looks, ledger, settings, at)
     extras = [row for row in data.rows if _train_only(row, settings)]
     if extras:
         # After the others have names, so that a run that is killed in between gives them the same ones again.
-        settled = ledger.after(events)
-        groups, refused = Settling(looks.hashes, settled, settings).admit(groups, extras)
+        settled = ledger.after(placing)
+        named = settled.in_names_of(data.ids, looks.contents)
+        groups, refused = Settling(looks.hashes, looks.contents, named, settings).admit(groups, extras)
         left_out |= refused
-        events += _assignments(groups, settled, settings, at)
+        placing += _assignments(groups, looks, settled, settings, at)
     sets = {name: _describe([g for g in groups if g.home and g.home.split == name], strata, looks) for name in SPLITS}
     try:
         for name, described in sets.items():
-            check_classes(name, data.pick(described.ids))
+            check_classes(name, data.pick(described.ids), few)
     except DatasetError as error:
         # Most often one value joins half of the rows.
         raise DatasetError(f"{error}; {inventory_of(judged, settings.sequence_columns).joins_most}") from error
@@ -105,8 +129,36 @@ def split(
         folds=_folds(groups),
         quarantined=tuple(Quarantined(row=row, reason=why) for row, why in sorted(left_out.items())),
         nearest=nearest_of(sets),
+        places=_places(data, sets, settings),
+        lost=lost_rows(ledger.after(placing), sets["val_calib"]),
+        unread_bundles=history.unread,
     )
-    return splits, events
+    return splits, [*events, *placing]
+
+
+def _why_few(groups: Sequence[Group], left_out: Mapping[str, str], ledger: Ledger, settings: SplitSettings) -> str:
+    """What the grouping kept from the exams, for the error that says that too little is left."""
+    known = ledger.homes.keys()
+    chained = sum(len(group.rows) for group in groups if group.home is not None and group.name not in known)
+    told = ""
+    if left_out:
+        row, why = min(left_out.items())
+        told = f"; {len(left_out)} rows are left out, for example {row!r}: {why}"
+    if chained:
+        told += (
+            f"; {chained} rows only train, because drives tie more than splits.roadwork_chain = "
+            f"{settings.roadwork_chain} visits to roadwork together; a larger one, or a smaller splits.roadwork_days "
+            "or splits.gps_cell_m, lets them into the exams"
+        )
+    return told
+
+
+def _places(data: Dataset, sets: Mapping[Split, SplitSet], settings: SplitSettings) -> dict[Split, RevisitedPlaces]:
+    """How many places of each exam are in train as well; nothing where places are not read."""
+    if settings.gps_cell_m is None:
+        return {}
+    train = data.pick(sets["train"].ids).rows
+    return {name: revisited(data.pick(sets[name].ids).rows, train, settings.gps_cell_m) for name in EXAMS}
 
 
 def stratum(row: Row, difficulty: float, cut: StrataCut, settings: SplitSettings) -> str:
@@ -159,11 +211,17 @@ def _sum(parts: Iterable[Counter[str]]) -> Counter[str]:
     return total
 
 
-def _assignments(groups: Sequence[Group], ledger: Ledger, settings: SplitSettings, at: str) -> list[Event]:
-    """An event for every group with rows that the ledger does not know, in order."""
+def _assignments(
+    groups: Sequence[Group], looks: Looks, ledger: Ledger, settings: SplitSettings, at: str
+) -> list[Event]:
+    """An event for every group with rows that the ledger does not know with this content, in order."""
     events: list[Event] = []
     for group in groups:
-        rows = tuple(row.image for row in group.rows if row.image not in ledger.groups)
+        rows = tuple(
+            PlacedRow(row=row.image, sha256=content, label=row.label)
+            for row in group.rows
+            if (row.image, content := looks.contents.get(row.image)) not in ledger.placed
+        )
         if rows and group.home is not None:
             events.append(
                 Assignment(
@@ -184,7 +242,16 @@ def _describe(groups: Sequence[Group], strata: Mapping[str, str], looks: Looks) 
     judged = [row.image for row, _ in owned if row.image in strata]
     marks = np.quantile([looks.difficulty[row] for row in judged], np.arange(5) / 4) if judged else np.empty(0)
     return SplitSet(
-        rows=tuple(SplitRow(row=row.image, group=name, phash=looks.hashes[row.image]) for row, name in owned),
+        rows=tuple(
+            SplitRow(
+                row=row.image,
+                group=name,
+                phash=looks.hashes[row.image],
+                sha256=looks.contents.get(row.image),
+                label=row.label,
+            )
+            for row, name in owned
+        ),
         groups=len(groups),
         positives=positives,
         class_balance=positives / len(owned) if owned else None,

@@ -1,9 +1,9 @@
 """Which rows depend on each other: the connected components of everything that two rows can have in common.
 
 Rows are joined if they have the same declared group, or the same video or sequence id within one source, or were taken
-in the same place within minutes, or look the same. A row without such metadata is joined by its looks and its declared
-group alone; in particular a place without a time joins nothing, because a city is driven through again and again and
-its streets would chain into one group.
+in the same place within minutes, or show roadwork in the same place within weeks, or look the same. A row without such
+metadata is joined by its looks and its declared group alone; in particular a place without a time joins nothing,
+because a city is driven through again and again and its streets would chain into one group.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ from offline.data.place_and_time import Fix, read_fix
 from offline.splits.settings import SplitSettings
 
 EARTH_RADIUS_M = 6_371_000.0
+MINUTE_S = 60.0
+DAY_S = 86_400.0
+# Each moved by half a cell, so that no two places within half a cell lie on two sides of every border.
+GRIDS = tuple(product((0.0, 0.5), repeat=2))
 
 
 def components(
@@ -27,6 +31,7 @@ def components(
     hashes: Mapping[str, str | None],
     settings: SplitSettings,
     also: Mapping[str, str] | None = None,
+    contents: Mapping[str, str] | None = None,
 ) -> list[list[Row]]:
     """The groups of rows that depend on each other.
 
@@ -35,6 +40,7 @@ def components(
         hashes: perceptual hash of each row by its id; None for a blank picture, which looks like nothing else.
         settings: what joins two rows.
         also: a further group of some rows, by row id; it stands beside the declared one, with the same names.
+        contents: hash of the file of some rows, by row id; rows with the same file are one thing.
 
     Returns:
         The components, each sorted by row id, sorted by their first row id: the same for any order of `rows`.
@@ -44,10 +50,12 @@ def components(
     """
     ordered = sorted(rows, key=lambda row: row.image)
     labels: Places = np.arange(len(ordered))
-    for key in _names(ordered, settings, also or {}):
+    known = contents or {}
+    files: list[list[object]] = [[known[row.image]] if row.image in known else [] for row in ordered]
+    for key in (files, *_names(ordered, settings, also or {})):
         labels = _join_equal(labels, key)
     if settings.gps_cell_m is not None:
-        labels = _join_places(labels, ordered, settings.gps_cell_m, 60 * settings.gps_minutes)
+        labels = _join_fixes(labels, ordered, settings.gps_cell_m, settings)
     if settings.hash_distance is not None:
         labels = _join_looks(labels, [hashes[row.image] for row in ordered], settings.hash_distance)
     found: dict[int, list[Row]] = {}
@@ -92,14 +100,20 @@ def _join_looks(labels: Places, hashes: list[str | None], limit: int) -> Places:
     return join_near(labels, places, words_of(list(first)), limit)
 
 
-def _join_places(labels: Places, rows: list[Row], cell_m: float, seconds: float) -> Places:
-    """Join items of the same cell with less than so much time between them.
-
-    Four grids, each moved by half a cell, so that no two places within half a cell lie on two sides of every border.
-    """
+def _join_fixes(labels: Places, rows: list[Row], cell_m: float, settings: SplitSettings) -> Places:
+    """Join items of the same cell within minutes, and those with roadwork within weeks."""
     known = [(index, fix) for index, fix in enumerate(map(read_fix, rows)) if fix is not None]
     fixes = [(index, side, side.at) for index, fix in known for side in fix.on_both_sides() if side.at is not None]
-    for down, right in product((0.0, 0.5), repeat=2):
+    labels = _join_places(labels, fixes, cell_m, MINUTE_S * settings.gps_minutes)
+    if settings.roadwork_days is None:
+        return labels
+    roadwork = [timed for timed in fixes if rows[timed[0]].label == 1]
+    return _join_places(labels, roadwork, cell_m, DAY_S * settings.roadwork_days)
+
+
+def _join_places(labels: Places, fixes: list[tuple[int, Fix, float]], cell_m: float, seconds: float) -> Places:
+    """Join items of the same cell with less than so much time between them: index, place and time of each."""
+    for down, right in GRIDS:
         in_order = sorted((_cell(fix, cell_m, down, right), at, index) for index, fix, at in fixes)
         # In order of time, who is near anybody before is near the last one before.
         labels = _join_pairs(
@@ -111,6 +125,16 @@ def _join_places(labels: Places, rows: list[Row], cell_m: float, seconds: float)
             ],
         )
     return labels
+
+
+def cells_of(fix: Fix, cell_m: float) -> tuple[tuple[int, int, int], ...]:
+    """The cells of a place: number of the grid, then its band and its column; that of the first grid comes first.
+
+    Args:
+        fix: the place.
+        cell_m: side of a cell, metres.
+    """
+    return tuple((number, *_cell(fix, cell_m, *offsets)) for number, offsets in enumerate(GRIDS))
 
 
 def _cell(fix: Fix, cell_m: float, down: float, right: float) -> tuple[int, int]:

@@ -1,7 +1,8 @@
 """Who stays where: the groups of a night, the home that the ledger gives them, and rows that can live nowhere.
 
 A row that has been placed never moves. So a new row that depends on rows of two homes can be in neither, nor can what
-depends on it: it is left out, with the reason, and looked at again every night.
+depends on it: it is left out, with the reason, and looked at again every night. A new group that is a long chain of
+visits to construction sites goes to train; one that has a home stays there, however long it grows.
 """
 
 from __future__ import annotations
@@ -40,11 +41,13 @@ class Settling:
 
     Attributes:
         hashes: perceptual hash of each row.
-        ledger: what was placed before.
+        contents: hash of the file of each row.
+        ledger: what was placed before, in the names of these rows.
         settings: what joins two rows.
     """
 
     hashes: Mapping[str, str | None]
+    contents: Mapping[str, str]
     ledger: Ledger
     settings: SplitSettings
 
@@ -52,7 +55,7 @@ class Settling:
         """The groups of these rows, and the reason for each row that is in none."""
         groups: list[Group] = []
         left_out: dict[str, str] = {}
-        for part in self._components(rows):
+        for part in self._components(self._declared(rows)):
             if len(self._homes(part)) < 2:
                 groups.append(self._group(part))
                 continue
@@ -78,7 +81,7 @@ class Settling:
         """
         home = {row.image: group.home for group in groups for row in group.rows}
         home |= {row.image: self._home(row) or TRAIN for row in extras}
-        everything = [row for group in groups for row in group.rows] + list(extras)
+        everything = [row for group in groups for row in group.rows] + self._declared(extras)
         extra = {row.image for row in extras}
         left_out: dict[str, str] = {}
         for part in self._components(everything):
@@ -90,10 +93,30 @@ class Settling:
         return [Group(self._name(part), tuple(part), home[part[0].image]) for part in self._components(kept)], left_out
 
     def _components(self, rows: Sequence[Row]) -> list[list[Row]]:
-        return components(rows, self.hashes, self.settings, self.ledger.groups)
+        return components(rows, self.hashes, self.settings, self.ledger.groups, self.contents)
+
+    def _declared(self, rows: Sequence[Row]) -> list[Row]:
+        """The rows; a known one without a declared group in the group of the ledger alone, not in that of its path.
+
+        Files that changed their names with each other would otherwise be one group.
+        """
+        known = self.ledger.groups
+        return [
+            row.model_copy(update={"group": known[row.image]}) if row.group == row.image in known else row
+            for row in rows
+        ]
 
     def _group(self, rows: Sequence[Row]) -> Group:
-        return Group(self._name(rows), tuple(rows), next(iter(self._homes(rows)), None))
+        home = next(iter(self._homes(rows)), None)
+        return Group(self._name(rows), tuple(rows), TRAIN if home is None and self._is_long(rows) else home)
+
+    def _is_long(self, rows: Sequence[Row]) -> bool:
+        """Whether the roadwork rule made these rows one group out of too many."""
+        most = self.settings.roadwork_chain
+        if most is None or self.settings.roadwork_days is None or len(rows) <= most:
+            return False
+        alone = self.settings.model_copy(update={"roadwork_days": None})
+        return len(components(rows, self.hashes, alone, self.ledger.groups, self.contents)) > most
 
     def _name(self, rows: Sequence[Row]) -> str:
         known = {self.ledger.groups.get(row.image, row.group) for row in rows} & self.ledger.homes.keys()

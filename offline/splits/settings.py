@@ -67,6 +67,11 @@ class SplitSettings(Section):
         sequence_columns: rows of one source with the same value in one of these columns are one group.
         gps_cell_m: side of the cell in which rows are one group if little time lies between them; None for no rule.
         gps_minutes: how little.
+        roadwork_days: rows with roadwork of one cell are one group if less than so many days lie between one and the
+            next, because one construction site is missed or found again and again; None for no such rule.
+        roadwork_chain: a new group that this rule makes of more than so many others only trains, because it would be
+            no more than one unit of an exam; None for no limit. A camera that passes a site daily for `roadwork_days`
+            brings 45 visits. What is longer is a street or a city whose drives tie its sites together.
         hash_distance: rows whose perceptual hashes differ in at most so many of 256 bits are one group; None for no
             such rule. Copies of a picture (compressed again, resized, brighter, shifted or cropped by 1 %) differ in at
             most 36 bits; pictures of different places in at least 54.
@@ -94,6 +99,8 @@ class SplitSettings(Section):
     )
     gps_cell_m: float | None = Field(default=50.0, gt=0)
     gps_minutes: float = Field(default=10.0, gt=0)
+    roadwork_days: float | None = Field(default=45.0, gt=0)
+    roadwork_chain: int | None = Field(default=50, ge=1)
     hash_distance: int | None = Field(default=40, ge=0, lt=128)
     strata: tuple[str, ...] = ("daytime", "weather")
     difficulty: Difficulty = ContrastDifficulty()

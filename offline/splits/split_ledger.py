@@ -1,7 +1,11 @@
 """The split ledger: where every group was put, for ever.
 
-`splits.ledger.jsonl` is appended to and never changed. A run that is killed while it writes leaves the first few of
-its lines; the next run finds these groups placed and goes on with the others as if nothing had happened.
+`splits.ledger.jsonl` is appended to and never changed, and its lines are chained. A run that is killed while it writes
+leaves the first few of its lines; the next run finds these groups placed and goes on with the others as if nothing had
+happened.
+
+A row is known by the content of its image, wherever that lies now. A path whose content is new is where the path was,
+because a picture that was exported again is still the same picture.
 """
 
 from __future__ import annotations
@@ -13,10 +17,9 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from offline.data.jsonl import read_records
+from offline.data.chained_ledger import append_chain, read_chain
 from offline.errors import DatasetError
 from offline.splits.settings import Split
-from stage1.artifacts import append_lines
 
 SPLIT_LEDGER = "splits.ledger.jsonl"
 
@@ -24,7 +27,7 @@ SPLIT_LEDGER = "splits.ledger.jsonl"
 class _Line(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
 
 
 class StrataCut(_Line):
@@ -45,6 +48,22 @@ class StrataCut(_Line):
     at: str
 
 
+class PlacedRow(BaseModel):
+    """A row that was placed.
+
+    Attributes:
+        row: its id, which is the path of its image.
+        sha256: hash of its file; None if only its path is known.
+        label: its label when it was placed; None if it was not written down.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    row: str
+    sha256: str | None = None
+    label: int | None = None
+
+
 class Assignment(_Line):
     """A group was placed, or a placed group got new rows.
 
@@ -53,7 +72,7 @@ class Assignment(_Line):
         group: name of the group.
         split: where it is.
         fold: number of its fold from 0, in val_calib; None elsewhere.
-        rows: ids of its new rows.
+        rows: its new rows, and known ones that lie elsewhere now.
         first_seen: when these rows came, UTC, ISO 8601.
         strata_version: the bins by which the group was placed.
     """
@@ -62,13 +81,15 @@ class Assignment(_Line):
     group: str
     split: Split
     fold: int | None = Field(default=None, ge=0)
-    rows: tuple[str, ...]
+    rows: tuple[PlacedRow, ...]
     first_seen: str
     strata_version: int
 
 
 Event = Annotated[StrataCut | Assignment, Field(discriminator="event")]
 _EVENTS: TypeAdapter[StrataCut | Assignment] = TypeAdapter(Event)
+# Where one content was put twice, what it did first matters most: what has trained or chosen never certifies.
+FIRST: tuple[Split, ...] = ("train", "val_select", "val_calib", "test")
 
 
 class Home(NamedTuple):
@@ -84,13 +105,17 @@ class Ledger:
 
     Attributes:
         homes: home of each group, in the order in which the groups were placed.
-        groups: group of each row that was ever placed, whether it is still in the data or not.
+        groups: group of each row that was ever placed, by its id, whether it is still in the data or not.
         cuts: the bins of each `strata_version`.
+        contents: group of each content that was ever placed, by the hash of its file.
+        placed: group and label of each row and content that were ever placed together.
     """
 
     homes: Mapping[str, Home] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
     cuts: Mapping[int, StrataCut] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
+    placed: Mapping[tuple[str, str | None], tuple[str, int | None]] = field(default_factory=dict)
 
     def after(self, events: Iterable[Event]) -> Ledger:
         """What it says after some more events.
@@ -99,6 +124,7 @@ class Ledger:
             DatasetError: they contradict each other or what was there.
         """
         homes, groups, cuts = dict(self.homes), dict(self.groups), dict(self.cuts)
+        contents, placed = dict(self.contents), dict(self.placed)
         for event in events:
             if isinstance(event, StrataCut):
                 if cuts.setdefault(event.strata_version, event) != event:
@@ -108,27 +134,50 @@ class Ledger:
             if homes.setdefault(event.group, home) != home:
                 raise DatasetError(f"the split ledger has group {event.group!r} in {homes[event.group]} and in {home}")
             for row in event.rows:
-                if groups.setdefault(row, event.group) != event.group:
+                group, _ = placed.setdefault((row.row, row.sha256), (event.group, row.label))
+                if group != event.group:
                     raise DatasetError(
-                        f"the split ledger has row {row!r} in group {groups[row]!r} and in group {event.group!r}"
+                        f"the split ledger has row {row.row!r} in group {group!r} and in group {event.group!r}"
                     )
-        return Ledger(homes, groups, cuts)
+                groups[row.row] = group
+                if row.sha256 is not None:
+                    before = contents.setdefault(row.sha256, group)
+                    contents[row.sha256] = min((before, group), key=lambda name: FIRST.index(homes[name].split))
+        return Ledger(homes, groups, cuts, contents, placed)
 
     def home_of(self, row: str) -> Home | None:
         """Home of a row, None if it was never placed."""
         return self.homes[self.groups[row]] if row in self.groups else None
+
+    def group_of(self, row: str, sha256: str | None) -> str | None:
+        """Group of a row with this id and this content, None if neither was ever placed."""
+        if (row, sha256) in self.placed:
+            return self.placed[row, sha256][0]
+        if sha256 is not None and sha256 in self.contents:
+            return self.contents[sha256]
+        return self.groups.get(row)
+
+    def in_names_of(self, rows: Iterable[str], contents: Mapping[str, str]) -> Ledger:
+        """What it says of the rows of a night, by the ids that they have now.
+
+        Args:
+            rows: their ids.
+            contents: hash of the file of each, where it is known.
+        """
+        found = {row: self.group_of(row, contents.get(row)) for row in rows}
+        groups = {row: group for row, group in found.items() if group is not None}
+        return Ledger(self.homes, groups, self.cuts, self.contents, self.placed)
 
 
 def read_split_ledger(path: Path) -> Ledger:
     """Read the ledger; an absent file is an empty one, and a line that a crash cut short says nothing.
 
     Raises:
-        DatasetError: a line is not an event, or the events contradict each other.
+        DatasetError: a line is not an event, the chain is broken, or the events contradict each other.
     """
-    return Ledger().after(read_records(path, _EVENTS))
+    return Ledger().after(read_chain(path, _EVENTS))
 
 
 def append_events(path: Path, events: Sequence[Event]) -> None:
     """Write events down, in order."""
-    if events:
-        append_lines(path, events)
+    append_chain(path, events)

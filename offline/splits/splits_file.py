@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from offline.data.checks.perceptual_hash import nearest, words_of
 from offline.data.dataset import Dataset
@@ -26,11 +26,15 @@ class SplitRow(_Part):
         row: id of the row.
         group: everything that depends on it; larger than its group in the labels file if groups depend on each other.
         phash: perceptual hash, 64 hex digits; None for a blank picture.
+        sha256: hash of its file, by which it is known again; None if nobody took it.
+        label: its label; None if nobody wrote it down.
     """
 
     row: str
     group: str
     phash: str | None = None
+    sha256: str | None = None
+    label: int | None = None
 
 
 class SplitSet(_Part):
@@ -84,6 +88,45 @@ class Nearest(_Part):
     sets: tuple[Split, Split]
 
 
+class RevisitedPlaces(_Part):
+    """The places of an exam, and which of them are in train as well. A place is a cell of the GPS grid.
+
+    Attributes:
+        places: cells of its rows.
+        in_train: those that rows of train were taken in, at any time.
+        roadwork_places: cells of its rows with roadwork.
+        roadwork_in_train: those that rows of train with roadwork were taken in, at any time.
+        rows_without_place: rows that do not say where they were taken, and may be anywhere.
+    """
+
+    places: int
+    in_train: int
+    roadwork_places: int
+    roadwork_in_train: int
+    rows_without_place: int
+
+    @property
+    def are_new(self) -> bool:
+        """Every row says where it was taken, and nothing in train was taken there."""
+        return self.in_train == 0 == self.rows_without_place
+
+
+class LostRows(_Part):
+    """Rows that were ever in val_calib and are not there now, because they were deleted, changed or left out.
+
+    Attributes:
+        rows: how many they are; those with the same file are one.
+        roadwork: those that were placed with roadwork.
+        unknown: those whose label nobody wrote down.
+        relabelled: rows that are there and have another label now than when they were placed.
+    """
+
+    rows: int = 0
+    roadwork: int = 0
+    unknown: int = 0
+    relabelled: int = 0
+
+
 class Splits(Artifact):
     """`splits.json`.
 
@@ -98,10 +141,13 @@ class Splits(Artifact):
         folds: the folds of val_calib, as row ids.
         quarantined: rows that are in no set.
         nearest: the two most similar pictures of different sets; None if there is no such pair.
+        places: of val_calib and of test, how many of their places are in train as well; empty if places are not read.
+        lost: rows that val_calib once had.
+        unread_bundles: ids of bundles of the store that do not say what they were made of.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 2
-    schema_version: int = 2
+    SCHEMA_VERSION: ClassVar[int] = 3
+    schema_version: int = 3
 
     seed: int
     data_sha256: str
@@ -113,11 +159,19 @@ class Splits(Artifact):
     folds: tuple[tuple[str, ...], ...]
     quarantined: tuple[Quarantined, ...] = ()
     nearest: Nearest | None = None
+    places: dict[Split, RevisitedPlaces] = Field(default_factory=dict)
+    lost: LostRows = LostRows()
+    unread_bundles: tuple[str, ...] = ()
 
     @property
     def groups(self) -> dict[str, str]:
         """Group of each row of the four sets."""
         return {row.row: row.group for split in self.sets.values() for row in split.rows}
+
+    @property
+    def contents(self) -> dict[str, str]:
+        """Hash of the file of each row of the four sets, where it was taken."""
+        return {row.row: row.sha256 for split in self.sets.values() for row in split.rows if row.sha256 is not None}
 
     def dataset(self, data: Dataset, name: Split) -> Dataset:
         """The rows of one set, each in the group of everything that depends on it.
@@ -156,6 +210,7 @@ class Splits(Artifact):
             # What the labels file calls one group, whatever this file says of it.
             declared = {part: [data.by_id[row].group for row in rows.ids] for part, rows in parts.items()}
             _check_groups("declared group", declared)
+            _check_groups("the file", {part: self._contents_of(rows.ids) for part, rows in parts.items()})
         found = nearest_of(self.sets)
         if self.hash_distance is not None and found is not None and found.bits <= self.hash_distance:
             raise DatasetError(
@@ -163,9 +218,18 @@ class Splits(Artifact):
                 f"hashes differ in {found.bits} bits, more than {self.hash_distance} were expected"
             )
 
+    def _contents_of(self, rows: Sequence[str]) -> list[str]:
+        contents = self.contents
+        return [contents[row] for row in rows if row in contents]
 
-def check_classes(name: str, rows: Dataset) -> None:
+
+def check_classes(name: str, rows: Dataset, why: str = "") -> None:
     """Refuse a set without both classes.
+
+    Args:
+        name: of the set.
+        rows: its rows.
+        why: what made groups few, to be told as well.
 
     Raises:
         DatasetError: a class is missing.
@@ -174,7 +238,7 @@ def check_classes(name: str, rows: Dataset) -> None:
     if not 0 < positives < len(rows):
         raise DatasetError(
             f"{name} would have {positives} roadwork images of {len(rows)}: too few groups; add data, or name finer "
-            "groups in the group column"
+            f"groups in the group column{why}"
         )
 
 

@@ -17,7 +17,9 @@ from offline.certify.calibration_ledger import LedgerEntry, earlier_than, read_c
 from offline.certify.calibration_record import write_record
 from offline.certify.engine_agreement import machine_of
 from offline.certify.folds import Fold, budget_of, folds_on_offer, most_powerful
+from offline.certify.sample_words import sample_words
 from offline.certify.second_look import SecondLook, second_look
+from offline.certify.use_history import bring_up_to_date
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import BATCH, labelled, read_outputs, run_engine, unseen
 from offline.data.named_targets import NO_TARGET, named_targets
@@ -26,6 +28,7 @@ from offline.pipeline.run_files import REFERENCES, SCREEN, SECOND_LOOK, SELECT_O
 from offline.pipeline.stage import Stage
 from offline.splits.balanced_placement import hash_key
 from offline.splits.splits_file import Splits
+from offline.splits.store_history import ask_store, check_unspent
 from offline.stages.common.compiled_engine import agreed, compiled_engine, write_drift
 from offline.stages.common.inputs import splits_of
 from offline.stages.screen import Screen
@@ -97,6 +100,9 @@ def run_calibrate_scrc(context: Context) -> None:
     select_rows = splits.dataset(context.data, "val_select")
     val_select = labelled(select_rows, read_outputs(context.inputs["screen"] / SELECT_OUTPUTS))
     reference = agreed(context, spec, select_rows, val_select)
+    history = ask_store(context.store)
+    check_unspent(history, splits, context.inputs["splits"])
+    bring_up_to_date(context.workspace, history, context.now().isoformat(timespec="seconds"))
     fold = fold_of(context, splits)
     fold_rows = splits.pick(context.data, fold.rows)
     binding = CalibrationContext(
@@ -107,6 +113,7 @@ def run_calibrate_scrc(context: Context) -> None:
         backend(spec.backend).tolerance(spec),
         fold.spent,
         config.splits.val_calib,
+        sample_words(splits, fold.from_store),
     )
     screen = Screen.read(context.inputs["screen"] / SCREEN)
     why_not = obstacle(val_select, unseen(fold_rows), settings, binding) or screen.reason
@@ -121,7 +128,7 @@ def run_calibrate_scrc(context: Context) -> None:
         sets = {"val_select": val_select, "val_calib": shown}
         second_look(params, shown, config.seed).write(context.out / SECOND_LOOK)
         about = (settings.subgroups,) if settings.mode == "balanced" else ()
-        write_record(context.out, sets, about=about, calib_share=config.splits.val_calib)
+        write_record(context.out, sets, key=context.key, about=about, calib_share=config.splits.val_calib)
     params.write(context.out / PARAMS)
     calibrator_of(shown, named_targets(shown_rows, config.model.heads)).write(context.out / CALIBRATOR)
     _write_beside(context, val_select, None if why_not else shown, binding.tolerance)
@@ -132,7 +139,7 @@ def run_calibrate_scrc(context: Context) -> None:
 
 def fold_of(context: Context, splits: Splits) -> Fold:
     """The fold of val_calib that this certification may look at, with what was spent on it before."""
-    settings, group_of = context.config.calibrate_scrc, splits.groups
+    settings = context.config.calibrate_scrc
     earlier, own = earlier_than(read_certifications(context.workspace), context.key)
 
     def units(rows: Sequence[str]) -> int:
@@ -143,9 +150,7 @@ def fold_of(context: Context, splits: Splits) -> Fold:
 
     fresh = budget_of(Fold(()), settings)
     needed = trials_needed(0, settings.alpha, fresh.level)
-    offers = folds_on_offer(
-        splits.folds, group_of, earlier, delta=settings.delta, enough=lambda rows: units(rows) >= needed
-    )
+    offers = folds_on_offer(splits, earlier, delta=settings.delta, enough=lambda rows: units(rows) >= needed)
     resumed = [fold for fold in offers if own is not None and tuple(sorted(fold.rows)) == own.rows]
     return resumed[0] if resumed else most_powerful(offers, units, settings)
 
@@ -154,10 +159,11 @@ def look(context: Context, splits: Splits, fold: Fold) -> None:
     """Write down that the rows of a fold are looked at, unless this certification was killed after it had done so."""
     if earlier_than(read_certifications(context.workspace), context.key)[1] is not None:
         return
-    group_of = splits.groups
+    group_of, contents = splits.groups, splits.contents
     entry = LedgerEntry(
         key=context.key,
         rows=tuple(sorted(fold.rows)),
+        contents=tuple(sorted({contents[row] for row in fold.rows if row in contents})),
         groups=tuple(sorted({group_of[row] for row in fold.rows})),
         level=budget_of(fold, context.config.calibrate_scrc).level,
         at=context.now().isoformat(timespec="seconds"),

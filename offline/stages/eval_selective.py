@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from engines.store.file_names import CALIBRATOR, METRICS, PAGE, PARAMS, PREPROCESS
 from offline.certify.engine_agreement import machine_of
+from offline.certify.sample_words import sample_words
 from offline.certify.second_look import SecondLook
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
@@ -15,8 +16,9 @@ from offline.pipeline.run_files import COMPARISON, REFERENCES, REPORT, SECOND_LO
 from offline.pipeline.stage import Stage
 from offline.report.page import render
 from offline.report.thumbnails import thumbnails
+from offline.splits.splits_file import Splits
 from offline.stages.common.compiled_engine import compiled_engine
-from offline.stages.common.inputs import rows_of
+from offline.stages.common.inputs import rows_of, splits_of
 from stage1.artifacts import write_atomic
 from stage1.baselines.literature import ReferenceRules
 from stage1.baselines.softmax import Thresholds
@@ -48,7 +50,7 @@ def run_eval_selective(context: Context) -> None:
         report,
         params,
         title=title,
-        data=_about(rows),
+        data=_about(rows, splits_of(context)),
         thumbnails=pictures,
         comparison=comparison,
         second_look=again,
@@ -56,12 +58,15 @@ def run_eval_selective(context: Context) -> None:
     write_atomic(context.out / PAGE, page.encode())
 
 
-def _about(rows: Dataset) -> str:
+def _about(rows: Dataset, splits: Splits) -> str:
     sources = sorted({row.source or "unnamed source" for row in rows.rows})
     text = f"Data: {', '.join(sources)}."
     if "synthetic" in sources:
         text += " Synthetic pictures say nothing about accuracy on real streets."
-    return text
+    test = splits.places.get("test")
+    if test is not None and test.places:
+        text += f" {test.in_train} of {test.places} places of test are in train as well."
+    return f"{text} {sample_words(splits)}"
 
 
 STAGE: NightStage = Stage(

@@ -17,8 +17,9 @@ from offline.data.engine_outputs import labelled, read_outputs, run_engine, writ
 from offline.pipeline.run_files import SCREEN, SELECT_OUTPUTS
 from offline.pipeline.stage import Stage
 from offline.publish.champion import Unjudged, open_bundle
+from offline.splits.bundle_past import unseen
 from offline.stages.common.compiled_engine import compiled_engine
-from offline.stages.common.inputs import rows_of
+from offline.stages.common.inputs import rows_of, splits_of
 from stage1.artifacts import Artifact, sha256_file
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
@@ -74,7 +75,8 @@ def _hopeless(context: Context, rows: Dataset, ours: LabelledOutputs) -> str:
         return ""
     with closing(champion.live) as live:
         same = live.manifest.files[ENGINE].sha256 == sha256_file(context.inputs["export"] / ENGINE)
-        places = np.flatnonzero([row not in champion.seen("val_select") for row in rows.ids])
+        kept = set(unseen(rows.ids, splits_of(context).contents, champion.past, "val_select"))
+        places = np.flatnonzero([row in kept for row in rows.ids])
         common = rows.pick([rows.ids[place] for place in places])
         # The same model, compiled for another engine or certified anew, need not win.
         if same or not _same_terms(live.params, settings) or len(set(common.labels.tolist())) < 2:

@@ -12,7 +12,9 @@ from offline.data.named_targets import check_named
 from offline.pipeline.stage import Stage
 from offline.splits.assign import Looks, examined, split
 from offline.splits.difficulty import difficulties
+from offline.splits.old_split_ledger import take_over_splits
 from offline.splits.split_ledger import SPLIT_LEDGER, append_events, read_split_ledger
+from offline.splits.store_history import ask_store
 from stage1.certificate.calibrate import check_unit
 
 if TYPE_CHECKING:
@@ -30,10 +32,13 @@ def run_splits(context: Context) -> None:
     report.model_copy(update={"inventory": inventory}).write(context.out / PREFLIGHT)
     prints = fingerprints(data, context.workspace / FINGERPRINTS, told)
     scorer, scores = difficulties(examined(data, settings), prints, settings.difficulty, told)
-    looks = Looks({row: taken.phash for row, taken in prints.items()}, scorer, scores)
+    contents = {row: taken.sha256 for row, taken in prints.items()}
+    looks = Looks({row: taken.phash for row, taken in prints.items()}, scorer, scores, contents)
     ledger = context.workspace / SPLIT_LEDGER
+    take_over_splits(ledger, contents, {row.image: row.label for row in data.rows})
     at = context.now().isoformat(timespec="seconds")
-    splits, events = split(data, looks, read_split_ledger(ledger), settings, at, data_sha256=context.data.sha256)
+    placed, history = read_split_ledger(ledger), ask_store(context.store)
+    splits, events = split(data, looks, placed, settings, at, data_sha256=context.data.sha256, history=history)
     splits.check(data)
     # Not after hours of training.
     check_unit(config.calibrate_scrc, splits.dataset(data, "val_calib").groups)

@@ -57,6 +57,7 @@ class CalibrationContext:
         tolerance: largest difference of an output that is accepted from the engine on another machine.
         spent_before: the part of delta that they spent; None if each spent what these settings give it.
         calib_share: share of newly labelled images that reaches val_calib.
+        sample: sentences about the rows that certify, for the statement.
     """
 
     engine_sha256: str
@@ -66,6 +67,7 @@ class CalibrationContext:
     tolerance: float = TOLERANCE
     spent_before: float | None = None
     calib_share: float = 1.0
+    sample: str = ""
 
     def budget(self, settings: CalibrationSettings) -> Budget:
         """What this certification may spend."""
@@ -97,8 +99,12 @@ def calibrate(
     found = _search(val_select, val_calib, units, settings, context)
     uncertified = _uncertified(val_select, val_calib, units, settings, context, found)
     if found.rule is None:
-        return ScrcParams.model_validate(uncertified.model_dump())
-    return _certified(uncertified, found.rule, val_calib, units, settings)
+        counted = val_calib.positive if settings.risk in AMONG_POSITIVES else np.ones(len(val_calib), bool)
+        held, budget = len(units.representatives(counted)), context.budget(settings)
+        after = statements.next_look(found.evidence, held, budget, settings, context.calib_share)
+        fields = uncertified.model_dump() | {"reason": f"{found.reason} {after}".strip()}
+        return ScrcParams.model_validate(fields)
+    return _certified(uncertified, found.rule, val_calib, units, settings, context.sample)
 
 
 def check_unit(settings: CalibrationSettings, groups: Sequence[str]) -> None:
@@ -304,7 +310,12 @@ def bound_delta(params: ScrcParams) -> float:
 
 
 def _certified(
-    uncertified: ScrcParams, rule: ExitRule, data: LabelledOutputs, units: Units, settings: CalibrationSettings
+    uncertified: ScrcParams,
+    rule: ExitRule,
+    data: LabelledOutputs,
+    units: Units,
+    settings: CalibrationSettings,
+    sample: str,
 ) -> ScrcParams:
     labels = rule.exit_labels(data.outputs)
     decisions = Decisions.from_exit_labels(labels, np.zeros(len(labels), bool))
@@ -323,5 +334,6 @@ def _certified(
         "subgroups": {e.subgroup: Rate.count(e.events, e.trials, e.level) for e in uncertified.evidence if e.subgroup},
     }
     named = uncertified.model_copy(update={"bound_delta": delta})
-    fields["statement"] = statements.statement(named, risks, coverage, exited, by_image, settings)
+    words = statements.statement(named, risks, coverage, exited, by_image, settings)
+    fields["statement"] = f"{words} {sample}".rstrip()
     return ScrcParams.model_validate(fields)

@@ -116,6 +116,35 @@ def not_proved(evidence: Sequence[Evidence], settings: CalibrationSettings) -> s
     )
 
 
+def next_look(
+    evidence: Sequence[Evidence], units: int, budget: Budget, settings: CalibrationSettings, share: float
+) -> str:
+    """What to label before the next look, and how many are left, after a look that proved nothing.
+
+    Args:
+        evidence: the claims at the most cautious rule.
+        units: units of val_calib of the kind that is counted, of which those of the evidence are a part.
+        budget: what this look might spend.
+        settings: what was asked for.
+        share: share of newly labelled images that reaches val_calib.
+    """
+    worst = max(evidence, key=lambda item: item.p_value / item.level)
+    told = []
+    if worst.risk is not None:
+        missing = trials_needed(worst.events, worst.bound, worst.level) - worst.trials
+        # As many of the new ones will count as of those that are there.
+        wanted = math.ceil(missing * units / max(1, worst.trials))
+        told.append(to_label(wanted, labelled(worst.risk, settings.unit), share))
+    left = (budget.left or 0) - 1
+    if settings.spending == "looks":
+        told.append(
+            f"{left} {'look is' if left == 1 else 'looks are'} left at these rows."
+            if left > 0
+            else "This was the last look at these rows: the next certificate takes a fresh fold."
+        )
+    return " ".join(told)
+
+
 def no_pair_proved(tested: int, evidence: Sequence[Evidence]) -> str:
     """Why Holm's procedure rejects nothing."""
     worst = max(evidence, key=lambda item: item.p_value / item.level)

@@ -69,6 +69,7 @@ def dataset(tmp_path: Path) -> Callable[[Iterable[Row]], Dataset]:
     def make(rows: Iterable[Row]) -> Dataset:
         data = Dataset(tmp_path, tuple(rows))
         for row in data.rows:
+            (tmp_path / row.image).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / row.image).touch()
         return data
 

@@ -1,10 +1,13 @@
-"""What a picture looks like in a few bytes: a perceptual hash and the contrast of its grey values.
+"""What a picture is in a few bytes: the hash of its file, a perceptual hash and the contrast of its grey values.
 
-An image is decoded once in its life, at a reduced size; the next nights read its fingerprint from the workspace.
+An image is read once in its life, and decoded at a reduced size; the next nights read its fingerprint from the
+workspace.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -34,12 +37,14 @@ class Fingerprint(BaseModel):
     """What is known of one image file.
 
     Attributes:
+        sha256: hash of its bytes.
         phash: perceptual hash, 64 hex digits; None if the picture is blank.
         contrast: standard deviation of its grey values, 0 to 127.5.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     phash: str | None = Field(pattern=r"^[0-9a-f]{64}$")
     contrast: float = Field(ge=0)
 
@@ -58,7 +63,7 @@ class CachedFingerprint(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
     scheme: str
     image: str
     size: int
@@ -71,7 +76,13 @@ class CachedFingerprint(BaseModel):
         return self.scheme, self.image, self.size, self.mtime_ns
 
 
-_RECORDS = TypeAdapter(CachedFingerprint)
+class _Outdated(BaseModel):
+    """A line of the version before, which does not know the content of the file: it is read again."""
+
+    schema_version: Literal[1]
+
+
+_RECORDS: TypeAdapter[CachedFingerprint | _Outdated] = TypeAdapter(CachedFingerprint | _Outdated)
 
 
 def fingerprint(path: Path) -> Fingerprint:
@@ -83,23 +94,25 @@ def fingerprint(path: Path) -> Fingerprint:
     import imagehash  # noqa: PLC0415  belongs to the extra `train`; reading a split needs none of it
 
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             # A JPEG is decoded at the smallest scale that is no smaller than this; other formats at full size.
             image.draft("L", DRAFT_SIZE)
             grey = image.convert("L")
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise DatasetError(f"{path}: {error}") from error
+    digest = hashlib.sha256(content).hexdigest()
     contrast = float(np.asarray(grey, dtype=np.float64).std())
     if contrast < BLANK_CONTRAST:
-        return Fingerprint(phash=None, contrast=contrast)
+        return Fingerprint(sha256=digest, phash=None, contrast=contrast)
     bits = imagehash.phash(grey, hash_size=int(HASH_BITS**0.5)).hash
-    return Fingerprint(phash=np.packbits(bits.reshape(-1)).tobytes().hex(), contrast=contrast)
+    return Fingerprint(sha256=digest, phash=np.packbits(bits.reshape(-1)).tobytes().hex(), contrast=contrast)
 
 
 def fingerprints(
     data: Dataset, cache: Path, progress: Callable[[int, int, str], None] = lambda *_: None
 ) -> dict[str, Fingerprint]:
-    """Fingerprint of every row by its id; only files that are new or changed are decoded.
+    """Fingerprint of every row by its id; only files that are new or changed are read.
 
     Args:
         data: the rows.
@@ -109,7 +122,8 @@ def fingerprints(
     Raises:
         DatasetError: an image cannot be read, or the cache is damaged.
     """
-    known = {record.key: record.fingerprint for record in read_records(cache, _RECORDS)}
+    records = read_records(cache, _RECORDS)
+    known = {record.key: record.fingerprint for record in records if isinstance(record, CachedFingerprint)}
     keys = {row.image: _key(data.root, row.image) for row in data.rows}
     found = {image: known[key] for image, key in keys.items() if key in known}
     missing = sorted(keys.keys() - found.keys())

@@ -92,7 +92,7 @@ def files(tmp_path: Path, tiny_engine: Path, write_bundle_files: Files, sets: Se
         named |= {name: SplitSet(rows=(), groups=0, positives=0) for name in ("train", "test")}
         folds = (tuple(sets["val_calib"].row_ids),)
         Splits(seed=0, data_sha256="d", sets=named, folds=folds).write(home / "splits.json")
-        write_record(home, said or used, about=(), calib_share=1.0)
+        write_record(home, said or used, key="night", about=(), calib_share=1.0)
         return home
 
     return write

@@ -49,11 +49,13 @@ def test_a_line_that_a_crash_cut_short_is_not_a_use_and_does_not_spoil_the_next(
     assert [entry.key for entry in read_certifications(tmp_path)] == ["night 0", "night 2"]
 
 
-def test_an_entry_of_version_2_does_not_say_what_it_spent(tmp_path: Path) -> None:
-    (tmp_path / LEDGER).write_text(
-        '{"schema_version": 2, "key": "night 0", "rows": ["a"], "groups": ["drive a"], "at": ""}\n'
-    )
-    assert [found.level for found in read_certifications(tmp_path)] == [None]
+def test_a_ledger_from_which_a_look_was_taken_is_refused(tmp_path: Path) -> None:
+    for night in range(3):
+        record_look(tmp_path, entry(f"night {night}", "a"))
+    first, _, last = (tmp_path / LEDGER).read_text().splitlines()
+    (tmp_path / LEDGER).write_text(f"{first}\n{last}\n")
+    with pytest.raises(DatasetError, match=r"calibration_ledger\.jsonl, line 2: it does not follow .* new workspace"):
+        read_certifications(tmp_path)
 
 
 def test_an_entry_of_the_version_before_is_refused_by_its_line(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from offline.certify.calibration_ledger import LedgerEntry
 from offline.certify.folds import Fold, folds_on_offer, most_powerful
 from stage1.certificate.budget import spent_on
 from stage1.certificate.settings import CalibrationSettings
+from tests.support.folds import folded
 
 LEVEL = 0.1 / 6
 SETTINGS = CalibrationSettings()
@@ -20,11 +21,15 @@ def looked(key: str, rows: str, groups: str = "", level: float | None = LEVEL) -
 
 
 def offers(
-    parts: Sequence[str], *earlier: LedgerEntry, groups: dict[str, str] | None = None, enough: int = 99
+    parts: Sequence[str],
+    *earlier: LedgerEntry,
+    groups: dict[str, str] | None = None,
+    contents: dict[str, str] | None = None,
+    enough: int = 99,
 ) -> list[Fold]:
     """Folds of rows with one letter each, in a group of its own unless one is named."""
-    named = {row: (groups or {}).get(row, f"drive {row}") for part in parts for row in part}
-    return folds_on_offer(parts, named, earlier, delta=0.1, enough=lambda rows: len(rows) >= enough)
+    splits = folded(*parts, groups=groups, contents=contents)
+    return folds_on_offer(splits, earlier, delta=0.1, enough=lambda rows: len(rows) >= enough)
 
 
 def fold(rows: str, uses: int = 0, spent: float | None = None) -> Fold:
@@ -58,6 +63,18 @@ def test_a_row_is_used_whatever_its_group_is_called_now() -> None:
 
 def test_another_row_of_a_group_that_was_looked_at_is_used() -> None:
     assert offers(["z"], looked("night 0", "a"), groups={"z": "drive a"}) == [fold("z", 1)]
+
+
+def test_a_row_is_used_under_any_path_of_its_file() -> None:
+    earlier = looked("night 0", "ab").model_copy(update={"contents": ("1", "2")})
+    assert offers(["xy"], earlier, contents={"x": "2", "y": "3"}) == [fold("xy", 1)]
+    assert offers(["y"], earlier, contents={"y": "3"}) == [fold("y")]
+
+
+def test_uses_that_the_store_alone_knows_are_counted_apart() -> None:
+    earlier = looked("night 0", "ab"), looked("night 1", "ab").model_copy(update={"known_from": "store"})
+    (found,) = offers(["ab"], *earlier)
+    assert (found.uses, found.from_store) == (2, 1)
 
 
 def test_groups_that_were_joined_are_as_used_as_all_of_them() -> None:

@@ -138,4 +138,4 @@ def test_the_terminal_is_told_in_a_line_a_comparison() -> None:
     assert "exit coverage at equal risk +0." in line
     (undecided,) = gain_lines(found(3.0, 3.0))
     assert undecided.startswith("no difference seen to baseline: ")
-    assert undecided.endswith("AUGRC +0.0000 [+0.0000, +0.0000]")
+    assert undecided.endswith("exit coverage at equal risk +0.000 [+0.000, +0.000]")

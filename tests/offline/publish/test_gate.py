@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -105,7 +107,7 @@ def publish(
 
 def judged(store: Store, challenger: Path, data: Dataset, **settings: Any) -> Publication:
     chosen = GateSettings.model_validate(GATE.model_dump() | settings)
-    return judge(Bench(store, data, chosen, Silence(), NOW), challenger)
+    return judge(Bench(store, data, {}, chosen, Silence(), NOW), challenger)
 
 
 class TestPromotion:
@@ -140,6 +142,21 @@ class TestPromotion:
     ) -> None:
         publish("old", trained_on=data.ids[:100], live=NOW)
         (found,) = judged(store, publish("new", shift=0.01), data).compared
+        assert found.rows == 60
+
+    def test_a_champion_of_the_program_before_says_what_it_was_trained_on(
+        self, store: Store, publish: Publish, data: Dataset, tmp_path: Path, provenance: Provenance
+    ) -> None:
+        old, new = publish("old", trained_on=data.ids[:100]), publish("new", shift=0.01)
+        shutil.copytree(old, tmp_path / "files", ignore=shutil.ignore_patterns("manifest.json"))
+        tree = json.loads((old / "splits.json").read_text())
+        # As version 2 was written: without anything that a row has had since.
+        for described in tree["sets"].values():
+            described["rows"] = [{key: row[key] for key in ("row", "group", "phash")} for row in described["rows"]]
+        before = {key: tree[key] for key in ("seed", "data_sha256", "sets", "folds")} | {"schema_version": 2}
+        (tmp_path / "files" / "splits.json").write_text(json.dumps(before))
+        store.activate(store.publish(tmp_path / "files", provenance), now=NOW)
+        (found,) = judged(store, new, data).compared
         assert found.rows == 60
 
     def test_a_certified_challenger_replaces_one_that_certifies_nothing(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from offline.data.dataset import Dataset, Row
 from offline.errors import DatasetError
 from offline.splits.assign import Looks, split
 from offline.splits.settings import SPLITS, SplitSettings
-from offline.splits.split_ledger import Assignment, Event, Ledger
+from offline.splits.split_ledger import Assignment, Event, Ledger, PlacedRow
 from offline.splits.splits_file import Splits
 
 Drive = Callable[..., list[Row]]
@@ -31,9 +32,12 @@ class Nights:
         self.ledger = Ledger()
         self.events: list[Event] = []
 
-    def night(self, rows: list[Row], same: Sequence[Sequence[str]] = ()) -> Splits:
+    def night(
+        self, rows: list[Row], same: Sequence[Sequence[str]] = (), contents: Mapping[str, str] | None = None
+    ) -> Splits:
         data = self.dataset(rows)
-        splits, events = split(data, self.looks(data, same), self.ledger, self.settings, AT)
+        seen = replace(self.looks(data, same), contents=contents or {})
+        splits, events = split(data, seen, self.ledger, self.settings, AT)
         splits.check(data)
         self.events += events
         self.ledger = self.ledger.after(events)
@@ -212,6 +216,107 @@ def test_a_row_that_comes_back_is_where_it_was(nights: Callable[..., Nights], dr
     assert homes(house.night(rows)) == first
 
 
+def single(count: int) -> list[Row]:
+    """Rows that no column groups: each is its own, under the name of its file."""
+    return [Row(image=f"cam/{n:04d}.jpg", label=int(n % 3 == 0), group=f"cam/{n:04d}.jpg") for n in range(count)]
+
+
+def files(rows: Sequence[Row]) -> dict[str, str]:
+    """A content for each row: its number."""
+    return {row.image: f"{number:064x}" for number, row in enumerate(rows)}
+
+
+def moved_to(row: Row, image: str) -> Row:
+    return row.model_copy(update={"image": image, "group": image if row.group == row.image else row.group})
+
+
+@pytest.mark.parametrize("grouped", [True, False], ids=["with a group column", "without"])
+def test_a_directory_that_is_renamed_moves_no_row(nights: Callable[..., Nights], drive: Drive, grouped: bool) -> None:
+    house, rows = nights(), drives(drive, 90) if grouped else single(150)
+    first = homes(house.night(rows, contents=files(rows)))
+    renamed = [moved_to(row, f"other/{row.image}") for row in rows]
+    # New groups beside them, so that a row without a home would be placed anew.
+    new = [row.model_copy(update={"image": f"new/{row.image}", "group": f"new/{row.group}"}) for row in rows]
+    after = homes(house.night([*renamed, *new], contents=files([*renamed, *new])))
+    assert {f"other/{row}": home for row, home in first.items()}.items() <= after.items()
+
+
+def test_a_group_column_that_is_renamed_with_its_files_moves_no_row(
+    nights: Callable[..., Nights], drive: Drive
+) -> None:
+    house, rows = nights(), drives(drive, 90)
+    first = house.night(rows, contents=files(rows))
+    renamed = [row.model_copy(update={"image": f"x/{row.image}", "group": f"trip {row.group}"}) for row in rows]
+    after = house.night(renamed, contents=files(renamed))
+    assert {f"x/{row}": home for row, home in homes(first).items()} == homes(after)
+    assert {f"x/{row}": group for row, group in first.groups.items()} == after.groups
+
+
+def test_files_that_swap_their_names_stay_where_their_pictures_were(nights: Callable[..., Nights]) -> None:
+    house, rows = nights(), single(120)
+    splits = house.night(rows, contents=files(rows))
+    train, calib = in_set(splits, "train"), in_set(splits, "val_calib")
+    swapped = {train: calib, calib: train}
+    contents = files(rows)
+    turned = contents | {row: contents[other] for row, other in swapped.items()}
+    label = {row.image: row.label for row in rows}
+    now = [row.model_copy(update={"label": label[swapped.get(row.image, row.image)]}) for row in rows]
+    after = house.night(now, contents=turned)
+    assert after.quarantined == ()
+    assert homes(after) == homes(splits) | {row: homes(splits)[other] for row, other in swapped.items()}
+
+
+def test_a_picture_that_is_exported_again_is_where_its_path_was(nights: Callable[..., Nights]) -> None:
+    house, rows = nights(), single(120)
+    first = house.night(rows, contents=files(rows))
+    again = {row.image: f"{number + 500:064x}" for number, row in enumerate(rows)}
+    assert homes(house.night(rows, contents=again)) == homes(first)
+    # From then on its new content is known under any name.
+    renamed = [moved_to(row, f"x/{row.image}") for row in rows]
+    after = house.night(renamed, contents={f"x/{row}": content for row, content in again.items()})
+    assert homes(after) == {f"x/{row}": home for row, home in homes(first).items()}
+
+
+def test_two_rows_with_the_same_file_are_one_group_whatever_they_look_like(nights: Callable[..., Nights]) -> None:
+    rows = single(120)
+    contents = files(rows) | {"cam/0003.jpg": files(rows)["cam/0000.jpg"]}
+    splits = nights(hash_distance=None).night(rows, contents=contents)
+    assert splits.groups["cam/0000.jpg"] == splits.groups["cam/0003.jpg"]
+    # A copy of a known picture that comes later is where that one is.
+    house = nights()
+    house.night(rows, contents=files(rows))
+    copy = Row(image="copy.jpg", label=1, group="copy.jpg")
+    after = house.night([*rows, copy], contents=files(rows) | {"copy.jpg": files(rows)["cam/0000.jpg"]})
+    assert homes(after)["copy.jpg"] == homes(after)["cam/0000.jpg"]
+
+
+def test_copies_that_an_older_ledger_put_into_two_sets_never_certify(nights: Callable[..., Nights]) -> None:
+    house, rows = nights(hash_distance=None), single(120)
+    splits = house.night(rows)
+    train, calib = in_set(splits, "train"), in_set(splits, "val_calib")
+    contents = files(rows) | {calib: files(rows)[train]}
+    after = house.night(rows, contents=contents)
+    assert [(q.row, homes(after).get(q.row)) for q in after.quarantined] == [(calib, None)]
+    # With both paths gone, the content alone is left, and it has trained.
+    rest = [row for row in rows if row.image not in {train, calib}]
+    other = Row(image="other.jpg", label=1, group="other.jpg")
+    house.ledger = house.ledger.after(
+        [
+            Assignment(
+                group=house.ledger.groups[row],
+                split=house.ledger.homes[house.ledger.groups[row]].split,
+                fold=house.ledger.homes[house.ledger.groups[row]].fold,
+                rows=(PlacedRow(row=row, sha256=contents[row]),),
+                first_seen=AT,
+                strata_version=1,
+            )
+            for row in (calib, train)
+        ]
+    )
+    last = house.night([*rest, other], contents=contents | {"other.jpg": contents[train]})
+    assert homes(last)["other.jpg"] == ("train", None)
+
+
 def test_another_row_of_a_drive_that_is_gone_is_where_the_drive_was(
     nights: Callable[..., Nights], drive: Drive
 ) -> None:
@@ -346,10 +451,13 @@ def test_strata_are_class_difficulty_and_the_metadata_that_are_asked_for(
 
 def test_what_the_ledger_says_of_a_night(nights: Callable[..., Nights], drive: Drive) -> None:
     house = nights()
-    splits = house.night(drives(drive, 90))
+    rows = drives(drive, 90)
+    splits = house.night(rows)
     cut, *placed = house.events
     assert cut.event == "strata"
-    assert {row: (e.split, e.fold) for e in placed if isinstance(e, Assignment) for row in e.rows} == homes(splits)
+    assert {row: (e.split, e.fold) for e in placed if isinstance(e, Assignment) for row in e.rows} == {
+        PlacedRow(row=row.image, label=row.label): homes(splits)[row.image] for row in rows
+    }
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -19,6 +19,10 @@ def row(image: str, *, group: str = "", source: str = "natix", **metadata: str) 
     return Row(image=image, label=0, group=group or image, source=source, metadata=metadata)
 
 
+def at_work(image: str, **metadata: str) -> Row:
+    return row(image, **metadata).model_copy(update={"label": 1})
+
+
 def grouped(rows: Sequence[Row], hashes: dict[str, str | None] | None = None, **settings: object) -> list[str]:
     """The components, each as its images in one word."""
     blank: dict[str, str | None] = dict.fromkeys((r.image for r in rows), None)
@@ -86,6 +90,32 @@ def test_another_place_or_a_later_hour_is_another_group() -> None:
 def test_a_slow_drive_is_one_group_though_its_ends_are_hours_apart() -> None:
     rows = [row("abcdef"[i], gps=at(0), timestamp=str(1.7e9 + 500 * i)) for i in range(6)]
     assert grouped(rows) == ["abcdef"]
+
+
+def test_roadwork_of_one_place_is_one_site_for_weeks() -> None:
+    days = (1, 31, 74, 125)
+    when = [f"{1.7e9 + 86_400 * day}" for day in days]
+    rows = [at_work("abcd"[n], gps=at(0), timestamp=when[n]) for n in range(4)]
+    # A month, then six weeks, then more than that after the one before.
+    assert grouped(rows) == ["abc", "d"]
+    assert grouped(rows, roadwork_days=40) == ["ab", "c", "d"]
+    assert grouped(rows, roadwork_days=None) == ["a", "b", "c", "d"]
+    elsewhere = at_work("e", gps=at(80), timestamp=when[0])
+    assert grouped([*rows, elsewhere], roadwork_days=60) == ["abcd", "e"]
+
+
+def test_a_place_without_roadwork_is_another_visit_after_minutes() -> None:
+    times = [f"2026-05-0{day}T12:00:00Z" for day in (1, 2, 3)]
+    rows = [of("abc"[n], gps=at(0), timestamp=times[n]) for n, of in enumerate((row, at_work, row))]
+    assert grouped(rows) == ["a", "b", "c"]
+    assert grouped([*rows, row("d", gps=at(0), timestamp="2026-05-02T12:09:00Z")]) == ["a", "bd", "c"]
+
+
+@pytest.mark.parametrize("offset", [0.0, 13.0, 26.0, 49.0])
+def test_one_construction_site_is_one_site_wherever_a_cell_ends(offset: float) -> None:
+    rows = [at_work("a", gps=at(offset), timestamp=NOON)]
+    rows += [at_work("b", gps=at(offset + 24), timestamp="2026-06-01T12:00:00Z")]
+    assert grouped(rows) == ["ab"]
 
 
 def test_a_place_without_a_time_joins_nothing() -> None:

@@ -15,7 +15,10 @@ from offline.errors import DatasetError
 from offline.splits.difficulty import difficulties
 from offline.splits.settings import BundleDifficulty, ColumnDifficulty, ContrastDifficulty, SplitSettings
 
-PRINTS = {"a.png": Fingerprint(phash=None, contrast=0), "b.png": Fingerprint(phash="0" * 64, contrast=51)}
+PRINTS = {
+    "a.png": Fingerprint(sha256="a" * 64, phash=None, contrast=0),
+    "b.png": Fingerprint(sha256="b" * 64, phash="0" * 64, contrast=51),
+}
 
 
 @pytest.fixture

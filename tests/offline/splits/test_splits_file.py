@@ -79,7 +79,7 @@ def test_a_set_is_handed_out_in_its_effective_groups(splits: Splits, data: Datas
 
 def test_the_file_says_what_was_drawn(splits: Splits, data: Dataset) -> None:
     tree = json.loads(splits.to_json())
-    assert (tree["schema_version"], tree["data_sha256"], tree["hash_distance"]) == (2, data.sha256, 40)
+    assert (tree["schema_version"], tree["data_sha256"], tree["hash_distance"]) == (3, data.sha256, 40)
     for name, described in tree["sets"].items():
         labels = [data.by_id[row["row"]].label for row in described["rows"]]
         assert (described["positives"], described["class_balance"]) == (sum(labels), sum(labels) / len(labels)), name
@@ -151,9 +151,9 @@ def test_rows_that_are_gone_from_the_data_are_named(splits: Splits, data: Datase
 
 
 def test_a_file_of_the_version_before_is_refused(splits: Splits, tmp_path: Path) -> None:
-    tree = splits.model_dump(mode="json") | {"schema_version": 1}
+    tree = splits.model_dump(mode="json") | {"schema_version": 2}
     (tmp_path / "splits.json").write_text(json.dumps(tree))
-    with pytest.raises(ArtifactError, match="schema_version is 1"):
+    with pytest.raises(ArtifactError, match="schema_version is 2"):
         Splits.read(tmp_path / "splits.json")
 
 

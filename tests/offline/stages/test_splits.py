@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ import pytest
 from PIL import ImageEnhance
 
 import offline.stages.splits
+from engines.store.bundle import Provenance
 from engines.store.file_names import SPLITS
 from engines.store.store import Store
 from offline.config import PRESETS, RunConfig
@@ -20,7 +22,7 @@ from offline.data.checks.preflight import PreflightReport
 from offline.data.dataset import Dataset
 from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import draw_frame, plan_scene
-from offline.errors import DatasetError
+from offline.errors import DatasetError, PipelineBusy
 from offline.night import stages
 from offline.pipeline.runner import Pipeline
 from offline.pipeline.stage import StageContext
@@ -86,12 +88,12 @@ def data(streets: Path, tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def night(root: Path, home: Path, config: RunConfig = CONFIG) -> tuple[Splits, Told]:
+def night(root: Path, home: Path, config: RunConfig = CONFIG, store: Store | None = None) -> tuple[Splits, Told]:
     told = Told()
     pipeline = Pipeline(
         stages=stages()[:1],
         workspace=home,
-        store=Store(home / "store"),
+        store=store or Store(home / "store"),
         data=read_dataset(root),
         config=config,
         now=lambda: NOW,
@@ -179,6 +181,78 @@ def test_a_night_with_too_little_data_writes_nothing_into_the_ledger(data: Calla
     with pytest.raises(DatasetError, match="too few groups"):
         night(data(6), tmp_path / "w")
     assert not (tmp_path / "w" / SPLIT_LEDGER).exists()
+
+
+def as_version_1(ledger: Path) -> None:
+    """The same ledger as the program of version 1 wrote it: rows by their paths, lines that do not hang together."""
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    for line in lines:
+        line.update({"schema_version": 1} | ({"rows": [row["row"] for row in line["rows"]]} if "rows" in line else {}))
+        del line["previous"], line["seal"]
+    ledger.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def test_a_workspace_of_version_1_keeps_every_home_and_from_then_on_knows_rows_by_content(
+    data: Callable[..., Path], tmp_path: Path
+) -> None:
+    root, ledger = data(40), tmp_path / "w" / SPLIT_LEDGER
+    first, _ = night(root, tmp_path / "w")
+    as_version_1(ledger)
+    # A night with new rows, and then one in which all files lie in another directory.
+    second, _ = night(data(46), tmp_path / "w")
+    assert homes(first).items() <= homes(second).items()
+    (root / "moved").mkdir()
+    for picture in root.glob("*.jpg"):
+        picture.rename(root / "moved" / picture.name)
+    (root / "labels.csv").write_text((root / "labels.csv").read_text().replace("\n", "\nmoved/"))
+    third, _ = night(root, tmp_path / "w")
+    assert homes(third) == {f"moved/{row}": home for row, home in homes(second).items()}
+
+
+def test_a_workspace_that_is_deleted_and_files_that_are_moved_change_no_home(
+    data: Callable[..., Path],
+    tmp_path: Path,
+    store: Store,
+    tiny_engine: Path,
+    write_bundle_files: Callable[..., Path],
+    provenance: Provenance,
+) -> None:
+    root = data()
+    first, _ = night(root, tmp_path / "w", store=store)
+    files = write_bundle_files(tmp_path / "files", engine=tiny_engine)
+    first.write(files / SPLITS)
+    store.publish(files, provenance)
+    shutil.rmtree(tmp_path / "w")
+    (root / "moved").mkdir()
+    for picture in root.glob("*.jpg"):
+        picture.rename(root / "moved" / picture.name)
+    (root / "labels.csv").write_text((root / "labels.csv").read_text().replace("\n", "\nmoved/"))
+    shares = {"splits.train": 0.2, "splits.val_select": 0.2, "splits.val_calib": 0.2, "splits.test": 0.4}
+    again, _ = night(root, tmp_path / "w", override(CONFIG, shares), store)
+    assert homes(again) == {f"moved/{row}": home for row, home in homes(first).items()}
+
+
+def test_no_second_night_writes_into_the_ledger_at_the_same_time(
+    data: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = data()
+
+    def meanwhile(path: Path, events: list[Event]) -> None:
+        with pytest.raises(PipelineBusy, match="another run is at work here"):
+            night(root, tmp_path / "w")
+        append_events(path, events)
+
+    monkeypatch.setattr(offline.stages.splits, "append_events", meanwhile)
+    splits, _ = night(root, tmp_path / "w")
+    assert set(read_split_ledger(tmp_path / "w" / SPLIT_LEDGER).groups) == set(homes(splits))
+
+
+def test_an_edited_ledger_stops_the_night(data: Callable[..., Path], tmp_path: Path) -> None:
+    ledger = tmp_path / "w" / SPLIT_LEDGER
+    night(data(40), tmp_path / "w")
+    ledger.write_text(ledger.read_text().replace('"val_calib", "fold": 0', '"train", "fold": null', 1))
+    with pytest.raises(DatasetError, match="was changed after it was written; restore it from a backup"):
+        night(data(46), tmp_path / "w")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -241,6 +242,12 @@ class TestReuse:
         assert params.exit_coverage is not None
         assert params.exit_coverage.events < first.exit_coverage.events
 
+    def test_what_is_known_of_the_rows_stands_at_the_end_of_the_statement(self, rows: Pair) -> None:
+        params = calibrate(*rows(), SMALL, replace(CONTEXT, sample="13 rows are gone."))
+        plain = calibrate(*rows(), SMALL, CONTEXT)
+        assert params.statement == f"{plain.statement} 13 rows are gone."
+        assert params.rule == plain.rule
+
     def test_a_single_use_may_spend_it_all_and_then_says_so(self, rows: Pair) -> None:
         settings = settings_of(spending="single_use")
         params = calibrate(*rows(), settings, replace(CONTEXT, prior_uses=1))
@@ -285,6 +292,16 @@ class TestInfeasible:
         assert (params.status, params.chains[0].tested) == ("INFEASIBLE", 1)
         assert "at the most cautious threshold" in params.reason
         assert "exited positive groups, or a model that errs less" in params.reason
+        assert "5 looks are left at these rows." in params.reason
+
+    def test_after_a_look_that_proved_nothing_it_is_said_what_to_label_before_the_next(self, binormal: Maker) -> None:
+        good, few = binormal(900, seed=1, prefix="s"), binormal(330, seed=2, prefix="c", separation=-1.5)
+        params = calibrate(good, few, SMALL, replace(CONTEXT, calib_share=0.2, prior_uses=5))
+        (proof,) = params.evidence
+        missing = trials_needed(proof.events, 0.05, 0.1 / 6) - proof.trials
+        wanted = math.ceil(math.ceil(missing * params.positives / proof.trials) / 0.2)
+        assert f"Label about {wanted} more roadwork groups: 20% of new ones reach val_calib." in params.reason
+        assert params.reason.endswith("This was the last look at these rows: the next certificate takes a fresh fold.")
 
     @pytest.mark.parametrize("label", [0, 1])
     @pytest.mark.parametrize("which", [0, 1])

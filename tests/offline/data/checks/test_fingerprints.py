@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from offline.data.sources.synthetic_streets import draw_frame, plan_scene
 from offline.errors import DatasetError
 from offline.splits.dependent_groups import components
 from offline.splits.settings import SplitSettings
+from stage1.artifacts import sha256_file
 
 Edit = Callable[[Image.Image], Image.Image]
 
@@ -121,6 +123,30 @@ def test_only_new_and_changed_pictures_are_decoded_on_the_next_night(pictures: D
     changed = fingerprints(pictures, cache, lambda *step: told.append(step))
     assert told[2:] == [(1, 1, "fingerprints")]
     assert changed["1.jpg"] == fingerprint(pictures.root / "1.jpg") != first["1.jpg"]
+
+
+def test_the_content_of_a_file_is_hashed_as_it_lies_on_the_disk(pictures: Dataset, tmp_path: Path) -> None:
+    taken = fingerprints(pictures, tmp_path / FINGERPRINTS)
+    assert {row: found.sha256 for row, found in taken.items()} == {
+        row: sha256_file(pictures.root / row) for row in pictures.ids
+    }
+    # From the cache, too.
+    assert fingerprints(pictures, tmp_path / FINGERPRINTS) == taken
+
+
+def test_a_fingerprint_of_the_version_before_is_taken_again(pictures: Dataset, tmp_path: Path) -> None:
+    """It does not know the content of its file."""
+    expected = fingerprints(pictures, tmp_path / FINGERPRINTS)
+    lines = [json.loads(line) for line in (tmp_path / FINGERPRINTS).read_text().splitlines()]
+    for line in lines:
+        line["schema_version"] = 1
+        del line["fingerprint"]["sha256"]
+    old = tmp_path / "old.jsonl"
+    old.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    told: list[tuple[int, int, str]] = []
+    for _ in range(2):
+        assert fingerprints(pictures, old, lambda *step: told.append(step)) == expected
+    assert told == [(4, 4, "fingerprints")]
 
 
 def test_a_fingerprint_that_a_crash_cut_short_is_taken_again(pictures: Dataset, tmp_path: Path) -> None:
