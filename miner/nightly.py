@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 
 from engines.machine.background_tasks import BackgroundTasks
 from engines.spec import EngineSpec
+from engines.store.store import Store
 from stage1.artifacts import Artifact
 from stage1.errors import ArtifactError, SettingsError
 from stage1.settings import Section, UserPath, dotted
@@ -164,7 +165,9 @@ class NightlyJob:
             if status == 0:
                 self._stamp.parent.mkdir(parents=True, exist_ok=True)
                 RetrainStamp(started_at=started).write(self._stamp)
-                log.info("retrain_done", seconds=seconds)
+                verdict = Store(self._store).last_verdict()
+                said = {} if verdict is None else verdict.model_dump(include={"bundle", "verdict", "reasons"})
+                log.info("retrain_done", seconds=seconds, **said)
             else:
                 log.error("retrain_failed", status=status, seconds=seconds)
             return status

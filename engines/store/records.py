@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from engines.errors import StoreError
 from stage1.settings import first_problem
 
+VERDICTS = "verdicts.jsonl"
 HISTORY = "history.jsonl"
 PUBLISHED = "published.jsonl"
 REJECTED = "rejected.jsonl"
@@ -53,6 +54,25 @@ class RejectionEntry(BaseModel):
     bundle: str
     rejected: bool
     reason: str
+    at: str
+
+
+class VerdictEntry(BaseModel):
+    """One line of `verdicts.jsonl`: what the gate said of a challenger.
+
+    Attributes:
+        bundle: the challenger; not in the store any more if it was refused.
+        verdict: PROMOTE, KEEP or REFUSE.
+        reasons: why it was not promoted.
+        at: UTC, ISO 8601.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: Literal[1] = 1
+    bundle: str
+    verdict: str
+    reasons: tuple[str, ...]
     at: str
 
 

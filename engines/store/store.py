@@ -24,9 +24,11 @@ from engines.store.records import (
     HISTORY,
     PUBLISHED,
     REJECTED,
+    VERDICTS,
     HistoryEntry,
     PublishedEntry,
     RejectionEntry,
+    VerdictEntry,
     read_entries,
 )
 from stage1.artifacts import Artifact, append_line, fsync_directory, fsync_tree
@@ -206,26 +208,45 @@ class Store:
             append_line(self.root / HISTORY, HistoryEntry(sequence=sequence, bundle=path.name, action=action, at=at))
         return pointer
 
-    def rollback(self, *, now: datetime) -> Pointer:
+    def rollback(self, *, now: datetime, to: str | None = None) -> Pointer:
         """Make the previous bundle current again, and remember that the one which was current is rejected.
+
+        Args:
+            now: the time to record, with a time zone.
+            to: id of the bundle to go back to; None for the previous one.
 
         Raises:
             UnknownBundle: there is no previous bundle.
-            BundleRefused: the previous one is damaged.
+            BundleRefused: the one to go back to is damaged.
         """
         pointer = self.current()
-        if pointer is None or pointer.previous is None:
+        wanted = to or (pointer and pointer.previous)
+        if pointer is None or not wanted:
             raise UnknownBundle(f"{self.root}: there is no previous bundle to roll back to")
-        self.verify(pointer.previous)
-        with self._writing():
-            self._say(pointer.bundle, now, rejected=True)
-        # The operator wants the one before, whatever was said of it earlier.
-        return self.activate(pointer.previous, now=now, action="rollback", although_rejected=True)
+        if pointer.bundle != wanted:
+            self.verify(wanted)
+            with self._writing():
+                self._say(pointer.bundle, now, rejected=True)
+        # The operator wants this one, whatever was said of it earlier.
+        return self.activate(wanted, now=now, action="rollback", although_rejected=True)
 
     def rejected(self) -> dict[str, str]:
         """Bundles that an operator has rolled back, each with who did it and when; no night makes one current."""
         entries = read_entries(self.root / REJECTED, RejectionEntry)
         return {bundle: entry.reason for bundle, entry in {e.bundle: e for e in entries}.items() if entry.rejected}
+
+    def judged(self, verdict: VerdictEntry) -> None:
+        """Remember what the gate said of a challenger."""
+        with self._writing():
+            append_line(self.root / VERDICTS, verdict)
+
+    def last_verdict(self) -> VerdictEntry | None:
+        """What the gate said last, None if it has said nothing yet."""
+        # Told to people, and nothing depends on it: a damaged file must not keep a miner from saying how it is.
+        with contextlib.suppress(StoreError, OSError):
+            entries = read_entries(self.root / VERDICTS, VerdictEntry)
+            return entries[-1] if entries else None
+        return None
 
     def live_since(self, since: datetime) -> set[str]:
         """Bundles that have been current at any time since then."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from engines.backends.registry import backend
 from engines.store.bundle import Provenance
 from engines.store.file_names import CONFIG, ENGINE_PREFIXES, REQUIRED, SPEC
+from engines.store.records import VerdictEntry
 from offline.pipeline.content_key import code_version
 from offline.pipeline.run_files import (
     BEST,
@@ -61,6 +62,7 @@ def run_publish(context: Context) -> None:
     if verdict.verdict == "REFUSE":
         context.store.discard(bundle)
     context.store.prune(settings.keep, protected={found.against for found in verdict.compared})
+    context.store.judged(VerdictEntry(bundle=bundle, verdict=verdict.verdict, reasons=verdict.reasons, at=at))
     verdict.write(context.out / PUBLICATION)
 
 

@@ -156,7 +156,7 @@ class StoreFollower:
         wanted, pointer = self.live_id, self._store.current()
         assert wanted is not None
         try:
-            await self._loader.quietly(lambda: self._store.activate(wanted, now=now, action="rollback"))
+            await self._loader.quietly(lambda: self._store.rollback(now=now, to=wanted))
         except Exception as error:
             # What the pointer names must not come back until somebody moves the pointer.
             self._refused_id = None if pointer is None else pointer.bundle
@@ -172,7 +172,7 @@ class StoreFollower:
 
     def status(self) -> Status:
         """What is live, what stands by, and what happened."""
-        live, standby = self._live, self.slot.standby
+        live, standby, verdict = self._live, self.slot.standby, self._store.last_verdict()
         return Status(
             generation=self.slot.generation,
             bundle=self.live_id,
@@ -185,6 +185,7 @@ class StoreFollower:
             leases=self.slot.leases,
             swaps=self.swaps,
             refusals=self.refusals,
+            verdict=None if verdict is None else verdict.model_dump(exclude={"schema_version"}),
             history=self._history.latest,
         )
 

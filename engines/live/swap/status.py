@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from engines.live.states import Lifecycle
 
@@ -23,6 +24,7 @@ class Status:
         leases: requests that use each generation.
         swaps: times that the live bundle was replaced.
         refusals: times that a bundle was refused.
+        verdict: what the gate said last of a challenger; None if it has said nothing.
         history: the latest bundles that were wanted, newest last.
     """
 
@@ -37,4 +39,5 @@ class Status:
     leases: dict[int, int]
     swaps: int
     refusals: int
+    verdict: dict[str, Any] | None
     history: tuple[Lifecycle, ...]

@@ -20,7 +20,7 @@ from engines.errors import BundleRefused, PointerMoved, StoreError, UnknownBundl
 from engines.live.load.load_bundle import load_bundle
 from engines.store.bundle import Provenance
 from engines.store.file_names import ENGINE, MANIFEST, REQUIRED
-from engines.store.records import HISTORY
+from engines.store.records import HISTORY, PUBLISHED
 from engines.store.store import Store
 from stage1.errors import ArtifactError
 
@@ -397,3 +397,96 @@ class TestKilled:
         assert pointer is not None
         assert (pointer.bundle, pointer.sequence) == (history[-1]["bundle"], len(history))
         assert pointer.previous == history[-2]["bundle"]
+
+
+def live(store: Store, publish: Publish, note: str) -> str:
+    """Publishes a bundle and makes it current."""
+    bundle = publish(note)
+    store.activate(bundle, now=NOW)
+    return bundle
+
+
+def current(store: Store) -> str:
+    pointer = store.current()
+    assert pointer is not None
+    return pointer.bundle
+
+
+class TestRejection:
+    """A bundle that an operator rolled back stays rolled back until an operator says otherwise."""
+
+    def test_what_was_rolled_back_is_not_activated_again_by_itself(self, store: Store, publish: Publish) -> None:
+        first, second = live(store, publish, "a"), live(store, publish, "b")
+        store.rollback(now=NOW)
+        assert set(store.rejected()) == {second}
+        with pytest.raises(BundleRefused, match=f"{second} was rolled back at .*; with --although-rejected it becomes"):
+            store.activate(second, now=NOW)
+        assert current(store) == first
+
+    def test_an_operator_may_want_it_all_the_same_and_then_it_is_rejected_no_more(
+        self, store: Store, publish: Publish
+    ) -> None:
+        _, second = live(store, publish, "a"), live(store, publish, "b")
+        store.rollback(now=NOW)
+        store.activate(second, now=NOW, although_rejected=True)
+        assert store.rejected() == {}
+        store.activate(second, now=NOW)
+
+    def test_rolling_back_a_rollback_rejects_the_other_one(self, store: Store, publish: Publish) -> None:
+        first, _ = live(store, publish, "a"), live(store, publish, "b")
+        store.rollback(now=NOW)
+        store.rollback(now=NOW)
+        assert set(store.rejected()) == {first}
+
+    def test_a_previous_bundle_that_is_damaged_rejects_nothing(self, store: Store, publish: Publish) -> None:
+        first, second = live(store, publish, "a"), live(store, publish, "b")
+        (store.path(first) / "model.onnx").write_bytes(b"")
+        with pytest.raises(BundleRefused):
+            store.rollback(now=NOW)
+        assert store.rejected() == {}
+        assert current(store) == second
+
+
+class TestOrder:
+    def test_bundles_are_in_the_order_of_publication_whatever_the_clock_says(
+        self,
+        store: Store,
+        tmp_path: Path,
+        write_bundle_files: Callable[..., Path],
+        tiny_engine: Path,
+        provenance: Provenance,
+    ) -> None:
+        """A clock that was set back made the newest bundle the oldest, and pruning removed what was just published."""
+        made = []
+        for day in (3, 2, 1):
+            files = write_bundle_files(tmp_path / f"day {day}", engine=tiny_engine, note=f"day {day}")
+            at = provenance.model_copy(update={"created_at": f"2026-01-0{day}T00:00:00+00:00"})
+            made.append(store.publish(files, at))
+        assert [row.manifest.bundle_id for row in store.bundles()] == made
+        assert store.prune(2) == made[:1]
+
+    def test_what_was_there_before_there_was_a_list_comes_first(
+        self,
+        store: Store,
+        tmp_path: Path,
+        write_bundle_files: Callable[..., Path],
+        tiny_engine: Path,
+        provenance: Provenance,
+    ) -> None:
+        old = store.publish(write_bundle_files(tmp_path / "old", engine=tiny_engine, note="old"), provenance)
+        (store.root / PUBLISHED).unlink()
+        early = provenance.model_copy(update={"created_at": "2020-01-01T00:00:00+00:00"})
+        new = store.publish(write_bundle_files(tmp_path / "new", engine=tiny_engine, note="new"), early)
+        assert [row.manifest.bundle_id for row in store.bundles()] == [old, new]
+
+    def test_what_is_protected_is_not_pruned(self, store: Store, publish: Publish) -> None:
+        made = [live(store, publish, name) for name in "abcd"]
+        assert store.prune(1, protected={made[0]}) == [made[1]]
+
+    def test_what_is_current_or_was_before_is_not_discarded(self, store: Store, publish: Publish) -> None:
+        made = [live(store, publish, name) for name in "abc"]
+        for bundle in made[1:]:
+            with pytest.raises(StoreError, match="is current, or was before: it stays"):
+                store.discard(bundle)
+        store.discard(made[0])
+        assert [row.manifest.bundle_id for row in store.bundles()] == made[1:]

@@ -13,6 +13,7 @@ from engines.live.batcher import Batcher
 from engines.live.load.background_loader import EngineOptions
 from engines.live.settings import BatchSettings, SwapSettings
 from engines.live.swap.follower import StoreFollower
+from engines.store.records import VERDICTS, VerdictEntry
 from engines.store.store import Store
 from miner.admin.api import HEADER, admin_app
 from miner.axon.server import AxonServer
@@ -60,6 +61,12 @@ def test_it_tells_reloads_and_rolls_back(store: Store, publish: Publish) -> None
             assert told["engine"].startswith("onnxruntime")
             assert told["history"][0]["state"] == "active"
             assert told["batcher"]["images"] == 0
+            assert told["verdict"] is None
+            store.judged(VerdictEntry(bundle=first, verdict="KEEP", reasons=("it is no better",), at="2026-01-01"))
+            told = (await ask(port, "GET", "/status"))[1]
+            assert (told["verdict"]["verdict"], told["verdict"]["reasons"]) == ("KEEP", ["it is no better"])
+            (store.root / VERDICTS).write_text('{"bundle": 1}\n')
+            assert (await ask(port, "GET", "/status"))[1]["verdict"] is None
             assert (await ask(port, "POST", "/rollback", x_cascade_admin="1"))[0] == 409
             second = publish("b")
             code, told = await ask(port, "POST", "/reload", x_cascade_admin="1")
@@ -69,6 +76,8 @@ def test_it_tells_reloads_and_rolls_back(store: Store, publish: Publish) -> None
             pointer = store.current()
             assert pointer is not None
             assert pointer.bundle == first
+            # No night makes it current again.
+            assert set(store.rejected()) == {second}
 
     asyncio.run(scenario())
 
