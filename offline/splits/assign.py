@@ -17,7 +17,7 @@ from offline.splits.balanced_placement import place
 from offline.splits.homes import Group, Settling
 from offline.splits.settings import SPLITS, SplitSettings
 from offline.splits.split_ledger import Assignment, Event, Home, Ledger, StrataCut
-from offline.splits.splits_file import Quarantined, SplitRow, Splits, SplitSet, check_classes, nearest_of
+from offline.splits.splits_file import Quarantined, SplitRow, Splits, SplitSet, check_classes
 
 CLASSES = ("no roadwork", "roadwork")
 UNKNOWN = "unknown"
@@ -99,9 +99,9 @@ def split(
         sets=sets,
         folds=_folds(groups),
         quarantined=tuple(Quarantined(row=row, reason=why) for row, why in sorted(left_out.items())),
-        nearest=nearest_of(sets),
     )
-    return splits, events
+    # What it has compared by itself is kept by the copy, and need not be compared again.
+    return splits.model_copy(update={"nearest": splits.compared}), events
 
 
 def stratum(row: Row, difficulty: float, cut: StrataCut, settings: SplitSettings) -> str:

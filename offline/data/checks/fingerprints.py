@@ -15,7 +15,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from engines.machine.cores import usable_cores
-from offline.data.checks.perceptual_hash import HASH_BITS
+from offline.data.checks.near_hashes import HASH_BITS
 from offline.data.dataset import Dataset
 from offline.data.jsonl import read_records
 from offline.errors import DatasetError
