@@ -1,6 +1,7 @@
 """What a picture looks like in a few bytes: a perceptual hash and the contrast of its grey values.
 
-An image is decoded once in its life, at a reduced size; the next nights read its fingerprint from the workspace.
+It is taken of the pixels that a model sees: upright, and decoded as for training and serving. A picture is decoded for
+it once in its life; the next nights read its fingerprint from the workspace.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from engines.machine.cores import usable_cores
@@ -20,11 +20,13 @@ from offline.data.dataset import Dataset
 from offline.data.jsonl import read_records
 from offline.errors import DatasetError
 from stage1.artifacts import append_lines
-from stage1.preprocess import FORMATS
+from stage1.errors import ImageError
+from stage1.image_file import decode
 
 FINGERPRINTS = "fingerprints.jsonl"
-SCHEME = "phash256-draft160-v1"
-DRAFT_SIZE = (160, 90)
+SCHEME = "phash256-upright90-v2"
+# A picture is averaged down until its shorter side has no less than this: noise is no contrast, and neither is size.
+SIDE_PX = 90
 # Less varied than this in its grey values, a picture shows nothing by which it could be known again.
 BLANK_CONTRAST = 1.0
 WRITTEN_TOGETHER = 2000
@@ -83,12 +85,10 @@ def fingerprint(path: Path) -> Fingerprint:
     import imagehash  # noqa: PLC0415  belongs to the extra `train`; reading a split needs none of it
 
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            # A JPEG is decoded at the smallest scale that is no smaller than this; other formats at full size.
-            image.draft("L", DRAFT_SIZE)
-            grey = image.convert("L")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        grey = decode(path.read_bytes()).convert("L")
+    except (OSError, ImageError) as error:
         raise DatasetError(f"{path}: {error}") from error
+    grey = grey.reduce(max(1, min(grey.size) // SIDE_PX))
     contrast = float(np.asarray(grey, dtype=np.float64).std())
     if contrast < BLANK_CONTRAST:
         return Fingerprint(phash=None, contrast=contrast)
