@@ -11,7 +11,7 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import chain, combinations
@@ -30,7 +30,7 @@ WIDEST_BAND = 20
 # Pairs in memory at once.
 TOGETHER = 1 << 18
 # Measured nanoseconds: a pair among all with all, a pair by itself, a value that is looked up, a step over all values.
-ALL_PAIRS_NS, PAIR_NS, LOOKUP_NS, STEP_NS = 2.0, 20.0, 4.0, 50_000.0
+ALL_PAIRS_NS, PAIR_NS, LOOKUP_NS, STEP_NS = 4.0, 20.0, 4.0, 50_000.0
 
 Words = NDArray[np.uint64]
 Places = NDArray[np.intp]
@@ -66,21 +66,8 @@ def near_pairs(words: Words, labels: Places, limit: int) -> Iterator[Pairs]:
         Some pairs, in no order; how many at a time does not grow with N.
     """
     bands = plan(words, limit)
-    values = [_values(words, band) for band in bands]
-    left_ns = ALL_PAIRS_NS * words.shape[1] ** 2 / 2
-    for checked, pairs in chain(
-        # First what is beside each other in some order. It joins most copies of a picture, whose pairs need not be
-        # listed then.
-        _beside_each_other(words, labels, limit, values),
-        *(_in_band(words, own, labels, limit, band) for band, own in zip(bands, values, strict=True)),
-    ):
-        if len(pairs[0]):
-            yield pairs
-        left_ns -= checked * PAIR_NS
-        if left_ns < 0:
-            break
-    if not bands or left_ns < 0:
-        # Few hashes, a large limit, or values of bands that most hashes share.
+    finished = bool(bands) and (yield from _by_bands(words, labels, limit, bands))
+    if not finished:
         yield from (pairs for pairs in _all_with_all(words, labels, limit) if len(pairs[0]))
 
 
@@ -137,16 +124,37 @@ def _values(words: Words, band: Band) -> Places:
     return reduce(np.bitwise_or, bits)
 
 
-def _beside_each_other(
-    words: Words, labels: Places, limit: int, values: Sequence[Places]
-) -> Iterator[tuple[int, Pairs]]:
+def _by_bands(words: Words, labels: Places, limit: int, bands: tuple[Band, ...]) -> Generator[Pairs, None, bool]:
+    """Pairs by their values in the bands; False if it was given up, because comparing all with all takes less time.
+
+    That is so where most hashes share the values of a band, as pictures of the night do.
+    """
+    values = [_values(words, band) for band in bands]
+    # First what is beside each other in some order. It joins most copies of a picture, whose pairs need not be listed
+    # then.
+    yield from (pairs for pairs in _beside_each_other(words, labels, limit, values) if len(pairs[0]))
+    left_ns = ALL_PAIRS_NS * words.shape[1] ** 2 / 2
+    for band, own in zip(bands, values, strict=True):
+        runs = _Runs.of(words, own, labels, band)
+        if _expected(runs, band) * PAIR_NS > left_ns:
+            return False
+        for checked, pairs in _in_band(runs, limit, band):
+            if len(pairs[0]):
+                yield pairs
+            left_ns -= checked * PAIR_NS
+            if left_ns < 0:
+                return False
+    return True
+
+
+def _beside_each_other(words: Words, labels: Places, limit: int, values: Sequence[Places]) -> Iterator[Pairs]:
     hashes = _Hashes.of(words)
     for n in range(len(values)):
         # Three bands at most fit into a number.
         one, two, three = (values[(n + more) % len(values)] for more in range(3))
         order = np.argsort(one << 2 * WIDEST_BAND | two << WIDEST_BAND | three)
         apart = np.flatnonzero(labels[order[:-1]] != labels[order[1:]])
-        yield len(apart), _near(hashes, limit, order[apart], order[apart + 1])
+        yield _near(hashes, limit, order[apart], order[apart + 1])
 
 
 @dataclass(frozen=True)
@@ -206,9 +214,15 @@ class _Runs:
         return own[some], self.first[value], self.count[value]
 
 
-def _in_band(words: Words, values: Places, labels: Places, limit: int, band: Band) -> Iterator[tuple[int, Pairs]]:
+def _expected(runs: _Runs, band: Band) -> float:
+    """How many pairs will be compared, if values that differ a little are shared as equal ones are."""
+    of_value = np.add.reduceat(runs.size, np.unique(runs.first[runs.count > 0])).astype(np.float64)
+    equal = (np.square(of_value).sum() - np.square(runs.size.astype(np.float64)).sum()) / 2
+    return float(equal) * sum(comb(len(band.bits), bits) for bits in range(band.radius + 1))
+
+
+def _in_band(runs: _Runs, limit: int, band: Band) -> Iterator[tuple[int, Pairs]]:
     """Near pairs whose values in a band differ in at most its radius; before each, how many were compared for them."""
-    runs = _Runs.of(words, values, labels, band)
     for bits in range(band.radius + 1):
         for places in combinations(range(len(band.bits)), bits):
             own, first, count = runs.partners(places)
@@ -282,20 +296,23 @@ def _near(hashes: _Hashes, limit: int, one: Places, other: Places) -> Pairs:
 
 
 def _all_with_all(words: Words, labels: Places, limit: int) -> Iterator[Pairs]:
-    hashes, count = _Hashes.of(words), words.shape[1]
+    count = words.shape[1]
     for row in range(0, count, ROWS):
         for column in range(row, count, COLUMNS):
             rows, columns = slice(row, row + ROWS), slice(column, column + COLUMNS)
-            close = _tile(words[:2, rows], words[:2, columns]) <= limit
+            bits = _tile(words[:, rows], words[:, columns])
+            close = bits <= limit
             if close.any():
                 # A parked camera would give a pair for every two of its frames.
                 close &= labels[rows, None] != labels[None, columns]
                 one, other = np.nonzero(close)
-                yield _near(hashes, limit, one + row, other + column)
+                yield one + row, other + column, bits[one, other]
 
 
-def _tile(first: Words, second: Words) -> NDArray[np.uint8]:
-    """Bits in which two of the words of N hashes differ from those of M, `(N, M)`."""
-    one, other = (np.bitwise_count(mine[:, None] ^ theirs) for mine, theirs in zip(first, second, strict=True))
-    both: NDArray[np.uint8] = one + other
-    return both
+def _tile(first: Words, second: Words) -> NDArray[np.uint16]:
+    """Bits in which each of N hashes differs from each of M, `(N, M)`."""
+    one, two, three, four = (
+        np.bitwise_count(mine[:, None] ^ theirs) for mine, theirs in zip(first, second, strict=True)
+    )
+    total: NDArray[np.uint16] = np.add(one + two, three + four, dtype=np.uint16)
+    return total
