@@ -25,10 +25,9 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -48,6 +47,12 @@ from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
 from stage1.model.settings import ModelSettings, PretrainedBackbone
 from stage1.outputs import Stage1Outputs
+from stage1.telemetry import without_telemetry
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+else:
+    ort = without_telemetry("onnxruntime")
 
 BF16 = EngineSpec(backend="tensorrt", precision="bf16", device="cuda")
 Infer = Callable[[np.ndarray], object]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import logging.handlers
 import sys
+from collections.abc import MutableMapping
 from typing import Any, Literal, TextIO
 
 import structlog
 
+from stage1.errors import without_addresses
 from stage1.settings import Section
 
 SDK_LOGGER = "bittensor"
@@ -76,7 +78,13 @@ def _shared() -> list[Any]:
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
+        _same_from_run_to_run,
     ]
+
+
+def _same_from_run_to_run(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """What a library says of an error, without the addresses of its objects."""
+    return {key: without_addresses(value) if isinstance(value, str) else value for key, value in event.items()}
 
 
 def _renderer(as_json: bool, terminal: bool) -> list[Any]:

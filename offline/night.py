@@ -23,6 +23,7 @@ from offline.publish.gate import Publication, published, put_in_place
 from offline.settings_and_data import check_settings_on_data
 from offline.stages import STAGE_NAMES
 from stage1.certificate.params import ScrcParams
+from stage1.telemetry import switch_off
 
 if TYPE_CHECKING:
     from offline.stages.common.context import NightStage
@@ -49,6 +50,8 @@ class NightOutcome:
 
 def stages() -> tuple[NightStage, ...]:
     """The stages in order, each from the file that has its name."""
+    # They import the libraries of a night.
+    switch_off()
     return tuple(importlib.import_module(f"offline.stages.{name}").STAGE for name in STAGE_NAMES)
 
 

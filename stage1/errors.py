@@ -20,13 +20,30 @@ CascadeError
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
+
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
+
+
+def without_addresses(text: str) -> str:
+    """A message of a library without the addresses of its objects, which differ from run to run.
+
+    `<_io.BytesIO object at 0x7f3a5c0d1b20>` becomes `<_io.BytesIO object>`.
+    """
+    return _ADDRESS.sub("", text)
 
 
 class CascadeError(Exception):
-    """Root of the errors that this program raises on purpose; the message says what was wrong and what to do."""
+    """Root of the errors that this program raises on purpose; the message says what was wrong and what to do.
+
+    What it quotes of a library's error is the same from run to run; see `without_addresses`.
+    """
 
     exit_status: ClassVar[int] = 1
+
+    def __init__(self, *told: object) -> None:
+        super().__init__(*(without_addresses(part) if isinstance(part, str) else part for part in told))
 
 
 class SettingsError(CascadeError):

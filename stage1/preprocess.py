@@ -4,32 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 from typing import ClassVar, Literal
 
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
 from stage1.artifacts import Artifact, sha256_json
 from stage1.errors import ImageError
+from stage1.image_file import decode
 
 Pixels = NDArray[np.uint8]
-
-EXIF_ORIENTATION = 0x0112
-# What stands a picture upright. Not `ImageOps.exif_transpose`: it writes the other tags anew and fails on broken ones.
-UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-FORMATS = ("JPEG", "PNG", "WEBP")
 
 
 class PreprocessSettings(Artifact):
@@ -76,10 +62,7 @@ def decode_base64(text: str, settings: PreprocessSettings) -> bytes:
 
 
 def preprocess(content: bytes, settings: PreprocessSettings) -> Pixels:
-    """Decode and resize one image.
-
-    JPEG is decoded by libjpeg-turbo through simplejpeg, bit-identical to Pillow and faster; everything else by Pillow.
-    EXIF orientation is applied.
+    """Decode and resize one image; see `image_file.decode`.
 
     Args:
         content: an encoded JPEG, PNG or WebP.
@@ -93,26 +76,8 @@ def preprocess(content: bytes, settings: PreprocessSettings) -> Pixels:
     """
     if len(content) > settings.max_bytes:
         raise ImageError(f"the image has {len(content)} bytes, the limit is {settings.max_bytes}")
-    image = _decode(content, settings.max_pixels)
+    image = decode(content, settings.max_pixels)
     size = (settings.size_px, settings.size_px)
     if image.size != size:
         image = image.resize(size, Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-
-
-def _decode(content: bytes, max_pixels: int) -> Image.Image:
-    try:
-        image: Image.Image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if image.width * image.height > max_pixels:
-            raise ImageError(f"the image is {image.width} x {image.height}, the limit is {max_pixels} pixels")
-        turn = UPRIGHT.get(image.getexif().get(EXIF_ORIENTATION, 1))
-        if image.format == "JPEG" and image.mode == "RGB" and turn is None:
-            return Image.fromarray(simplejpeg.decode_jpeg(content, colorspace="RGB"))
-        if image.mode == "I;16":
-            # Pillow would clip 16 bits to 255 instead of scaling them.
-            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-        return (image if turn is None else image.transpose(turn)).convert("RGB")
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"the image is far too large: {error}") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise ImageError(f"not a readable {', '.join(FORMATS)} image: {error}") from error

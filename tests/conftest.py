@@ -38,7 +38,11 @@ from stage1.certificate.params import ScrcParams
 from stage1.certificate.settings import CalibrationSettings
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import PreprocessSettings
+from stage1.telemetry import switch_off
 from tests.support.calibrators import calibrator_of_slopes
+
+# Test modules import libraries that report their use.
+switch_off()
 
 # The same examples in every run: a failure is a change of the code, and never of the dice.
 settings.register_profile("repeatable", derandomize=True, deadline=None, print_blob=True)

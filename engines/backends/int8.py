@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
-from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from engines.errors import BundleRefused
+from stage1.telemetry import without_telemetry
+
+if TYPE_CHECKING:
+    from onnxruntime import quantization
+else:
+    quantization = without_telemetry("onnxruntime.quantization")
 
 # The convolution that cuts an image into patches is a hundredth of the work, and slower in int8.
 QUANTISED = ("MatMul", "Gemm")
@@ -38,8 +44,12 @@ def quantise_dynamic(source: Path, target: Path) -> None:
     onnx.helper.set_model_props(model, PREPARED)
     with tempfile.TemporaryDirectory(prefix=".quantising-", dir=target.parent) as name:
         made = Path(name) / target.name
-        quantize_dynamic(
-            model, made, op_types_to_quantize=list(QUANTISED), per_channel=True, weight_type=QuantType.QInt8
+        quantization.quantize_dynamic(
+            model,
+            made,
+            op_types_to_quantize=list(QUANTISED),
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
         )
         if not any(node.op_type == "MatMulInteger" for node in onnx.load(made).graph.node):
             raise BundleRefused(f"{source.name}: there is no product with weights in it to quantise")

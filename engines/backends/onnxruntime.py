@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-
-import onnxruntime as ort
+from typing import TYPE_CHECKING
 
 from engines.backends.backend import Backend, CompileOptions
 from engines.batches import in_batches, run_at_buckets
@@ -16,6 +15,12 @@ from engines.signature import Port, checked_size, named_outputs
 from engines.spec import REFERENCE, Device, EngineSpec, twin
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
+from stage1.telemetry import without_telemetry
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
+else:
+    ort = without_telemetry("onnxruntime")
 
 PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 # Its CPU provider has no bf16 products, and the graphs of `engines.backends.int8` are made for a CPU.

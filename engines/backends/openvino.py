@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections import deque
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,6 +20,7 @@ from engines.signature import Port, checked_size, named_outputs
 from engines.spec import EngineSpec, Precision
 from stage1.outputs import Floats, Stage1Outputs
 from stage1.preprocess import Pixels
+from stage1.telemetry import without_telemetry
 
 if TYPE_CHECKING:
     from openvino import CompiledModel, ConstOutput, Core, InferRequest, Model
@@ -170,10 +169,8 @@ def load_openvino() -> ModuleType:
     Raises:
         Unavailable: it is not installed.
     """
-    # Where this package is found, importing OpenVINO sends a report of it, and leaves files in the home directory.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        return importlib.import_module("openvino")
+        return without_telemetry("openvino")
     except ImportError as error:
         raise Unavailable(f"OpenVINO is not installed ({error}): pip install '.[openvino]'") from error
 

@@ -28,11 +28,14 @@ from torch.nn import functional as F
 
 from offline.data.dataset import Dataset, Row
 from offline.learning.settings import Augmentation
-from stage1.preprocess import EXIF_ORIENTATION, FORMATS
+from stage1.errors import ImageError
+from stage1.image_file import frame_size
 
 Augment = Callable[[Tensor, Tensor, torch.Generator], Tensor]
 
 BRIGHTNESS = 0.2
+# No frame is longer than so many times its other side; columns that say so do not mean the frame.
+LONGEST = 100.0
 # What validators did with a frame: sent it as it is, cut a square out of it, or put it into a square with black bars.
 NATIVE, CUT, BARRED = range(3)
 LEVELS = 4
@@ -228,18 +231,30 @@ def _as_jpeg(images: Tensor) -> Tensor:
 
 
 def frame_aspects(data: Dataset) -> NDArray[np.float32]:
-    """Width by height of each row's frame, `(N,)`: by its columns `width` and `height`, else by its file, else 1."""
+    """Width by height of each row's frame, `(N,)`, above 0.
+
+    By its columns `width` and `height` if they are the sides of a frame, else by its file as it stands upright; 1 if
+    the file cannot be read.
+    """
     return np.asarray([_aspect(data, row) for row in data.rows], dtype=np.float32)
 
 
 def _aspect(data: Dataset, row: Row) -> float:
+    told = _side(row, "width") / _side(row, "height")
+    if 1 / LONGEST <= told <= LONGEST:
+        return told
     try:
-        return float(row.about("width") or "") / float(row.about("height") or "")
-    except (ValueError, ZeroDivisionError):
-        pass
-    try:
-        with Image.open(data.root / row.image, formats=FORMATS) as image:
-            lying = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
-            return image.height / image.width if lying else image.width / image.height
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        with (data.root / row.image).open("rb") as file:
+            width, height = frame_size(file)
+    except (OSError, ImageError):
         return 1.0
+    return width / height
+
+
+def _side(row: Row, column: str) -> float:
+    """What a column says of a side in pixels, nan if that is no length."""
+    try:
+        length = float(row.about(column) or "")
+    except ValueError:
+        return math.nan
+    return length if 0 < length < math.inf else math.nan

@@ -27,7 +27,6 @@ from offline.splits.splits_file import (
     Splits,
     SplitSet,
     check_classes,
-    nearest_of,
 )
 from offline.splits.store_history import StoreHistory, barred, restored
 
@@ -128,12 +127,12 @@ def split(
         sets=sets,
         folds=_folds(groups),
         quarantined=tuple(Quarantined(row=row, reason=why) for row, why in sorted(left_out.items())),
-        nearest=nearest_of(sets),
         places=_places(data, sets, settings),
         lost=lost_rows(ledger.after(placing), sets["val_calib"]),
         unread_bundles=history.unread,
     )
-    return splits, [*events, *placing]
+    # What it has compared by itself is kept by the copy, and need not be compared again.
+    return splits.model_copy(update={"nearest": splits.compared}), [*events, *placing]
 
 
 def _why_few(groups: Sequence[Group], left_out: Mapping[str, str], ledger: Ledger, settings: SplitSettings) -> str:

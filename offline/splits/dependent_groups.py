@@ -14,7 +14,8 @@ from itertools import pairwise, product
 
 import numpy as np
 
-from offline.data.checks.perceptual_hash import Places, join, join_near, words_of
+from offline.data.checks.near_hashes import Places
+from offline.data.checks.perceptual_hash import join, join_near, words_of
 from offline.data.dataset import Row
 from offline.data.place_and_time import Fix, read_fix
 from offline.splits.settings import SplitSettings

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
+from functools import cached_property
 from typing import ClassVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from offline.data.checks.perceptual_hash import nearest, words_of
+from offline.data.checks.near_hashes import HASH_BITS
+from offline.data.checks.perceptual_hash import nearest_apart, words_of
 from offline.data.dataset import Dataset
 from offline.errors import DatasetError
 from offline.splits.settings import Split
 from stage1.artifacts import Artifact
+
+# Among more rows the most similar ones are only looked for as far as the splits need it.
+ALL_COMPARED = 16_384
 
 
 class _Part(BaseModel):
@@ -140,7 +145,8 @@ class Splits(Artifact):
         sets: the four sets.
         folds: the folds of val_calib, as row ids.
         quarantined: rows that are in no set.
-        nearest: the two most similar pictures of different sets; None if there is no such pair.
+        nearest: the two most similar pictures of different sets; None if there is no such pair, or if there are more
+            than 16,384 rows and every two of different sets differ in more bits than `hash_distance`.
         places: of val_calib and of test, how many of their places are in train as well; empty if places are not read.
         lost: rows that val_calib once had.
         unread_bundles: ids of bundles of the store that do not say what they were made of.
@@ -162,6 +168,11 @@ class Splits(Artifact):
     places: dict[Split, RevisitedPlaces] = Field(default_factory=dict)
     lost: LostRows = LostRows()
     unread_bundles: tuple[str, ...] = ()
+
+    @cached_property
+    def compared(self) -> Nearest | None:
+        """What `nearest` must be, found now and not read from the file."""
+        return nearest_of(self.sets, compared_within(self.sets, self.hash_distance))
 
     @property
     def groups(self) -> dict[str, str]:
@@ -211,7 +222,7 @@ class Splits(Artifact):
             declared = {part: [data.by_id[row].group for row in rows.ids] for part, rows in parts.items()}
             _check_groups("declared group", declared)
             _check_groups("the file", {part: self._contents_of(rows.ids) for part, rows in parts.items()})
-        found = nearest_of(self.sets)
+        found = self.compared
         if self.hash_distance is not None and found is not None and found.bits <= self.hash_distance:
             raise DatasetError(
                 f"{found.rows[0]!r} of {found.sets[0]} and {found.rows[1]!r} of {found.sets[1]} look the same: their "
@@ -242,16 +253,25 @@ def check_classes(name: str, rows: Dataset, why: str = "") -> None:
         )
 
 
-def nearest_of(sets: Mapping[Split, SplitSet]) -> Nearest | None:
-    """The two most similar pictures of different sets."""
-    hashed = {name: [row for row in split.rows if row.phash is not None] for name, split in sets.items()}
-    words = {name: words_of([row.phash or "" for row in rows]) for name, rows in hashed.items()}
-    found = [
-        Nearest(bits=best[0], rows=(hashed[first][best[1]].row, hashed[second][best[2]].row), sets=(first, second))
-        for first, second in combinations(sets, 2)
-        if (best := nearest(words[first], words[second])) is not None
-    ]
-    return min(found, key=lambda pair: pair.bits, default=None)
+def compared_within(sets: Mapping[Split, SplitSet], hash_distance: int | None) -> int:
+    """Bits up to which the most similar pictures of so many rows are looked for."""
+    rows = sum(len(split.rows) for split in sets.values())
+    return HASH_BITS if rows <= ALL_COMPARED else hash_distance or 0
+
+
+def nearest_of(sets: Mapping[Split, SplitSet], within: int) -> Nearest | None:
+    """The two most similar pictures of different sets, None if every two of them differ in more bits than `within`."""
+    hashed = [(name, row.row, row.phash) for name, split in sets.items() for row in split.rows if row.phash is not None]
+    if not hashed:
+        return None
+    names = list(sets)
+    parts = np.asarray([names.index(name) for name, _, _ in hashed], dtype=np.intp)
+    best = nearest_apart(words_of([phash for _, _, phash in hashed]), parts, within)
+    if best is None:
+        return None
+    bits, *places = best
+    (first, one, _), (second, other, _) = (hashed[place] for place in places)
+    return Nearest(bits=bits, rows=(one, other), sets=(first, second))
 
 
 def _check_groups(what: str, parts: Mapping[str, Sequence[str]]) -> None:

@@ -75,3 +75,14 @@ def test_importing_bittensor_silences_loggers_and_the_repair_undoes_it():
 def test_a_level_that_does_not_exist_is_named():
     with pytest.raises(ValueError, match="'LOUD'"):
         configure_logging("LOUD")
+
+
+def test_what_a_library_says_is_the_same_from_run_to_run():
+    script = (
+        "import io, logging, structlog; from miner.logs import configure_logging; configure_logging();"
+        "structlog.get_logger('a').info('failed', reason=f'cannot read {io.BytesIO()!r}');"
+        "logging.getLogger('b').info('cannot read %r', io.BytesIO())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    first, second = map(json.loads, done.stderr.splitlines())
+    assert first["reason"] == second["event"] == "cannot read <_io.BytesIO object>"

@@ -30,7 +30,7 @@ from engines.live.swap.status import Status
 from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.memory import give_back
 from engines.store.store import Store
-from stage1.errors import Stage1Error
+from stage1.errors import Stage1Error, without_addresses
 
 log = structlog.get_logger(__name__)
 
@@ -232,7 +232,7 @@ class StoreFollower:
             )
         except BaseException as error:
             if life.state in REFUSABLE:
-                life.refuse(str(error) or repr(error))
+                life.refuse(without_addresses(str(error) or repr(error)))
             if isinstance(error, Interrupted) or not isinstance(error, Exception):
                 raise
             self._refused_id = wanted

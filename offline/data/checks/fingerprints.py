@@ -1,33 +1,33 @@
 """What a picture is in a few bytes: the hash of its file, a perceptual hash and the contrast of its grey values.
 
-An image is read once in its life, and decoded at a reduced size; the next nights read its fingerprint from the
-workspace.
+It is taken of the pixels that a model sees: upright, and decoded as for training and serving. A picture is read and
+decoded for it once in its life; the next nights read its fingerprint from the workspace.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from engines.machine.cores import usable_cores
-from offline.data.checks.perceptual_hash import HASH_BITS
+from offline.data.checks.near_hashes import HASH_BITS
 from offline.data.dataset import Dataset
 from offline.data.jsonl import read_records
 from offline.errors import DatasetError
 from stage1.artifacts import append_lines
-from stage1.preprocess import FORMATS
+from stage1.errors import ImageError
+from stage1.image_file import decode
 
 FINGERPRINTS = "fingerprints.jsonl"
-SCHEME = "phash256-draft160-v1"
-DRAFT_SIZE = (160, 90)
+SCHEME = "phash256-upright90-v2"
+# A picture is averaged down until its shorter side has no less than this: noise is no contrast, and neither is size.
+SIDE_PX = 90
 # Less varied than this in its grey values, a picture shows nothing by which it could be known again.
 BLANK_CONTRAST = 1.0
 WRITTEN_TOGETHER = 2000
@@ -95,13 +95,11 @@ def fingerprint(path: Path) -> Fingerprint:
 
     try:
         content = path.read_bytes()
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            # A JPEG is decoded at the smallest scale that is no smaller than this; other formats at full size.
-            image.draft("L", DRAFT_SIZE)
-            grey = image.convert("L")
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        grey = decode(content).convert("L")
+    except (OSError, ImageError) as error:
         raise DatasetError(f"{path}: {error}") from error
     digest = hashlib.sha256(content).hexdigest()
+    grey = grey.reduce(max(1, min(grey.size) // SIDE_PX))
     contrast = float(np.asarray(grey, dtype=np.float64).std())
     if contrast < BLANK_CONTRAST:
         return Fingerprint(sha256=digest, phash=None, contrast=contrast)

@@ -26,7 +26,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
 from engines.machine.cores import usable_cores
@@ -37,7 +36,8 @@ from offline.data.sources.labels_csv import LABELS_FILE
 from offline.errors import DatasetError
 from stage1.artifacts import Artifact
 from stage1.errors import ImageError
-from stage1.preprocess import FORMATS, PreprocessSettings, preprocess
+from stage1.image_file import frame_size
+from stage1.preprocess import PreprocessSettings, preprocess
 
 PREFLIGHT = "preflight.json"
 EXAMPLES = 5
@@ -144,8 +144,7 @@ def look_at(content: bytes, preprocessing: PreprocessSettings) -> Look:
     sha256 = hashlib.sha256(content).hexdigest()
     try:
         preprocess(content, preprocessing)
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            return Look(sha256, side_px=min(image.size))
+        return Look(sha256, side_px=min(frame_size(io.BytesIO(content))))
     except ImageError as error:
         return Look(sha256, problem=str(error))
 

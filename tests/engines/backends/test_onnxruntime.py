@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +22,8 @@ from stage1.errors import OutputsError
 Images = Callable[..., NDArray[np.uint8]]
 WriteOnnx = Callable[..., Path]
 AtOnce = Callable[..., None]
+CHILD, ROOT = Path(__file__).with_name("quiet_child.py"), Path(__file__).parents[3]
+STRACE = shutil.which("strace")
 COLOURS = np.random.default_rng(0).integers(0, 256, (17, 3))
 
 
@@ -166,3 +171,38 @@ class TestOpening:
     def test_of_a_plan_that_is_not_there(self, tiny_engine: Path) -> None:
         with pytest.raises(BundleRefused, match=r"engine\.json: cannot be read"):
             open_engine(EngineSpec(backend="tensorrt", device="cuda"), tiny_engine)
+
+
+class TestReports:
+    """ONNX Runtime writes an id below the home directory and sends events, unless it is told not to."""
+
+    @pytest.fixture
+    def home(self, tmp_path: Path) -> Path:
+        """An empty directory, in which everything is that a process can be told to write into."""
+        (tmp_path / "home").mkdir()
+        return tmp_path / "home"
+
+    def run(self, home: Path, model: Path, *before: str) -> str:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "ORT_"))}
+        places = dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"), str(home))
+        done = subprocess.run(
+            [*before, sys.executable, "-B", str(CHILD), str(model)],
+            cwd=home,
+            env=kept | places | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        )
+        return done.stdout
+
+    def test_nothing_is_written(self, home: Path, tiny_engine: Path) -> None:
+        assert self.run(home, tiny_engine) == "2 images\n"
+        assert list(home.rglob("*")) == []
+
+    @pytest.mark.skipif(STRACE is None, reason="strace, which sees the sockets of native code, is not installed")
+    def test_no_connection_is_opened(self, home: Path, tiny_engine: Path, tmp_path: Path) -> None:
+        calls = tmp_path / "calls"
+        traced = (str(STRACE), "-f", "-qq", "-e", "trace=%network", "-o", str(calls))
+        assert self.run(home, tiny_engine, *traced) == "2 images\n"
+        assert calls.read_text() == ""

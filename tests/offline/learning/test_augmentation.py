@@ -268,6 +268,39 @@ def test_frames_tell_their_proportions(tmp_path: Path) -> None:
     assert frame_aspects(Dataset(tmp_path, tuple(rows))).tolist() == pytest.approx([2, 0.5, 1, 1, WIDE, 2])
 
 
+NO_SIDES = [
+    {"width": width, "height": height}
+    for width, height in (
+        ("nan", "720"),
+        ("1280", "nan"),
+        ("inf", "720"),
+        ("1280", "inf"),
+        ("inf", "inf"),
+        ("0", "720"),
+        ("1280", "0"),
+        ("-1280", "720"),
+        ("-1280", "-720"),
+        ("1e308", "1e-308"),
+        ("1e-30", "1e30"),
+        ("wide", "720"),
+    )
+]
+
+
+@pytest.mark.parametrize("columns", NO_SIDES, ids=str)
+def test_columns_that_are_no_sides_of_a_frame_are_not_believed(tmp_path: Path, columns: dict[str, str]) -> None:
+    Image.new("RGB", (40, 20)).save(tmp_path / "wide.jpg")
+    row = Row(image="wide.jpg", label=0, group="a", metadata=columns)
+    assert frame_aspects(Dataset(tmp_path, (row,))).tolist() == [2]
+
+
+@pytest.mark.parametrize("entry", [b"\x02\0\x02\0\0\0006\0\0\0", b"\x03\0\x01\0\0\0\x09\0\0\0"], ids=["text", "nine"])
+def test_a_frame_whose_orientation_is_none_stands_as_it_is_stored(tmp_path: Path, entry: bytes) -> None:
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01" + entry + b"\0\0\0\0"
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
+    assert frame_aspects(Dataset(tmp_path, (Row(image="a.jpg", label=0, group="a"),))).tolist() == [2]
+
+
 def test_kornia_does_not_need_torchvision() -> None:
     """The build of torchvision on PyPI does not work beside a torch without CUDA."""
     script = (

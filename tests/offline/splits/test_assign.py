@@ -387,6 +387,24 @@ def test_drives_that_turn_out_to_be_one_stay_only_where_most_of_them_is(
     assert not moved
 
 
+def test_copies_that_another_kind_of_hash_recognises_leave_the_sets_and_move_nothing(
+    nights: Callable[..., Nights], drive: Drive
+) -> None:
+    """Turned copies were placed in two sets before the hash saw that they are copies."""
+    rows = [row for number in range(200) for row in drive(number, frames=1)]
+    known = nights()
+    before = homes(known.night(rows))
+    copies = [(f"{n:05d}_0.jpg", f"{n + 1:05d}_0.jpg") for n in range(0, 120, 2)]
+    crossing = {pair for pair in copies if len({before[row] for row in pair}) > 1}
+    assert crossing
+    after = known.night(rows, same=copies)
+    assert homes(after).items() <= before.items()
+    left_out = {row.row: row.reason for row in after.quarantined}
+    assert set(before) - set(homes(after)) == set(left_out)
+    assert all(len(left_out.keys() & set(pair)) == 1 for pair in crossing)
+    assert all("which never move" in reason for reason in left_out.values())
+
+
 def test_a_fold_without_roadwork_is_used_together_with_another(nights: Callable[..., Nights], drive: Drive) -> None:
     rows = drives(drive, 40)
     splits = nights(calibration_folds=40).night(rows)

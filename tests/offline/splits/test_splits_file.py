@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from offline.data.dataset import Dataset, Row
 from offline.errors import DatasetError
+from offline.splits import splits_file
 from offline.splits.assign import Looks, split
 from offline.splits.settings import SPLITS, SplitSettings
 from offline.splits.split_ledger import Ledger
@@ -160,3 +161,23 @@ def test_a_file_of_the_version_before_is_refused(splits: Splits, tmp_path: Path)
 def test_shares_that_do_not_sum_to_one_are_refused() -> None:
     with pytest.raises(ValidationError, match="sum to"):
         SplitSettings(train=0.9)
+
+
+class TestTheMostSimilarPictures:
+    def test_of_few_rows_are_named_however_little_alike(self, splits: Splits) -> None:
+        assert splits.nearest == splits.compared
+        assert splits.nearest is not None
+
+    def test_of_many_rows_are_named_only_if_they_are_too_similar(
+        self, edited: Callable[..., Splits], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(splits_file, "ALL_COMPARED", 10)
+        assert edited(lambda _: None).compared is None
+
+        def turn_three_bits(tree: Tree) -> None:
+            digest = int(tree["sets"]["train"]["rows"][2]["phash"], 16)
+            tree["sets"]["test"]["rows"][1]["phash"] = f"{digest ^ 0b1011:064x}"
+
+        found = edited(turn_three_bits).compared
+        assert found is not None
+        assert (found.bits, set(found.sets)) == (3, {"train", "test"})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from offline.data.checks.fingerprints import FINGERPRINTS, Fingerprint, fingerprint, fingerprints
+from offline.data.checks.fingerprints import FINGERPRINTS, SCHEME, Fingerprint, fingerprint, fingerprints
 from offline.data.checks.perceptual_hash import nearest, words_of
 from offline.data.dataset import Dataset, Row
 from offline.data.sources.synthetic_streets import draw_frame, plan_scene
@@ -20,6 +21,7 @@ from offline.errors import DatasetError
 from offline.splits.dependent_groups import components
 from offline.splits.settings import SplitSettings
 from stage1.artifacts import sha256_file
+from stage1.image_file import EXIF_ORIENTATION, UPRIGHT, decode
 
 Edit = Callable[[Image.Image], Image.Image]
 
@@ -49,6 +51,11 @@ COPIES: dict[str, Edit] = {
 
 def street(number: int) -> Image.Image:
     return draw_frame(plan_scene(number, seed=4, difficulty=0.25), 0)
+
+
+def looks(found: Fingerprint) -> tuple[str | None, float]:
+    """What a fingerprint says of the pixels, and not of the file."""
+    return found.phash, found.contrast
 
 
 @pytest.fixture
@@ -86,6 +93,47 @@ def test_another_place_is_not_the_same(taken: Callable[..., Fingerprint]) -> Non
 
 def test_the_format_does_not_matter(taken: Callable[..., Fingerprint]) -> None:
     assert bits(taken(street(1)), taken(street(1), "png")) <= 10
+
+
+LYING = {2: 2, 3: 3, 4: 4, 5: 5, 6: 8, 7: 7, 8: 6}
+
+
+@pytest.mark.parametrize("orientation", range(2, 9))
+def test_a_copy_that_lies_in_its_file_is_known_again(
+    taken: Callable[..., Fingerprint], tmp_path: Path, orientation: int
+) -> None:
+    exif = Image.Exif()
+    exif[EXIF_ORIENTATION] = orientation
+    lying = street(3).transpose(UPRIGHT[LYING[orientation]])
+    lying.save(tmp_path / "lying.png", exif=exif)
+    assert looks(fingerprint(tmp_path / "lying.png")) == looks(taken(street(3), "png"))
+
+
+DEEP = np.asarray(street(2).convert("L")).astype(np.uint16) * 257
+KINDS: dict[str, tuple[Image.Image, str]] = {
+    "grey": (street(2).convert("L"), "png"),
+    "16 bits": (Image.fromarray(DEEP), "png"),
+    "palette": (street(2).quantize(64), "png"),
+    "transparent palette": (street(2).convert("RGBA").quantize(64), "png"),
+    "alpha": (Image.merge("RGBA", (*street(2).split(), street(1).convert("L"))), "png"),
+    "alpha in webp": (Image.merge("RGBA", (*street(2).split(), street(1).convert("L"))), "webp"),
+    "grey and alpha": (Image.merge("LA", (street(2).convert("L"), street(1).convert("L"))), "png"),
+    "cmyk": (street(2).convert("CMYK"), "jpg"),
+    "jpeg": (street(2), "jpg"),
+    "large jpeg": (street(2).resize((2560, 1440)), "jpg"),
+}
+
+
+@pytest.mark.parametrize(("image", "ending"), KINDS.values(), ids=KINDS.keys())
+def test_it_is_taken_of_the_pixels_that_a_model_sees(tmp_path: Path, image: Image.Image, ending: str) -> None:
+    image.save(tmp_path / f"kind.{ending}")
+    decode((tmp_path / f"kind.{ending}").read_bytes()).save(tmp_path / "seen.png")
+    assert looks(fingerprint(tmp_path / f"kind.{ending}")) == looks(fingerprint(tmp_path / "seen.png"))
+
+
+def test_a_copy_in_16_bits_has_the_contrast_of_the_picture(taken: Callable[..., Fingerprint], tmp_path: Path) -> None:
+    KINDS["16 bits"][0].save(tmp_path / "deep.png")
+    assert looks(fingerprint(tmp_path / "deep.png")) == looks(taken(street(2).convert("L"), "png"))
 
 
 def test_a_blank_picture_looks_like_nothing(taken: Callable[..., Fingerprint]) -> None:
@@ -147,6 +195,16 @@ def test_a_fingerprint_of_the_version_before_is_taken_again(pictures: Dataset, t
     for _ in range(2):
         assert fingerprints(pictures, old, lambda *step: told.append(step)) == expected
     assert told == [(4, 4, "fingerprints")]
+
+
+def test_a_fingerprint_that_was_taken_in_another_way_is_taken_again(pictures: Dataset, tmp_path: Path) -> None:
+    cache = tmp_path / "workspace.jsonl"
+    expected = fingerprints(pictures, cache)
+    lines = cache.read_text().replace(SCHEME, "phash256-draft160-v1")
+    cache.write_text(re.sub(r'"phash":"[0-9a-f]{64}"', f'"phash":"{"0" * 64}"', lines))
+    assert fingerprints(pictures, cache) == expected
+    assert fingerprints(pictures, cache) == expected
+    assert len(cache.read_text().splitlines()) == 8
 
 
 def test_a_fingerprint_that_a_crash_cut_short_is_taken_again(pictures: Dataset, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_good_data_pass_whole(tmp_path: Path) -> None:
 
 CORRUPT = {
     "cut short": picture(1)[:500],
-    "damaged inside": picture(1)[:700] + b"\xff\xd9\x00\xff" * 20 + picture(1)[900:],
+    "damaged header": picture(1).replace(b"\xff\xdb", b"\xff\xfe"),
     "text": b"<html>404</html>",
     "empty": b"",
 }
@@ -78,6 +78,14 @@ def test_a_corrupt_image_is_left_out_and_counted(tmp_path: Path, damage: str) ->
     assert finding.examples[0].startswith("'bad.jpg': ")
     # What passes can be trained on.
     assert kept.array(PREPROCESS).shape == (40, 3, 32, 32)
+
+
+def test_an_image_that_shows_in_spite_of_damage_is_kept(tmp_path: Path) -> None:
+    damaged = picture(1)[:700] + b"\xff\xd9\x00\xff" * 20 + picture(1)[900:]
+    kept, report = fly(write(tmp_path, [*good(40), ("damaged.jpg", 1, damaged)]))
+    assert len(kept) == 41
+    assert report.findings == ()
+    assert kept.array(PREPROCESS).shape == (41, 3, 32, 32)
 
 
 def test_too_many_corrupt_images_stop_the_run(tmp_path: Path) -> None:

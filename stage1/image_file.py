@@ -1,0 +1,102 @@
+"""An image file: how its picture stands, and how it becomes pixels. Whoever looks at a picture does it through here."""
+
+from __future__ import annotations
+
+import io
+from typing import IO
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from stage1.errors import ImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+EXIF_ORIENTATION = 0x0112
+# What stands a picture upright. Not `ImageOps.exif_transpose`: it writes the other tags anew and fails on broken ones.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Those that swap width and height.
+LYING = (5, 6, 7, 8)
+
+
+def decode(content: bytes, max_pixels: int | None = None) -> Image.Image:
+    """The picture in a file, upright and in RGB.
+
+    A JPEG whose data libjpeg reads without a warning is decoded by simplejpeg, which is faster and gives the pixels of
+    Pillow to the bit. Everything else is decoded by Pillow, which shows damaged data as well as they can be shown, as
+    browsers do, and refuses data that end too early. How the picture stands has no part in this.
+
+    Args:
+        content: an encoded JPEG, PNG or WebP.
+        max_pixels: largest width x height; None for the limit at which Pillow suspects an attack.
+
+    Raises:
+        ImageError: not an image, of another format, cut off, damaged beyond decoding, or over the limit.
+    """
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if max_pixels is not None and image.width * image.height > max_pixels:
+            raise ImageError(f"the image is {image.width} x {image.height}, the limit is {max_pixels} pixels")
+        # Before the orientation: of a PNG that is read by decoding it, and what is cut off must not pass as upright.
+        picture = _sound_jpeg(image, content) or _by_pillow(image)
+        turn = UPRIGHT.get(orientation(image))
+    except (ImageError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"the image is far too large: {error}") from error
+    except Exception as error:  # Pillow's decoders raise a dozen unrelated types on what they do not expect
+        raise ImageError(f"not a readable {', '.join(FORMATS)} image: {error}") from error
+    return picture if turn is None else picture.transpose(turn)
+
+
+def orientation(image: Image.Image) -> int:
+    """How the picture stands in its file: 1 to 8 as in EXIF; 1 if the file does not say, or says no such number."""
+    try:
+        value = image.getexif().get(EXIF_ORIENTATION)
+    except Exception:  # noqa: BLE001  cameras and editors write tags that are wrong in any way; the picture is not
+        return 1
+    return int(value) if isinstance(value, int) and value in UPRIGHT else 1
+
+
+def frame_size(file: IO[bytes]) -> tuple[int, int]:
+    """Width and height in pixels of the picture in a file, upright; of most formats only the header is read.
+
+    Raises:
+        ImageError: it is no picture.
+    """
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            return (height, width) if orientation(image) in LYING else (width, height)
+    except Exception as error:  # as in `decode`
+        raise ImageError(f"not a readable {', '.join(FORMATS)} image: {error}") from error
+
+
+def _sound_jpeg(image: Image.Image, content: bytes) -> Image.Image | None:
+    """The picture of a JPEG in colour whose data are sound, None of every other file."""
+    if image.format not in {"JPEG", "MPO"} or image.mode != "RGB":
+        return None
+    try:
+        pixels = simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True)
+    except ValueError:
+        return None
+    # Of two headers Pillow and libjpeg may believe another one.
+    return Image.fromarray(pixels) if pixels.shape[1::-1] == image.size else None
+
+
+def _by_pillow(image: Image.Image) -> Image.Image:
+    if image.mode == "I;16":
+        # Pillow would clip 16 bits to 255 instead of scaling them.
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "P":
+        # Pillow warns of colours that are transparent to a degree, and converts them to the same.
+        image = image.convert("RGBA")
+    return image.convert("RGB")
