@@ -62,7 +62,7 @@ PRESETS: dict[str, RunConfig] = {
         adapt_domain=AdaptSettings(
             epochs=2, batch_size=32, prototypes=256, head_hidden=128, head_bottleneck=64, rank=16, head_steps=20
         ),
-        train_supervised=TrainSettings(epochs=4, batch_size=16, learning_rate=3e-3),
+        train_supervised=TrainSettings(epochs=4, batch_size=16, learning_rate=3e-3, augmentation="validators"),
         train_conformal_risk=ConformalTrainingSettings(enabled=False, steps=200),
         # So small a model has a few confident false alarms; 2% of them would keep most roadwork from exiting.
         calibrate_scrc=CalibrationSettings(false_alarm_rate=0.05),

@@ -24,12 +24,15 @@ class Artifact(BaseModel):
     """A JSON file with a version: every on-disk model derives from it.
 
     Attributes:
+        SCHEMA_VERSION: version of the files that are written.
+        ALSO_READ: older versions that are read.
         schema_version: version of the file's layout; a file with another version is refused.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     SCHEMA_VERSION: ClassVar[int] = 1
+    ALSO_READ: ClassVar[tuple[int, ...]] = ()
     schema_version: int = 1
 
     @model_validator(mode="before")
@@ -38,7 +41,7 @@ class Artifact(BaseModel):
         """Refuse a file of another version before anything in it is believed, or found missing."""
         if isinstance(content, dict):
             found = content.get("schema_version", cls.model_fields["schema_version"].default)
-            if found != cls.SCHEMA_VERSION:
+            if found not in (cls.SCHEMA_VERSION, *cls.ALSO_READ):
                 raise ValueError(f"schema_version is {found}, this program reads {cls.SCHEMA_VERSION}")
         return content
 

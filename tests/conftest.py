@@ -231,7 +231,7 @@ def _certificate(
 ) -> ScrcParams:
     """What `calibrate` says about a good model, or about one that says nothing."""
     rows, separation = (1200, 3.0) if feasible else (60, 0.0)
-    context = CalibrationContext(engine_sha256, preprocess_sha256, code_version="test")
+    context = CalibrationContext(engine_sha256, preprocess_sha256, code_version="test", stream="mixture")
     return calibrate(
         _binormal(rows, seed=1, prefix="select/", separation=separation),
         _binormal(rows, seed=2, prefix="calib/", separation=separation),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +24,7 @@ from offline.pipeline.stage import Stage
 from offline.splits.balanced_placement import hash_key
 from offline.stages.common.compiled_engine import agreed, compiled_engine, write_drift
 from offline.stages.common.inputs import splits_of
+from offline.stream.sender import sender_of
 from stage1.baselines.literature import reference_rules
 from stage1.baselines.softmax import swept_thresholds
 from stage1.certificate.calibrate import CalibrationContext, calibrate
@@ -71,7 +73,7 @@ def golden_rows(data: Dataset, seed: int, most: int = GOLDEN_IMAGES) -> Dataset:
     ordered = sorted(data.rows, key=lambda row: hash_key(seed, row.image))
     half = most // 2
     picked = [row for label in (0, 1) for row in [r for r in ordered if r.label == label][:half]]
-    return Dataset(data.root, tuple(picked))
+    return replace(data, rows=tuple(picked))
 
 
 def run_calibrate_scrc(context: Context) -> None:
@@ -85,16 +87,17 @@ def run_calibrate_scrc(context: Context) -> None:
     splits = splits_of(context)
     splits.check(context.data)
     engine = compiled_engine(context)
-    select_rows = splits.dataset(context.data, "val_select")
+    settings = config.calibrate_scrc
+    sender = sender_of(settings)
+    select_rows = splits.dataset(context.data, "val_select").sent_by(sender)
     val_select = run_engine(engine, select_rows, preprocess, context.progress.step, "val_select")
     spec = engine.describe().spec
     reference = agreed(context, spec, select_rows, val_select)
     fold, prior_uses = claim_fold(context.workspace, splits, context.key, context.now().isoformat(timespec="seconds"))
-    fold_rows = splits.pick(context.data, fold)
+    fold_rows = splits.pick(context.data, fold).sent_by(sender)
     val_calib = run_engine(engine, fold_rows, preprocess, context.progress.step, "val_calib")
     digest = certified_sha256_of(export, spec)
-    binding = CalibrationContext(digest, preprocess.sha256, prior_uses, code_version())
-    settings = config.calibrate_scrc
+    binding = CalibrationContext(digest, preprocess.sha256, prior_uses, code_version(), sender.stream, sender.weights)
     params = calibrate(val_select, val_calib, settings, binding)
     params.write(context.out / PARAMS)
     calibrator_of(val_calib, named_targets(fold_rows, config.model.heads)).write(context.out / CALIBRATOR)

@@ -16,6 +16,7 @@ from offline.report.page import render
 from offline.report.thumbnails import thumbnails
 from offline.stages.common.compiled_engine import compiled_engine
 from offline.stages.common.inputs import rows_of
+from offline.stream.sender import sender_of
 from stage1.artifacts import write_atomic
 from stage1.baselines.literature import ReferenceRules
 from stage1.baselines.softmax import Thresholds
@@ -33,7 +34,7 @@ def run_eval_selective(context: Context) -> None:
     params = ScrcParams.read(calibrated / PARAMS)
     calibrator = ProbabilityCalibrator.read(calibrated / CALIBRATOR)
     preprocess = PreprocessSettings.read(export / PREPROCESS)
-    rows = rows_of(context, "test")
+    rows = rows_of(context, "test").sent_by(sender_of(params))
     test = run_engine(compiled_engine(context), rows, preprocess, context.progress.step, "test")
     rules, thresholds = ReferenceRules.read(calibrated / REFERENCES), Thresholds.read(calibrated / THRESHOLDS)
     report = evaluate(test, params, calibrator, rules, thresholds, EvaluationSettings(seed=context.config.seed))

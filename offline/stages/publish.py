@@ -12,7 +12,7 @@ from offline.pipeline.content_key import code_version
 from offline.pipeline.run_files import BEST, PUBLICATION, REFERENCES, REPORT, THRESHOLDS
 from offline.pipeline.stage import Stage
 from offline.publish import gate
-from offline.stages.common.inputs import rows_of
+from offline.stages.common.sent_rows import sent_rows_of
 
 if TYPE_CHECKING:
     from offline.stages.common.context import Context, NightStage
@@ -38,7 +38,7 @@ def run_publish(context: Context) -> None:
     bundle = context.store.publish(files, provenance, parity_tolerance=tolerance)
     shutil.rmtree(files)
     champion, reasons, rows = gate.judge_champion(
-        context.store, context.store.path(bundle), rows_of(context, "test"), context.config.gate, context.progress
+        context.store, context.store.path(bundle), sent_rows_of(context, "test"), context.config.gate, context.progress
     )
     if not reasons:
         context.store.activate(bundle, now=now, action="publish")

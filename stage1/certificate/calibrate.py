@@ -16,8 +16,8 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from stage1.certificate.search.candidates import ambiguous_cut, select, select_f
 from stage1.certificate.settings import CalibrationSettings
 from stage1.certificate.statistics.binomial import trials_needed
 from stage1.certificate.statistics.multiplicity import spent
+from stage1.certificate.stream import Era, Stream, even_weights
 from stage1.decisions import Decisions
 from stage1.exit_rule import ExitRule
 
@@ -51,12 +52,16 @@ class CalibrationContext:
         preprocess_sha256: hash of the preprocess settings.
         prior_uses: earlier certifications on some of the same val_calib rows.
         code_version: version of this program.
+        stream: what the rows of both sets went through.
+        stream_weights: how often each era was drawn in a mixture, up to a factor.
     """
 
     engine_sha256: str
     preprocess_sha256: str
     prior_uses: int = 0
     code_version: str = ""
+    stream: Stream = "originals"
+    stream_weights: Mapping[Era, float] = field(default_factory=even_weights)
 
 
 def calibrate(
@@ -99,6 +104,8 @@ def calibrate(
         spent=budget,
         unit=settings.unit,
         seed=settings.seed,
+        stream=context.stream,
+        stream_weights=dict(context.stream_weights),
         rule=None,
         ambiguous_below=ambiguous_cut(val_select, found.rule, settings.ambiguous_share),
         chains=found.chains,

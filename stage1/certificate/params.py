@@ -12,12 +12,16 @@ from stage1.certificate.risks import Rate, Risk, Unit
 from stage1.certificate.settings import MOST_SLACK, Algorithm, Mode, Multiplicity
 from stage1.certificate.statistics.binomial import p_value
 from stage1.certificate.statistics.multiplicity import spent
+from stage1.certificate.stream import EraWeights, Stream, even_weights
 from stage1.errors import CertificateError
 from stage1.exit_rule import ExitRule
 
 Sha256 = str
 # Beyond it the arithmetic of the bounds overflows.
 MOST_ROWS = 10**12
+# Bundles with certificates of this version are still served.
+WITHOUT_STREAM = 2
+STREAM_FIELDS = frozenset({"stream", "stream_weights"})
 Status = Literal["CERTIFIED", "INFEASIBLE"]
 
 
@@ -139,7 +143,9 @@ class ScrcParams(Artifact):
         delta: one minus the confidence in all certificates on these calibration rows together.
         spent: the part of delta that this one spends.
         unit: what is independent, a row or a group.
-        seed: seed of the draw of one row a group.
+        seed: seed of the draw of one row a group, and of what the stream does to each row.
+        stream: what the calibration rows went through; a file of version 2 is one of originals.
+        stream_weights: how often each era was drawn in a mixture, up to a factor.
         rule: the thresholds, None if infeasible.
         ambiguous_below: deferred images with a lower selection score are AMBIGUOUS.
         chosen: the chain that the rule comes from.
@@ -158,8 +164,9 @@ class ScrcParams(Artifact):
         seal: hash of every other field.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 2
-    schema_version: int = 2
+    SCHEMA_VERSION: ClassVar[int] = 3
+    ALSO_READ: ClassVar[tuple[int, ...]] = (WITHOUT_STREAM,)
+    schema_version: int = 3
 
     status: Status
     reason: str = ""
@@ -173,6 +180,8 @@ class ScrcParams(Artifact):
     spent: float = Field(gt=0, lt=1)
     unit: Unit
     seed: int
+    stream: Stream = "originals"
+    stream_weights: EraWeights = Field(default_factory=even_weights)
     rule: ExitRule | None
     ambiguous_below: float
     chosen: int = Field(default=0, ge=0, le=MOST_ROWS)
@@ -205,7 +214,10 @@ class ScrcParams(Artifact):
     @model_validator(mode="after")
     def _sealed(self, info: ValidationInfo) -> Self:
         """What is computed here is sealed; a file whose seal is missing or broken was edited, and is refused."""
-        seal = sha256_json(self.model_dump(mode="json", exclude={"seal"}))
+        later = STREAM_FIELDS if self.schema_version == WITHOUT_STREAM else frozenset[str]()
+        if later & self.model_fields_set:
+            raise ValueError(f"a file of schema_version {WITHOUT_STREAM} names a stream: calibrate again")
+        seal = sha256_json(self.model_dump(mode="json", exclude={"seal", *later}))
         if self.seal == "" and info.mode == "python":
             object.__setattr__(self, "seal", seal)
         elif self.seal != seal:

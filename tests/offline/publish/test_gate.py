@@ -22,8 +22,10 @@ from offline.evaluation.evaluate import Estimate, EvaluationSettings, Report, ev
 from offline.publish.gate import assemble, compare, judge_champion
 from offline.publish.settings import GateSettings
 from offline.splits.splits_file import SplitRow, Splits, SplitSet
+from offline.stream.sender import StreamSender
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
+from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
 
 GATE = GateSettings(coverage_margin=0.05, accuracy_margin=0.03)
@@ -170,6 +172,20 @@ def test_rows_that_the_champion_was_trained_on_are_left_out(store: Store, publis
     old, new = publish("old", trained_on=data.ids[:30]), publish("new", shift=0.01)
     store.activate(old.name, now=NOW)
     assert judge(store, new, data) == (old.name, [], 10)
+
+
+def test_both_are_judged_on_the_same_pictures_as_they_were_sent(store: Store, publish: Publish, data: Dataset) -> None:
+    sent: dict[str, list[bytes]] = {}
+
+    def sending(name: str, content: bytes, settings: PreprocessSettings) -> bytes:
+        sent.setdefault(name, []).append(StreamSender("mixture")(name, content, settings))
+        return sent[name][-1]
+
+    old, new = publish("old"), publish("new", shift=0.01)
+    store.activate(old.name, now=NOW)
+    assert judge(store, new, data.sent_by(sending)) == (old.name, [], 40)
+    assert set(sent) == set(data.ids)
+    assert all(len(pictures) == 2 and len(set(pictures)) == 1 for pictures in sent.values())
 
 
 @pytest.mark.parametrize("kept", [0, 1])

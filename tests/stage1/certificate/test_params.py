@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from scipy.stats import binom
 
+from stage1.artifacts import sha256_json
 from stage1.certificate.params import Chain, Evidence, ScrcParams
 from stage1.certificate.risks import Risk
+from stage1.certificate.stream import ERAS
 from stage1.errors import ArtifactError, CertificateError
 
 
@@ -67,6 +69,9 @@ def loosened(params: ScrcParams) -> Iterator[dict[str, Any]]:
     yield {"seal": ""}
     yield {"seal": "0" * 64}
     yield {"binding__engine_sha256": "f" * 64}
+    yield {"stream": "originals"}
+    yield {"stream_weights__challenges-2026-01": 9.0}
+    yield {"schema_version": 2}
 
 
 class TestCertificate:
@@ -152,3 +157,45 @@ class TestCertificate:
             params.check_binding(engine_sha256="x" * 64, preprocess_sha256="p" * 64)
         with pytest.raises(CertificateError, match=r"is for preprocess p{12}, this is x{12}: calibrate again"):
             params.check_binding(engine_sha256="e" * 64, preprocess_sha256="x" * 64)
+
+
+def as_version_2(params: ScrcParams, **changes: Any) -> str:
+    """The file as the version without a stream wrote it, with its seal."""
+    tree = json.loads(params.to_json()) | {"schema_version": 2}
+    older = {name: value for name, value in tree.items() if name not in {"stream", "stream_weights", "seal"}} | changes
+    return json.dumps(older | {"seal": sha256_json(older)})
+
+
+class TestStream:
+    def test_a_certificate_names_the_stream_that_it_is_for(self, certificate: Callable[..., ScrcParams]) -> None:
+        for params in (certificate(), certificate(feasible=False)):
+            assert (params.schema_version, params.stream) == (3, "mixture")
+            assert params.stream_weights == dict.fromkeys(ERAS, 1.0)
+        words = certificate().statement
+        assert (
+            "It is true of pictures as validators sent them, as JPEG of quality 75 (stream mixture: 33% as in" in words
+        )
+        assert all(era in words for era in ERAS)
+
+    def test_a_bundle_of_an_earlier_version_is_one_of_originals(
+        self, tmp_path: Path, certificate: Callable[..., ScrcParams]
+    ) -> None:
+        path = tmp_path / "scrc_params.json"
+        path.write_text(as_version_2(certificate()))
+        params = ScrcParams.read(path)
+        assert (params.schema_version, params.stream, params.status) == (2, "originals", "CERTIFIED")
+        assert params.rule == certificate().rule
+        edits = ({"alpha": 0.5}, {"stream": "mixture"}, {"stream": "originals"})
+        for edit in edits:
+            path.write_text(json.dumps(json.loads(as_version_2(certificate())) | edit))
+            with pytest.raises(ArtifactError):
+                ScrcParams.read(path)
+
+    def test_a_file_of_an_earlier_version_cannot_claim_a_stream(self, certificate: Callable[..., ScrcParams]) -> None:
+        with pytest.raises(ValueError, match="a file of schema_version 2 names a stream: calibrate again"):
+            ScrcParams.model_validate_json(as_version_2(certificate(), stream="mixture"))
+
+    @pytest.mark.parametrize("version", [1, 4])
+    def test_other_versions_are_refused(self, certificate: Callable[..., ScrcParams], version: int) -> None:
+        with pytest.raises(ValueError, match=f"schema_version is {version}, this program reads 3"):
+            ScrcParams.model_validate_json(edited(certificate(), schema_version=version))
