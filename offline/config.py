@@ -10,6 +10,7 @@ from engines.backends.registry import KnownEngine
 from engines.backends.settings import CompileSettings
 from engines.spec import EngineSpec
 from offline.data.settings import PreflightSettings
+from offline.evaluation.settings import EvalSettings
 from offline.learning.settings import AdaptSettings, CompareSettings, ConformalTrainingSettings, TrainSettings
 from offline.publish.settings import GateSettings
 from offline.splits.settings import SplitSettings
@@ -45,6 +46,7 @@ class RunConfig(Artifact):
     engine: KnownEngine = EngineSpec()
     compile: CompileSettings = CompileSettings()
     calibrate_scrc: CalibrationSettings = CalibrationSettings()
+    eval_selective: EvalSettings = EvalSettings()
     gate: GateSettings = GateSettings()
 
 

@@ -15,11 +15,13 @@ from engines.store.golden import read_golden
 from offline.config import RunConfig, load_config
 from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import write_scenes
+from offline.evaluation.evaluate import Report
 from offline.night import NightOutcome, run_night, stages
 from offline.pipeline.content_key import stage_key
 from offline.pipeline.progress import Silence
 from offline.splits.splits_file import Splits
 from offline.stages.calibrate_scrc import golden_rows
+from offline.stream.challenge import CELLS
 from offline.stream.sender import StreamSender, sender_of
 from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
@@ -39,6 +41,7 @@ def config(**changes: object) -> RunConfig:
         "calibrate_scrc.risk": "D5",
         "calibrate_scrc.alpha": 0.45,
         "calibrate_scrc.seed": 6,
+        "eval_selective.cell_rows": 5,
     }
     return load_config("tiny", None, quick | {name.replace("__", "."): value for name, value in changes.items()})
 
@@ -106,6 +109,7 @@ def test_the_certificate_names_the_stream_of_the_config(night: Night) -> None:
     params = ScrcParams.read(night.outcome.run / "scrc_params.json")
     assert (params.status, params.stream, params.seed) == ("CERTIFIED", "mixture", 6)
     assert "stream mixture" in params.statement
+    assert "stream mixture" in (night.outcome.run / "report.html").read_text()
 
 
 def test_golden_images_are_pixels_of_the_stream(night: Night) -> None:
@@ -114,6 +118,14 @@ def test_golden_images_are_pixels_of_the_stream(night: Night) -> None:
     sent = rows.sent_by(sender_of(config().calibrate_scrc)).array(config().preprocess)
     assert np.array_equal(images, sent)
     assert not np.array_equal(images, rows.array(config().preprocess))
+
+
+def test_the_report_counts_each_era_and_level_of_the_test_rows(night: Night) -> None:
+    report = Report.read(night.outcome.run / "report.json")
+    assert [cell.cell for cell in report.cells] == ["originals", *(str(cell) for cell in CELLS)]
+    assert {cell.rows for cell in report.cells} == {5}
+    page = (night.outcome.run / "report.html").read_text()
+    assert all(str(cell) in page for cell in CELLS)
 
 
 CHANGES: tuple[dict[str, object], ...] = (
