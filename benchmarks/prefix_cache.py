@@ -22,21 +22,25 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from offline.data.dataset import Dataset, Row
-from offline.learning.augmentation import augmenter
+from offline.learning.augmentation import SEE_CHALLENGES, augmenter, unchanged
+from offline.learning.challenge_views import ChallengeViews
 from offline.learning.frozen_prefix.cache import STATES
-from offline.learning.frozen_prefix.fill import Views, view
+from offline.learning.frozen_prefix.fill import Views
 from offline.learning.predict import ImageSet
 from offline.learning.settings import TrainSettings
 from offline.learning.supervised.inputs import FreshViews, Sources
 from offline.learning.supervised.train import Trainee, train_supervised
 from stage1.certificate.settings import CalibrationSettings
+from stage1.certificate.stream import even_weights
 from stage1.model.adapters.attach import add_adapters, frozen_blocks
 from stage1.model.backbones import build
 from stage1.model.settings import ModelSettings, PretrainedBackbone
+from stage1.preprocess import PreprocessSettings
 
 CPU = torch.device("cpu")
 CALIBRATION = CalibrationSettings(alpha=0.1, unit="row", grid_size=30, gate_size=5)
@@ -53,14 +57,18 @@ class PixelViews(FreshViews):
         return self.views[torch.from_numpy(rows), number]
 
 
-def streets(count: int, size_px: int, seed: int) -> ImageSet:
-    """Noise with a reddish patch where there is roadwork: what is learned does not matter here."""
+def streets(count: int, size_px: int, seed: int, home: Path) -> ImageSet:
+    """Files of noise with a reddish patch where there is roadwork: what is learned does not matter here."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count) % 2
     images = rng.integers(0, 160, (count, 3, size_px, size_px), dtype=np.uint8)
     images[labels == 1, 0, : size_px // 2] += 60
-    rows = tuple(Row(image=f"{seed}/{n}", label=int(y), group=f"{seed}/{n}") for n, y in enumerate(labels))
-    return ImageSet(images, Dataset(Path("nowhere"), rows))
+    rows = tuple(Row(image=f"{seed}/{n}.png", label=int(y), group=f"{seed}/{n}") for n, y in enumerate(labels))
+    for row, image in zip(rows, images, strict=True):
+        path = home / row.image
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(image.transpose(1, 2, 0)).save(path)
+    return ImageSet(images, Dataset(home, rows))
 
 
 def save_backbone(directory: Path, options: argparse.Namespace) -> None:
@@ -81,23 +89,22 @@ def save_backbone(directory: Path, options: argparse.Namespace) -> None:
 def pixel_sources(trainee: Trainee, settings: TrainSettings, *, fresh: bool) -> Sources:
     """Through the whole network: the views that the cache keeps, or new ones each time."""
     images, augment = trainee.train.images, augmenter(settings.augmentation)
-    aspects = np.ones(len(images), np.float32)
-    judged = FreshViews(
-        trainee.val_select.images, torch.ones(len(trainee.val_select.images)), lambda shown, *_: shown, CPU
-    )
+    challenges = trainee.challenges if settings.augmentation in SEE_CHALLENGES else None
+    judged = FreshViews(trainee.val_select.images, unchanged, CPU)
     if fresh:
-        return Sources(FreshViews(images, torch.from_numpy(aspects), augment, CPU), judged, cached=False, reason="")
-    keys = Views(images, aspects, settings.augmentation, augment, settings.cache_views).keys(seed=0)
-    drawn = torch.stack([view(images[row], number, 1.0, augment, key) for key, row, number in keys])
+        return Sources(FreshViews(images, augment, CPU, challenges), judged, cached=False, reason="")
+    views = Views(images, settings.augmentation, augment, settings.cache_views, challenges)
+    drawn = views.made(views.keys(seed=0))
     kept = drawn.reshape(len(images), settings.cache_views, *drawn.shape[1:])
-    return Sources(PixelViews(images, torch.from_numpy(aspects), augment, CPU, kept), judged, cached=False, reason="")
+    return Sources(PixelViews(images, augment, CPU, None, kept), judged, cached=False, reason="")
 
 
 def run(model: ModelSettings, sets: tuple[ImageSet, ImageSet], settings: TrainSettings, side: str, cache: Path) -> Any:
     """Losses and the duration of each epoch."""
     net = build(model, size_px=sets[0].images.shape[-1], seed=0)
     add_adapters(net, model)
-    trainee = Trainee(net, *sets)
+    limits = PreprocessSettings(size_px=sets[0].images.shape[-1])
+    trainee = Trainee(net, *sets, challenges=ChallengeViews(sets[0].data, limits, even_weights()))
     ends: list[float] = []
 
     def tell(_done: int, _total: int, note: str) -> None:
@@ -123,7 +130,9 @@ def compare(options: argparse.Namespace, backbone: Path, last: int, home: Path) 
         targets=options.targets,
         last_layers=max(last, 1),
     )
-    sets = streets(options.images, options.size, 1), streets(options.images // 4, options.size, 2)
+    counts = ((1, options.images), (2, options.images // 4))
+    train, judged = (streets(count, options.size, seed, home) for seed, count in counts)
+    sets = (train, judged)
     settings = TrainSettings(
         epochs=options.epochs,
         batch_size=16,

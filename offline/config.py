@@ -10,6 +10,7 @@ from engines.backends.registry import KnownEngine
 from engines.backends.settings import CompileSettings
 from engines.spec import EngineSpec
 from offline.data.settings import PreflightSettings
+from offline.evaluation.settings import EvalSettings
 from offline.learning.settings import AdaptSettings, CompareSettings, ConformalTrainingSettings, TrainSettings
 from offline.publish.settings import GateSettings
 from offline.splits.settings import SplitSettings
@@ -45,6 +46,7 @@ class RunConfig(Artifact):
     engine: KnownEngine = EngineSpec()
     compile: CompileSettings = CompileSettings()
     calibrate_scrc: CalibrationSettings = CalibrationSettings()
+    eval_selective: EvalSettings = EvalSettings()
     gate: GateSettings = GateSettings()
 
 
@@ -62,7 +64,7 @@ PRESETS: dict[str, RunConfig] = {
         adapt_domain=AdaptSettings(
             epochs=2, batch_size=32, prototypes=256, head_hidden=128, head_bottleneck=64, rank=16, head_steps=20
         ),
-        train_supervised=TrainSettings(epochs=4, batch_size=16, learning_rate=3e-3),
+        train_supervised=TrainSettings(epochs=4, batch_size=16, learning_rate=3e-3, augmentation="validators"),
         train_conformal_risk=ConformalTrainingSettings(enabled=False, steps=200),
         # So small a model has a few confident false alarms; 2% of them would keep most roadwork from exiting.
         calibrate_scrc=CalibrationSettings(false_alarm_rate=0.05),

@@ -74,10 +74,23 @@ def preprocess(content: bytes, settings: PreprocessSettings) -> Pixels:
     Raises:
         ImageError: not an image, of another format, truncated, or over a limit.
     """
-    if len(content) > settings.max_bytes:
-        raise ImageError(f"the image has {len(content)} bytes, the limit is {settings.max_bytes}")
-    image = decode(content, settings.max_pixels)
+    image = upright(content, settings)
     size = (settings.size_px, settings.size_px)
     if image.size != size:
         image = image.resize(size, Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def upright(content: bytes, settings: PreprocessSettings) -> Image.Image:
+    """Decode one image and stand it upright; RGB in its own size. See `image_file.decode`.
+
+    Args:
+        content: an encoded JPEG, PNG or WebP.
+        settings: limits.
+
+    Raises:
+        ImageError: not an image, of another format, cut off, damaged beyond decoding, or over a limit.
+    """
+    if len(content) > settings.max_bytes:
+        raise ImageError(f"the image has {len(content)} bytes, the limit is {settings.max_bytes}")
+    return decode(content, settings.max_pixels)

@@ -239,7 +239,9 @@ def _certificate(
 ) -> ScrcParams:
     """What `calibrate` says about a good model, or about one that says nothing; `asked` are settings."""
     rows, separation = (1200, 3.0) if feasible else (60, 0.0)
-    context = CalibrationContext(engine_sha256, preprocess_sha256, code_version="test")
+    context = CalibrationContext(
+        engine_sha256, preprocess_sha256, code_version="test", stream=asked.pop("stream", "mixture")
+    )
     common: dict[str, Any] = {"alpha": 0.05, "grid_size": 40, "gate_size": 5}
     return calibrate(
         _binormal(rows, seed=1, prefix="select/", separation=separation),

@@ -119,5 +119,5 @@ class Kept:
         augment = augmenter("light" if kind == "light" else "none")
         frozen = Frozen(net, frozen_blocks(net), "auto", CPU)
         filler = Filler(frozen, self.directory, seed, self.meter.tell, lambda: None)
-        found = filler.fill(Views(images, np.ones(len(rows), np.float32), kind, augment, views))
+        found = filler.fill(Views(images, kind, augment, views))
         return CachedViews(*found, frozen.cut, CPU)

@@ -72,11 +72,12 @@ def _bundle(settings: MinerSettings) -> Finding:
         bundle = load_bundle(store.path(pointer.bundle))
     except (EngineError, Stage1Error) as error:
         return Finding("bundle", "failed", str(error))
-    status = bundle.params.status
+    params = bundle.params
     bundle.close()
-    if status == "INFEASIBLE":
+    if params.status == "INFEASIBLE":
         return Finding("bundle", "warning", f"{pointer.bundle}: nothing certified, everything goes to Stage-2")
-    return Finding("bundle", "ok", f"{pointer.bundle}: {status}, loads and reproduces its golden outputs")
+    told = f"{params.status} for stream {params.stream}, loads and reproduces its golden outputs"
+    return Finding("bundle", "ok", f"{pointer.bundle}: {told}")
 
 
 def data(settings: MinerSettings, now: datetime) -> list[Finding]:

@@ -14,6 +14,7 @@ from typing import Any, Self
 from miner.demo.scoreboard import Asked
 from miner.errors import StartError
 from miner.progress_display import RunDisplay
+from stage1.certificate.stream import Stream
 
 READY_S = 300.0
 SWAP_S = 300.0
@@ -175,10 +176,14 @@ class ValidatorProcess(_Process):
         name: the validator's wallet.
         port: the miner's axon.
         miner_hotkey: the miner's address.
+        stream: what it does to pictures.
+        seed: of its draws.
         log: where its log goes.
     """
 
-    def __init__(self, wallets: Path, name: str, port: int, miner_hotkey: str, log: Path) -> None:
+    def __init__(
+        self, wallets: Path, name: str, port: int, miner_hotkey: str, stream: Stream, seed: int, log: Path
+    ) -> None:
         command = [
             sys.executable,
             "-m",
@@ -188,6 +193,7 @@ class ValidatorProcess(_Process):
             "--miner-hotkey",
             miner_hotkey,
         ]
+        command += ["--stream", stream, "--seed", str(seed)]
         super().__init__([*command, "--wallet-path", str(wallets), "--wallet-name", name], log)
         self._sent: list[tuple[str, int, str]] = []
         self._answers: list[dict[str, Any]] = []
@@ -245,5 +251,5 @@ class ValidatorProcess(_Process):
 
 def _reply(answer: dict[str, Any] | None) -> dict[str, Any]:
     if answer is None:
-        return {"status": 0, "prediction": None, "ms": 0.0}
-    return {"status": answer["status"] or 0, "prediction": answer["prediction"], "ms": answer["ms"]}
+        return {"sha256": "", "status": 0, "prediction": None, "ms": 0.0}
+    return {"status": answer["status"] or 0} | {name: answer[name] for name in ("sha256", "prediction", "ms")}

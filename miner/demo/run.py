@@ -36,10 +36,12 @@ from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import write_scenes
 from offline.publish.gate import published
 from offline.splits.splits_file import Splits
+from offline.stream.sender import sender_of
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.fit import fit_calibrator
 
 REQUESTS_PER_S = 30.0
+VALIDATOR_SEED = 1_000_003
 SWAP_AT = 0.35
 MAX_EPOCHS = 20
 DEMO_STAKE = 50_000.0
@@ -170,6 +172,7 @@ def _nights(settings: DemoSettings, data: Path, home: Path, progress: Bars) -> N
         "train_conformal_risk.enabled": True,
         "compare_training.baseline": False,
         "compare_training.cross_entropy": False,
+        "eval_selective.cell_rows": 0,
     }
     larger_model = first | {"preprocess.size_px": STAGE2_SIZE_PX, "compare_training.baseline": False}
 
@@ -210,6 +213,7 @@ def _stage2(run: Path, data: Path, home: Path, progress: Bars) -> Path:
         shutil.copyfile(run / name, directory / name)
     preprocess = PreprocessSettings.read(directory / PREPROCESS)
     rows = read_dataset(data).pick(Splits.read(run / SPLITS).sets["val_select"].ids)
+    rows = rows.sent_by(sender_of(PRESETS[PRESET].calibrate_scrc))
     shown = BarDisplay(progress=progress, prefix="Stage-2 · ")
     shown.stage("fit probabilities", "running")
     engine = OnnxEngine(directory / ENGINE)
@@ -263,7 +267,10 @@ def _serve(demo: DemoSettings, night: Nights, home: Path, progress: Bars) -> Sco
         "log.json_lines": True,
     }
     # The validator first: loading the SDK must not count as the miner's cold start.
-    with ValidatorProcess(home / "wallets", "validator", port, miner_key, home / "validator.log") as validator:
+    stream = PRESETS[PRESET].calibrate_scrc.stream
+    # Other draws than those that the certificate has seen.
+    told = (home / "wallets", "validator", port, miner_key, stream, demo.seed + VALIDATOR_SEED, home / "validator.log")
+    with ValidatorProcess(*told) as validator:
         validator.wait_until_ready()
         progress.update(task, completed=1)
         return _with_miner(demo, night, settings, validator, home, progress)

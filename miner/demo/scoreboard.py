@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +34,7 @@ class Asked:
         image: path of the image.
         label: the truth.
         group: what the image is dependent on.
+        sha256: of the bytes that were sent; empty if nothing was.
         status: HTTP status, 0 if no answer came.
         prediction: the answer.
         ms: time until it came.
@@ -43,6 +43,7 @@ class Asked:
     image: str
     label: int
     group: str
+    sha256: str
     status: int
     prediction: float | None
     ms: float
@@ -123,7 +124,7 @@ def score(
     """
     journal = {record.image_sha256: record for record in read_journal(state)}
     good = [request for request in asked if request.answered]
-    records = [journal[hashlib.sha256(Path(request.image).read_bytes()).hexdigest()] for request in good]
+    records = [journal[request.sha256] for request in good]
     labels = np.asarray([request.label for request in good], np.int8)
     answers = np.asarray([request.prediction for request in good], np.float64)
     served = list(dict.fromkeys(r.bundle for r in sorted(records, key=lambda r: r.generation)))

@@ -68,7 +68,7 @@ def audit(directory: Path, data: Dataset, settings: CalibrationSettings, progres
 
     Args:
         directory: the bundle.
-        data: rows among which those of the certificate are.
+        data: rows among which those of the certificate are, sent as the certificate's stream is.
         settings: what was to be certified, as the bundle's config says.
         progress: where to tell how far it is.
 
@@ -156,6 +156,8 @@ def _other_numbers(
         params.tolerance,
         params.spent_before,
         record.calib_share,
+        stream=params.stream,
+        stream_weights=params.stream_weights,
     )
     again = calibrate(recorded["val_select"], recorded["val_calib"], settings, context)
     ours, theirs = again.model_dump(mode="json"), params.model_dump(mode="json")

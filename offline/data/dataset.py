@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Self
+from typing import Annotated, Protocol, Self
 
 import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
@@ -87,6 +87,23 @@ class Row(BaseModel):
             raise DatasetError(f"row {self.image!r}, column {column}: {error}") from error
 
 
+class Sender(Protocol):
+    """Turns a picture of the data into what arrives at a miner; those that there are, are in `offline.stream`."""
+
+    def __call__(self, name: str, content: bytes, settings: PreprocessSettings) -> bytes:
+        """The bytes that are sent.
+
+        Args:
+            name: id of the row; it decides everything that is drawn.
+            content: of its file.
+            settings: limits of what is decoded.
+
+        Raises:
+            ImageError: it is no image, or over a limit.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Rows of a data directory, in file order.
@@ -94,10 +111,12 @@ class Dataset:
     Attributes:
         root: the directory.
         rows: the labelled images, each at most once.
+        sender: sends their pictures; None for pictures as they are. It changes no row and no hash.
     """
 
     root: Path
     rows: tuple[Row, ...]
+    sender: Sender | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -118,7 +137,7 @@ class Dataset:
         assert self.sha256
         return self
 
-    def pick(self, ids: Sequence[str]) -> Dataset:
+    def pick(self, ids: Sequence[str]) -> Self:
         """The rows with these ids, in their order.
 
         Raises:
@@ -127,12 +146,16 @@ class Dataset:
         missing = [row_id for row_id in ids if row_id not in self.by_id]
         if missing:
             raise DatasetError(f"{self.root}: {len(missing)} rows are gone, for example {missing[0]!r}")
-        return Dataset(self.root, tuple(self.by_id[row_id] for row_id in ids))
+        return replace(self, rows=tuple(self.by_id[row_id] for row_id in ids))
 
-    def regrouped(self, groups: Mapping[str, str]) -> Dataset:
+    def regrouped(self, groups: Mapping[str, str]) -> Self:
         """The same rows, each in the group that is given for its id."""
         rows = tuple(row.model_copy(update={"group": groups[row.image]}) for row in self.rows)
-        return Dataset(self.root, rows)
+        return replace(self, rows=rows)
+
+    def sent_by(self, sender: Sender) -> Self:
+        """The same rows, whose pictures arrive as they are sent."""
+        return replace(self, sender=sender)
 
     @property
     def labels(self) -> np.ndarray:
@@ -182,6 +205,7 @@ class Dataset:
     def _one(self, row: Row, settings: PreprocessSettings) -> Pixels:
         path = self.root / row.image
         try:
-            return preprocess(path.read_bytes(), settings)
+            content = path.read_bytes()
+            return preprocess(content if self.sender is None else self.sender(row.image, content, settings), settings)
         except (OSError, ImageError) as error:
             raise DatasetError(f"{path}: {error}") from error

@@ -18,6 +18,7 @@ from offline.evaluation.policy_comparison import (
     mean_reward,
     subgroups,
 )
+from offline.evaluation.stream_cells import CellReport
 from stage1.artifacts import Artifact
 from stage1.baselines.literature import ReferenceRules
 from stage1.baselines.softmax import Thresholds
@@ -119,11 +120,12 @@ class Report(Artifact):
         calibration: quality of each calibrator of the main head on these rows.
         answers: the calibrator that answers.
         subgroups: the certified policy in each subgroup.
+        cells: the certified policy on each way in which validators sent pictures.
         mistakes: the most confident wrong answers.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 2
-    schema_version: int = 2
+    SCHEMA_VERSION: ClassVar[int] = 3
+    schema_version: int = 3
 
     rows: int
     positives: int
@@ -138,6 +140,7 @@ class Report(Artifact):
     calibration: dict[Kind, CalibrationQuality]
     answers: Kind
     subgroups: tuple[SubgroupReport, ...]
+    cells: tuple[CellReport, ...]
     mistakes: tuple[Mistake, ...]
 
     @property
@@ -159,6 +162,7 @@ def evaluate(
     rules: ReferenceRules | None = None,
     thresholds: Thresholds | None = None,
     settings: EvaluationSettings | None = None,
+    cells: tuple[CellReport, ...] = (),
 ) -> Report:
     """Evaluate on the test rows.
 
@@ -169,6 +173,7 @@ def evaluate(
         rules: rules of the literature, to stand beside it.
         thresholds: swept softmax thresholds, to stand beside it.
         settings: how much to compute.
+        cells: see `Report.cells`.
     """
     settings = settings or EvaluationSettings()
     probability = calibrator.probability(test.outputs)
@@ -196,6 +201,7 @@ def evaluate(
         },
         answers=head.answers,
         subgroups=subgroups(test, decided["scrc"], predictions, units, params.delta),
+        cells=cells,
         mistakes=_mistakes(test, probability, losses, decided["scrc"]),
     )
 

@@ -11,10 +11,12 @@ from offline.evaluation.policy_comparison import PolicyReport, SubgroupReport
 from offline.evaluation.training_comparison import TrainingComparison
 from offline.report.certificate_section import SHOWN_RISKS, certificate_section, second_look_section
 from offline.report.charts import Chart, Marker
+from offline.report.rate_cell import rate_cell
+from offline.report.stream_section import stream_section
 from offline.report.training_section import comparison_section
 from stage1.certificate.params import ScrcParams
-from stage1.certificate.risks import Rate, Risk
-from stage1.certificate.statistics.percent import at_least, at_most, confidence
+from stage1.certificate.risks import Risk
+from stage1.certificate.statistics.percent import at_most, confidence
 from stage1.probability.quality import CalibrationQuality
 
 NAMES = {
@@ -141,19 +143,13 @@ the area under it is the AUGRC.</figcaption></figure>
 <figure>{_reliability_chart(report.calibration[report.answers])}<figcaption>Observed share of roadwork against the
 probability that is answered ({report.answers}); bars: share of the images in each bin.</figcaption></figure>
 <div class="scroll"><table>{_calibration_rows(report)}</table></div>
+{stream_section(report.cells, params)}
 {comparison_section(comparison)}
 {_subgroups(report)}
 {_mistakes(report.mistakes, thumbnails or {})}
 {second_look_section(second_look or {})}
 </body></html>
 """
-
-
-def _rate(rate: Rate, *, lower: bool = False) -> str:
-    if rate.estimate is None:
-        return "<small>no trials</small>"
-    limit = f"&ge; {at_least(rate.lower)}" if lower else f"&le; {at_most(rate.upper)}"
-    return f"{rate.estimate:.2%}<small>{rate.events} / {rate.trials}</small><small>{limit}</small>"
 
 
 def _name(policy: PolicyReport) -> str:
@@ -168,8 +164,8 @@ def _policy_table(report: Report) -> str:
         if policy.policy != "scrc" and policy.infeasible:
             cells = f'<td class="why" colspan="{len(heads) - 1}">infeasible: {escape(policy.infeasible)}</td>'
         else:
-            values = [_rate(rate, lower=True) for rate in (policy.exit_coverage, policy.positives_exited)]
-            values += [_rate(policy.risks[risk]) for risk in SHOWN_RISKS]
+            values = [rate_cell(rate, lower=True) for rate in (policy.exit_coverage, policy.positives_exited)]
+            values += [rate_cell(policy.risks[risk]) for risk in SHOWN_RISKS]
             cells = "".join(f"<td>{value}</td>" for value in [*values, f"{policy.reward_at_best:.3f}"])
         first = ' class="first"' if policy.policy == "scrc" else ""
         rows.append(f"<tr{first}><td>{escape(name)}</td>{cells}</tr>")
@@ -286,8 +282,8 @@ def _subgroups(report: Report) -> str:
         mark = " (worst)" if found == worst else ""
         return (
             f"<tr><td>{escape(found.column)}: {escape(found.value)}{mark}</td><td>{found.rows}</td>"
-            f"<td>{found.positives}</td><td>{found.accuracy:.2%}</td><td>{_rate(found.exit_coverage, lower=True)}</td>"
-            f"<td>{_rate(found.miss_rate)}</td></tr>"
+            f"<td>{found.positives}</td><td>{found.accuracy:.2%}</td>"
+            f"<td>{rate_cell(found.exit_coverage, lower=True)}</td><td>{rate_cell(found.miss_rate)}</td></tr>"
         )
 
     return (

@@ -56,7 +56,7 @@ def run_adapt_domain(context: Context) -> None:
 
     config = context.config
     net = network_of(context, trained=False)
-    train, val_select = images_of(context, "train"), images_of(context, "val_select")
+    train, val_select = (images_of(context, rows_of(context, name)) for name in ("train", "val_select"))
     judged = Dataset(context.data.root, tuple(row for name in JUDGING for row in rows_of(context, name).rows))
     more = read_unlabelled(
         settings.images,

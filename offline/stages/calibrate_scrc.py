@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +33,7 @@ from offline.splits.store_history import ask_store, check_unspent
 from offline.stages.common.compiled_engine import agreed, compiled_engine, write_drift
 from offline.stages.common.inputs import splits_of
 from offline.stages.screen import Screen
+from offline.stream.sender import sender_of
 from stage1.baselines.literature import ReferenceRules, reference_rules
 from stage1.baselines.softmax import swept_thresholds
 from stage1.certificate.calibrate import AMONG_POSITIVES, CalibrationContext, calibrate, infeasible, obstacle
@@ -81,7 +83,7 @@ def golden_rows(data: Dataset, seed: int, most: int = GOLDEN_IMAGES) -> Dataset:
     ordered = sorted(data.rows, key=lambda row: hash_key(seed, row.image))
     half = most // 2
     picked = [row for label in (0, 1) for row in [r for r in ordered if r.label == label][:half]]
-    return Dataset(data.root, tuple(picked))
+    return replace(data, rows=tuple(picked))
 
 
 def run_calibrate_scrc(context: Context) -> None:
@@ -97,23 +99,26 @@ def run_calibrate_scrc(context: Context) -> None:
     splits.check(context.data)
     engine = compiled_engine(context)
     spec = engine.describe().spec
-    select_rows = splits.dataset(context.data, "val_select")
+    sender = sender_of(settings)
+    select_rows = splits.dataset(context.data, "val_select").sent_by(sender)
     val_select = labelled(select_rows, read_outputs(context.inputs["screen"] / SELECT_OUTPUTS))
     reference = agreed(context, spec, select_rows, val_select)
     history = ask_store(context.store)
     check_unspent(history, splits, context.inputs["splits"])
     bring_up_to_date(context.workspace, history, context.now().isoformat(timespec="seconds"))
     fold = fold_of(context, splits)
-    fold_rows = splits.pick(context.data, fold.rows)
+    fold_rows = splits.pick(context.data, fold.rows).sent_by(sender)
     binding = CalibrationContext(
         certified_sha256_of(export, spec),
         preprocess.sha256,
         fold.uses,
         code_version(),
-        backend(spec.backend).tolerance(spec),
-        fold.spent,
-        config.splits.val_calib,
-        sample_words(splits, fold.from_store),
+        tolerance=backend(spec.backend).tolerance(spec),
+        spent_before=fold.spent,
+        calib_share=config.splits.val_calib,
+        sample=sample_words(splits, fold.from_store),
+        stream=sender.stream,
+        stream_weights=sender.weights,
     )
     screen = Screen.read(context.inputs["screen"] / SCREEN)
     why_not = obstacle(val_select, unseen(fold_rows), settings, binding) or screen.reason

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 from offline.pipeline.run_files import BEST, COMPARISON, SUPERVISED
 from offline.pipeline.stage import Stage
+from offline.stages.common.inputs import rows_of
 from offline.stages.common.outside_files import training_start
+from offline.stages.common.sent_rows import sent_rows_of
 
 if TYPE_CHECKING:
     from offline.stages.common.context import Context, NightStage
@@ -20,9 +22,9 @@ def run_compare_training(context: Context) -> None:
     supervised, final = context.inputs["train_supervised"], context.inputs["train_conformal_risk"]
     Ablations(
         config=context.config,
-        train=images_of(context, "train"),
-        val_select=images_of(context, "val_select"),
-        test=images_of(context, "test"),
+        train=images_of(context, rows_of(context, "train")),
+        val_select=images_of(context, sent_rows_of(context, "val_select")),
+        test=images_of(context, sent_rows_of(context, "test")),
         weights=Weights(supervised / SUPERVISED, final / BEST),
         checkpoints=context.checkpoints,
         cache=context.prefixes,
@@ -44,6 +46,16 @@ STAGE: NightStage = Stage(
         "calibrate_scrc",
     ),
     run=run_compare_training,
-    distributions=("torch", "transformers", "peft", "kornia", "pillow", "pytorch_optimizer", "simplejpeg"),
+    distributions=(
+        "torch",
+        "transformers",
+        "peft",
+        "kornia",
+        "numpy",
+        "pillow",
+        "pytorch_optimizer",
+        "scipy",
+        "simplejpeg",
+    ),
     outside=training_start,
 )

@@ -11,6 +11,7 @@ from offline.certify.second_look import SecondLook
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
 from offline.evaluation.evaluate import EvaluationSettings, evaluate, metrics_csv
+from offline.evaluation.stream_cells import judge_cells
 from offline.evaluation.training_comparison import TrainingComparison
 from offline.pipeline.run_files import COMPARISON, REFERENCES, REPORT, SECOND_LOOK, THRESHOLDS
 from offline.pipeline.stage import Stage
@@ -19,6 +20,7 @@ from offline.report.thumbnails import thumbnails
 from offline.splits.splits_file import Splits
 from offline.stages.common.compiled_engine import compiled_engine
 from offline.stages.common.inputs import rows_of, splits_of
+from offline.stream.sender import sender_of
 from stage1.artifacts import write_atomic
 from stage1.baselines.literature import ReferenceRules
 from stage1.baselines.softmax import Thresholds
@@ -36,10 +38,14 @@ def run_eval_selective(context: Context) -> None:
     params = ScrcParams.read(calibrated / PARAMS)
     calibrator = ProbabilityCalibrator.read(calibrated / CALIBRATOR)
     preprocess = PreprocessSettings.read(export / PREPROCESS)
-    rows = rows_of(context, "test")
-    test = run_engine(compiled_engine(context), rows, preprocess, context.progress.step, "test")
+    engine, told = compiled_engine(context), context.progress.step
+    originals = rows_of(context, "test")
+    rows = originals.sent_by(sender_of(params))
+    test = run_engine(engine, rows, preprocess, told, "test")
+    most = context.config.eval_selective.cell_rows
+    cells = judge_cells(engine, originals, params, preprocess, most=most, progress=told)
     rules, thresholds = ReferenceRules.read(calibrated / REFERENCES), Thresholds.read(calibrated / THRESHOLDS)
-    report = evaluate(test, params, calibrator, rules, thresholds, EvaluationSettings(seed=context.config.seed))
+    report = evaluate(test, params, calibrator, rules, thresholds, EvaluationSettings(seed=context.config.seed), cells)
     report.write(context.out / REPORT)
     write_atomic(context.out / METRICS, metrics_csv(report).encode())
     pictures = thumbnails(rows, [mistake.row for mistake in report.mistakes], preprocess)
@@ -72,7 +78,7 @@ def _about(rows: Dataset, splits: Splits) -> str:
 STAGE: NightStage = Stage(
     name="eval_selective",
     needs=("splits", "compare_training", "export", "calibrate_scrc"),
-    sections=(),
+    sections=("eval_selective",),
     run=run_eval_selective,
     distributions=("numpy", "pillow", "scipy", "simplejpeg"),
     machine=lambda config: machine_of(config.engine),

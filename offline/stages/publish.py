@@ -25,6 +25,7 @@ from offline.pipeline.run_files import (
 from offline.pipeline.stage import Stage
 from offline.publish.gate import Bench, judge
 from offline.stages.common.inputs import splits_of
+from offline.stages.common.sent_rows import sent_rows_of
 
 if TYPE_CHECKING:
     from offline.stages.common.context import Context, NightStage
@@ -53,9 +54,8 @@ def run_publish(context: Context) -> None:
     bundle = context.store.publish(files, provenance, parity_tolerance=tolerance)
     shutil.rmtree(files)
     settings = context.config.gate
-    splits = splits_of(context)
-    test = splits.dataset(context.data, "test")
-    bench = Bench(context.store, test, splits.contents, settings, context.progress, now, context.config.seed)
+    test, contents = sent_rows_of(context, "test"), splits_of(context).contents
+    bench = Bench(context.store, test, contents, settings, context.progress, now, context.config.seed)
     verdict = judge(bench, context.store.path(bundle))
     if verdict.accepted:
         context.store.activate(bundle, now=now, action="publish")

@@ -19,7 +19,8 @@ from offline.pipeline.stage import Stage
 from offline.publish.champion import Unjudged, open_bundle
 from offline.splits.bundle_past import unseen
 from offline.stages.common.compiled_engine import compiled_engine
-from offline.stages.common.inputs import rows_of, splits_of
+from offline.stages.common.inputs import splits_of
+from offline.stages.common.sent_rows import sent_rows_of
 from stage1.artifacts import Artifact, sha256_file
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
@@ -51,7 +52,7 @@ def run_screen(context: Context) -> None:
     What the engine says of val_select is kept: another run of the same engine may differ in the last bit, and then the
     certification after it would be another one, with a look of its own.
     """
-    rows = rows_of(context, "val_select")
+    rows = sent_rows_of(context, "val_select")
     kept = context.kept(SELECT_OUTPUTS)
     if kept is None:
         preprocess = PreprocessSettings.read(context.inputs["export"] / PREPROCESS)
@@ -95,8 +96,8 @@ def _hopeless(context: Context, rows: Dataset, ours: LabelledOutputs) -> str:
 
 def _same_terms(champion: ScrcParams, settings: CalibrationSettings) -> bool:
     """The champion has the certificate that is asked for; in mode `coverage` val_select does not say who is better."""
-    asked = settings.mode, settings.risk, settings.alpha, settings.delta, settings.unit
-    held = champion.mode, champion.risk, champion.alpha, champion.delta, champion.unit
+    asked = settings.mode, settings.risk, settings.alpha, settings.delta, settings.unit, settings.stream
+    held = champion.mode, champion.risk, champion.alpha, champion.delta, champion.unit, champion.stream
     return champion.status == "CERTIFIED" and settings.mode != "coverage" and held == asked
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from offline.pipeline.run_files import BEST, CONFORMAL_TRAINING, SUPERVISED
 from offline.pipeline.stage import Stage
+from offline.stages.common.inputs import rows_of
+from offline.stages.common.sent_rows import sent_rows_of
 from stage1.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -39,8 +41,8 @@ def run_train_conformal_risk(context: Context) -> None:
     load_weights(net, supervised)
     before, after = train_conformal_risk(
         net,
-        images_of(context, "train"),
-        images_of(context, "val_select"),
+        images_of(context, rows_of(context, "train")),
+        images_of(context, sent_rows_of(context, "val_select")),
         config.train_conformal_risk,
         config.calibrate_scrc,
         seed=config.seed,
@@ -57,5 +59,5 @@ STAGE: NightStage = Stage(
     needs=("splits", "train_supervised"),
     sections=("seed", "preprocess", "model", "train_conformal_risk", "calibrate_scrc"),
     run=run_train_conformal_risk,
-    distributions=("torch", "transformers", "peft", "pillow", "simplejpeg"),
+    distributions=("torch", "transformers", "peft", "numpy", "pillow", "scipy", "simplejpeg"),
 )

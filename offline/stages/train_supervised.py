@@ -9,6 +9,7 @@ from offline.pipeline.run_files import BACKBONE, SUPERVISED, TRAINING, TRAINING_
 from offline.pipeline.stage import Stage
 from offline.stages.common.inputs import JUDGING, rows_of
 from offline.stages.common.outside_files import training_start
+from offline.stages.common.sent_rows import sent_rows_of
 from stage1.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def run_train_supervised(context: Context) -> None:
     Writes `model_supervised.safetensors`, the adapter by itself, `training.csv` and `training.json`.
     """
     from offline.learning.adapter_file import AdapterOrigin, load_adapter, save_adapter  # noqa: PLC0415
+    from offline.learning.challenge_views import ChallengeViews  # noqa: PLC0415
     from offline.learning.supervised.train import Trainee, train_supervised  # noqa: PLC0415
     from offline.stages.common.network import images_of, network_of  # noqa: PLC0415
     from stage1.model.adapters.attach import add_adapters, merge_adapters  # noqa: PLC0415
@@ -57,13 +59,14 @@ def run_train_supervised(context: Context) -> None:
     if adapted.exists():
         load_weights(net.backbone, adapted)
     add_adapters(net, config.model)
-    train = images_of(context, "train")
+    train = images_of(context, rows_of(context, "train"))
     about = AdapterOrigin(config.model, config.preprocess.size_px, frozenset(train.data.ids))
     if settings.warm_start is not None:
         judged = {row for name in JUDGING for row in rows_of(context, name).ids}
         load_adapter(net, about, settings.warm_start, judged)
+    challenges = ChallengeViews(train.data, config.preprocess, config.calibrate_scrc.stream_weights)
     outcome = train_supervised(
-        Trainee(net, train, images_of(context, "val_select"), config.model.heads),
+        Trainee(net, train, images_of(context, sent_rows_of(context, "val_select")), config.model.heads, challenges),
         settings,
         config.calibrate_scrc,
         seed=config.seed,
@@ -96,6 +99,16 @@ STAGE: NightStage = Stage(
     needs=("splits", "adapt_domain"),
     sections=("seed", "preprocess", "model", "train_supervised", "calibrate_scrc"),
     run=run_train_supervised,
-    distributions=("torch", "transformers", "peft", "kornia", "pillow", "pytorch_optimizer", "simplejpeg"),
+    distributions=(
+        "torch",
+        "transformers",
+        "peft",
+        "kornia",
+        "numpy",
+        "pillow",
+        "pytorch_optimizer",
+        "scipy",
+        "simplejpeg",
+    ),
     outside=training_start,
 )

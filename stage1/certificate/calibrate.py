@@ -17,8 +17,8 @@ References:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -37,6 +37,7 @@ from stage1.certificate.search.algorithms import (
 from stage1.certificate.search.candidates import ambiguous_cut, select, select_for_coverage
 from stage1.certificate.settings import CalibrationSettings
 from stage1.certificate.statistics.binomial import trials_needed
+from stage1.certificate.stream import Era, Stream, even_weights
 from stage1.decisions import Decisions
 from stage1.errors import RowsError
 from stage1.exit_rule import ExitRule
@@ -58,6 +59,8 @@ class CalibrationContext:
         spent_before: the part of delta that they spent; None if each spent what these settings give it.
         calib_share: share of newly labelled images that reaches val_calib.
         sample: sentences about the rows that certify, for the statement.
+        stream: what the rows of both sets went through.
+        stream_weights: how often each era was drawn in a mixture, up to a factor.
     """
 
     engine_sha256: str
@@ -68,6 +71,8 @@ class CalibrationContext:
     spent_before: float | None = None
     calib_share: float = 1.0
     sample: str = ""
+    stream: Stream = "originals"
+    stream_weights: Mapping[Era, float] = field(default_factory=even_weights)
 
     def budget(self, settings: CalibrationSettings) -> Budget:
         """What this certification may spend."""
@@ -215,6 +220,8 @@ def _uncertified(
         spent_before=budget.spent,
         unit=settings.unit,
         seed=settings.seed,
+        stream=context.stream,
+        stream_weights=dict(context.stream_weights),
         rule=None,
         ambiguous_below=ambiguous_cut(val_select, found.rule, settings.ambiguous_share),
         chains=found.chains,

@@ -12,6 +12,7 @@ from stage1.certificate.budget import Budget, Spending
 from stage1.certificate.risks import Rate, Risk, Unit
 from stage1.certificate.settings import MOST_SLACK, Algorithm, Mode, Multiplicity
 from stage1.certificate.statistics.binomial import p_value
+from stage1.certificate.stream import EraWeights, Stream, even_weights
 from stage1.errors import CertificateError
 from stage1.exit_rule import ExitRule
 from stage1.tolerance import TOLERANCE
@@ -20,6 +21,7 @@ Sha256 = str
 # Beyond it the arithmetic of the bounds overflows.
 MOST_ROWS = 10**12
 MOST_USES = 10**5
+SINCE_VERSION_2 = frozenset({"spending", "looks", "spent_before", "tolerance", "stream", "stream_weights"})
 Status = Literal["CERTIFIED", "INFEASIBLE"]
 
 
@@ -144,7 +146,9 @@ class ScrcParams(Artifact):
         spent: the part of delta that this one spends.
         spent_before: the part of delta that earlier ones spent.
         unit: what is independent, a row or a group.
-        seed: seed of the draw of one row a group.
+        seed: seed of the draw of one row a group, and of what the stream does to each row.
+        stream: what the calibration rows went through; a file of version 2 is one of originals.
+        stream_weights: how often each era was drawn in a mixture, up to a factor.
         rule: the thresholds, None if infeasible.
         ambiguous_below: deferred images with a lower selection score are AMBIGUOUS.
         chosen: the chain that the rule comes from.
@@ -184,6 +188,8 @@ class ScrcParams(Artifact):
     tolerance: float = Field(gt=0, le=1)
     unit: Unit
     seed: int
+    stream: Stream = "originals"
+    stream_weights: EraWeights = Field(default_factory=even_weights)
     rule: ExitRule | None
     ambiguous_below: float
     chosen: int = Field(default=0, ge=0, le=MOST_ROWS)
@@ -207,6 +213,9 @@ class ScrcParams(Artifact):
         """Take over a certificate of the version before, whose seal is checked here; a bundle that serves has one."""
         if not isinstance(content, dict) or content.get("schema_version") != 2:
             return content
+        later = SINCE_VERSION_2 & content.keys()
+        if later:
+            raise ValueError(f"a file of schema_version 2 has {min(later)}: it was edited; calibrate again")
         known = {name: value for name, value in content.items() if name != "seal"}
         if content.get("seal") != sha256_json(known):
             raise ValueError("the seal is broken: the file was edited after it was computed; calibrate again")
@@ -216,6 +225,7 @@ class ScrcParams(Artifact):
         spending: Spending = "single_use" if math.isclose(delta, spent) else "nights"
         before = Budget(spending, delta, 1, min(uses, MOST_USES)).spent
         known |= {"schema_version": 3, "spending": spending, "looks": 1, "spent_before": before, "tolerance": TOLERANCE}
+        known |= {"stream": "originals", "stream_weights": even_weights()}
         return known | {"seal": sha256_json(known)}
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from stage1.certificate.budget import Spending
 from stage1.certificate.risks import Risk, Unit
+from stage1.certificate.stream import EraWeights, Stream, even_weights
 from stage1.settings import Section
 
 Mode = Literal["risk", "coverage", "balanced"]
@@ -34,7 +35,10 @@ class CalibrationSettings(Section):
         looks: how many certifications share delta.
         unit: what is independent; `group` uses one row a group.
         allow_row_unit: `row` may be the unit although groups have several rows.
-        seed: seed of the draw of that row.
+        seed: seed of the draw of that row, and of what the stream does to each row.
+        stream: what val_select, val_calib and test rows go through before the engine sees them, each by one draw: a
+            validator's transforms of one era, or a mixture of them; `originals` leaves them as they are.
+        stream_weights: how often each era is drawn in a mixture, up to a factor; training draws by them as well.
         coverage: exit coverage to be certified in mode `coverage`.
         subgroups: column of the metadata that names the subgroups in mode `balanced`.
         subgroup_slack: highest risk of a subgroup, as a multiple of alpha.
@@ -61,6 +65,8 @@ class CalibrationSettings(Section):
     unit: Unit = "group"
     allow_row_unit: bool = False
     seed: int = 0
+    stream: Stream = "mixture"
+    stream_weights: EraWeights = Field(default_factory=even_weights)
     coverage: float = Field(default=0.80, gt=0, lt=1)
     subgroups: str = "daytime"
     subgroup_slack: float = Field(default=2.0, ge=1, le=MOST_SLACK)

@@ -11,6 +11,7 @@ from stage1.certificate.risks import Rate, Risk, Unit
 from stage1.certificate.settings import CalibrationSettings
 from stage1.certificate.statistics.binomial import trials_needed
 from stage1.certificate.statistics.percent import at_least, at_most, confidence
+from stage1.certificate.stream import stream_in_words
 
 NOTHING_CERTIFIED = "Nothing could be certified: every image is deferred to Stage-2."
 CLASS_NAMES = ("images without roadwork", "roadwork images")
@@ -198,8 +199,8 @@ def statement(
         f"{', and '.join(promises)}{_counted(params.unit, by_image)} (k = {main.events} of m = {main.trials}; exit "
         f"coverage {coverage.estimate or 0:.3f}, lower bound {at_least(coverage.lower)}; {exited.estimate or 0:.3f} of "
         f"the roadwork exits; upper bounds, each by itself at {confidence(params.bound_delta)}: {bounds}), assuming "
-        f"deployment {units} are exchangeable with calibration {units} and labels are correct. It does not hold under "
-        f"drift.{_reuse(params)}"
+        f"deployment {units} are exchangeable with calibration {units} and labels are correct. It is true of "
+        f"{stream_in_words(params.stream, params.stream_weights)}. It does not hold under drift.{_reuse(params)}"
     )
 
 

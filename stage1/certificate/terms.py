@@ -11,6 +11,7 @@ from stage1.certificate.params import ScrcParams
 from stage1.certificate.risks import Risk
 from stage1.certificate.settings import Mode
 from stage1.certificate.statistics.percent import at_most, confidence
+from stage1.certificate.stream import era_shares
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Terms:
         alpha: the bound; None in mode `coverage`, which finds it.
         delta: one minus the confidence.
         unit: what counts once, a row or a group.
+        stream: the pictures that it is true of.
         each_alone: certificates on the same rows hold each by itself, and not together.
         beside: other risks and subgroups that are bounded too, with their bounds.
     """
@@ -32,6 +34,7 @@ class Terms:
     alpha: float | None
     delta: float
     unit: str
+    stream: str
     each_alone: bool
     beside: tuple[tuple[str, str, float], ...] = ()
 
@@ -50,6 +53,7 @@ class Terms:
             alpha=None if params.mode == "coverage" else params.alpha,
             delta=params.delta,
             unit=params.unit,
+            stream=_stream(params),
             each_alone=params.spending == "single_use",
             beside=tuple(beside),
         )
@@ -68,8 +72,18 @@ class Terms:
         found += [
             f"{field.name} is {getattr(self, field.name)} instead of {getattr(other, field.name)}"
             for field in fields(self)
-            if field.name in {"risk", "mode"} and getattr(self, field.name) != getattr(other, field.name)
+            if field.name in {"risk", "mode", "stream"} and getattr(self, field.name) != getattr(other, field.name)
         ]
         missing = {(risk, name) for risk, name, _ in other.beside} - {(risk, name) for risk, name, _ in self.beside}
         found += [f"{risk} {f'of {name} ' if name else ''}is not bounded" for risk, name in sorted(missing)]
         return found
+
+
+def _stream(params: ScrcParams) -> str:
+    """The stream, with the shares of a mixture."""
+    shares = era_shares(params.stream, params.stream_weights)
+    return (
+        params.stream
+        if params.stream != "mixture"
+        else "mixture of " + ", ".join(f"{s:.0%} {e}" for e, s in shares.items())
+    )

@@ -375,7 +375,7 @@ def default_of(value: object) -> str:
         return "not set"
     if isinstance(value, Enum | str | Path):
         return f'`"{value.value if isinstance(value, Enum) else value}"`'
-    if isinstance(value, bool | tuple | frozenset):
+    if isinstance(value, bool | tuple | frozenset | dict):
         return f"`{json.dumps(sorted(value) if isinstance(value, frozenset) else value, default=str)}`"
     return f"`{value!r}`"
 

@@ -178,6 +178,7 @@ class StoreFollower:
             bundle=self.live_id,
             engine="" if live is None else str(live.engine.describe()),
             policy="" if live is None else live.params.status,
+            stream="" if live is None else live.params.stream,
             vouched_by="" if live is None else live.vouched_by,
             stands_in=self._stands_in,
             recalibrating=self._recalibration.under_way,

@@ -17,6 +17,7 @@ class Status:
         bundle: id of the live bundle.
         engine: what computes.
         policy: status of its certificate.
+        stream: the pictures that its certificate is for; see `stage1.certificate.stream`.
         vouched_by: see `LiveBundle.vouched_by`.
         stands_in: the engine serves only until the bundle's own one can.
         recalibrating: ids of bundles that are compiled and calibrated anew for this machine.
@@ -32,6 +33,7 @@ class Status:
     bundle: str | None
     engine: str
     policy: str
+    stream: str
     vouched_by: str
     stands_in: bool
     recalibrating: tuple[str, ...]

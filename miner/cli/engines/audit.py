@@ -10,6 +10,7 @@ from offline.certify.audit import audit
 from offline.config import RunConfig
 from offline.data.sources.source import read_dataset
 from offline.pipeline.progress import Progress
+from offline.stream.sender import sender_of
 from stage1.certificate.params import ScrcParams
 
 
@@ -29,7 +30,7 @@ def audited(root: Path, bundle: str, data: Path, progress: Progress) -> tuple[bo
     """
     directory = Store(root).path(bundle)
     settings = RunConfig.read(directory / CONFIG).calibrate_scrc
-    found = audit(directory, read_dataset(data), settings, progress)
+    found = audit(directory, read_dataset(data).sent_by(sender_of(settings)), settings, progress)
     params = ScrcParams.read(directory / PARAMS)
     lines = [f"ok       {line}" for line in found.checks] + [f"differs  {line}" for line in found.differences]
     if params.rule is not None:

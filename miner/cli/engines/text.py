@@ -50,6 +50,7 @@ def show_bundle(root: Path, bundle_id: str) -> str:
             f"published  {provenance.created_at} by run {provenance.run}, version {provenance.code_version}",
             f"directory  {path}",
             f"policy     {params.status}",
+            f"stream     {params.stream}",
             words,
             "files",
             *files,

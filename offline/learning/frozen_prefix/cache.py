@@ -113,14 +113,13 @@ class PrefixCache:
         return {content[i * KEY_BYTES : (i + 1) * KEY_BYTES]: i for i in range(count)}, count
 
 
-def key_of(pixels: NDArray[np.uint8], view: int, aspect: float, seed: int) -> bytes:
+def key_of(pixels: NDArray[np.uint8], view: int, seed: int) -> bytes:
     """Key of one view of an image.
 
     Args:
         pixels: the image, uint8 `(3, S, S)`.
         view: number of the view; -1 for the image as it is.
-        aspect: width by height of its frame.
         seed: of the augmentation.
     """
-    about = f"{pixels.shape} {view} {aspect:.6f} {seed}".encode()
+    about = f"{pixels.shape} {view} {seed}".encode()
     return hashlib.blake2b(about + np.ascontiguousarray(pixels).tobytes(), digest_size=KEY_BYTES).digest()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -15,11 +15,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from offline.learning import augmentation
+from offline.learning import augmentation, challenge_views
 from offline.learning.augmentation import Augment
+from offline.learning.challenge_views import Challenges
 from offline.learning.frozen_prefix.cache import PrefixCache, key_of
 from offline.learning.precision import autocast
 from offline.learning.settings import Precision
+from offline.stream import challenge, distortions, geometry
+from stage1 import preprocess
 from stage1.model import net as network
 from stage1.model import trunk
 from stage1.model.net import Stage1Net
@@ -29,6 +32,9 @@ from stage1.preprocess import Pixels
 
 PLAIN = -1
 BUILD_BATCH = 32
+# Their code, and that of these packages, decides what a view looks like and what is kept of it.
+MODULES = (augmentation, challenge_views, challenge, geometry, distortions, preprocess, network, trunk)
+DISTRIBUTIONS = ("torch", "transformers", "peft", "kornia", "numpy", "pillow", "scipy", "simplejpeg")
 
 
 @dataclass(frozen=True)
@@ -57,16 +63,20 @@ class Frozen:
         self.net.train(training)
         return found
 
-    def sha256(self, kind: str) -> str:
-        """Hash of everything that decides a state but the image: weights, config, code and versions."""
+    def sha256(self, decides: tuple[object, ...]) -> str:
+        """Hash of everything that decides a state but the image: weights, config, code and versions.
+
+        Args:
+            decides: what else decides a view, as JSON values.
+        """
         net = self.net
-        about = (kind, self.cut, net.views, net.view_px, self.precision, self.device.type)
+        about = (*decides, self.cut, net.views, net.view_px, self.precision, self.device.type)
         config: Any = plain(net.backbone).config
         buffers = [("mean", net.mean), ("std", net.std)]
-        code = [inspect.getsource(module) for module in (augmentation, network, trunk, sys.modules[__name__])]
-        versions = [version(name) for name in ("torch", "transformers", "peft", "kornia", "pillow", "simplejpeg")]
-        decides = (*about, config.to_json_string(use_diff=False), code, versions)
-        return weights_sha256([*self._weights(), *buffers], decides)
+        code = [inspect.getsource(module) for module in (*MODULES, sys.modules[__name__])]
+        versions = [version(name) for name in DISTRIBUTIONS]
+        everything = (*about, config.to_json_string(use_diff=False), code, versions)
+        return weights_sha256([*self._weights(), *buffers], everything)
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
         backbone = plain(self.net.backbone)
@@ -81,52 +91,49 @@ class Frozen:
                 yield name, tensor
 
 
-def view(pixels: Pixels, number: int, aspect: float, augment: Augment, key: bytes) -> Tensor:
-    """One view of an image, the same whichever images are beside it.
-
-    Args:
-        pixels: uint8 `(3, S, S)`.
-        number: of the view; `PLAIN` for the image as it is.
-        aspect: width by height of its frame.
-        augment: see `offline.learning.augmentation`.
-        key: of the view; seeds what is drawn.
-
-    Returns:
-        uint8 `(3, S, S)`.
-    """
-    image = torch.from_numpy(pixels)
-    if number == PLAIN:
-        return image
-    generator = torch.Generator().manual_seed(int.from_bytes(key[:7]))
-    return augment(image[None], torch.tensor([aspect]), generator)[0]
-
-
 @dataclass(frozen=True)
 class Views:
     """Which views of which images are wanted.
 
     Attributes:
         images: uint8 `(N, 3, S, S)`.
-        aspects: width by height of their frames, `(N,)`.
         kind: name of the augmentation; `plain` for the images as they are.
         augment: the augmentation of that name.
         count: views of each image, K.
+        challenges: makes what is augmented, as validators send it; None augments the images.
     """
 
     images: Pixels
-    aspects: NDArray[np.float32]
     kind: str
     augment: Augment
     count: int
+    challenges: Challenges | None = None
+
+    @property
+    def decides(self) -> tuple[object, ...]:
+        """What decides a view but image, number and seed, as JSON values."""
+        return self.kind, () if self.challenges is None else self.challenges.decides
 
     def keys(self, seed: int) -> list[tuple[bytes, int, int]]:
         """Key, row and number of each view, those of a row one after another."""
         numbers = [PLAIN] if self.kind == "plain" else range(self.count)
         return [
-            (key_of(image, number, float(aspect), seed), row, number)
-            for row, (image, aspect) in enumerate(zip(self.images, self.aspects, strict=True))
-            for number in numbers
+            (key_of(image, number, seed), row, number) for row, image in enumerate(self.images) for number in numbers
         ]
+
+    def made(self, wanted: Sequence[tuple[bytes, int, int]]) -> Tensor:
+        """Some views, each the same whichever are made beside it, uint8 `(len(wanted), 3, S, S)`.
+
+        Args:
+            wanted: key, row and number of each; the key seeds what is drawn.
+        """
+        rows, seeds = [row for _, row, _ in wanted], [int.from_bytes(key[:7]) for key, _, _ in wanted]
+        pixels = self.images[rows] if self.challenges is None else self.challenges(rows, seeds)
+        images = torch.from_numpy(pixels)
+        if self.kind == "plain":
+            return images
+        drawn = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return torch.cat([self.augment(image[None], each) for image, each in zip(images, drawn, strict=True)])
 
 
 @dataclass(frozen=True)
@@ -154,7 +161,7 @@ class Filler:
 
     def _open(self, views: Views) -> PrefixCache:
         shape = self.frozen.states(torch.from_numpy(views.images[:1])).shape[1:]
-        return PrefixCache(self.directory / self.frozen.sha256(views.kind)[:16], shape)
+        return PrefixCache(self.directory / self.frozen.sha256(views.decides)[:16], shape)
 
     def fill(self, views: Views) -> tuple[PrefixCache, NDArray[np.int64]]:
         """Compute what is missing.
@@ -170,10 +177,6 @@ class Filler:
         for start in range(0, len(missing), BUILD_BATCH):
             self.check()
             batch = missing[start : start + BUILD_BATCH]
-            pictures = [
-                view(views.images[row], number, float(views.aspects[row]), views.augment, key)
-                for key, row, number in batch
-            ]
-            cache.append([key for key, _, _ in batch], self.frozen.states(torch.stack(pictures)))
+            cache.append([key for key, _, _ in batch], self.frozen.states(views.made(batch)))
             self.progress(start + len(batch), len(missing), "keeping the activations of the frozen blocks")
         return cache, cache.slots([key for key, _, _ in wanted]).reshape(len(views.images), -1)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offline.errors import TrainingError
-from offline.learning.augmentation import Augment, augmenter
+from offline.learning.augmentation import SEE_CHALLENGES, Augment, augmenter, unchanged
+from offline.learning.challenge_views import Challenges
 from offline.learning.frozen_prefix.cache import PrefixCache
 from offline.learning.frozen_prefix.fill import Filler, Frozen, Views
 from offline.learning.settings import TrainSettings
@@ -22,6 +23,8 @@ from stage1.model.adapters.attach import frozen_blocks
 from stage1.model.net import Stage1Net
 from stage1.model.trunk import blocks_of
 from stage1.preprocess import Pixels
+
+MOST_SEEDS = 2**56
 
 
 class Inputs(Protocol):
@@ -42,20 +45,25 @@ class FreshViews:
 
     Attributes:
         images: uint8 `(N, 3, S, S)`.
-        aspects: width by height of their frames, `(N,)`.
         augment: see `offline.learning.augmentation`.
         device: where training is.
+        challenges: makes what is augmented, as validators send it; None augments the images.
     """
 
     images: Pixels
-    aspects: Tensor
     augment: Augment
     device: torch.device
+    challenges: Challenges | None = None
 
     def draw(self, rows: NDArray[np.intp], generator: torch.Generator) -> Tensor:
         """See `Inputs.draw`; uint8 `(N, 3, S, S)`."""
-        batch = torch.from_numpy(self.images[rows]).to(self.device)
-        return self.augment(batch, self.aspects[torch.from_numpy(rows)], generator)
+        return self.augment(torch.from_numpy(self._shown(rows, generator)).to(self.device), generator)
+
+    def _shown(self, rows: NDArray[np.intp], generator: torch.Generator) -> Pixels:
+        if self.challenges is None:
+            return self.images[rows]
+        seeds = torch.randint(MOST_SEEDS, (len(rows),), generator=generator)
+        return self.challenges(rows.tolist(), seeds.tolist())
 
     def features(self, net: Stage1Net, batch: Tensor) -> Tensor:
         """See `Inputs.features`."""
@@ -107,10 +115,11 @@ class Sources:
 
 def choose_inputs(
     net: Stage1Net,
-    train: tuple[Pixels, NDArray[np.float32]],
+    train: Pixels,
     judged: Pixels,
     settings: TrainSettings,
     *,
+    challenges: Challenges | None,
     seed: int,
     device: torch.device,
     directory: Path | None,
@@ -121,9 +130,10 @@ def choose_inputs(
 
     Args:
         net: with adapters.
-        train: images that train, uint8 `(N, 3, S, S)`, and the proportions of their frames, `(N,)`.
+        train: images that train, uint8 `(N, 3, S, S)`.
         judged: images that choose the checkpoint, uint8 `(M, 3, S, S)`.
         settings: of the training.
+        challenges: makes views of the pictures that train, as validators send them.
         seed: of the augmentation.
         device: where training is.
         directory: where caches live; None for nowhere.
@@ -131,17 +141,24 @@ def choose_inputs(
         check: called before each batch; may raise.
 
     Raises:
-        TrainingError: the settings insist on the cache, and it cannot be had.
+        TrainingError: the settings insist on the cache, and it cannot be had, or want what validators send, and nothing
+            makes it.
     """
     augment = augmenter(settings.augmentation)
-    images, aspects = train
+    if settings.augmentation not in SEE_CHALLENGES:
+        challenges = None
+    elif challenges is None:
+        raise TrainingError(
+            f"train_supervised.augmentation is {settings.augmentation}, which shows what validators make of picture "
+            "files, and there are none: give them, or set it to light"
+        )
     reason = _why_not(net, settings, directory)
     if not reason:
         assert directory is not None
         frozen = Frozen(net, frozen_blocks(net), settings.precision, device)
         filler = Filler(frozen, directory, seed, progress, check)
-        ours = Views(images, aspects, settings.augmentation, augment, settings.cache_views)
-        theirs = Views(judged, np.ones(len(judged), np.float32), "plain", augment, 1)
+        ours = Views(train, settings.augmentation, augment, settings.cache_views, challenges)
+        theirs = Views(judged, "plain", augment, 1)
         reason = _no_room(filler.needed(ours) + filler.needed(theirs), directory, settings.cache_share)
         if not reason:
             share = f"{frozen.cut} of {len(blocks_of(net.backbone))} blocks frozen"
@@ -154,8 +171,8 @@ def choose_inputs(
     if settings.cache == "on":
         raise TrainingError(f"train_supervised.cache is on, but {reason}; set it to auto to train without")
     return Sources(
-        FreshViews(images, torch.from_numpy(aspects), augment, device),
-        FreshViews(judged, torch.ones(len(judged)), lambda shown, *_: shown, device),
+        FreshViews(train, augment, device, challenges),
+        FreshViews(judged, unchanged, device),
         cached=False,
         reason=reason,
     )

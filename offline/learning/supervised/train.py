@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from offline.data.named_targets import check_named, named_targets
 from offline.errors import TrainingError
-from offline.learning.augmentation import frame_aspects
+from offline.learning.challenge_views import Challenges
 from offline.learning.checkpoint_score import SelectiveScore, selective_score
 from offline.learning.checkpoints import Checkpoints, Randomness, Stateful, Trained, Watch, interruptible
 from offline.learning.optimiser import Average, build_optimiser, build_schedule, parameter_groups
@@ -68,12 +68,14 @@ class Trainee:
         train: images that train.
         val_select: images that choose the checkpoint.
         heads: columns and classes of the named heads that the network has.
+        challenges: makes views of the pictures that train, as validators send them; None where no setting wants them.
     """
 
     net: Stage1Net
     train: ImageSet
     val_select: ImageSet
     heads: Mapping[str, NamedHead] = field(default_factory=dict)
+    challenges: Challenges | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ class _Supervised:
         cache: Path | None,
     ) -> None:
         self._net, self._train, self._val_select = trainee.net, trainee.train, trainee.val_select
+        self._challenges = trainee.challenges
         self._settings, self._calibration, self._tell, self._seed = settings, calibration, progress, seed
         self._device = device_of(self._net)
         data = self._train.data
@@ -202,14 +205,12 @@ class _Supervised:
         return TrainingOutcome(SelectiveScore(*at.score), at.records, self._sources.cached, self._sources.reason)
 
     def _choose_inputs(self, check: Callable[[], None]) -> Sources:
-        aspects = np.ones(len(self._labels), np.float32)
-        if self._settings.augmentation != "light":
-            aspects = frame_aspects(self._train.data)
         return choose_inputs(
             self._net,
-            (self._train.images, aspects),
+            self._train.images,
             self._val_select.images,
             self._settings,
+            challenges=self._challenges,
             seed=self._seed,
             device=self._device,
             directory=self._cache,

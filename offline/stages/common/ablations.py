@@ -9,6 +9,7 @@ from pathlib import Path
 
 from offline.config import RunConfig
 from offline.evaluation.training_comparison import TrainingComparison, VariantName, compare
+from offline.learning.challenge_views import ChallengeViews
 from offline.learning.conformal.train import train_conformal_risk
 from offline.learning.predict import ImageSet, best_device, predict
 from offline.learning.settings import TrainSettings
@@ -148,7 +149,7 @@ class Ablations:
     def _supervise(self, net: Stage1Net, settings: TrainSettings, name: str) -> None:
         heads = self.config.model.heads if net.named_heads else {}
         train_supervised(
-            Trainee(net, self.train, self.val_select, heads),
+            Trainee(net, self.train, self.val_select, heads, self._challenges),
             settings,
             self._calibration,
             seed=self.config.seed,
@@ -168,6 +169,10 @@ class Ablations:
             progress=self._told(name),
             checkpoints=self.checkpoints / name,
         )
+
+    @property
+    def _challenges(self) -> ChallengeViews:
+        return ChallengeViews(self.train.data, self.config.preprocess, self.config.calibrate_scrc.stream_weights)
 
     def _told(self, name: str) -> Callable[[int, int, str], None]:
         return lambda done, total, note: self.progress(done, total, f"{name}: {note}")

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from offline.data.dataset import Dataset
 from offline.learning.predict import ImageSet, best_device
-from offline.stages.common.inputs import rows_of
 from stage1.model.adapters.attach import add_side_modules
 from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
 
 if TYPE_CHECKING:
-    from offline.splits.settings import Split
     from offline.stages.common.context import Context
 
 
-def images_of(context: Context, name: Split) -> ImageSet:
-    """The pictures of a set, as an engine sees them, with their rows."""
-    data = rows_of(context, name)
-    return ImageSet(data.array(context.config.preprocess), data)
+def images_of(context: Context, rows: Dataset) -> ImageSet:
+    """The pictures of some rows, as an engine sees them."""
+    return ImageSet(rows.array(context.config.preprocess), rows)
 
 
 def network_of(context: Context, *, trained: bool) -> Stage1Net:

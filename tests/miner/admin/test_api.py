@@ -59,6 +59,7 @@ def test_it_tells_reloads_and_rolls_back(store: Store, publish: Publish) -> None
             code, told = await ask(port, "GET", "/status")
             assert (code, told["bundle"], told["generation"]) == (200, first, 1)
             assert told["engine"].startswith("onnxruntime")
+            assert (told["policy"], told["stream"]) == ("CERTIFIED", "mixture")
             assert told["history"][0]["state"] == "active"
             assert told["batcher"]["images"] == 0
             assert told["verdict"] is None

@@ -1,13 +1,17 @@
-"""`cascade doctor`: what it says of the data of the nightly job."""
+"""`cascade doctor`: what it says of the live bundle and of the data of the nightly job."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engines.store.store import Store
+from miner.cli import doctor
 from miner.cli.doctor import data
 from miner.settings import MinerSettings, load_settings
 
@@ -53,3 +57,17 @@ def test_data_that_cannot_be_read_are_told(roads: Path) -> None:
 
 def test_without_data_nothing_is_said(roads: Path) -> None:
     assert data(load_settings(None, {"state": roads}), NOW) == []
+
+
+@pytest.fixture
+def bundle_finding(store: Store, publish: Callable[..., str], tmp_path: Path) -> doctor.Finding:
+    publish("a")
+    chain = {"chain.kind": "offline", "chain.snapshot": str(tmp_path / "no chain")}
+    settings = load_settings(None, {"store": str(store.root), "state": str(tmp_path / "state"), **chain})
+    found = asyncio.run(doctor.examine(settings))
+    return next(each for each in found if each.check == "bundle")
+
+
+def test_it_says_which_stream_the_certificate_is_for(bundle_finding: doctor.Finding) -> None:
+    assert bundle_finding.verdict == "ok"
+    assert "CERTIFIED for stream mixture, loads and reproduces" in bundle_finding.detail

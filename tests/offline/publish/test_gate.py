@@ -27,6 +27,7 @@ from offline.publish.gate import Bench, Publication, judge
 from offline.publish.settings import GateSettings
 from offline.splits.splits_file import SplitRow, Splits, SplitSet
 from offline.stages.publish import assemble
+from offline.stream.sender import StreamSender
 from stage1.artifacts import sha256_file
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
@@ -130,6 +131,21 @@ class TestPromotion:
         (found,) = verdict.compared
         assert (found.against, found.rows, found.groups, found.like) == (old.name, 160, 160, True)
         assert {loss.of for loss in found.losses} >= {"accuracy", "exit coverage", "accuracy where city is a"}
+
+    def test_both_are_judged_on_the_same_pictures_as_they_were_sent(
+        self, store: Store, publish: Publish, data: Dataset
+    ) -> None:
+        sent: dict[str, list[bytes]] = {}
+
+        def sending(name: str, content: bytes, settings: PreprocessSettings) -> bytes:
+            sent.setdefault(name, []).append(StreamSender("mixture")(name, content, settings))
+            return sent[name][-1]
+
+        publish("old", live=NOW)
+        (found,) = judged(store, publish("new", shift=0.01), data.sent_by(sending)).compared
+        assert found.rows == 160
+        assert set(sent) == set(data.ids)
+        assert all(len(pictures) == 2 and len(set(pictures)) == 1 for pictures in sent.values())
 
     def test_a_champion_does_not_compete_with_itself(self, store: Store, publish: Publish, data: Dataset) -> None:
         same = publish("same", live=NOW)
@@ -235,6 +251,8 @@ class TestClaims:
             ({}, {"unit": "row"}, "images count and not groups"),
             ({}, {"risk": "D3"}, "risk is D3 instead of D2"),
             ({}, {"spending": "single_use"}, "each certificate holds only by itself"),
+            ({}, {"stream": "originals"}, "stream is originals instead of mixture of 33% challenges-2026-01"),
+            ({"stream": "originals"}, {}, "stream is mixture of 33%"),
             ({"alpha": 0.1}, {}, None),
             ({"unit": "row"}, {}, None),
             ({"delta": 0.2}, {}, None),

@@ -36,6 +36,7 @@ from stage1.model.adapters.attach import add_adapters
 from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
 from stage1.model.settings import ModelSettings, PretrainedBackbone, RandomBackbone
+from tests.support.challenges import SquareChallenges
 
 SIZE_PX = 32
 MODEL = ModelSettings(backbone=RandomBackbone(hidden=32, layers=2, heads=2, patch_px=8), last_layers=None, rank=4)
@@ -102,7 +103,7 @@ def recipe(kind: str, **changes: Any) -> TrainSettings:
 def supervised(kind: str, place: Path | None, tell: Tell = silent, **changes: Any) -> Stage1Net:
     made = net()
     sets = coloured(ROWS, 1), coloured(64, 2)
-    trainee = Trainee(made, *sets)
+    trainee = Trainee(made, *sets, challenges=SquareChallenges(sets[0].images))
     train_supervised(trainee, recipe(kind, **changes), CALIBRATION, seed=0, progress=tell, checkpoints=place)
     return made
 
@@ -115,7 +116,8 @@ def behind_frozen_blocks(backbone: str, place: Path | None, tell: Tell = silent)
     made = build(model, size_px=SIZE_PX, seed=0)
     add_adapters(made, model)
     settings = recipe("adamw", cache="on", cache_views=2)
-    trainee = Trainee(made, coloured(ROWS, 1), coloured(64, 2))
+    sets = coloured(ROWS, 1), coloured(64, 2)
+    trainee = Trainee(made, *sets, challenges=SquareChallenges(sets[0].images))
     with TemporaryDirectory() as kept:
         cache = Path(kept) if place is None else place / "prefixes"
 
@@ -473,7 +475,7 @@ def test_a_backbone_without_gradient_checkpointing_says_so() -> None:
     with pytest.raises(TrainingError, match="Identity has no gradient checkpointing"):
         train_supervised(
             Trainee(made, coloured(32, 1), coloured(32, 2)),
-            recipe("adamw", gradient_checkpointing=True),
+            recipe("adamw", gradient_checkpointing=True, augmentation="light"),
             CALIBRATION,
             seed=0,
             progress=silent,
@@ -502,7 +504,8 @@ def test_parts_of_a_batch_change_memory_not_results() -> None:
         made.class_head = made.class_head[0]  # type: ignore[assignment]
         settings = recipe("adamw", epochs=1, accumulation=accumulation)
         sets = coloured(ROWS, 1), coloured(64, 2)
-        train_supervised(Trainee(made, *sets), settings, CALIBRATION, seed=0, progress=silent)
+        trainee = Trainee(made, *sets, challenges=SquareChallenges(sets[0].images))
+        train_supervised(trainee, settings, CALIBRATION, seed=0, progress=silent)
         nets.append(made)
     for one, other in zip(*(made.parameters() for made in nets), strict=True):
         assert torch.allclose(one, other, atol=2e-3)

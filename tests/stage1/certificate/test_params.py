@@ -15,6 +15,7 @@ from stage1.artifacts import sha256_json
 from stage1.certificate.budget import spent_on
 from stage1.certificate.params import Chain, Evidence, ScrcParams
 from stage1.certificate.risks import Risk
+from stage1.certificate.stream import ERAS
 from stage1.errors import ArtifactError, CertificateError
 
 
@@ -73,12 +74,15 @@ def loosened(params: ScrcParams) -> Iterator[dict[str, Any]]:
     yield {"seal": ""}
     yield {"seal": "0" * 64}
     yield {"binding__engine_sha256": "f" * 64}
+    yield {"stream": "originals"}
+    yield {"stream_weights__challenges-2026-01": 9.0}
+    yield {"schema_version": 2}
 
 
 class TestTheVersionBefore:
     """A bundle that serves has a certificate without the fields of this version; it goes on serving."""
 
-    FIELDS = ("spending", "looks", "spent_before", "tolerance", "seal")
+    FIELDS = ("spending", "looks", "spent_before", "tolerance", "stream", "stream_weights", "seal")
 
     def written(self, certificate: Callable[..., ScrcParams], **changes: Any) -> dict[str, Any]:
         made = certificate(spending="nights").model_dump(mode="json", exclude={*self.FIELDS})
@@ -89,6 +93,7 @@ class TestTheVersionBefore:
         params = ScrcParams.model_validate_json(json.dumps(self.written(certificate)))
         assert params.rule == certificate(spending="nights").rule
         assert (params.spending, params.spent, params.schema_version) == ("nights", spent_on(0.1, 0), 3)
+        assert params.stream == "originals"
         again = ScrcParams.model_validate_json(params.to_json())
         assert again == params
 
@@ -100,6 +105,13 @@ class TestTheVersionBefore:
         old = self.written(certificate)
         with pytest.raises(ValueError, match="the seal is broken"):
             ScrcParams.model_validate_json(json.dumps(old | {"alpha": 0.04}))
+
+    @pytest.mark.parametrize("later", [{"stream": "mixture"}, {"stream": "originals"}, {"tolerance": 1e-3}])
+    def test_that_has_what_it_could_not_have_is_refused(
+        self, certificate: Callable[..., ScrcParams], later: dict[str, Any]
+    ) -> None:
+        with pytest.raises(ValueError, match=f"a file of schema_version 2 has {next(iter(later))}: it was edited"):
+            ScrcParams.model_validate_json(json.dumps(self.written(certificate, **later)))
 
     def test_that_spent_more_than_its_uses_left_is_refused(self, certificate: Callable[..., ScrcParams]) -> None:
         with pytest.raises(ValueError, match=r"of a delta of 0\.1 is spent after 3 uses"):
@@ -190,3 +202,20 @@ class TestCertificate:
             params.check_binding(engine_sha256="x" * 64, preprocess_sha256="p" * 64)
         with pytest.raises(CertificateError, match=r"is for preprocess p{12}, this is x{12}: calibrate again"):
             params.check_binding(engine_sha256="e" * 64, preprocess_sha256="x" * 64)
+
+
+class TestStream:
+    def test_a_certificate_names_the_stream_that_it_is_for(self, certificate: Callable[..., ScrcParams]) -> None:
+        for params in (certificate(), certificate(feasible=False)):
+            assert (params.schema_version, params.stream) == (3, "mixture")
+            assert params.stream_weights == dict.fromkeys(ERAS, 1.0)
+        words = certificate().statement
+        assert (
+            "It is true of pictures as validators sent them, as JPEG of quality 75 (stream mixture: 33% as in" in words
+        )
+        assert all(era in words for era in ERAS)
+
+    @pytest.mark.parametrize("version", [1, 4])
+    def test_other_versions_are_refused(self, certificate: Callable[..., ScrcParams], version: int) -> None:
+        with pytest.raises(ValueError, match=f"schema_version is {version}, this program reads 3"):
+            ScrcParams.model_validate_json(edited(certificate(), schema_version=version))

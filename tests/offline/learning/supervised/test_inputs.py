@@ -14,20 +14,24 @@ from torch import Generator, Tensor
 
 from offline.data.dataset import Dataset, Row
 from offline.errors import TrainingError, TrainingInterrupted
-from offline.learning.augmentation import augmenter
+from offline.learning.augmentation import augmenter, unchanged
+from offline.learning.challenge_views import ChallengeViews
 from offline.learning.frozen_prefix.cache import KEYS, STATES, PrefixCache, key_of
-from offline.learning.frozen_prefix.fill import BUILD_BATCH, Frozen, view
+from offline.learning.frozen_prefix.fill import BUILD_BATCH, Frozen, Views
 from offline.learning.predict import ImageSet
 from offline.learning.settings import TrainSettings
 from offline.learning.supervised.inputs import CachedViews, FreshViews, Sources, choose_inputs
 from offline.learning.supervised.train import Trainee, TrainingOutcome, train_supervised
 from stage1.certificate.settings import CalibrationSettings
+from stage1.certificate.stream import even_weights
 from stage1.model.adapters.attach import add_adapters, frozen_blocks
 from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
 from stage1.model.settings import ModelSettings, PretrainedBackbone
 from stage1.model.trunk import plain
+from stage1.preprocess import PreprocessSettings
 from tests.support.backbones import write_dinov3
+from tests.support.challenges import SquareChallenges
 
 SIZE_PX = 32
 CPU = torch.device("cpu")
@@ -55,10 +59,7 @@ def coloured(count: int, seed: int) -> ImageSet:
     labels = (np.arange(count) % 2).astype(int)
     pixels = rng.integers(0, 120, (count, 3, SIZE_PX, SIZE_PX))
     pixels[:, 0] += 90 * labels[:, None, None]
-    rows = tuple(
-        Row(image=f"{seed}/{n}", label=int(y), group=f"{seed}/{n}", metadata={"width": "64", "height": "48"})
-        for n, y in enumerate(labels)
-    )
+    rows = tuple(Row(image=f"{seed}/{n}", label=int(y), group=f"{seed}/{n}") for n, y in enumerate(labels))
     return ImageSet(pixels.astype(np.uint8), Dataset(Path("nowhere"), rows))
 
 
@@ -68,7 +69,8 @@ def recipe(**changes: Any) -> TrainSettings:
 
 
 def train(net: Stage1Net, place: Path | None, tell: Any = lambda *_: None, **changes: Any) -> TrainingOutcome:
-    trainee = Trainee(net, coloured(48, 1), coloured(32, 2))
+    shown = coloured(48, 1)
+    trainee = Trainee(net, shown, coloured(32, 2), challenges=SquareChallenges(shown.images))
     return train_supervised(trainee, recipe(**changes), CALIBRATION, seed=0, progress=tell, cache=place)
 
 
@@ -77,9 +79,10 @@ def sources(
 ) -> Sources:
     return choose_inputs(
         net,
-        (images, np.full(len(images), 4 / 3, np.float32)),
+        images,
         images[:4],
         recipe(**changes),
+        challenges=SquareChallenges(images),
         seed=seed,
         device=CPU,
         directory=place,
@@ -93,13 +96,11 @@ class _SameViews(FreshViews):
 
     def draw(self, rows: np.ndarray, generator: Generator) -> Tensor:
         numbers = torch.randint(2, (len(rows),), generator=generator).tolist()
-        kept = []
-        for row, number in zip(rows.tolist(), numbers, strict=True):
-            aspect = float(self.aspects[row])
-            key = key_of(self.images[row], number, aspect, 0)
-            kept.append(view(self.images[row], number, aspect, self.augment, key))
-        drawn: Tensor = torch.stack(kept)
-        return drawn
+        wanted = [
+            (key_of(self.images[row], number, 0), row, number)
+            for row, number in zip(rows.tolist(), numbers, strict=True)
+        ]
+        return Views(self.images, "validators", self.augment, 2, self.challenges).made(wanted)
 
 
 @pytest.mark.parametrize("last", [1, 2])
@@ -110,10 +111,9 @@ def test_behind_the_frozen_blocks_the_loss_is_the_same(
     cached = train(network(backbones[0], last_layers=last), tmp_path)
     assert cached.cached
 
-    def whole(_: Stage1Net, shown: tuple[np.ndarray, np.ndarray], judged: np.ndarray, *__: Any, **___: Any) -> Sources:
-        augment = augmenter("validators")
-        ours = _SameViews(shown[0], torch.from_numpy(shown[1]), augment, CPU)
-        return Sources(ours, FreshViews(judged, torch.ones(len(judged)), lambda x, *_: x, CPU), cached=False, reason="")
+    def whole(_: Stage1Net, shown: np.ndarray, judged: np.ndarray, *__: Any, **___: Any) -> Sources:
+        ours = _SameViews(shown, augmenter("validators"), CPU, SquareChallenges(shown))
+        return Sources(ours, FreshViews(judged, unchanged, CPU), cached=False, reason="")
 
     monkeypatch.setattr("offline.learning.supervised.train.choose_inputs", whole)
     uncached = train(network(backbones[0], last_layers=last), None)
@@ -186,13 +186,27 @@ def test_nothing_is_read_that_anything_else_decided(
 
 def test_a_view_is_the_same_whichever_images_are_beside_it() -> None:
     images = coloured(6, 1).images
-    augment = augmenter("strong")
-    keys = [key_of(image, 0, 1.0, 0) for image in images]
-    alone = view(images[4], 0, 1.0, augment, keys[4])
-    for image, key in zip(images, keys, strict=True):
-        view(image, 0, 1.0, augment, key)
-    assert torch.equal(view(images[4], 0, 1.0, augment, keys[4]), alone)
-    assert not torch.equal(view(images[4], 1, 1.0, augment, key_of(images[4], 1, 1.0, 0)), alone)
+    views = Views(images, "strong", augmenter("strong"), 2, SquareChallenges(images))
+    wanted = views.keys(seed=0)
+    alone = views.made(wanted[8:9])
+    assert torch.equal(views.made(wanted)[8:9], alone)
+    assert not torch.equal(views.made(wanted[9:10]), alone)
+
+
+def test_other_weights_of_the_eras_are_other_views(backbones: tuple[Path, Path]) -> None:
+    images, frozen = coloured(2, 1), Frozen(network(backbones[0]), 2, "fp32", CPU)
+    hashes = set()
+    for weights in (even_weights(), {"challenges-2026-05": 1.0}):
+        made = ChallengeViews(images.data, PreprocessSettings(size_px=SIZE_PX), weights)  # type: ignore[arg-type]
+        hashes.add(frozen.sha256(Views(images.images, "validators", unchanged, 2, made).decides))
+    assert len(hashes) == 2
+
+
+def test_what_validators_send_is_made_of_files_and_not_of_squares(backbones: tuple[Path, Path]) -> None:
+    shown = coloured(16, 1)
+    trainee = Trainee(network(backbones[0]), shown, coloured(16, 2))
+    with pytest.raises(TrainingError, match=r"augmentation is validators, which shows what .* or set it to light"):
+        train_supervised(trainee, recipe(), CALIBRATION, seed=0, progress=lambda *_: None)
 
 
 def test_a_cache_goes_on_after_a_crash_between_states_and_keys(tmp_path: Path) -> None:
@@ -255,7 +269,7 @@ def test_told_to_end_while_it_fills_the_next_run_goes_on_there(backbones: tuple[
         "directory": tmp_path,
         "progress": lambda done, *_: told.append(done),
     }
-    shown = images, np.ones(len(images), np.float32)
+    common["challenges"] = SquareChallenges(images)
     net = network(backbones[0])
     checks = iter([lambda: None, end])
 
@@ -263,10 +277,10 @@ def test_told_to_end_while_it_fills_the_next_run_goes_on_there(backbones: tuple[
         next(checks)()
 
     with pytest.raises(TrainingInterrupted):
-        choose_inputs(net, shown, images[:4], recipe(), check=once, **common)
+        choose_inputs(net, images, images[:4], recipe(), check=once, **common)
     assert told == [BUILD_BATCH]
     told.clear()
-    choose_inputs(net, shown, images[:4], recipe(), check=lambda: None, **common)
+    choose_inputs(net, images, images[:4], recipe(), check=lambda: None, **common)
     assert told == [BUILD_BATCH, 2 * BUILD_BATCH, 3 * BUILD_BATCH, 4]
 
 

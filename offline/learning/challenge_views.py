@@ -1,0 +1,72 @@
+"""New views of the pictures that train, as validators would send them, each made from its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from engines.machine.cores import usable_cores
+from offline.data.dataset import Dataset
+from offline.errors import DatasetError
+from offline.stream.challenge import drawn_cell, sent
+from stage1.certificate.stream import Era, era_shares
+from stage1.errors import ImageError
+from stage1.preprocess import Pixels, PreprocessSettings, preprocess
+
+
+class Challenges(Protocol):
+    """Makes views of rows."""
+
+    @property
+    def decides(self) -> tuple[object, ...]:
+        """What decides a view but picture and seed, as JSON values."""
+        ...
+
+    def __call__(self, rows: Sequence[int], seeds: Sequence[int]) -> Pixels:
+        """A view of each of some rows, uint8 `(len(rows), 3, S, S)`.
+
+        Args:
+            rows: their numbers.
+            seeds: of what is drawn for each.
+
+        Raises:
+            DatasetError: a file cannot be read.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class ChallengeViews:
+    """Makes views on all cores; each is the same whichever are made beside it.
+
+    Attributes:
+        data: the rows.
+        settings: what engines see of an image.
+        weights: how often each era is drawn, up to a factor.
+    """
+
+    data: Dataset
+    settings: PreprocessSettings
+    weights: Mapping[Era, float]
+
+    @property
+    def decides(self) -> tuple[object, ...]:
+        """See `Challenges.decides`."""
+        return self.settings.model_dump(), era_shares("mixture", self.weights)
+
+    def __call__(self, rows: Sequence[int], seeds: Sequence[int]) -> Pixels:
+        """See `Challenges`."""
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            return np.stack([*pool.map(self._one, rows, seeds)])
+
+    def _one(self, row: int, seed: int) -> Pixels:
+        path, rng = self.data.root / self.data.rows[row].image, np.random.default_rng(seed)
+        cell = drawn_cell(era_shares("mixture", self.weights), rng)
+        try:
+            return preprocess(sent(path.read_bytes(), cell, rng, self.settings), self.settings)
+        except (OSError, ImageError) as error:
+            raise DatasetError(f"{path}: {error}") from error

@@ -1,0 +1,1 @@
+"""What validators did to pictures before they sent them, in one place and without torch."""

@@ -1,0 +1,69 @@
+"""New views of training pictures, as validators would send them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from offline.data.dataset import Dataset, Row
+from offline.errors import DatasetError
+from offline.learning.augmentation import unchanged
+from offline.learning.challenge_views import ChallengeViews
+from offline.learning.supervised.inputs import FreshViews
+from offline.stream.challenge import drawn_cell, sent
+from stage1.certificate.stream import era_shares, even_weights
+from stage1.preprocess import PreprocessSettings, preprocess
+from tests.support.challenges import jpeg, patches
+
+SETTINGS = PreprocessSettings(size_px=64)
+
+
+@pytest.fixture
+def views(tmp_path: Path) -> ChallengeViews:
+    """Of six pictures."""
+    whole = patches()
+    for n in range(6):
+        (tmp_path / f"{n}.jpg").write_bytes(jpeg(whole.crop((100 * n, 60 * n, 100 * n + 320, 60 * n + 200))))
+    rows = tuple(Row(image=f"{n}.jpg", label=n % 2, group=f"{n}") for n in range(6))
+    return ChallengeViews(Dataset(tmp_path, rows), SETTINGS, even_weights())
+
+
+def test_training_draws_the_very_transforms_that_are_certified(views: ChallengeViews) -> None:
+    """From the file and by the same functions, up to the serving preprocess; there is no second implementation."""
+    for row, seed in ((0, 3), (5, 8), (2, 11)):
+        rng = np.random.default_rng(seed)
+        cell = drawn_cell(era_shares("mixture", even_weights()), rng)
+        content = sent((views.data.root / f"{row}.jpg").read_bytes(), cell, rng, SETTINGS)
+        assert np.array_equal(views([row], [seed])[0], preprocess(content, SETTINGS))
+
+
+def test_a_view_is_the_same_whichever_are_made_beside_it(views: ChallengeViews) -> None:
+    rows, seeds = [4, 1, 4, 0], [7, 8, 9, 10]
+    together = views(rows, seeds)
+    assert together.shape == (4, 3, 64, 64)
+    for place, (row, seed) in enumerate(zip(rows, seeds, strict=True)):
+        assert np.array_equal(views([row], [seed])[0], together[place])
+    assert not np.array_equal(together[0], together[2])
+
+
+def test_each_epoch_shows_other_views_and_a_generator_that_is_put_back_the_same(views: ChallengeViews) -> None:
+    squares = views.data.array(SETTINGS)
+    inputs = FreshViews(squares, unchanged, torch.device("cpu"), views)
+    generator = torch.Generator().manual_seed(0)
+    everything = np.arange(6)
+    first = inputs.draw(everything, generator)
+    state = generator.get_state()
+    second = inputs.draw(everything, generator)
+    # A picture that is sent whole twice is the same twice.
+    assert (first != second).flatten(1).any(1).sum() >= 4
+    generator.set_state(state)
+    assert torch.equal(inputs.draw(everything, generator), second)
+
+
+def test_a_picture_that_is_gone_is_named(views: ChallengeViews) -> None:
+    (views.data.root / "3.jpg").unlink()
+    with pytest.raises(DatasetError, match=r"3\.jpg: .*No such file"):
+        views([3], [0])

@@ -1,0 +1,149 @@
+"""What a night sends through the stream that it certifies, and what stays as it is."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from engines.store.golden import read_golden
+from offline.config import RunConfig, load_config
+from offline.data.sources.source import read_dataset
+from offline.data.sources.synthetic_streets import write_scenes
+from offline.evaluation.evaluate import Report
+from offline.night import NightOutcome, run_night, stages
+from offline.pipeline.content_key import stage_key
+from offline.pipeline.progress import Silence
+from offline.splits.splits_file import Splits
+from offline.stages.calibrate_scrc import golden_rows
+from offline.stream.challenge import CELLS
+from offline.stream.sender import StreamSender, sender_of
+from stage1.certificate.params import ScrcParams
+from stage1.preprocess import PreprocessSettings
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def config(**changes: object) -> RunConfig:
+    quick: dict[str, Any] = {
+        "preprocess.size_px": 64,
+        "model.backbone.layers": 2,
+        "train_supervised.epochs": 1,
+        "compare_training.baseline": False,
+        "compare_training.repetitions": 5,
+        "splits.hash_distance": None,
+        # So that something is certified of so few scenes by so small a model.
+        "calibrate_scrc.risk": "D5",
+        "calibrate_scrc.alpha": 0.45,
+        "calibrate_scrc.seed": 6,
+        "eval_selective.cell_rows": 5,
+    }
+    return load_config("tiny", None, quick | {name.replace("__", "."): value for name, value in changes.items()})
+
+
+@dataclass
+class Noted(Silence):
+    """Notes which rows are sent in which stage."""
+
+    now: str = ""
+    sent: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def stage(self, name: str, state: str) -> None:
+        self.now = name if state == "running" else ""
+
+
+@dataclass(frozen=True)
+class Night:
+    """A night, and what was sent in it."""
+
+    data: Path
+    outcome: NightOutcome
+    sent: dict[str, set[str]]
+
+    @property
+    def splits(self) -> Splits:
+        return Splits.read(self.outcome.run / "splits.json")
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
+    home = tmp_path_factory.mktemp("stream")
+    list(write_scenes(home / "scenes", scenes=120))
+    noted, send = Noted(), StreamSender.__call__
+
+    def sending(self: StreamSender, name: str, content: bytes, settings: PreprocessSettings) -> bytes:
+        if self.stream != "originals":
+            noted.sent[noted.now].add(name)
+        return send(self, name, content, settings)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StreamSender, "__call__", sending)
+        outcome = run_night(
+            home / "scenes",
+            workspace=home / "w",
+            store=home / "s",
+            config=config(),
+            last="eval_selective",
+            progress=noted,
+            now=lambda: NOW,
+        )
+    return Night(home / "scenes", outcome, dict(noted.sent))
+
+
+def test_rows_that_choose_certify_and_report_are_sent_and_no_row_that_trains(night: Night) -> None:
+    rows = {name: set(part.ids) for name, part in night.splits.sets.items()}
+    assert night.sent == {
+        "train_supervised": rows["val_select"],
+        "compare_training": rows["val_select"] | rows["test"],
+        "calibrate_scrc": rows["val_select"] | rows["val_calib"],
+        "eval_selective": rows["test"],
+    }
+
+
+def test_the_certificate_names_the_stream_of_the_config(night: Night) -> None:
+    params = ScrcParams.read(night.outcome.run / "scrc_params.json")
+    assert (params.status, params.stream, params.seed) == ("CERTIFIED", "mixture", 6)
+    assert "stream mixture" in params.statement
+    assert "stream mixture" in (night.outcome.run / "report.html").read_text()
+
+
+def test_golden_images_are_pixels_of_the_stream(night: Night) -> None:
+    rows = golden_rows(night.splits.dataset(read_dataset(night.data), "val_select"), config().seed)
+    images, _ = read_golden(night.outcome.run / "golden.npz")
+    sent = rows.sent_by(sender_of(config().calibrate_scrc)).array(config().preprocess)
+    assert np.array_equal(images, sent)
+    assert not np.array_equal(images, rows.array(config().preprocess))
+
+
+def test_the_report_counts_each_era_and_level_of_the_test_rows(night: Night) -> None:
+    report = Report.read(night.outcome.run / "report.json")
+    assert [cell.cell for cell in report.cells] == ["originals", *(str(cell) for cell in CELLS)]
+    assert {cell.rows for cell in report.cells} == {5}
+    page = (night.outcome.run / "report.html").read_text()
+    assert all(str(cell) in page for cell in CELLS)
+
+
+CHANGES: tuple[dict[str, object], ...] = (
+    {"calibrate_scrc__stream": "challenges-2026-04"},
+    {"calibrate_scrc__stream_weights": {"challenges-2026-01": 1.0}},
+    {"calibrate_scrc__seed": 7},
+)
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: next(iter(changes)))
+def test_a_changed_stream_makes_every_stage_that_sees_it_run_again(changes: dict[str, object]) -> None:
+    """What comes after them has their outcome in its key; splits and adaptation see originals, and stay."""
+    before, after = (
+        {stage.name: stage_key(stage, chosen, "data", dict.fromkeys(stage.needs, "input")) for stage in stages()}
+        for chosen in (config(), config(**changes))
+    )
+    changed = {name for name, key in after.items() if key != before[name]}
+    assert changed == {"train_supervised", "train_conformal_risk", "compare_training", "calibrate_scrc"}
+    needed = {stage.name: stage.needs for stage in stages()}
+    assert "calibrate_scrc" in needed["eval_selective"]
+    assert "calibrate_scrc" in needed["publish"]
