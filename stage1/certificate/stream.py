@@ -63,4 +63,6 @@ def stream_in_words(stream: Stream, weights: Mapping[Era, float]) -> str:
     if not shares:
         return "pictures as they are in the data (stream originals)"
     parts = [f"{share:.0%} as in {era} ({IN_WORDS[era]})" for era, share in shares.items()]
+    if len(shares) == 1:
+        parts = [IN_WORDS[era] for era in shares]
     return f"pictures as validators sent them, as JPEG of quality 75 (stream {stream}: {'; '.join(parts)})"

@@ -30,8 +30,8 @@ def audited(root: Path, bundle: str, data: Path, progress: Progress) -> tuple[bo
     """
     directory = Store(root).path(bundle)
     settings = RunConfig.read(directory / CONFIG).calibrate_scrc
-    found = audit(directory, read_dataset(data).sent_by(sender_of(settings)), settings, progress)
     params = ScrcParams.read(directory / PARAMS)
+    found = audit(directory, read_dataset(data).sent_by(sender_of(params)), settings, progress)
     lines = [f"ok       {line}" for line in found.checks] + [f"differs  {line}" for line in found.differences]
     if params.rule is not None:
         proof = params.evidence[0]

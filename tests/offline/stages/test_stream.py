@@ -100,6 +100,7 @@ def test_rows_that_choose_certify_and_report_are_sent_and_no_row_that_trains(nig
     assert night.sent == {
         "train_supervised": rows["val_select"],
         "compare_training": rows["val_select"] | rows["test"],
+        "screen": rows["val_select"],
         "calibrate_scrc": rows["val_select"] | rows["val_calib"],
         "eval_selective": rows["test"],
     }
@@ -143,7 +144,7 @@ def test_a_changed_stream_makes_every_stage_that_sees_it_run_again(changes: dict
         for chosen in (config(), config(**changes))
     )
     changed = {name for name, key in after.items() if key != before[name]}
-    assert changed == {"train_supervised", "train_conformal_risk", "compare_training", "calibrate_scrc"}
+    assert changed == {"train_supervised", "train_conformal_risk", "compare_training", "screen", "calibrate_scrc"}
     needed = {stage.name: stage.needs for stage in stages()}
     assert "calibrate_scrc" in needed["eval_selective"]
     assert "calibrate_scrc" in needed["publish"]

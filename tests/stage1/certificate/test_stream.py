@@ -40,8 +40,8 @@ def test_words_name_the_stream_and_what_was_done() -> None:
     assert stream_in_words("originals", even_weights()) == "pictures as they are in the data (stream originals)"
     words = stream_in_words("challenges-2026-04", even_weights())
     assert words.endswith(
-        "(stream challenges-2026-04: 100% as in challenges-2026-04 (put into a square of 224 px with black bars and, "
-        "in three of four, rotated and distorted))"
+        "(stream challenges-2026-04: put into a square of 224 px with black bars and, in three of four, rotated and "
+        "distorted)"
     )
 
 
