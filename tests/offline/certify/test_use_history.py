@@ -12,9 +12,11 @@ import pytest
 from engines.store.bundle import Provenance
 from engines.store.store import Store
 from offline.certify.calibration_ledger import LEDGER, LedgerEntry, earlier_than, read_certifications, record_look
+from offline.certify.calibration_record import CalibrationRecord, CalibrationRow
 from offline.certify.folds import folds_on_offer
 from offline.certify.use_history import bring_up_to_date
 from offline.errors import DatasetError
+from offline.pipeline.run_files import CALIBRATION
 from offline.splits.split_ledger import SPLIT_LEDGER, Assignment, PlacedRow, append_events
 from offline.splits.splits_file import SplitRow, Splits, SplitSet
 from offline.splits.store_history import StoreHistory, ask_store, check_unspent
@@ -51,9 +53,19 @@ def publish(
 ) -> Publish:
     """Publishes a bundle that was certified on the rows of a fold; another note is another certification."""
 
-    def one(splits: Splits, fold: Sequence[str], *, note: str = "", looked: bool = True, **more: str) -> str:
+    def one(
+        splits: Splits,
+        fold: Sequence[str],
+        *,
+        note: str = "",
+        looked: bool = True,
+        record: tuple[str, str] | None = None,
+        **more: str,
+    ) -> str:
         files = write_bundle_files(tmp_path / f"files {len(list(tmp_path.iterdir()))}", engine=tiny_engine, note=note)
         splits.write(files / "splits.json")
+        if record is not None:
+            recorded(files, *record)
         params = certificate(feasible=looked)
         binding = params.binding.model_copy(update={"val_calib_sha256": sha256_json(sorted(fold))})
         fields = {"binding": binding, "code_version": note} | ({} if looked else {"chains": (), "evidence": ()})
@@ -123,6 +135,33 @@ def test_a_ledger_that_lost_its_last_lines_is_completed_from_the_store(
 
 def test_a_bundle_whose_night_looked_at_no_score_is_no_use(tmp_path: Path, store: Store, publish: Publish) -> None:
     publish(named(folded("ab", contents=CONTENTS)), "ab", looked=False)
+    assert bring_up_to_date(tmp_path, ask_store(store), AT) == []
+
+
+def recorded(files: Path, key: str, rows: str) -> None:
+    """Says what the certificate was computed from, as a night does."""
+    one = tuple(CalibrationRow(row=row, label=1, group=f"drive {row}") for row in rows)
+    CalibrationRecord(key=key, val_select=(), val_calib=one, calib_share=0.2).write(files / CALIBRATION)
+
+
+def test_a_bundle_that_names_its_rows_and_its_key_is_taken_at_its_word(
+    tmp_path: Path, store: Store, publish: Publish
+) -> None:
+    """A fold that was opened later holds a part of val_calib only, which no hash of a declared fold tells."""
+    splits = named(folded("abcd", contents=CONTENTS))
+    publish(splits, "cd", note="later fold", record=("night 7", "cd"))
+    [entry] = bring_up_to_date(tmp_path, ask_store(store), AT)
+    assert (entry.key, entry.rows) == ("night 7", ("c", "d"))
+    assert entry.level == pytest.approx(0.1 / 6)
+    [old, fresh] = folds_on_offer(splits, read_certifications(tmp_path), delta=0.1, enough=lambda rows: len(rows) > 1)
+    assert (set(old.rows), old.uses) == (set("ab"), 0)
+    assert (set(fresh.rows), fresh.uses, fresh.from_store) == (set("cd"), 1, 1)
+
+
+def test_a_look_that_the_ledger_has_under_its_key_is_known(tmp_path: Path, store: Store, publish: Publish) -> None:
+    splits = named(folded("abcd", contents=CONTENTS))
+    record_look(tmp_path, LedgerEntry(key="night 7", rows=("c", "d"), groups=("drive c", "drive d"), level=0.02, at=AT))
+    publish(splits, "cd", note="later fold", record=("night 7", "cd"))
     assert bring_up_to_date(tmp_path, ask_store(store), AT) == []
 
 
