@@ -16,7 +16,7 @@ from offline.data.dataset import Dataset
 from offline.data.engine_outputs import labelled, read_outputs, run_engine, write_outputs
 from offline.pipeline.run_files import SCREEN, SELECT_OUTPUTS
 from offline.pipeline.stage import Stage
-from offline.publish.champion import Unjudged, open_bundle
+from offline.publish.champion import Champion, Unjudged, open_bundle
 from offline.splits.bundle_past import unseen
 from offline.stages.common.compiled_engine import compiled_engine
 from offline.stages.common.inputs import splits_of
@@ -25,10 +25,11 @@ from stage1.artifacts import Artifact, sha256_file
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.search.candidates import select
-from stage1.certificate.settings import CalibrationSettings
+from stage1.certificate.terms import Terms
 from stage1.preprocess import PreprocessSettings
 
 if TYPE_CHECKING:
+    from offline.config import RunConfig
     from offline.stages.common.context import Context, NightStage
 
 
@@ -68,7 +69,6 @@ def run_screen(context: Context) -> None:
 
 def _hopeless(context: Context, rows: Dataset, ours: LabelledOutputs) -> str:
     """Why the challenger cannot win, empty if it could."""
-    settings = context.config.calibrate_scrc
     pointer = context.store.current()
     champion = None if pointer is None else open_bundle(context.store, pointer.bundle)
     # On a champion that cannot be judged the gate has the last word.
@@ -76,14 +76,40 @@ def _hopeless(context: Context, rows: Dataset, ours: LabelledOutputs) -> str:
         return ""
     with closing(champion.live) as live:
         same = live.manifest.files[ENGINE].sha256 == sha256_file(context.inputs["export"] / ENGINE)
-        kept = set(unseen(rows.ids, splits_of(context).contents, champion.past, "val_select"))
-        places = np.flatnonzero([row in kept for row in rows.ids])
-        common = rows.pick([rows.ids[place] for place in places])
         # The same model, compiled for another engine or certified anew, need not win.
-        if same or not _same_terms(live.params, settings) or len(set(common.labels.tolist())) < 2:
+        if same or live.params.status != "CERTIFIED":
             return ""
-        theirs = run_engine(live.engine, common, live.preprocess, context.progress.step, "val_select, by the champion")
-        its = select(theirs, settings, live.manifest.parity_tolerance).expected_coverage
+        return _weaker(context.config, live.params) or _outdone(context, champion, rows, ours)
+
+
+def _weaker(config: RunConfig, champion: ScrcParams) -> str:
+    """What the certificate that is asked for promises less than the champion's: the gate would not let it pass."""
+    if config.gate.accept_weaker_claim:
+        return ""
+    held, settings = Terms.of(champion), config.calibrate_scrc
+    weaker = Terms.asked(settings, settings.stream_weights, held).weaker_than(held)
+    if not weaker:
+        return ""
+    return (
+        "val_calib was not looked at: what is asked for promises less than the champion, or something else: "
+        f"{'; '.join(weaker)}; gate.accept_weaker_claim=true lets it replace that one"
+    )
+
+
+def _outdone(context: Context, champion: Champion, rows: Dataset, ours: LabelledOutputs) -> str:
+    """By how much the champion lets more exit on val_select, each by the rule that val_select would choose for it."""
+    settings, live = context.config.calibrate_scrc, champion.live
+    held = Terms.of(live.params)
+    # In mode `coverage` val_select does not say who is better, and unlike promises are not compared.
+    if settings.mode == "coverage" or Terms.asked(settings, settings.stream_weights, held) != held:
+        return ""
+    kept = set(unseen(rows.ids, splits_of(context).contents, champion.past, "val_select"))
+    places = np.flatnonzero([row in kept for row in rows.ids])
+    common = rows.pick([rows.ids[place] for place in places])
+    if len(set(common.labels.tolist())) < 2:
+        return ""
+    theirs = run_engine(live.engine, common, live.preprocess, context.progress.step, "val_select, by the champion")
+    its = select(theirs, settings, live.manifest.parity_tolerance).expected_coverage
     spec = EngineSpec.read(context.inputs["export"] / SPEC)
     mine = select(ours.pick(places), settings, backend(spec.backend).tolerance(spec)).expected_coverage
     if mine > its:
@@ -94,17 +120,10 @@ def _hopeless(context: Context, rows: Dataset, ours: LabelledOutputs) -> str:
     )
 
 
-def _same_terms(champion: ScrcParams, settings: CalibrationSettings) -> bool:
-    """The champion has the certificate that is asked for; in mode `coverage` val_select does not say who is better."""
-    asked = settings.mode, settings.risk, settings.alpha, settings.delta, settings.unit, settings.stream
-    held = champion.mode, champion.risk, champion.alpha, champion.delta, champion.unit, champion.stream
-    return champion.status == "CERTIFIED" and settings.mode != "coverage" and held == asked
-
-
 STAGE: NightStage = Stage(
     name="screen",
     needs=("splits", "export"),
-    sections=("calibrate_scrc",),
+    sections=("calibrate_scrc", "gate.accept_weaker_claim"),
     run=run_screen,
     distributions=("numpy", "pillow", "scipy", "simplejpeg"),
     always=True,

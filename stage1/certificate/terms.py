@@ -5,13 +5,14 @@ Two certificates are only compared where their terms are the same: more exits at
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.risks import Risk
-from stage1.certificate.settings import Mode
+from stage1.certificate.settings import CalibrationSettings, Mode
 from stage1.certificate.statistics.percent import at_most, confidence
-from stage1.certificate.stream import era_shares
+from stage1.certificate.stream import Era, Stream, era_shares
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,29 @@ class Terms:
             alpha=None if params.mode == "coverage" else params.alpha,
             delta=params.delta,
             unit=params.unit,
-            stream=_stream(params),
+            stream=_stream(params.stream, params.stream_weights),
             each_alone=params.spending == "single_use",
             beside=tuple(beside),
+        )
+
+    @classmethod
+    def asked(cls, settings: CalibrationSettings, weights: Mapping[Era, float], beside: Terms) -> Terms:
+        """Terms of a certificate that is to be made, with the other bounds of one that there is.
+
+        Args:
+            settings: what is asked for.
+            weights: of the eras in a mixture, up to a factor.
+            beside: the certificate that there is; which subgroups a new one bounds is known when it is made.
+        """
+        return cls(
+            mode=settings.mode,
+            risk=settings.risk,
+            alpha=None if settings.mode == "coverage" else settings.alpha,
+            delta=settings.delta,
+            unit=settings.unit,
+            stream=_stream(settings.stream, weights),
+            each_alone=settings.spending == "single_use",
+            beside=beside.beside,
         )
 
     def weaker_than(self, other: Terms) -> list[str]:
@@ -79,11 +100,8 @@ class Terms:
         return found
 
 
-def _stream(params: ScrcParams) -> str:
+def _stream(stream: Stream, weights: Mapping[Era, float]) -> str:
     """The stream, with the shares of a mixture."""
-    shares = era_shares(params.stream, params.stream_weights)
-    return (
-        params.stream
-        if params.stream != "mixture"
-        else "mixture of " + ", ".join(f"{s:.0%} {e}" for e, s in shares.items())
-    )
+    if stream != "mixture":
+        return stream
+    return "mixture of " + ", ".join(f"{share:.0%} {era}" for era, share in era_shares(stream, weights).items())
