@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -128,6 +129,24 @@ class TestAlgorithmB:
         assert violations > 0.02 * DRAWS
         assert len(rules) > 0.99 * DRAWS
         assert sum(true_coverage(rule) for rule in rules) / DRAWS >= 0.80
+
+    @pytest.mark.parametrize("step", [0.25, 1.0])
+    def test_keeps_its_promise_where_many_scores_are_the_same(self, step: float) -> None:
+        """Engines of low precision return few different scores; thresholds lie between them, where rounding turns."""
+        rng, violations, certified = np.random.default_rng(51), 0, 0
+
+        def coarse(data: LabelledOutputs) -> LabelledOutputs:
+            score = np.round(data.outputs.roadwork_score / step) * np.float32(step)
+            outputs = Stage1Outputs(np.stack([np.zeros_like(score), score], 1), data.outputs.select_score)
+            return replace(data, outputs=outputs)
+
+        for _ in range(DRAWS // 2):
+            chosen, judged = (coarse(draw(rng, 1000, prefix)) for prefix in ("select/", "calib/"))
+            params = calibrate(chosen, judged, SETTINGS, CONTEXT)
+            certified += params.rule is not None
+            violations += params.rule is not None and true_risk(Risk.MISS_EXIT, params.rule) > 0.02
+        assert not exceeds(violations / (DRAWS // 2), 0.10, DRAWS // 2)
+        assert certified > 0.95 * (DRAWS // 2)
 
     def test_lets_more_exit_at_4000_rows(self) -> None:
         settings = SETTINGS.model_copy(update={"gate_size": 25, "grid_size": 1000})
