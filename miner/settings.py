@@ -119,6 +119,9 @@ def load_settings(file: Path | None = None, changes: dict[str, Any] | None = Non
         _tree.reset(token)
 
 
+SERVICE_VARIABLE = re.compile(r"(_SERVICE_(HOST|PORT(_\w+)?)|^CASCADE_PORT|_PORT_[0-9]+_(TCP|UDP)(_[A-Z]+)?)$")
+
+
 def check_variables(names: Iterable[str]) -> None:
     """Refuse variables of the environment that begin as ours do and name no setting.
 
@@ -130,7 +133,9 @@ def check_variables(names: Iterable[str]) -> None:
     """
     fields = MinerSettings.model_fields
     told = []
-    for name in sorted(name for name in names if name.upper().startswith(PREFIX) and name.upper() != FILE_VARIABLE):
+    ours = (name for name in names if name.upper().startswith(PREFIX) and name.upper() != FILE_VARIABLE)
+    # Of a Kubernetes service that is called cascade; nobody can unset them from inside a pod.
+    for name in sorted(name for name in ours if not SERVICE_VARIABLE.search(name.upper())):
         first, *_ = name[len(PREFIX) :].lower().split("__")
         if first not in fields:
             # CASCADE_AXON_PORT has one underscore too few.

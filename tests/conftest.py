@@ -11,6 +11,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or "1"
 import functools
 import importlib.util
 import io
+import json
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -229,7 +230,6 @@ def _write_bundle_files(
     return directory
 
 
-@functools.cache
 def _certificate(
     *,
     engine_sha256: str = "e" * 64,
@@ -238,6 +238,12 @@ def _certificate(
     **asked: Any,
 ) -> ScrcParams:
     """What `calibrate` says about a good model, or about one that says nothing; `asked` are settings."""
+    return _certified(engine_sha256, preprocess_sha256, json.dumps(asked), feasible=feasible)
+
+
+@functools.cache
+def _certified(engine_sha256: str, preprocess_sha256: str, settings: str, *, feasible: bool) -> ScrcParams:
+    asked = json.loads(settings)
     rows, separation = (1200, 3.0) if feasible else (60, 0.0)
     context = CalibrationContext(
         engine_sha256, preprocess_sha256, code_version="test", stream=asked.pop("stream", "mixture")

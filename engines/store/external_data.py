@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import mmap
+import re
 from pathlib import Path
 
 from engines.errors import BundleRefused
 
 BESIDE = ".data"
-# An entry of `TensorProto.external_data` (onnx.proto3): key "location", then the value as field 2.
+# An entry of `TensorProto.external_data` (onnx.proto3): key "location", then the value as field 2. Protobuf also reads
+# numbers that are longer than they need be, which nothing that exports graphs writes.
+_ENTRY = re.compile(rb"(?:\n|\x8a\x80*\x00)(?:\x08|\x88\x80*\x00)location", re.DOTALL)
 _KEY = b"\n\x08location"
 _VALUE = 0x12
+_VALUES = (b"\x12", b"\x92")
 
 
 def check_external_data(graph: Path) -> None:
@@ -37,11 +41,7 @@ def _locations(graph: Path) -> list[str]:
     if not graph.stat().st_size:
         return []
     with graph.open("rb") as handle, mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        found, at = list[str](), content.find(_KEY)
-        while at >= 0:
-            found.append(_value(content, at + len(_KEY)))
-            at = content.find(_KEY, at + 1)
-        return found
+        return [_value(content, entry.end()) if entry.group() == _KEY else "?" for entry in _ENTRY.finditer(content)]
 
 
 def _value(content: mmap.mmap, at: int) -> str:
@@ -54,5 +54,7 @@ def _value(content: mmap.mmap, at: int) -> str:
         size |= (byte & 0x7F) << shift
         shift += 7
         if byte < 0x80:
-            return bytes(content[place + 1 : place + 1 + size]).decode(errors="replace")
+            # Of two values protobuf takes the last one.
+            twice = content[place + 1 + size : place + 2 + size] in _VALUES
+            return "?" if twice else bytes(content[place + 1 : place + 1 + size]).decode(errors="replace")
     return "?"

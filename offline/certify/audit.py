@@ -23,6 +23,7 @@ from stage1.certificate.calibrate import CalibrationContext, calibrate
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.settings import CalibrationSettings
+from stage1.outputs import Stage1Outputs
 
 SHOWN = 20
 
@@ -37,6 +38,8 @@ class Audit:
         checks: what holds, one line each.
         differences: what does not, one line each.
         undecided: rows that lie nearer to a threshold than two machines may differ.
+        left_out: rows of val_calib, by `splits.json`, that are no part of the certificate.
+        left_out_roadwork: those of them that are labelled 1 here.
     """
 
     bundle: str
@@ -44,6 +47,8 @@ class Audit:
     checks: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     undecided: int = 0
+    left_out: int = 0
+    left_out_roadwork: int = 0
 
     @property
     def equal(self) -> bool:
@@ -84,7 +89,11 @@ def audit(directory: Path, data: Dataset, settings: CalibrationSettings, progres
     report = Audit(directory.name)
     report.found("every row is here, with its label", _missing(record, data))
     report.found("the certificate names these rows", _other_rows(params, recorded))
-    report.found("they are those of splits.json", _not_of_the_splits(params, record, Splits.read(directory / SPLITS)))
+    splits = Splits.read(directory / SPLITS)
+    report.found("they are those of splits.json", _not_of_the_splits(params, record, splits))
+    unused = set(splits.sets["val_calib"].ids) - {row.row for row in record.val_calib}
+    report.left_out = len(unused)
+    report.left_out_roadwork = sum(data.by_id[row].label for row in unused if row in data.by_id)
     report.found("it follows from the recorded outputs", _other_numbers(params, settings, record, recorded))
     _engine_agrees(directory, data, params, recorded, report, progress)
     return report
@@ -98,6 +107,11 @@ def _missing(record: CalibrationRecord, data: Dataset) -> list[str]:
             found.append(f"{row.row!r} is not here")
         elif there.label != row.label:
             found.append(f"{row.row!r} is labelled {there.label} here, and was {row.label}")
+        found += [
+            f"{row.row!r} has {name} {there.about(name)!r} here, and had {told!r}"
+            for name, told in row.about.items()
+            if there is not None and (there.about(name) or "") != told
+        ]
     return found + _torn(record, data)
 
 
@@ -162,11 +176,17 @@ def _other_numbers(
     again = calibrate(recorded["val_select"], recorded["val_calib"], settings, context)
     ours, theirs = again.model_dump(mode="json"), params.model_dump(mode="json")
     left_out = {"seal", "statement", "chains"}
-    return [
+    found = [
         f"{name} is {theirs[name]}, and {ours[name]} when it is computed again"
         for name in ours
         if name not in left_out and ours[name] != theirs[name]
-    ] or (["the tested thresholds differ"] if ours["chains"] != theirs["chains"] else [])
+    ]
+    if not found and ours["chains"] != theirs["chains"]:
+        found.append("the tested thresholds differ")
+    # What is known of the sample stands at its end.
+    if not params.statement.startswith(again.statement):
+        found.append(f"the statement is {params.statement!r}, and {again.statement!r} when it is computed again")
+    return found
 
 
 def _engine_agrees(
@@ -185,10 +205,7 @@ def _engine_agrees(
                 continue
             there = known.pick(places)
             said = run_engine(bundle.engine, data.pick(list(there.row_ids)), bundle.preprocess, progress.step, name)
-            away = np.maximum(
-                np.abs(said.outputs.logits - there.outputs.logits).max(axis=1),
-                np.abs(said.outputs.select_score - there.outputs.select_score),
-            )
+            away = _apart(said.outputs, there.outputs)
             tolerance = bundle.manifest.parity_tolerance
             far = np.flatnonzero(away > tolerance)
             report.found(
@@ -198,3 +215,13 @@ def _engine_agrees(
             report.rows += len(places)
             if params.rule is not None:
                 report.undecided += int(np.sum(~params.rule.settled(there.outputs, tolerance)))
+
+
+def _apart(ours: Stage1Outputs, theirs: Stage1Outputs) -> np.ndarray:
+    """Largest difference of any output of each row, infinite where the heads are others, `(N,)`."""
+    if ours.heads.keys() != theirs.heads.keys():
+        return np.full(len(ours), np.inf)
+    parts = [np.abs(ours.logits - theirs.logits).max(axis=1), np.abs(ours.select_score - theirs.select_score)]
+    parts += [np.abs(ours.heads[name] - theirs.heads[name]).max(axis=1) for name in ours.heads]
+    apart: np.ndarray = np.max(parts, axis=0)
+    return apart

@@ -9,8 +9,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from offline.data.chained_ledger import append_chain, read_chain
+from offline.data.jsonl import read_records
+from stage1.artifacts import append_line
 
 LEDGER = "calibration_ledger.jsonl"
+STORE_LOOKS = "looks.jsonl"
 
 
 class LedgerEntry(BaseModel):
@@ -62,6 +65,27 @@ def earlier_than(entries: Sequence[LedgerEntry], key: str) -> tuple[list[LedgerE
     return list(entries), None
 
 
-def record_look(workspace: Path, entry: LedgerEntry) -> None:
-    """Write down that rows are looked at; to be done before it happens."""
+def record_look(workspace: Path, entry: LedgerEntry, store: Path | None = None) -> None:
+    """Write down that rows are looked at, in the workspace and in the store; to be done before it happens.
+
+    The store outlives a workspace, and is what several have in common; a bundle that would tell of the look may be
+    refused, or removed.
+
+    Args:
+        workspace: where the ledger is.
+        entry: the look.
+        store: root of the store; None for none.
+    """
+    if store is not None:
+        store.mkdir(parents=True, exist_ok=True)
+        append_line(store / STORE_LOOKS, entry)
     append_chain(workspace / LEDGER, [entry])
+
+
+def looks_of(store: Path) -> list[LedgerEntry]:
+    """The looks that a store has of all workspaces.
+
+    Raises:
+        DatasetError: a line is not an entry of this version.
+    """
+    return read_records(store / STORE_LOOKS, _ENTRIES)

@@ -37,7 +37,8 @@ def _lost(lost: LostRows) -> list[str]:
     if lost.rows:
         unknown = f", and {lost.unknown} with an unknown label" if lost.unknown else ""
         told.append(
-            f"Of the rows that val_calib once had {lost.rows} are gone, {lost.roadwork} with roadwork{unknown}."
+            f"Of the rows that val_calib once had {lost.rows} are gone, changed or left out, {lost.roadwork} with "
+            f"roadwork{unknown}."
         )
     if lost.relabelled:
         told.append(f"Of those that are there {lost.relabelled} have another label than at first.")

@@ -22,6 +22,7 @@ from stage1.errors import ArtifactError
 
 OLD_VERSION = 2
 KEY_LENGTH = 16
+WITHOUT_KEY = "certificate "
 
 
 class _OldEntry(BaseModel):
@@ -63,7 +64,9 @@ class _Certificate(BaseModel):
 _OLD = TypeAdapter(_OldEntry)
 
 
-def bring_up_to_date(workspace: Path, history: StoreHistory, at: str) -> list[LedgerEntry]:
+def bring_up_to_date(
+    workspace: Path, history: StoreHistory, at: str, looks: Sequence[LedgerEntry] = ()
+) -> list[LedgerEntry]:
     """Write into the calibration ledger what it does not know, before anybody counts uses.
 
     A ledger of version 2 is taken over: no use is forgotten, and its rows get the contents that the split ledger knows.
@@ -74,6 +77,7 @@ def bring_up_to_date(workspace: Path, history: StoreHistory, at: str) -> list[Le
         workspace: where the ledgers are.
         history: what the bundles of the store were made of.
         at: time to write down.
+        looks: what the store has of looks itself, also of bundles that are gone.
 
     Returns:
         The certifications that the store alone knew, now in the ledger.
@@ -84,7 +88,8 @@ def bring_up_to_date(workspace: Path, history: StoreHistory, at: str) -> list[Le
     path = workspace / LEDGER
     placed = read_split_ledger(workspace / SPLIT_LEDGER)
     take_over(path, _OLD, OLD_VERSION, lambda old: [_renewed(entry, placed) for entry in old])
-    unknown = unknown_uses(read_certifications(workspace), certifications_of(history, at))
+    told = [entry.model_copy(update={"known_from": "store"}) for entry in looks]
+    unknown = unknown_uses(read_certifications(workspace), [*told, *certifications_of(history, at)])
     append_chain(path, unknown)
     return unknown
 
@@ -110,23 +115,28 @@ def certifications_of(history: StoreHistory, at: str) -> list[LedgerEntry]:
 
 
 def unknown_uses(known: Sequence[LedgerEntry], certified: Iterable[LedgerEntry]) -> list[LedgerEntry]:
-    """The certifications for which there is no entry; each entry stands for one with the same rows.
+    """The certifications for which there is no entry.
+
+    A bundle of an earlier program does not name the key of its certification; then an entry with the same rows stands
+    for it.
 
     Args:
         known: entries of the ledger.
         certified: certifications of the store.
     """
-    keys = {entry.key for entry in known}
-    own = [entry.rows for entry in known if entry.known_from == "claim"]
-    unknown = []
-    for entry in certified:
+    told = list(certified)
+    keys, named = {entry.key for entry in known}, {entry.key for entry in told}
+    # A claim that a bundle names by its key stands for that one, and for no other.
+    own = [entry.rows for entry in known if entry.known_from == "claim" and entry.key not in named]
+    unknown: dict[str, LedgerEntry] = {}
+    for entry in told:
         if entry.key in keys:
             continue
-        if entry.rows in own:
+        if entry.key.startswith(WITHOUT_KEY) and entry.rows in own:
             own.remove(entry.rows)
         else:
-            unknown.append(entry)
-    return unknown
+            unknown.setdefault(entry.key, entry)
+    return list(unknown.values())
 
 
 def _renewed(entry: _OldEntry, placed: Ledger) -> LedgerEntry:
@@ -162,7 +172,7 @@ def _record(past: BundlePast) -> CalibrationRecord | None:
 def _key(past: BundlePast, name: str) -> str:
     """The key under which the workspace of a certification knows it, or else one of its own."""
     record = _record(past)
-    return f"certificate {name}" if record is None else record.key
+    return f"{WITHOUT_KEY}{name}" if record is None else record.key
 
 
 def _certified(past: BundlePast, rows_sha256: str | None) -> list[PastRow]:

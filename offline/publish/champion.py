@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from engines.errors import BundleRefused, EngineError, Unavailable
-from engines.live.load.load_bundle import LiveBundle, load_bundle
+from engines.live.load.load_bundle import LiveBundle, check_bundle, load_bundle
 from engines.spec import REFERENCE
-from engines.store.bundle import verify_bundle
 from engines.store.file_names import SPLITS
 from engines.store.store import Store
 from offline.splits.bundle_past import PastRow, read_past
@@ -38,7 +37,8 @@ class Unjudged:
     Attributes:
         bundle: its id.
         reason: why.
-        damaged: its files are not those that were published, so no miner can start with it.
+        damaged: its files are not those that were published, or this program does not read them: no miner can start
+            with it.
     """
 
     bundle: str
@@ -66,7 +66,7 @@ def open_bundle(store: Store, bundle: str) -> Champion | Unjudged:
 
 def _damaged(store: Store, bundle: str) -> bool:
     try:
-        verify_bundle(store.path(bundle))
+        check_bundle(store.path(bundle))
     except EngineError:
         return True
     return False

@@ -169,11 +169,7 @@ def _beside(bench: Bench, judged: Judged, champion: Champion | Unjudged, verdict
                 allowed = "; gate.accept_weaker_claim=true lets it replace that one"
                 return _with(verdict, "KEEP", promise + "; ".join(weaker) + allowed)
         verdict = _compared(bench, judged, champion, verdict)
-    best = _best_of_late(bench, judged, champion.bundle)
-    if best is None:
-        return verdict
-    with closing(best.live):
-        return _compared(bench, judged, best, verdict)
+    return _beside_the_best(bench, judged, champion.bundle, verdict)
 
 
 def _compared(bench: Bench, judged: Judged, other: Champion, verdict: Publication) -> Publication:
@@ -185,7 +181,10 @@ def _compared(bench: Bench, judged: Judged, other: Champion, verdict: Publicatio
             verdict, "KEEP", f"{other.bundle} has seen all test rows of a class: there is nothing to compare on"
         )
     rows = judged.rows.pick(places)
-    theirs = bench.outputs(other.live, bench.test.pick(list(rows.row_ids)), f"test, by {other.bundle}")
+    try:
+        theirs = bench.outputs(other.live, bench.test.pick(list(rows.row_ids)), f"test, by {other.bundle}")
+    except (EngineError, Stage1Error) as error:
+        return _with(verdict, "KEEP", f"{other.bundle} cannot be judged on the test rows: {error}")
     ours = Judged.of(judged.params, judged.calibrator, rows)
     like = {ours.params.status, theirs.params.status} == {"CERTIFIED"} and Terms.of(ours.params) == Terms.of(
         theirs.params
@@ -195,29 +194,40 @@ def _compared(bench: Bench, judged: Judged, other: Champion, verdict: Publicatio
     return _with(verdict, "KEEP", *found.reasons)
 
 
-def _best_of_late(bench: Bench, judged: Judged, champion: str) -> Champion | None:
-    """The bundle with most exits of those with the same promise that were live of late; None if it is the champion.
+def _beside_the_best(bench: Bench, judged: Judged, champion: str, verdict: Publication) -> Publication:
+    """The verdict after a comparison with the bundle of most exits that was live of late, if the champion is not it.
 
     A champion that is a little worse than the one before it, night after night, would end far below the best of them.
     """
+    for bundle in _best_of_late(bench, judged, champion):
+        if bundle == champion:
+            break
+        best = open_bundle(bench.store, bundle)
+        if isinstance(best, Champion):
+            with closing(best.live):
+                return _compared(bench, judged, best, verdict)
+        why = f"{bundle}, which was live and let more exit, cannot be judged: {best.reason}"
+        if not best.damaged:
+            return _with(verdict, "KEEP", why)
+        verdict = verdict.model_copy(update={"notes": (*verdict.notes, why)})
+    return verdict
+
+
+def _best_of_late(bench: Bench, judged: Judged, champion: str) -> list[str]:
+    """Bundles with the same promise that were live of late, those of most exits first, the champion among them."""
     since = bench.now - timedelta(days=bench.settings.memory_days)
     there = {row.manifest.bundle_id: row.path for row in bench.store.bundles()}
-    rejected = bench.store.rejected()
     found: dict[str, float] = {}
-    for bundle in bench.store.live_since(since) & there.keys() - rejected.keys():
+    for bundle in (bench.store.live_since(since) & there.keys() - bench.store.rejected().keys()) | {champion}:
         try:
-            params, report = (
-                kind.read(there[bundle] / name) for kind, name in ((ScrcParams, PARAMS), (Report, REPORT))
-            )
+            params, report = ScrcParams.read(there[bundle] / PARAMS), Report.read(there[bundle] / REPORT)
         except Stage1Error:
+            # Of another version; the champion, whatever it says of itself, has been compared already.
+            found |= {champion: 0.0} if bundle == champion else {}
             continue
-        assert isinstance(params, ScrcParams)
-        assert isinstance(report, Report)
-        if params.status == judged.params.status and Terms.of(params) == Terms.of(judged.params):
+        if bundle == champion or (params.status, Terms.of(params)) == (judged.params.status, Terms.of(judged.params)):
             found[bundle] = report.policies[0].exit_coverage.estimate or 0.0
-    best = max(sorted(found), key=found.__getitem__, default=champion)
-    opened = None if best == champion else open_bundle(bench.store, best)
-    return opened if isinstance(opened, Champion) else None
+    return sorted(found, key=lambda bundle: (-found[bundle], bundle))
 
 
 def published(run: Path) -> Publication:

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from offline.data.dataset import Row
+from offline.data.values import identity
+from offline.errors import DatasetError
 from offline.splits.dependent_groups import components
 from offline.splits.settings import SplitSettings
-from offline.splits.split_ledger import Home, Ledger
+from offline.splits.split_ledger import FIRST, Home, Ledger
 
 TRAIN = Home("train")
 
@@ -119,7 +121,7 @@ class Settling:
         return len(components(rows, self.hashes, alone, self.ledger.groups, self.contents)) > most
 
     def _name(self, rows: Sequence[Row]) -> str:
-        known = {self.ledger.groups.get(row.image, row.group) for row in rows} & self.ledger.homes.keys()
+        known = {self.ledger.groups.get(row.image, self._placed_as(row)) for row in rows} & self.ledger.homes.keys()
         if known:
             return min(known, key=self._rank.__getitem__)
         return min(row.group for row in rows)
@@ -130,7 +132,25 @@ class Settling:
 
     def _home(self, row: Row) -> Home | None:
         """Where the row is, or, if it is new, where the group of its name is, whose other rows may be gone."""
-        return self.ledger.home_of(row.image) or self.ledger.homes.get(row.group)
+        return self.ledger.home_of(row.image) or self.ledger.homes.get(self._placed_as(row))
+
+    def _placed_as(self, row: Row) -> str:
+        """The name that the ledger has for the row's group, in whatever spelling it was placed."""
+        return self._placed_names.get(row.group, row.group)
+
+    @cached_property
+    def _placed_names(self) -> dict[str, str]:
+        """Names of the ledger by what they are spelled now; of several the one that has trained or chosen first."""
+        homes = self.ledger.homes
+        found: dict[str, str] = {}
+        for name in homes:
+            try:
+                spelled = identity(name)
+            except DatasetError:
+                # It was rounded by a spreadsheet, when nobody looked.
+                spelled = name
+            found[spelled] = min(found.get(spelled, name), name, key=lambda one: FIRST.index(homes[one].split))
+        return found
 
     def _homes(self, rows: Sequence[Row]) -> set[Home]:
         return {home for row in rows if (home := self._home(row)) is not None}

@@ -14,7 +14,13 @@ from engines.batches import in_batches
 from engines.store.bundle import certified_sha256_of
 from engines.store.file_names import CALIBRATOR, GOLDEN, PARAMS, PREPROCESS
 from engines.store.golden import write_golden
-from offline.certify.calibration_ledger import LedgerEntry, earlier_than, read_certifications, record_look
+from offline.certify.calibration_ledger import (
+    LedgerEntry,
+    earlier_than,
+    looks_of,
+    read_certifications,
+    record_look,
+)
 from offline.certify.calibration_record import write_record
 from offline.certify.engine_agreement import machine_of
 from offline.certify.folds import Fold, budget_of, folds_on_offer, most_powerful
@@ -24,6 +30,7 @@ from offline.certify.use_history import bring_up_to_date
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import BATCH, labelled, read_outputs, run_engine, unseen
 from offline.data.named_targets import NO_TARGET, named_targets
+from offline.errors import DatasetError
 from offline.pipeline.content_key import code_version
 from offline.pipeline.run_files import REFERENCES, SCREEN, SECOND_LOOK, SELECT_OUTPUTS, THRESHOLDS
 from offline.pipeline.stage import Stage
@@ -105,7 +112,8 @@ def run_calibrate_scrc(context: Context) -> None:
     reference = agreed(context, spec, select_rows, val_select)
     history = ask_store(context.store)
     check_unspent(history, splits, context.inputs["splits"])
-    bring_up_to_date(context.workspace, history, context.now().isoformat(timespec="seconds"))
+    at = context.now().isoformat(timespec="seconds")
+    bring_up_to_date(context.workspace, history, at, looks_of(context.store.root))
     fold = fold_of(context, splits)
     fold_rows = splits.pick(context.data, fold.rows).sent_by(sender)
     binding = CalibrationContext(
@@ -156,8 +164,15 @@ def fold_of(context: Context, splits: Splits) -> Fold:
     fresh = budget_of(Fold(()), settings)
     needed = trials_needed(0, settings.alpha, fresh.level)
     offers = folds_on_offer(splits, earlier, delta=settings.delta, enough=lambda rows: units(rows) >= needed)
-    resumed = [fold for fold in offers if own is not None and tuple(sorted(fold.rows)) == own.rows]
-    return resumed[0] if resumed else most_powerful(offers, units, settings)
+    if own is None:
+        return most_powerful(offers, units, settings)
+    resumed = [fold for fold in offers if tuple(sorted(fold.rows)) == own.rows]
+    if not resumed:
+        raise DatasetError(
+            f"{context.workspace}: the calibration ledger has a look of this very certification at other rows than "
+            "there are now; restore the ledger that belongs to this workspace, or take a new workspace"
+        )
+    return resumed[0]
 
 
 def look(context: Context, splits: Splits, fold: Fold) -> None:
@@ -173,7 +188,7 @@ def look(context: Context, splits: Splits, fold: Fold) -> None:
         level=budget_of(fold, context.config.calibrate_scrc).level,
         at=context.now().isoformat(timespec="seconds"),
     )
-    record_look(context.workspace, entry)
+    record_look(context.workspace, entry, context.store.root)
 
 
 def _write_beside(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,7 @@ def run_publish(context: Context) -> None:
     at = now.isoformat(timespec="seconds")
     provenance = Provenance(run=context.run, created_at=at, code_version=code_version(), data_sha256=data.sha256)
     tolerance = backend(context.config.engine.backend).tolerance(context.config.engine)
+    known = {row.manifest.bundle_id for row in context.store.bundles()}
     bundle = context.store.publish(files, provenance, parity_tolerance=tolerance)
     shutil.rmtree(files)
     settings = context.config.gate
@@ -59,9 +61,10 @@ def run_publish(context: Context) -> None:
     verdict = judge(bench, context.store.path(bundle))
     if verdict.accepted:
         context.store.activate(bundle, now=now, action="publish")
-    if verdict.verdict == "REFUSE":
+    # What was there before this night is an operator's to remove.
+    if verdict.verdict == "REFUSE" and bundle not in known:
         context.store.discard(bundle)
-    context.store.prune(settings.keep, protected={found.against for found in verdict.compared})
+    context.store.prune(settings.keep, protected=context.store.live_since(now - timedelta(days=settings.memory_days)))
     context.store.judged(VerdictEntry(bundle=bundle, verdict=verdict.verdict, reasons=verdict.reasons, at=at))
     verdict.write(context.out / PUBLICATION)
 

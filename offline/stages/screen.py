@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from engines.backends.registry import backend
+from engines.errors import EngineError
 from engines.spec import EngineSpec
-from engines.store.file_names import ENGINE, PREPROCESS, SPEC
+from engines.store.bundle import engine_digest, engine_sha256
+from engines.store.file_names import ENGINE, PREPROCESS, SPEC, WEIGHTS
 from offline.certify.engine_agreement import machine_of
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import labelled, read_outputs, run_engine, write_outputs
@@ -21,11 +23,12 @@ from offline.splits.bundle_past import unseen
 from offline.stages.common.compiled_engine import compiled_engine
 from offline.stages.common.inputs import splits_of
 from offline.stages.common.sent_rows import sent_rows_of
-from stage1.artifacts import Artifact, sha256_file
+from stage1.artifacts import Artifact
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.search.candidates import select
 from stage1.certificate.terms import Terms
+from stage1.errors import Stage1Error
 from stage1.preprocess import PreprocessSettings
 
 if TYPE_CHECKING:
@@ -75,7 +78,8 @@ def _hopeless(context: Context, rows: Dataset, ours: LabelledOutputs) -> str:
     if champion is None or isinstance(champion, Unjudged):
         return ""
     with closing(champion.live) as live:
-        same = live.manifest.files[ENGINE].sha256 == sha256_file(context.inputs["export"] / ENGINE)
+        hashes = {name: entry.sha256 for name, entry in live.manifest.files.items()}
+        same = engine_digest(hashes[ENGINE], hashes.get(WEIGHTS)) == engine_sha256(context.inputs["export"] / ENGINE)
         # The same model, compiled for another engine or certified anew, need not win.
         if same or live.params.status != "CERTIFIED":
             return ""
@@ -108,8 +112,12 @@ def _outdone(context: Context, champion: Champion, rows: Dataset, ours: Labelled
     common = rows.pick([rows.ids[place] for place in places])
     if len(set(common.labels.tolist())) < 2:
         return ""
-    theirs = run_engine(live.engine, common, live.preprocess, context.progress.step, "val_select, by the champion")
-    its = select(theirs, settings, live.manifest.parity_tolerance).expected_coverage
+    try:
+        theirs = run_engine(live.engine, common, live.preprocess, context.progress.step, "val_select, by the champion")
+        its = select(theirs, settings, live.manifest.parity_tolerance).expected_coverage
+    except (EngineError, Stage1Error):
+        # It lacks a head that must agree now, or fails on a picture; the gate has the last word on it.
+        return ""
     spec = EngineSpec.read(context.inputs["export"] / SPEC)
     mine = select(ours.pick(places), settings, backend(spec.backend).tolerance(spec)).expected_coverage
     if mine > its:

@@ -34,7 +34,7 @@ from stage1.certificate.search.algorithms import (
     certify_coverage,
     certify_order_statistic,
 )
-from stage1.certificate.search.candidates import ambiguous_cut, select, select_for_coverage
+from stage1.certificate.search.candidates import COVERAGE_MARGINS, ambiguous_cut, select, select_for_coverage
 from stage1.certificate.settings import CalibrationSettings
 from stage1.certificate.statistics.binomial import trials_needed
 from stage1.certificate.stream import Era, Stream, even_weights
@@ -159,7 +159,11 @@ def obstacle(
         what = statements.labelled(settings.risk, settings.unit)
         return statements.looks_are_used_up(budget, needed, what, context.calib_share)
     if settings.mode == "coverage":
-        return None
+        everything = len(units.representatives(np.ones(len(val_calib), bool)))
+        needed = trials_needed(0, 1 - settings.coverage, budget.level / len(COVERAGE_MARGINS))
+        if everything >= needed:
+            return None
+        return statements.too_few_for_coverage(everything, needed, settings, context.calib_share)
     chains = settings.gates if settings.algorithm == "C" else 1
     names = subgroups_of(val_select, val_calib, settings)
     claims = claims_of(val_calib, settings, budget.level, chains=chains, subgroups=names)

@@ -102,6 +102,15 @@ def too_few_units(
     )
 
 
+def too_few_for_coverage(there: int, needed: int, settings: CalibrationSettings, share: float) -> str:
+    """Why no exit coverage can be certified whatever the scores are."""
+    units = units_of(settings.unit)
+    return (
+        f"val_calib has {there} independent {units}; certifying an exit coverage of {at_least(settings.coverage)} "
+        f"takes at least {needed} that all exit. {to_label(needed - there, units, share)}"
+    )
+
+
 def not_proved(evidence: Sequence[Evidence], settings: CalibrationSettings) -> str:
     """Why the walk could not take its first step."""
     worst = max(evidence, key=lambda item: item.p_value / item.level)

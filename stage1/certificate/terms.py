@@ -14,6 +14,8 @@ from stage1.certificate.settings import CalibrationSettings, Mode
 from stage1.certificate.statistics.percent import at_most, confidence
 from stage1.certificate.stream import Era, Stream, era_shares
 
+EXIT_COVERAGE = "exit coverage"
+
 
 @dataclass(frozen=True)
 class Terms:
@@ -44,9 +46,7 @@ class Terms:
         """Terms of a certificate, or of what was asked for where nothing is certified."""
         main = (params.risk, "")
         beside = sorted(
-            (str(e.risk or "exit coverage"), e.subgroup, e.bound)
-            for e in params.evidence
-            if (e.risk, e.subgroup) != main
+            (str(e.risk or EXIT_COVERAGE), e.subgroup, e.bound) for e in params.evidence if (e.risk, e.subgroup) != main
         )
         return cls(
             mode=params.mode,
@@ -76,7 +76,7 @@ class Terms:
             unit=settings.unit,
             stream=_stream(settings.stream, weights),
             each_alone=settings.spending == "single_use",
-            beside=beside.beside,
+            beside=tuple(sorted(_bounds(settings, beside))),
         )
 
     def weaker_than(self, other: Terms) -> list[str]:
@@ -95,9 +95,25 @@ class Terms:
             for field in fields(self)
             if field.name in {"risk", "mode", "stream"} and getattr(self, field.name) != getattr(other, field.name)
         ]
-        missing = {(risk, name) for risk, name, _ in other.beside} - {(risk, name) for risk, name, _ in self.beside}
-        found += [f"{risk} {f'of {name} ' if name else ''}is not bounded" for risk, name in sorted(missing)]
+        bounds = {(risk, name): bound for risk, name, bound in self.beside}
+        for risk, name, held in other.beside:
+            what, bound = f"{risk}{f' of {name}' if name else ''}", bounds.get((risk, name))
+            if bound is None:
+                found.append(f"{what} is not bounded")
+            elif bound < held if risk == EXIT_COVERAGE else bound > held:
+                found.append(f"{what} is bounded by {bound:g} instead of {held:g}")
         return found
+
+
+def _bounds(settings: CalibrationSettings, beside: Terms) -> list[tuple[str, str, float]]:
+    """What is asked for beside the main risk, for the subgroups of a certificate that there is."""
+    found = [(str(risk), "", bound) for risk, bound in settings.also.items()]
+    if settings.mode == "coverage":
+        found.append((EXIT_COVERAGE, "", settings.coverage))
+    if settings.mode == "balanced":
+        bound = settings.subgroup_slack * settings.alpha
+        found += [(risk, name, bound) for risk, name, _ in beside.beside if name]
+    return found
 
 
 def _stream(stream: Stream, weights: Mapping[Era, float]) -> str:

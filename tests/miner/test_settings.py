@@ -128,6 +128,22 @@ def test_a_variable_that_looks_like_none_is_refused_as_well(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "CASCADE_PORT",
+        "CASCADE_SERVICE_HOST",
+        "CASCADE_SERVICE_PORT_AXON",
+        "CASCADE_PORT_8091_TCP_ADDR",
+        "CASCADE_MINER_SERVICE_PORT",
+    ],
+)
+def test_variables_of_a_service_of_that_name_are_passed_over(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Kubernetes puts them into every pod, and nobody can unset them there."""
+    monkeypatch.setenv(name, "tcp://10.0.0.1:8091")
+    load_settings()
+
+
+@pytest.mark.parametrize(
     ("name", "value"), [("CASCADE_AXON", "{port: 9001}"), ("CASCADE_ACCESS__EXTRA_HOTKEYS", "5abc, 5def")]
 )
 def test_a_variable_that_is_no_json_is_named(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

@@ -39,4 +39,10 @@ def audited(root: Path, bundle: str, data: Path, progress: Progress) -> tuple[bo
     if found.undecided:
         lines.append(f"note     {found.undecided} rows lie nearer to a threshold than two machines may differ")
     verdict = "equal" if found.equal else "NOT equal"
+    if found.left_out:
+        verdict += " on the rows that it names"
+        lines.append(
+            f"note     {found.left_out} rows of val_calib, {found.left_out_roadwork} with roadwork, are no part of it: "
+            "another fold, or left out"
+        )
     return found.equal, "\n".join([*lines, f"{found.bundle}: {verdict}, {found.rows} rows computed again"])

@@ -22,7 +22,7 @@ from offline.learning.frozen_prefix.cache import PrefixCache, key_of
 from offline.learning.precision import autocast
 from offline.learning.settings import Precision
 from offline.stream import challenge, distortions, geometry
-from stage1 import preprocess
+from stage1 import image_file, preprocess
 from stage1.model import net as network
 from stage1.model import trunk
 from stage1.model.net import Stage1Net
@@ -33,7 +33,7 @@ from stage1.preprocess import Pixels
 PLAIN = -1
 BUILD_BATCH = 32
 # Their code, and that of these packages, decides what a view looks like and what is kept of it.
-MODULES = (augmentation, challenge_views, challenge, geometry, distortions, preprocess, network, trunk)
+MODULES = (augmentation, challenge_views, challenge, geometry, distortions, preprocess, image_file, network, trunk)
 DISTRIBUTIONS = ("torch", "transformers", "peft", "kornia", "numpy", "pillow", "scipy", "simplejpeg")
 
 

@@ -39,8 +39,19 @@ def test_any_other_file_is_refused(tiny_engine: Path, tmp_path: Path, location: 
         check_external_data(graph)
 
 
-def test_a_name_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").write_bytes(b"..\n\x08location\n..")
+@pytest.mark.parametrize(
+    "entry",
+    [
+        b"\n\x08location\n..",
+        b"\n\x08location\x12\x0fmodel.onnx.data\x12\x0fmodel.evil.data",
+        b"\n\x88\x00location\x12\x0fmodel.evil.data",
+        b"\x8a\x00\x08location\x12\x0fmodel.evil.data",
+        b"\x8a\x80\x00\x88\x80\x00location\x12\x0fmodel.evil.data",
+    ],
+)
+def test_a_name_that_is_spelled_otherwise_is_refused(tmp_path: Path, entry: bytes) -> None:
+    """Protobuf reads it, and of two values it takes the last."""
+    (tmp_path / "model.onnx").write_bytes(b".." + entry + b"..")
     with pytest.raises(BundleRefused, match="reads weights from '\\?'"):
         check_external_data(tmp_path / "model.onnx")
 

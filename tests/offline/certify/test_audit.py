@@ -198,6 +198,26 @@ class TestTampered:
         found = audited_here(published(files(rule=rule.model_dump(), chains=(longer.model_dump(),))), data)
         assert any("rule is " in line for line in found.differences)
 
+    def test_a_statement_that_says_more(self, files: Files, published: Callable[[Path], Path], data: Path) -> None:
+        bold = "With 99.99% confidence no roadwork is ever missed, anywhere, under any drift."
+        found = audited_here(published(files(statement=bold)), data)
+        assert any("the statement is 'With 99.99% confidence no roadwork" in line for line in found.differences)
+
+    def test_groups_that_are_said_to_be_of_an_earlier_look_are_counted(
+        self, files: Files, published: Callable[[Path], Path], data: Path, sets: Sets, params: ScrcParams
+    ) -> None:
+        """Whoever claims an earlier look may leave groups out: the audit says how many, and with how much roadwork."""
+        calib = sets["val_calib"]
+        lost = {calib.groups[place] for place in np.flatnonzero(missed(sets, params)).tolist()}
+        keep = np.array([group not in lost for group in calib.groups])
+        lie = sets | {"val_calib": changed(calib, keep)}
+        bundle = published(files(used=lie, prior_uses=1))
+        found = audited_here(bundle, data)
+        assert (found.left_out, found.left_out_roadwork) == (int((~keep).sum()), int((~keep & calib.positive).sum()))
+        _, text = audited(bundle.parents[1], bundle.name, data, Silence())
+        assert "on the rows that it names" in text
+        assert f"note     {found.left_out} rows of val_calib, {found.left_out_roadwork} with roadwork" in text
+
     def test_another_level(self, files: Files, published: Callable[[Path], Path], data: Path) -> None:
         home = files()
         config = RunConfig(calibrate_scrc=SETTINGS.model_copy(update={"alpha": 0.04}))

@@ -43,10 +43,13 @@ def test_what_is_gone_is_told_and_nothing_where_nothing_is() -> None:
     new = (9, 0, 4, 0, 0)
     lost = LostRows(rows=13, roadwork=10, unknown=2, relabelled=4)
     assert words(new, lost).endswith(
-        "Of the rows that val_calib once had 13 are gone, 10 with roadwork, and 2 with an unknown label. "
+        "Of the rows that val_calib once had 13 are gone, changed or left out, 10 with roadwork, and 2 with an unknown "
+        "label. "
         "Of those that are there 4 have another label than at first."
     )
-    assert words(new, LostRows(rows=1, roadwork=1)).endswith("once had 1 are gone, 1 with roadwork.")
+    assert words(new, LostRows(rows=1, roadwork=1)).endswith(
+        "once had 1 are gone, changed or left out, 1 with roadwork."
+    )
     assert "gone" not in words(new)
 
 

@@ -11,7 +11,14 @@ import pytest
 
 from engines.store.bundle import Provenance
 from engines.store.store import Store
-from offline.certify.calibration_ledger import LEDGER, LedgerEntry, earlier_than, read_certifications, record_look
+from offline.certify.calibration_ledger import (
+    LEDGER,
+    LedgerEntry,
+    earlier_than,
+    looks_of,
+    read_certifications,
+    record_look,
+)
 from offline.certify.calibration_record import CalibrationRecord, CalibrationRow
 from offline.certify.folds import folds_on_offer
 from offline.certify.use_history import bring_up_to_date
@@ -220,3 +227,28 @@ def test_a_bundle_that_came_after_the_split_and_trained_on_a_row_stops_its_certi
     old = tuple(replace(past, rows=tuple(replace(row, sha256=None) for row in past.rows)) for past in history.bundles)
     with pytest.raises(DatasetError, match="trained on 'b'"):
         check_unspent(replace(history, bundles=old), ours, tmp_path)
+
+
+def test_looks_of_two_workspaces_are_all_counted(tmp_path: Path, store: Store, publish: Publish) -> None:
+    """One claim stands for one look: it does not stand for that of another workspace at the same rows as well."""
+    splits = named(folded("ab", contents=CONTENTS))
+    ours = LedgerEntry(key="ours", rows=("a", "b"), groups=("drive a", "drive b"), level=0.02, at=AT)
+    record_look(tmp_path, ours)
+    publish(splits, "ab", note="ours", record=("ours", "ab"))
+    publish(splits, "ab", note="theirs", record=("theirs", "ab"))
+    assert [entry.key for entry in bring_up_to_date(tmp_path, ask_store(store), AT)] == ["theirs"]
+
+
+def test_a_look_whose_bundle_was_refused_is_known_to_the_store(tmp_path: Path, store: Store) -> None:
+    look = LedgerEntry(key="night 0", rows=("a",), groups=("drive a",), level=0.02, at=AT)
+    lost = tmp_path / "lost"
+    lost.mkdir()
+    record_look(lost, look, store.root)
+    assert bring_up_to_date(lost, StoreHistory(), AT, looks_of(store.root)) == []
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    for _ in range(2):
+        bring_up_to_date(fresh, StoreHistory(), AT, looks_of(store.root))
+    assert [(entry.key, entry.level, entry.known_from) for entry in read_certifications(fresh)] == [
+        ("night 0", 0.02, "store")
+    ]

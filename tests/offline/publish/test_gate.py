@@ -36,6 +36,8 @@ from stage1.probability.calibrator import ProbabilityCalibrator
 
 GATE = GateSettings(repetitions=200)
 NOW = datetime(2026, 4, 1, tzinfo=UTC)
+C: dict[str, Any] = {"algorithm": "C", "gates": 1}
+COVER: dict[str, Any] = {"mode": "coverage"}
 Publish = Callable[..., Path]
 
 
@@ -72,14 +74,14 @@ def publish(
     provenance: Provenance,
     report: Report,
 ) -> Publish:
-    """Publishes a bundle whose model was trained on these rows and is `shift` too fond of roadwork."""
+    """Publishes a bundle of these train rows; the model is `shift` too fond of roadwork, the report says `exits`."""
 
     def publish_one(
         name: str,
         *,
         trained_on: Sequence[str] = (),
         shift: float = 0.0,
-        coverage: float | None = None,
+        exits: float | None = None,
         live: datetime | None = None,
         **asked: Any,
     ) -> Path:
@@ -93,9 +95,9 @@ def publish(
         )
         sets: Any = {"train": train, "val_select": nothing, "val_calib": nothing, "test": nothing}
         Splits(seed=0, data_sha256="d", sets=sets, folds=()).write(files / "splits.json")
-        if coverage is not None:
+        if exits is not None:
             policy, *others = report.policies
-            rate = policy.exit_coverage.model_copy(update={"events": round(coverage * policy.exit_coverage.trials)})
+            rate = policy.exit_coverage.model_copy(update={"events": round(exits * policy.exit_coverage.trials)})
             policies = (policy.model_copy(update={"exit_coverage": rate}), *others)
             report.model_copy(update={"policies": policies}).write(files / "report.json")
         path = store.path(store.publish(files, provenance))
@@ -251,6 +253,9 @@ class TestClaims:
             ({}, {"unit": "row"}, "images count and not groups"),
             ({}, {"risk": "D3"}, "risk is D3 instead of D2"),
             ({}, {"spending": "single_use"}, "each certificate holds only by itself"),
+            (C | {"also": {"D3": 0.1}}, C | {"also": {"D3": 0.3}}, "D3 is bounded by 0.3 instead of 0.1"),
+            (C | {"also": {"D3": 0.1}}, C, "D3 is not bounded"),
+            (COVER | {"coverage": 0.6}, COVER | {"coverage": 0.3}, "exit coverage is bounded by 0.3 instead of 0.6"),
             ({}, {"stream": "originals"}, "stream is originals instead of mixture of 33% challenges-2026-01"),
             ({"stream": "originals"}, {}, "stream is mixture of 33%"),
             ({"alpha": 0.1}, {}, None),
@@ -321,6 +326,19 @@ class TestRefused:
 
 
 class TestAChampionThatCannotBeJudged:
+    def test_makes_way_if_this_program_cannot_read_it(
+        self, store: Store, publish: Publish, data: Dataset, tmp_path: Path, provenance: Provenance
+    ) -> None:
+        """Its files are as they were published, by a program of long ago; no miner of today could start with it."""
+        old = publish("old")
+        shutil.copytree(old, tmp_path / "files", ignore=shutil.ignore_patterns("manifest.json"))
+        tree = json.loads((old / "scrc_params.json").read_text()) | {"schema_version": 1}
+        (tmp_path / "files" / "scrc_params.json").write_text(json.dumps(tree))
+        store.activate(store.publish(tmp_path / "files", provenance), now=NOW)
+        verdict = judged(store, publish("new", shift=0.01), data)
+        assert verdict.verdict == "PROMOTE"
+        assert "no miner could start with it" in verdict.notes[0]
+
     @pytest.mark.parametrize("damage", ["model.onnx", "splits.json", "scrc_params.json", "all"])
     def test_makes_way_for_a_certified_challenger_if_its_files_are_damaged(
         self, store: Store, publish: Publish, data: Dataset, damage: str
@@ -392,8 +410,8 @@ class TestTheBestOfLate:
     """Sixteen nights, each a little worse than the one before, would end far below where they began."""
 
     def test_is_compared_with_too(self, store: Store, publish: Publish, data: Dataset) -> None:
-        best = publish("best", coverage=0.9, live=NOW - timedelta(days=40))
-        publish("worse", shift=2.0, coverage=0.5, live=NOW - timedelta(days=5))
+        best = publish("best", exits=0.9, live=NOW - timedelta(days=40))
+        publish("worse", shift=2.0, exits=0.5, live=NOW - timedelta(days=5))
         verdict = judged(store, publish("like it", shift=2.01), data)
         assert verdict.verdict == "KEEP"
         assert [found.against == best.name for found in verdict.compared] == [False, True]
@@ -402,13 +420,36 @@ class TestTheBestOfLate:
     def test_is_forgotten_after_the_days_that_are_remembered(
         self, store: Store, publish: Publish, data: Dataset
     ) -> None:
-        publish("best", coverage=0.9, live=NOW - timedelta(days=140))
-        publish("worse", shift=2.0, coverage=0.5, live=NOW - timedelta(days=100))
+        publish("best", exits=0.9, live=NOW - timedelta(days=140))
+        publish("worse", shift=2.0, exits=0.5, live=NOW - timedelta(days=100))
         assert judged(store, publish("like it", shift=2.01), data).verdict == "PROMOTE"
 
+    def test_that_cannot_be_judged_keeps_the_champion_and_a_damaged_one_is_told_of(
+        self, store: Store, publish: Publish, data: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        best = publish("best", exits=0.9, live=NOW - timedelta(days=40))
+        publish("worse", shift=2.0, exits=0.5, live=NOW - timedelta(days=5))
+        challenger = publish("like it", shift=2.01)
+
+        def load(path: Path, spec: EngineSpec | None = None) -> LiveBundle:
+            if path == best:
+                raise Unavailable("loading it takes about 9,000 MiB, and 1 MiB are left")
+            return load_bundle(path, spec=spec)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(offline.publish.champion, "load_bundle", load)
+            verdict = judged(store, challenger, data)
+        assert verdict.verdict == "KEEP"
+        assert f"{best.name}, which was live and let more exit, cannot be judged" in verdict.reasons[0]
+        with (best / "model.onnx").open("ab") as graph:
+            graph.write(b" ")
+        verdict = judged(store, challenger, data)
+        assert verdict.verdict == "PROMOTE"
+        assert best.name in verdict.notes[0]
+
     def test_is_none_that_was_rolled_back(self, store: Store, publish: Publish, data: Dataset) -> None:
-        publish("worse", shift=2.0, coverage=0.5, live=NOW - timedelta(days=5))
-        publish("best", coverage=0.9, live=NOW - timedelta(days=4))
+        publish("worse", shift=2.0, exits=0.5, live=NOW - timedelta(days=5))
+        publish("best", exits=0.9, live=NOW - timedelta(days=4))
         store.rollback(now=NOW - timedelta(days=3))
         assert judged(store, publish("like it", shift=2.01), data).verdict == "PROMOTE"
 

@@ -491,3 +491,18 @@ def test_thirteen_cities_are_enough_for_the_tiny_preset(nights: Callable[..., Ni
     preset = PRESETS["tiny"].splits.model_dump() | {"seed": seed, "calibration_folds": 2}
     splits = nights(**{name: getattr(SplitSettings(**preset), name) for name in preset}).night([*cities, *rest])
     assert len(splits.folds) == 2
+
+
+def test_a_group_that_was_placed_in_another_spelling_keeps_its_home(
+    nights: Callable[..., Nights], drive: Drive
+) -> None:
+    """Ids such as 007 were names once, and are 7 now; the rows that were placed may be gone from an export."""
+
+    def spelled(rows: list[Row], form: str) -> list[Row]:
+        return [row.model_copy(update={"group": form.format(int(row.group.split()[1]))}) for row in rows]
+
+    house = nights()
+    first = [row for number in range(120) for row in drive(number, frames=2)]
+    placed = homes(house.night(spelled(first[::2], "{:05d}")))
+    later = homes(house.night(spelled(first[1::2], "{}")))
+    assert {row.replace("_1", "_0"): home for row, home in later.items()} == placed

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from stage1.certificate.budget import spent_on
-from stage1.certificate.calibrate import CalibrationContext, calibrate
+from stage1.certificate.calibrate import CalibrationContext, calibrate, obstacle
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import Chain, ScrcParams
 from stage1.certificate.risks import Risk
@@ -456,8 +456,21 @@ class TestCoverageMode:
         ]
         assert risks == sorted(risks)
 
+    def test_too_few_units_are_told_before_a_score_is_looked_at(self, rows: Pair) -> None:
+        settings = settings_of(mode="coverage", coverage=0.9)
+        sets = rows(900, 40)
+        why = obstacle(*sets, settings, replace(CONTEXT, calib_share=0.5))
+        needed = trials_needed(0, 1 - 0.9, 0.1 / 6 / 4)
+        assert why is not None
+        assert (
+            f"val_calib has 40 independent groups; certifying an exit coverage of 90.0% takes at least {needed}" in why
+        )
+        assert f"Label about {2 * (needed - 40)} more groups" in why
+
     def test_what_cannot_be_covered_is_said(self, rows: Pair) -> None:
-        params = calibrate(*rows(900, 60), settings_of(mode="coverage", coverage=0.97), CONTEXT)
+        seen, there = rows(900, 300)
+        hesitant = replace(there, outputs=replace(there.outputs, select_score=there.outputs.select_score - 2))
+        params = calibrate(seen, hesitant, settings_of(mode="coverage", coverage=0.97), CONTEXT)
         assert params.status == "INFEASIBLE"
         assert "no candidate proves an exit coverage of 97.0%" in params.reason
 
