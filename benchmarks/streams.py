@@ -35,8 +35,7 @@ from offline.data.sources.synthetic_streets import write_scenes
 from offline.evaluation.stream_cells import judge_cell
 from offline.night import run_night
 from offline.splits.splits_file import Splits
-from offline.stream.challenge import CELLS
-from offline.stream.sender import CellSender, StreamSender, sender_of
+from offline.stream.sender import StreamSender, every_sender, sender_of
 from stage1.certificate.calibrate import CalibrationContext, calibrate
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
@@ -105,9 +104,7 @@ def told(rate: Rate) -> str:
 
 
 def table(judge: Judge, rows: Dataset, rules: dict[Stream, ScrcParams]) -> None:
-    senders: dict[str, Sender] = {"originals": StreamSender("originals")}
-    senders |= {str(cell): CellSender(cell, FRESH_SEED) for cell in CELLS}
-    senders["mixture"] = StreamSender("mixture", seed=FRESH_SEED)
+    senders = every_sender(FRESH_SEED) | {"mixture": StreamSender("mixture", seed=FRESH_SEED)}
     unit = next(iter(rules.values())).unit
     heads = "".join(f" | {f'rule of {name}':^44}" for name in rules)
     columns = "".join(f" | {'misses / exited, bound':>24} {'exits':>7} {'alarms':>11}" for _ in rules)

@@ -10,9 +10,9 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -113,6 +113,27 @@ def append_bytes(path: Path, lines: bytes) -> None:
         handle.write(b"\n" * torn + lines)
         handle.flush()
         os.fsync(handle.fileno())
+
+
+class Line(NamedTuple):
+    """A whole line of a file of JSON records: its number from 1, its bytes, and the record."""
+
+    number: int
+    text: bytes
+    record: dict[str, Any]
+
+
+def whole_lines(path: Path) -> Iterator[Line]:
+    """The lines of an append-only file, none if there is no file; one that a crash cut short is left out."""
+    if not path.exists():
+        return
+    for number, text in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            record = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            yield Line(number, text, record)
 
 
 def fsync_directory(directory: Path) -> None:

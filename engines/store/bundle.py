@@ -62,6 +62,15 @@ class Manifest(Artifact):
     provenance: Provenance
     parity_tolerance: float = Field(default=TOLERANCE, gt=0, le=5e-2)
 
+    def holds(self, path: Path) -> bool:
+        """Whether a file is the one of its name that was published.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        named = self.files.get(path.name)
+        return named is not None and sha256_file(path) == named.sha256
+
 
 def bundle_id_of(files: dict[str, FileEntry]) -> str:
     """The id that a bundle with these files has."""

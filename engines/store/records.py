@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from engines.errors import StoreError
+from stage1.artifacts import whole_lines
 from stage1.settings import first_problem
 
 VERDICTS = "verdicts.jsonl"
@@ -85,17 +85,10 @@ def read_entries(path: Path, kind: type[Entry]) -> list[Entry]:
     Raises:
         StoreError: a whole line is something else; the message names it.
     """
-    if not path.exists():
-        return []
     entries = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for line in whole_lines(path):
         try:
-            if not isinstance(json.loads(line), dict):
-                continue
-        except ValueError:
-            continue
-        try:
-            entries.append(kind.model_validate_json(line))
+            entries.append(kind.model_validate_json(line.text))
         except ValidationError as error:
-            raise StoreError(f"{path}, line {number}: {first_problem(error, otherwise='the line')}") from error
+            raise StoreError(f"{path}, line {line.number}: {first_problem(error, otherwise='the line')}") from error
     return entries

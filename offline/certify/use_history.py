@@ -17,7 +17,7 @@ from offline.pipeline.run_files import CALIBRATION
 from offline.splits.bundle_past import PastRow
 from offline.splits.split_ledger import SPLIT_LEDGER, Ledger, read_split_ledger
 from offline.splits.store_history import BundlePast, StoreHistory
-from stage1.artifacts import sha256_file, sha256_json
+from stage1.artifacts import sha256_json
 from stage1.errors import ArtifactError
 
 OLD_VERSION = 2
@@ -108,9 +108,12 @@ def certifications_of(history: StoreHistory, at: str) -> list[LedgerEntry]:
             continue
         # What cannot be read may have looked at all of them.
         name = past.bundle if certificate is None else certificate.seal[:KEY_LENGTH]
-        rows = _certified(past, None if certificate is None else certificate.binding.val_calib_sha256)
+        record = _record(past)
+        # The key under which the workspace of the certification knows it, or else one of its own.
+        key = f"{WITHOUT_KEY}{name}" if record is None else record.key
+        rows = _certified(past, record, None if certificate is None else certificate.binding.val_calib_sha256)
         level = None if certificate is None else certificate.spent
-        found.setdefault(name, _entry(_key(past, name), rows, level, at))
+        found.setdefault(name, _entry(key, rows, level, at))
     return list(found.values())
 
 
@@ -149,8 +152,7 @@ def _certificate(past: BundlePast) -> _Certificate | None:
     """The certificate of a bundle; None if it cannot be read, or was edited."""
     path = past.path / PARAMS
     try:
-        named = Manifest.read(past.path / MANIFEST).files.get(PARAMS)
-        if named is None or sha256_file(path) != named.sha256:
+        if not Manifest.read(past.path / MANIFEST).holds(path):
             return None
         return _Certificate.model_validate_json(path.read_bytes())
     except (ArtifactError, OSError, ValidationError):
@@ -161,23 +163,15 @@ def _record(past: BundlePast) -> CalibrationRecord | None:
     """What the certificate of a bundle was computed from; None if the bundle does not say, or was edited."""
     path = past.path / CALIBRATION
     try:
-        named = Manifest.read(past.path / MANIFEST).files.get(CALIBRATION)
-        if named is None or sha256_file(path) != named.sha256:
+        if not Manifest.read(past.path / MANIFEST).holds(path):
             return None
         return CalibrationRecord.read(path)
     except (ArtifactError, OSError):
         return None
 
 
-def _key(past: BundlePast, name: str) -> str:
-    """The key under which the workspace of a certification knows it, or else one of its own."""
-    record = _record(past)
-    return f"{WITHOUT_KEY}{name}" if record is None else record.key
-
-
-def _certified(past: BundlePast, rows_sha256: str | None) -> list[PastRow]:
+def _certified(past: BundlePast, record: CalibrationRecord | None, rows_sha256: str | None) -> list[PastRow]:
     """Rows of the certificate: those that the bundle names, or the fold with this hash, or else all of val_calib."""
-    record = _record(past)
     if record is not None:
         looked = {row.row for row in record.val_calib}
         return [row for row in past.rows if row.row in looked]

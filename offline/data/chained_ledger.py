@@ -16,7 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from offline.data.jsonl import read_records
 from offline.errors import DatasetError
-from stage1.artifacts import append_bytes, sha256_json, write_atomic
+from stage1.artifacts import append_bytes, sha256_json, whole_lines, write_atomic
 from stage1.settings import first_problem
 
 Record = TypeVar("Record")
@@ -36,7 +36,7 @@ def read_chain(path: Path, kind: TypeAdapter[Record]) -> list[Record]:
             do.
     """
     records, before = [], START
-    for number, line in _whole_lines(path):
+    for number, _, line in whole_lines(path):
         where = f"{path}, line {number}"
         previous, seal = line.pop("previous", None), line.pop("seal", None)
         try:
@@ -76,7 +76,7 @@ def take_over(path: Path, old: TypeAdapter[Old], version: int, renewed: Callable
     Raises:
         DatasetError: a line of it is not an old record.
     """
-    first = next((line for _, line in _whole_lines(path)), None)
+    first = next((line.record for line in whole_lines(path)), None)
     if first is None or first.get("schema_version") != version:
         return False
     records = renewed(read_records(path, old))
@@ -100,21 +100,6 @@ def _seal(line: dict[str, Any], previous: object) -> str:
 
 def _last_seal(path: Path) -> str:
     seal = START
-    for _, line in _whole_lines(path):
-        seal = str(line.get("seal"))
+    for line in whole_lines(path):
+        seal = str(line.record.get("seal"))
     return seal
-
-
-def _whole_lines(path: Path) -> list[tuple[int, dict[str, Any]]]:
-    if not path.exists():
-        return []
-    parsed = ((number, _parsed(line)) for number, line in enumerate(path.read_bytes().splitlines(), start=1))
-    return [(number, line) for number, line in parsed if line is not None]
-
-
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    try:
-        content = json.loads(line)
-    except ValueError:
-        return None
-    return content if isinstance(content, dict) else None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
 from offline.errors import DatasetError
+from stage1.artifacts import whole_lines
 from stage1.settings import first_problem
 
 Record = TypeVar("Record")
@@ -22,24 +22,13 @@ def read_records(path: Path, kind: TypeAdapter[Record]) -> list[Record]:
     Raises:
         DatasetError: a whole line is not such a record; the message names the line.
     """
-    if not path.exists():
-        return []
     records = []
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-        if not _whole(line):
-            continue
+    for line in whole_lines(path):
         try:
-            records.append(kind.validate_json(line))
+            records.append(kind.validate_json(line.text))
         except ValidationError as error:
             problem = first_problem(error, otherwise="the line")
             raise DatasetError(
-                f"{path}, line {number}: {problem}; it was changed by hand or by another version"
+                f"{path}, line {line.number}: {problem}; it was changed by hand or by another version"
             ) from error
     return records
-
-
-def _whole(line: bytes) -> bool:
-    try:
-        return isinstance(json.loads(line), dict)
-    except ValueError:
-        return False

@@ -9,18 +9,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from engines.engine import Engine
-from offline.data.dataset import Dataset, Sender
+from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
-from offline.stream.challenge import CELLS
-from offline.stream.sender import CellSender, StreamSender, draw_key
+from offline.stream.sender import draw_key, every_sender
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.risks import Rate, Risk, conditions
-from stage1.certificate.stream import Stream
 from stage1.policy import Policy, ScrcPolicy
 from stage1.preprocess import PreprocessSettings
-
-ORIGINALS: Stream = "originals"
 
 
 class CellReport(BaseModel):
@@ -74,12 +70,10 @@ def judge_cells(
         return ()
     ordered = sorted(rows.rows, key=lambda row: draw_key(params.seed, row.image))
     picked = replace(rows, rows=tuple(ordered[:most]))
-    senders: dict[str, Sender] = {ORIGINALS: StreamSender(ORIGINALS)}
-    senders |= {str(cell): CellSender(cell, params.seed) for cell in CELLS}
     policy = ScrcPolicy(params)
     return tuple(
         judge_cell(name, run_engine(engine, picked.sent_by(sender), preprocess, progress, name), policy, params)
-        for name, sender in senders.items()
+        for name, sender in every_sender(params.seed).items()
     )
 
 

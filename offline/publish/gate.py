@@ -223,7 +223,8 @@ def _best_of_late(bench: Bench, judged: Judged, champion: str) -> list[str]:
             params, report = ScrcParams.read(there[bundle] / PARAMS), Report.read(there[bundle] / REPORT)
         except Stage1Error:
             # Of another version; the champion, whatever it says of itself, has been compared already.
-            found |= {champion: 0.0} if bundle == champion else {}
+            if bundle == champion:
+                found[bundle] = 0.0
             continue
         if bundle == champion or (params.status, Terms.of(params)) == (judged.params.status, Terms.of(judged.params)):
             found[bundle] = report.policies[0].exit_coverage.estimate or 0.0

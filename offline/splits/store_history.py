@@ -14,7 +14,6 @@ from offline.splits.homes import Group
 from offline.splits.settings import Split
 from offline.splits.split_ledger import FIRST, Assignment, Event, Home, Ledger, PlacedRow
 from offline.splits.splits_file import Splits
-from stage1.artifacts import sha256_file
 from stage1.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -66,8 +65,7 @@ def ask_store(store: Store) -> StoreHistory:
         except ArtifactError:
             unread.append(bundle)
             continue
-        named = listed.manifest.files.get(SPLITS)
-        if named is not None and sha256_file(file) == named.sha256:
+        if listed.manifest.holds(file):
             found.append(BundlePast(bundle, listed.path, rows))
         else:
             unread.append(bundle)

@@ -38,6 +38,7 @@ from offline.splits.balanced_placement import hash_key
 from offline.splits.splits_file import Splits
 from offline.splits.store_history import ask_store, check_unspent
 from offline.stages.common.compiled_engine import agreed, compiled_engine, write_drift
+from offline.stages.common.distributions import FOR_JUDGEMENT
 from offline.stages.common.inputs import splits_of
 from offline.stages.screen import Screen
 from offline.stream.sender import sender_of
@@ -114,7 +115,8 @@ def run_calibrate_scrc(context: Context) -> None:
     check_unspent(history, splits, context.inputs["splits"])
     at = context.now().isoformat(timespec="seconds")
     bring_up_to_date(context.workspace, history, at, looks_of(context.store.root))
-    fold = fold_of(context, splits)
+    earlier, own = earlier_than(read_certifications(context.workspace), context.key)
+    fold = fold_of(context, splits, earlier, own)
     fold_rows = splits.pick(context.data, fold.rows).sent_by(sender)
     binding = CalibrationContext(
         certified_sha256_of(export, spec),
@@ -135,7 +137,9 @@ def run_calibrate_scrc(context: Context) -> None:
         shown, shown_rows = val_select, select_rows
         SecondLook().write(context.out / SECOND_LOOK)
     else:
-        look(context, splits, fold)
+        # Unless this certification was killed after it had written it down.
+        if own is None:
+            look(context, splits, fold)
         shown = run_engine(engine, fold_rows, preprocess, context.progress.step, "val_calib")
         params, shown_rows = calibrate(val_select, shown, settings, binding), fold_rows
         sets = {"val_select": val_select, "val_calib": shown}
@@ -150,10 +154,19 @@ def run_calibrate_scrc(context: Context) -> None:
     write_drift(context, spec, val_select, reference, params)
 
 
-def fold_of(context: Context, splits: Splits) -> Fold:
-    """The fold of val_calib that this certification may look at, with what was spent on it before."""
+def fold_of(context: Context, splits: Splits, earlier: Sequence[LedgerEntry], own: LedgerEntry | None) -> Fold:
+    """The fold of val_calib that this certification may look at, with what was spent on it before.
+
+    Args:
+        context: of the stage.
+        splits: the sets.
+        earlier: the certifications before this one.
+        own: its own look, if it was killed after it had written that down.
+
+    Raises:
+        DatasetError: its own look was at rows that no fold has.
+    """
     settings = context.config.calibrate_scrc
-    earlier, own = earlier_than(read_certifications(context.workspace), context.key)
 
     def units(rows: Sequence[str]) -> int:
         counted = splits.pick(context.data, rows).rows
@@ -176,9 +189,7 @@ def fold_of(context: Context, splits: Splits) -> Fold:
 
 
 def look(context: Context, splits: Splits, fold: Fold) -> None:
-    """Write down that the rows of a fold are looked at, unless this certification was killed after it had done so."""
-    if earlier_than(read_certifications(context.workspace), context.key)[1] is not None:
-        return
+    """Write down that the rows of a fold are looked at."""
     group_of, contents = splits.groups, splits.contents
     entry = LedgerEntry(
         key=context.key,
@@ -211,6 +222,6 @@ STAGE: NightStage = Stage(
     needs=("splits", "export", "screen"),
     sections=("seed", "calibrate_scrc", "model.heads", "splits.val_calib"),
     run=run_calibrate_scrc,
-    distributions=("numpy", "pillow", "scipy", "simplejpeg"),
+    distributions=FOR_JUDGEMENT,
     machine=lambda config: machine_of(config.engine),
 )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from offline.pipeline.run_files import BEST, COMPARISON, SUPERVISED
 from offline.pipeline.stage import Stage
+from offline.stages.common.distributions import FOR_TRAINING
 from offline.stages.common.inputs import rows_of
 from offline.stages.common.outside_files import training_start
 from offline.stages.common.sent_rows import sent_rows_of
@@ -46,16 +47,6 @@ STAGE: NightStage = Stage(
         "calibrate_scrc",
     ),
     run=run_compare_training,
-    distributions=(
-        "torch",
-        "transformers",
-        "peft",
-        "kornia",
-        "numpy",
-        "pillow",
-        "pytorch_optimizer",
-        "scipy",
-        "simplejpeg",
-    ),
+    distributions=FOR_TRAINING,
     outside=training_start,
 )

@@ -19,6 +19,7 @@ from offline.report.page import render
 from offline.report.thumbnails import thumbnails
 from offline.splits.splits_file import Splits
 from offline.stages.common.compiled_engine import compiled_engine
+from offline.stages.common.distributions import FOR_JUDGEMENT
 from offline.stages.common.inputs import rows_of, splits_of
 from offline.stream.sender import sender_of
 from stage1.artifacts import write_atomic
@@ -80,6 +81,6 @@ STAGE: NightStage = Stage(
     needs=("splits", "compare_training", "export", "calibrate_scrc"),
     sections=("eval_selective",),
     run=run_eval_selective,
-    distributions=("numpy", "pillow", "scipy", "simplejpeg"),
+    distributions=FOR_JUDGEMENT,
     machine=lambda config: machine_of(config.engine),
 )

@@ -21,6 +21,7 @@ from offline.pipeline.stage import Stage
 from offline.publish.champion import Champion, Unjudged, open_bundle
 from offline.splits.bundle_past import unseen
 from offline.stages.common.compiled_engine import compiled_engine
+from offline.stages.common.distributions import FOR_JUDGEMENT
 from offline.stages.common.inputs import splits_of
 from offline.stages.common.sent_rows import sent_rows_of
 from stage1.artifacts import Artifact
@@ -91,7 +92,7 @@ def _weaker(config: RunConfig, champion: ScrcParams) -> str:
     if config.gate.accept_weaker_claim:
         return ""
     held, settings = Terms.of(champion), config.calibrate_scrc
-    weaker = Terms.asked(settings, settings.stream_weights, held).weaker_than(held)
+    weaker = Terms.asked(settings, held).weaker_than(held)
     if not weaker:
         return ""
     return (
@@ -105,7 +106,7 @@ def _outdone(context: Context, champion: Champion, rows: Dataset, ours: Labelled
     settings, live = context.config.calibrate_scrc, champion.live
     held = Terms.of(live.params)
     # In mode `coverage` val_select does not say who is better, and unlike promises are not compared.
-    if settings.mode == "coverage" or Terms.asked(settings, settings.stream_weights, held) != held:
+    if settings.mode == "coverage" or Terms.asked(settings, held) != held:
         return ""
     kept = set(unseen(rows.ids, splits_of(context).contents, champion.past, "val_select"))
     places = np.flatnonzero([row in kept for row in rows.ids])
@@ -133,7 +134,7 @@ STAGE: NightStage = Stage(
     needs=("splits", "export"),
     sections=("calibrate_scrc", "gate.accept_weaker_claim"),
     run=run_screen,
-    distributions=("numpy", "pillow", "scipy", "simplejpeg"),
+    distributions=FOR_JUDGEMENT,
     always=True,
     machine=lambda config: machine_of(config.engine),
 )

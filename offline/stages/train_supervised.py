@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from offline.pipeline.run_files import BACKBONE, SUPERVISED, TRAINING, TRAINING_LOG
 from offline.pipeline.stage import Stage
+from offline.stages.common.distributions import FOR_TRAINING
 from offline.stages.common.inputs import JUDGING, rows_of
 from offline.stages.common.outside_files import training_start
 from offline.stages.common.sent_rows import sent_rows_of
@@ -99,16 +100,6 @@ STAGE: NightStage = Stage(
     needs=("splits", "adapt_domain"),
     sections=("seed", "preprocess", "model", "train_supervised", "calibrate_scrc"),
     run=run_train_supervised,
-    distributions=(
-        "torch",
-        "transformers",
-        "peft",
-        "kornia",
-        "numpy",
-        "pillow",
-        "pytorch_optimizer",
-        "scipy",
-        "simplejpeg",
-    ),
+    distributions=FOR_TRAINING,
     outside=training_start,
 )

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from offline.stream.challenge import Cell, drawn_cell, sent
+from offline.stream.challenge import CELLS, Cell, drawn_cell, sent
 from stage1.certificate.stream import Era, Stream, era_shares, even_weights
 from stage1.preprocess import PreprocessSettings
 
@@ -76,6 +76,15 @@ class CellSender:
 def sender_of(asked: Streamed) -> StreamSender:
     """Sends the stream that a certificate is for, or is to be for."""
     return StreamSender(asked.stream, asked.stream_weights, asked.seed)
+
+
+def every_sender(seed: int) -> dict[str, StreamSender | CellSender]:
+    """Originals, then every era at every level, by name.
+
+    Args:
+        seed: of the draws.
+    """
+    return {"originals": StreamSender("originals")} | {str(cell): CellSender(cell, seed) for cell in CELLS}
 
 
 def generator_of(seed: int, name: str) -> np.random.Generator:

@@ -60,12 +60,11 @@ class Terms:
         )
 
     @classmethod
-    def asked(cls, settings: CalibrationSettings, weights: Mapping[Era, float], beside: Terms) -> Terms:
+    def asked(cls, settings: CalibrationSettings, beside: Terms) -> Terms:
         """Terms of a certificate that is to be made, with the other bounds of one that there is.
 
         Args:
             settings: what is asked for.
-            weights: of the eras in a mixture, up to a factor.
             beside: the certificate that there is; which subgroups a new one bounds is known when it is made.
         """
         return cls(
@@ -74,7 +73,7 @@ class Terms:
             alpha=None if settings.mode == "coverage" else settings.alpha,
             delta=settings.delta,
             unit=settings.unit,
-            stream=_stream(settings.stream, weights),
+            stream=_stream(settings.stream, settings.stream_weights),
             each_alone=settings.spending == "single_use",
             beside=tuple(sorted(_bounds(settings, beside))),
         )

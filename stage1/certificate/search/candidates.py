@@ -25,10 +25,10 @@ from stage1.tolerance import TOLERANCE
 
 LARGEST_GATED_SHARE = 0.6
 COVERAGE_MARGINS = (1.5, 2.5, 3.5, 5.0)
-# Their trials are few where t0 is low, and then nothing can be certified: the walk must start where it has power.
 # Gaps that are passed over where scores lie too densely for the tolerance, and the least margin as a share of it.
 NARROW = 0.75
 LEAST_SHARE = 0.01
+# Their trials are few where t0 is low, and then nothing can be certified: the walk must start where it has power.
 STARTS_LATE = frozenset({Risk.FALSE_OMISSION, Risk.ERROR_EXIT})
 
 
