@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from offline.data.checks.likeness import Likeness
 from offline.data.dataset import Dataset, Row
 from offline.data.inventory import inventory_of
 from offline.errors import DatasetError
@@ -27,6 +28,8 @@ from offline.splits.splits_file import (
     Splits,
     SplitSet,
     check_classes,
+    compared_within,
+    nearest_of,
 )
 from offline.splits.store_history import StoreHistory, barred, restored
 
@@ -95,7 +98,8 @@ def split(
     known = ledger.in_names_of(data.ids, looks.contents)
     cut = _cut(looks, judged, ledger, settings, at)
     strata = {row.image: stratum(row, looks.difficulty[row.image], cut, settings) for row in judged.rows}
-    groups, left_out = Settling(looks.hashes, looks.contents, known, settings).settle(judged.rows)
+    likeness = Likeness(looks.hashes, settings.hash_distance)
+    groups, left_out = Settling(likeness, looks.contents, known, settings).settle(judged.rows)
     left_out |= (barring := barred(history, groups, looks.contents))
     groups = [group for group in groups if group.rows[0].image not in barring]
     few = _why_few(groups, left_out, ledger, settings)
@@ -107,7 +111,7 @@ def split(
         # After the others have names, so that a run that is killed in between gives them the same ones again.
         settled = ledger.after(placing)
         named = settled.in_names_of(data.ids, looks.contents)
-        groups, refused = Settling(looks.hashes, looks.contents, named, settings).admit(groups, extras)
+        groups, refused = Settling(likeness, looks.contents, named, settings).admit(groups, extras)
         left_out |= refused
         placing += _assignments(groups, looks, settled, settings, at)
     sets = {name: _describe([g for g in groups if g.home and g.home.split == name], strata, looks) for name in SPLITS}
@@ -131,8 +135,10 @@ def split(
         lost=lost_rows(ledger.after(placing), sets["val_calib"]),
         unread_bundles=history.unread,
     )
-    # What it has compared by itself is kept by the copy, and need not be compared again.
-    return splits.model_copy(update={"nearest": splits.compared}), [*events, *placing]
+    within = compared_within(sets, settings.hash_distance)
+    found = nearest_of(sets, within, likeness.chains if within == settings.hash_distance else None)
+    # Both, so that whoever checks these splits need not look for it again; a file that is read is looked through.
+    return splits.model_copy(update={"nearest": found, "compared": found}), [*events, *placing]
 
 
 def _why_few(groups: Sequence[Group], left_out: Mapping[str, str], ledger: Ledger, settings: SplitSettings) -> str:

@@ -14,8 +14,9 @@ from itertools import pairwise, product
 
 import numpy as np
 
+from offline.data.checks.likeness import Likeness
 from offline.data.checks.near_hashes import Places
-from offline.data.checks.perceptual_hash import join, join_near, words_of
+from offline.data.checks.perceptual_hash import join
 from offline.data.dataset import Row
 from offline.data.place_and_time import Fix, read_fix
 from offline.splits.settings import SplitSettings
@@ -29,7 +30,7 @@ GRIDS = tuple(product((0.0, 0.5), repeat=2))
 
 def components(
     rows: Sequence[Row],
-    hashes: Mapping[str, str | None],
+    likeness: Likeness,
     settings: SplitSettings,
     also: Mapping[str, str] | None = None,
     contents: Mapping[str, str] | None = None,
@@ -38,8 +39,8 @@ def components(
 
     Args:
         rows: N rows.
-        hashes: perceptual hash of each row by its id; None for a blank picture, which looks like nothing else.
-        settings: what joins two rows.
+        likeness: of these rows and perhaps of others.
+        settings: what else joins two rows.
         also: a further group of some rows, by row id; it stands beside the declared one, with the same names.
         contents: hash of the file of some rows, by row id; rows with the same file are one thing.
 
@@ -57,8 +58,7 @@ def components(
         labels = _join_equal(labels, key)
     if settings.gps_cell_m is not None:
         labels = _join_fixes(labels, ordered, settings.gps_cell_m, settings)
-    if settings.hash_distance is not None:
-        labels = _join_looks(labels, [hashes[row.image] for row in ordered], settings.hash_distance)
+    labels = likeness.join(labels, [row.image for row in ordered])
     found: dict[int, list[Row]] = {}
     for row, label in zip(ordered, labels.tolist(), strict=True):
         found.setdefault(label, []).append(row)
@@ -86,19 +86,6 @@ def _join_equal(labels: Places, keys: list[list[object]]) -> Places:
 def _join_pairs(labels: Places, pairs: list[tuple[int, int]]) -> Places:
     linked = np.asarray(pairs, dtype=np.intp).reshape(-1, 2)
     return join(labels, linked[:, 0], linked[:, 1])
-
-
-def _join_looks(labels: Places, hashes: list[str | None], limit: int) -> Places:
-    """Join items whose hashes are near; equal hashes are compared once."""
-    labels = _join_equal(labels, [[] if digest is None else [digest] for digest in hashes])
-    first: dict[str, int] = {}
-    for index, digest in enumerate(hashes):
-        if digest is not None:
-            first.setdefault(digest, index)
-    if not first:
-        return labels
-    places = np.asarray(list(first.values()), dtype=np.intp)
-    return join_near(labels, places, words_of(list(first)), limit)
 
 
 def _join_fixes(labels: Places, rows: list[Row], cell_m: float, settings: SplitSettings) -> Places:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from offline.data.checks.likeness import Likeness
 from offline.data.dataset import Row
 from offline.data.values import identity
 from offline.errors import DatasetError
@@ -42,13 +43,13 @@ class Settling:
     """Finds groups and their homes.
 
     Attributes:
-        hashes: perceptual hash of each row.
+        likeness: which rows look alike.
         contents: hash of the file of each row.
         ledger: what was placed before, in the names of these rows.
-        settings: what joins two rows.
+        settings: what else joins two rows.
     """
 
-    hashes: Mapping[str, str | None]
+    likeness: Likeness
     contents: Mapping[str, str]
     ledger: Ledger
     settings: SplitSettings
@@ -95,7 +96,7 @@ class Settling:
         return [Group(self._name(part), tuple(part), home[part[0].image]) for part in self._components(kept)], left_out
 
     def _components(self, rows: Sequence[Row]) -> list[list[Row]]:
-        return components(rows, self.hashes, self.settings, self.ledger.groups, self.contents)
+        return components(rows, self.likeness, self.settings, self.ledger.groups, self.contents)
 
     def _declared(self, rows: Sequence[Row]) -> list[Row]:
         """The rows; a known one without a declared group in the group of the ledger alone, not in that of its path.
@@ -118,7 +119,7 @@ class Settling:
         if most is None or self.settings.roadwork_days is None or len(rows) <= most:
             return False
         alone = self.settings.model_copy(update={"roadwork_days": None})
-        return len(components(rows, self.hashes, alone, self.ledger.groups, self.contents)) > most
+        return len(components(rows, self.likeness, alone, self.ledger.groups, self.contents)) > most
 
     def _name(self, rows: Sequence[Row]) -> str:
         known = {self.ledger.groups.get(row.image, self._placed_as(row)) for row in rows} & self.ledger.homes.keys()

@@ -259,9 +259,20 @@ def compared_within(sets: Mapping[Split, SplitSet], hash_distance: int | None) -
     return HASH_BITS if rows <= ALL_COMPARED else hash_distance or 0
 
 
-def nearest_of(sets: Mapping[Split, SplitSet], within: int) -> Nearest | None:
-    """The two most similar pictures of different sets, None if every two of them differ in more bits than `within`."""
+def nearest_of(sets: Mapping[Split, SplitSet], within: int, chains: Mapping[str, int] | None = None) -> Nearest | None:
+    """The two most similar pictures of different sets, None if every two of them differ in more bits than `within`.
+
+    Args:
+        sets: the sets.
+        within: pairs that differ in more bits are not looked for.
+        chains: a number for each hash, if those of two numbers are known to differ in more bits than `within`.
+    """
     hashed = [(name, row.row, row.phash) for name, split in sets.items() for row in split.rows if row.phash is not None]
+    if chains is not None:
+        homes: dict[int, set[Split]] = {}
+        for name, _, phash in hashed:
+            homes.setdefault(chains[phash], set()).add(name)
+        hashed = [one for one in hashed if len(homes[chains[one[2]]]) > 1]
     if not hashed:
         return None
     names = list(sets)

@@ -27,6 +27,10 @@ WORD_BITS = 64
 ROWS, COLUMNS = 64, 4096
 # The table of a band's values should stay in the cache of a core.
 WIDEST_BAND = 20
+# Fewer hashes of one value and one label are not worth the looking after a run.
+SMALLEST_RUN = 32
+# If so many of all pairs have one label, it pays to look at the labels before the hashes.
+MANY_OF_ONE_LABEL = 0.05
 # Pairs in memory at once.
 TOGETHER = 1 << 18
 # Measured nanoseconds: a pair among all with all, a pair by itself, a value that is looked up, a step over all values.
@@ -139,12 +143,18 @@ def _by_bands(words: Words, labels: Places, limit: int, bands: tuple[Band, ...])
         if _expected(runs, band) * PAIR_NS > left_ns:
             return False
         for checked, pairs in _in_band(runs, limit, band):
-            if len(pairs[0]):
-                yield pairs
+            yield from _apart(labels, pairs)
             left_ns -= checked * PAIR_NS
             if left_ns < 0:
                 return False
     return True
+
+
+def _apart(labels: Places, pairs: Pairs) -> Iterator[Pairs]:
+    """Those of some pairs that have different labels, if there are any."""
+    one, other, bits = pairs
+    if len(one) and (some := np.flatnonzero(labels[one] != labels[other])).size:
+        yield one[some], other[some], bits[some]
 
 
 def _beside_each_other(words: Words, labels: Places, limit: int, values: Sequence[Places]) -> Iterator[Pairs]:
@@ -159,7 +169,7 @@ def _beside_each_other(words: Words, labels: Places, limit: int, values: Sequenc
 
 @dataclass(frozen=True)
 class _Runs:
-    """Hashes in the order of their values in a band; those of one value and one label are a run.
+    """Hashes in the order of their values in a band; many of one value and one label are a run, others one each.
 
     Attributes:
         hashes: the hashes in this order.
@@ -171,7 +181,8 @@ class _Runs:
         count: number of runs of each value.
         taken: whether a value has a run.
         lacking: for each bit of the band, the runs whose value does not have it set, and these values.
-        several: whether a label has several runs or a run has several hashes.
+        large: whether a run has several hashes.
+        labels_first: whether many pairs have one label.
     """
 
     hashes: _Hashes
@@ -183,7 +194,8 @@ class _Runs:
     count: Places
     taken: NDArray[np.bool_]
     lacking: tuple[tuple[Places, Places], ...]
-    several: bool
+    large: NDArray[np.bool_]
+    labels_first: bool
 
     @classmethod
     def of(cls, words: Words, values: Places, labels: Places, band: Band) -> Self:
@@ -191,14 +203,26 @@ class _Runs:
         order = np.argsort((values * (int(labels.max()) + 1)) + labels)
         ordered, own = values[order], labels[order]
         new = np.concatenate([[True], (ordered[1:] != ordered[:-1]) | (own[1:] != own[:-1])])
-        start = np.flatnonzero(new)
+        alike = np.diff(np.flatnonzero(new), append=len(order))
+        start = np.flatnonzero(new | np.repeat(alike < SMALLEST_RUN, alike))
         value, label = ordered[start], own[start]
         count = np.bincount(value, minlength=1 << width)
         lacking = ((some := np.flatnonzero((value >> bit) & 1 == 0), value[some]) for bit in range(width))
         size = np.diff(start, append=len(order))
-        several = bool(np.bincount(label).max() > 1 or size.max() > 1)
-        first, hashes = np.cumsum(count) - count, _Hashes.of(words[:, order])
-        return cls(hashes, order, start, size, label, first, count, count > 0, tuple(lacking), several)
+        of_one_label = float(np.square(np.bincount(label) / len(label)).sum())
+        return cls(
+            hashes=_Hashes.of(words[:, order]),
+            order=order,
+            start=start,
+            size=size,
+            label=label,
+            first=np.cumsum(count) - count,
+            count=count,
+            taken=count > 0,
+            lacking=tuple(lacking),
+            large=size > 1,
+            labels_first=of_one_label > MANY_OF_ONE_LABEL,
+        )
 
     def partners(self, places: tuple[int, ...]) -> tuple[Places, Places, Places]:
         """Runs whose values differ in just these bits of the band: one, the first of its others, how many they are."""
@@ -216,7 +240,7 @@ class _Runs:
 
 def _expected(runs: _Runs, band: Band) -> float:
     """How many pairs will be compared, if values that differ a little are shared as equal ones are."""
-    of_value = np.add.reduceat(runs.size, np.unique(runs.first[runs.count > 0])).astype(np.float64)
+    of_value = np.add.reduceat(runs.size, runs.first[runs.taken]).astype(np.float64)
     equal = (np.square(of_value).sum() - np.square(runs.size.astype(np.float64)).sum()) / 2
     return float(equal) * sum(comb(len(band.bits), bits) for bits in range(band.radius + 1))
 
@@ -247,18 +271,29 @@ def _expanded(own: Places, first: Places, count: Places) -> Iterator[tuple[Place
 
 
 def _members(runs: _Runs, one: Places, other: Places) -> Iterator[tuple[Places, Places]]:
-    """Each hash of a run with each of another run that has another label, as places in the order of the runs."""
-    if not runs.several:
+    """Each hash of a run with each of another run, as places in the order of the runs.
+
+    None of two large runs of one label. Others of one label may be there.
+    """
+    if runs.labels_first:
+        one, other = _some(runs.label[one] != runs.label[other], one, other)
+    if len(runs.start) == len(runs.order):
         yield one, other
         return
-    width = runs.size[other]
-    number = runs.size[one] * width * (runs.label[one] != runs.label[other])
-    single, more = np.flatnonzero(number == 1), np.flatnonzero(number > 1)
+    large = runs.large[one] | runs.large[other]
+    single, single_other = _some(~large, one, other)
     if len(single):
-        yield runs.start[one[single]], runs.start[other[single]]
-    one, other, width, number = (some[more] for some in (one, other, width, number))
-    for pair, place in _expanded(np.arange(len(one)), np.zeros(len(one), np.intp), number):
+        yield runs.start[single], runs.start[single_other]
+    one, other = _some(large, one, other)
+    one, other = _some(runs.label[one] != runs.label[other], one, other)
+    width = runs.size[other]
+    for pair, place in _expanded(np.arange(len(one)), np.zeros(len(one), np.intp), runs.size[one] * width):
         yield runs.start[one[pair]] + place // width[pair], runs.start[other[pair]] + place % width[pair]
+
+
+def _some(which: NDArray[np.bool_], one: Places, other: Places) -> tuple[Places, Places]:
+    places = np.flatnonzero(which)
+    return one[places], other[places]
 
 
 @dataclass(frozen=True)

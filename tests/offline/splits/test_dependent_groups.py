@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
+from offline.data.checks.likeness import Likeness
 from offline.data.dataset import Row
 from offline.errors import DatasetError
 from offline.splits.dependent_groups import components
@@ -26,7 +27,8 @@ def at_work(image: str, **metadata: str) -> Row:
 def grouped(rows: Sequence[Row], hashes: dict[str, str | None] | None = None, **settings: object) -> list[str]:
     """The components, each as its images in one word."""
     blank: dict[str, str | None] = dict.fromkeys((r.image for r in rows), None)
-    found = components(rows, blank | (hashes or {}), SplitSettings.model_validate(settings))
+    asked = SplitSettings.model_validate(settings)
+    found = components(rows, Likeness(blank | (hashes or {}), asked.hash_distance), asked)
     return ["".join(r.image for r in part) for part in found]
 
 
@@ -203,5 +205,5 @@ def test_the_order_of_rows_does_not_matter() -> None:
 def test_a_group_of_the_ledger_stands_beside_the_declared_one() -> None:
     rows = [row("a", group="x"), row("b", group="y"), row("c", group="z")]
     blank: dict[str, str | None] = dict.fromkeys("abc", None)
-    found = components(rows, blank, SplitSettings(), {"a": "z"})
+    found = components(rows, Likeness(blank, 40), SplitSettings(), {"a": "z"})
     assert [[r.image for r in part] for part in found] == [["a", "c"], ["b"]]

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from offline.data.checks.fingerprints import FINGERPRINTS, SCHEME, Fingerprint, fingerprint, fingerprints
+from offline.data.checks.likeness import Likeness
 from offline.data.checks.perceptual_hash import nearest, words_of
 from offline.data.dataset import Dataset, Row
 from offline.data.sources.synthetic_streets import draw_frame, plan_scene
@@ -154,7 +155,7 @@ def pictures(tmp_path: Path) -> Dataset:
 
 def test_near_copies_are_one_group_and_other_pictures_are_not(pictures: Dataset, tmp_path: Path) -> None:
     hashes = {row: taken.phash for row, taken in fingerprints(pictures, tmp_path / FINGERPRINTS).items()}
-    found = components(pictures.rows, hashes, SplitSettings())
+    found = components(pictures.rows, Likeness(hashes, 40), SplitSettings())
     assert [[row.image for row in part] for part in found] == [["0.jpg", "3.jpg"], ["1.jpg"], ["2.jpg"]]
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from offline.data.checks.likeness import Likeness
 from offline.data.dataset import Dataset
 from offline.data.inventory import inventory_of
 from offline.data.place_and_time import check_fixes, read_fix
@@ -136,7 +137,7 @@ def data(tmp_path: Path) -> Callable[..., Path]:
 def groups(found: Dataset) -> list[list[str]]:
     """The ids that a split keeps together, by what the table says and not by looks."""
     check_fixes(found.rows, NOW)
-    parts = components(found.rows, {}, SplitSettings(hash_distance=None))
+    parts = components(found.rows, Likeness({}, None), SplitSettings())
     return [[row.image for row in part] for part in parts]
 
 
