@@ -50,10 +50,11 @@ FRESH_SEED = 9_001
 STREAMS: tuple[Stream, ...] = ("originals", "mixture")
 
 
-def trained(data: Path, home: Path, options: argparse.Namespace) -> Path:
+def trained(data: Path, home: Path, options: argparse.Namespace, seed: int = 0) -> Path:
     """The run of a night that ends with a certificate."""
     rows = len(read_dataset(data))
     changes = {
+        "seed": seed,
         "preprocess.size_px": options.size,
         "train_supervised.epochs": max(2, min(20, round(options.exposures / (0.42 * rows)))),
         "train_supervised.batch_size": 32,
@@ -146,14 +147,19 @@ def show(run: Path, data: Dataset, judged: Dataset | None, options: argparse.Nam
         table(judge, rows, rules)
 
 
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """Options of `trained`, and how many scenes it gets."""
+    parser.add_argument("--scenes", type=int, default=3600, help="synthetic scenes to draw")
+    parser.add_argument("--size", type=int, default=128, help="side of what the engine sees, px")
+    parser.add_argument("--exposures", type=int, default=7_000, help="images that training sees")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="directory with labels.csv; synthetic scenes without it")
     parser.add_argument("--run", type=Path, help="directory of a run or a bundle on --data; trains one without it")
-    parser.add_argument("--scenes", type=int, default=3600, help="synthetic scenes to draw")
     parser.add_argument("--fresh", type=int, default=1600, help="synthetic scenes to judge, where scenes are drawn")
-    parser.add_argument("--size", type=int, default=128, help="side of what the engine sees, px")
-    parser.add_argument("--exposures", type=int, default=7_000, help="images that training sees")
+    add_training(parser)
     parser.add_argument("--alpha", type=float, default=0.02)
     parser.add_argument("--unit", default="group", choices=["group", "row"])
     parser.add_argument("--loose", type=float, default=0.10, help="level of the rule that describes")
