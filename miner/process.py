@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import structlog
 
@@ -19,6 +21,7 @@ from engines.live.load.local_compile import LocalCompiler
 from engines.live.swap.follower import StoreFollower
 from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.clock import utc_now
+from engines.machine.descriptors import raise_descriptor_limit
 from engines.machine.memory import few_arenas
 from engines.store.store import Store
 from miner.admin.settings import AdminSettings
@@ -28,7 +31,8 @@ from miner.answering.journal import Journal
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
 from miner.axon.legacy_protocol import LegacyProtocol
-from miner.axon.server import ABORT_S, AxonServer
+from miner.axon.refusal_tally import RefusalTally
+from miner.axon.server import ABORT_S, AxonServer, tell_failure
 from miner.axon.settings import AxonSettings
 from miner.chain.bittensor import BittensorChain
 from miner.chain.offline import OfflineChain
@@ -78,7 +82,9 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
         SettingsError: the nightly job could not run with its settings.
     """
     few_arenas()
-    stop = asyncio.Event()
+    raise_descriptor_limit()
+    stop, tally = asyncio.Event(), RefusalTally()
+    asyncio.get_running_loop().set_exception_handler(partial(tell_failure, tally))
     async with AsyncExitStack() as stack:
         addresses = [load_hotkey(wallet).ss58_address for wallet in wallets(settings)]
         nightly = NightlyJob(
@@ -95,12 +101,12 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
         stack.push_async_callback(asyncio.to_thread, batcher.close)
         cascade = await _cascade(settings, follower, batcher, stack)
         replies: Counter[int] = Counter()
-        identities = [_identity(settings, address, cascade, snapshot, replies) for address in addresses]
+        identities = [_identity(settings, address, cascade, snapshot, replies, tally) for address in addresses]
         await checked
         for identity in identities:
             await identity.server.start()
             stack.push_async_callback(identity.server.stop, DRAIN_S)
-        await _open_admin(settings.admin, follower, batcher, replies, stack)
+        await _open_admin(settings.admin, follower, batcher, {"replies": replies, "refused": tally.counts}, stack)
         for identity in identities:
             await _announce(settings, chain, identity.server)
         stack.push_async_callback(nightly.close)
@@ -153,20 +159,26 @@ async def _first_snapshot(chain: ChainPort, addresses: Sequence[str]) -> ChainSn
 
 
 def _identity(
-    settings: MinerSettings, address: str, cascade: Cascade, snapshot: ChainSnapshot, replies: Counter[int]
+    settings: MinerSettings,
+    address: str,
+    cascade: Cascade,
+    snapshot: ChainSnapshot,
+    replies: Counter[int],
+    tally: RefusalTally,
 ) -> Identity:
     access = AccessPolicy(settings.access, snapshot.neurons)
     log.info("access", hotkey=address, admitted=access.admitted)
     limits = settings.requests
     app = AxonApp(
         cascade.answer,
-        authenticator=LegacyProtocol(address, settings.wire),
+        authenticator=LegacyProtocol(address, settings.wire, since_ns=time.time_ns()),
         access=access,
         settings=limits,
         budget=TimeBudget(limits.deadline_s, limits.margin_s, settings.stage2.reserve_s),
         on_reply=lambda reply: replies.update((reply.status,)),
+        tally=tally,
     )
-    return Identity(address, access, AxonServer(app, settings.axon))
+    return Identity(address, access, AxonServer(app, settings.axon, tally=tally))
 
 
 def _follower(settings: MinerSettings, nightly: NightlyJob) -> StoreFollower:
@@ -214,7 +226,7 @@ async def _open_admin(
     settings: AdminSettings,
     follower: StoreFollower,
     batcher: Batcher,
-    replies: Mapping[int, int],
+    counts: Mapping[str, Mapping[Any, int]],
     stack: AsyncExitStack,
 ) -> None:
     if settings.port is None:
@@ -223,7 +235,7 @@ async def _open_admin(
     from miner.admin.api import admin_app  # noqa: PLC0415
 
     where = AxonSettings(host="127.0.0.1", port=settings.port)
-    server = AxonServer(admin_app(follower, batcher, utc_now, replies), where, name="admin")
+    server = AxonServer(admin_app(follower, batcher, utc_now, counts), where, name="admin")
     await server.start()
     stack.push_async_callback(server.stop, ABORT_S)
 

@@ -31,7 +31,7 @@ def admin_app(
     follower: StoreFollower,
     batcher: Batcher,
     now: Callable[[], datetime],
-    replies: Mapping[int, int],
+    counts: Mapping[str, Mapping[Any, int]],
 ) -> Starlette:
     """The application.
 
@@ -42,11 +42,12 @@ def admin_app(
         follower: holds the live bundle.
         batcher: computes with it.
         now: wall-clock time, UTC.
-        replies: of the axon, by HTTP status.
+        counts: of the axon, by name and kind: replies by HTTP status, refusals by reason.
     """
 
     def status(code: int = 200, **more: object) -> Response:
-        return JSONResponse(more | described(follower.status(), batcher) | {"replies": dict(replies)}, code)
+        counted = {name: dict(kinds) for name, kinds in counts.items()}
+        return JSONResponse(more | described(follower.status(), batcher) | counted, code)
 
     async def show(_request: Request) -> Response:
         return status()

@@ -16,14 +16,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import structlog
-from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.types import Receive, Scope, Send
 
 from miner.answering.deadline import Deadline, TimeBudget
 from miner.answering.request import UNDECODABLE, Answer, Prediction, Request
 from miner.axon.access import AccessPolicy, Caller
 from miner.axon.authenticator import Authenticator
+from miner.axon.body import image_of
+from miner.axon.connections import CALLER_PROVED
 from miner.axon.legacy_protocol import SYNAPSE, decode_headers
+from miner.axon.places import Place, Places
+from miner.axon.refusal_tally import RefusalTally
 from miner.axon.refusals import BadRequest, BodyTooLarge, InternalFailure, NotFound, Overloaded, Refusal, TooLate
 from miner.axon.settings import RequestSettings
 
@@ -49,19 +52,21 @@ class Reply:
     prediction: Prediction | None
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(strict=True)
-
-    image: str
-
-
 @dataclass(slots=True)
 class _Call:
-    """One request on its way; `caller` is set once the signature proved it."""
+    """One request on its way.
+
+    Attributes:
+        claimed: hotkey that it claims to come from, if that one may ask.
+        caller: set once the signature proved the claim.
+        pushed_out: its place was given to another caller.
+    """
 
     request_id: str
     started: float
+    claimed: str = ""
     caller: Caller | None = None
+    pushed_out: bool = False
     prediction: Prediction | None = None
     buffered: int = 0
 
@@ -76,6 +81,7 @@ class AxonApp:
         settings: limits.
         budget: how much of the time that a caller waits is for what.
         on_reply: called after every reply.
+        tally: counts refusals, and tells of them; one of its own without it.
         now_ns: nanoseconds since 1970, to compare with the callers' clocks.
     """
 
@@ -88,6 +94,7 @@ class AxonApp:
         settings: RequestSettings | None = None,
         budget: TimeBudget | None = None,
         on_reply: Callable[[Reply], None] | None = None,
+        tally: RefusalTally | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._answer = answer
@@ -97,8 +104,14 @@ class AxonApp:
         self._budget = budget or TimeBudget(self._settings.deadline_s, self._settings.margin_s, 0.0)
         self._on_reply = on_reply
         self._now_ns = now_ns
-        self._in_flight = 0
+        self._tally = tally or RefusalTally()
+        self._places = Places(self._settings.max_in_flight)
         self._buffered = 0
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are being read or answered."""
+        return len(self._places)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -110,6 +123,7 @@ class AxonApp:
         except Refusal as refusal:
             status, message = refusal.status, str(refusal)
             content = json.dumps({"message": message})
+            self._count_refusal(refusal, call)
         seconds = time.monotonic() - call.started
         headers = self._authenticator.reply_headers(status, message, seconds=seconds)
         if call.prediction is not None:
@@ -124,11 +138,19 @@ class AxonApp:
         _check_route(scope)
         self._check_announced_size(headers)
         caller = self._access.check(self._authenticator.claimed_sender(headers))
+        call.claimed = caller.hotkey
         waits_s = self._authenticator.prove(headers, self._now_ns())
         call.caller = caller
+        if (proved := scope.get("state", {}).get(CALLER_PROVED)) is not None:
+            proved()
         self._access.spend(caller, call.started)
-        with self._place(call):
-            return await self._read_and_ask(self._budget.deadline(call.started, waits_s), receive, call, caller)
+        return await self._read_and_ask(self._budget.deadline(call.started, waits_s), receive, call, caller)
+
+    def _count_refusal(self, refusal: Refusal, call: _Call) -> None:
+        known: dict[str, object] = {"status": refusal.status, **refusal.known}
+        if call.claimed:
+            known |= {"hotkey": call.claimed, "proved": call.caller is not None}
+        self._tally.add(refusal.kind, str(refusal), **known)
 
     def _check_announced_size(self, headers: dict[str, str]) -> None:
         # The server has refused a length that is not a number before this; an absent one is measured while reading.
@@ -136,23 +158,31 @@ class AxonApp:
             raise self._too_large()
 
     @contextlib.contextmanager
-    def _place(self, call: _Call) -> Iterator[None]:
-        if self._in_flight >= self._settings.max_in_flight:
-            raise Overloaded(f"This miner is answering {self._in_flight} requests, its limit; ask again later.")
-        self._in_flight += 1
+    def _place(self, call: _Call, caller: Caller, reading: asyncio.Timeout) -> Iterator[Place]:
+        def give_up() -> None:
+            call.pushed_out = True
+            reading.reschedule(asyncio.get_running_loop().time())
+
+        place = Place(caller.hotkey, caller.priority, give_up)
+        if not self._places.take(place):
+            raise Overloaded(f"This miner is answering {len(self._places)} requests, its limit; ask again later.")
         try:
-            yield
+            yield place
         finally:
-            self._in_flight -= 1
+            self._places.free(place)
             self._buffered -= call.buffered
 
     async def _read_and_ask(self, deadline: Deadline, receive: Receive, call: _Call, caller: Caller) -> Prediction:
         try:
-            async with asyncio.timeout(max(0.0, deadline.cut - time.monotonic())):
-                image_b64 = await self._read_image(receive, call)
-                asked = Request(call.request_id, caller.hotkey, caller.uid, image_b64, deadline, caller.priority)
-                return await self._ask(asked)
+            async with asyncio.timeout(max(0.0, deadline.cut - time.monotonic())) as limit:
+                with self._place(call, caller, limit) as place:
+                    image_b64 = await self._read_image(receive, call)
+                    place.reading = False
+                    asked = Request(call.request_id, caller.hotkey, caller.uid, image_b64, deadline, caller.priority)
+                    return await self._ask(asked)
         except TimeoutError:
+            if call.pushed_out:
+                raise Overloaded("This miner gave the place of this slow request to another caller.") from None
             raise TooLate("The request was not read and answered in time.") from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -171,10 +201,7 @@ class AxonApp:
             self._count(len(chunk), call)
             body += chunk
             more = event.get("more_body", False)
-        try:
-            return _Body.model_validate_json(body).image
-        except ValidationError:
-            raise BadRequest("The body is not a JSON object with a text field 'image'.") from None
+        return image_of(body)
 
     def _count(self, size: int, call: _Call) -> None:
         if call.buffered + size > self._settings.max_body_bytes:
@@ -230,7 +257,7 @@ async def _reply(send: Send, status: int, headers: list[tuple[bytes, bytes]], co
 
 
 def _log_outcome(call: _Call, status: int, message: str, seconds: float) -> None:
-    # What strangers do is told only on request: they must not be able to fill a disk.
+    # Refusals are told by the tally, once a minute; each by itself only on request: nobody must be able to fill a disk.
     if call.caller is None:
         log.debug("stranger_refused", request_id=call.request_id, status=status, reason=message)
         return
@@ -241,4 +268,4 @@ def _log_outcome(call: _Call, status: int, message: str, seconds: float) -> None
         found = call.prediction
         told.debug("answered", prediction=found.probability, bundle=found.bundle, generation=found.generation)
     else:
-        told.warning("refused", reason=message)
+        told.debug("caller_refused", reason=message)

@@ -128,10 +128,11 @@ def _check_window(request: SignedRequest, now_ns: int, settings: WireSettings) -
     age_s = (now_ns - request.nonce_ns) / NS_PER_S
     allowed_s = settings.past_grace_s + min(request.timeout_s, settings.timeout_cap_s)
     if age_s > allowed_s:
-        raise Unauthenticated(f"Nonce is too old: {age_s:.2f} s, accepted up to {allowed_s:.2f} s; check both clocks")
+        why = f"Nonce is too old: {age_s:.2f} s, accepted up to {allowed_s:.2f} s; check both clocks"
+        raise Unauthenticated(why, "nonce_too_old")
     if -age_s > settings.future_s:
         ahead = f"{-age_s:.2f} s ahead of this axon's clock, accepted up to {settings.future_s:.2f} s"
-        raise Unauthenticated(f"Nonce is too new: {ahead}; check both clocks")
+        raise Unauthenticated(f"Nonce is too new: {ahead}; check both clocks", "nonce_too_new")
 
 
 def _signed_by_sender(request: SignedRequest) -> bool:
@@ -147,12 +148,14 @@ class LegacyProtocol:
     Args:
         hotkey: ss58 address of our own hotkey.
         settings: which requests count as fresh.
+        since_ns: our clock when this process began, nanoseconds since 1970; what was signed before is refused, because
+            another process of this miner may have answered it.
     """
 
-    def __init__(self, hotkey: str, settings: WireSettings | None = None) -> None:
+    def __init__(self, hotkey: str, settings: WireSettings | None = None, *, since_ns: int = 0) -> None:
         self._hotkey = hotkey
         self._settings = settings or WireSettings()
-        self._nonces = NonceBook(self._settings)
+        self._nonces = NonceBook(self._settings, since_ns)
 
     def claimed_sender(self, headers: Mapping[str, str]) -> str:
         """See `Authenticator.claimed_sender`."""
@@ -161,8 +164,12 @@ class LegacyProtocol:
     def prove(self, headers: Mapping[str, str], now_ns: int) -> float:
         """See `Authenticator.prove`."""
         request = parse_request(headers)
-        verify(request, receiver=self._hotkey, now_ns=now_ns, settings=self._settings)
-        self._nonces.record(request, now_ns)
+        try:
+            verify(request, receiver=self._hotkey, now_ns=now_ns, settings=self._settings)
+            self._nonces.record(request, now_ns)
+        except Unauthenticated as error:
+            error.known["nonce_age_s"] = round((now_ns - request.nonce_ns) / NS_PER_S, 2)
+            raise
         return request.timeout_s
 
     def reply_headers(self, status: int, message: str, *, seconds: float) -> list[tuple[bytes, bytes]]:

@@ -20,10 +20,12 @@ class NonceBook:
 
     Args:
         settings: the window and the bound.
+        since_ns: nonces before it are refused; nobody knows which of them were seen.
     """
 
-    def __init__(self, settings: WireSettings) -> None:
+    def __init__(self, settings: WireSettings, since_ns: int = 0) -> None:
         self._settings = settings
+        self._since_ns = since_ns
         self._pages: dict[str, _Page] = {}
         self._next_sweep_ns = 0
 
@@ -37,12 +39,14 @@ class NonceBook:
         Raises:
             Unauthenticated: it was seen before, or is older than what was forgotten.
         """
+        if request.nonce_ns < self._since_ns:
+            raise Unauthenticated("Nonce is older than this miner's process", "nonce_before_start")
         horizon_ns = now_ns - int(self._settings.oldest_s * NS_PER_S)
         self._sweep(horizon_ns, now_ns)
         page = self._pages.setdefault(request.sender, _Page())
         page.forget_until(horizon_ns)
         if not page.add(request.nonce_ns, request.uuid):
-            raise Unauthenticated("Nonce was already used, or is older than those still remembered")
+            raise Unauthenticated("Nonce was already used, or is older than those still remembered", "replay")
         while len(page) > self._settings.nonces_per_hotkey:
             page.forget_oldest()
 

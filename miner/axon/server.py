@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import json
 import logging
 import math
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from http import HTTPStatus
+from typing import Any
 
 import structlog
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
 
+from engines.machine.descriptors import descriptor_limit, lacks_descriptors
+from miner.axon.connections import CALLER_PROVED, ConnectionTable, network_of
+from miner.axon.refusal_tally import RefusalTally
 from miner.axon.settings import AxonSettings
 from miner.errors import ServerError
 
@@ -22,6 +30,13 @@ log = structlog.get_logger(__name__)
 
 ABORT_S = 1.0
 CONNECTION_LOG = "uvicorn.error.connection"
+# For bundles, the journal, the chain's worker, Stage-2, and connections that are closing.
+OTHER_DESCRIPTORS = 256
+# Where the system has no descriptor left, asyncio tries so many connections again at once, and tells of each.
+BACKLOG = 256
+# A refused connection stays for its caller to read why; so many at a time.
+LINGER_S, LINGERING = 1.0, 32
+FULL = "This miner holds as many connections as it can; ask again later."
 
 
 class AxonServer:
@@ -31,11 +46,20 @@ class AxonServer:
         app: the application.
         settings: where to listen.
         name: what the logs and errors call it.
+        tally: counts what is refused; one of its own without it.
     """
 
-    def __init__(self, app: ASGIApp, settings: AxonSettings | None = None, *, name: str = "axon") -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: AxonSettings | None = None,
+        *,
+        name: str = "axon",
+        tally: RefusalTally | None = None,
+    ) -> None:
         self._app = app
         self._name = name
+        self._tally = tally or RefusalTally()
         self._settings = settings or AxonSettings()
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -92,9 +116,32 @@ class AxonServer:
         log.info("stopped_listening", server=self._name, port=self._port)
 
     def _config(self) -> uvicorn.Config:
+        settings = self._settings
+        allowed = max(descriptor_limit() - OTHER_DESCRIPTORS, descriptor_limit() // 4)
+        most = min(settings.max_connections, allowed)
+        if most < settings.max_connections:
+            log.warning(
+                "fewer_connections",
+                server=self._name,
+                connections=most,
+                wanted=settings.max_connections,
+                open_files=descriptor_limit(),
+                remedy="raise the limit of open files (ulimit -n, LimitNOFILE)",
+            )
+        table = ConnectionTable(
+            most, settings.max_connections_per_address, min(settings.reserved_connections, most // 2)
+        )
+        lingering: set[_Connection] = set()
+        connection: Callable[..., Any] = partial(
+            _Connection,
+            table=table,
+            tally=self._tally,
+            lingering=lingering,
+            first_request_s=settings.first_request_s,
+        )
         return uvicorn.Config(
             self._app,
-            http=_HeaderDeadline,
+            http=connection,  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -103,7 +150,7 @@ class AxonServer:
             proxy_headers=False,
             server_header=False,
             timeout_keep_alive=self._settings.keep_alive_s,
-            limit_concurrency=self._settings.max_connections,
+            backlog=BACKLOG,
             h11_max_incomplete_event_size=self._settings.max_header_bytes,
         )
 
@@ -167,18 +214,108 @@ class _Server(uvicorn.Server):
         yield
 
 
-class _HeaderDeadline(H11Protocol):
-    """Closes a connection whose next request header is not complete within the keep-alive time.
+class _Connection(H11Protocol):
+    """One connection: has a place in the table, and closes if its next request header is not complete in time.
 
     The base class starts its timer after the first reply and stops it at the first byte, so connections that send
-    nothing, or a byte an hour, would stay for ever. Its log is one where warnings about strangers are demoted.
+    nothing, or a byte an hour, would stay for ever. Its log is one where warnings about strangers are demoted, and its
+    refusals are text, which a dendrite cannot read.
     """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, object],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        table: ConnectionTable,
+        tally: RefusalTally,
+        lingering: set[_Connection],
+        first_request_s: float,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.address = ""
+        self._table = table
+        self._tally = tally
+        self._lingering = lingering
+        self._first_request_s = first_request_s
+        self._refused = False
+        self.app_state = {**self.app_state, CALLER_PROVED: partial(table.prove, self)}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.logger = logging.getLogger(CONNECTION_LOG)
         super().connection_made(transport)
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self.address = network_of(self.client[0] if self.client else "")
+        if self._table.admit(self):
+            self._close_in(self._first_request_s)
+            return
+        self._refused = True
+        self._tally.add("connections", FULL, address=self.address)
+        if len(self._lingering) >= LINGERING:
+            transport.abort()
+            return
+        self._lingering.add(self)
+        self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, FULL)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._table.leave(self)
+        self._lingering.discard(self)
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        self.conn.receive_data(data)
-        self.handle_events()
+        if not self._refused:
+            self.conn.receive_data(data)
+            self.handle_events()
+
+    def handle_events(self) -> None:
+        super().handle_events()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._table.work(self)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._table.wait(self)
+
+    def evict(self) -> None:
+        self._tally.add("evicted", "connections without a request were closed for new ones", address=self.address)
+        self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        self._tally.add("not_http", msg, address=self.address)
+        self._refuse(HTTPStatus.BAD_REQUEST, msg)
+
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        """Reply before, or without, a request that can be read; and close once the caller may have read it."""
+        self._refused = True
+        body = json.dumps({"message": message}).encode()
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._close_in(LINGER_S)
+
+    def _close_in(self, seconds: float) -> None:
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+
+def tell_failure(tally: RefusalTally, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Exception handler of an event loop, for what fails outside any task.
+
+    Where the process has no descriptor left, asyncio tells of it thousands of times a second; here once a minute.
+
+    Args:
+        tally: counts it.
+        loop: the loop.
+        context: what asyncio knows of the failure.
+    """
+    error = context.get("exception")
+    if lacks_descriptors(error):
+        tally.add("descriptors", "the process has no file descriptor left for a new connection; raise its limit")
+        return
+    loop.default_exception_handler(context)

@@ -54,16 +54,23 @@ class AxonSettings(Section):
     Attributes:
         host: address of the interface; `0.0.0.0` for all of IPv4, `::` for all of IPv6 and IPv4.
         port: TCP port; 0 takes a free one.
-        keep_alive_s: how long a connection may be without a complete request header. A dendrite reuses connections for
-            15 s and does not repeat a request that met a closing one.
-        max_connections: further connections are answered with 503.
+        first_request_s: how long a new connection may take to send its first request header.
+        keep_alive_s: how long a connection may then be without a complete request header. A dendrite reuses connections
+            for 15 s and does not repeat a request that met a closing one.
+        max_connections: of all; fewer if the system allows the process fewer files. Where there is no place for one
+            more, the one closes that waits longest without a request; if none waits, the new one is answered with 503.
+        max_connections_per_address: of one address; more if a proxy stands before the axon.
+        reserved_connections: kept for addresses from which a permitted caller has asked; at most half of all.
         max_header_bytes: a request header that is longer and still not complete is answered with 400.
     """
 
     host: str = "0.0.0.0"  # noqa: S104  the axon is a public service
     port: int = Field(default=8091, ge=0, le=65535)
+    first_request_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
     keep_alive_s: int = Field(default=30, ge=1)
     max_connections: int = Field(default=1024, ge=1)
+    max_connections_per_address: int = Field(default=128, ge=1)
+    reserved_connections: int = Field(default=256, ge=0)
     max_header_bytes: int = Field(default=16_384, ge=4096)
 
 

@@ -28,6 +28,7 @@ from engines.live.swap.pointer_watch import watch_pointer
 from engines.live.swap.recalibration import Recalibrate, Recalibration
 from engines.live.swap.status import Status
 from engines.machine.background_tasks import BackgroundTasks
+from engines.machine.descriptors import lacks_descriptors
 from engines.machine.memory import give_back
 from engines.store.store import Store
 from stage1.errors import Stage1Error, without_addresses
@@ -236,6 +237,9 @@ class StoreFollower:
                 life.refuse(without_addresses(str(error) or repr(error)))
             if isinstance(error, Interrupted) or not isinstance(error, Exception):
                 raise
+            if lacks_descriptors(error):
+                # It says nothing of the bundle, which is looked at again.
+                raise Postponed(f"{wanted}: this process has no file descriptor left to look at it") from error
             self._refused_id = wanted
             self.refusals += not isinstance(error, Postponed)
             if isinstance(error, EngineError | Stage1Error | OSError):

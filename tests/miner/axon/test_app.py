@@ -70,15 +70,19 @@ class Asking:
 def make(validator):
     """Builds an application that knows one validator."""
 
-    def build(answer=None, *, access=None, **settings) -> Asking:
+    def build(answer=None, *, access=None, stakes=None, since_ns=0, **settings) -> Asking:
         async def constant(_request):
             return Prediction(0.75)
 
         outcomes: list = []
-        neurons = {validator.hotkey: Neuron(uid=7, validator_permit=True)}
+        stakes = stakes or {validator.hotkey: 0.0}
+        neurons = {
+            hotkey: Neuron(uid=uid, validator_permit=True, stake=stake)
+            for uid, (hotkey, stake) in enumerate(stakes.items(), start=7)
+        }
         app = AxonApp(
             answer or constant,
-            authenticator=LegacyProtocol(validator.receiver),
+            authenticator=LegacyProtocol(validator.receiver, since_ns=since_ns),
             access=AccessPolicy(access or AccessSettings(), neurons),
             settings=RequestSettings(**settings),
             on_reply=outcomes.append,
@@ -183,7 +187,7 @@ class TestAnswers:
 
         asking = make(deadline_s=0.05, margin_s=0.02)
         assert asyncio.run(asking(validator.headers(), wait=never)).status == 408
-        assert asking.app._in_flight == 0
+        assert asking.app.in_flight == 0
 
 
 class TestRefusals:
@@ -269,7 +273,7 @@ class TestRefusals:
         asking = make()
         reply = asyncio.run(asking(validator.headers(), disconnect=True))
         assert reply.status == 400
-        assert asking.app._in_flight == 0
+        assert asking.app.in_flight == 0
 
 
 class TestLoad:
@@ -283,12 +287,12 @@ class TestLoad:
 
             asking = make(answer, max_in_flight=2)
             first = [asyncio.create_task(asking(validator.headers())) for _ in range(2)]
-            while asking.app._in_flight < 2:
+            while asking.app.in_flight < 2:
                 await asyncio.sleep(0)
             third = await asking(validator.headers())
             gate.set()
             statuses = [(await task).status for task in first]
-            return third, statuses, await asking(validator.headers()), asking.app._in_flight
+            return third, statuses, await asking(validator.headers()), asking.app.in_flight
 
         third, statuses, after, in_flight = asyncio.run(scenario())
         assert (third.status, third.body_was_read) == (503, False)
@@ -306,7 +310,7 @@ class TestLoad:
             asking = make(answer, max_buffered_bytes=4096)
             body = json.dumps({"image": "x" * 3000}).encode()
             first = asyncio.create_task(asking(validator.headers(), chunks=(body,)))
-            while asking.app._in_flight < 1:
+            while asking.app.in_flight < 1:
                 await asyncio.sleep(0)
             second = await asking(validator.headers(), chunks=(body,))
             gate.set()
@@ -321,7 +325,7 @@ class TestLoad:
 
             asking = make(answer)
             task = asyncio.create_task(asking(validator.headers()))
-            while asking.app._in_flight < 1:
+            while asking.app.in_flight < 1:
                 await asyncio.sleep(0)
             task.cancel()
             return await task
@@ -331,18 +335,69 @@ class TestLoad:
 
 
 class TestLogs:
-    def test_strangers_are_told_of_on_request_only(self, make, stranger):
+    def test_strangers_do_not_fill_the_log(self, make, stranger):
+        asking = make()
         with capture_logs() as logs:
-            asyncio.run(make()(stranger.headers()))
-        assert [(entry["event"], entry["log_level"]) for entry in logs] == [("stranger_refused", "debug")]
+            for _ in range(20):
+                asyncio.run(asking(stranger.headers()))
+        told = [entry for entry in logs if entry["log_level"] != "debug"]
+        assert [(entry["event"], entry["reason"], entry["times"]) for entry in told] == [
+            ("refused", "not_permitted", 1)
+        ]
+        assert len(logs) == 21
 
     def test_a_proved_callers_refusal_is_a_warning(self, make, validator):
         asking, headers = make(), validator.headers()
         with capture_logs() as logs:
             asyncio.run(asking(headers))
             asyncio.run(asking(validator.headers(), chunks=(b"{",)))
-        assert [(entry["event"], entry["log_level"], entry["status"]) for entry in logs] == [
-            ("answered", "debug", 200),
-            ("refused", "warning", 400),
-        ]
-        assert logs[0]["hotkey"] == validator.hotkey[:8]
+            asyncio.run(asking(validator.headers(), chunks=(b"{",)))
+        told = [entry for entry in logs if entry["log_level"] != "debug"]
+        assert [(entry["event"], entry["reason"]) for entry in told] == [("refused", "unreadable")]
+        assert told[0]["example"]["hotkey"] == validator.hotkey
+        assert told[0]["example"]["proved"]
+        answered = next(entry for entry in logs if entry["event"] == "answered")
+        assert answered["hotkey"] == validator.hotkey[:8]
+
+    def test_a_clock_that_is_off_is_told_with_the_age_of_the_nonce(self, make, validator):
+        """Every validator would be refused, and nobody would know."""
+        asking = make()
+        with capture_logs() as logs:
+            old = validator.headers(nonce_ns=time.time_ns() - 17 * 10**9)
+            assert asyncio.run(asking(old)).status == 401
+        (told,) = [entry for entry in logs if entry["log_level"] == "warning"]
+        assert told["reason"] == "nonce_too_old"
+        assert told["example"]["nonce_age_s"] == pytest.approx(17, abs=5)
+        assert (told["example"]["hotkey"], told["example"]["proved"]) == (validator.hotkey, False)
+
+
+class TestPlaces:
+    def test_headers_without_a_body_give_their_place_to_a_larger_stake(self, make, validator, stranger):
+        """256 signed headers of one permitted hotkey shut all others out."""
+        other = stranger
+
+        async def scenario():
+            never = asyncio.Event()
+            asking = make(stakes={validator.hotkey: 10.0, other.hotkey: 1000.0}, max_in_flight=4)
+            silent = [asyncio.create_task(asking(validator.headers(), wait=never.wait)) for _ in range(4)]
+            while asking.app.in_flight < 4:
+                await asyncio.sleep(0)
+            answered = await asking(other.headers())
+            done, waiting = await asyncio.wait(silent, return_when=asyncio.FIRST_COMPLETED)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            return answered.status, [task.result() for task in done], asking.app.in_flight
+
+        status, pushed_out, left = asyncio.run(scenario())
+        assert (status, [reply.status for reply in pushed_out], left) == (200, [503], 0)
+        assert "gave the place" in pushed_out[0].json["message"]
+
+
+class TestRestart:
+    def test_what_was_signed_before_this_process_is_refused(self, make, validator):
+        """Another process of this miner may have answered it."""
+        headers = validator.headers()
+        begun = make(since_ns=time.time_ns() + 1)
+        assert asyncio.run(begun(headers)).status == 401
+        assert asyncio.run(make(since_ns=time.time_ns() - 60 * 10**9)(headers)).status == 200

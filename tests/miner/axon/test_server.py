@@ -6,7 +6,10 @@ import asyncio
 import json
 import signal
 import socket
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +17,7 @@ from miner.answering.request import Prediction
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
 from miner.axon.legacy_protocol import LegacyProtocol
+from miner.axon.refusal_tally import RefusalTally
 from miner.axon.server import AxonServer, bind
 from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings
 from miner.chain.port import Neuron
@@ -146,7 +150,7 @@ class TestRequests:
     @pytest.mark.parametrize("sent", [b"", b"POST /Image"])
     def test_a_connection_without_a_request_is_closed(self, app, sent):
         async def scenario():
-            server = await listening(app(), LOCAL.model_copy(update={"keep_alive_s": 1}))
+            server = await listening(app(), LOCAL.model_copy(update={"first_request_s": 0.5}))
             connection = await Connection.to(server.port)
             connection.writer.write(sent)
             seconds = await connection.closed_by_server()
@@ -182,6 +186,84 @@ class TestRequests:
             return seconds
 
         assert asyncio.run(scenario()) < 5
+
+
+async def silent(port: int, count: int, source: str) -> list[socket.socket]:
+    """Connections from an address that say nothing."""
+    loop = asyncio.get_running_loop()
+    opened = []
+    for _ in range(count):
+        one = socket.socket()
+        one.setblocking(False)
+        one.bind((source, 0))
+        await loop.sock_connect(one, ("127.0.0.1", port))
+        opened.append(one)
+    # The server takes them in.
+    await asyncio.sleep(0.2)
+    return opened
+
+
+class TestCrowds:
+    @pytest.mark.parametrize("sources", [["127.0.0.2"], [f"127.0.0.{n}" for n in range(2, 42)]])
+    def test_do_not_shut_a_validator_out(self, app, validator, sources):
+        settings = LOCAL.model_copy(update={"max_connections": 100, "max_connections_per_address": 60})
+
+        async def scenario():
+            server = await listening(app(), settings)
+            each = 300 // len(sources)
+            crowd = [one for source in sources for one in await silent(server.port, each, source)]
+            connection = await Connection.to(server.port)
+            first = await connection.ask(validator.headers())
+            crowd += [one for source in sources for one in await silent(server.port, each, source)]
+            # Its connection is as good as before.
+            second = await connection.ask(validator.headers())
+            others = [await Connection.to(server.port) for _ in range(5)]
+            third = [await other.ask(validator.headers()) for other in others]
+            for one in crowd:
+                one.close()
+            await asyncio.gather(connection.close(), *(other.close() for other in others))
+            await server.stop(1)
+            return [status for status, _ in (first, second, *third)]
+
+        assert asyncio.run(scenario()) == [200] * 7
+
+    def test_a_connection_for_which_there_is_no_place_is_told_so_as_json(self, app, validator):
+        settings = LOCAL.model_copy(update={"max_connections_per_address": 1})
+
+        async def scenario():
+            busy, tally = asyncio.Event(), RefusalTally()
+
+            async def answer(_request):
+                await busy.wait()
+                return Prediction(0.5)
+
+            application = app(answer)
+            server = AxonServer(application, settings, tally=tally)
+            await server.start()
+            first = await Connection.to(server.port)
+            asked = asyncio.create_task(first.ask(validator.headers()))
+            await _until(lambda: application.in_flight == 1)
+            second = await Connection.to(server.port)
+            refused = await second.reply()
+            closed_s = await second.closed_by_server()
+            busy.set()
+            answered = await asked
+            await asyncio.gather(first.close(), second.close())
+            await server.stop(1)
+            return refused, closed_s, answered[0], dict(tally.counts)
+
+        refused, closed_s, answered, counted = asyncio.run(scenario())
+        assert refused == (503, {"message": "This miner holds as many connections as it can; ask again later."})
+        assert closed_s < 5
+        assert (answered, counted) == (200, {"connections": 1})
+
+    def test_where_few_files_are_allowed_there_are_few_connections_and_few_lines(self):
+        """Without a descriptor left, asyncio writes thousands of tracebacks a second."""
+        program = Path(__file__).with_name("few_files.py")
+        ran = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=200, check=True)
+        assert ran.stdout.splitlines()[-1] == "200"
+        assert len(ran.stderr.splitlines()) < 10, ran.stderr[:2000]
+        assert "fewer_connections" in ran.stderr
 
 
 class TestStart:
@@ -268,7 +350,7 @@ class TestStop:
             server = await listening(application)
             busy, idle = await Connection.to(server.port), await Connection.to(server.port)
             asked = asyncio.create_task(busy.ask(validator.headers()))
-            await _until(lambda: application._in_flight == 1)
+            await _until(lambda: application.in_flight == 1)
             stopping = asyncio.create_task(server.stop(PATIENCE_S))
             await idle.closed_by_server()
             with pytest.raises(OSError, match="Connect"):
@@ -292,7 +374,7 @@ class TestStop:
             server = await listening(application)
             connection = await Connection.to(server.port)
             asked = asyncio.create_task(connection.ask(validator.headers()))
-            await _until(lambda: application._in_flight == 1)
+            await _until(lambda: application.in_flight == 1)
             await server.stop(0.5)
             reply = await asked
             await connection.close()

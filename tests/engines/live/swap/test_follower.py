@@ -165,6 +165,31 @@ class TestRefresh:
 
         run(scenario)
 
+    def test_a_bundle_is_not_refused_because_there_is_no_file_descriptor_left(
+        self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def no_descriptor(*_: object, **__: object) -> None:
+            try:
+                raise OSError(errno.EMFILE, "Too many open files")
+            except OSError as error:
+                raise StoreError("the bundle cannot be read") from error
+
+        async def scenario() -> None:
+            publish("a")
+            async with following(store) as follower:
+                second = publish("b")
+                with monkeypatch.context() as patch:
+                    patch.setattr("engines.live.load.background_loader.load_checked", no_descriptor)
+                    with capture_logs() as logs:
+                        assert await follower.refresh() is False
+                assert [entry["event"] for entry in logs] == ["bundle_postponed"]
+                assert follower.refusals == 0
+                # Nobody has to move the pointer, or to ask for it.
+                assert await follower.refresh() is True
+                assert live(follower) == second
+
+        run(scenario)
+
     def test_a_bundle_that_was_refused_is_not_tried_again_until_the_pointer_moves(
         self, store: Store, publish: Publish
     ) -> None:

@@ -1,0 +1,82 @@
+"""Places for requests that are read and answered at one time, shared out among callers by stake.
+
+While there are places, everybody may have them. Once there are none, whoever holds more than the newcomer would, each
+measured by its weight, gives one back: a request whose body is still coming, the one that has taken longest. A caller
+that sends headers and no bodies therefore loses its places to those that ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+# Weight of a caller without stake; one with the largest has 1 more.
+LEAST_WEIGHT = 0.25
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """One request's place.
+
+    Attributes:
+        hotkey: whose request it is.
+        priority: of the caller, in [0, 1].
+        give_up: ends the request while its body is being read.
+        reading: whether its body is still being read.
+    """
+
+    hotkey: str
+    priority: float
+    give_up: Callable[[], None]
+    reading: bool = True
+
+
+class Places:
+    """So many requests at one time.
+
+    Args:
+        most: how many.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._taken: dict[Place, None] = {}
+        self._held: dict[str, int] = {}
+
+    def __len__(self) -> int:
+        """How many are taken."""
+        return len(self._taken)
+
+    def take(self, place: Place) -> bool:
+        """Give a request a place; False if there is none that it may have."""
+        if len(self._taken) >= self._most and not self._make_room(place):
+            return False
+        self._taken[place] = None
+        self._held[place.hotkey] = self._held.get(place.hotkey, 0) + 1
+        return True
+
+    def free(self, place: Place) -> None:
+        """Take a place back; one that was given up for another request is taken back already."""
+        if place not in self._taken:
+            return
+        del self._taken[place]
+        self._held[place.hotkey] -= 1
+        if not self._held[place.hotkey]:
+            del self._held[place.hotkey]
+
+    def _make_room(self, newcomer: Place) -> bool:
+        wanted = _load(self._held.get(newcomer.hotkey, 0) + 1, newcomer.priority)
+        # In order of arrival, so that of equals the one that has taken longest goes.
+        slow = [place for place in self._taken if place.reading]
+        if not slow:
+            return False
+        most = max(slow, key=lambda place: _load(self._held[place.hotkey], place.priority))
+        if _load(self._held[most.hotkey], most.priority) <= wanted:
+            return False
+        self.free(most)
+        most.give_up()
+        return True
+
+
+def _load(held: int, priority: float) -> float:
+    return held / (LEAST_WEIGHT + priority)

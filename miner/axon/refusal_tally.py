@@ -1,0 +1,46 @@
+"""What was refused, counted by reason, and told at most once a minute each: strangers must not fill a disk."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import structlog
+
+log = structlog.get_logger(__name__)
+
+EVERY_S = 60.0
+
+
+class RefusalTally:
+    """Counts refusals, and warns of each reason when it first comes and then once a minute while it lasts.
+
+    Args:
+        clock: monotonic time in seconds.
+        every_s: time between two warnings of one reason.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, every_s: float = EVERY_S) -> None:
+        self.counts: Counter[str] = Counter()
+        self._clock = clock
+        self._every_s = every_s
+        self._told_at: dict[str, float] = {}
+        self._told: Counter[str] = Counter()
+
+    def add(self, reason: str, message: str, **example: object) -> None:
+        """Count one.
+
+        Args:
+            reason: a word for the kind; there are few of them.
+            message: what the caller was told, or would have been.
+            example: what is known of this one.
+        """
+        self.counts[reason] += 1
+        now = self._clock()
+        if now - self._told_at.get(reason, float("-inf")) < self._every_s:
+            return
+        self._told_at[reason] = now
+        since = self.counts[reason] - self._told[reason]
+        self._told[reason] = self.counts[reason]
+        log.warning("refused", reason=reason, times=since, example={"message": message, **example})

@@ -1,0 +1,119 @@
+"""Places of connections: whoever holds many and says nothing shuts out himself alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from miner.axon.connections import ConnectionTable, network_of
+
+
+@dataclass(eq=False)
+class Held:
+    address: str
+    evicted: bool = False
+
+    def evict(self) -> None:
+        self.evicted = True
+
+
+def admitted(table: ConnectionTable, address: str, times: int = 1) -> list[Held]:
+    held = [Held(address) for _ in range(times)]
+    assert all(table.admit(one) for one in held)
+    return held
+
+
+def test_one_address_gets_its_share_and_loses_the_connection_that_waits_longest() -> None:
+    table = ConnectionTable(100, 3, 0)
+    first, *others = admitted(table, "a", 4)
+    assert first.evicted
+    assert not any(one.evicted for one in others)
+    assert len(table) == 3
+
+
+def test_a_connection_with_a_request_is_not_closed_for_another() -> None:
+    table = ConnectionTable(100, 2, 0)
+    one, other = admitted(table, "a", 2)
+    table.work(one)
+    table.work(other)
+    assert not table.admit(Held("a"))
+    table.wait(other)
+    assert table.admit(Held("a"))
+    assert (one.evicted, other.evicted) == (False, True)
+
+
+def test_strangers_leave_the_reserve_to_those_who_proved_a_caller() -> None:
+    table = ConnectionTable(10, 10, 4)
+    (known,) = admitted(table, "validator")
+    table.prove(known)
+    strangers = [one for n in range(50) for one in admitted(table, f"stranger {n}")]
+    assert sum(not one.evicted for one in strangers) == 6
+    more = admitted(table, "validator", 3)
+    assert len(table) == 10
+    assert not any(one.evicted for one in (known, *more))
+
+
+def test_a_proved_address_takes_the_place_of_a_stranger_who_waits() -> None:
+    table = ConnectionTable(4, 10, 0)
+    (known,) = admitted(table, "validator")
+    table.prove(known)
+    strangers = admitted(table, "s", 3)
+    admitted(table, "validator", 2)
+    assert [one.evicted for one in strangers] == [True, True, False]
+    table.work(strangers[2])
+    assert not table.admit(Held("validator"))
+
+
+def test_an_address_stays_proved_when_its_connection_closes() -> None:
+    table = ConnectionTable(4, 4, 2)
+    (known,) = admitted(table, "validator")
+    table.prove(known)
+    table.leave(known)
+    for number in range(5):
+        admitted(table, f"s{number}")
+    assert len(table) == 2
+    admitted(table, "validator", 2)
+    assert len(table) == 4
+
+
+ACTS = st.lists(st.tuples(st.sampled_from("acwpl"), st.integers(0, 4), st.integers(0, 9)), max_size=60)
+
+
+@given(ACTS, st.integers(1, 6), st.integers(1, 6), st.integers(0, 6))
+def test_no_order_of_events_exceeds_a_limit_or_forgets_a_connection(
+    acts: list[tuple[str, int, int]], most: int, most_of_one: int, reserve: int
+) -> None:
+    table = ConnectionTable(most, most_of_one, reserve)
+    held: list[Held] = []
+    for act, address, which in acts:
+        alive = [one for one in held if not one.evicted]
+        if act == "a":
+            one = Held(str(address))
+            if table.admit(one):
+                held.append(one)
+        elif alive:
+            one = alive[which % len(alive)]
+            {"c": table.work, "w": table.wait, "p": table.prove, "l": table.leave}[act](one)
+            if act == "l":
+                held.remove(one)
+        alive = [one for one in held if not one.evicted]
+        assert len(table) == len(alive) <= most
+        assert max((sum(one.address == other.address for other in alive) for one in alive), default=0) <= most_of_one
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8::1", "2001:db8::/64"),
+        ("2001:db8::ffff:1%eth0", "2001:db8::/64"),
+        ("", ""),
+        ("a socket", "a socket"),
+    ],
+)
+def test_a_subscriber_is_one_address(address: str, network: str) -> None:
+    assert network_of(address) == network
