@@ -223,6 +223,18 @@ def test_a_weaker_promise_is_not_looked_at_unless_it_may_win(
     assert screened(tiny_engine, config(**asked, gate__accept_weaker_claim=True), key="another") == LOOK
 
 
+def test_a_bound_that_is_yet_to_be_found_is_no_weaker_promise(
+    screened: Callable[..., Screen], publish: Publish, tiny_engine: Path, worse: Path
+) -> None:
+    """Only the look says whether it is lower than the champion's; the gate has the last word."""
+    cover = {"mode": "coverage", "coverage": 0.6}
+    publish(tiny_engine, **cover)
+    asked = {f"calibrate_scrc__{name}": value for name, value in cover.items()}
+    assert screened(worse, config(**asked)) == LOOK
+    less = screened(worse, config(**asked | {"calibrate_scrc__coverage": 0.5}), key="another")
+    assert "exit coverage is bounded by 0.5 instead of 0.6" in less.reason
+
+
 def test_a_stronger_promise_is_looked_at_whatever_the_exits(
     screened: Callable[..., Screen], publish: Publish, tiny_engine: Path, worse: Path
 ) -> None:
