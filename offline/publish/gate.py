@@ -10,8 +10,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
-
 from engines.errors import BundleRefused, EngineError
 from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.store.file_names import GOLDEN, PARAMS
@@ -26,7 +24,6 @@ from offline.publish.bars import below_the_bars, disproved, median_latency_ms
 from offline.publish.champion import Champion, Unjudged, open_bundle
 from offline.publish.comparison import Comparison, Judged, compare
 from offline.publish.settings import GateSettings
-from offline.splits.bundle_past import unseen
 from stage1.artifacts import Artifact
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.terms import Terms
@@ -180,13 +177,11 @@ def _weaker(params: ScrcParams, held: ScrcParams, *, accepted: bool) -> str:
 
 def _compared(bench: Bench, judged: Judged, other: Champion, verdict: Publication) -> Publication:
     """The verdict after a paired comparison on the test rows that the other one has not seen."""
-    kept = set(unseen(judged.rows.row_ids, bench.contents, other.past, "test"))
-    places = np.flatnonzero([row in kept for row in judged.rows.row_ids])
-    if len(set(judged.rows.labels[places].tolist())) < 2:
+    rows = other.unseen(judged.rows, bench.contents, "test")
+    if rows is None:
         return _with(
             verdict, "KEEP", f"{other.bundle} has seen all test rows of a class: there is nothing to compare on"
         )
-    rows = judged.rows.pick(places)
     try:
         theirs = bench.outputs(other.live, bench.test.pick(list(rows.row_ids)), f"test, by {other.bundle}")
     except (EngineError, Stage1Error) as error:

@@ -33,6 +33,7 @@ from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
+from tests.support.red_and_blue import red_and_blue
 
 GATE = GateSettings(repetitions=200)
 NOW = datetime(2026, 4, 1, tzinfo=UTC)
@@ -43,19 +44,8 @@ Publish = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Plain pictures, red ones with roadwork: an engine without a shift is right about all of them."""
-    root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(160):
-        label = number % 2
-        strong, weak = int(rng.integers(120, 250)), int(rng.integers(0, 110))
-        red, blue = (strong, weak) if label else (weak, strong)
-        Image.new("RGB", (32, 32), (red, int(rng.integers(100, 256)), blue)).save(root / f"{number}.png")
-        rows.append(
-            Row(image=f"{number}.png", label=label, group=str(number), metadata={"city": "ab"[number % 4 // 2]})
-        )
-    return Dataset(root, tuple(rows))
+    """An engine without a shift is right about all of them."""
+    return red_and_blue(tmp_path_factory.mktemp("data"), 160, clear=True)
 
 
 @pytest.fixture(scope="module")
