@@ -138,7 +138,7 @@ def test_a_plan_of_calibration_has_the_power_that_it_names(tmp_path: Path) -> No
     said = run("plan_calibration.py", "--alpha", alpha, "--delta", delta, "--miss-rate", rate, cwd=tmp_path).stdout
     level = delta / 6
     assert f"fewer than {trials_needed(0, alpha, level)} roadwork" in said
-    line = r"probability (\S+), label (\d+) images: of (\d+) with roadwork (\d+) exit, and at most (\d+) of"
+    line = r"probability (\S+), val_calib holds (\d+) images: of (\d+) with roadwork (\d+) exit, and at most (\d+) of"
     plans = {float(wanted): tuple(map(int, counts)) for wanted, *counts in re.findall(line, said)}
     assert list(plans) == [0.5, 0.8, 0.9]
     for wanted, (images, positives, exited, losses) in plans.items():
