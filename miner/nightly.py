@@ -166,7 +166,7 @@ class NightlyJob:
                 self._stamp.parent.mkdir(parents=True, exist_ok=True)
                 RetrainStamp(started_at=started).write(self._stamp)
                 verdict = Store(self._store).last_verdict()
-                said = {} if verdict is None else verdict.model_dump(include={"bundle", "verdict", "reasons"})
+                said = {} if verdict is None else verdict.model_dump(include={"bundle", "verdict", "reasons", "notes"})
                 log.info("retrain_done", seconds=seconds, **said)
             else:
                 log.error("retrain_failed", status=status, seconds=seconds)

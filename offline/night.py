@@ -80,7 +80,7 @@ def run_night(
         now: wall-clock time, UTC.
         kept: a stage that must be finished already, with all that it needs; None for none.
         instead_of: id of a bundle whose place the new one takes if it is current, unless that one is certified and the
-            new one is INFEASIBLE; whatever else the gate says of it.
+            new one is INFEASIBLE or promises less; whatever else the gate says of it.
         on_data: told what was read of the data, before any stage runs.
 
     Raises:
@@ -118,7 +118,8 @@ def run_night(
     publication, params = published(run), ScrcParams.read(run / PARAMS)
     current = publication.accepted
     if instead_of is not None and not current:
-        put_in_place(home, publication.bundle, params, instead_of, now=now())
+        accepted = config.gate.accept_weaker_claim
+        put_in_place(home, publication.bundle, params, instead_of, now=now(), accept_weaker_claim=accepted)
         current = True
     return NightOutcome(run, last, publication, params, current)
 
@@ -151,7 +152,7 @@ def recompile(
     Raises:
         UnknownBundle: it is not in the store.
         BundleRefused: it is damaged, this machine does not run such an engine, or it was to take the bundle's place and
-            is INFEASIBLE where that is certified.
+            is INFEASIBLE or promises less where that is certified.
         PipelineError: the workspace does not hold its training.
         PointerMoved: it was to take the bundle's place, and that is not current.
     """

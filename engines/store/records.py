@@ -64,6 +64,7 @@ class VerdictEntry(BaseModel):
         bundle: the challenger; not in the store any more if it was refused.
         verdict: PROMOTE, KEEP or REFUSE.
         reasons: why it was not promoted.
+        notes: what else there is to know; none in a line of an earlier program.
         at: UTC, ISO 8601.
     """
 
@@ -73,6 +74,7 @@ class VerdictEntry(BaseModel):
     bundle: str
     verdict: str
     reasons: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     at: str
 
 

@@ -185,17 +185,17 @@ def plan(
     exit_share: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of the roadwork that you expect to exit.")
     ] = 0.8,
-    prevalence: Annotated[float, typer.Option(min=0.001, max=1, help="Share of images with roadwork.")] = 0.3,
+    prevalence: Annotated[float, typer.Option(min=0.001, max=1, help="Share of all groups that show roadwork.")] = 0.3,
     looks: Annotated[int, typer.Option(min=1, help="Certifications that share delta on the same rows.")] = 6,
     uses: Annotated[int, typer.Option(min=0, help="Certifications that have looked at the rows already.")] = 0,
     nights: Annotated[bool, typer.Option("--nights", help="Divide delta among nights without end instead.")] = False,
     single_use: Annotated[bool, typer.Option("--single-use", help="Give one certificate all of delta.")] = False,
     calib_share: Annotated[
-        float, typer.Option(min=0.01, max=1, help="Share of newly labelled images that reaches val_calib.")
+        float, typer.Option(min=0.01, max=1, help="Share of newly labelled groups that reaches val_calib.")
     ] = 0.2,
     have: Annotated[int | None, typer.Option(min=1, help="Roadwork groups that exit, which you already have.")] = None,
 ) -> None:
-    """Say how many images must be labelled before anything can be certified, and how likely that succeeds.
+    """Say how many groups of images must be labelled before anything can be certified, and how likely that succeeds.
 
     Examples: `cascade plan` · `cascade plan --alpha 0.01 --miss-rate 0.002` ·
     `cascade plan --mode balanced --subgroups 4`
@@ -203,7 +203,10 @@ def plan(
     with clear_errors():
         from miner.cli.plan import told  # noqa: PLC0415
         from stage1.certificate.statistics.sample_size import Question  # noqa: PLC0415
+        from stage1.errors import SettingsError  # noqa: PLC0415
 
+        if nights and single_use:
+            raise SettingsError("--nights and --single-use divide delta in two ways: give one of them")
         question = Question(
             alpha=alpha,
             delta=delta,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from stage1.certificate.statistics.binomial import trials_needed, upper_bound
 from stage1.certificate.statistics.percent import at_most, confidence
 from stage1.certificate.statistics.sample_size import (
+    MOST_TRIALS,
     POWERS,
     Need,
     Question,
@@ -17,8 +18,11 @@ from stage1.certificate.statistics.sample_size import (
     need,
     subgroup_need,
 )
+from stage1.errors import SettingsError
 
 MISSES_SHOWN = (0, 1, 2, 3, 5, 10)
+NOT_ENOUGH = f"no number of groups up to {MOST_TRIALS:,} is enough"
+UNITS = "All counts are groups, not images: pictures of one place or drive are one group."
 
 
 def told(question: Question, *, have: int | None = None, coverage: tuple[float, float] | None = None) -> str:
@@ -28,7 +32,14 @@ def told(question: Question, *, have: int | None = None, coverage: tuple[float, 
         question: what is to be certified, and what is expected.
         have: exited positives that are there already.
         coverage: exit coverage to certify and the one expected, in mode `coverage`.
+
+    Raises:
+        stage1.errors.SettingsError: a number is not in its range, or `have` is given with `coverage`.
     """
+    if coverage is not None and have is not None:
+        raise SettingsError(
+            "--have counts roadwork that exits, and mode coverage counts all groups: leave it out there"
+        )
     if coverage is not None:
         return "\n".join(_coverage(question, *coverage))
     sure = f"{confidence(question.delta)} confidence"
@@ -44,7 +55,9 @@ def told(question: Question, *, have: int | None = None, coverage: tuple[float, 
         "",
         f"If the true miss rate on exits is {question.expected_rate:.2%}:",
         *_table(
-            question, lambda wanted: need(question, wanted), "no number of images is enough: the model misses more"
+            question,
+            lambda wanted: need(question, wanted),
+            f"{NOT_ENOUGH}: the model misses about as much as may be certified, or more",
         ),
     ]
     if question.subgroups:
@@ -52,12 +65,12 @@ def told(question: Question, *, have: int | None = None, coverage: tuple[float, 
         lines += [
             "",
             f"And in each of {question.subgroups} subgroups, for its own bound of {bound}:",
-            *_table(question, lambda wanted: subgroup_need(question, wanted), "no number of images is enough"),
+            *_table(question, lambda wanted: subgroup_need(question, wanted), NOT_ENOUGH),
         ]
     if have is not None:
-        lines += ["", f"With {have} that exit it succeeds with probability {chance(question, have):.2f}."]
-    lines += ["", "Count groups, not frames: pictures of one place or drive are one unit."]
-    return "\n".join(lines)
+        sure = f"{chance(question, have):.2f}"
+        lines += ["", f"With {have} groups of roadwork that exit it succeeds with probability {sure}."]
+    return "\n".join([*lines, "", UNITS])
 
 
 def _level(question: Question) -> str:
@@ -84,15 +97,17 @@ def _table(question: Question, find: Callable[[float], Need | None], otherwise: 
     found = [find(wanted) for wanted in POWERS]
     if any(item is None for item in found):
         return [f"  {otherwise}."]
-    lines = ["  to succeed with probability   roadwork that exits   roadwork in val_calib   images in it   to label"]
+    lines = [
+        "  to succeed with probability   roadwork that exits   roadwork in val_calib   all in val_calib   to label"
+    ]
     lines += [
-        f"  {item.power:>27.2f} {item.exited:>21} {item.positives:>23} {item.images:>14} {item.labelled:>10}"
+        f"  {item.power:>27.2f} {item.exited:>21} {item.positives:>23} {item.images:>18} {item.labelled:>10}"
         for item in found
         if item
     ]
     return [
         *lines,
-        f"  if {question.exit_share:.0%} of the roadwork exits, {question.prevalence:.0%} of the images show any,",
+        f"  if {question.exit_share:.0%} of the roadwork exits, {question.prevalence:.0%} of all groups show any,",
         f"  and {question.calib_share:.0%} of what is labelled reaches val_calib.",
     ]
 
@@ -107,11 +122,11 @@ def _coverage(question: Question, coverage: float, expected: float) -> list[str]
     ]
     found = [coverage_need(question, coverage, expected, wanted) for wanted in POWERS]
     if any(item is None for item in found):
-        return [*lines, "  no number of images is enough: the target is not below what is expected."]
-    lines += ["  to succeed with probability   images in val_calib   to label   miss rate certified, about"]
+        return [*lines, f"  {NOT_ENOUGH}: what is expected is about the target, or below it."]
+    lines += ["  to succeed with probability   all in val_calib   to label   miss rate certified, about"]
     for item in found:
         assert item is not None
         exited = round(item.exited * question.prevalence * question.exit_share)
         bound = upper_bound(round(question.expected_rate * exited), exited, coverage_level(question))
-        lines.append(f"  {item.power:>27.2f} {item.exited:>21} {item.labelled:>10} {bound:>27.2%}")
-    return [*lines, "", "Count groups, not frames: pictures of one place or drive are one unit."]
+        lines.append(f"  {item.power:>27.2f} {item.exited:>18} {item.labelled:>10} {bound:>27.2%}")
+    return [*lines, "", UNITS]

@@ -183,12 +183,11 @@ class Pipeline(Generic[ConfigT, DataT]):
     def _link(self, run: str) -> Path:
         home = self.workspace / "runs" / run
         home.mkdir(parents=True, exist_ok=True)
-        for directory in self._done.values():
-            for path in directory.iterdir():
-                if path.is_file() and path.name != MANIFEST:
-                    target = home / path.name
-                    target.unlink(missing_ok=True)
-                    os.link(path, target)
+        # What a later stage made of a file takes the place of it.
+        files = {path.name: path for directory in self._done.values() for path in directory.iterdir() if path.is_file()}
+        for name in sorted(files.keys() - {MANIFEST}):
+            (home / name).unlink(missing_ok=True)
+            os.link(files[name], home / name)
         self.config.write(home / CONFIG)
         return home
 

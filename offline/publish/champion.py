@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from engines.errors import BundleRefused, EngineError, Unavailable
 from engines.live.load.load_bundle import LiveBundle, check_bundle, load_bundle
 from engines.spec import REFERENCE
 from engines.store.file_names import SPLITS
 from engines.store.store import Store
-from offline.splits.bundle_past import PastRow, read_past
+from offline.splits.bundle_past import PastRow, read_past, unseen
+from offline.splits.settings import Split
+from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.errors import Stage1Error
 
 
@@ -28,6 +33,18 @@ class Champion:
     bundle: str
     live: LiveBundle
     past: tuple[PastRow, ...]
+
+    def unseen(self, rows: LabelledOutputs, contents: Mapping[str, str], judging: Split) -> LabelledOutputs | None:
+        """Those of some rows that can judge it: it has used them for nothing else; None without both classes.
+
+        Args:
+            rows: rows of one set, with what another bundle says of them.
+            contents: hashes of their files, where they are known.
+            judging: the set.
+        """
+        kept = set(unseen(rows.row_ids, contents, self.past, judging))
+        places = np.flatnonzero([row in kept for row in rows.row_ids])
+        return rows.pick(places) if len(set(rows.labels[places].tolist())) == 2 else None
 
 
 @dataclass(frozen=True)

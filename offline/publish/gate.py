@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ClassVar, Literal
-
-import numpy as np
 
 from engines.errors import BundleRefused, EngineError
 from engines.live.load.load_bundle import LiveBundle, load_bundle
@@ -25,7 +24,6 @@ from offline.publish.bars import below_the_bars, disproved, median_latency_ms
 from offline.publish.champion import Champion, Unjudged, open_bundle
 from offline.publish.comparison import Comparison, Judged, compare
 from offline.publish.settings import GateSettings
-from offline.splits.bundle_past import unseen
 from stage1.artifacts import Artifact
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.terms import Terms
@@ -162,25 +160,28 @@ def _beside(bench: Bench, judged: Judged, champion: Champion | Unjudged, verdict
         held = champion.live.params
         if held.status == "CERTIFIED" and not certified:
             return _with(verdict, "KEEP", f"the champion is certified, the challenger is not: {judged.params.reason}")
-        if held.status == "CERTIFIED" and not bench.settings.accept_weaker_claim:
-            weaker = Terms.of(judged.params).weaker_than(Terms.of(held))
-            if weaker:
-                promise = "its certificate promises less than the champion's, or something else: "
-                allowed = "; gate.accept_weaker_claim=true lets it replace that one"
-                return _with(verdict, "KEEP", promise + "; ".join(weaker) + allowed)
+        weaker = _weaker(judged.params, held, accepted=bench.settings.accept_weaker_claim)
+        if weaker:
+            promise = f"its certificate promises less than the champion's, or something else: {weaker}"
+            return _with(verdict, "KEEP", f"{promise}; gate.accept_weaker_claim=true lets it replace that one")
         verdict = _compared(bench, judged, champion, verdict)
     return _beside_the_best(bench, judged, champion.bundle, verdict)
 
 
+def _weaker(params: ScrcParams, held: ScrcParams, *, accepted: bool) -> str:
+    """What a certificate promises less than the one that it is to replace, or else; empty if it may all the same."""
+    if accepted or held.status == "INFEASIBLE":
+        return ""
+    return "; ".join(Terms.of(params).weaker_than(Terms.of(held)))
+
+
 def _compared(bench: Bench, judged: Judged, other: Champion, verdict: Publication) -> Publication:
     """The verdict after a paired comparison on the test rows that the other one has not seen."""
-    kept = set(unseen(judged.rows.row_ids, bench.contents, other.past, "test"))
-    places = np.flatnonzero([row in kept for row in judged.rows.row_ids])
-    if len(set(judged.rows.labels[places].tolist())) < 2:
+    rows = other.unseen(judged.rows, bench.contents, "test")
+    if rows is None:
         return _with(
             verdict, "KEEP", f"{other.bundle} has seen all test rows of a class: there is nothing to compare on"
         )
-    rows = judged.rows.pick(places)
     try:
         theirs = bench.outputs(other.live, bench.test.pick(list(rows.row_ids)), f"test, by {other.bundle}")
     except (EngineError, Stage1Error) as error:
@@ -195,7 +196,7 @@ def _compared(bench: Bench, judged: Judged, other: Champion, verdict: Publicatio
 
 
 def _beside_the_best(bench: Bench, judged: Judged, champion: str, verdict: Publication) -> Publication:
-    """The verdict after a comparison with the bundle of most exits that was live of late, if the champion is not it.
+    """The verdict after a comparison with the best bundle that was live of late, if the champion is not it.
 
     A champion that is a little worse than the one before it, night after night, would end far below the best of them.
     """
@@ -206,7 +207,8 @@ def _beside_the_best(bench: Bench, judged: Judged, champion: str, verdict: Publi
         if isinstance(best, Champion):
             with closing(best.live):
                 return _compared(bench, judged, best, verdict)
-        why = f"{bundle}, which was live and let more exit, cannot be judged: {best.reason}"
+        better = "has a lower bound" if judged.params.mode == "coverage" else "let more exit"
+        why = f"{bundle}, which was live and {better}, cannot be judged: {best.reason}"
         if not best.damaged:
             return _with(verdict, "KEEP", why)
         verdict = verdict.model_copy(update={"notes": (*verdict.notes, why)})
@@ -214,20 +216,23 @@ def _beside_the_best(bench: Bench, judged: Judged, champion: str, verdict: Publi
 
 
 def _best_of_late(bench: Bench, judged: Judged, champion: str) -> list[str]:
-    """Bundles with the same promise that were live of late, those of most exits first, the champion among them."""
+    """Bundles that were live of late and were asked for the same, the best first, the champion among them.
+
+    The best let most images exit; in mode `coverage`, where the exits are asked for, they have the lowest bound.
+    """
     since = bench.now - timedelta(days=bench.settings.memory_days)
     there = {row.manifest.bundle_id: row.path for row in bench.store.bundles()}
-    found: dict[str, float] = {}
+    # Last, if it was asked for something else or is of another version: it has been compared already.
+    found = {champion: -math.inf}
     for bundle in (bench.store.live_since(since) & there.keys() - bench.store.rejected().keys()) | {champion}:
         try:
             params, report = ScrcParams.read(there[bundle] / PARAMS), Report.read(there[bundle] / REPORT)
         except Stage1Error:
-            # Of another version; the champion, whatever it says of itself, has been compared already.
-            if bundle == champion:
-                found[bundle] = 0.0
             continue
-        if bundle == champion or (params.status, Terms.of(params)) == (judged.params.status, Terms.of(judged.params)):
-            found[bundle] = report.policies[0].exit_coverage.estimate or 0.0
+        terms, ours = Terms.of(params), Terms.of(judged.params)
+        if (params.status, terms.asked_for) == (judged.params.status, ours.asked_for):
+            exits = report.policies[0].exit_coverage.estimate or 0.0
+            found[bundle] = exits if terms.mode != "coverage" else -(terms.alpha or 0.0)
     return sorted(found, key=lambda bundle: (-found[bundle], bundle))
 
 
@@ -240,7 +245,9 @@ def published(run: Path) -> Publication:
     return Publication.read(run / PUBLICATION)
 
 
-def put_in_place(store: Store, made: str, params: ScrcParams, before: str, *, now: datetime) -> None:
+def put_in_place(
+    store: Store, made: str, params: ScrcParams, before: str, *, now: datetime, accept_weaker_claim: bool = False
+) -> None:
     """Make a bundle current in the place of one of the same model.
 
     Args:
@@ -249,12 +256,19 @@ def put_in_place(store: Store, made: str, params: ScrcParams, before: str, *, no
         params: its policy.
         before: id of the one whose place it takes.
         now: the time to record, with a time zone.
+        accept_weaker_claim: it may promise less, or something else.
 
     Raises:
         PointerMoved: that one is not current.
-        BundleRefused: that one is certified, and the new one INFEASIBLE.
+        BundleRefused: that one is certified, and the new one is INFEASIBLE, or promises less and may not.
     """
-    certified = ScrcParams.read(store.path(before) / PARAMS).status
-    if (certified, params.status) == ("CERTIFIED", "INFEASIBLE"):
+    held = ScrcParams.read(store.path(before) / PARAMS)
+    if (held.status, params.status) == ("CERTIFIED", "INFEASIBLE"):
         raise BundleRefused(f"{made} stays a challenger: {before} is certified, and it is INFEASIBLE: {params.reason}")
+    weaker = _weaker(params, held, accepted=accept_weaker_claim)
+    if weaker:
+        raise BundleRefused(
+            f"{made} stays a challenger: it promises less than {before}, or something else: {weaker}; "
+            f"`cascade engines activate {made}` makes it current all the same"
+        )
     store.activate(made, now=now, action="compile", instead_of=before)

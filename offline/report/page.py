@@ -11,6 +11,7 @@ from offline.evaluation.policy_comparison import PolicyReport, SubgroupReport
 from offline.evaluation.training_comparison import TrainingComparison
 from offline.report.certificate_section import SHOWN_RISKS, certificate_section, second_look_section
 from offline.report.charts import Chart, Marker
+from offline.report.gate_section import NOT_JUDGED
 from offline.report.rate_cell import rate_cell
 from offline.report.stream_section import stream_section
 from offline.report.training_section import comparison_section
@@ -59,7 +60,8 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto;
   max-width: 52rem; padding: 1rem; }
 h1 { font-size: 1.4rem; line-height: 1.25; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
-.status { font-weight: 700; } .CERTIFIED, .good { color: var(--good); } .INFEASIBLE, .bad { color: var(--bad); }
+.status { font-weight: 700; } .CERTIFIED, .PROMOTE, .good { color: var(--good); }
+.INFEASIBLE, .REFUSE, .bad { color: var(--bad); }
 blockquote { border-left: 3px solid var(--mark); margin: 1rem 0; padding: .2rem 1rem; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .92rem; }
@@ -98,7 +100,7 @@ def render(
     comparison: TrainingComparison | None = None,
     second_look: Mapping[str, bytes] | None = None,
 ) -> str:
-    """The page.
+    """The page, with a place for the verdict of the gate.
 
     Args:
         report: evaluation on the test rows.
@@ -118,6 +120,7 @@ def render(
 <h2>Certificate: <span class="status {params.status}">{params.status}</span></h2>
 <blockquote>{escape(certificate)}</blockquote>
 {certificate_section(params)}
+{NOT_JUDGED}
 <h2>On the test rows</h2>
 <p>{report.rows} images in {report.groups} groups, {report.positives} with roadwork; none of them trained, chose or
 certified anything.</p>

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from engines.backends.registry import backend
 from engines.store.bundle import Provenance
-from engines.store.file_names import CONFIG, ENGINE_PREFIXES, REQUIRED, SPEC
+from engines.store.file_names import CONFIG, ENGINE_PREFIXES, PAGE, REQUIRED, SPEC
 from engines.store.records import VerdictEntry
 from offline.pipeline.content_key import code_version
 from offline.pipeline.run_files import (
@@ -24,9 +24,11 @@ from offline.pipeline.run_files import (
     THRESHOLDS,
 )
 from offline.pipeline.stage import Stage
-from offline.publish.gate import Bench, judge
+from offline.publish.gate import Bench, Publication, judge
+from offline.report.gate_section import with_verdict
 from offline.stages.common.inputs import splits_of
 from offline.stages.common.sent_rows import sent_rows_of
+from stage1.artifacts import write_atomic
 
 if TYPE_CHECKING:
     from offline.stages.common.context import Context, NightStage
@@ -37,7 +39,10 @@ BUNDLE_STAGES = ("splits", "train_conformal_risk", "export", "calibrate_scrc", "
 
 
 def run_publish(context: Context) -> None:
-    """Put the bundle into the store; make it current if the gate lets it pass. Writes `publish.json`."""
+    """Put the bundle into the store; make it current if the gate lets it pass.
+
+    Writes `publish.json`, and `report.html` with the verdict: the page in the bundle is under the hash that names it.
+    """
     sources = [context.inputs[name] for name in BUNDLE_STAGES]
     files = context.out / "bundle"
     names = [name for name in (*REQUIRED, SPEC, BEST, REPORT, REFERENCES, THRESHOLDS) if name != CONFIG]
@@ -65,8 +70,22 @@ def run_publish(context: Context) -> None:
     if verdict.verdict == "REFUSE" and bundle not in known:
         context.store.discard(bundle)
     context.store.prune(settings.keep, protected=context.store.live_since(now - timedelta(days=settings.memory_days)))
-    context.store.judged(VerdictEntry(bundle=bundle, verdict=verdict.verdict, reasons=verdict.reasons, at=at))
+    context.store.judged(
+        VerdictEntry(bundle=bundle, verdict=verdict.verdict, reasons=verdict.reasons, notes=verdict.notes, at=at)
+    )
     verdict.write(context.out / PUBLICATION)
+    write_atomic(context.out / PAGE, _judged_page(context.inputs["eval_selective"] / PAGE, verdict).encode())
+
+
+def _judged_page(page: Path, verdict: Publication) -> str:
+    return with_verdict(
+        page.read_text(encoding="utf-8"),
+        verdict.verdict,
+        bundle=verdict.bundle,
+        champion=verdict.champion,
+        reasons=verdict.reasons,
+        notes=verdict.notes,
+    )
 
 
 def assemble(sources: Sequence[Path], names: Sequence[str], out: Path) -> None:

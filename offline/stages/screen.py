@@ -6,8 +6,6 @@ import shutil
 from contextlib import closing
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-
 from engines.backends.registry import backend
 from engines.errors import EngineError
 from engines.spec import EngineSpec
@@ -19,7 +17,6 @@ from offline.data.engine_outputs import labelled, read_outputs, run_engine, writ
 from offline.pipeline.run_files import SCREEN, SELECT_OUTPUTS
 from offline.pipeline.stage import Stage
 from offline.publish.champion import Champion, Unjudged, open_bundle
-from offline.splits.bundle_past import unseen
 from offline.stages.common.compiled_engine import compiled_engine
 from offline.stages.common.distributions import FOR_JUDGEMENT
 from offline.stages.common.inputs import splits_of
@@ -108,11 +105,10 @@ def _outdone(context: Context, champion: Champion, rows: Dataset, ours: Labelled
     # In mode `coverage` val_select does not say who is better, and unlike promises are not compared.
     if settings.mode == "coverage" or Terms.asked(settings, held) != held:
         return ""
-    kept = set(unseen(rows.ids, splits_of(context).contents, champion.past, "val_select"))
-    places = np.flatnonzero([row in kept for row in rows.ids])
-    common = rows.pick([rows.ids[place] for place in places])
-    if len(set(common.labels.tolist())) < 2:
+    judging = champion.unseen(ours, splits_of(context).contents, "val_select")
+    if judging is None:
         return ""
+    common = rows.pick(list(judging.row_ids))
     try:
         theirs = run_engine(live.engine, common, live.preprocess, context.progress.step, "val_select, by the champion")
         its = select(theirs, settings, live.manifest.parity_tolerance).expected_coverage
@@ -120,7 +116,7 @@ def _outdone(context: Context, champion: Champion, rows: Dataset, ours: Labelled
         # It lacks a head that must agree now, or fails on a picture; the gate has the last word on it.
         return ""
     spec = EngineSpec.read(context.inputs["export"] / SPEC)
-    mine = select(ours.pick(places), settings, backend(spec.backend).tolerance(spec)).expected_coverage
+    mine = select(judging, settings, backend(spec.backend).tolerance(spec)).expected_coverage
     if mine > its:
         return ""
     return (

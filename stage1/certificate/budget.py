@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Spending = Literal["looks", "nights", "single_use"]
+MOST_LOOKS = 1000
+MOST_USES = 10**5
 # Levels are sums of floats.
 ROUNDING = 1e-9
 

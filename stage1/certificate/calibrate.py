@@ -40,7 +40,7 @@ from stage1.certificate.statistics.binomial import trials_needed
 from stage1.certificate.stream import Era, Stream, even_weights
 from stage1.decisions import Decisions
 from stage1.errors import RowsError
-from stage1.exit_rule import ExitRule
+from stage1.exit_rule import ExitRule, Mask
 from stage1.tolerance import TOLERANCE
 
 AMONG_POSITIVES = frozenset({Risk.MISS_ALL, Risk.MISS_GATED, Risk.MISS_EXIT})
@@ -104,8 +104,7 @@ def calibrate(
     found = _search(val_select, val_calib, units, settings, context)
     uncertified = _uncertified(val_select, val_calib, units, settings, context, found)
     if found.rule is None:
-        counted = val_calib.positive if settings.risk in AMONG_POSITIVES else np.ones(len(val_calib), bool)
-        held, budget = len(units.representatives(counted)), context.budget(settings)
+        held, budget = _countable(val_calib, units, settings.risk), context.budget(settings)
         after = statements.next_look(found.evidence, held, budget, settings, context.calib_share)
         fields = uncertified.model_dump() | {"reason": f"{found.reason} {after}".strip()}
         return ScrcParams.model_validate(fields)
@@ -159,7 +158,7 @@ def obstacle(
         what = statements.labelled(settings.risk, settings.unit)
         return statements.looks_are_used_up(budget, needed, what, context.calib_share)
     if settings.mode == "coverage":
-        everything = len(units.representatives(np.ones(len(val_calib), bool)))
+        everything = _countable(val_calib, units, None)
         needed = trials_needed(0, 1 - settings.coverage, budget.level / len(COVERAGE_MARGINS))
         if everything >= needed:
             return None
@@ -249,7 +248,7 @@ def _search(
 ) -> SearchOutcome:
     level, tolerance = context.budget(settings).level, context.tolerance
     if settings.mode == "coverage":
-        everything = len(units.representatives(np.ones(len(val_calib), bool)))
+        everything = _countable(val_calib, units, None)
         candidates = select_for_coverage(val_select, settings, everything, tolerance)
         return certify_coverage(val_calib, units, candidates, settings, level)
     candidates = select(val_select, settings, tolerance)
@@ -303,14 +302,19 @@ def _too_few(
     val_calib: LabelledOutputs, units: Units, claims: Sequence[Claim], settings: CalibrationSettings, share: float
 ) -> str | None:
     for claim in claims:
-        counted = val_calib.positive if claim.risk in AMONG_POSITIVES else np.ones(len(val_calib), bool)
-        there = len(units.representatives(counted if claim.among is None else counted & claim.among))
+        there = _countable(val_calib, units, claim.risk, claim.among)
         needed = trials_needed(0, claim.bound, claim.level)
         if there < needed:
             return statements.too_few_units(
                 claim.risk, claim.bound, claim.level, claim.subgroup, there, needed, settings, share
             )
     return None
+
+
+def _countable(val_calib: LabelledOutputs, units: Units, risk: Risk | None, among: Mask | None = None) -> int:
+    """How many units a risk can be counted on at most, whatever the scores are; risk None for exit coverage."""
+    counted = val_calib.positive if risk in AMONG_POSITIVES else np.ones(len(val_calib), bool)
+    return len(units.representatives(counted if among is None else counted & among))
 
 
 def bound_delta(params: ScrcParams) -> float:

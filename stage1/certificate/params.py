@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
 
 from stage1.artifacts import Artifact, sha256_json
-from stage1.certificate.budget import Budget, Spending
+from stage1.certificate.budget import MOST_LOOKS, MOST_USES, Budget, Spending
 from stage1.certificate.risks import Rate, Risk, Unit
 from stage1.certificate.settings import MOST_SLACK, Algorithm, Mode, Multiplicity
 from stage1.certificate.statistics.binomial import p_value
@@ -20,7 +20,6 @@ from stage1.tolerance import TOLERANCE
 Sha256 = str
 # Beyond it the arithmetic of the bounds overflows.
 MOST_ROWS = 10**12
-MOST_USES = 10**5
 SINCE_VERSION_2 = frozenset({"spending", "looks", "spent_before", "tolerance", "stream", "stream_weights"})
 Status = Literal["CERTIFIED", "INFEASIBLE"]
 
@@ -182,7 +181,7 @@ class ScrcParams(Artifact):
     alpha: float = Field(gt=0, lt=1)
     delta: float = Field(gt=0, lt=1)
     spending: Spending
-    looks: int = Field(ge=1, le=1000)
+    looks: int = Field(ge=1, le=MOST_LOOKS)
     spent: float = Field(gt=0, lt=1)
     spent_before: float = Field(ge=0)
     tolerance: float = Field(gt=0, le=1)

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from stage1.certificate.budget import Spending
+from stage1.certificate.budget import MOST_LOOKS, Spending
 from stage1.certificate.risks import Risk, Unit
 from stage1.certificate.stream import EraWeights, Stream, even_weights
 from stage1.settings import Section
@@ -61,7 +61,7 @@ class CalibrationSettings(Section):
     alpha: float = Field(default=0.02, ge=1e-6, lt=1)
     delta: float = Field(default=0.10, ge=1e-6, lt=1)
     spending: Spending = "looks"
-    looks: int = Field(default=6, ge=1, le=1000)
+    looks: int = Field(default=6, ge=1, le=MOST_LOOKS)
     unit: Unit = "group"
     allow_row_unit: bool = False
     seed: int = 0

@@ -1,12 +1,14 @@
-"""The terms of a certificate: what it promises, apart from the numbers that it found.
+"""The terms of a certificate: what it promises, apart from the numbers that were only measured.
 
-Two certificates are only compared where their terms are the same: more exits at a weaker promise are no improvement.
+Two certificates are only compared where their terms are the same: more exits at a weaker promise are no improvement. In
+mode `coverage` the bound on the risk is found and not asked for, and it is promised all the same: it is one of the
+terms.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.risks import Risk
@@ -15,6 +17,8 @@ from stage1.certificate.statistics.percent import at_most, confidence
 from stage1.certificate.stream import Era, Stream, era_shares
 
 EXIT_COVERAGE = "exit coverage"
+# A bound that is found may differ in its last digits on another machine.
+SAME_BOUND = 1e-9
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Terms:
     Attributes:
         mode: what was asked for.
         risk: the risk that is bounded.
-        alpha: the bound; None in mode `coverage`, which finds it.
+        alpha: the bound on it; None in mode `coverage` where nothing is certified.
         delta: one minus the confidence.
         unit: what counts once, a row or a group.
         stream: the pictures that it is true of.
@@ -51,7 +55,7 @@ class Terms:
         return cls(
             mode=params.mode,
             risk=params.risk,
-            alpha=None if params.mode == "coverage" else params.alpha,
+            alpha=None if params.mode == "coverage" and params.status == "INFEASIBLE" else params.alpha,
             delta=params.delta,
             unit=params.unit,
             stream=_stream(params.stream, params.stream_weights),
@@ -65,12 +69,13 @@ class Terms:
 
         Args:
             settings: what is asked for.
-            beside: the certificate that there is; which subgroups a new one bounds is known when it is made.
+            beside: the certificate that there is; which subgroups a new one bounds, and in mode `coverage` what bound
+                it finds, is known when it is made.
         """
         return cls(
             mode=settings.mode,
             risk=settings.risk,
-            alpha=None if settings.mode == "coverage" else settings.alpha,
+            alpha=beside.alpha if settings.mode == "coverage" else settings.alpha,
             delta=settings.delta,
             unit=settings.unit,
             stream=_stream(settings.stream, settings.stream_weights),
@@ -78,11 +83,16 @@ class Terms:
             beside=tuple(sorted(_bounds(settings, beside))),
         )
 
+    @property
+    def asked_for(self) -> Terms:
+        """The terms without a bound that the calibration found."""
+        return replace(self, alpha=None) if self.mode == "coverage" else self
+
     def weaker_than(self, other: Terms) -> list[str]:
         """In which respects this promises less than another, or something else; empty if in none."""
         found = []
-        if (self.alpha or 0) > (other.alpha or 0):
-            found.append(f"the bound is {at_most(self.alpha or 0)} instead of {at_most(other.alpha or 0)}")
+        if self.alpha is not None and other.alpha is not None and self.alpha > other.alpha * (1 + SAME_BOUND):
+            found.append("the bound is {} instead of {}".format(*_told_apart(self.alpha, other.alpha)))
         if self.delta > other.delta:
             found.append(f"the confidence is {confidence(self.delta)} instead of {confidence(other.delta)}")
         if self.each_alone and not other.each_alone:
@@ -102,6 +112,12 @@ class Terms:
             elif bound < held if risk == EXIT_COVERAGE else bound > held:
                 found.append(f"{what} is bounded by {bound:g} instead of {held:g}")
         return found
+
+
+def _told_apart(ours: float, theirs: float) -> tuple[str, str]:
+    """Two bounds in print, with more digits where they would look the same."""
+    found = at_most(ours), at_most(theirs)
+    return found if found[0] != found[1] else (f"{ours:.10%}", f"{theirs:.10%}")
 
 
 def _bounds(settings: CalibrationSettings, beside: Terms) -> list[tuple[str, str, float]]:

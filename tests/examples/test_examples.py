@@ -23,6 +23,7 @@ from engines.live.load.load_bundle import load_bundle
 from engines.store.file_names import CONFIG, PAGE, PARAMS
 from engines.store.store import Store
 from offline.config import RunConfig
+from offline.report.gate_section import NOT_JUDGED
 from offline.stages import STAGE_NAMES
 from stage1.certificate.calibrate import CalibrationContext, calibrate
 from stage1.certificate.labelled_outputs import LabelledOutputs
@@ -137,7 +138,7 @@ def test_a_plan_of_calibration_has_the_power_that_it_names(tmp_path: Path) -> No
     said = run("plan_calibration.py", "--alpha", alpha, "--delta", delta, "--miss-rate", rate, cwd=tmp_path).stdout
     level = delta / 6
     assert f"fewer than {trials_needed(0, alpha, level)} roadwork" in said
-    line = r"probability (\S+), label (\d+) images: of (\d+) with roadwork (\d+) exit, and at most (\d+) of"
+    line = r"probability (\S+), val_calib holds (\d+) images: of (\d+) with roadwork (\d+) exit, and at most (\d+) of"
     plans = {float(wanted): tuple(map(int, counts)) for wanted, *counts in re.findall(line, said)}
     assert list(plans) == [0.5, 0.8, 0.9]
     for wanted, (images, positives, exited, losses) in plans.items():
@@ -202,7 +203,12 @@ def test_a_night_from_python_publishes_a_bundle(night: Night) -> None:
     bundle, certificate, report = lines[-3:]
     assert bundle == f"bundle {row.manifest.bundle_id} is current in engines"
     assert certificate == f"{params.status}: {params.reason or params.statement}"
-    assert (night.home / report.removeprefix("report: ")).read_bytes() == (row.path / PAGE).read_bytes()
+    page = (night.home / report.removeprefix("report: ")).read_text()
+    of_bundle = (row.path / PAGE).read_text()
+    before, after = of_bundle.split(NOT_JUDGED)
+    assert page.startswith(before)
+    assert page.endswith(after)
+    assert "PROMOTE" in page[len(before) : -len(after)]
     config = RunConfig.read(row.path / CONFIG)
     assert (config.preset, config.preprocess.size_px, config.train_supervised.epochs) == ("tiny", 64, 1)
 

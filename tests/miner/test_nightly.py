@@ -15,6 +15,8 @@ from apscheduler.triggers.cron import CronTrigger
 from structlog.testing import capture_logs
 
 from engines.spec import EngineSpec
+from engines.store.records import VerdictEntry
+from engines.store.store import Store
 from miner.cli.options import parsed_changes
 from miner.nightly import STAMP, NightlyJob, RetrainSettings, RetrainStamp, missed
 from offline.config import load_config
@@ -67,6 +69,15 @@ def test_success_is_remembered_and_failure_is_not(tmp_path: Path, monkeypatch: p
     assert not stamp.exists()
     assert asyncio.run(job(tmp_path, "pass", monkeypatch).run()) == 0
     assert RetrainStamp.read(stamp).started_at <= datetime.now(UTC)
+
+
+def test_the_log_says_what_the_gate_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"bundle": "b", "verdict": "PROMOTE", "reasons": (), "notes": ("it defers every image",)}
+    Store(tmp_path / "store").judged(VerdictEntry.model_validate({"at": "2026-03-01", **said}))
+    with capture_logs() as logs:
+        asyncio.run(job(tmp_path, "pass", monkeypatch).run())
+    (done,) = (line for line in logs if line["event"] == "retrain_done")
+    assert {name: done[name] for name in said} == said
 
 
 def test_the_child_has_low_priority_and_a_session_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,9 +63,14 @@ def test_it_tells_reloads_and_rolls_back(store: Store, publish: Publish) -> None
             assert told["history"][0]["state"] == "active"
             assert told["batcher"]["images"] == 0
             assert told["verdict"] is None
-            store.judged(VerdictEntry(bundle=first, verdict="KEEP", reasons=("it is no better",), at="2026-01-01"))
+            said = {"verdict": "KEEP", "reasons": ("it is no better",), "notes": ("it defers every image",)}
+            store.judged(VerdictEntry.model_validate({"bundle": first, "at": "2026-01-01", **said}))
             told = (await ask(port, "GET", "/status"))[1]
-            assert (told["verdict"]["verdict"], told["verdict"]["reasons"]) == ("KEEP", ["it is no better"])
+            assert {name: told["verdict"][name] for name in said} == {
+                "verdict": "KEEP",
+                "reasons": ["it is no better"],
+                "notes": ["it defers every image"],
+            }
             (store.root / VERDICTS).write_text('{"bundle": 1}\n')
             assert (await ask(port, "GET", "/status"))[1]["verdict"] is None
             assert (await ask(port, "POST", "/rollback", x_cascade_admin="1"))[0] == 409

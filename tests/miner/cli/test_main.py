@@ -187,12 +187,39 @@ class TestPlan:
 
     def test_says_how_likely_what_is_there_succeeds(self) -> None:
         _, output = run("plan", "--single-use", "--have", "300")
-        assert "With 300 that exit it succeeds with probability 0.81." in output
+        assert "With 300 groups of roadwork that exit it succeeds with probability 0.81." in output
 
     def test_a_model_that_misses_too_much_is_told_so(self) -> None:
         status, output = run("plan", "--miss-rate", "0.03")
         assert status == 0
-        assert "no number of images is enough" in output
+        assert "no number of groups up to 10,000,000 is enough" in output
+
+    @pytest.mark.parametrize(
+        ("options", "why"),
+        [
+            (("--looks", "5000"), "looks is 5000, it must be from 1 to 1000"),
+            (("--uses", "1000000"), "earlier_uses is 1000000, it must be from 0 to 100000"),
+            (("--mode", "balanced", "--alpha", "0.5"), "subgroup_slack * alpha is 1, which certifies nothing"),
+            (("--mode", "coverage", "--have", "300"), "--have counts roadwork that exits"),
+            (("--nights", "--single-use"), "give one of them"),
+        ],
+    )
+    def test_what_makes_no_question_is_told_in_one_line(self, options: tuple[str, ...], why: str) -> None:
+        status, output = run("plan", *options)
+        assert status == 2
+        assert why in output
+        assert len(output.splitlines()) == 1
+
+    def test_it_counts_groups_and_says_so_of_every_number(self) -> None:
+        for options in ((), ("--mode", "balanced"), ("--mode", "coverage"), ("--have", "300")):
+            output = run("plan", *options)[1]
+            assert "All counts are groups, not images" in output
+            assert "images in" not in output
+            assert "all in val_calib   to label" in output
+
+    def test_a_model_close_to_the_bound_takes_very_many(self) -> None:
+        output = run("plan", "--miss-rate", "0.0195")[1]
+        assert "905069" in output
 
     def test_subgroups_are_planned_for_one_by_one(self) -> None:
         _, output = run("plan", "--mode", "balanced", "--subgroups", "3")
@@ -203,4 +230,4 @@ class TestPlan:
         assert "at least 80.0% of the images exit" in output
         assert "miss rate certified" in output
         _, output = run("plan", "--mode", "coverage", "--coverage", "0.9", "--expected-coverage", "0.85")
-        assert "no number of images is enough" in output
+        assert "no number of groups up to 10,000,000 is enough" in output

@@ -111,6 +111,15 @@ def test_a_run_links_every_stages_files_and_its_config(tmp_path: Path) -> None:
     assert RunConfig.read(home / "config.json") == RunConfig()
 
 
+def test_a_file_that_a_later_stage_made_anew_is_the_one_that_is_linked(tmp_path: Path) -> None:
+    def judges(context: StageContext) -> None:
+        (context.out / "train.txt").write_text(f"judged: {(context.inputs['train'] / 'train.txt').read_text()}")
+
+    home, _ = run(tmp_path, stages(export=judges))
+    assert (home / "train.txt").read_text() == "judged: train(split()12)"
+    assert (next((tmp_path / "workspace" / "stages" / "train").glob("*/train.txt"))).read_text() == "train(split()12)"
+
+
 def test_running_again_does_nothing(tmp_path: Path) -> None:
     first, _ = run(tmp_path)
     second, seen = run(tmp_path)

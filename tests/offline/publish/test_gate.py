@@ -33,6 +33,7 @@ from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
+from tests.support.red_and_blue import red_and_blue
 
 GATE = GateSettings(repetitions=200)
 NOW = datetime(2026, 4, 1, tzinfo=UTC)
@@ -43,19 +44,8 @@ Publish = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Plain pictures, red ones with roadwork: an engine without a shift is right about all of them."""
-    root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(160):
-        label = number % 2
-        strong, weak = int(rng.integers(120, 250)), int(rng.integers(0, 110))
-        red, blue = (strong, weak) if label else (weak, strong)
-        Image.new("RGB", (32, 32), (red, int(rng.integers(100, 256)), blue)).save(root / f"{number}.png")
-        rows.append(
-            Row(image=f"{number}.png", label=label, group=str(number), metadata={"city": "ab"[number % 4 // 2]})
-        )
-    return Dataset(root, tuple(rows))
+    """An engine without a shift is right about all of them."""
+    return red_and_blue(tmp_path_factory.mktemp("data"), 160, clear=True)
 
 
 @pytest.fixture(scope="module")
@@ -282,6 +272,43 @@ class TestClaims:
         assert not allowed.compared[0].like
 
 
+class TestAClaimOfCoverage:
+    """What is promised is the bound that was found: `looks` decides at which level, and so how low it is."""
+
+    def test_with_a_higher_bound_is_weaker(self, store: Store, publish: Publish, data: Dataset) -> None:
+        publish("old", **COVER, looks=2, live=NOW)
+        challenger = publish("new", shift=0.01, **COVER, looks=60)
+        verdict = judged(store, challenger, data)
+        assert verdict.verdict == "KEEP"
+        assert "promises less than the champion's" in verdict.reasons[0]
+        assert "the bound is 4.73% instead of 3.01%" in verdict.reasons[0]
+        assert judged(store, challenger, data, accept_weaker_claim=True).verdict == "PROMOTE"
+
+    def test_with_a_lower_bound_is_stronger_and_may_exit_less(
+        self, store: Store, publish: Publish, data: Dataset
+    ) -> None:
+        publish("old", **COVER, looks=60, live=NOW)
+        verdict = judged(store, publish("new", shift=0.01, **COVER, looks=2), data)
+        assert verdict.verdict == "PROMOTE"
+        assert not verdict.compared[0].like
+
+    def test_with_the_same_bound_is_a_like_claim(self, store: Store, publish: Publish, data: Dataset) -> None:
+        publish("old", **COVER, live=NOW)
+        verdict = judged(store, publish("new", shift=0.01, **COVER), data)
+        assert verdict.verdict == "PROMOTE"
+        assert verdict.compared[0].like
+
+    def test_the_best_of_late_is_the_one_with_the_lowest_bound(
+        self, store: Store, publish: Publish, data: Dataset
+    ) -> None:
+        best = publish("best", **COVER, looks=2, exits=0.8, live=NOW - timedelta(days=40))
+        publish("second", **COVER, looks=6, exits=0.9, live=NOW - timedelta(days=30))
+        worse = publish("worse", shift=2.0, **COVER, looks=60, exits=0.95, live=NOW - timedelta(days=5))
+        verdict = judged(store, publish("like it", shift=2.01, **COVER, looks=60), data)
+        assert verdict.verdict == "KEEP"
+        assert [found.against for found in verdict.compared] == [worse.name, best.name]
+
+
 class TestRefused:
     def test_a_certificate_that_the_test_rows_disprove_is(self, store: Store, publish: Publish, data: Dataset) -> None:
         verdict = judged(store, publish("new", shift=-5.0), data)
@@ -446,6 +473,16 @@ class TestTheBestOfLate:
         verdict = judged(store, challenger, data)
         assert verdict.verdict == "PROMOTE"
         assert best.name in verdict.notes[0]
+
+    def test_is_compared_with_too_where_the_champion_promises_something_else(
+        self, store: Store, publish: Publish, data: Dataset
+    ) -> None:
+        """More exits at a weaker promise do not make the champion the best."""
+        best = publish("best", exits=0.8, live=NOW - timedelta(days=40))
+        weaker = publish("weaker", shift=2.0, alpha=0.1, exits=0.9, live=NOW - timedelta(days=5))
+        verdict = judged(store, publish("new", shift=2.01), data)
+        assert verdict.verdict == "KEEP"
+        assert [found.against for found in verdict.compared] == [weaker.name, best.name]
 
     def test_is_none_that_was_rolled_back(self, store: Store, publish: Publish, data: Dataset) -> None:
         publish("worse", shift=2.0, exits=0.5, live=NOW - timedelta(days=5))

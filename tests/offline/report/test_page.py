@@ -12,6 +12,7 @@ import pytest
 
 from offline.evaluation.evaluate import EvaluationSettings, Report, evaluate
 from offline.report.charts import Chart, Marker, ticks
+from offline.report.gate_section import NOT_JUDGED, with_verdict
 from offline.report.page import render
 from stage1.baselines.literature import reference_rules
 from stage1.baselines.softmax import ThresholdPolicy, swept_thresholds
@@ -87,6 +88,25 @@ def test_an_infeasible_report_says_that_everything_is_deferred(judged: Judge) ->
     assert "certified" not in text.split("Policies side by side")[1].split("A rate stands")[0]
     assert report.policies[0].exit_coverage.events == 0
     assert report.policies[0].exit_accuracy is None
+
+
+def test_the_verdict_of_the_gate_comes_into_the_place_that_is_left_for_it(judged: Judge) -> None:
+    params, report, _ = judged(True)
+    page = render(report, params, title="Report", data="Data.")
+    assert page.count(NOT_JUDGED) == 1
+    told = with_verdict(page, "KEEP", bundle="b" * 16, champion="c" * 16, reasons=["worse by < 0.1"], notes=["a note"])
+    text = Page(told).text
+    assert f"Gate: KEEP\nBundle {'b' * 16}: it stays a challenger. When it was judged, {'c' * 16} was current." in text
+    assert "worse by < 0.1" in text
+    assert "a note" in text
+    assert told.replace(told[told.index("<h2>Gate") : told.index("<h2>On the test rows")], NOT_JUDGED + "\n") == page
+    first = with_verdict(page, "PROMOTE", bundle="b", champion=None, reasons=(), notes=())
+    assert "When it was judged, no bundle was current." in first
+    assert "Reasons:" not in first
+    again = with_verdict(page, "PROMOTE", bundle="b", champion="b", reasons=(), notes=())
+    assert "When it was judged, it was current." in again
+    with pytest.raises(ValueError, match="no place for the verdict"):
+        with_verdict(told, "KEEP", bundle="b", champion=None, reasons=(), notes=())
 
 
 def test_the_other_policies_stand_beside_the_certified_one(judged: Judge) -> None:

@@ -12,7 +12,6 @@ import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
-from PIL import Image
 
 from engines.backends.onnxruntime import OnnxEngine
 from engines.spec import EngineSpec
@@ -21,7 +20,7 @@ from engines.store.file_names import ENGINE, PREPROCESS, SPEC, SPLITS
 from engines.store.golden import write_golden
 from engines.store.store import Store
 from offline.config import RunConfig, load_config
-from offline.data.dataset import Dataset, Row
+from offline.data.dataset import Dataset
 from offline.data.engine_outputs import read_outputs
 from offline.pipeline.progress import Silence
 from offline.pipeline.run_files import SCREEN, SELECT_OUTPUTS
@@ -31,6 +30,7 @@ from offline.stages.screen import Screen, run_screen
 from stage1.artifacts import sha256_file
 from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
+from tests.support.red_and_blue import red_and_blue
 
 NOW = datetime(2026, 4, 1, tzinfo=UTC)
 Publish = Callable[..., str]
@@ -38,16 +38,7 @@ Publish = Callable[..., str]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """Plain pictures: the redder, the likelier is roadwork in it; green says nothing."""
-    root = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    rows = []
-    for number in range(200):
-        label = number % 2
-        red = int(np.clip(128 + (1 if label else -1) * rng.normal(60, 30), 0, 255))
-        Image.new("RGB", (32, 32), (red, int(rng.integers(0, 256)), 255 - red)).save(root / f"{number}.png")
-        rows.append(Row(image=f"{number}.png", label=label, group=str(number)))
-    return Dataset(root, tuple(rows))
+    return red_and_blue(tmp_path_factory.mktemp("data"), 200, clear=False)
 
 
 def distracted(engine: Path, target: Path, by: float) -> Path:
@@ -221,6 +212,18 @@ def test_a_weaker_promise_is_not_looked_at_unless_it_may_win(
     assert why in found.reason
     assert "gate.accept_weaker_claim=true lets it replace that one" in found.reason
     assert screened(tiny_engine, config(**asked, gate__accept_weaker_claim=True), key="another") == LOOK
+
+
+def test_a_bound_that_is_yet_to_be_found_is_no_weaker_promise(
+    screened: Callable[..., Screen], publish: Publish, tiny_engine: Path, worse: Path
+) -> None:
+    """Only the look says whether it is lower than the champion's; the gate has the last word."""
+    cover = {"mode": "coverage", "coverage": 0.6}
+    publish(tiny_engine, **cover)
+    asked = {f"calibrate_scrc__{name}": value for name, value in cover.items()}
+    assert screened(worse, config(**asked)) == LOOK
+    less = screened(worse, config(**asked | {"calibrate_scrc__coverage": 0.5}), key="another")
+    assert "exit coverage is bounded by 0.5 instead of 0.6" in less.reason
 
 
 def test_a_stronger_promise_is_looked_at_whatever_the_exits(

@@ -148,6 +148,33 @@ def test_what_is_infeasible_does_not_take_the_place_of_what_is_certified(
     assert (pointer.bundle, pointer.previous) == (published[True][0], None)
 
 
+def test_what_promises_less_takes_no_place_in_silence(
+    store: Path,
+    bundle: str,
+    tmp_path: Path,
+    tiny_engine: Path,
+    certificate: Callable[..., ScrcParams],
+    write_bundle_files: Callable[..., Path],
+    provenance: Provenance,
+) -> None:
+    made = Store(store)
+    hashes = {"engine_sha256": sha256_file(tiny_engine), "preprocess_sha256": PreprocessSettings(size_px=32).sha256}
+    params = certificate(**hashes, alpha=0.1)
+    weaker = made.publish(write_bundle_files(tmp_path / "weaker", engine=tiny_engine, params=params), provenance)
+    with pytest.raises(
+        BundleRefused,
+        match=rf"promises less than {bundle}, .*: the bound is 10\.0% instead of 5\.0%; `cascade engines ac",
+    ):
+        put_in_place(made, weaker, params, bundle, now=NOW)
+    pointer = made.current()
+    assert pointer is not None
+    assert pointer.bundle == bundle
+    put_in_place(made, weaker, params, bundle, now=NOW, accept_weaker_claim=True)
+    pointer = made.current()
+    assert pointer is not None
+    assert pointer.bundle == weaker
+
+
 def test_compiling_a_bundle_whose_config_cannot_be_read_says_so(store: Path, bundle: str, tmp_path: Path) -> None:
     status, output = run("compile", bundle, "--data", str(tmp_path), "--precision", "int8", "--store", str(store))
     assert status == 1

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+from scipy.special import ndtri
 
 from stage1.certificate.budget import spent_on
-from stage1.certificate.statistics.binomial import p_value, power
+from stage1.certificate.statistics.binomial import p_value, power, trials_needed
 from stage1.certificate.statistics.sample_size import Question, chance, coverage_need, fewest, need, subgroup_need
+from stage1.errors import SettingsError
 
 SINGLE = Question(spending="single_use")
 
@@ -64,6 +68,93 @@ def test_images_follow_from_the_share_that_exits_and_the_prevalence() -> None:
     assert found is not None
     assert found.positives == 2 * found.exited
     assert found.images == 8 * found.exited
+
+
+@pytest.mark.parametrize("wanted", [0.5, 0.9])
+@pytest.mark.parametrize(("alpha", "rate"), [(0.02, 0.0), (0.02, 0.01), (0.02, 0.018), (0.05, 0.045), (0.2, 0.15)])
+def test_it_is_the_first_tooth_of_the_saw_on_which_the_power_stays(alpha: float, rate: float, wanted: float) -> None:
+    question = Question(alpha=alpha, expected_rate=rate)
+
+    def enough(losses: int) -> bool:
+        last = trials_needed(losses + 1, alpha, question.level) - 1
+        return p_value(losses, last, rate) >= wanted
+
+    first = next(losses for losses in range(2000) if enough(losses))
+    found = need(question, wanted)
+    assert found is not None
+    assert (found.losses, found.exited) == (first, trials_needed(first, alpha, question.level))
+
+
+def test_a_model_close_to_the_bound_takes_more_than_two_thousand_losses() -> None:
+    question = Question(expected_rate=0.0195)
+    found = need(question, 0.9)
+    assert found is not None
+    assert found.losses > 2000
+    assert chance(question, found.exited) >= 0.9
+    # By the normal approximation, to a hundredth.
+    z = float(ndtri(1 - question.level)), float(ndtri(0.9))
+    about = ((z[0] * np.sqrt(0.02 * 0.98) + z[1] * np.sqrt(0.0195 * 0.9805)) / 0.0005) ** 2
+    assert found.exited == pytest.approx(about, rel=0.01)
+
+
+def test_more_than_ten_million_are_as_good_as_none() -> None:
+    assert need(Question(expected_rate=0.01999), 0.5) is None
+    assert need(Question(alpha=1e-6, expected_rate=9.9e-7), 0.5) is None
+
+
+def asked(**changes: Any) -> Question:
+    return Question(**changes)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -0.1, 2.5])
+@pytest.mark.parametrize(
+    "name", ["alpha", "delta", "expected_rate", "subgroup_slack", "exit_share", "prevalence", "calib_share"]
+)
+def test_a_number_that_is_no_such_share_is_refused_by_its_name(name: str, wrong: float) -> None:
+    with pytest.raises(SettingsError, match=f"^{name} is {wrong}, it must be "):
+        asked(**{name: wrong})
+
+
+@pytest.mark.parametrize("name", ["alpha", "delta", "exit_share", "prevalence", "calib_share", "looks"])
+def test_nothing_is_a_share_of_nothing(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{name} is 0, it must be "):
+        asked(**{name: 0})
+
+
+@pytest.mark.parametrize("name", ["earlier_uses", "subgroups", "looks"])
+def test_a_count_below_none_is_refused(name: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{name} is -1, it must be "):
+        asked(**{name: -1})
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    with pytest.raises(SettingsError, match=r"^alpha is 1, .*; delta is 2, .*; prevalence is 0, "):
+        Question(alpha=1, delta=2, prevalence=0)
+
+
+def test_a_bound_of_a_subgroup_that_certifies_nothing_is_refused() -> None:
+    with pytest.raises(SettingsError, match="certifies nothing in a subgroup"):
+        Question(alpha=0.5, subgroups=2)
+    assert Question(alpha=0.5).subgroups == 0
+
+
+@pytest.mark.parametrize("wrong", [0.0, 1.0, -2.0, float("nan")])
+def test_what_is_asked_of_a_question_is_checked_too(wrong: float) -> None:
+    with pytest.raises(SettingsError, match="probability of success is"):
+        need(SINGLE, wrong)
+    with pytest.raises(SettingsError, match="the exit coverage to certify is"):
+        coverage_need(SINGLE, wrong, 0.85, 0.8)
+
+
+@pytest.mark.parametrize("wrong", [-0.1, 1.1, float("nan")])
+def test_what_is_expected_is_a_share(wrong: float) -> None:
+    with pytest.raises(SettingsError, match="the expected exit coverage is"):
+        coverage_need(SINGLE, 0.8, wrong, 0.8)
+
+
+def test_fewer_than_none_cannot_exit() -> None:
+    with pytest.raises(SettingsError, match="give 0 or more"):
+        chance(SINGLE, -1)
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.05])
