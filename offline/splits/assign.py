@@ -20,8 +20,9 @@ from offline.splits.homes import Group, Settling
 from offline.splits.lost_rows import lost_rows
 from offline.splits.revisited_places import revisited
 from offline.splits.settings import SPLITS, Split, SplitSettings
-from offline.splits.split_ledger import Assignment, Event, Home, Ledger, PlacedRow, StrataCut
+from offline.splits.split_ledger import Assignment, CutKey, Event, Home, Ledger, PlacedRow, StrataCut
 from offline.splits.splits_file import (
+    OtherCut,
     Quarantined,
     RevisitedPlaces,
     SplitRow,
@@ -89,7 +90,7 @@ def split(
         The splits, and the events to append to the ledger, in this order, before anybody uses the splits.
 
     Raises:
-        DatasetError: a set would lack a class, or the difficulty bins were cut for another scorer.
+        DatasetError: a set would lack a class.
     """
     judged = examined(data, settings)
     history = history or StoreHistory()
@@ -104,7 +105,7 @@ def split(
     groups = [group for group in groups if group.rows[0].image not in barring]
     few = _why_few(groups, left_out, ledger, settings)
     groups = _place_all(groups, strata, settings)
-    placing: list[Event] = [] if settings.strata_version in ledger.cuts else [cut]
+    placing: list[Event] = [] if cut.key in ledger.cuts else [cut]
     placing += _assignments(groups, looks, ledger, settings, at)
     extras = [row for row in data.rows if _train_only(row, settings)]
     if extras:
@@ -128,6 +129,7 @@ def split(
         scorer=cut.scorer,
         strata_version=cut.strata_version,
         edges=cut.edges,
+        other_cuts=_other_cuts(cut, ledger),
         sets=sets,
         folds=_folds(groups),
         quarantined=tuple(Quarantined(row=row, reason=why) for row, why in sorted(left_out.items())),
@@ -173,18 +175,26 @@ def stratum(row: Row, difficulty: float, cut: StrataCut, settings: SplitSettings
 
 
 def _cut(looks: Looks, judged: Dataset, ledger: Ledger, settings: SplitSettings, at: str) -> StrataCut:
-    cut = ledger.cuts.get(settings.strata_version)
-    if cut is None:
-        inner = np.arange(1, settings.difficulty_bins) / settings.difficulty_bins
-        edges = tuple(np.quantile([looks.difficulty[row] for row in judged.ids] or [0.0], inner).tolist())
-        return StrataCut(strata_version=settings.strata_version, scorer=looks.scorer, edges=edges, at=at)
-    asked = looks.scorer, settings.difficulty_bins
-    if (cut.scorer, len(cut.edges) + 1) != asked:
-        raise DatasetError(
-            f"strata_version {cut.strata_version} was cut into {len(cut.edges) + 1} bins by {cut.scorer!r}, the "
-            f"settings ask for {asked[1]} by {asked[0]!r}; raise splits.strata_version to cut anew"
-        )
-    return cut
+    """The bins for this version, scorer and number of bins: those of the ledger, or the quantiles of these rows.
+
+    Bins only balance where new groups go, so other ones move nothing, and no night need wait for a person to ask for
+    them.
+    """
+    key = CutKey(settings.strata_version, looks.scorer, settings.difficulty_bins)
+    if key in ledger.cuts:
+        return ledger.cuts[key]
+    inner = np.arange(1, key.bins) / key.bins
+    edges = tuple(np.quantile([looks.difficulty[row] for row in judged.ids] or [0.0], inner).tolist())
+    return StrataCut(strata_version=key.strata_version, scorer=key.scorer, edges=edges, at=at)
+
+
+def _other_cuts(cut: StrataCut, ledger: Ledger) -> tuple[OtherCut, ...]:
+    """The other bins of the same version."""
+    return tuple(
+        OtherCut(scorer=other.scorer, bins=key.bins, at=other.at)
+        for key, other in ledger.cuts.items()
+        if key.strata_version == cut.strata_version and key != cut.key
+    )
 
 
 def _place_all(groups: Sequence[Group], strata: Mapping[str, str], settings: SplitSettings) -> list[Group]:

@@ -30,8 +30,22 @@ class _Line(BaseModel):
     schema_version: Literal[2] = 2
 
 
+class CutKey(NamedTuple):
+    """For what bins of difficulty are cut: once for each of these.
+
+    Attributes:
+        strata_version: the version that a person has asked for.
+        scorer: name of the frozen scorer.
+        bins: number of bins.
+    """
+
+    strata_version: int
+    scorer: str
+    bins: int
+
+
 class StrataCut(_Line):
-    """The bins of difficulty, frozen for one `strata_version`.
+    """The bins of difficulty, frozen for one `strata_version`, one scorer and one number of bins.
 
     Attributes:
         event: tells it from an assignment.
@@ -46,6 +60,11 @@ class StrataCut(_Line):
     scorer: str
     edges: tuple[float, ...]
     at: str
+
+    @property
+    def key(self) -> CutKey:
+        """For what they were cut."""
+        return CutKey(self.strata_version, self.scorer, len(self.edges) + 1)
 
 
 class PlacedRow(BaseModel):
@@ -74,7 +93,7 @@ class Assignment(_Line):
         fold: number of its fold from 0, in val_calib; None elsewhere.
         rows: its new rows, and known ones that lie elsewhere now.
         first_seen: when these rows came, UTC, ISO 8601.
-        strata_version: the bins by which the group was placed.
+        strata_version: version of the bins by which the group was placed.
     """
 
     event: Literal["assign"] = "assign"
@@ -106,14 +125,14 @@ class Ledger:
     Attributes:
         homes: home of each group, in the order in which the groups were placed.
         groups: group of each row that was ever placed, by its id, whether it is still in the data or not.
-        cuts: the bins of each `strata_version`.
+        cuts: the bins by what they were cut for, in the order in which they were cut.
         contents: group of each content that was ever placed, by the hash of its file.
         placed: group and label of each row and content that were ever placed together.
     """
 
     homes: Mapping[str, Home] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
-    cuts: Mapping[int, StrataCut] = field(default_factory=dict)
+    cuts: Mapping[CutKey, StrataCut] = field(default_factory=dict)
     contents: Mapping[str, str] = field(default_factory=dict)
     placed: Mapping[tuple[str, str | None], tuple[str, int | None]] = field(default_factory=dict)
 
@@ -127,8 +146,11 @@ class Ledger:
         contents, placed = dict(self.contents), dict(self.placed)
         for event in events:
             if isinstance(event, StrataCut):
-                if cuts.setdefault(event.strata_version, event) != event:
-                    raise DatasetError(f"the split ledger cuts the strata of version {event.strata_version} twice")
+                if cuts.setdefault(event.key, event) != event:
+                    raise DatasetError(
+                        f"the split ledger cuts the strata of version {event.strata_version} twice into "
+                        f"{event.key.bins} bins by {event.scorer!r}"
+                    )
                 continue
             home = Home(event.split, event.fold)
             if homes.setdefault(event.group, home) != home:

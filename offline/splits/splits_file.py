@@ -93,6 +93,20 @@ class Nearest(_Part):
     sets: tuple[Split, Split]
 
 
+class OtherCut(_Part):
+    """Bins of difficulty of the same version, by which groups were placed on other nights.
+
+    Attributes:
+        scorer: name of the scorer that cut them.
+        bins: how many they are.
+        at: when they were cut, UTC, ISO 8601.
+    """
+
+    scorer: str
+    bins: int
+    at: str
+
+
 class RevisitedPlaces(_Part):
     """The places of an exam, and which of them are in train as well. A place is a cell of the GPS grid.
 
@@ -142,6 +156,7 @@ class Splits(Artifact):
         scorer: name of the frozen scorer of difficulty.
         strata_version: version of the difficulty bins.
         edges: inner edges of the difficulty bins.
+        other_cuts: bins of this version that another scorer cut, or that are more or fewer.
         sets: the four sets.
         folds: the folds of val_calib, as row ids.
         quarantined: rows that are in no set.
@@ -161,6 +176,7 @@ class Splits(Artifact):
     scorer: str = ""
     strata_version: int = 1
     edges: tuple[float, ...] = ()
+    other_cuts: tuple[OtherCut, ...] = ()
     sets: dict[Split, SplitSet]
     folds: tuple[tuple[str, ...], ...]
     quarantined: tuple[Quarantined, ...] = ()

@@ -15,6 +15,7 @@ from offline.splits.difficulty import difficulties
 from offline.splits.old_split_ledger import take_over_splits
 from offline.splits.split_ledger import SPLIT_LEDGER, append_events, read_split_ledger
 from offline.splits.store_history import ask_store
+from offline.stages.common.outside_files import scorer_files
 from stage1.certificate.calibrate import check_unit
 
 if TYPE_CHECKING:
@@ -59,5 +60,6 @@ STAGE: NightStage = Stage(
         "calibrate_scrc.allow_row_unit",
     ),
     run=run_splits,
+    outside=scorer_files,
     distributions=("imagehash", "numpy", "pillow", "scipy", "simplejpeg"),
 )

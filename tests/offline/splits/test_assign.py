@@ -438,17 +438,39 @@ def test_the_bins_of_difficulty_are_cut_once(nights: Callable[..., Nights], driv
 
 
 @pytest.mark.parametrize("change", [{"difficulty_bins": 3}, {"scorer": "another"}])
-def test_another_scorer_needs_another_version_of_the_strata(
-    nights: Callable[..., Nights], drive: Drive, dataset: Make, looks: LooksOf, change: dict[str, object]
+def test_another_scorer_or_number_of_bins_cuts_the_strata_anew_and_moves_nothing(
+    nights: Callable[..., Nights], drive: Drive, looks: LooksOf, change: dict[str, object]
+) -> None:
+    house, rows = nights(), drives(drive, 90)
+    first = house.night(rows)
+    assert first.other_cuts == ()
+    bins, scorer = int(str(change.get("difficulty_bins", 5))), str(change.get("scorer", "uniform"))
+    house.settings = house.settings.model_copy(update={"difficulty_bins": bins})
+    house.looks = lambda *given: replace(looks(*given), scorer=scorer)
+    more = [*rows, *drives(drive, 30, first=90)]
+    second = house.night(more)
+    assert (second.strata_version, second.scorer, len(second.edges)) == (1, scorer, bins - 1)
+    assert [(cut.scorer, cut.bins) for cut in second.other_cuts] == [("uniform", 5)]
+    assert homes(first).items() <= homes(second).items()
+    # They are kept as the first ones were, and so are those when a person takes the change back.
+    assert house.night(more) == second
+    house.settings, house.looks = SETTINGS, looks
+    assert house.night(more).edges == first.edges
+    assert len([event for event in house.events if event.event == "strata"]) == 2
+
+
+def test_a_run_killed_after_the_strata_were_cut_anew_ends_alike(
+    nights: Callable[..., Nights], drive: Drive, dataset: Make, looks: LooksOf
 ) -> None:
     house, rows = nights(), drives(drive, 90)
     house.night(rows)
-    data = dataset(rows)
-    seen = looks(data)
-    seen = Looks(seen.hashes, str(change.get("scorer", seen.scorer)), seen.difficulty)
-    settings = house.settings.model_copy(update={k: v for k, v in change.items() if k != "scorer"})
-    with pytest.raises(DatasetError, match=r"raise splits\.strata_version"):
-        split(data, seen, house.ledger, settings, AT)
+    known = len(house.events)
+    house.settings = house.settings.model_copy(update={"difficulty_bins": 3})
+    rows += drives(drive, 20, first=90)
+    splits, data = house.night(rows), dataset(rows)
+    for kept in range(known, len(house.events) + 1):
+        ledger = Ledger().after(house.events[:kept])
+        assert split(data, looks(data), ledger, house.settings, AT) == (splits, house.events[kept:])
 
 
 def test_strata_are_class_difficulty_and_the_metadata_that_are_asked_for(

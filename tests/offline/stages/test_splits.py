@@ -24,8 +24,10 @@ from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import draw_frame, plan_scene
 from offline.errors import DatasetError, PipelineBusy
 from offline.night import stages
+from offline.pipeline.content_key import stage_key
 from offline.pipeline.runner import Pipeline
 from offline.pipeline.stage import StageContext
+from offline.report.row_notes import row_notes
 from offline.splits.split_ledger import SPLIT_LEDGER, Event, append_events, read_split_ledger
 from offline.splits.splits_file import Splits
 from offline.stages.common.inputs import rows_of
@@ -230,6 +232,31 @@ def test_a_workspace_that_is_deleted_and_files_that_are_moved_change_no_home(
     shares = {"splits.train": 0.2, "splits.val_select": 0.2, "splits.val_calib": 0.2, "splits.test": 0.4}
     again, _ = night(root, tmp_path / "w", override(CONFIG, shares), store)
     assert homes(again) == {f"moved/{row}": home for row, home in homes(first).items()}
+
+
+def test_bins_that_an_earlier_program_cut_stop_no_night(data: Callable[..., Path], tmp_path: Path) -> None:
+    """The scorer of that program had another name, and nobody is there to raise `splits.strata_version`."""
+    root, ledger = data(40), tmp_path / "w" / SPLIT_LEDGER
+    first, _ = night(root, tmp_path / "w")
+    as_version_1(ledger)
+    ledger.write_text(ledger.read_text().replace(first.scorer, "contrast phash256-v1"))
+    second, _ = night(data(46), tmp_path / "w")
+    assert homes(first).items() <= homes(second).items()
+    assert [cut.scorer for cut in read_split_ledger(ledger).cuts.values()] == ["contrast phash256-v1", first.scorer]
+    assert second.scorer == first.scorer
+    [note] = row_notes(second)
+    assert "splits.strata_version 1 were cut anew" in note
+    assert "by 'contrast phash256-v1' on 2026-01-01. No row moved" in note
+    assert row_notes(first) == ()
+
+
+def test_another_bundle_in_the_place_of_the_scorer_splits_again(data: Callable[..., Path], tmp_path: Path) -> None:
+    config = override(CONFIG, {"splits.difficulty": {"kind": "bundle", "path": str(tmp_path / "scorer")}})
+    [splits], rows = stages()[:1], read_dataset(data())
+    before = stage_key(splits, config, rows.sha256, {})
+    (tmp_path / "scorer").mkdir()
+    (tmp_path / "scorer" / "model.onnx").write_bytes(b"another")
+    assert stage_key(splits, config, rows.sha256, {}) != before
 
 
 def test_no_second_night_writes_into_the_ledger_at_the_same_time(
