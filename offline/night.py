@@ -15,6 +15,7 @@ from engines.spec import EngineSpec
 from engines.store.file_names import CONFIG, PARAMS, SPLITS
 from engines.store.store import Store
 from offline.config import RunConfig, load_config
+from offline.data.checks.preflight import PREFLIGHT, PreflightReport
 from offline.data.inventory import Inventory, inventory_of
 from offline.data.sources.source import read_dataset
 from offline.pipeline.progress import Progress, Silence
@@ -22,6 +23,7 @@ from offline.pipeline.runner import Pipeline
 from offline.publish.gate import Publication, published, put_in_place
 from offline.report.row_notes import row_notes
 from offline.settings_and_data import check_settings_on_data
+from offline.splits.lost_rows import lost_words
 from offline.splits.splits_file import Splits
 from offline.stages import STAGE_NAMES
 from stage1.certificate.params import ScrcParams
@@ -116,7 +118,7 @@ def run_night(
     if kept is not None:
         pipeline.check_finished(kept)
     run = pipeline.run(last)
-    last, notes = last or STAGE_NAMES[-1], row_notes(Splits.read(run / SPLITS))
+    last, notes = last or STAGE_NAMES[-1], _notes(run)
     if last != STAGE_NAMES[-1]:
         return NightOutcome(run, last, notes=notes)
     publication, params = published(run), ScrcParams.read(run / PARAMS)
@@ -125,6 +127,11 @@ def run_night(
         put_in_place(home, publication.bundle, params, instead_of, now=now())
         current = True
     return NightOutcome(run, last, publication, params, current, notes)
+
+
+def _notes(run: Path) -> tuple[str, ...]:
+    splits = Splits.read(run / SPLITS)
+    return (*row_notes(PreflightReport.read(run / PREFLIGHT), splits), *lost_words(splits.lost))
 
 
 def recompile(

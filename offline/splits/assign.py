@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -22,8 +22,10 @@ from offline.splits.revisited_places import revisited
 from offline.splits.settings import SPLITS, Split, SplitSettings
 from offline.splits.split_ledger import Assignment, CutKey, Event, Home, Ledger, PlacedRow, StrataCut
 from offline.splits.splits_file import (
+    LongChains,
     OtherCut,
     Quarantined,
+    QuarantineKind,
     RevisitedPlaces,
     SplitRow,
     Splits,
@@ -100,10 +102,13 @@ def split(
     cut = _cut(looks, judged, ledger, settings, at)
     strata = {row.image: stratum(row, looks.difficulty[row.image], cut, settings) for row in judged.rows}
     likeness = Likeness(looks.hashes, settings.hash_distance)
-    groups, left_out = Settling(likeness, looks.contents, known, settings).settle(judged.rows)
-    left_out |= (barring := barred(history, groups, looks.contents))
+    groups, ties = Settling(likeness, looks.contents, known, settings).settle(judged.rows)
+    left_out = _quarantined("ties two sets", ties)
+    barring = barred(history, groups, looks.contents)
+    left_out += _quarantined("spent", barring)
     groups = [group for group in groups if group.rows[0].image not in barring]
-    few = _why_few(groups, left_out, ledger, settings)
+    chains = _chains(groups)
+    few = _why_few(left_out, chains, settings)
     groups = _place_all(groups, strata, settings)
     placing: list[Event] = [] if cut.key in ledger.cuts else [cut]
     placing += _assignments(groups, looks, ledger, settings, at)
@@ -113,7 +118,7 @@ def split(
         settled = ledger.after(placing)
         named = settled.in_names_of(data.ids, looks.contents)
         groups, refused = Settling(likeness, looks.contents, named, settings).admit(groups, extras)
-        left_out |= refused
+        left_out += _quarantined("only trains", refused)
         placing += _assignments(groups, looks, settled, settings, at)
     sets = {name: _describe([g for g in groups if g.home and g.home.split == name], strata, looks) for name in SPLITS}
     try:
@@ -132,7 +137,8 @@ def split(
         other_cuts=_other_cuts(cut, ledger),
         sets=sets,
         folds=_folds(groups),
-        quarantined=tuple(Quarantined(row=row, reason=why) for row, why in sorted(left_out.items())),
+        quarantined=tuple(sorted(left_out, key=lambda one: one.row)),
+        chains=chains,
         places=_places(data, sets, settings),
         lost=lost_rows(ledger.after(placing), sets["val_calib"]),
         unread_bundles=history.unread,
@@ -143,17 +149,25 @@ def split(
     return splits.model_copy(update={"nearest": found, "compared": found}), [*events, *placing]
 
 
-def _why_few(groups: Sequence[Group], left_out: Mapping[str, str], ledger: Ledger, settings: SplitSettings) -> str:
+def _quarantined(kind: QuarantineKind, reasons: Mapping[str, str]) -> list[Quarantined]:
+    return [Quarantined(row=row, reason=why, kind=kind) for row, why in reasons.items()]
+
+
+def _chains(groups: Iterable[Group]) -> LongChains:
+    """What only trains because the roadwork rule ties too much together."""
+    long = [len(group.rows) for group in groups if group.chained]
+    return LongChains(groups=len(long), rows=sum(long))
+
+
+def _why_few(left_out: Sequence[Quarantined], chains: LongChains, settings: SplitSettings) -> str:
     """What the grouping kept from the exams, for the error that says that too little is left."""
-    known = ledger.homes.keys()
-    chained = sum(len(group.rows) for group in groups if group.home is not None and group.name not in known)
     told = ""
     if left_out:
-        row, why = min(left_out.items())
-        told = f"; {len(left_out)} rows are left out, for example {row!r}: {why}"
-    if chained:
+        first = min(left_out, key=lambda one: one.row)
+        told = f"; {len(left_out)} rows are left out, for example {first.row!r}: {first.reason}"
+    if chains.rows:
         told += (
-            f"; {chained} rows only train, because drives tie more than splits.roadwork_chain = "
+            f"; {chains.rows} rows only train, because drives tie more than splits.roadwork_chain = "
             f"{settings.roadwork_chain} visits to roadwork together; a larger one, or a smaller splits.roadwork_days "
             "or splits.gps_cell_m, lets them into the exams"
         )
@@ -211,7 +225,7 @@ def _place_all(groups: Sequence[Group], strata: Mapping[str, str], settings: Spl
     before = {n: _sum(contents[g] for g, home in homes.items() if home == Home("val_calib", n)) for n in numbers}
     folds = place(certifying, shares, settings.seed, placed=before, needed=CLASSES[::-1])
     homes |= {name: Home(where, folds.get(name)) for name, where in sets.items()}
-    return [Group(name, by_name[name].rows, home) for name, home in homes.items()]
+    return [replace(by_name[name], home=home) for name, home in homes.items()]
 
 
 def _contents(rows: Iterable[Row], strata: Mapping[str, str]) -> Counter[str]:
@@ -246,6 +260,7 @@ def _assignments(
                     rows=rows,
                     first_seen=at,
                     strata_version=settings.strata_version,
+                    chained=group.chained and group.name not in ledger.homes,
                 )
             )
     return events

@@ -27,6 +27,20 @@ def lost_rows(ledger: Ledger, val_calib: SplitSet) -> LostRows:
     )
 
 
+def lost_words(lost: LostRows) -> list[str]:
+    """Sentences on the rows that val_calib once had; none if it has them all as they were."""
+    told = []
+    if lost.rows:
+        unknown = f", and {lost.unknown} with an unknown label" if lost.unknown else ""
+        told.append(
+            f"Of the rows that val_calib once had {lost.rows} are gone, changed or left out, {lost.roadwork} with "
+            f"roadwork{unknown}."
+        )
+    if lost.relabelled:
+        told.append(f"Of those that are there {lost.relabelled} have another label than at first.")
+    return told
+
+
 def _labels(ledger: Ledger) -> Mapping[str, int | None]:
     """First label of every content that was ever in val_calib; a path stands for a content that nobody knows."""
     known = {row for row, sha256 in ledger.placed if sha256 is not None}

@@ -11,7 +11,7 @@ because a picture that was exported again is still the same picture.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -94,6 +94,7 @@ class Assignment(_Line):
         rows: its new rows, and known ones that lie elsewhere now.
         first_seen: when these rows came, UTC, ISO 8601.
         strata_version: version of the bins by which the group was placed.
+        chained: it trains because it is a longer chain of visits to roadwork than a group of an exam may be.
     """
 
     event: Literal["assign"] = "assign"
@@ -103,6 +104,7 @@ class Assignment(_Line):
     rows: tuple[PlacedRow, ...]
     first_seen: str
     strata_version: int
+    chained: bool = False
 
 
 Event = Annotated[StrataCut | Assignment, Field(discriminator="event")]
@@ -128,6 +130,7 @@ class Ledger:
         cuts: the bins by what they were cut for, in the order in which they were cut.
         contents: group of each content that was ever placed, by the hash of its file.
         placed: group and label of each row and content that were ever placed together.
+        chained: groups that train because they were too long a chain of visits to roadwork when they were placed.
     """
 
     homes: Mapping[str, Home] = field(default_factory=dict)
@@ -135,6 +138,7 @@ class Ledger:
     cuts: Mapping[CutKey, StrataCut] = field(default_factory=dict)
     contents: Mapping[str, str] = field(default_factory=dict)
     placed: Mapping[tuple[str, str | None], tuple[str, int | None]] = field(default_factory=dict)
+    chained: frozenset[str] = frozenset()
 
     def after(self, events: Iterable[Event]) -> Ledger:
         """What it says after some more events.
@@ -143,7 +147,7 @@ class Ledger:
             DatasetError: they contradict each other or what was there.
         """
         homes, groups, cuts = dict(self.homes), dict(self.groups), dict(self.cuts)
-        contents, placed = dict(self.contents), dict(self.placed)
+        contents, placed, chained = dict(self.contents), dict(self.placed), set(self.chained)
         for event in events:
             if isinstance(event, StrataCut):
                 if cuts.setdefault(event.key, event) != event:
@@ -155,6 +159,7 @@ class Ledger:
             home = Home(event.split, event.fold)
             if homes.setdefault(event.group, home) != home:
                 raise DatasetError(f"the split ledger has group {event.group!r} in {homes[event.group]} and in {home}")
+            chained |= {event.group} if event.chained else set()
             for row in event.rows:
                 group, _ = placed.setdefault((row.row, row.sha256), (event.group, row.label))
                 if group != event.group:
@@ -165,7 +170,7 @@ class Ledger:
                 if row.sha256 is not None:
                     before = contents.setdefault(row.sha256, group)
                     contents[row.sha256] = min((before, group), key=lambda name: FIRST.index(homes[name].split))
-        return Ledger(homes, groups, cuts, contents, placed)
+        return Ledger(homes, groups, cuts, contents, placed, frozenset(chained))
 
     def home_of(self, row: str) -> Home | None:
         """Home of a row, None if it was never placed."""
@@ -188,7 +193,7 @@ class Ledger:
         """
         found = {row: self.group_of(row, contents.get(row)) for row in rows}
         groups = {row: group for row, group in found.items() if group is not None}
-        return Ledger(self.homes, groups, self.cuts, self.contents, self.placed)
+        return replace(self, groups=groups)
 
 
 def read_split_ledger(path: Path) -> Ledger:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +16,7 @@ from offline.errors import DatasetError
 from offline.splits.settings import Split
 from stage1.artifacts import Artifact
 
+QuarantineKind = Literal["ties two sets", "spent", "only trains"]
 # Among more rows the most similar ones are only looked for as far as the splits need it.
 ALL_COMPARED = 16_384
 
@@ -73,10 +74,26 @@ class Quarantined(_Part):
     Attributes:
         row: id of the row.
         reason: why it can be in none.
+        kind: `ties two sets` if it depends on rows of both, `spent` if a bundle trained on its group or chose by it and
+            it was to certify, `only trains` if it may only train and depends on an exam; None in a file that says no
+            kinds.
     """
 
     row: str
     reason: str
+    kind: QuarantineKind | None = None
+
+
+class LongChains(_Part):
+    """Groups that train because they are too long a chain of visits to roadwork; see `splits.roadwork_chain`.
+
+    Attributes:
+        groups: how many they are.
+        rows: rows of them.
+    """
+
+    groups: int = 0
+    rows: int = 0
 
 
 class Nearest(_Part):
@@ -160,6 +177,7 @@ class Splits(Artifact):
         sets: the four sets.
         folds: the folds of val_calib, as row ids.
         quarantined: rows that are in no set.
+        chains: groups that only train because they tie too many visits to roadwork together.
         nearest: the two most similar pictures of different sets; None if there is no such pair, or if there are more
             than 16,384 rows and every two of different sets differ in more bits than `hash_distance`.
         places: of val_calib and of test, how many of their places are in train as well; empty if places are not read.
@@ -180,6 +198,7 @@ class Splits(Artifact):
     sets: dict[Split, SplitSet]
     folds: tuple[tuple[str, ...], ...]
     quarantined: tuple[Quarantined, ...] = ()
+    chains: LongChains = LongChains()
     nearest: Nearest | None = None
     places: dict[Split, RevisitedPlaces] = Field(default_factory=dict)
     lost: LostRows = LostRows()

@@ -166,6 +166,7 @@ def test_a_row_that_would_join_two_sets_is_in_none(nights: Callable[..., Nights]
     assert [q.row for q in after.quarantined] == ["bridge_0.jpg", "bridge_1.jpg"]
     assert "joins a row of" in after.quarantined[0].reason
     assert "which never move" in after.quarantined[0].reason
+    assert after.quarantined[0].kind == "ties two sets"
     # What is left out is not in the ledger, and free when what held it is gone.
     assert house.ledger.home_of("bridge_0.jpg") is None
     assert house.night([*rows, bridge[0]]).quarantined == ()
@@ -358,6 +359,7 @@ def test_extra_data_that_look_like_an_exam_are_left_out(nights: Callable[..., Ni
     after = house.night([*rows, *extra], [(exam, "00300_0.jpg"), (train, "00301_1.jpg")])
     assert [q.row for q in after.quarantined] == ["00300_0.jpg", "00300_1.jpg"]
     assert f"may only train, but depends on a row of test, {exam!r}" in after.quarantined[0].reason
+    assert after.quarantined[0].kind == "only trains"
     assert {row: homes(after)[row] for row in homes(splits)} == homes(splits)
     assert after.groups["00301_0.jpg"] == after.groups[train]
 

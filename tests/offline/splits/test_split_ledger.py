@@ -57,6 +57,7 @@ def test_each_line_is_a_record_with_its_version(tmp_path: Path) -> None:
         "rows": [{"row": "b0", "sha256": "b0" * 32, "label": 1}],
         "first_seen": AT,
         "strata_version": 1,
+        "chained": False,
     }
 
 

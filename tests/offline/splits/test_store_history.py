@@ -112,6 +112,7 @@ def test_a_row_that_any_bundle_trained_on_never_certifies(
     barred = {q.row: q.reason for q in after.quarantined}
     assert barred.keys() == certified & spent
     assert all("bundle bundle 0 of the store trained on" in why for why in barred.values())
+    assert {q.kind for q in after.quarantined} == {"spent"}
     # Nothing else moved.
     assert {row: home for row, home in homes(ours).items() if row not in barred} == homes(after)
 
