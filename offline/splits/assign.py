@@ -6,7 +6,7 @@ Everything here is a pure function of the rows, their looks and difficulty, the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,14 +14,14 @@ import numpy as np
 from offline.data.checks.likeness import Likeness
 from offline.data.dataset import Dataset, Row
 from offline.data.inventory import inventory_of
-from offline.errors import DatasetError
 from offline.splits.balanced_placement import place
 from offline.splits.homes import Group, Settling
-from offline.splits.lost_rows import lost_rows
+from offline.splits.lost_rows import absent_labels, lost_rows
 from offline.splits.revisited_places import revisited
 from offline.splits.settings import SPLITS, Split, SplitSettings
 from offline.splits.split_ledger import Assignment, CutKey, Event, Home, Ledger, PlacedRow, StrataCut
 from offline.splits.splits_file import (
+    NO_GROUPS,
     LongChains,
     OtherCut,
     Quarantined,
@@ -32,6 +32,7 @@ from offline.splits.splits_file import (
     SplitSet,
     check_classes,
     compared_within,
+    missing_classes,
     nearest_of,
 )
 from offline.splits.store_history import StoreHistory, barred, restored
@@ -39,6 +40,12 @@ from offline.splits.store_history import StoreHistory, barred, restored
 CLASSES = ("no roadwork", "roadwork")
 UNKNOWN = "unknown"
 EXAMS: tuple[Split, ...] = ("val_calib", "test")
+# What lets rows into a set again, by the reason for which they are left out.
+HELPS: dict[QuarantineKind, str] = {
+    "ties two sets": "mend what ties them: a group, an id in splits.sequence_columns, a place, or splits.hash_distance",
+    "spent": "nothing lets them certify again",
+    "only trains": "leave those out that may only train, if they are the same drives",
+}
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,7 @@ def split(
     left_out += _quarantined("spent", barring)
     groups = [group for group in groups if group.rows[0].image not in barring]
     chains = _chains(groups)
-    few = _why_few(left_out, chains, settings)
-    groups = _place_all(groups, strata, settings)
+    at_first, groups = groups, _place_all(groups, strata, settings)
     placing: list[Event] = [] if cut.key in ledger.cuts else [cut]
     placing += _assignments(groups, looks, ledger, settings, at)
     extras = [row for row in data.rows if _train_only(row, settings)]
@@ -121,12 +127,11 @@ def split(
         left_out += _quarantined("only trains", refused)
         placing += _assignments(groups, looks, settled, settings, at)
     sets = {name: _describe([g for g in groups if g.home and g.home.split == name], strata, looks) for name in SPLITS}
-    try:
-        for name, described in sets.items():
-            check_classes(name, data.pick(described.ids), few)
-    except DatasetError as error:
-        # Most often one value joins half of the rows.
-        raise DatasetError(f"{error}; {inventory_of(judged, settings.sequence_columns).joins_most}") from error
+    night = _Night(data, looks, ledger, settings, at_first, left_out)
+    for name, described in sets.items():
+        rows = data.pick(described.ids)
+        if lacking := missing_classes(rows):
+            check_classes(name, rows, night.remedy(name, lacking))
     splits = Splits(
         seed=settings.seed,
         data_sha256=data_sha256 or data.sha256,
@@ -159,19 +164,85 @@ def _chains(groups: Iterable[Group]) -> LongChains:
     return LongChains(groups=len(long), rows=sum(long))
 
 
-def _why_few(left_out: Sequence[Quarantined], chains: LongChains, settings: SplitSettings) -> str:
-    """What the grouping kept from the exams, for the error that says that too little is left."""
-    told = ""
-    if left_out:
-        first = min(left_out, key=lambda one: one.row)
-        told = f"; {len(left_out)} rows are left out, for example {first.row!r}: {first.reason}"
-    if chains.rows:
-        told += (
-            f"; {chains.rows} rows only train, because drives tie more than splits.roadwork_chain = "
-            f"{settings.roadwork_chain} visits to roadwork together; a larger one, or a smaller splits.roadwork_days "
-            "or splits.gps_cell_m, lets them into the exams"
-        )
-    return told
+@dataclass(frozen=True)
+class _Night:
+    """What a night had to split, for the error that says why a set lacks a class and what helps.
+
+    Attributes:
+        data: all rows.
+        looks: what is known of them.
+        ledger: what was placed before.
+        settings: of the split.
+        groups: what may be in a set, with the homes that groups had before.
+        left_out: what may be in none.
+    """
+
+    data: Dataset
+    looks: Looks
+    ledger: Ledger
+    settings: SplitSettings
+    groups: Sequence[Group]
+    left_out: Sequence[Quarantined]
+
+    def remedy(self, name: Split, lacking: Collection[int]) -> str:
+        """What helps a set that lacks these labels: it depends on what keeps rows from it."""
+        kind = " and ".join(CLASSES[label] for label in sorted(lacking, reverse=True))
+        placed = sum(group.home is not None and group.name in self.ledger.homes for group in self.groups)
+        new = len(self.groups) > placed
+        first = NO_GROUPS
+        if placed or self.left_out:
+            finer = ", or name finer groups for the rows that are new" if new else ""
+            first = (
+                f"{placed} of {len(self.groups)} groups were placed by earlier nights and never move, whatever the "
+                f"group column calls them: add drives or places with {kind} that no night has seen{finer}"
+            )
+        told = [
+            first,
+            *self._gone(name, lacking, kind),
+            *self._left_out(name, lacking),
+            *self._only_train(lacking, kind),
+        ]
+        if new:
+            # Most often one value joins half of the rows.
+            judged = examined(self.data, self.settings)
+            told.append(inventory_of(judged, self.settings.sequence_columns).joins_most)
+        return "; ".join(told)
+
+    def _gone(self, name: Split, lacking: Collection[int], kind: str) -> list[str]:
+        present = {*self.data.ids, *self.looks.contents.values()}
+        gone = absent_labels(self.ledger, name, present)
+        certain, unknown = sum(label in lacking for label in gone), gone.count(None)
+        if not certain + unknown:
+            return []
+        perhaps = f", and {unknown} with a label that nobody wrote down" if unknown else ""
+        told = f"{certain} rows with {kind}{perhaps} that earlier nights put there are gone or cannot be used"
+        return [f"{told}: bring them back"]
+
+    def _left_out(self, name: Split, lacking: Collection[int]) -> list[str]:
+        told = []
+        for why, helps in HELPS.items():
+            rows = [one for one in self.left_out if one.kind == why and self.data.by_id[one.row].label in lacking]
+            if rows and (why != "spent" or name == "val_calib"):
+                first = min(rows, key=lambda one: one.row)
+                told.append(f"{len(rows)} such rows are left out, for example {first.row!r}: {first.reason}; {helps}")
+        return told
+
+    def _only_train(self, lacking: Collection[int], kind: str) -> list[str]:
+        told = []
+        chained = [group for group in self.groups if group.chained and group.name not in self.ledger.homes]
+        if chained:
+            told.append(
+                f"{sum(len(group.rows) for group in chained)} rows only train, because drives tie more than "
+                f"splits.roadwork_chain = {self.settings.roadwork_chain} visits to roadwork together; a larger one, or "
+                "a smaller splits.roadwork_days or splits.gps_cell_m, lets them into the exams"
+            )
+        extras = sum(row.label in lacking and _train_only(row, self.settings) for row in self.data.rows)
+        if extras:
+            told.append(
+                f"{extras} rows with {kind} may only train, because of their source: see splits.train_only, "
+                f"{', '.join(self.settings.train_only) or 'which is empty'}"
+            )
+        return told
 
 
 def _places(data: Dataset, sets: Mapping[Split, SplitSet], settings: SplitSettings) -> dict[Split, RevisitedPlaces]:

@@ -17,6 +17,7 @@ from offline.splits.settings import Split
 from stage1.artifacts import Artifact
 
 QuarantineKind = Literal["ties two sets", "spent", "only trains"]
+NO_GROUPS = "too few groups; add data, or name finer groups in the group column"
 # Among more rows the most similar ones are only looked for as far as the splits need it.
 ALL_COMPARED = 16_384
 
@@ -251,7 +252,7 @@ class Splits(Artifact):
         folds = {f"fold {n} of val_calib": self.pick(data, fold) for n, fold in enumerate(self.folds, start=1)}
         for parts in (sets, folds):
             for part, rows in parts.items():
-                check_classes(part, rows)
+                check_classes(part, rows, "the splits were changed by hand or are of other rows; split again")
             _check_groups("group", {part: rows.groups for part, rows in parts.items()})
             # What the labels file calls one group, whatever this file says of it.
             declared = {part: [data.by_id[row].group for row in rows.ids] for part, rows in parts.items()}
@@ -269,23 +270,25 @@ class Splits(Artifact):
         return [contents[row] for row in rows if row in contents]
 
 
-def check_classes(name: str, rows: Dataset, why: str = "") -> None:
+def missing_classes(rows: Dataset) -> list[int]:
+    """The labels that no row has."""
+    return sorted({0, 1} - {row.label for row in rows.rows})
+
+
+def check_classes(name: str, rows: Dataset, remedy: str = NO_GROUPS) -> None:
     """Refuse a set without both classes.
 
     Args:
         name: of the set.
         rows: its rows.
-        why: what made groups few, to be told as well.
+        remedy: why groups are few, and what helps.
 
     Raises:
         DatasetError: a class is missing.
     """
-    positives = int(rows.labels.sum())
-    if not 0 < positives < len(rows):
-        raise DatasetError(
-            f"{name} would have {positives} roadwork images of {len(rows)}: too few groups; add data, or name finer "
-            f"groups in the group column{why}"
-        )
+    if missing_classes(rows):
+        positives = int(rows.labels.sum())
+        raise DatasetError(f"{name} would have {positives} roadwork images of {len(rows)}: {remedy}")
 
 
 def compared_within(sets: Mapping[Split, SplitSet], hash_distance: int | None) -> int:

@@ -422,6 +422,67 @@ def test_too_few_groups_is_an_error_that_says_what_to_do(nights: Callable[..., N
     assert house.events == []
 
 
+class TestWhatHelpsASetThatLacksAClass:
+    """It depends on why: a group that was placed never moves, whatever a labels file calls it."""
+
+    def test_new_drives_where_everything_was_placed_by_earlier_nights(
+        self, nights: Callable[..., Nights], drive: Drive
+    ) -> None:
+        house, rows = nights(), drives(drive, 90)
+        splits = house.night(rows)
+        tested = set(splits.sets["test"].ids)
+        rest = [row for row in rows if row.image not in tested or row.label == 0]
+        with pytest.raises(DatasetError) as refused:
+            house.night(rest)
+        placed = len({row.group for row in rest})
+        assert str(refused.value) == (
+            f"test would have 0 roadwork images of {len(tested) - len(rows) + len(rest)}: {placed} of {placed} groups "
+            "were placed by earlier nights and never move, whatever the group column calls them: add drives or places "
+            f"with roadwork that no night has seen; {len(rows) - len(rest)} rows with roadwork that earlier nights put "
+            "there are gone or cannot be used: bring them back"
+        )
+
+    def test_rows_that_tie_two_sets_are_named_with_what_ties_them(
+        self, nights: Callable[..., Nights], drive: Drive
+    ) -> None:
+        house, rows = nights(), drives(drive, 90)
+        splits = house.night(rows)
+        train = in_set(splits, "train")
+        group = {row.image: row.group for row in rows}[train]
+        tested = {row.row for row in splits.sets["test"].rows if row.label}
+        joined = [row.model_copy(update={"group": group}) if row.image in tested else row for row in rows]
+        # As many as train has, so that they are not the majority.
+        more = [Row(image=f"more_{n}.jpg", label=1, group=group) for n in range(len(tested))]
+        house.ledger = house.ledger.after(
+            [
+                Assignment(
+                    group=group,
+                    split="train",
+                    rows=tuple(PlacedRow(row=row.image) for row in more),
+                    first_seen=AT,
+                    strata_version=1,
+                )
+            ]
+        )
+        with pytest.raises(
+            DatasetError,
+            match=rf"test would have 0 roadwork .*; {len(tested)} such rows are left out, for example '.*': joins a "
+            r"row of .*, which never move; mend what ties them",
+        ) as refused:
+            house.night([*joined, *more])
+        assert "too few groups" not in str(refused.value)
+
+    def test_rows_that_may_only_train_are_counted_with_the_setting(
+        self, nights: Callable[..., Nights], drive: Drive
+    ) -> None:
+        rows = [*drives(drive, 9), *(row for n in range(200, 260) for row in drive(n, source="extra"))]
+        extra = sum(row.label for row in rows if row.source == "extra")
+        with pytest.raises(
+            DatasetError, match=rf"too few groups.*; {extra} rows with roadwork may only train, .* extra;"
+        ):
+            nights(train_only=("extra",)).night(rows)
+
+
 def test_four_groups_of_each_class_are_enough(nights: Callable[..., Nights], drive: Drive) -> None:
     rows = [row for n in range(8) for row in drive(n, label=n % 2)]
     assert all(0 < s.positives < len(s.rows) for s in nights().night(rows).sets.values())
