@@ -1,4 +1,4 @@
-"""What a cell of a table means: names of columns, words for nothing, numbers, ids and labels.
+"""What a cell of a table means: words for nothing, numbers, ids and labels. What its columns are called is in `stage1`.
 
 Every table of a person is read by these rules, so that two spellings of one thing are one thing everywhere.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
 
 from offline.errors import DatasetError
 
@@ -17,36 +16,11 @@ NOTHING = frozenset(
     | {"\\n", "#n/a", "#nv", "#value!", "#ref!", "#name?", "#num!", "#div/0!", "#null!"}
 )
 LABELS = {"true": 1, "false": 0, "yes": 1, "no": 0}
-INVISIBLE = "\ufeff\u200b\u2060"
 
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _WHOLE = re.compile(r"[+-]?\d{1,40}([.,]0*)?")
 # 123456789012345678 becomes 1.23457E+17 in a cell of a spreadsheet, and so does its neighbour.
 _ROUNDED = re.compile(r"\d[.,](\d+)E\+(\d+)", re.IGNORECASE)
-
-
-@lru_cache(maxsize=4096)
-def column_name(header: str) -> str:
-    """The name of a column: case, blanks around it and the kind of blanks in it do not matter.
-
-    Args:
-        header: as the file has it.
-    """
-    text = unicodedata.normalize("NFC", header).strip(INVISIBLE).strip().strip(INVISIBLE)
-    return "_".join(text.lower().split())
-
-
-@lru_cache(maxsize=65_536)
-def columns_called(column: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The columns that are meant by a name: the one that has it, then those that end in a dot and the name.
-
-    Args:
-        column: the name, in any spelling; `vid_id` also means `video_info.vid_id`.
-        names: names of columns (see `column_name`).
-    """
-    name = column_name(column)
-    dotted = sorted(other for other in names if other.endswith(f".{name}"))
-    return (name, *dotted) if name in names else tuple(dotted)
 
 
 def said(text: str) -> str | None:

@@ -6,17 +6,8 @@ import unicodedata
 
 import pytest
 
-from offline.data.values import column_name, identity, label_of, number, said
+from offline.data.values import identity, label_of, number, said
 from offline.errors import DatasetError
-
-
-@pytest.mark.parametrize("header", ["group", " group", "Group ", "GROUP", "\ufeffgroup", "\u00a0group\u00a0"])
-def test_case_and_blanks_do_not_make_another_column(header: str) -> None:
-    assert column_name(header) == "group"
-
-
-def test_blanks_inside_of_a_name_are_one_underscore() -> None:
-    assert column_name("Time  of Day") == "time_of_day"
 
 
 @pytest.mark.parametrize(

@@ -170,6 +170,27 @@ def test_the_columns_that_join_rows_stand_in_the_preflight_report(data: Callable
     assert [column.column for column in report.inventory.joining] == ["group"]
 
 
+@pytest.mark.parametrize("column", ["Time of Day", "info.Time of Day"])
+def test_subgroups_that_no_certifying_row_has_stop_the_night_before_it_trains(
+    data: Callable[..., Path], tmp_path: Path, column: str
+) -> None:
+    root = data()
+    named = {"calibrate_scrc.mode": "balanced", "calibrate_scrc.subgroups": "time_of_day"}
+    train = set(night(root, tmp_path / "w")[0].sets["train"].ids)
+    head, *lines = (root / "labels.csv").read_text().splitlines()
+
+    def write(filled: Callable[[str], bool]) -> None:
+        told = [f"{line},{'day' if filled(line.split(',')[0]) else ''}" for line in lines]
+        (root / "labels.csv").write_text("\n".join([f"{head},{column}", *told]))
+
+    write(lambda _: True)
+    assert night(root, tmp_path / "w", override(CONFIG, named))[1].ran == ["splits"]
+    write(lambda row: row in train)
+    with pytest.raises(DatasetError, match=r"no row of val_select has a value in the column 'time_of_day'"):
+        night(root, tmp_path / "w", override(CONFIG, named))
+    assert night(root, tmp_path / "w")[1].ran == ["splits"]
+
+
 def test_too_few_groups_say_which_column_joins_most(data: Callable[..., Path], tmp_path: Path) -> None:
     root = data()
     head, *lines = (root / "labels.csv").read_text().splitlines()
