@@ -12,15 +12,19 @@ from typing import TYPE_CHECKING
 from engines.backends.registry import check_available
 from engines.machine.clock import utc_now
 from engines.spec import EngineSpec
-from engines.store.file_names import CONFIG, PARAMS
+from engines.store.file_names import CONFIG, PARAMS, SPLITS
 from engines.store.store import Store
 from offline.config import RunConfig, load_config
+from offline.data.checks.preflight import PREFLIGHT, PreflightReport
 from offline.data.inventory import Inventory, inventory_of
 from offline.data.sources.source import read_dataset
 from offline.pipeline.progress import Progress, Silence
 from offline.pipeline.runner import Pipeline
 from offline.publish.gate import Publication, published, put_in_place
+from offline.report.row_notes import row_notes
 from offline.settings_and_data import check_settings_on_data
+from offline.splits.lost_rows import lost_words
+from offline.splits.splits_file import Splits
 from offline.stages import STAGE_NAMES
 from stage1.certificate.params import ScrcParams
 from stage1.telemetry import switch_off
@@ -39,6 +43,7 @@ class NightOutcome:
         publication: what became of the challenger; None if the night was to end before it.
         params: the policy of the challenger; None as well.
         current: whether the challenger is the current bundle now.
+        notes: what a person should know of the rows, one sentence each.
     """
 
     run: Path
@@ -46,6 +51,7 @@ class NightOutcome:
     publication: Publication | None = None
     params: ScrcParams | None = None
     current: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def stages() -> tuple[NightStage, ...]:
@@ -112,16 +118,21 @@ def run_night(
     if kept is not None:
         pipeline.check_finished(kept)
     run = pipeline.run(last)
-    last = last or STAGE_NAMES[-1]
+    last, notes = last or STAGE_NAMES[-1], _notes(run)
     if last != STAGE_NAMES[-1]:
-        return NightOutcome(run, last)
+        return NightOutcome(run, last, notes=notes)
     publication, params = published(run), ScrcParams.read(run / PARAMS)
     current = publication.accepted
     if instead_of is not None and not current:
         accepted = config.gate.accept_weaker_claim
         put_in_place(home, publication.bundle, params, instead_of, now=now(), accept_weaker_claim=accepted)
         current = True
-    return NightOutcome(run, last, publication, params, current)
+    return NightOutcome(run, last, publication, params, current, notes)
+
+
+def _notes(run: Path) -> tuple[str, ...]:
+    splits = Splits.read(run / SPLITS)
+    return (*row_notes(PreflightReport.read(run / PREFLIGHT), splits), *lost_words(splits.lost))
 
 
 def recompile(

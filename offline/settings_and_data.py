@@ -13,6 +13,7 @@ from offline.data.dataset import Dataset
 from offline.data.place_and_time import check_fixes
 from offline.splits.settings import ColumnDifficulty, SplitSettings
 from stage1.certificate.settings import CalibrationSettings
+from stage1.column_names import column_name
 from stage1.errors import SettingsError
 
 SHOWN = 30
@@ -58,15 +59,19 @@ def _named(config: RunConfig) -> Iterable[tuple[str, str]]:
     """Each setting that names a column and differs from its default, and the column."""
     splits, calibration = config.splits, config.calibrate_scrc
     usual = SplitSettings()
-    yield from (("splits.strata", name) for name in splits.strata if name not in usual.strata)
-    yield from (
-        ("splits.sequence_columns", name) for name in splits.sequence_columns if name not in usual.sequence_columns
-    )
+    yield from (("splits.strata", name) for name in _others(splits.strata, usual.strata))
+    yield from (("splits.sequence_columns", name) for name in _others(splits.sequence_columns, usual.sequence_columns))
     if isinstance(splits.difficulty, ColumnDifficulty):
         yield "splits.difficulty.column", splits.difficulty.column
     # Only mode balanced needs it.
-    if calibration.mode == "balanced" or calibration.subgroups != CalibrationSettings().subgroups:
+    if calibration.mode == "balanced" or _others([calibration.subgroups], [CalibrationSettings().subgroups]):
         yield "calibrate_scrc.subgroups", calibration.subgroups
+
+
+def _others(names: Iterable[str], usual: Iterable[str]) -> list[str]:
+    """Names of columns that are not the usual ones, in any spelling."""
+    known = {column_name(name) for name in usual}
+    return [name for name in names if column_name(name) not in known]
 
 
 def _agreement(config: RunConfig) -> Iterable[str]:

@@ -24,11 +24,14 @@ def shown(night: Callable[[RunDisplay], NightOutcome], progress: str) -> str:
         progress: kind of display.
 
     Returns:
-        The outcome in words; empty for the display of a program, which is told the run's directory instead.
+        The outcome in words; empty for the display of a program, which is told the notes and the run's directory
+        instead.
     """
     with display(progress) as screen:
         outcome = night(screen)
         if isinstance(screen, JsonDisplay):
+            for note in outcome.notes:
+                screen.note(note)
             screen.finished(str(outcome.run))
             return ""
     return told(outcome)
@@ -50,7 +53,7 @@ def told(outcome: NightOutcome) -> str:
     """A night in words."""
     publication, params = outcome.publication, outcome.params
     if publication is None or params is None:
-        return f"{outcome.last} is done; its files are in {outcome.run}"
+        return "\n".join([*outcome.notes, f"{outcome.last} is done; its files are in {outcome.run}"])
     reasons = "; ".join(publication.reasons)
     kept = "is refused and removed" if publication.verdict == "REFUSE" else "stays a challenger"
     verdict = "is current now" if outcome.current else f"{kept}: {reasons}"
@@ -60,6 +63,7 @@ def told(outcome: NightOutcome) -> str:
         [
             f"bundle {publication.bundle} {verdict}",
             *publication.notes,
+            *outcome.notes,
             f"{params.status}: {certificate}",
             *(_beside(found) for found in publication.compared),
             *(f"on the test rows, {line}" for line in gained),

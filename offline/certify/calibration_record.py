@@ -82,7 +82,7 @@ def write_record(
 
 
 def _rows(data: LabelledOutputs, about: tuple[str, ...]) -> tuple[CalibrationRow, ...]:
-    columns = {name: data.metadata[name] for name in about if name in data.metadata}
+    columns = {name: data.about(name) for name in about}
     return tuple(
         CalibrationRow(
             row=row,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from offline.splits.splits_file import LostRows, RevisitedPlaces, Splits
+from offline.splits.lost_rows import lost_words
+from offline.splits.splits_file import RevisitedPlaces, Splits
 
 
 def sample_words(splits: Splits, from_store: int = 0) -> str:
@@ -12,7 +13,7 @@ def sample_words(splits: Splits, from_store: int = 0) -> str:
         splits: says where the rows are and were.
         from_store: uses of the rows that are known from bundles of the store alone.
     """
-    told = [_visits(splits.places.get("val_calib")), *_lost(splits.lost)]
+    told = [_visits(splits.places.get("val_calib")), *lost_words(splits.lost)]
     if from_store:
         told.append(f"{from_store} of the uses of these rows are known from the bundles of the store alone.")
     return " ".join(told)
@@ -30,16 +31,3 @@ def _visits(found: RevisitedPlaces | None) -> str:
         f"A new group is a new visit and not a new place: {found.in_train} of {found.places} places of val_calib are "
         f"in train as well, {found.roadwork_in_train} of {found.roadwork_places} with roadwork{some}."
     )
-
-
-def _lost(lost: LostRows) -> list[str]:
-    told = []
-    if lost.rows:
-        unknown = f", and {lost.unknown} with an unknown label" if lost.unknown else ""
-        told.append(
-            f"Of the rows that val_calib once had {lost.rows} are gone, changed or left out, {lost.roadwork} with "
-            f"roadwork{unknown}."
-        )
-    if lost.relabelled:
-        told.append(f"Of those that are there {lost.relabelled} have another label than at first.")
-    return told

@@ -14,9 +14,10 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from engines.machine.cores import usable_cores
-from offline.data.values import column_name, columns_called, identity, said
+from offline.data.values import identity, said
 from offline.errors import DatasetError
 from stage1.artifacts import sha256_json
+from stage1.column_names import column_name, columns_called
 from stage1.errors import ImageError
 from stage1.preprocess import Pixels, PreprocessSettings, preprocess
 

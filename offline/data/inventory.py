@@ -16,7 +16,8 @@ from offline.data.place_and_time import (
     POINT_COLUMNS,
     TIME_COLUMNS,
 )
-from offline.data.values import columns_called, said
+from offline.data.values import said
+from stage1.column_names import columns_called
 
 GROUP = "group"
 

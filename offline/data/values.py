@@ -1,4 +1,4 @@
-"""What a cell of a table means: names of columns, words for nothing, numbers, ids and labels.
+"""What a cell of a table means: words for nothing, numbers, ids and labels. What its columns are called is in `stage1`.
 
 Every table of a person is read by these rules, so that two spellings of one thing are one thing everywhere.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from functools import lru_cache
 
 from offline.errors import DatasetError
 
@@ -17,36 +16,19 @@ NOTHING = frozenset(
     | {"\\n", "#n/a", "#nv", "#value!", "#ref!", "#name?", "#num!", "#div/0!", "#null!"}
 )
 LABELS = {"true": 1, "false": 0, "yes": 1, "no": 0}
-INVISIBLE = "\ufeff\u200b\u2060"
 
 _NUMBER = re.compile(r"[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?", re.IGNORECASE)
 _WHOLE = re.compile(r"[+-]?\d{1,40}([.,]0*)?")
+# What spreadsheets put between thousands, as the country has it: 1,234,567 and 1.234.567 and 1'234'567 and 1 234 567,
+# and 12,34,567 in India.
+_THOUSANDS = re.compile(
+    r"[+-]?[1-9]\d{0,2}(?P<mark>[.,'\u2019 \u00a0\u2009\u202f])\d{3}((?P=mark)\d{3})*((?!(?P=mark))[.,]0*)?"
+    r"|[+-]?[1-9]\d?(,\d{2})+,\d{3}([.]0*)?"
+)
+# A thousand, or one with three decimals.
+_EITHER = re.compile(r"[+-]?[1-9]\d{0,2}[.,]000")
 # 123456789012345678 becomes 1.23457E+17 in a cell of a spreadsheet, and so does its neighbour.
-_ROUNDED = re.compile(r"\d[.,](\d+)E\+(\d+)", re.IGNORECASE)
-
-
-@lru_cache(maxsize=4096)
-def column_name(header: str) -> str:
-    """The name of a column: case, blanks around it and the kind of blanks in it do not matter.
-
-    Args:
-        header: as the file has it.
-    """
-    text = unicodedata.normalize("NFC", header).strip(INVISIBLE).strip().strip(INVISIBLE)
-    return "_".join(text.lower().split())
-
-
-@lru_cache(maxsize=65_536)
-def columns_called(column: str, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The columns that are meant by a name: the one that has it, then those that end in a dot and the name.
-
-    Args:
-        column: the name, in any spelling; `vid_id` also means `video_info.vid_id`.
-        names: names of columns (see `column_name`).
-    """
-    name = column_name(column)
-    dotted = sorted(other for other in names if other.endswith(f".{name}"))
-    return (name, *dotted) if name in names else tuple(dotted)
+_ROUNDED = re.compile(r"\d(?:[.,](\d*))?E\+(\d+)", re.IGNORECASE)
 
 
 def said(text: str) -> str | None:
@@ -73,15 +55,17 @@ def rounded_to(text: str) -> float | None:
     found = _ROUNDED.fullmatch(text.strip())
     if found is None:
         return None
-    step = 10.0 ** min(int(found[2]) - len(found[1]), 300)
+    step = 10.0 ** min(int(found[2]) - len(found[1] or ""), 300)
     return step if step > 1 else None
 
 
 def identity(text: str) -> str:
-    """One spelling of an id: 1, 01 and 1.0 are one group, and so are composed and decomposed letters.
+    """One spelling of an id: 1, 01 and 1.0 are one group, so are 1234567 and 1,234,567, and letters composed anyhow.
+
+    Digits of every script are digits. 1.5, 1e3 and 0x10 are text.
 
     Raises:
-        DatasetError: a spreadsheet has rounded it, so that different ids may have become the same.
+        DatasetError: it may be two ids: a spreadsheet has rounded it, or it is a thousand or one with three decimals.
     """
     bare = unicodedata.normalize("NFC", text.strip())
     if rounded_to(bare) is not None:
@@ -89,7 +73,16 @@ def identity(text: str) -> str:
             f"the id {bare!r} was rounded by a spreadsheet, and different ids may have become the same: export the "
             "column as text"
         )
-    return str(int(re.split("[.,]", bare)[0])) if _WHOLE.fullmatch(bare) else bare
+    plain = "".join(str(unicodedata.decimal(sign, sign)) for sign in bare)
+    if _EITHER.fullmatch(plain):
+        whole = plain[:-4]
+        raise DatasetError(
+            f"the id {bare!r} may be {whole}000, with a separator of thousands, or {whole}, with three decimals: "
+            "export the column as whole numbers without either, or put a letter before an id that is neither"
+        )
+    found = _THOUSANDS.fullmatch(plain)
+    plain = plain if found is None else plain.replace(found["mark"] or ",", "")
+    return str(int(re.split("[.,]", plain)[0])) if _WHOLE.fullmatch(plain) else bare
 
 
 def label_of(text: str) -> int | None:

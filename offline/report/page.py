@@ -99,6 +99,7 @@ def render(
     thumbnails: Mapping[str, bytes] | None = None,
     comparison: TrainingComparison | None = None,
     second_look: Mapping[str, bytes] | None = None,
+    notes: Sequence[str] = (),
 ) -> str:
     """The page, with a place for the verdict of the gate.
 
@@ -110,6 +111,7 @@ def render(
         thumbnails: small JPEGs of the mistakes, by id of the row; those without one are only named.
         comparison: ways of training side by side.
         second_look: small JPEGs of the rows of val_calib whose labels a person should look at again, by id.
+        notes: sentences on rows that were left out, or that are not where one would look for them.
     """
     certificate = params.statement if params.rule is not None else params.reason
     return f"""<!doctype html>
@@ -117,6 +119,7 @@ def render(
 <title>{escape(title)}</title><style>{STYLE}</style></head><body>
 <h1>{escape(title)}</h1>
 <p>{escape(data)}</p>
+{_notes(notes)}
 <h2>Certificate: <span class="status {params.status}">{params.status}</span></h2>
 <blockquote>{escape(certificate)}</blockquote>
 {certificate_section(params)}
@@ -153,6 +156,10 @@ probability that is answered ({report.answers}); bars: share of the images in ea
 {second_look_section(second_look or {})}
 </body></html>
 """
+
+
+def _notes(notes: Sequence[str]) -> str:
+    return f"<ul>{''.join(f'<li>{escape(note)}</li>' for note in notes)}</ul>" if notes else ""
 
 
 def _name(policy: PolicyReport) -> str:

@@ -6,29 +6,33 @@ Everything here is a pure function of the rows, their looks and difficulty, the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from offline.data.checks.likeness import Likeness
 from offline.data.dataset import Dataset, Row
 from offline.data.inventory import inventory_of
-from offline.errors import DatasetError
 from offline.splits.balanced_placement import place
 from offline.splits.homes import Group, Settling
-from offline.splits.lost_rows import lost_rows
+from offline.splits.lost_rows import absent_labels, lost_rows
 from offline.splits.revisited_places import revisited
 from offline.splits.settings import SPLITS, Split, SplitSettings
-from offline.splits.split_ledger import Assignment, Event, Home, Ledger, PlacedRow, StrataCut
+from offline.splits.split_ledger import Assignment, CutKey, Event, Home, Ledger, PlacedRow, StrataCut
 from offline.splits.splits_file import (
+    NO_GROUPS,
+    LongChains,
+    OtherCut,
     Quarantined,
+    QuarantineKind,
     RevisitedPlaces,
     SplitRow,
     Splits,
     SplitSet,
     check_classes,
     compared_within,
+    missing_classes,
     nearest_of,
 )
 from offline.splits.store_history import StoreHistory, barred, restored
@@ -36,6 +40,12 @@ from offline.splits.store_history import StoreHistory, barred, restored
 CLASSES = ("no roadwork", "roadwork")
 UNKNOWN = "unknown"
 EXAMS: tuple[Split, ...] = ("val_calib", "test")
+# What lets rows into a set again, by the reason for which they are left out.
+HELPS: dict[QuarantineKind, str] = {
+    "ties two sets": "mend what ties them: a group, an id in splits.sequence_columns, a place, or splits.hash_distance",
+    "spent": "nothing lets them certify again",
+    "only trains": "leave those out that may only train, if they are the same drives",
+}
 
 
 @dataclass(frozen=True)
@@ -89,7 +99,7 @@ def split(
         The splits, and the events to append to the ledger, in this order, before anybody uses the splits.
 
     Raises:
-        DatasetError: a set would lack a class, or the difficulty bins were cut for another scorer.
+        DatasetError: a set would lack a class.
     """
     judged = examined(data, settings)
     history = history or StoreHistory()
@@ -99,12 +109,14 @@ def split(
     cut = _cut(looks, judged, ledger, settings, at)
     strata = {row.image: stratum(row, looks.difficulty[row.image], cut, settings) for row in judged.rows}
     likeness = Likeness(looks.hashes, settings.hash_distance)
-    groups, left_out = Settling(likeness, looks.contents, known, settings).settle(judged.rows)
-    left_out |= (barring := barred(history, groups, looks.contents))
+    groups, ties = Settling(likeness, looks.contents, known, settings).settle(judged.rows)
+    left_out = _quarantined("ties two sets", ties)
+    barring = barred(history, groups, looks.contents)
+    left_out += _quarantined("spent", barring)
     groups = [group for group in groups if group.rows[0].image not in barring]
-    few = _why_few(groups, left_out, ledger, settings)
-    groups = _place_all(groups, strata, settings)
-    placing: list[Event] = [] if settings.strata_version in ledger.cuts else [cut]
+    chains = _chains(groups)
+    at_first, groups = groups, _place_all(groups, strata, settings)
+    placing: list[Event] = [] if cut.key in ledger.cuts else [cut]
     placing += _assignments(groups, looks, ledger, settings, at)
     extras = [row for row in data.rows if _train_only(row, settings)]
     if extras:
@@ -112,15 +124,14 @@ def split(
         settled = ledger.after(placing)
         named = settled.in_names_of(data.ids, looks.contents)
         groups, refused = Settling(likeness, looks.contents, named, settings).admit(groups, extras)
-        left_out |= refused
+        left_out += _quarantined("only trains", refused)
         placing += _assignments(groups, looks, settled, settings, at)
     sets = {name: _describe([g for g in groups if g.home and g.home.split == name], strata, looks) for name in SPLITS}
-    try:
-        for name, described in sets.items():
-            check_classes(name, data.pick(described.ids), few)
-    except DatasetError as error:
-        # Most often one value joins half of the rows.
-        raise DatasetError(f"{error}; {inventory_of(judged, settings.sequence_columns).joins_most}") from error
+    night = _Night(data, looks, ledger, settings, at_first, left_out)
+    for name, described in sets.items():
+        rows = data.pick(described.ids)
+        if lacking := missing_classes(rows):
+            check_classes(name, rows, night.remedy(name, lacking))
     splits = Splits(
         seed=settings.seed,
         data_sha256=data_sha256 or data.sha256,
@@ -128,9 +139,11 @@ def split(
         scorer=cut.scorer,
         strata_version=cut.strata_version,
         edges=cut.edges,
+        other_cuts=_other_cuts(cut, ledger),
         sets=sets,
         folds=_folds(groups),
-        quarantined=tuple(Quarantined(row=row, reason=why) for row, why in sorted(left_out.items())),
+        quarantined=tuple(sorted(left_out, key=lambda one: one.row)),
+        chains=chains,
         places=_places(data, sets, settings),
         lost=lost_rows(ledger.after(placing), sets["val_calib"]),
         unread_bundles=history.unread,
@@ -141,21 +154,95 @@ def split(
     return splits.model_copy(update={"nearest": found, "compared": found}), [*events, *placing]
 
 
-def _why_few(groups: Sequence[Group], left_out: Mapping[str, str], ledger: Ledger, settings: SplitSettings) -> str:
-    """What the grouping kept from the exams, for the error that says that too little is left."""
-    known = ledger.homes.keys()
-    chained = sum(len(group.rows) for group in groups if group.home is not None and group.name not in known)
-    told = ""
-    if left_out:
-        row, why = min(left_out.items())
-        told = f"; {len(left_out)} rows are left out, for example {row!r}: {why}"
-    if chained:
-        told += (
-            f"; {chained} rows only train, because drives tie more than splits.roadwork_chain = "
-            f"{settings.roadwork_chain} visits to roadwork together; a larger one, or a smaller splits.roadwork_days "
-            "or splits.gps_cell_m, lets them into the exams"
-        )
-    return told
+def _quarantined(kind: QuarantineKind, reasons: Mapping[str, str]) -> list[Quarantined]:
+    return [Quarantined(row=row, reason=why, kind=kind) for row, why in reasons.items()]
+
+
+def _chains(groups: Iterable[Group]) -> LongChains:
+    """What only trains because the roadwork rule ties too much together."""
+    long = [len(group.rows) for group in groups if group.chained]
+    return LongChains(groups=len(long), rows=sum(long))
+
+
+@dataclass(frozen=True)
+class _Night:
+    """What a night had to split, for the error that says why a set lacks a class and what helps.
+
+    Attributes:
+        data: all rows.
+        looks: what is known of them.
+        ledger: what was placed before.
+        settings: of the split.
+        groups: what may be in a set, with the homes that groups had before.
+        left_out: what may be in none.
+    """
+
+    data: Dataset
+    looks: Looks
+    ledger: Ledger
+    settings: SplitSettings
+    groups: Sequence[Group]
+    left_out: Sequence[Quarantined]
+
+    def remedy(self, name: Split, lacking: Collection[int]) -> str:
+        """What helps a set that lacks these labels: it depends on what keeps rows from it."""
+        kind = " and ".join(CLASSES[label] for label in sorted(lacking, reverse=True))
+        placed = sum(group.home is not None and group.name in self.ledger.homes for group in self.groups)
+        new = len(self.groups) > placed
+        first = NO_GROUPS
+        if placed or self.left_out:
+            finer = ", or name finer groups for the rows that are new" if new else ""
+            first = (
+                f"{placed} of {len(self.groups)} groups were placed by earlier nights and never move, whatever the "
+                f"group column calls them: add drives or places with {kind} that no night has seen{finer}"
+            )
+        told = [
+            first,
+            *self._gone(name, lacking, kind),
+            *self._left_out(name, lacking),
+            *self._only_train(lacking, kind),
+        ]
+        if new:
+            # Most often one value joins half of the rows.
+            judged = examined(self.data, self.settings)
+            told.append(inventory_of(judged, self.settings.sequence_columns).joins_most)
+        return "; ".join(told)
+
+    def _gone(self, name: Split, lacking: Collection[int], kind: str) -> list[str]:
+        present = {*self.data.ids, *self.looks.contents.values()}
+        gone = absent_labels(self.ledger, name, present)
+        certain, unknown = sum(label in lacking for label in gone), gone.count(None)
+        if not certain + unknown:
+            return []
+        perhaps = f", and {unknown} with a label that nobody wrote down" if unknown else ""
+        told = f"{certain} rows with {kind}{perhaps} that earlier nights put there are gone or cannot be used"
+        return [f"{told}: bring them back"]
+
+    def _left_out(self, name: Split, lacking: Collection[int]) -> list[str]:
+        told = []
+        for why, helps in HELPS.items():
+            rows = [one for one in self.left_out if one.kind == why and self.data.by_id[one.row].label in lacking]
+            if rows and (why != "spent" or name == "val_calib"):
+                first = min(rows, key=lambda one: one.row)
+                told.append(f"{len(rows)} such rows are left out, for example {first.row!r}: {first.reason}; {helps}")
+        return told
+
+    def _only_train(self, lacking: Collection[int], kind: str) -> list[str]:
+        told = []
+        chained = [group for group in self.groups if group.chained and group.name not in self.ledger.homes]
+        if chained:
+            told.append(
+                f"{sum(len(group.rows) for group in chained)} rows only train, because drives tie more than "
+                f"splits.roadwork_chain = {self.settings.roadwork_chain} visits to roadwork together; a larger one, or "
+                "a smaller splits.roadwork_days or splits.gps_cell_m, lets them into the exams"
+            )
+        extras = sum(row.label in lacking and _train_only(row, self.settings) for row in self.data.rows)
+        if extras:
+            told.append(
+                f"{extras} rows with {kind} may only train, because of their source: see splits.train_only, "
+                f"{', '.join(self.settings.train_only) or 'which is empty'}"
+            )
+        return told
 
 
 def _places(data: Dataset, sets: Mapping[Split, SplitSet], settings: SplitSettings) -> dict[Split, RevisitedPlaces]:
@@ -173,18 +260,26 @@ def stratum(row: Row, difficulty: float, cut: StrataCut, settings: SplitSettings
 
 
 def _cut(looks: Looks, judged: Dataset, ledger: Ledger, settings: SplitSettings, at: str) -> StrataCut:
-    cut = ledger.cuts.get(settings.strata_version)
-    if cut is None:
-        inner = np.arange(1, settings.difficulty_bins) / settings.difficulty_bins
-        edges = tuple(np.quantile([looks.difficulty[row] for row in judged.ids] or [0.0], inner).tolist())
-        return StrataCut(strata_version=settings.strata_version, scorer=looks.scorer, edges=edges, at=at)
-    asked = looks.scorer, settings.difficulty_bins
-    if (cut.scorer, len(cut.edges) + 1) != asked:
-        raise DatasetError(
-            f"strata_version {cut.strata_version} was cut into {len(cut.edges) + 1} bins by {cut.scorer!r}, the "
-            f"settings ask for {asked[1]} by {asked[0]!r}; raise splits.strata_version to cut anew"
-        )
-    return cut
+    """The bins for this version, scorer and number of bins: those of the ledger, or the quantiles of these rows.
+
+    Bins only balance where new groups go, so other ones move nothing, and no night need wait for a person to ask for
+    them.
+    """
+    key = CutKey(settings.strata_version, looks.scorer, settings.difficulty_bins)
+    if key in ledger.cuts:
+        return ledger.cuts[key]
+    inner = np.arange(1, key.bins) / key.bins
+    edges = tuple(np.quantile([looks.difficulty[row] for row in judged.ids] or [0.0], inner).tolist())
+    return StrataCut(strata_version=key.strata_version, scorer=key.scorer, edges=edges, at=at)
+
+
+def _other_cuts(cut: StrataCut, ledger: Ledger) -> tuple[OtherCut, ...]:
+    """The other bins of the same version."""
+    return tuple(
+        OtherCut(scorer=other.scorer, bins=key.bins, at=other.at)
+        for key, other in ledger.cuts.items()
+        if key.strata_version == cut.strata_version and key != cut.key
+    )
 
 
 def _place_all(groups: Sequence[Group], strata: Mapping[str, str], settings: SplitSettings) -> list[Group]:
@@ -201,7 +296,7 @@ def _place_all(groups: Sequence[Group], strata: Mapping[str, str], settings: Spl
     before = {n: _sum(contents[g] for g, home in homes.items() if home == Home("val_calib", n)) for n in numbers}
     folds = place(certifying, shares, settings.seed, placed=before, needed=CLASSES[::-1])
     homes |= {name: Home(where, folds.get(name)) for name, where in sets.items()}
-    return [Group(name, by_name[name].rows, home) for name, home in homes.items()]
+    return [replace(by_name[name], home=home) for name, home in homes.items()]
 
 
 def _contents(rows: Iterable[Row], strata: Mapping[str, str]) -> Counter[str]:
@@ -236,6 +331,7 @@ def _assignments(
                     rows=rows,
                     first_seen=at,
                     strata_version=settings.strata_version,
+                    chained=group.chained and group.name not in ledger.homes,
                 )
             )
     return events

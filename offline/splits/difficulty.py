@@ -12,6 +12,7 @@ from offline.data.engine_outputs import run_engine
 from offline.data.values import number
 from offline.errors import DatasetError
 from offline.splits.settings import BundleDifficulty, ColumnDifficulty, Difficulty
+from stage1.column_names import column_name
 
 FULL_CONTRAST = 127.5
 
@@ -38,7 +39,7 @@ def difficulties(
         BundleRefused: the bundle cannot be loaded.
     """
     if isinstance(settings, ColumnDifficulty):
-        return f"column {settings.column}", {row.image: _number(row, settings.column) for row in data.rows}
+        return f"column {column_name(settings.column)}", {row.image: _number(row, settings.column) for row in data.rows}
     if isinstance(settings, BundleDifficulty):
         with closing(load_bundle(settings.path)) as bundle:
             outputs = run_engine(bundle.engine, data, bundle.preprocess, progress, "difficulty").outputs

@@ -31,11 +31,13 @@ class Group:
         name: the name under which the ledger knows them, or the first of their declared groups.
         rows: the rows, sorted by id.
         home: where they live; None if they are all new.
+        chained: they train because they are, or were when they were placed, too long a chain of visits to roadwork.
     """
 
     name: str
     rows: tuple[Row, ...]
     home: Home | None
+    chained: bool = False
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,10 @@ class Settling:
         ]
 
     def _group(self, rows: Sequence[Row]) -> Group:
-        home = next(iter(self._homes(rows)), None)
-        return Group(self._name(rows), tuple(rows), TRAIN if home is None and self._is_long(rows) else home)
+        name, home = self._name(rows), next(iter(self._homes(rows)), None)
+        if home is None and self._is_long(rows):
+            return Group(name, tuple(rows), TRAIN, chained=True)
+        return Group(name, tuple(rows), home, chained=name in self.ledger.chained)
 
     def _is_long(self, rows: Sequence[Row]) -> bool:
         """Whether the roadwork rule made these rows one group out of too many."""

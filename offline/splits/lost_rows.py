@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
+from offline.splits.settings import Split
 from offline.splits.split_ledger import Ledger
 from offline.splits.splits_file import LostRows, SplitSet
 
@@ -25,6 +26,35 @@ def lost_rows(ledger: Ledger, val_calib: SplitSet) -> LostRows:
         unknown=gone.count(None),
         relabelled=sum(before != label for before, label in both),
     )
+
+
+def absent_labels(ledger: Ledger, name: Split, present: Collection[str]) -> list[int | None]:
+    """First label of every row that was ever placed in a set and is nowhere now; None where nobody wrote it down.
+
+    Args:
+        ledger: what was ever placed.
+        name: of the set.
+        present: ids of the rows that there are, and hashes of their files.
+    """
+    found: dict[str, int | None] = {}
+    for (row, sha256), (group, label) in ledger.placed.items():
+        if ledger.homes[group].split == name and row not in present and sha256 not in present:
+            found.setdefault(sha256 or row, label)
+    return list(found.values())
+
+
+def lost_words(lost: LostRows) -> list[str]:
+    """Sentences on the rows that val_calib once had; none if it has them all as they were."""
+    told = []
+    if lost.rows:
+        unknown = f", and {lost.unknown} with an unknown label" if lost.unknown else ""
+        told.append(
+            f"Of the rows that val_calib once had {lost.rows} are gone, changed or left out, {lost.roadwork} with "
+            f"roadwork{unknown}."
+        )
+    if lost.relabelled:
+        told.append(f"Of those that are there {lost.relabelled} have another label than at first.")
+    return told
 
 
 def _labels(ledger: Ledger) -> Mapping[str, int | None]:

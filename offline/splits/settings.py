@@ -78,7 +78,8 @@ class SplitSettings(Section):
         strata: metadata columns whose values every set should hold alike.
         difficulty: the frozen scorer of difficulty.
         difficulty_bins: number of difficulty quantiles that every set should hold alike.
-        strata_version: the quantiles are cut once for each version; raise it to cut them anew.
+        strata_version: the quantiles are cut once for each version, scorer and number of bins; raise it to cut them
+            anew.
     """
 
     seed: int = 0

@@ -11,7 +11,7 @@ because a picture that was exported again is still the same picture.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -30,8 +30,22 @@ class _Line(BaseModel):
     schema_version: Literal[2] = 2
 
 
+class CutKey(NamedTuple):
+    """For what bins of difficulty are cut: once for each of these.
+
+    Attributes:
+        strata_version: the version that a person has asked for.
+        scorer: name of the frozen scorer.
+        bins: number of bins.
+    """
+
+    strata_version: int
+    scorer: str
+    bins: int
+
+
 class StrataCut(_Line):
-    """The bins of difficulty, frozen for one `strata_version`.
+    """The bins of difficulty, frozen for one `strata_version`, one scorer and one number of bins.
 
     Attributes:
         event: tells it from an assignment.
@@ -46,6 +60,11 @@ class StrataCut(_Line):
     scorer: str
     edges: tuple[float, ...]
     at: str
+
+    @property
+    def key(self) -> CutKey:
+        """For what they were cut."""
+        return CutKey(self.strata_version, self.scorer, len(self.edges) + 1)
 
 
 class PlacedRow(BaseModel):
@@ -74,7 +93,8 @@ class Assignment(_Line):
         fold: number of its fold from 0, in val_calib; None elsewhere.
         rows: its new rows, and known ones that lie elsewhere now.
         first_seen: when these rows came, UTC, ISO 8601.
-        strata_version: the bins by which the group was placed.
+        strata_version: version of the bins by which the group was placed.
+        chained: it trains because it is a longer chain of visits to roadwork than a group of an exam may be.
     """
 
     event: Literal["assign"] = "assign"
@@ -84,6 +104,7 @@ class Assignment(_Line):
     rows: tuple[PlacedRow, ...]
     first_seen: str
     strata_version: int
+    chained: bool = False
 
 
 Event = Annotated[StrataCut | Assignment, Field(discriminator="event")]
@@ -106,16 +127,18 @@ class Ledger:
     Attributes:
         homes: home of each group, in the order in which the groups were placed.
         groups: group of each row that was ever placed, by its id, whether it is still in the data or not.
-        cuts: the bins of each `strata_version`.
+        cuts: the bins by what they were cut for, in the order in which they were cut.
         contents: group of each content that was ever placed, by the hash of its file.
         placed: group and label of each row and content that were ever placed together.
+        chained: groups that train because they were too long a chain of visits to roadwork when they were placed.
     """
 
     homes: Mapping[str, Home] = field(default_factory=dict)
     groups: Mapping[str, str] = field(default_factory=dict)
-    cuts: Mapping[int, StrataCut] = field(default_factory=dict)
+    cuts: Mapping[CutKey, StrataCut] = field(default_factory=dict)
     contents: Mapping[str, str] = field(default_factory=dict)
     placed: Mapping[tuple[str, str | None], tuple[str, int | None]] = field(default_factory=dict)
+    chained: frozenset[str] = frozenset()
 
     def after(self, events: Iterable[Event]) -> Ledger:
         """What it says after some more events.
@@ -124,15 +147,19 @@ class Ledger:
             DatasetError: they contradict each other or what was there.
         """
         homes, groups, cuts = dict(self.homes), dict(self.groups), dict(self.cuts)
-        contents, placed = dict(self.contents), dict(self.placed)
+        contents, placed, chained = dict(self.contents), dict(self.placed), set(self.chained)
         for event in events:
             if isinstance(event, StrataCut):
-                if cuts.setdefault(event.strata_version, event) != event:
-                    raise DatasetError(f"the split ledger cuts the strata of version {event.strata_version} twice")
+                if cuts.setdefault(event.key, event) != event:
+                    raise DatasetError(
+                        f"the split ledger cuts the strata of version {event.strata_version} twice into "
+                        f"{event.key.bins} bins by {event.scorer!r}"
+                    )
                 continue
             home = Home(event.split, event.fold)
             if homes.setdefault(event.group, home) != home:
                 raise DatasetError(f"the split ledger has group {event.group!r} in {homes[event.group]} and in {home}")
+            chained |= {event.group} if event.chained else set()
             for row in event.rows:
                 group, _ = placed.setdefault((row.row, row.sha256), (event.group, row.label))
                 if group != event.group:
@@ -143,7 +170,7 @@ class Ledger:
                 if row.sha256 is not None:
                     before = contents.setdefault(row.sha256, group)
                     contents[row.sha256] = min((before, group), key=lambda name: FIRST.index(homes[name].split))
-        return Ledger(homes, groups, cuts, contents, placed)
+        return Ledger(homes, groups, cuts, contents, placed, frozenset(chained))
 
     def home_of(self, row: str) -> Home | None:
         """Home of a row, None if it was never placed."""
@@ -166,7 +193,7 @@ class Ledger:
         """
         found = {row: self.group_of(row, contents.get(row)) for row in rows}
         groups = {row: group for row, group in found.items() if group is not None}
-        return Ledger(self.homes, groups, self.cuts, self.contents, self.placed)
+        return replace(self, groups=groups)
 
 
 def read_split_ledger(path: Path) -> Ledger:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +16,8 @@ from offline.errors import DatasetError
 from offline.splits.settings import Split
 from stage1.artifacts import Artifact
 
+QuarantineKind = Literal["ties two sets", "spent", "only trains"]
+NO_GROUPS = "too few groups; add data, or name finer groups in the group column"
 # Among more rows the most similar ones are only looked for as far as the splits need it.
 ALL_COMPARED = 16_384
 
@@ -73,10 +75,26 @@ class Quarantined(_Part):
     Attributes:
         row: id of the row.
         reason: why it can be in none.
+        kind: `ties two sets` if it depends on rows of both, `spent` if a bundle trained on its group or chose by it and
+            it was to certify, `only trains` if it may only train and depends on an exam; None in a file that says no
+            kinds.
     """
 
     row: str
     reason: str
+    kind: QuarantineKind | None = None
+
+
+class LongChains(_Part):
+    """Groups that train because they are too long a chain of visits to roadwork; see `splits.roadwork_chain`.
+
+    Attributes:
+        groups: how many they are.
+        rows: rows of them.
+    """
+
+    groups: int = 0
+    rows: int = 0
 
 
 class Nearest(_Part):
@@ -91,6 +109,20 @@ class Nearest(_Part):
     bits: int
     rows: tuple[str, str]
     sets: tuple[Split, Split]
+
+
+class OtherCut(_Part):
+    """Bins of difficulty of the same version, by which groups were placed on other nights.
+
+    Attributes:
+        scorer: name of the scorer that cut them.
+        bins: how many they are.
+        at: when they were cut, UTC, ISO 8601.
+    """
+
+    scorer: str
+    bins: int
+    at: str
 
 
 class RevisitedPlaces(_Part):
@@ -142,9 +174,11 @@ class Splits(Artifact):
         scorer: name of the frozen scorer of difficulty.
         strata_version: version of the difficulty bins.
         edges: inner edges of the difficulty bins.
+        other_cuts: bins of this version that another scorer cut, or that are more or fewer.
         sets: the four sets.
         folds: the folds of val_calib, as row ids.
         quarantined: rows that are in no set.
+        chains: groups that only train because they tie too many visits to roadwork together.
         nearest: the two most similar pictures of different sets; None if there is no such pair, or if there are more
             than 16,384 rows and every two of different sets differ in more bits than `hash_distance`.
         places: of val_calib and of test, how many of their places are in train as well; empty if places are not read.
@@ -161,9 +195,11 @@ class Splits(Artifact):
     scorer: str = ""
     strata_version: int = 1
     edges: tuple[float, ...] = ()
+    other_cuts: tuple[OtherCut, ...] = ()
     sets: dict[Split, SplitSet]
     folds: tuple[tuple[str, ...], ...]
     quarantined: tuple[Quarantined, ...] = ()
+    chains: LongChains = LongChains()
     nearest: Nearest | None = None
     places: dict[Split, RevisitedPlaces] = Field(default_factory=dict)
     lost: LostRows = LostRows()
@@ -216,7 +252,7 @@ class Splits(Artifact):
         folds = {f"fold {n} of val_calib": self.pick(data, fold) for n, fold in enumerate(self.folds, start=1)}
         for parts in (sets, folds):
             for part, rows in parts.items():
-                check_classes(part, rows)
+                check_classes(part, rows, "the splits were changed by hand or are of other rows; split again")
             _check_groups("group", {part: rows.groups for part, rows in parts.items()})
             # What the labels file calls one group, whatever this file says of it.
             declared = {part: [data.by_id[row].group for row in rows.ids] for part, rows in parts.items()}
@@ -234,23 +270,25 @@ class Splits(Artifact):
         return [contents[row] for row in rows if row in contents]
 
 
-def check_classes(name: str, rows: Dataset, why: str = "") -> None:
+def missing_classes(rows: Dataset) -> list[int]:
+    """The labels that no row has."""
+    return sorted({0, 1} - {row.label for row in rows.rows})
+
+
+def check_classes(name: str, rows: Dataset, remedy: str = NO_GROUPS) -> None:
     """Refuse a set without both classes.
 
     Args:
         name: of the set.
         rows: its rows.
-        why: what made groups few, to be told as well.
+        remedy: why groups are few, and what helps.
 
     Raises:
         DatasetError: a class is missing.
     """
-    positives = int(rows.labels.sum())
-    if not 0 < positives < len(rows):
-        raise DatasetError(
-            f"{name} would have {positives} roadwork images of {len(rows)}: too few groups; add data, or name finer "
-            f"groups in the group column{why}"
-        )
+    if missing_classes(rows):
+        positives = int(rows.labels.sum())
+        raise DatasetError(f"{name} would have {positives} roadwork images of {len(rows)}: {remedy}")
 
 
 def compared_within(sets: Mapping[Split, SplitSet], hash_distance: int | None) -> int:

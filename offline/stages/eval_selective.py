@@ -8,6 +8,7 @@ from engines.store.file_names import CALIBRATOR, METRICS, PAGE, PARAMS, PREPROCE
 from offline.certify.engine_agreement import machine_of
 from offline.certify.sample_words import sample_words
 from offline.certify.second_look import SecondLook
+from offline.data.checks.preflight import PREFLIGHT, PreflightReport
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
 from offline.evaluation.evaluate import EvaluationSettings, evaluate, metrics_csv
@@ -16,6 +17,7 @@ from offline.evaluation.training_comparison import TrainingComparison
 from offline.pipeline.run_files import COMPARISON, REFERENCES, REPORT, SECOND_LOOK, THRESHOLDS
 from offline.pipeline.stage import Stage
 from offline.report.page import render
+from offline.report.row_notes import row_notes
 from offline.report.thumbnails import thumbnails
 from offline.splits.splits_file import Splits
 from offline.stages.common.compiled_engine import compiled_engine
@@ -53,14 +55,16 @@ def run_eval_selective(context: Context) -> None:
     again = thumbnails(context.data, SecondLook.read(calibrated / SECOND_LOOK).rows, preprocess)
     title = f"Stage-1 report, run {context.run}"
     comparison = TrainingComparison.read(context.inputs["compare_training"] / COMPARISON)
+    splits = splits_of(context)
     page = render(
         report,
         params,
         title=title,
-        data=_about(rows, splits_of(context)),
+        data=_about(rows, splits),
         thumbnails=pictures,
         comparison=comparison,
         second_look=again,
+        notes=row_notes(PreflightReport.read(context.inputs["splits"] / PREFLIGHT), splits),
     )
     write_atomic(context.out / PAGE, page.encode())
 

@@ -9,16 +9,24 @@ from offline.data.checks.fingerprints import FINGERPRINTS, fingerprints
 from offline.data.checks.preflight import PREFLIGHT, run_preflight
 from offline.data.inventory import inventory_of
 from offline.data.named_targets import check_named
+from offline.errors import DatasetError
 from offline.pipeline.stage import Stage
 from offline.splits.assign import Looks, examined, split
 from offline.splits.difficulty import difficulties
 from offline.splits.old_split_ledger import take_over_splits
 from offline.splits.split_ledger import SPLIT_LEDGER, append_events, read_split_ledger
 from offline.splits.store_history import ask_store
+from offline.stages.common.outside_files import scorer_files
 from stage1.certificate.calibrate import check_unit
 
 if TYPE_CHECKING:
+    from offline.data.dataset import Dataset
+    from offline.splits.settings import Split
+    from offline.splits.splits_file import Splits
     from offline.stages.common.context import Context, NightStage
+    from stage1.certificate.settings import CalibrationSettings
+
+CERTIFYING: tuple[Split, ...] = ("val_select", "val_calib")
 
 
 def run_splits(context: Context) -> None:
@@ -42,9 +50,32 @@ def run_splits(context: Context) -> None:
     splits.check(data)
     # Not after hours of training.
     check_unit(config.calibrate_scrc, splits.dataset(data, "val_calib").groups)
+    check_subgroups(config.calibrate_scrc, splits, data)
     # Before the splits: what is in the ledger and not in a file yet is found there by the next run.
     append_events(ledger, events)
     splits.write(context.out / SPLITS)
+
+
+def check_subgroups(settings: CalibrationSettings, splits: Splits, data: Dataset) -> None:
+    """Refuse sets that say nothing of the subgroups that are to be certified.
+
+    Args:
+        settings: of the calibration.
+        splits: the sets.
+        data: the rows that were split.
+
+    Raises:
+        DatasetError: no row of val_select or of val_calib has a value in their column.
+    """
+    if settings.mode != "balanced":
+        return
+    for name in CERTIFYING:
+        if not any(row.about(settings.subgroups) for row in splits.dataset(data, name).rows):
+            raise DatasetError(
+                f"no row of {name} has a value in the column {settings.subgroups!r}, whose subgroups "
+                "calibrate_scrc.mode=balanced certifies: fill it in for more rows, or name another column in "
+                "calibrate_scrc.subgroups"
+            )
 
 
 STAGE: NightStage = Stage(
@@ -55,9 +86,12 @@ STAGE: NightStage = Stage(
         "preflight",
         "splits",
         "model.heads",
+        "calibrate_scrc.mode",
+        "calibrate_scrc.subgroups",
         "calibrate_scrc.unit",
         "calibrate_scrc.allow_row_unit",
     ),
     run=run_splits,
+    outside=scorer_files,
     distributions=("imagehash", "numpy", "pillow", "scipy", "simplejpeg"),
 )

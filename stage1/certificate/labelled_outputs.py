@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from stage1.artifacts import sha256_json
 from stage1.certificate.risks import Unit, Units
+from stage1.column_names import column_name, columns_called
 from stage1.errors import RowsError
 from stage1.outputs import Stage1Outputs
 
@@ -71,22 +72,30 @@ class LabelledOutputs:
         """The independent units of these rows."""
         return Units.of(self.row_ids, self.groups, unit=unit, seed=seed)
 
-    def column(self, name: str) -> NDArray[np.str_]:
-        """One column of metadata, `(N,)`; an empty value is `unknown`.
+    def about(self, name: str) -> list[str]:
+        """What a column says of each row, `(N,)`; empty where it says nothing.
 
         Args:
-            name: in any case, or the end of a dotted one: `daytime` also finds `tags.daytime`.
+            name: of the column, by the rule of `stage1.column_names`: `Time of day` also finds `tags.time_of_day`.
+                Where several columns are meant, each row is described by the first one that says anything of it.
 
         Raises:
             RowsError: there is no such column.
         """
-        wanted = name.strip().lower()
-        there = sorted(self.metadata, key=lambda column: (column != name, column.lower() != wanted, column))
-        found = next((c for c in there if c == name or c.lower() == wanted or c.lower().endswith(f".{wanted}")), None)
-        if found is None:
+        known = {column_name(column): values for column, values in self.metadata.items()}
+        found = [known[column] for column in columns_called(name, tuple(known))]
+        if not found:
             listed = ", ".join(sorted(self.metadata)) or "no metadata"
             raise RowsError(f"no column {name!r} in the data; there is {listed}")
-        return np.asarray([value or UNKNOWN for value in self.metadata[found]], dtype=np.str_)
+        return [next(filter(None, values), "") for values in zip(*found, strict=True)]
+
+    def column(self, name: str) -> NDArray[np.str_]:
+        """One column of metadata (see `about`), `(N,)`; an empty value is `unknown`.
+
+        Raises:
+            RowsError: there is no such column.
+        """
+        return np.asarray([value or UNKNOWN for value in self.about(name)], dtype=np.str_)
 
     def pick(self, index: NDArray[np.intp]) -> Self:
         """Some of the rows, in the order of `index`."""

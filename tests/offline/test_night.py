@@ -110,6 +110,18 @@ def test_the_next_night_sees_what_changed(scenes: Path, tmp_path: Path) -> None:
     assert Splits.read(second / "splits.json").data_sha256 == read_dataset(scenes).sha256
 
 
+def test_what_came_of_a_night_says_which_rows_were_left_out(scenes: Path, tmp_path: Path) -> None:
+    (scenes / "broken.jpg").write_bytes(b"no picture")
+    with (scenes / "labels.csv").open("a") as handle:
+        head = (scenes / "labels.csv").read_text().splitlines()[0].split(",")
+        known = {"image": "broken.jpg", "label": "1", "group": "broken"}
+        handle.write(",".join(known.get(name, "") for name in head) + "\n")
+    notes = run_night(
+        scenes, workspace=tmp_path / "w", store=tmp_path / "s", config=config(), last="splits", now=lambda: NOW
+    ).notes
+    assert any(note.startswith("unreadable: 1 rows") and "'broken.jpg'" in note for note in notes)
+
+
 def test_splits_of_other_data_are_refused(scenes: Path, tmp_path: Path) -> None:
     """A stage that is handed data and splits that do not belong together stops, whatever put them there."""
     run = run_night(

@@ -10,9 +10,10 @@ import pytest
 
 from offline.config import load_config
 from offline.data.dataset import Dataset, Row
+from offline.data.engine_outputs import unseen
 from offline.errors import DatasetError
 from offline.settings_and_data import check_settings_on_data
-from stage1.errors import SettingsError
+from stage1.errors import RowsError, SettingsError
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 HEAD = {"column": "alteration", "classes": ["none", "active"]}
@@ -67,6 +68,7 @@ def test_every_name_that_matches_nothing_is_told_at_once() -> None:
         {"splits.train_only": ["kaggle"]},
         {"splits.strata": ["Daytime"], "splits.sequence_columns": ["vid_id"]},
         {"calibrate_scrc.subgroups": "ALTERATION"},
+        {"calibrate_scrc.subgroups": "Daytime"},
         {"calibrate_scrc.mode": "balanced"},
         {"model.heads": {"h": HEAD}, "calibrate_scrc.agreement": ["h"]},
     ],
@@ -87,3 +89,27 @@ def test_a_time_that_cannot_be_read_is_told_before_anything_runs() -> None:
     with pytest.raises(DatasetError, match="the timestamp is '10000'"):
         check(rows)
     check(rows, **{"splits.gps_cell_m": None})
+
+
+@pytest.mark.parametrize("spelled", ["Time of Day", "time_of_day", "TIME_OF_DAY", "info.Time of Day"])
+def test_a_column_that_passes_the_check_is_found_by_everything_that_reads_it(spelled: str) -> None:
+    """Strata and ids ask the row, subgroups ask the columns of a set."""
+    rows = data(**{"info.Time of Day": "dusk"})
+    check(
+        rows, **{"calibrate_scrc.subgroups": spelled, "splits.strata": [spelled], "splits.sequence_columns": [spelled]}
+    )
+    assert rows.rows[0].about(spelled) == rows.rows[0].sequence(spelled) == "dusk"
+    assert unseen(rows).column(spelled).tolist() == ["dusk"]
+
+
+@pytest.mark.parametrize("spelled", ["Day Time", "weather", "x.daytime", "aytime"])
+def test_a_column_that_fails_the_check_is_found_by_nothing(spelled: str) -> None:
+    with pytest.raises(SettingsError, match=r"calibrate_scrc\.subgroups: "):
+        check(data(), **{"calibrate_scrc.subgroups": spelled})
+    with pytest.raises(RowsError, match="no column"):
+        unseen(data()).column(spelled)
+
+
+def test_usual_columns_in_another_spelling_are_usual_ones() -> None:
+    rows = Dataset(Path("roads"), (Row(image="a.jpg", label=1, group="a"),))
+    check(rows, **{"splits.strata": ["Daytime"], "splits.sequence_columns": ["videoName"]})

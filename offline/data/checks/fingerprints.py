@@ -1,16 +1,19 @@
 """What a picture is in a few bytes: the hash of its file, a perceptual hash and the contrast of its grey values.
 
-It is taken of the pixels that a model sees: upright, and decoded as for training and serving. A picture is read and
-decoded for it once in its life; the next nights read its fingerprint from the workspace.
+It is taken of the pixels that a model sees: upright, and decoded as for training and serving. A picture is decoded for
+it once in its life; the next nights read its fingerprint from the workspace. It is believed as long as the file is the
+very same one: many programs that copy keep the time at which a file was changed, but none can keep its inode and the
+time at which that was changed. Where only those are others, the file is read and not decoded.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
@@ -49,6 +52,17 @@ class Fingerprint(BaseModel):
     contrast: float = Field(ge=0)
 
 
+class FileKey(NamedTuple):
+    """One state of one file; see `CachedFingerprint`."""
+
+    scheme: str
+    image: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int | None
+    inode: int | None
+
+
 class CachedFingerprint(BaseModel):
     """One line of `fingerprints.jsonl`.
 
@@ -57,27 +71,31 @@ class CachedFingerprint(BaseModel):
         scheme: how the fingerprint was taken; one taken in another way is not used.
         image: path relative to the data directory.
         size: bytes of the file.
-        mtime_ns: when the file was last changed.
+        mtime_ns: when the file was last changed, as programs that copy may set it.
+        ctime_ns: when its inode was last changed, which the system alone sets; None in a record of version 2.
+        inode: number of the inode; None as well.
         fingerprint: of the file.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: Literal[2] = 2
+    schema_version: Literal[2, 3] = 3
     scheme: str
     image: str
     size: int
     mtime_ns: int
+    ctime_ns: int | None = None
+    inode: int | None = None
     fingerprint: Fingerprint
 
     @property
-    def key(self) -> tuple[str, str, int, int]:
+    def key(self) -> FileKey:
         """What must be the same for the fingerprint to be the file's."""
-        return self.scheme, self.image, self.size, self.mtime_ns
+        return FileKey(self.scheme, self.image, self.size, self.mtime_ns, self.ctime_ns, self.inode)
 
 
 class _Outdated(BaseModel):
-    """A line of the version before, which does not know the content of the file: it is read again."""
+    """A line of version 1, which does not know the content of the file: it is read again."""
 
     schema_version: Literal[1]
 
@@ -85,8 +103,12 @@ class _Outdated(BaseModel):
 _RECORDS: TypeAdapter[CachedFingerprint | _Outdated] = TypeAdapter(CachedFingerprint | _Outdated)
 
 
-def fingerprint(path: Path) -> Fingerprint:
+def fingerprint(path: Path, known: Mapping[str, Fingerprint] | None = None) -> Fingerprint:
     """Take the fingerprint of an image file.
+
+    Args:
+        path: the file.
+        known: fingerprints by the hash of the file: what is among them is not decoded.
 
     Raises:
         DatasetError: it cannot be read.
@@ -95,10 +117,12 @@ def fingerprint(path: Path) -> Fingerprint:
 
     try:
         content = path.read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        if known and digest in known:
+            return known[digest]
         grey = decode(content).convert("L")
     except (OSError, ImageError) as error:
         raise DatasetError(f"{path}: {error}") from error
-    digest = hashlib.sha256(content).hexdigest()
     grey = grey.reduce(max(1, min(grey.size) // SIDE_PX))
     contrast = float(np.asarray(grey, dtype=np.float64).std())
     if contrast < BLANK_CONTRAST:
@@ -110,7 +134,7 @@ def fingerprint(path: Path) -> Fingerprint:
 def fingerprints(
     data: Dataset, cache: Path, progress: Callable[[int, int, str], None] = lambda *_: None
 ) -> dict[str, Fingerprint]:
-    """Fingerprint of every row by its id; only files that are new or changed are read.
+    """Fingerprint of every row by its id; only files that are new or replaced are read.
 
     Args:
         data: the rows.
@@ -120,26 +144,27 @@ def fingerprints(
     Raises:
         DatasetError: an image cannot be read, or the cache is damaged.
     """
-    records = read_records(cache, _RECORDS)
-    known = {record.key: record.fingerprint for record in records if isinstance(record, CachedFingerprint)}
+    records = [record for record in read_records(cache, _RECORDS) if isinstance(record, CachedFingerprint)]
+    known = {record.key: record.fingerprint for record in records}
+    by_content = {record.fingerprint.sha256: record.fingerprint for record in records if record.scheme == SCHEME}
     keys = {row.image: _key(data.root, row.image) for row in data.rows}
     found = {image: known[key] for image, key in keys.items() if key in known}
     missing = sorted(keys.keys() - found.keys())
     with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(missing), WRITTEN_TOGETHER):
             images = missing[start : start + WRITTEN_TOGETHER]
-            taken = dict(zip(images, pool.map(fingerprint, [data.root / image for image in images]), strict=True))
+            paths = (data.root / image for image in images)
+            taken = dict(zip(images, pool.map(partial(fingerprint, known=by_content), paths), strict=True))
             append_lines(cache, [_record(keys[image], taken[image]) for image in images])
             found |= taken
             progress(start + len(images), len(missing), "fingerprints")
     return found
 
 
-def _key(root: Path, image: str) -> tuple[str, str, int, int]:
+def _key(root: Path, image: str) -> FileKey:
     status = (root / image).stat()
-    return SCHEME, image, status.st_size, status.st_mtime_ns
+    return FileKey(SCHEME, image, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 
-def _record(key: tuple[str, str, int, int], taken: Fingerprint) -> CachedFingerprint:
-    scheme, image, size, mtime_ns = key
-    return CachedFingerprint(scheme=scheme, image=image, size=size, mtime_ns=mtime_ns, fingerprint=taken)
+def _record(key: FileKey, taken: Fingerprint) -> CachedFingerprint:
+    return CachedFingerprint(**key._asdict(), fingerprint=taken)

@@ -335,6 +335,8 @@ def _all_with_all(words: Words, labels: Places, limit: int) -> Iterator[Pairs]:
     for row in range(0, count, ROWS):
         for column in range(row, count, COLUMNS):
             rows, columns = slice(row, row + ROWS), slice(column, column + COLUMNS)
+            if (labels[rows] == labels[row]).all() and (labels[columns] == labels[row]).all():
+                continue
             bits = _tile(words[:, rows], words[:, columns])
             close = bits <= limit
             if close.any():

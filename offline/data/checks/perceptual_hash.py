@@ -87,6 +87,25 @@ def nearest(first: Words, second: Words) -> tuple[int, int, int] | None:
     return best
 
 
+def near_others(words: Words, others: Words, limit: int) -> NDArray[np.bool_]:
+    """Which of N hashes differ from any of M others in at most `limit` bits, `(N,)`; not all are compared with all.
+
+    Args:
+        words: the hashes, `(4, N)`.
+        others: those that they are compared with, `(4, M)`.
+        limit: largest number of bits, 0 to 256.
+    """
+    count = words.shape[1]
+    found = np.zeros(count, np.bool_)
+    if not count or not others.shape[1]:
+        return found
+    # Two labels: hashes of one side are not looked for among their own.
+    labels = (np.arange(count + others.shape[1]) >= count).astype(np.intp)
+    for first, second, _ in near_pairs(np.concatenate([words, others], axis=1), labels, limit):
+        found[np.minimum(first, second)] = True
+    return found
+
+
 def nearest_apart(words: Words, parts: Places, within: int) -> tuple[int, int, int] | None:
     """The smallest distance between hashes of different parts, and where: `(bits, smaller index, larger index)`.
 

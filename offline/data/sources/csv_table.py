@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from offline.data.values import column_name
 from offline.errors import DatasetError
+from stage1.column_names import column_name
 
 # UTF-32 first: its mark begins with that of UTF-16.
 MARKS = (

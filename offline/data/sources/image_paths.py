@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -24,8 +25,9 @@ _UPLOADED = re.compile(r"[0-9a-f]{8}-")
 class ImagePaths:
     r"""Finds the files of a data directory by the paths that people write.
 
-    A path is taken as it is if such a file is there. Else `\` may stand for `/`, an absolute path may lead into the
-    directory, and letters may be composed otherwise or in another case, as long as one file only can be meant.
+    A path is read as it is, and with `/` for `\`. An absolute one may lead into the directory; of one with a drive that
+    part is read which follows a directory of the same name. Each reading means the file that is spelled so, or else
+    those whose letters are composed otherwise, or else those in another case. Only one file may be meant.
 
     Args:
         root: the data directory.
@@ -45,38 +47,38 @@ class ImagePaths:
         """
         if not text:
             raise DatasetError("image is empty, expected a path inside the data directory")
-        if self._is_file(text) and not _outside(text):
+        if "\\" not in text and self._is_file(text) and not _outside(text):
             return str(PurePosixPath(text))
-        path = self._relative(text)
-        if self._is_file(path):
-            return path
-        alike = self._alike(path)
-        if len(alike) > 1:
-            raise DatasetError(f"image {_short(text)} may be {' or '.join(alike)}: write which")
-        if not alike:
-            raise DatasetError(f"image {_short(text)} is not in {self._root}: {self._what_is_there(text)}")
-        return alike[0]
+        readings = self._readings(text)
+        inside = [str(PurePosixPath(path)) for path in readings if not _outside(path)]
+        found = sorted({file for path in inside for file in self._meant(path)})
+        if len(found) > 1:
+            raise DatasetError(f"image {_short(text)} may be {' or '.join(found)}: {_which(found)}")
+        if found:
+            return found[0]
+        if _outside(readings[-1]):
+            raise DatasetError(
+                f"image {_short(text)} must be a relative path inside the data directory {self._root}: "
+                f"{self._what_is_there(text)}"
+            )
+        raise DatasetError(f"image {_short(text)} is not in {self._root}: {self._what_is_there(text)}")
 
-    def _relative(self, text: str) -> str:
+    def _readings(self, text: str) -> list[str]:
+        """The paths that a text can stand for, those with `/` last."""
         if _URL.match(text):
             raise DatasetError(
                 f"image {_short(text)} is an address, expected a relative path inside the data directory: "
                 f"{self._what_is_there(text)}"
             )
         slashed = text.replace("\\", "/")
-        inside = slashed
-        if _DRIVE.match(text) or slashed.startswith("/"):
-            # Of a system with drives, only the name of the directory can be known again.
-            home = f"/{self._root.resolve().name}/"
-            inside = (
-                slashed.rpartition(home)[2] if _DRIVE.match(text) and home in slashed else self._below_root(slashed)
-            )
-        if _outside(inside):
-            raise DatasetError(
-                f"image {_short(text)} must be a relative path inside the data directory {self._root}: "
-                f"{self._what_is_there(text)}"
-            )
-        return str(PurePosixPath(inside))
+        if _DRIVE.match(text):
+            return self._behind_its_name(slashed) or [slashed]
+        return [self._below_root(text), self._below_root(slashed)]
+
+    def _behind_its_name(self, absolute: str) -> list[str]:
+        """What follows each directory that is called like the data directory: of drives nothing else is known."""
+        name, parts = _folded(self._root.resolve().name), absolute.split("/")
+        return ["/".join(parts[place + 1 :]) for place, part in enumerate(parts[:-1]) if _folded(part) == name]
 
     def _below_root(self, absolute: str) -> str:
         """An absolute path without the data directory, or as it is."""
@@ -103,7 +105,10 @@ class ImagePaths:
                 found.setdefault(_folded(path), []).append(path)
         return found
 
-    def _alike(self, path: str) -> list[str]:
+    def _meant(self, path: str) -> list[str]:
+        """The files that one reading of a path means."""
+        if self._is_file(path):
+            return [path]
         alike = self._files.get(_folded(path), [])
         composed = [other for other in alike if _composed(other) == _composed(path)]
         return composed or alike
@@ -124,6 +129,14 @@ def _outside(path: str) -> bool:
     return pure.is_absolute() or ".." in pure.parts or _DRIVE.match(path) is not None
 
 
+def _which(found: Sequence[str]) -> str:
+    """What to do where several files can be meant; no path means a file with a backslash in its name alone."""
+    odd = [file for file in found if "\\" in file]
+    if not odd:
+        return "write which"
+    return f"write which with /, or give {_list(odd)} a name without a backslash, which may stand for /"
+
+
 def _composed(path: str) -> str:
     return unicodedata.normalize("NFC", path)
 
@@ -136,6 +149,6 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}...")
 
 
-def _list(paths: list[str]) -> str:
+def _list(paths: Sequence[str]) -> str:
     more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
     return f"{', '.join(paths[:SHOWN])}{more}"

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.machine.cores import usable_cores
 from offline.data.checks.fingerprints import Fingerprint, fingerprint, fingerprints
-from offline.data.checks.perceptual_hash import nearest, words_of
+from offline.data.checks.perceptual_hash import near_others, words_of
 from offline.data.dataset import Dataset
 from offline.errors import DatasetError
 from stage1.errors import ImageError
@@ -64,24 +65,28 @@ def read_unlabelled(
         DatasetError: a directory does not exist, or there is no image in it.
     """
     paths = [path for directory in directories for path in _files(directory)]
-    words = words_of(judged)
     # Once, at the size that it may get at most: what is not written takes no memory.
     images = np.empty((len(ahead) + len(paths), *ahead.shape[1:]), np.uint8)
     images[: len(ahead)] = ahead
-    count, unreadable, alike = len(ahead), 0, 0
+    hashes: list[str | None] = []
+    unreadable = 0
     with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(paths), READ_TOGETHER):
             some = paths[start : start + READ_TOGETHER]
             for pixels, taken in pool.map(lambda path: _read(path, settings), some):
                 if pixels is None or taken is None:
                     unreadable += 1
-                elif _near(taken, words, distance):
-                    alike += 1
                 else:
-                    images[count] = pixels
-                    count += 1
+                    images[len(ahead) + len(hashes)] = pixels
+                    hashes.append(taken.phash)
             progress(start + len(some), len(paths), "unlabelled images")
-    return Unlabelled(images[:count], unreadable, alike)
+    alike = _alike(hashes, judged, distance)
+    kept = [*range(len(ahead)), *(len(ahead) + place for place in np.flatnonzero(~alike).tolist())]
+    # One at a time: all of them at once would be in memory twice.
+    for place, index in enumerate(kept):
+        if place != index:
+            images[place] = images[index]
+    return Unlabelled(images[: len(kept)], unreadable, int(alike.sum()))
 
 
 def hashes_of(data: Dataset, cache: Path) -> list[str]:
@@ -110,8 +115,10 @@ def _read(path: Path, settings: PreprocessSettings) -> tuple[Pixels | None, Fing
         return None, None
 
 
-def _near(taken: Fingerprint, words: np.ndarray, distance: int) -> bool:
-    if taken.phash is None or not words.shape[1]:
-        return False
-    found = nearest(words_of([taken.phash]), words)
-    return found is not None and found[0] <= distance
+def _alike(hashes: Sequence[str | None], judged: Sequence[str], distance: int) -> NDArray[np.bool_]:
+    """Which of N pictures look like a row that judges, `(N,)`; blank ones look like nothing."""
+    # Copies have the same hash, and are looked for once.
+    known = list({one for one in hashes if one is not None})
+    near = near_others(words_of(known), words_of(list(set(judged))), distance)
+    found = {one for one, is_near in zip(known, near.tolist(), strict=True) if is_near}
+    return np.asarray([one in found for one in hashes], np.bool_)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from offline.pipeline.run_files import ADAPTER_TENSORS
+from offline.splits.settings import BundleDifficulty
 from stage1.model.settings import PretrainedBackbone
 
 if TYPE_CHECKING:
@@ -16,6 +17,12 @@ def backbone_files(config: RunConfig) -> list[Path]:
     """The backbone, if it is a directory."""
     backbone = config.model.backbone
     return [Path(backbone.name)] if isinstance(backbone, PretrainedBackbone) and Path(backbone.name).is_dir() else []
+
+
+def scorer_files(config: RunConfig) -> list[Path]:
+    """The bundle that says how difficult pictures are, if one does."""
+    difficulty = config.splits.difficulty
+    return [difficulty.path] if isinstance(difficulty, BundleDifficulty) else []
 
 
 def unlabelled_files(config: RunConfig) -> list[Path]:

@@ -83,7 +83,8 @@ def test_the_page_stands_alone_and_gives_the_certificate_in_words(judged: Judge,
 
 def test_an_infeasible_report_says_that_everything_is_deferred(judged: Judge) -> None:
     params, report, _ = judged(False)
-    text = Page(render(report, params, title="t", data="d")).text
+    text = Page(render(report, params, title="t", data="d", notes=["6 rows are in no set, as <a.jpg>"])).text
+    assert "6 rows are in no set, as <a.jpg>" in text
     assert "every image is deferred" in text
     assert "certified" not in text.split("Policies side by side")[1].split("A rate stands")[0]
     assert report.policies[0].exit_coverage.events == 0

@@ -166,6 +166,7 @@ def test_a_row_that_would_join_two_sets_is_in_none(nights: Callable[..., Nights]
     assert [q.row for q in after.quarantined] == ["bridge_0.jpg", "bridge_1.jpg"]
     assert "joins a row of" in after.quarantined[0].reason
     assert "which never move" in after.quarantined[0].reason
+    assert after.quarantined[0].kind == "ties two sets"
     # What is left out is not in the ledger, and free when what held it is gone.
     assert house.ledger.home_of("bridge_0.jpg") is None
     assert house.night([*rows, bridge[0]]).quarantined == ()
@@ -358,6 +359,7 @@ def test_extra_data_that_look_like_an_exam_are_left_out(nights: Callable[..., Ni
     after = house.night([*rows, *extra], [(exam, "00300_0.jpg"), (train, "00301_1.jpg")])
     assert [q.row for q in after.quarantined] == ["00300_0.jpg", "00300_1.jpg"]
     assert f"may only train, but depends on a row of test, {exam!r}" in after.quarantined[0].reason
+    assert after.quarantined[0].kind == "only trains"
     assert {row: homes(after)[row] for row in homes(splits)} == homes(splits)
     assert after.groups["00301_0.jpg"] == after.groups[train]
 
@@ -420,6 +422,67 @@ def test_too_few_groups_is_an_error_that_says_what_to_do(nights: Callable[..., N
     assert house.events == []
 
 
+class TestWhatHelpsASetThatLacksAClass:
+    """It depends on why: a group that was placed never moves, whatever a labels file calls it."""
+
+    def test_new_drives_where_everything_was_placed_by_earlier_nights(
+        self, nights: Callable[..., Nights], drive: Drive
+    ) -> None:
+        house, rows = nights(), drives(drive, 90)
+        splits = house.night(rows)
+        tested = set(splits.sets["test"].ids)
+        rest = [row for row in rows if row.image not in tested or row.label == 0]
+        with pytest.raises(DatasetError) as refused:
+            house.night(rest)
+        placed = len({row.group for row in rest})
+        assert str(refused.value) == (
+            f"test would have 0 roadwork images of {len(tested) - len(rows) + len(rest)}: {placed} of {placed} groups "
+            "were placed by earlier nights and never move, whatever the group column calls them: add drives or places "
+            f"with roadwork that no night has seen; {len(rows) - len(rest)} rows with roadwork that earlier nights put "
+            "there are gone or cannot be used: bring them back"
+        )
+
+    def test_rows_that_tie_two_sets_are_named_with_what_ties_them(
+        self, nights: Callable[..., Nights], drive: Drive
+    ) -> None:
+        house, rows = nights(), drives(drive, 90)
+        splits = house.night(rows)
+        train = in_set(splits, "train")
+        group = {row.image: row.group for row in rows}[train]
+        tested = {row.row for row in splits.sets["test"].rows if row.label}
+        joined = [row.model_copy(update={"group": group}) if row.image in tested else row for row in rows]
+        # As many as train has, so that they are not the majority.
+        more = [Row(image=f"more_{n}.jpg", label=1, group=group) for n in range(len(tested))]
+        house.ledger = house.ledger.after(
+            [
+                Assignment(
+                    group=group,
+                    split="train",
+                    rows=tuple(PlacedRow(row=row.image) for row in more),
+                    first_seen=AT,
+                    strata_version=1,
+                )
+            ]
+        )
+        with pytest.raises(
+            DatasetError,
+            match=rf"test would have 0 roadwork .*; {len(tested)} such rows are left out, for example '.*': joins a "
+            r"row of .*, which never move; mend what ties them",
+        ) as refused:
+            house.night([*joined, *more])
+        assert "too few groups" not in str(refused.value)
+
+    def test_rows_that_may_only_train_are_counted_with_the_setting(
+        self, nights: Callable[..., Nights], drive: Drive
+    ) -> None:
+        rows = [*drives(drive, 9), *(row for n in range(200, 260) for row in drive(n, source="extra"))]
+        extra = sum(row.label for row in rows if row.source == "extra")
+        with pytest.raises(
+            DatasetError, match=rf"too few groups.*; {extra} rows with roadwork may only train, .* extra;"
+        ):
+            nights(train_only=("extra",)).night(rows)
+
+
 def test_four_groups_of_each_class_are_enough(nights: Callable[..., Nights], drive: Drive) -> None:
     rows = [row for n in range(8) for row in drive(n, label=n % 2)]
     assert all(0 < s.positives < len(s.rows) for s in nights().night(rows).sets.values())
@@ -438,17 +501,39 @@ def test_the_bins_of_difficulty_are_cut_once(nights: Callable[..., Nights], driv
 
 
 @pytest.mark.parametrize("change", [{"difficulty_bins": 3}, {"scorer": "another"}])
-def test_another_scorer_needs_another_version_of_the_strata(
-    nights: Callable[..., Nights], drive: Drive, dataset: Make, looks: LooksOf, change: dict[str, object]
+def test_another_scorer_or_number_of_bins_cuts_the_strata_anew_and_moves_nothing(
+    nights: Callable[..., Nights], drive: Drive, looks: LooksOf, change: dict[str, object]
+) -> None:
+    house, rows = nights(), drives(drive, 90)
+    first = house.night(rows)
+    assert first.other_cuts == ()
+    bins, scorer = int(str(change.get("difficulty_bins", 5))), str(change.get("scorer", "uniform"))
+    house.settings = house.settings.model_copy(update={"difficulty_bins": bins})
+    house.looks = lambda *given: replace(looks(*given), scorer=scorer)
+    more = [*rows, *drives(drive, 30, first=90)]
+    second = house.night(more)
+    assert (second.strata_version, second.scorer, len(second.edges)) == (1, scorer, bins - 1)
+    assert [(cut.scorer, cut.bins) for cut in second.other_cuts] == [("uniform", 5)]
+    assert homes(first).items() <= homes(second).items()
+    # They are kept as the first ones were, and so are those when a person takes the change back.
+    assert house.night(more) == second
+    house.settings, house.looks = SETTINGS, looks
+    assert house.night(more).edges == first.edges
+    assert len([event for event in house.events if event.event == "strata"]) == 2
+
+
+def test_a_run_killed_after_the_strata_were_cut_anew_ends_alike(
+    nights: Callable[..., Nights], drive: Drive, dataset: Make, looks: LooksOf
 ) -> None:
     house, rows = nights(), drives(drive, 90)
     house.night(rows)
-    data = dataset(rows)
-    seen = looks(data)
-    seen = Looks(seen.hashes, str(change.get("scorer", seen.scorer)), seen.difficulty)
-    settings = house.settings.model_copy(update={k: v for k, v in change.items() if k != "scorer"})
-    with pytest.raises(DatasetError, match=r"raise splits\.strata_version"):
-        split(data, seen, house.ledger, settings, AT)
+    known = len(house.events)
+    house.settings = house.settings.model_copy(update={"difficulty_bins": 3})
+    rows += drives(drive, 20, first=90)
+    splits, data = house.night(rows), dataset(rows)
+    for kept in range(known, len(house.events) + 1):
+        ledger = Ledger().after(house.events[:kept])
+        assert split(data, looks(data), ledger, house.settings, AT) == (splits, house.events[kept:])
 
 
 def test_strata_are_class_difficulty_and_the_metadata_that_are_asked_for(

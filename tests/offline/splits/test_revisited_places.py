@@ -15,7 +15,7 @@ from offline.splits.dependent_groups import cells_of
 from offline.splits.revisited_places import revisited
 from offline.splits.settings import SPLITS, SplitSettings
 from offline.splits.split_ledger import Home, Ledger
-from offline.splits.splits_file import RevisitedPlaces, Splits
+from offline.splits.splits_file import LongChains, RevisitedPlaces, Splits
 from tests.support.streets import DAY_S, drives_through_the_same_streets
 
 AT = "2026-01-01T00:00:00+00:00"
@@ -87,11 +87,26 @@ def test_a_chain_of_more_visits_than_the_cap_trains_as_a_whole(divided: Split) -
         row.model_copy(update={"image": f"other/{row.image}", "group": f"other/{row.image}", "metadata": {}})
         for row in drives_through_the_same_streets(40, drives=3)
     ]
-    sets = divided([*tied, *others], roadwork_chain=11).sets
-    assert {row.image for row in tied} <= set(sets["train"].ids)
+    splits = divided([*tied, *others], roadwork_chain=11)
+    assert {row.image for row in tied} <= set(splits.sets["train"].ids)
+    assert (splits.chains.groups, splits.chains.rows) == (1, len(tied))
     # A drive is one visit, however many sites it passes: twelve are no chain of more than twelve.
     free = divided([*tied, *others], roadwork_chain=12, train=0.1, test=0.55).sets
     assert {row.image for row in tied} <= set(free["test"].ids)
+
+
+def test_a_chain_is_counted_on_later_nights_too(
+    divided: Split, dataset: Callable[..., Dataset], looks: Callable[..., Looks]
+) -> None:
+    tied = drives_through_the_same_streets(40, drives=12, by_drive=True)
+    others = [
+        row.model_copy(update={"image": f"other/{row.image}", "group": f"other/{row.image}", "metadata": {}})
+        for row in drives_through_the_same_streets(40, drives=3)
+    ]
+    data = dataset([*tied, *others])
+    first, events = split(data, looks(data), Ledger(), SplitSettings(roadwork_chain=11), AT)
+    assert divided([*tied, *others], Ledger().after(events), roadwork_chain=11).chains == first.chains
+    assert divided([*tied[1:], *others], Ledger().after(events)).chains == LongChains(groups=1, rows=len(tied) - 1)
 
 
 def test_a_placed_group_stays_where_it_is_however_long_its_chain_grows(

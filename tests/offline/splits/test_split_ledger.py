@@ -41,7 +41,7 @@ def test_what_is_appended_is_read(tmp_path: Path) -> None:
     assert ledger == Ledger().after([CUT, A, B])
     assert ledger.homes == {"a": Home("train"), "b": Home("val_calib", 1)}
     assert [ledger.home_of(row) for row in ("a1", "b0", "c0")] == [Home("train"), Home("val_calib", 1), None]
-    assert ledger.cuts == {1: CUT}
+    assert ledger.cuts == {(1, "contrast", 2): CUT}
 
 
 def test_each_line_is_a_record_with_its_version(tmp_path: Path) -> None:
@@ -57,6 +57,7 @@ def test_each_line_is_a_record_with_its_version(tmp_path: Path) -> None:
         "rows": [{"row": "b0", "sha256": "b0" * 32, "label": 1}],
         "first_seen": AT,
         "strata_version": 1,
+        "chained": False,
     }
 
 
@@ -88,7 +89,7 @@ def test_later_rows_of_a_group_belong_to_it() -> None:
         (A.model_copy(update={"split": "test"}), "group 'a' in Home"),
         (B.model_copy(update={"fold": 0}), "group 'b' in Home"),
         (B.model_copy(update={"rows": placed("a0")}), "row 'a0' in group 'a' and in group 'b'"),
-        (CUT.model_copy(update={"edges": (0.4,)}), "strata of version 1 twice"),
+        (CUT.model_copy(update={"edges": (0.4,)}), "strata of version 1 twice into 2 bins by 'contrast'"),
     ],
 )
 def test_a_ledger_that_contradicts_itself_is_refused(event: Assignment | StrataCut, message: str) -> None:
@@ -132,7 +133,7 @@ def test_a_ledger_of_version_1_is_taken_over_with_every_home(tmp_path: Path) -> 
     ledger = read_split_ledger(path)
     assert ledger.homes == {"a": Home("train"), "b": Home("val_calib", 1)}
     assert ledger.groups == {"a0": "a", "a1": "a", "b0": "b", "b1": "b"}
-    assert ledger.cuts == {1: CUT}
+    assert ledger.cuts == {(1, "contrast", 2): CUT}
     assert ledger.group_of("renamed", "a1" * 32) == "a"
     # What was gone that night is known by its path.
     assert ledger.placed["b1", None] == ("b", None)

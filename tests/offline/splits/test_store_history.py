@@ -11,6 +11,7 @@ import pytest
 from engines.store.bundle import Provenance
 from engines.store.store import Store
 from offline.data.dataset import Dataset, Row
+from offline.errors import DatasetError
 from offline.splits.assign import Looks, split
 from offline.splits.bundle_past import PastRow, read_past
 from offline.splits.lost_rows import lost_rows
@@ -112,8 +113,23 @@ def test_a_row_that_any_bundle_trained_on_never_certifies(
     barred = {q.row: q.reason for q in after.quarantined}
     assert barred.keys() == certified & spent
     assert all("bundle bundle 0 of the store trained on" in why for why in barred.values())
+    assert {q.kind for q in after.quarantined} == {"spent"}
     # Nothing else moved.
     assert {row: home for row, home in homes(ours).items() if row not in barred} == homes(after)
+
+
+def test_where_all_that_certifies_was_spent_by_bundles_new_drives_help(
+    night: Night, past: Callable[..., StoreHistory], rows: list[Row]
+) -> None:
+    ours, events = night(rows)
+    calib = ours.sets["val_calib"]
+    theirs = ours.model_copy(update={"sets": ours.sets | {"train": calib, "val_calib": ours.sets["train"]}})
+    with pytest.raises(DatasetError, match=r"val_calib would have 0 roadwork images of 0") as refused:
+        night(rows, past(theirs), Ledger().after(events))
+    assert "add drives or places with roadwork and no roadwork that no night has seen" in str(refused.value)
+    assert f"; {len(calib.rows)} such rows are left out, for example" in str(refused.value)
+    assert "bundle 0 of the store trained on" in str(refused.value)
+    assert "finer groups" not in str(refused.value)
 
 
 def test_where_bundles_differ_what_trained_once_stays_in_train(

@@ -24,8 +24,10 @@ from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import draw_frame, plan_scene
 from offline.errors import DatasetError, PipelineBusy
 from offline.night import stages
+from offline.pipeline.content_key import stage_key
 from offline.pipeline.runner import Pipeline
 from offline.pipeline.stage import StageContext
+from offline.report.row_notes import row_notes
 from offline.splits.split_ledger import SPLIT_LEDGER, Event, append_events, read_split_ledger
 from offline.splits.splits_file import Splits
 from offline.stages.common.inputs import rows_of
@@ -168,6 +170,27 @@ def test_the_columns_that_join_rows_stand_in_the_preflight_report(data: Callable
     assert [column.column for column in report.inventory.joining] == ["group"]
 
 
+@pytest.mark.parametrize("column", ["Time of Day", "info.Time of Day"])
+def test_subgroups_that_no_certifying_row_has_stop_the_night_before_it_trains(
+    data: Callable[..., Path], tmp_path: Path, column: str
+) -> None:
+    root = data()
+    named = {"calibrate_scrc.mode": "balanced", "calibrate_scrc.subgroups": "time_of_day"}
+    train = set(night(root, tmp_path / "w")[0].sets["train"].ids)
+    head, *lines = (root / "labels.csv").read_text().splitlines()
+
+    def write(filled: Callable[[str], bool]) -> None:
+        told = [f"{line},{'day' if filled(line.split(',')[0]) else ''}" for line in lines]
+        (root / "labels.csv").write_text("\n".join([f"{head},{column}", *told]))
+
+    write(lambda _: True)
+    assert night(root, tmp_path / "w", override(CONFIG, named))[1].ran == ["splits"]
+    write(lambda row: row in train)
+    with pytest.raises(DatasetError, match=r"no row of val_select has a value in the column 'time_of_day'"):
+        night(root, tmp_path / "w", override(CONFIG, named))
+    assert night(root, tmp_path / "w")[1].ran == ["splits"]
+
+
 def test_too_few_groups_say_which_column_joins_most(data: Callable[..., Path], tmp_path: Path) -> None:
     root = data()
     head, *lines = (root / "labels.csv").read_text().splitlines()
@@ -189,6 +212,7 @@ def as_version_1(ledger: Path) -> None:
     for line in lines:
         line.update({"schema_version": 1} | ({"rows": [row["row"] for row in line["rows"]]} if "rows" in line else {}))
         del line["previous"], line["seal"]
+        line.pop("chained", None)
     ledger.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
 
 
@@ -230,6 +254,32 @@ def test_a_workspace_that_is_deleted_and_files_that_are_moved_change_no_home(
     shares = {"splits.train": 0.2, "splits.val_select": 0.2, "splits.val_calib": 0.2, "splits.test": 0.4}
     again, _ = night(root, tmp_path / "w", override(CONFIG, shares), store)
     assert homes(again) == {f"moved/{row}": home for row, home in homes(first).items()}
+
+
+def test_bins_that_an_earlier_program_cut_stop_no_night(data: Callable[..., Path], tmp_path: Path) -> None:
+    """The scorer of that program had another name, and nobody is there to raise `splits.strata_version`."""
+    root, ledger = data(40), tmp_path / "w" / SPLIT_LEDGER
+    first, _ = night(root, tmp_path / "w")
+    as_version_1(ledger)
+    ledger.write_text(ledger.read_text().replace(first.scorer, "contrast phash256-v1"))
+    second, _ = night(data(46), tmp_path / "w")
+    assert homes(first).items() <= homes(second).items()
+    assert [cut.scorer for cut in read_split_ledger(ledger).cuts.values()] == ["contrast phash256-v1", first.scorer]
+    assert second.scorer == first.scorer
+    checked = PreflightReport(rows=46, left_out=(), findings=())
+    [note] = row_notes(checked, second)
+    assert "splits.strata_version 1 were cut anew" in note
+    assert "by 'contrast phash256-v1' on 2026-01-01. No row moved" in note
+    assert row_notes(checked, first) == ()
+
+
+def test_another_bundle_in_the_place_of_the_scorer_splits_again(data: Callable[..., Path], tmp_path: Path) -> None:
+    config = override(CONFIG, {"splits.difficulty": {"kind": "bundle", "path": str(tmp_path / "scorer")}})
+    [splits], rows = stages()[:1], read_dataset(data())
+    before = stage_key(splits, config, rows.sha256, {})
+    (tmp_path / "scorer").mkdir()
+    (tmp_path / "scorer" / "model.onnx").write_bytes(b"another")
+    assert stage_key(splits, config, rows.sha256, {}) != before
 
 
 def test_no_second_night_writes_into_the_ledger_at_the_same_time(

@@ -99,6 +99,19 @@ def test_a_column_is_found_in_any_case_and_by_the_end_of_a_dotted_name(outputs_o
     assert labelled.column(name).tolist() == ["day", "unknown"]
 
 
+@pytest.mark.parametrize("name", ["Time of Day", "time_of_day", " time  of day", "tags.Time of day"])
+def test_blanks_in_the_name_of_a_column_do_not_matter(outputs_of: Maker, name: str) -> None:
+    labelled = rows(outputs_of(np.zeros(2)), metadata={"tags.time_of_day": ["day", ""]})
+    assert labelled.column(name).tolist() == ["day", "unknown"]
+
+
+def test_of_several_columns_that_are_meant_the_first_that_says_anything_describes_a_row(outputs_of: Maker) -> None:
+    metadata = {"b.daytime": ["b", "b", ""], "daytime": ["own", "", ""], "a.daytime": ["a", "", ""]}
+    labelled = rows(outputs_of(np.zeros(3)), metadata=metadata)
+    assert labelled.about("daytime") == ["own", "b", ""]
+    assert labelled.column("daytime").tolist() == ["own", "b", "unknown"]
+
+
 def test_a_column_that_is_not_there_is_named_with_those_that_are(outputs_of: Maker) -> None:
     labelled = rows(outputs_of(np.zeros(2)), metadata={"tags.daytime": ["day", ""]})
     with pytest.raises(RowsError, match=r"no column 'time' in the data; there is tags\.daytime"):

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
+import offline.data.checks.fingerprints
 from offline.data.checks.fingerprints import FINGERPRINTS, SCHEME, Fingerprint, fingerprint, fingerprints
 from offline.data.checks.likeness import Likeness
 from offline.data.checks.perceptual_hash import nearest, words_of
@@ -196,6 +198,79 @@ def test_a_fingerprint_of_the_version_before_is_taken_again(pictures: Dataset, t
     for _ in range(2):
         assert fingerprints(pictures, old, lambda *step: told.append(step)) == expected
     assert told == [(4, 4, "fingerprints")]
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """What is decoded from now on."""
+    seen: list[bytes] = []
+
+    def hear(content: bytes) -> Image.Image:
+        seen.append(content)
+        return decode(content)
+
+    monkeypatch.setattr(offline.data.checks.fingerprints, "decode", hear)
+    return seen
+
+
+@pytest.mark.parametrize("how", ["in place", "renamed over it"])
+def test_a_file_that_is_replaced_by_one_of_the_same_size_and_time_is_taken_again(
+    pictures: Dataset, tmp_path: Path, how: str
+) -> None:
+    """So do rsync -t, cp -p, tar and unzip."""
+    cache, path = tmp_path / "workspace.jsonl", pictures.root / "1.jpg"
+    other = jpeg(street(9))
+    size = max(len(other), path.stat().st_size)
+    # What lies behind the end of a JPEG is no part of the picture.
+    path.write_bytes(path.read_bytes().ljust(size, b"\0"))
+    first, before = fingerprints(pictures, cache), path.stat()
+    target = path if how == "in place" else path.with_suffix(".partial")
+    target.write_bytes(other.ljust(size, b"\0"))
+    os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
+    target.rename(path)
+    assert (path.stat().st_size, path.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    after = fingerprints(pictures, cache)
+    assert after["1.jpg"] == fingerprint(path) != first["1.jpg"]
+    assert {row: after[row] for row in pictures.ids if row != "1.jpg"} == {
+        row: first[row] for row in pictures.ids if row != "1.jpg"
+    }
+
+
+def test_files_that_are_copied_or_renamed_are_read_and_not_decoded(
+    pictures: Dataset, tmp_path: Path, decoded: list[bytes]
+) -> None:
+    cache = tmp_path / "workspace.jsonl"
+    expected = fingerprints(pictures, cache)
+    assert len(decoded) == 4
+    copied = tmp_path / "elsewhere"
+    shutil.copytree(pictures.root, copied)
+    assert fingerprints(Dataset(copied, pictures.rows), cache) == expected
+    (copied / "0.jpg").rename(copied / "new.jpg")
+    (renamed,) = fingerprints(Dataset(copied, (Row(image="new.jpg", label=0, group="0"),)), cache).values()
+    assert renamed == expected["0.jpg"]
+    assert len(decoded) == 4
+
+
+def test_a_fingerprint_that_does_not_know_the_inode_is_believed_only_for_the_same_content(
+    pictures: Dataset, tmp_path: Path, decoded: list[bytes]
+) -> None:
+    cache = tmp_path / "workspace.jsonl"
+    expected = fingerprints(pictures, cache)
+    lines = [json.loads(line) for line in cache.read_text().splitlines()]
+    for line in lines:
+        line["schema_version"] = 2
+        del line["ctime_ns"], line["inode"]
+        # As if the file had been replaced before this program saw it.
+        if line["image"] == "2.jpg":
+            line["fingerprint"]["sha256"] = "0" * 64
+            line["fingerprint"]["phash"] = "0" * 64
+    cache.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    decoded.clear()
+    told: list[tuple[int, int, str]] = []
+    for _ in range(2):
+        assert fingerprints(pictures, cache, lambda *step: told.append(step)) == expected
+    assert told == [(4, 4, "fingerprints")]
+    assert decoded == [(pictures.root / "2.jpg").read_bytes()]
 
 
 def test_a_fingerprint_that_was_taken_in_another_way_is_taken_again(pictures: Dataset, tmp_path: Path) -> None:

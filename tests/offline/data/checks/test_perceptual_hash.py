@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from offline.data.checks import near_hashes
-from offline.data.checks.perceptual_hash import COLUMNS, ROWS, join_near, nearest, nearest_apart, words_of
+from offline.data.checks.perceptual_hash import COLUMNS, ROWS, join_near, near_others, nearest, nearest_apart, words_of
 
 
 def bits(first: str, second: str) -> int:
@@ -138,3 +138,44 @@ def test_a_pair_beyond_the_first_tile_of_columns_is_found() -> None:
     labels = join_near(np.arange(len(hashes)), np.arange(len(hashes)), words_of(hashes), 40)
     assert labels[-1] == labels[2]
     assert len(set(labels.tolist())) == len(hashes) - 1
+
+
+def near_one_by_one(hashes: list[str], others: list[str], limit: int) -> list[bool]:
+    return [any(bits(one, other) <= limit for other in others) for one in hashes]
+
+
+@pytest.mark.usefixtures("way")
+class TestNearOthers:
+    """Which hashes are near any of others is what comparing each with each says."""
+
+    @pytest.mark.parametrize("limit", [0, 20, 36, 40, 110, 256])
+    @pytest.mark.parametrize(("count", "many"), [(1, 200), (200, 1), (ROWS + 70, ROWS + 9)])
+    def test_are_those_of_comparing_one_by_one(self, count: int, many: int, limit: int) -> None:
+        hashes, others = some_hashes(count + many)[:count], some_hashes(count + many)[count:]
+        found = near_others(words_of(hashes), words_of(others), limit)
+        assert found.tolist() == near_one_by_one(hashes, others, limit)
+
+    @pytest.mark.parametrize("limit", [0, 1, 7, 40])
+    def test_are_found_at_the_limit_and_not_beyond(self, limit: int) -> None:
+        others = some_hashes(300, seed=1)
+        at = [f"{int(one, 16) ^ ((1 << limit) - 1):064x}" for one in others[:9]]
+        beyond = [f"{int(one, 16) ^ ((1 << limit + 1) - 1):064x}" for one in some_hashes(9, seed=2)]
+        found = near_others(words_of([*at, *beyond]), words_of([*others, *some_hashes(9, seed=2)]), limit)
+        assert found.tolist() == [True] * 9 + [False] * 9
+
+    def test_a_hash_that_is_near_only_to_one_that_is_near_is_not(self) -> None:
+        chain = [f"{(1 << 20 * step) - 1:064x}" for step in range(1, 4)]
+        assert near_others(words_of(chain), words_of(["0" * 64]), 20).tolist() == [True, False, False]
+
+    def test_none_are_near_nothing(self) -> None:
+        assert near_others(words_of([]), words_of(["0" * 64]), 40).tolist() == []
+        assert near_others(words_of(["0" * 64]), words_of([]), 40).tolist() == [False]
+
+
+def test_hashes_that_share_most_bits_are_near_others_as_one_by_one_says() -> None:
+    """As pictures of the night are: bands are given up for them on the way."""
+    rng = np.random.default_rng(3)
+    drawn = [f"{int.from_bytes(rng.bytes(6)):064x}" for _ in range(3000)]
+    found = near_others(words_of(drawn[:2400]), words_of(drawn[2400:]), 8)
+    assert 0 < found.sum() < 2400
+    assert found.tolist() == [nearest(words_of([one]), words_of(drawn[2400:]))[0] <= 8 for one in drawn[:2400]]  # type: ignore[index]

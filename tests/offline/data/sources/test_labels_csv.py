@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -169,14 +170,22 @@ class TestPaths:
             ("IMAGES\\" + unicodedata.normalize("NFD", "FÜR.jpg"), "images/für.jpg"),
             ("{root}/images/a.jpg", "images/a.jpg"),
             ("D:\\shared\\{name}\\images\\a.jpg", "images/a.jpg"),
+            ("d:\\SHARED\\{NAME}\\Images\\a.jpg", "images/a.jpg"),
+            ("\\\\server\\{name}\\images\\a.jpg", "images/a.jpg"),
+            ("D:\\{name}\\2024\\{name}\\a.jpg", "a.jpg"),
+            ("D:\\{name}\\2024\\x\\a.jpg", "2024/x/a.jpg"),
             # Also a name on Linux.
             ("images\\b.jpg", "images\\b.jpg"),
+            ("Images\\B.jpg", "images\\b.jpg"),
+            ("..\\b.jpg", "..\\b.jpg"),
+            ("{root}/images\\b.jpg", "images\\b.jpg"),
         ],
     )
     def test_a_path_is_the_one_file_that_it_can_mean(
         self, data: Write, tmp_path: Path, written: str, there: str
     ) -> None:
         text = written.replace("{root}", str(tmp_path)).replace("{name}", tmp_path.name)
+        text = text.replace("{NAME}", tmp_path.name.upper())
         found = self.one(data(f"image,label\n{text},1\nz.jpg,0\n", [there, "z.jpg"]))
         assert (found.ids, found.groups) == ([there, "z.jpg"], [there, "z.jpg"])
 
@@ -199,6 +208,35 @@ class TestPaths:
         self, data: Write, written: str, there: list[str], message: str
     ) -> None:
         refused(data(f"image,label\n{written},1\nz.jpg,0\n", [*there, "z.jpg"]), message)
+
+    @pytest.mark.parametrize(
+        ("written", "there"),
+        [
+            ("images\\a.jpg", ["images/a.jpg", "images\\a.jpg"]),
+            ("images\\A.jpg", ["images/a.jpg", "images\\A.jpg"]),
+            ("x/images\\a.jpg", ["x/images/a.jpg", "x/images\\a.jpg"]),
+            ("{root}/images\\a.jpg", ["images/a.jpg", "images\\a.jpg"]),
+        ],
+    )
+    def test_a_backslash_that_may_be_a_separator_or_a_part_of_a_name_is_refused(
+        self, data: Write, tmp_path: Path, written: str, there: list[str]
+    ) -> None:
+        text = written.replace("{root}", str(tmp_path))
+        either = " or ".join(map(re.escape, there))
+        refused(
+            data(f"image,label\n{text},1\nz.jpg,0\n", [*there, "z.jpg"]),
+            rf"line 2: image '.*' may be {either}: write which with /, or give {re.escape(there[1])} a name without",
+        )
+        # With / it is the one, and under another name the other.
+        slashed = there[0]
+        assert self.one(data(f"image,label\n{slashed},1\nz.jpg,0\n")).ids == [slashed, "z.jpg"]
+
+    def test_a_directory_of_its_name_in_a_path_with_a_drive_that_may_be_either_is_refused(
+        self, data: Write, tmp_path: Path
+    ) -> None:
+        name = tmp_path.name
+        root = data(f"image,label\nD:\\{name}\\{name}\\a.jpg,1\nz.jpg,0\n", ["a.jpg", f"{name}/a.jpg", "z.jpg"])
+        refused(root, rf"line 2: image '.*' may be a\.jpg or {name}/a\.jpg: write which$")
 
     def test_a_file_is_one_row_however_it_is_meant(self, data: Write) -> None:
         labels = "image,label\nimages/a.jpg,0\nimages\\A.jpg,1\n"

@@ -68,6 +68,21 @@ def test_what_looks_like_a_row_that_judges_is_left_out(street: Path, tmp_path: P
     assert (len(found.images), found.alike) == (2, 2)
 
 
+def test_what_stays_is_in_the_order_of_the_files_wherever_a_copy_lay(street: Path) -> None:
+    ahead = np.full((2, 3, 32, 32), 7, np.uint8)
+    for left_out, name in enumerate(["a.jpg", "deep/b.JPEG", "deep/er/c.jpg"]):
+        found = read_unlabelled([street], SETTINGS, [hash_of(street / name)], 40, ahead=ahead)
+        expected = [preprocess(picture(number), SETTINGS) for number in range(3) if number != left_out]
+        assert np.array_equal(found.images, np.concatenate([ahead, np.stack(expected)]))
+        assert found.alike == 1
+
+
+def test_a_blank_picture_looks_like_no_row_that_judges(street: Path) -> None:
+    Image.new("RGB", (320, 240), (7, 7, 7)).save(street / "blank.png")
+    found = read_unlabelled([street], SETTINGS, ["0" * 64], 40, ahead=NONE)
+    assert (len(found.images), found.alike) == (4, 0)
+
+
 def test_a_directory_that_is_not_there_or_empty_is_said(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"nowhere: no such directory; adapt_domain\.images"):
         read_unlabelled([tmp_path / "nowhere"], SETTINGS, [], 40, ahead=NONE)
