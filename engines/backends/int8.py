@@ -27,8 +27,10 @@ def quantise_dynamic(source: Path, target: Path) -> None:
 
     Weights get a scale for each column, beforehand; activations get one for each product, of what is in the batch at
     that moment. So no images are needed, and what an image is answered would depend on the others in its batch: the
-    engine computes them one by one. Heads, normalisations, attention and everything between stay fp32. A CPU without
-    VNNI adds up these products in 16 bits, and answers slightly differently where they overflow.
+    engine computes them one by one. Heads, normalisations, attention and everything between stay fp32.
+
+    Weights have seven bits. A CPU without VNNI adds up two products in 16 bits, which those of eight bits overflow: it
+    would answer otherwise than the CPU on which the bundle was certified.
 
     Args:
         source: an fp32 graph; its weights may lie beside it.
@@ -50,6 +52,7 @@ def quantise_dynamic(source: Path, target: Path) -> None:
             op_types_to_quantize=list(QUANTISED),
             per_channel=True,
             weight_type=quantization.QuantType.QInt8,
+            reduce_range=True,
         )
         if not any(node.op_type == "MatMulInteger" for node in onnx.load(made).graph.node):
             raise BundleRefused(f"{source.name}: there is no product with weights in it to quantise")

@@ -8,7 +8,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from engines.backends.int8 import quantise_dynamic
 from engines.backends.onnxruntime import OnnxEngine
@@ -51,6 +51,16 @@ def test_only_products_with_weights_are_quantised(quantised: Path, small_dinov3:
     assert "MatMulInteger" in made
     assert "ConvInteger" not in made
     assert made.count("Softmax") == source.count("Softmax") > 0
+
+
+def test_no_cpu_overflows(quantised: Path) -> None:
+    """Without VNNI two products are added up in 16 bits; such a CPU must answer as the one of the certificate."""
+    graph = onnx.load(quantised).graph
+    weights = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    multiplied = [weights[node.input[1]] for node in graph.node if node.op_type == "MatMulInteger"]
+    assert multiplied
+    assert all(each.dtype == np.int8 for each in multiplied)
+    assert max(2 * 255 * int(np.abs(each.astype(np.int32)).max()) for each in multiplied) < 2**15
 
 
 def test_leaves_nothing_but_the_target(tmp_path: Path, small_dinov3: Path, caplog: pytest.LogCaptureFixture) -> None:
