@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from mapie.risk_control.methods import compute_hoeffding_bentkus_p_value
 from scipy.stats import beta, binom
 
+from stage1.certificate.params import MOST_ROWS
 from stage1.certificate.statistics.binomial import (
     losses_allowed,
     lower_bound,
@@ -35,6 +36,13 @@ def counts(draw: st.DrawFn, most: int = 3000) -> tuple[int, int]:
 
 
 class TestPValue:
+    @pytest.mark.parametrize("alpha", [0.005, 0.02, 0.2])
+    def test_is_right_up_to_as_many_rows_as_a_certificate_may_have(self, alpha: float) -> None:
+        spread = np.sqrt(MOST_ROWS * alpha * (1 - alpha))
+        losses = np.rint(MOST_ROWS * alpha + np.linspace(-4, 4, 101) * spread).astype(np.int64)
+        trials = np.full_like(losses, MOST_ROWS)
+        assert np.allclose(p_values(losses, trials, alpha), binom.cdf(losses, MOST_ROWS, alpha), rtol=0, atol=1e-4)
+
     def test_three_misses_of_three_hundred(self) -> None:
         assert p_value(3, 300, 0.02) == pytest.approx(0.148510, abs=5e-7)
 
