@@ -6,7 +6,7 @@ import asyncio
 import signal
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,6 @@ from miner.answering.journal import Journal
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
 from miner.axon.legacy_protocol import LegacyProtocol
-from miner.axon.refusal_tally import RefusalTally
 from miner.axon.server import ABORT_S, AxonServer, tell_failure
 from miner.axon.settings import AxonSettings
 from miner.chain.bittensor import BittensorChain
@@ -39,9 +38,11 @@ from miner.chain.offline import OfflineChain
 from miner.chain.port import ChainPort, ChainSnapshot
 from miner.chain.settings import WalletSettings
 from miner.chain.wallet import load_hotkey
-from miner.errors import ChainError, StartError
+from miner.chain.watch import ChainWatch
+from miner.errors import StartError
 from miner.nightly import NightlyJob
 from miner.settings import MinerSettings
+from miner.tally import Tally
 from stage1.errors import Stage1Error
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.servers.open_server import open_server
@@ -49,7 +50,6 @@ from stage2_bridge.servers.open_server import open_server
 log = structlog.get_logger(__name__)
 
 DRAIN_S = 9.0
-STALE_AFTER = 3
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,8 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
     """
     few_arenas()
     raise_descriptor_limit()
-    stop, tally = asyncio.Event(), RefusalTally()
+    stop, tally = asyncio.Event(), Tally("refused")
+    degraded, journal_failed = Tally("degraded"), Tally("journal_failed")
     asyncio.get_running_loop().set_exception_handler(partial(tell_failure, tally))
     async with AsyncExitStack() as stack:
         addresses = [load_hotkey(wallet).ss58_address for wallet in wallets(settings)]
@@ -99,14 +100,23 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
         stack.push_async_callback(follower.close)
         batcher = Batcher(settings.engine.batch, clock=time.monotonic)
         stack.push_async_callback(asyncio.to_thread, batcher.close)
-        cascade = await _cascade(settings, follower, batcher, stack)
+        journal = Journal(settings.state, journal_failed)
+        stack.callback(journal.close)
+        cascade = await _cascade(settings, follower, batcher, journal, degraded, stack)
         replies: Counter[int] = Counter()
         identities = [_identity(settings, address, cascade, snapshot, replies, tally) for address in addresses]
         await checked
         for identity in identities:
             await identity.server.start()
             stack.push_async_callback(identity.server.stop, DRAIN_S)
-        await _open_admin(settings.admin, follower, batcher, {"replies": replies, "refused": tally.counts}, stack)
+        watch = _watch(settings, chain, identities, snapshot)
+
+        def told() -> dict[str, Any]:
+            tallies = {"refused": tally, "degraded": degraded, "journal_failed": journal_failed}
+            counts = {name: dict(counted.counts) for name, counted in tallies.items()}
+            return {"replies": dict(replies), **counts, "chain": watch.status()}
+
+        await _open_admin(settings.admin, follower, batcher, told, stack)
         for identity in identities:
             await _announce(settings, chain, identity.server)
         stack.push_async_callback(nightly.close)
@@ -124,7 +134,7 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
                 generation=follower.slot.generation,
                 cold_start_s=cold,
             )
-        await _serve(settings, chain, identities, follower, stop)
+        await _serve(watch, identities, follower, stop)
         log.info("stopping", swaps=follower.swaps)
 
 
@@ -164,7 +174,7 @@ def _identity(
     cascade: Cascade,
     snapshot: ChainSnapshot,
     replies: Counter[int],
-    tally: RefusalTally,
+    tally: Tally,
 ) -> Identity:
     access = AccessPolicy(settings.access, snapshot.neurons)
     log.info("access", hotkey=address, admitted=access.admitted)
@@ -197,7 +207,12 @@ def _follower(settings: MinerSettings, nightly: NightlyJob) -> StoreFollower:
 
 
 async def _cascade(
-    settings: MinerSettings, follower: StoreFollower, batcher: Batcher, stack: AsyncExitStack
+    settings: MinerSettings,
+    follower: StoreFollower,
+    batcher: Batcher,
+    journal: Journal,
+    degraded: Tally,
+    stack: AsyncExitStack,
 ) -> Cascade:
     try:
         await follower.start()
@@ -206,8 +221,6 @@ async def _cascade(
         raise StartError(str(error)) from error
     if client is None:
         log.warning("no_stage2", consequence="deferred images are answered with Stage-1's calibrated probability")
-    journal = Journal(settings.state)
-    stack.callback(journal.close)
     bridge = Bridge(client, max_in_flight=settings.stage2.max_in_flight, clock=time.monotonic)
     cascade = Cascade(
         follower.slot,
@@ -217,6 +230,7 @@ async def _cascade(
         engine=settings.engine,
         clock=time.monotonic,
         now=utc_now,
+        tally=degraded,
     )
     stack.push_async_callback(cascade.close)
     return cascade
@@ -226,7 +240,7 @@ async def _open_admin(
     settings: AdminSettings,
     follower: StoreFollower,
     batcher: Batcher,
-    counts: Mapping[str, Mapping[Any, int]],
+    told: Callable[[], Mapping[str, Any]],
     stack: AsyncExitStack,
 ) -> None:
     if settings.port is None:
@@ -235,9 +249,25 @@ async def _open_admin(
     from miner.admin.api import admin_app  # noqa: PLC0415
 
     where = AxonSettings(host="127.0.0.1", port=settings.port)
-    server = AxonServer(admin_app(follower, batcher, utc_now, counts), where, name="admin")
+    server = AxonServer(admin_app(follower, batcher, utc_now, told), where, name="admin")
     await server.start()
     stack.push_async_callback(server.stop, ABORT_S)
+
+
+def _watch(
+    settings: MinerSettings, chain: ChainPort, identities: Sequence[Identity], first: ChainSnapshot
+) -> ChainWatch:
+    by_address = {identity.address: identity for identity in identities}
+
+    def update(snapshot: ChainSnapshot) -> None:
+        for identity in identities:
+            identity.access.update(snapshot.neurons)
+        log.info("access", admitted={address: one.access.admitted for address, one in by_address.items()})
+
+    async def announce(address: str) -> None:
+        await _announce(settings, chain, by_address[address].server)
+
+    return ChainWatch(chain, settings.chain, list(by_address), first=first, update=update, announce=announce)
 
 
 async def _announce(settings: MinerSettings, chain: ChainPort, server: AxonServer) -> None:
@@ -252,16 +282,12 @@ async def _announce(settings: MinerSettings, chain: ChainPort, server: AxonServe
 
 
 async def _serve(
-    settings: MinerSettings,
-    chain: ChainPort,
-    identities: Sequence[Identity],
-    follower: StoreFollower,
-    stop: asyncio.Event,
+    watch: ChainWatch, identities: Sequence[Identity], follower: StoreFollower, stop: asyncio.Event
 ) -> None:
     """Until `stop` is set, or a server ends by itself."""
     background = [
         asyncio.create_task(follower.run(stop), name="follow the store"),
-        asyncio.create_task(_refresh(chain, identities, settings.chain.refresh_s), name="refresh the metagraph"),
+        asyncio.create_task(watch.run(), name="watch the chain"),
         *(asyncio.create_task(identity.server.wait(), name="axon") for identity in identities),
     ]
     waiting = asyncio.create_task(stop.wait())
@@ -273,23 +299,6 @@ async def _serve(
     for task in done - {waiting}:
         if not task.cancelled() and (error := task.exception()) is not None:
             raise StartError(f"the task {task.get_name()!r} ended: {error}") from error
-
-
-async def _refresh(chain: ChainPort, identities: Sequence[Identity], every_s: float) -> None:
-    failures = 0
-    while True:
-        await asyncio.sleep(every_s)
-        try:
-            snapshot = await chain.snapshot()
-        except ChainError as error:
-            failures += 1
-            level = log.error if failures >= STALE_AFTER else log.warning
-            level("metagraph_stale", failures=failures, reason=str(error))
-            continue
-        failures = 0
-        for identity in identities:
-            identity.access.update(snapshot.neurons)
-        log.info("metagraph_refreshed", block=snapshot.block, admitted=[i.access.admitted for i in identities])
 
 
 def _on_signals(stop: asyncio.Event, follower: StoreFollower) -> None:

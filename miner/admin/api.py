@@ -31,7 +31,7 @@ def admin_app(
     follower: StoreFollower,
     batcher: Batcher,
     now: Callable[[], datetime],
-    counts: Mapping[str, Mapping[Any, int]],
+    more: Callable[[], Mapping[str, Any]],
 ) -> Starlette:
     """The application.
 
@@ -42,12 +42,11 @@ def admin_app(
         follower: holds the live bundle.
         batcher: computes with it.
         now: wall-clock time, UTC.
-        counts: of the axon, by name and kind: replies by HTTP status, refusals by reason.
+        more: what else a status says, by name: replies by HTTP status, refusals by reason, what is known of the chain.
     """
 
-    def status(code: int = 200, **more: object) -> Response:
-        counted = {name: dict(kinds) for name, kinds in counts.items()}
-        return JSONResponse(more | described(follower.status(), batcher) | counted, code)
+    def status(code: int = 200, **came_of_it: object) -> Response:
+        return JSONResponse({**came_of_it, **described(follower.status(), batcher), **more()}, code)
 
     async def show(_request: Request) -> Response:
         return status()

@@ -17,6 +17,7 @@ from engines.live.slot import BundleSlot, Lease
 from miner.answering.record import Observer, RequestRecord, Result
 from miner.answering.request import UNDECODABLE, Prediction, Request
 from miner.answering.settings import EngineSettings
+from miner.tally import Tally
 from stage1.decisions import Action, Level
 from stage1.errors import ImageError, Stage1Error
 from stage1.outputs import Stage1Outputs
@@ -62,6 +63,7 @@ class Cascade:
         bridge: the way to Stage-2.
         observers: told of each answer, in this order.
         engine: workers and fallback.
+        tally: counts answers that were given without what should have given them; one of its own without it.
         clock: monotonic time in seconds.
         now: wall-clock time, UTC.
     """
@@ -76,7 +78,9 @@ class Cascade:
         engine: EngineSettings,
         clock: Callable[[], float],
         now: Callable[[], datetime],
+        tally: Tally | None = None,
     ) -> None:
+        self._tally = tally or Tally("degraded")
         self._slot = slot
         self._batcher = batcher
         self._bridge = bridge
@@ -119,7 +123,10 @@ class Cascade:
             result = "stage1_failed"
         record = self._record(request, at, started, result, answer, lease, stage1, verdict, stage1_ms)
         self._tell(record)
-        _log(record, verdict)
+        _log(record)
+        # Without a Stage-2 it is what the operator wants.
+        if (reason := record.degraded) is not None and record.stage2 is not Outcome.ABSENT:
+            self._tally.add(reason, "an answer was given without it", request_id=record.request_id)
         return Prediction(answer, record.bundle, record.generation)
 
     def _tell(self, record: RequestRecord) -> None:
@@ -211,8 +218,7 @@ def _decided(lease: Lease, outputs: Stage1Outputs, content: bytes) -> Stage1Resu
     )
 
 
-def _log(record: RequestRecord, verdict: Verdict | None) -> None:
-    degraded = verdict is not None and verdict.outcome is not Outcome.ANSWERED
+def _log(record: RequestRecord) -> None:
     log.info(
         "request",
         request_id=record.request_id,
@@ -220,10 +226,11 @@ def _log(record: RequestRecord, verdict: Verdict | None) -> None:
         result=record.result,
         answer=round(record.answer, 4),
         action=record.action,
-        level=record.level,
+        # Not `level`, which is that of the log line.
+        decision=record.level,
         bundle=record.bundle,
         generation=record.generation,
         stage2=record.stage2,
-        degraded=degraded,
+        degraded=record.degraded,
         ms=round(record.total_ms, 1),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from miner.answering.record import RequestRecord
+from miner.tally import Tally
 
 FILE = "journal.jsonl"
 MAX_BYTES = 64 * 2**20
@@ -19,24 +22,66 @@ KEPT_FILES = 8
 class Journal:
     """Appends records to `journal.jsonl`, a new file every 64 MiB, the last eight kept.
 
+    A record that cannot be written, because the disk is full or read-only, is lost and counted; nobody's answer is.
+
     Args:
         directory: created if it is not there.
+        tally: counts what is lost; one of its own without it.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, tally: Tally | None = None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        self._handler = RotatingFileHandler(
-            directory / FILE, maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8"
-        )
+        self._path = directory / FILE
+        self._tally = tally or Tally("journal_failed")
+        self._handler = _Appender(self._path, maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8")
+        self._torn = _is_torn(self._path)
+
+    @property
+    def lost(self) -> int:
+        """How many records could not be written."""
+        return self._tally.counts["record_lost"]
 
     def on_answer(self, record: RequestRecord) -> None:
-        """Append one record; it is in the file when this returns."""
+        """Append one record; it is in the file when this returns, or counted as lost."""
         line = record.model_dump_json(exclude_none=True)
-        self._handler.emit(logging.LogRecord("journal", logging.INFO, "", 0, line, None, None))
+        # Behind a line that was cut short; otherwise the two would be one that nobody can read.
+        text = f"\n{line}" if self._torn else line
+        try:
+            self._handler.emit(logging.LogRecord("journal", logging.INFO, "", 0, text, None, None))
+            self._torn = False
+        except OSError as error:
+            self._torn = True
+            self._handler.reopen()
+            self._tally.add("record_lost", str(error), path=str(self._path), remedy="make room on the disk")
 
     def close(self) -> None:
         """Close the file."""
-        self._handler.close()
+        with contextlib.suppress(OSError):
+            self._handler.close()
+
+
+class _Appender(RotatingFileHandler):
+    """Raises what the base class prints as a traceback on standard error, each time."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802  the base class's
+        raise  # noqa: PLE0704  it is called while the error is handled
+
+    def reopen(self) -> None:
+        """Forget what the file's buffer holds, which would be written twice or not at all."""
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            with contextlib.suppress(OSError):
+                stream.close()
+
+
+def _is_torn(path: Path) -> bool:
+    """Whether the last line has no end."""
+    try:
+        with path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+    except OSError:
+        return False
 
 
 def read_journal(directory: Path) -> Iterator[RequestRecord]:

@@ -64,6 +64,15 @@ class RequestRecord(BaseModel):
     stage1_ms: float | None = None
     total_ms: float
 
+    @property
+    def degraded(self) -> str | None:
+        """What should have given this answer and did not; None if nothing failed."""
+        if self.result in {"stage1_failed", "stage1_late"}:
+            return self.result
+        if self.stage2 is not None and self.stage2 is not Outcome.ANSWERED:
+            return f"stage2_{self.stage2}"
+        return None
+
 
 class Observer(Protocol):
     """Is told of every answer, after it was decided and before it is sent: the journal is one."""

@@ -26,9 +26,9 @@ from miner.axon.body import image_of
 from miner.axon.connections import CALLER_PROVED
 from miner.axon.legacy_protocol import SYNAPSE, decode_headers
 from miner.axon.places import Place, Places
-from miner.axon.refusal_tally import RefusalTally
 from miner.axon.refusals import BadRequest, BodyTooLarge, InternalFailure, NotFound, Overloaded, Refusal, TooLate
 from miner.axon.settings import RequestSettings
+from miner.tally import Tally
 
 log = structlog.get_logger(__name__)
 
@@ -94,7 +94,7 @@ class AxonApp:
         settings: RequestSettings | None = None,
         budget: TimeBudget | None = None,
         on_reply: Callable[[Reply], None] | None = None,
-        tally: RefusalTally | None = None,
+        tally: Tally | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._answer = answer
@@ -104,7 +104,7 @@ class AxonApp:
         self._budget = budget or TimeBudget(self._settings.deadline_s, self._settings.margin_s, 0.0)
         self._on_reply = on_reply
         self._now_ns = now_ns
-        self._tally = tally or RefusalTally()
+        self._tally = tally or Tally()
         self._places = Places(self._settings.max_in_flight)
         self._buffered = 0
 

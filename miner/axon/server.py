@@ -22,9 +22,9 @@ from uvicorn.server import ServerState
 
 from engines.machine.descriptors import descriptor_limit, lacks_descriptors
 from miner.axon.connections import CALLER_PROVED, ConnectionTable, network_of
-from miner.axon.refusal_tally import RefusalTally
 from miner.axon.settings import AxonSettings
 from miner.errors import ServerError
+from miner.tally import Tally
 
 log = structlog.get_logger(__name__)
 
@@ -55,11 +55,11 @@ class AxonServer:
         settings: AxonSettings | None = None,
         *,
         name: str = "axon",
-        tally: RefusalTally | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self._app = app
         self._name = name
-        self._tally = tally or RefusalTally()
+        self._tally = tally or Tally()
         self._settings = settings or AxonSettings()
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -230,7 +230,7 @@ class _Connection(H11Protocol):
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
         table: ConnectionTable,
-        tally: RefusalTally,
+        tally: Tally,
         lingering: set[_Connection],
         first_request_s: float,
     ) -> None:
@@ -304,7 +304,7 @@ class _Connection(H11Protocol):
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
 
-def tell_failure(tally: RefusalTally, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+def tell_failure(tally: Tally, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Exception handler of an event loop, for what fails outside any task.
 
     Where the process has no descriptor left, asyncio tells of it thousands of times a second; here once a minute.

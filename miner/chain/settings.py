@@ -34,6 +34,7 @@ class ChainSettings(Section):
         endpoint: WebSocket URL, instead of the network's own.
         deadline_s: longest wait for one chain call.
         refresh_s: time between two readings of the metagraph.
+        give_up_s: the miner ends, with an error, once what it knows of the subnet is so old.
         snapshot: the file of the offline chain.
         publish_endpoint: announce the axon's address on the chain.
         external_ip: address that validators reach; announced, so needed with `publish_endpoint`.
@@ -46,6 +47,7 @@ class ChainSettings(Section):
     endpoint: str | None = None
     deadline_s: float = Field(default=60.0, gt=0)
     refresh_s: float = Field(default=600.0, gt=0)
+    give_up_s: float = Field(default=86_400.0, gt=0)
     snapshot: UserPath | None = None
     publish_endpoint: bool = True
     external_ip: str | None = None

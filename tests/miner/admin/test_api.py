@@ -28,7 +28,7 @@ async def endpoint(store: Store) -> AsyncIterator[int]:
     follower = StoreFollower(store, settings=SwapSettings(trial=False), options=EngineOptions(threads=1, most=1))
     batcher = Batcher(BatchSettings())
     await follower.start()
-    app = admin_app(follower, batcher, lambda: NOW, {"replies": {200: 3, 403: 1}, "refused": {"replay": 1}})
+    app = admin_app(follower, batcher, lambda: NOW, lambda: {"replies": {200: 3, 403: 1}, "refused": {"replay": 1}})
     server = AxonServer(app, AxonSettings(host="127.0.0.1", port=0), name="admin")
     await server.start()
     try:

@@ -199,6 +199,11 @@ def test_a_failing_engine_is_answered_with_the_fallback(bundle: LiveBundle, tmp_
     assert answers == [0.5]
     assert (record.result, record.bundle, record.generation) == ("stage1_failed", bundle.bundle_id, 1)
     assert [entry["generation"] for entry in logs if entry["event"] == "stage1_failed"] == [1]
+    # Not told as healthy, and an alarm by itself.
+    assert [entry["degraded"] for entry in logs if entry["event"] == "request"] == ["stage1_failed"]
+    assert [(entry["reason"], entry["log_level"]) for entry in logs if entry["event"] == "degraded"] == [
+        ("stage1_failed", "warning")
+    ]
 
 
 def test_a_stage1_that_is_late_is_answered_with_the_fallback_in_time(

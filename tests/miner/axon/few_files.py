@@ -19,13 +19,13 @@ async def app(_scope, _receive, send):
 
 async def serve() -> None:
     """Print the status of a request that comes once the crowd is there."""
-    from miner.axon.refusal_tally import RefusalTally  # noqa: PLC0415
     from miner.axon.server import AxonServer, tell_failure  # noqa: PLC0415
     from miner.axon.settings import AxonSettings  # noqa: PLC0415
     from miner.logs import configure_logging  # noqa: PLC0415
+    from miner.tally import Tally  # noqa: PLC0415
 
     configure_logging("INFO", json=True)
-    tally = RefusalTally()
+    tally = Tally()
     asyncio.get_running_loop().set_exception_handler(partial(tell_failure, tally))
     server = AxonServer(app, AxonSettings(host="127.0.0.1", port=0), tally=tally)
     await server.start()

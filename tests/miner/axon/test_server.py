@@ -17,11 +17,11 @@ from miner.answering.request import Prediction
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
 from miner.axon.legacy_protocol import LegacyProtocol
-from miner.axon.refusal_tally import RefusalTally
 from miner.axon.server import AxonServer, bind
 from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings
 from miner.chain.port import Neuron
 from miner.errors import ServerError
+from miner.tally import Tally
 
 LOCAL = AxonSettings(host="127.0.0.1", port=0)
 BODY = b'{"image": "aGVsbG8="}'
@@ -231,7 +231,7 @@ class TestCrowds:
         settings = LOCAL.model_copy(update={"max_connections_per_address": 1})
 
         async def scenario():
-            busy, tally = asyncio.Event(), RefusalTally()
+            busy, tally = asyncio.Event(), Tally()
 
             async def answer(_request):
                 await busy.wait()

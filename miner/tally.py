@@ -1,4 +1,4 @@
-"""What was refused, counted by reason, and told at most once a minute each: strangers must not fill a disk."""
+"""What should not happen and does, counted by reason and told at most once a minute each: nobody must fill a disk."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ log = structlog.get_logger(__name__)
 EVERY_S = 60.0
 
 
-class RefusalTally:
-    """Counts refusals, and warns of each reason when it first comes and then once a minute while it lasts.
+class Tally:
+    """Counts events of one kind, and warns of each reason when it first comes and then once a minute while it lasts.
 
     Args:
+        event: name of the warnings.
         clock: monotonic time in seconds.
         every_s: time between two warnings of one reason.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic, every_s: float = EVERY_S) -> None:
+    def __init__(
+        self, event: str = "refused", *, clock: Callable[[], float] = time.monotonic, every_s: float = EVERY_S
+    ) -> None:
         self.counts: Counter[str] = Counter()
+        self._event = event
         self._clock = clock
         self._every_s = every_s
         self._told_at: dict[str, float] = {}
@@ -33,7 +37,7 @@ class RefusalTally:
 
         Args:
             reason: a word for the kind; there are few of them.
-            message: what the caller was told, or would have been.
+            message: what happened, for a person.
             example: what is known of this one.
         """
         self.counts[reason] += 1
@@ -43,4 +47,4 @@ class RefusalTally:
         self._told_at[reason] = now
         since = self.counts[reason] - self._told[reason]
         self._told[reason] = self.counts[reason]
-        log.warning("refused", reason=reason, times=since, example={"message": message, **example})
+        log.warning(self._event, reason=reason, times=since, example={"message": message, **example})

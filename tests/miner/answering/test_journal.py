@@ -1,0 +1,60 @@
+"""The journal on a disk that is full, and behind a line that a crash cut short."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from miner.answering.journal import FILE, Journal, read_journal
+from miner.answering.record import RequestRecord
+
+
+def record(number: int) -> RequestRecord:
+    return RequestRecord(
+        request_id=str(number),
+        at=datetime(2026, 1, 1, tzinfo=UTC),
+        hotkey="5F",
+        result="answered",
+        answer=0.5,
+        total_ms=1.0,
+    )
+
+
+def read(directory: Path) -> list[str]:
+    return [found.request_id for found in read_journal(directory)]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full disk to be had")
+def test_a_full_disk_is_told_once_and_costs_no_answer(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It was a traceback that is no JSON for every request."""
+    (tmp_path / FILE).symlink_to("/dev/full")
+    with capture_logs() as logs:
+        journal = Journal(tmp_path)
+        for number in range(1000):
+            journal.on_answer(record(number))
+        assert journal.lost == 1000
+        # There is room again.
+        (tmp_path / FILE).unlink()
+        journal.on_answer(record(1000))
+        journal.on_answer(record(1001))
+        journal.close()
+    assert [(entry["event"], entry["reason"]) for entry in logs] == [("journal_failed", "record_lost")]
+    assert "No space left" in logs[0]["example"]["message"]
+    assert read(tmp_path) == ["1000", "1001"]
+    assert capfd.readouterr().err == ""
+
+
+def test_a_line_that_a_crash_cut_short_swallows_no_other(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.on_answer(record(1))
+    journal.on_answer(record(2))
+    journal.close()
+    (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-20])
+    journal = Journal(tmp_path)
+    for number in (3, 4):
+        journal.on_answer(record(number))
+    journal.close()
+    assert read(tmp_path) == ["1", "3", "4"]
