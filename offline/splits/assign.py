@@ -19,7 +19,7 @@ from offline.splits.balanced_placement import place
 from offline.splits.homes import Group, Settling
 from offline.splits.lost_rows import lost_rows
 from offline.splits.revisited_places import revisited
-from offline.splits.settings import SPLITS, Split, SplitSettings
+from offline.splits.settings import EXAMS, SPLITS, Split, SplitSettings
 from offline.splits.split_ledger import Assignment, Event, Home, Ledger, PlacedRow, StrataCut
 from offline.splits.splits_file import (
     Quarantined,
@@ -35,7 +35,6 @@ from offline.splits.store_history import StoreHistory, barred, restored
 
 CLASSES = ("no roadwork", "roadwork")
 UNKNOWN = "unknown"
-EXAMS: tuple[Split, ...] = ("val_calib", "test")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ from stage1.settings import Section, UserPath
 
 Split = Literal["train", "val_select", "val_calib", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+# Those that certify or report.
+EXAMS: tuple[Split, ...] = ("val_calib", "test")
 
 
 class ContrastDifficulty(Section):
