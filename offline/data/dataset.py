@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Protocol, Self
@@ -112,11 +112,13 @@ class Dataset:
         root: the directory.
         rows: the labelled images, each at most once.
         sender: sends their pictures; None for pictures as they are. It changes no row and no hash.
+        paths: path below the directory of each row that lies elsewhere than its id says.
     """
 
     root: Path
     rows: tuple[Row, ...]
     sender: Sender | None = None
+    paths: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -130,7 +132,11 @@ class Dataset:
     def sha256(self) -> str:
         """Hash of every row and of the size of every image file, whatever their order."""
         ordered = sorted(self.rows, key=lambda row: row.image)
-        return sha256_json([[row.model_dump(), (self.root / row.image).stat().st_size] for row in ordered])
+        return sha256_json([[row.model_dump(), self.file_of(row.image).stat().st_size] for row in ordered])
+
+    def file_of(self, row: str) -> Path:
+        """The file of the row with this id."""
+        return self.root / self.paths.get(row, row)
 
     def hashed(self) -> Self:
         """This very object, with the hash taken now: what changes on the disk later does not change it."""
@@ -156,6 +162,17 @@ class Dataset:
     def sent_by(self, sender: Sender) -> Self:
         """The same rows, whose pictures arrive as they are sent."""
         return replace(self, sender=sender)
+
+    def called(self, names: Mapping[str, str]) -> Self:
+        """The rows by the ids under which somebody knows them; their files stay where they are.
+
+        Args:
+            names: id here of each id that is known. A row whose id is known of another one is left out under it.
+        """
+        known = [self.by_id[here].model_copy(update={"image": name}) for name, here in names.items()]
+        others = [row for row in self.rows if row.image not in names]
+        paths = {name: self.paths.get(here, here) for name, here in names.items() if name != here}
+        return replace(self, rows=(*known, *others), paths={**self.paths, **paths})
 
     @property
     def labels(self) -> np.ndarray:
@@ -203,7 +220,7 @@ class Dataset:
         return images
 
     def _one(self, row: Row, settings: PreprocessSettings) -> Pixels:
-        path = self.root / row.image
+        path = self.file_of(row.image)
         try:
             content = path.read_bytes()
             return preprocess(content if self.sender is None else self.sender(row.image, content, settings), settings)

@@ -64,7 +64,7 @@ class ChallengeViews:
             return np.stack([*pool.map(self._one, rows, seeds)])
 
     def _one(self, row: int, seed: int) -> Pixels:
-        path, rng = self.data.root / self.data.rows[row].image, np.random.default_rng(seed)
+        path, rng = self.data.file_of(self.data.rows[row].image), np.random.default_rng(seed)
         cell = drawn_cell(era_shares("mixture", self.weights), rng)
         try:
             return preprocess(sent(path.read_bytes(), cell, rng, self.settings), self.settings)

@@ -122,21 +122,21 @@ def fingerprints(
     """
     records = read_records(cache, _RECORDS)
     known = {record.key: record.fingerprint for record in records if isinstance(record, CachedFingerprint)}
-    keys = {row.image: _key(data.root, row.image) for row in data.rows}
+    keys = {row.image: _key(data, row.image) for row in data.rows}
     found = {image: known[key] for image, key in keys.items() if key in known}
     missing = sorted(keys.keys() - found.keys())
     with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(missing), WRITTEN_TOGETHER):
             images = missing[start : start + WRITTEN_TOGETHER]
-            taken = dict(zip(images, pool.map(fingerprint, [data.root / image for image in images]), strict=True))
+            taken = dict(zip(images, pool.map(fingerprint, map(data.file_of, images)), strict=True))
             append_lines(cache, [_record(keys[image], taken[image]) for image in images])
             found |= taken
             progress(start + len(images), len(missing), "fingerprints")
     return found
 
 
-def _key(root: Path, image: str) -> tuple[str, str, int, int]:
-    status = (root / image).stat()
+def _key(data: Dataset, image: str) -> tuple[str, str, int, int]:
+    status = data.file_of(image).stat()
     return SCHEME, image, status.st_size, status.st_mtime_ns
 
 
