@@ -16,6 +16,7 @@ from offline.certify.calibration_record import CalibrationRecord, CalibrationRow
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
 from offline.data.known_rows import NotedRow, found_by_content
+from offline.data.values import word
 from offline.pipeline.progress import Progress
 from offline.pipeline.run_files import CALIBRATION
 from offline.splits.settings import Split
@@ -120,7 +121,7 @@ def _missing(record: CalibrationRecord, data: Dataset) -> list[str]:
         found += [
             f"{row.row!r} has {name} {there.about(name)!r} here, and had {told!r}"
             for name, told in row.about.items()
-            if there is not None and (there.about(name) or "") != told
+            if there is not None and word(there.about(name) or "") != word(told)
         ]
     return found + _torn(record, data)
 

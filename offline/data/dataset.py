@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from engines.machine.cores import usable_cores
-from offline.data.values import column_name, columns_called, identity, said
+from offline.data.values import column_name, columns_called, identity, one_of, said, word
 from offline.errors import DatasetError
 from stage1.artifacts import sha256_json
 from stage1.errors import ImageError
@@ -38,6 +38,10 @@ def _named(metadata: dict[str, str]) -> dict[str, str]:
     return found
 
 
+def _kind(source: str) -> str:
+    return word(said(source) or "")
+
+
 class Row(BaseModel):
     """One labelled image.
 
@@ -45,7 +49,7 @@ class Row(BaseModel):
         image: path relative to the data directory; the id of the row.
         label: 1 if roadwork is in it.
         group: what is dependent on it: a drive, a place, a scene. Its own image if the file names none.
-        source: where it comes from.
+        source: where it comes from, in the one spelling of such names (see `word`).
         metadata: every other column by its name (see `column_name`), as the file has it.
         train_only: it may train, and never choose, certify or report.
     """
@@ -55,7 +59,7 @@ class Row(BaseModel):
     image: Annotated[str, Field(min_length=1), AfterValidator(_relative)]
     label: int = Field(ge=0, le=1)
     group: str
-    source: str = ""
+    source: Annotated[str, AfterValidator(_kind)] = ""
     metadata: Annotated[dict[str, str], AfterValidator(_named)] = Field(default_factory=dict)
     train_only: bool = False
 
@@ -64,12 +68,15 @@ class Row(BaseModel):
 
         Args:
             column: its name, or the end of a dotted one.
-            known: values that mean what they say, though they may be words for nothing elsewhere.
+            known: values that are meant in any spelling, though they may be words for nothing elsewhere.
+
+        Returns:
+            The known value that is meant, or what the file has.
         """
         for name in columns_called(column, tuple(self.metadata)):
             text = self.metadata[name].strip()
-            if text in known:
-                return text
+            if (meant := one_of(text, known)) is not None:
+                return meant
             if (value := said(text)) is not None:
                 return value
         return None
@@ -191,9 +198,9 @@ class Dataset:
 
     @property
     def metadata(self) -> dict[str, list[str]]:
-        """Every metadata column by its name, empty where a row has no value or a word for nothing."""
+        """Every metadata column by its name, each value in one spelling, empty where a row has none."""
         names = sorted({name for row in self.rows for name in row.metadata})
-        return {name: [said(row.metadata.get(name, "")) or "" for row in self.rows] for name in names}
+        return {name: [word(said(row.metadata.get(name, "")) or "") for row in self.rows] for name in names}
 
     def pixels(self, settings: PreprocessSettings) -> Iterator[Pixels]:
         """Every image through the serving preprocess, in order, decoded on all cores.

@@ -14,6 +14,7 @@ import numpy as np
 from offline.data.checks.likeness import Likeness
 from offline.data.dataset import Dataset, Row
 from offline.data.inventory import inventory_of
+from offline.data.values import word
 from offline.errors import DatasetError
 from offline.splits.balanced_placement import place
 from offline.splits.homes import Group, Settling
@@ -60,7 +61,7 @@ def examined(data: Dataset, settings: SplitSettings) -> Dataset:
 
 
 def _train_only(row: Row, settings: SplitSettings) -> bool:
-    return row.train_only or row.source in settings.train_only
+    return row.train_only or row.source in settings.training_sources
 
 
 def split(
@@ -168,7 +169,8 @@ def _places(data: Dataset, sets: Mapping[Split, SplitSet], settings: SplitSettin
 def stratum(row: Row, difficulty: float, cut: StrataCut, settings: SplitSettings) -> str:
     """What a row is balanced by: class, bin of difficulty, metadata; for example `roadwork/3/night/rain`."""
     level = int(np.searchsorted(cut.edges, difficulty, side="right"))
-    return "/".join((CLASSES[row.label], str(level), *(row.about(column) or UNKNOWN for column in settings.strata)))
+    known = (word(row.about(column) or UNKNOWN) for column in settings.strata)
+    return "/".join((CLASSES[row.label], str(level), *known))
 
 
 def _cut(looks: Looks, judged: Dataset, ledger: Ledger, settings: SplitSettings, at: str) -> StrataCut:
