@@ -18,7 +18,7 @@ EngineError
 
 from __future__ import annotations
 
-from stage1.errors import CascadeError
+from stage1.errors import CascadeError, Stage1Error
 
 
 class EngineError(CascadeError):
@@ -75,3 +75,8 @@ class PointerMoved(StoreError):
 
 class PointerNotMoved(StoreError):
     """A bundle was rolled back in this process, and the store's pointer could not follow."""
+
+
+# What a bundle, a store or a disk may lead to; everything else is a fault of this program or of native code, and its
+# traceback belongs into the log.
+EXPECTED = (EngineError, Stage1Error, OSError)

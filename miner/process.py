@@ -43,7 +43,7 @@ from miner.errors import StartError
 from miner.nightly import NightlyJob
 from miner.settings import MinerSettings
 from miner.tally import Tally
-from stage1.errors import Stage1Error
+from stage1.errors import CascadeError, Stage1Error
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.servers.open_server import open_server
 
@@ -298,6 +298,8 @@ async def _serve(
     await asyncio.gather(*background, waiting, return_exceptions=True)
     for task in done - {waiting}:
         if not task.cancelled() and (error := task.exception()) is not None:
+            if not isinstance(error, CascadeError):
+                log.error("task_ended", task=task.get_name(), exc_info=error)
             raise StartError(f"the task {task.get_name()!r} ended: {error}") from error
 
 

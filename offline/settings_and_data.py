@@ -11,6 +11,7 @@ from datetime import datetime
 from offline.config import RunConfig
 from offline.data.dataset import Dataset
 from offline.data.place_and_time import check_fixes
+from offline.data.values import word
 from offline.splits.settings import ColumnDifficulty, SplitSettings
 from stage1.certificate.settings import CalibrationSettings
 from stage1.column_names import column_name
@@ -41,7 +42,7 @@ def check_settings_on_data(config: RunConfig, data: Dataset, now: datetime) -> N
 def _sources(config: RunConfig, data: Dataset) -> Iterable[str]:
     there = sorted({row.source for row in data.rows})
     for name in config.splits.train_only:
-        if name not in there:
+        if word(name) not in there:
             yield f"splits.train_only: no row has the source {name!r}; there is {_list(there)}"
 
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import IO
 
 import numpy as np
 import simplejpeg
+import structlog
 from PIL import Image
 
 from stage1.errors import ImageError
 
+log = structlog.get_logger(__name__)
+
 FORMATS = ("JPEG", "PNG", "WEBP")
+# What Pillow raises on a file that is no picture, or a damaged one.
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
 EXIF_ORIENTATION = 0x0112
 # What stands a picture upright. Not `ImageOps.exif_transpose`: it writes the other tags anew and fails on broken ones.
 UPRIGHT = {
@@ -41,19 +50,13 @@ def decode(content: bytes, max_pixels: int | None = None) -> Image.Image:
     Raises:
         ImageError: not an image, of another format, cut off, damaged beyond decoding, or over the limit.
     """
-    try:
+    with _refusing():
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if max_pixels is not None and image.width * image.height > max_pixels:
             raise ImageError(f"the image is {image.width} x {image.height}, the limit is {max_pixels} pixels")
         # Before the orientation: of a PNG that is read by decoding it, and what is cut off must not pass as upright.
         picture = _sound_jpeg(image, content) or _by_pillow(image)
         turn = UPRIGHT.get(orientation(image))
-    except (ImageError, MemoryError):
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise ImageError(f"the image is far too large: {error}") from error
-    except Exception as error:  # Pillow's decoders raise a dozen unrelated types on what they do not expect
-        raise ImageError(f"not a readable {', '.join(FORMATS)} image: {error}") from error
     return picture if turn is None else picture.transpose(turn)
 
 
@@ -61,7 +64,12 @@ def orientation(image: Image.Image) -> int:
     """How the picture stands in its file: 1 to 8 as in EXIF; 1 if the file does not say, or says no such number."""
     try:
         value = image.getexif().get(EXIF_ORIENTATION)
-    except Exception:  # noqa: BLE001  cameras and editors write tags that are wrong in any way; the picture is not
+    except MemoryError:
+        # The picture may lie all the same, and would be taken for one that stands.
+        raise
+    except Exception:
+        # Cameras and editors write tags that are wrong in any way; the picture is not.
+        log.debug("orientation_unreadable", exc_info=True)
         return 1
     return int(value) if isinstance(value, int) and value in UPRIGHT else 1
 
@@ -72,11 +80,25 @@ def frame_size(file: IO[bytes]) -> tuple[int, int]:
     Raises:
         ImageError: it is no picture.
     """
+    with _refusing(), Image.open(file, formats=FORMATS) as image:
+        width, height = image.size
+        return (height, width) if orientation(image) in LYING else (width, height)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn what a decoder raises into an `ImageError`."""
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            width, height = image.size
-            return (height, width) if orientation(image) in LYING else (width, height)
-    except Exception as error:  # as in `decode`
+        yield
+    except (ImageError, MemoryError):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError(f"the image is far too large: {error}") from error
+    except UNREADABLE as error:
+        raise ImageError(f"not a readable {', '.join(FORMATS)} image: {error}") from error
+    except Exception as error:
+        # A decoder that did not expect this picture, or a fault of ours: the log says where.
+        log.exception("decoder_failed")
         raise ImageError(f"not a readable {', '.join(FORMATS)} image: {error}") from error
 
 

@@ -14,6 +14,11 @@ OFF = {
     # The hub of Hugging Face is told versions of packages and of the machine beside what is asked of it.
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "DO_NOT_TRACK": "1",
+    # What downloads from the hub reports how fast that was.
+    "HF_XET_TELEMETRY_ENABLED": "0",
+    # Of a model without safetensors transformers tells a service, with the user's token, which is to propose such
+    # files to its owner; and it loads what was proposed, though no owner has seen it.
+    "DISABLE_SAFETENSORS_CONVERSION": "1",
 }
 # Where this package is found, importing OpenVINO sends a report of it, and leaves files in the home directory.
 NOT_LOADED = ("openvino_telemetry",)

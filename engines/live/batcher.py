@@ -173,7 +173,7 @@ class Batcher:
             buffer = np.empty((len(jobs), *shape), np.uint8)
         for place, job in enumerate(jobs):
             buffer[place] = job.image
-        failed = self._run(jobs, buffer[: len(jobs)])
+        failed = self._run(jobs, buffer[: len(jobs)], set())
         with self._changed:
             self._batches += 1
             self._images += len(jobs)
@@ -183,20 +183,28 @@ class Batcher:
                 del self._by_generation[min(self._by_generation)]
         return buffer
 
-    def _run(self, jobs: Sequence[_Job], batch: Pixels) -> int:
-        """Compute, and if that fails halve until the images that cannot be computed are alone; how many those are."""
+    def _run(self, jobs: Sequence[_Job], batch: Pixels, told: set[tuple[type, str]]) -> int:
+        """Compute, and if that fails halve until the images that cannot be computed are alone; how many those are.
+
+        Args:
+            jobs: what is computed.
+            batch: their images.
+            told: errors of this batch that are in the log.
+        """
         try:
             outputs = jobs[0].lease.bundle.engine.infer(batch)
             if len(outputs) != len(jobs):
                 raise InferenceError(f"the engine returned {len(outputs)} outputs for {len(jobs)} images")
         except Exception as error:
+            known, seen = isinstance(error, EngineError | Stage1Error), (type(error), str(error))
+            if not known and seen not in told:
+                # A bug in an engine must neither end the thread that serves everyone nor go unseen, also where the
+                # halves can be computed.
+                log.exception("engine_failed", generation=jobs[0].lease.generation, images=len(jobs))
+                told.add(seen)
             if len(jobs) > 1:
                 half = len(jobs) // 2
-                return self._run(jobs[:half], batch[:half]) + self._run(jobs[half:], batch[half:])
-            known = isinstance(error, EngineError | Stage1Error)
-            if not known:
-                # A bug in an engine must neither end the thread that serves everyone nor go unseen.
-                log.exception("engine_failed", generation=jobs[0].lease.generation)
+                return self._run(jobs[:half], batch[:half], told) + self._run(jobs[half:], batch[half:], told)
             jobs[0].future.set_exception(error if known else InferenceError(f"the engine failed: {error!r}"))
             return 1
         for place, job in enumerate(jobs):

@@ -15,6 +15,8 @@ from engines.store.file_names import PARAMS, SPLITS
 from offline.certify.calibration_record import CalibrationRecord, CalibrationRow
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
+from offline.data.known_rows import NotedRow, found_by_content
+from offline.data.values import word
 from offline.pipeline.progress import Progress
 from offline.pipeline.run_files import CALIBRATION
 from offline.splits.settings import Split
@@ -26,6 +28,7 @@ from stage1.certificate.settings import CalibrationSettings
 from stage1.outputs import Stage1Outputs
 
 SHOWN = 20
+CERTIFYING: tuple[Split, ...] = ("val_select", "val_calib")
 
 
 @dataclass
@@ -35,6 +38,7 @@ class Audit:
     Attributes:
         bundle: id of the bundle.
         rows: rows that were computed again.
+        renamed: path here of each row that was found by the content of its file, under another name than its own.
         checks: what holds, one line each.
         differences: what does not, one line each.
         undecided: rows that lie nearer to a threshold than two machines may differ.
@@ -44,6 +48,7 @@ class Audit:
 
     bundle: str
     rows: int = 0
+    renamed: dict[str, str] = field(default_factory=dict)
     checks: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
     undecided: int = 0
@@ -71,6 +76,9 @@ def audit(directory: Path, data: Dataset, settings: CalibrationSettings, progres
     at hand with the bundle's engine. From the recorded outputs it must follow exactly; what the engine says of the rows
     here may differ by no more than two machines may.
 
+    A row is known by the content of its file where the bundle has noted it, and else by its path. What the stream does
+    to it is drawn from the name that it had.
+
     Args:
         directory: the bundle.
         data: rows among which those of the certificate are, sent as the certificate's stream is.
@@ -79,6 +87,7 @@ def audit(directory: Path, data: Dataset, settings: CalibrationSettings, progres
 
     Raises:
         BundleRefused: the bundle is damaged, cannot be loaded, or certifies nothing that could be computed again.
+        DatasetError: a file of the data cannot be read.
     """
     verify_bundle(directory)
     if not (directory / CALIBRATION).exists():
@@ -86,10 +95,12 @@ def audit(directory: Path, data: Dataset, settings: CalibrationSettings, progres
     params = ScrcParams.read(directory / PARAMS)
     record = CalibrationRecord.read(directory / CALIBRATION)
     recorded = record.outputs(directory)
-    report = Audit(directory.name)
+    splits = Splits.read(directory / SPLITS)
+    noted = [NotedRow(row=r.row, sha256=r.sha256) for name in CERTIFYING for r in splits.sets[name].rows]
+    report = Audit(directory.name, renamed=found_by_content(noted, data))
+    data = data.called(report.renamed)
     report.found("every row is here, with its label", _missing(record, data))
     report.found("the certificate names these rows", _other_rows(params, recorded))
-    splits = Splits.read(directory / SPLITS)
     report.found("they are those of splits.json", _not_of_the_splits(params, record, splits))
     unused = set(splits.sets["val_calib"].ids) - {row.row for row in record.val_calib}
     report.left_out = len(unused)
@@ -110,7 +121,7 @@ def _missing(record: CalibrationRecord, data: Dataset) -> list[str]:
         found += [
             f"{row.row!r} has {name} {there.about(name)!r} here, and had {told!r}"
             for name, told in row.about.items()
-            if there is not None and (there.about(name) or "") != told
+            if there is not None and word(there.about(name) or "") != word(told)
         ]
     return found + _torn(record, data)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Protocol, Self
@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from engines.machine.cores import usable_cores
-from offline.data.values import identity, said
+from offline.data.values import identity, one_of, said, word
 from offline.errors import DatasetError
 from stage1.artifacts import sha256_json
 from stage1.column_names import column_name, columns_called
@@ -39,6 +39,10 @@ def _named(metadata: dict[str, str]) -> dict[str, str]:
     return found
 
 
+def _kind(source: str) -> str:
+    return word(said(source) or "")
+
+
 class Row(BaseModel):
     """One labelled image.
 
@@ -46,7 +50,7 @@ class Row(BaseModel):
         image: path relative to the data directory; the id of the row.
         label: 1 if roadwork is in it.
         group: what is dependent on it: a drive, a place, a scene. Its own image if the file names none.
-        source: where it comes from.
+        source: where it comes from, in the one spelling of such names (see `word`).
         metadata: every other column by its name (see `column_name`), as the file has it.
         train_only: it may train, and never choose, certify or report.
     """
@@ -56,7 +60,7 @@ class Row(BaseModel):
     image: Annotated[str, Field(min_length=1), AfterValidator(_relative)]
     label: int = Field(ge=0, le=1)
     group: str
-    source: str = ""
+    source: Annotated[str, AfterValidator(_kind)] = ""
     metadata: Annotated[dict[str, str], AfterValidator(_named)] = Field(default_factory=dict)
     train_only: bool = False
 
@@ -65,12 +69,15 @@ class Row(BaseModel):
 
         Args:
             column: its name, or the end of a dotted one.
-            known: values that mean what they say, though they may be words for nothing elsewhere.
+            known: values that are meant in any spelling, though they may be words for nothing elsewhere.
+
+        Returns:
+            The known value that is meant, or what the file has.
         """
         for name in columns_called(column, tuple(self.metadata)):
             text = self.metadata[name].strip()
-            if text in known:
-                return text
+            if (meant := one_of(text, known)) is not None:
+                return meant
             if (value := said(text)) is not None:
                 return value
         return None
@@ -113,11 +120,13 @@ class Dataset:
         root: the directory.
         rows: the labelled images, each at most once.
         sender: sends their pictures; None for pictures as they are. It changes no row and no hash.
+        paths: path below the directory of each row that lies elsewhere than its id says.
     """
 
     root: Path
     rows: tuple[Row, ...]
     sender: Sender | None = None
+    paths: Mapping[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -131,7 +140,11 @@ class Dataset:
     def sha256(self) -> str:
         """Hash of every row and of the size of every image file, whatever their order."""
         ordered = sorted(self.rows, key=lambda row: row.image)
-        return sha256_json([[row.model_dump(), (self.root / row.image).stat().st_size] for row in ordered])
+        return sha256_json([[row.model_dump(), self.file_of(row.image).stat().st_size] for row in ordered])
+
+    def file_of(self, row: str) -> Path:
+        """The file of the row with this id."""
+        return self.root / self.paths.get(row, row)
 
     def hashed(self) -> Self:
         """This very object, with the hash taken now: what changes on the disk later does not change it."""
@@ -158,6 +171,17 @@ class Dataset:
         """The same rows, whose pictures arrive as they are sent."""
         return replace(self, sender=sender)
 
+    def called(self, names: Mapping[str, str]) -> Self:
+        """The rows by the ids under which somebody knows them; their files stay where they are.
+
+        Args:
+            names: id here of each id that is known. A row whose id is known of another one is left out under it.
+        """
+        known = [self.by_id[here].model_copy(update={"image": name}) for name, here in names.items()]
+        others = [row for row in self.rows if row.image not in names]
+        paths = {name: self.paths.get(here, here) for name, here in names.items() if name != here}
+        return replace(self, rows=(*known, *others), paths={**self.paths, **paths})
+
     @property
     def labels(self) -> np.ndarray:
         """Labels, int8 `(N,)`."""
@@ -175,9 +199,9 @@ class Dataset:
 
     @property
     def metadata(self) -> dict[str, list[str]]:
-        """Every metadata column by its name, empty where a row has no value or a word for nothing."""
+        """Every metadata column by its name, each value in one spelling, empty where a row has none."""
         names = sorted({name for row in self.rows for name in row.metadata})
-        return {name: [said(row.metadata.get(name, "")) or "" for row in self.rows] for name in names}
+        return {name: [word(said(row.metadata.get(name, "")) or "") for row in self.rows] for name in names}
 
     def pixels(self, settings: PreprocessSettings) -> Iterator[Pixels]:
         """Every image through the serving preprocess, in order, decoded on all cores.
@@ -204,7 +228,7 @@ class Dataset:
         return images
 
     def _one(self, row: Row, settings: PreprocessSettings) -> Pixels:
-        path = self.root / row.image
+        path = self.file_of(row.image)
         try:
             content = path.read_bytes()
             return preprocess(content if self.sender is None else self.sender(row.image, content, settings), settings)

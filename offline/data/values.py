@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
+from functools import lru_cache
 
 from offline.errors import DatasetError
 
@@ -35,6 +37,27 @@ def said(text: str) -> str | None:
     """What a cell says, None if it is empty or holds a word for nothing."""
     bare = text.strip()
     return None if bare.lower() in NOTHING else bare
+
+
+@lru_cache(maxsize=65_536)
+def word(text: str) -> str:
+    """One spelling of a value that names a kind: `Night`, ` NIGHT` and `night` are one, and so are 1, 01 and 1.0."""
+    bare = " ".join(unicodedata.normalize("NFC", text).casefold().split())
+    return str(int(re.split("[.,]", bare)[0])) if _WHOLE.fullmatch(bare) else bare
+
+
+def one_of(text: str, known: Iterable[str]) -> str | None:
+    """The known value that a cell means in whatever spelling; None if it means none, or more than one.
+
+    Args:
+        text: a cell.
+        known: values; one that is spelled as the cell comes first.
+    """
+    values, bare = tuple(known), text.strip()
+    if bare in values:
+        return bare
+    meant = [value for value in values if word(value) == word(bare)]
+    return meant[0] if len(meant) == 1 else None
 
 
 def number(text: str) -> float | None:

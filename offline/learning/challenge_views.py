@@ -13,9 +13,13 @@ from engines.machine.cores import usable_cores
 from offline.data.dataset import Dataset
 from offline.errors import DatasetError
 from offline.stream.challenge import drawn_cell, sent
-from stage1.certificate.stream import Era, era_shares
+from stage1.certificate.settings import CalibrationSettings
+from stage1.certificate.stream import Era, Stream, era_shares
 from stage1.errors import ImageError
 from stage1.preprocess import Pixels, PreprocessSettings, preprocess
+
+# Views are seeded by whole numbers below this.
+MOST_SEEDS = 2**56
 
 
 class Challenges(Protocol):
@@ -46,17 +50,19 @@ class ChallengeViews:
     Attributes:
         data: the rows.
         settings: what engines see of an image.
-        weights: how often each era is drawn, up to a factor.
+        weights: how often each era is drawn in a mixture, up to a factor.
+        stream: what the views are drawn from; not originals, of which there is only one view.
     """
 
     data: Dataset
     settings: PreprocessSettings
     weights: Mapping[Era, float]
+    stream: Stream = "mixture"
 
     @property
     def decides(self) -> tuple[object, ...]:
         """See `Challenges.decides`."""
-        return self.settings.model_dump(), era_shares("mixture", self.weights)
+        return self.settings.model_dump(), era_shares(self.stream, self.weights)
 
     def __call__(self, rows: Sequence[int], seeds: Sequence[int]) -> Pixels:
         """See `Challenges`."""
@@ -64,9 +70,24 @@ class ChallengeViews:
             return np.stack([*pool.map(self._one, rows, seeds)])
 
     def _one(self, row: int, seed: int) -> Pixels:
-        path, rng = self.data.root / self.data.rows[row].image, np.random.default_rng(seed)
-        cell = drawn_cell(era_shares("mixture", self.weights), rng)
+        path, rng = self.data.file_of(self.data.rows[row].image), np.random.default_rng(seed)
+        cell = drawn_cell(era_shares(self.stream, self.weights), rng)
         try:
             return preprocess(sent(path.read_bytes(), cell, rng, self.settings), self.settings)
         except (OSError, ImageError) as error:
             raise DatasetError(f"{path}: {error}") from error
+
+
+def certified_views(
+    data: Dataset, settings: PreprocessSettings, calibration: CalibrationSettings
+) -> ChallengeViews | None:
+    """Makes views as the stream that is to be certified sends them; None where that sends the originals.
+
+    Args:
+        data: the rows.
+        settings: what engines see of an image.
+        calibration: names the stream.
+    """
+    if calibration.stream == "originals":
+        return None
+    return ChallengeViews(data, settings, calibration.stream_weights, calibration.stream)

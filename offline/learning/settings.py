@@ -178,6 +178,8 @@ class ConformalTrainingSettings(Section):
     Attributes:
         enabled: if not, the supervised model goes on unchanged.
         steps: gradient steps on cached features.
+        views: views of each image whose features are kept, as `calibrate_scrc.stream` sends it; a step draws one of
+            them for each of its rows. Of originals there is one.
         batch_size: rows a step; one half calibrates, the other is scored.
         risk: whose threshold is inside the loss: D2 by the implicit gradient of its root, D1 by an order statistic.
         alpha: its level inside a batch; larger than the certified one, because a batch has few positives.
@@ -191,6 +193,7 @@ class ConformalTrainingSettings(Section):
 
     enabled: bool = True
     steps: int = Field(default=300, ge=1)
+    views: int = Field(default=4, ge=1)
     batch_size: int = Field(default=1024, ge=64)
     risk: Literal["D1", "D2"] = "D2"
     alpha: float = Field(default=0.05, gt=0, lt=1)

@@ -14,11 +14,12 @@ import numpy as np
 from offline.data.checks.likeness import Likeness
 from offline.data.dataset import Dataset, Row
 from offline.data.inventory import inventory_of
+from offline.data.values import word
 from offline.splits.balanced_placement import place
 from offline.splits.homes import Group, Settling
 from offline.splits.lost_rows import absent_labels, lost_rows
 from offline.splits.revisited_places import revisited
-from offline.splits.settings import SPLITS, Split, SplitSettings
+from offline.splits.settings import EXAMS, SPLITS, Split, SplitSettings
 from offline.splits.split_ledger import Assignment, CutKey, Event, Home, Ledger, PlacedRow, StrataCut
 from offline.splits.splits_file import (
     NO_GROUPS,
@@ -39,7 +40,6 @@ from offline.splits.store_history import StoreHistory, barred, restored
 
 CLASSES = ("no roadwork", "roadwork")
 UNKNOWN = "unknown"
-EXAMS: tuple[Split, ...] = ("val_calib", "test")
 # What lets rows into a set again, by the reason for which they are left out.
 HELPS: dict[QuarantineKind, str] = {
     "ties two sets": "mend what ties them: a group, an id in splits.sequence_columns, a place, or splits.hash_distance",
@@ -71,7 +71,7 @@ def examined(data: Dataset, settings: SplitSettings) -> Dataset:
 
 
 def _train_only(row: Row, settings: SplitSettings) -> bool:
-    return row.train_only or row.source in settings.train_only
+    return row.train_only or row.source in settings.training_sources
 
 
 def split(
@@ -256,7 +256,8 @@ def _places(data: Dataset, sets: Mapping[Split, SplitSet], settings: SplitSettin
 def stratum(row: Row, difficulty: float, cut: StrataCut, settings: SplitSettings) -> str:
     """What a row is balanced by: class, bin of difficulty, metadata; for example `roadwork/3/night/rain`."""
     level = int(np.searchsorted(cut.edges, difficulty, side="right"))
-    return "/".join((CLASSES[row.label], str(level), *(row.about(column) or UNKNOWN for column in settings.strata)))
+    known = (word(row.about(column) or UNKNOWN) for column in settings.strata)
+    return "/".join((CLASSES[row.label], str(level), *known))
 
 
 def _cut(looks: Looks, judged: Dataset, ledger: Ledger, settings: SplitSettings, at: str) -> StrataCut:

@@ -6,10 +6,13 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from offline.data.values import word
 from stage1.settings import Section, UserPath
 
 Split = Literal["train", "val_select", "val_calib", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+# Those that certify or report.
+EXAMS: tuple[Split, ...] = ("val_calib", "test")
 
 
 class ContrastDifficulty(Section):
@@ -63,7 +66,7 @@ class SplitSettings(Section):
         val_calib: share that certifies.
         test: share that reports.
         calibration_folds: val_calib is cut into so many folds by group; a calibration uses the one used least.
-        train_only: values of `source` whose rows may only train.
+        train_only: values of `source` whose rows may only train, in any spelling.
         sequence_columns: rows of one source with the same value in one of these columns are one group.
         gps_cell_m: side of the cell in which rows are one group if little time lies between them; None for no rule.
         gps_minutes: how little.
@@ -114,6 +117,11 @@ class SplitSettings(Section):
         if abs(total - 1) > 1e-6:
             raise ValueError(f"train, val_select, val_calib and test sum to {total:g}, expected 1")
         return self
+
+    @property
+    def training_sources(self) -> frozenset[str]:
+        """`train_only` in the spelling that rows have."""
+        return frozenset(map(word, self.train_only))
 
     @property
     def shares(self) -> dict[Split, float]:

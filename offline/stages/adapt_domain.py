@@ -10,6 +10,7 @@ from offline.pipeline.run_files import ADAPTATION, BACKBONE
 from offline.pipeline.stage import Stage
 from offline.stages.common.inputs import JUDGING, rows_of
 from offline.stages.common.outside_files import unlabelled_files
+from offline.stages.common.sent_rows import sent_rows_of
 from stage1.artifacts import Artifact
 
 if TYPE_CHECKING:
@@ -43,20 +44,22 @@ class AdaptationRecord(Artifact):
 def run_adapt_domain(context: Context) -> None:
     """Adapt the backbone to the domain without labels; writes `backbone.safetensors` and `adaptation.json` if enabled.
 
-    The labels of train and val_select judge the features, and train nothing.
+    The labels of train and val_select judge the features, of pictures as they are sent, and train nothing.
     """
     settings = context.config.adapt_domain
     if not settings.enabled:
         return
     from offline.data.sources.unlabelled import COPIES_DISTANCE, hashes_of, read_unlabelled  # noqa: PLC0415
     from offline.learning.self_distillation.adapt import adapt_domain  # noqa: PLC0415
-    from offline.learning.self_distillation.probe import feature_judge  # noqa: PLC0415
+    from offline.learning.self_distillation.probe import feature_judge, fitting  # noqa: PLC0415
     from offline.stages.common.network import images_of, network_of  # noqa: PLC0415
     from stage1.model.weights import save_weights  # noqa: PLC0415
 
     config = context.config
     net = network_of(context, trained=False)
-    train, val_select = (images_of(context, rows_of(context, name)) for name in ("train", "val_select"))
+    train = images_of(context, rows_of(context, "train"))
+    sent = sent_rows_of(context, "train")
+    fit = images_of(context, sent.pick([sent.ids[number] for number in fitting(len(sent)).tolist()]))
     judged = Dataset(context.data.root, tuple(row for name in JUDGING for row in rows_of(context, name).rows))
     more = read_unlabelled(
         settings.images,
@@ -73,7 +76,7 @@ def run_adapt_domain(context: Context) -> None:
         seed=config.seed,
         progress=context.progress.step,
         checkpoints=context.checkpoints,
-        judge=feature_judge(settings.judge, train, val_select),
+        judge=feature_judge(settings.judge, fit, images_of(context, sent_rows_of(context, "val_select"))),
     )
     save_weights(net.backbone, context.out / BACKBONE)
     AdaptationRecord(
@@ -90,7 +93,17 @@ def run_adapt_domain(context: Context) -> None:
 STAGE: NightStage = Stage(
     name="adapt_domain",
     needs=("splits",),
-    sections=("seed", "preprocess", "model.backbone", "model.views", "splits.hash_distance", "adapt_domain"),
+    sections=(
+        "seed",
+        "preprocess",
+        "model.backbone",
+        "model.views",
+        "splits.hash_distance",
+        "adapt_domain",
+        "calibrate_scrc.stream",
+        "calibrate_scrc.stream_weights",
+        "calibrate_scrc.seed",
+    ),
     run=run_adapt_domain,
     distributions=("torch", "transformers", "peft", "imagehash", "pillow", "scipy", "simplejpeg"),
     outside=unlabelled_files,

@@ -33,20 +33,23 @@ def run_train_conformal_risk(context: Context) -> None:
         shutil.copyfile(supervised, context.out / BEST)
         ConformalRecord(enabled=False).write(context.out / CONFORMAL_TRAINING)
         return
+    from offline.learning.challenge_views import certified_views  # noqa: PLC0415
     from offline.learning.conformal.train import train_conformal_risk  # noqa: PLC0415
     from offline.stages.common.network import images_of, network_of  # noqa: PLC0415
     from stage1.model.weights import load_weights, save_weights  # noqa: PLC0415
 
     net = network_of(context, trained=True)
     load_weights(net, supervised)
+    train = images_of(context, rows_of(context, "train"))
     before, after = train_conformal_risk(
         net,
-        images_of(context, rows_of(context, "train")),
+        train,
         images_of(context, sent_rows_of(context, "val_select")),
         config.train_conformal_risk,
         config.calibrate_scrc,
         seed=config.seed,
         progress=context.progress.step,
+        challenges=certified_views(train.data, config.preprocess, config.calibrate_scrc),
         checkpoints=context.checkpoints,
     )
     save_weights(net, context.out / BEST)

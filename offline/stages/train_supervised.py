@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 from typing import TYPE_CHECKING, ClassVar
 
+from offline.data.known_rows import KnownRows
 from offline.pipeline.run_files import BACKBONE, SUPERVISED, TRAINING, TRAINING_LOG
 from offline.pipeline.stage import Stage
+from offline.splits.settings import EXAMS
 from offline.stages.common.distributions import FOR_TRAINING
-from offline.stages.common.inputs import JUDGING, rows_of
+from offline.stages.common.inputs import rows_of, splits_of
 from offline.stages.common.outside_files import training_start
 from offline.stages.common.sent_rows import sent_rows_of
 from stage1.artifacts import Artifact
@@ -46,7 +48,7 @@ def run_train_supervised(context: Context) -> None:
 
     Writes `model_supervised.safetensors`, the adapter by itself, `training.csv` and `training.json`.
     """
-    from offline.learning.adapter_file import AdapterOrigin, load_adapter, save_adapter  # noqa: PLC0415
+    from offline.learning.adapter_file import AdapterOrigin, Judges, load_adapter, save_adapter  # noqa: PLC0415
     from offline.learning.challenge_views import ChallengeViews  # noqa: PLC0415
     from offline.learning.supervised.train import Trainee, train_supervised  # noqa: PLC0415
     from offline.stages.common.network import images_of, network_of  # noqa: PLC0415
@@ -61,13 +63,17 @@ def run_train_supervised(context: Context) -> None:
         load_weights(net.backbone, adapted)
     add_adapters(net, config.model)
     train = images_of(context, rows_of(context, "train"))
-    about = AdapterOrigin(config.model, config.preprocess.size_px, frozenset(train.data.ids))
+    select = sent_rows_of(context, "val_select")
+    known = KnownRows(frozenset(context.data.ids), splits_of(context).contents)
+    about = AdapterOrigin(
+        config.model, config.preprocess.size_px, trained=known.note(train.data.ids), chose=known.note(select.ids)
+    )
     if settings.warm_start is not None:
-        judged = {row for name in JUDGING for row in rows_of(context, name).ids}
-        load_adapter(net, about, settings.warm_start, judged)
+        exams = [row for name in EXAMS for row in rows_of(context, name).ids]
+        about = load_adapter(net, about, settings.warm_start, Judges(known, select.ids, exams))
     challenges = ChallengeViews(train.data, config.preprocess, config.calibrate_scrc.stream_weights)
     outcome = train_supervised(
-        Trainee(net, train, images_of(context, sent_rows_of(context, "val_select")), config.model.heads, challenges),
+        Trainee(net, train, images_of(context, select), config.model.heads, challenges),
         settings,
         config.calibrate_scrc,
         seed=config.seed,

@@ -50,7 +50,11 @@ class Terms:
         """Terms of a certificate, or of what was asked for where nothing is certified."""
         main = (params.risk, "")
         beside = sorted(
-            (str(e.risk or EXIT_COVERAGE), e.subgroup, e.bound) for e in params.evidence if (e.risk, e.subgroup) != main
+            {
+                (str(e.risk or EXIT_COVERAGE), _spelled(e.subgroup), e.bound)
+                for e in params.evidence
+                if (e.risk, e.subgroup) != main
+            }
         )
         return cls(
             mode=params.mode,
@@ -129,6 +133,11 @@ def _bounds(settings: CalibrationSettings, beside: Terms) -> list[tuple[str, str
         bound = settings.subgroup_slack * settings.alpha
         found += [(risk, name, bound) for risk, name, _ in beside.beside if name]
     return found
+
+
+def _spelled(subgroup: str) -> str:
+    """A subgroup in the spelling that tables are read in; a certificate may be older than that."""
+    return " ".join(subgroup.casefold().split())
 
 
 def _stream(stream: Stream, weights: Mapping[Era, float]) -> str:

@@ -109,6 +109,11 @@ def _pretrained(backbone: PretrainedBackbone) -> PreTrainedModel:
 
 def _how_to_get(name: str, error: Exception) -> str:
     """What was wrong and what to do about it."""
+    if "use_safetensors" in str(error):
+        return (
+            f"the backbone {name!r} has no weights in safetensors, and no others are read: give a model that has them, "
+            "or a local directory, as model.backbone.name"
+        )
     told = f"the backbone {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}"
     if name == DINOV3 or "gated" in str(error) or "401" in str(error) or "403" in str(error):
         return (

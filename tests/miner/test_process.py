@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -19,13 +20,17 @@ from typing import Any
 import pytest
 from bittensor_wallet import Wallet
 from PIL import Image
+from structlog.testing import capture_logs
 
+from engines.errors import StoreError
 from engines.store.bundle import Provenance
 from engines.store.file_names import MANIFEST
 from engines.store.store import Store
 from miner.answering.journal import read_journal
 from miner.chain.offline import ChainFile
 from miner.chain.port import Neuron
+from miner.errors import StartError
+from miner.process import _serve
 
 PEER = Path(__file__).parent / "axon" / "dendrite_peer.py"
 OLD_SDK = os.environ.get("BITTENSOR9_PYTHON", "")
@@ -277,3 +282,24 @@ def test_a_night_that_could_not_run_keeps_the_miner_from_starting(
     said = " ".join(done.stderr.split())
     assert "the nightly job could not run with these settings ([retrain], [night]): train_supervised" in said
     assert "train_supervised.epoch: Extra inputs are not permitted" in said
+
+
+@pytest.mark.parametrize(("error", "told"), [(RuntimeError("a fault"), 1), (StoreError("no store"), 0)])
+def test_a_task_that_ends_by_a_fault_of_the_program_is_in_the_log_once(error: Exception, told: int) -> None:
+    class Follower:
+        async def run(self, _: asyncio.Event) -> None:
+            raise error
+
+    async def serve() -> None:
+        class Watch:
+            async def run(self) -> None:
+                await asyncio.Event().wait()
+
+        follower: Any = Follower()
+        watch: Any = Watch()
+        await _serve(watch, [], follower, asyncio.Event())
+
+    with capture_logs() as logs, pytest.raises(StartError, match="'follow the store' ended") as caught:
+        asyncio.run(serve())
+    assert caught.value.__cause__ is error
+    assert [(entry["event"], entry["exc_info"]) for entry in logs] == [("task_ended", error)] * told

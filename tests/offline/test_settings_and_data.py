@@ -31,7 +31,7 @@ def check(rows: Dataset, **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"splits.train_only": ["Kaggle"]}, r"splits\.train_only: no row has the source 'Kaggle'; there is kaggle"),
+        ({"splits.train_only": ["Kagle"]}, r"splits\.train_only: no row has the source 'Kagle'; there is kaggle"),
         (
             {"splits.strata": ["daytime", "wether"]},
             r"splits\.strata: no row has a value in a column 'wether'; there is alter",
@@ -66,6 +66,7 @@ def test_every_name_that_matches_nothing_is_told_at_once() -> None:
     [
         {},
         {"splits.train_only": ["kaggle"]},
+        {"splits.train_only": ["Kaggle "]},
         {"splits.strata": ["Daytime"], "splits.sequence_columns": ["vid_id"]},
         {"calibrate_scrc.subgroups": "ALTERATION"},
         {"calibrate_scrc.subgroups": "Daytime"},

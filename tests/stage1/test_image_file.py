@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from structlog.testing import capture_logs
 
 from stage1.errors import ImageError
 from stage1.image_file import FORMATS, UPRIGHT, decode, frame_size, orientation
@@ -217,3 +218,40 @@ def test_a_sound_file_gives_no_warning(encoded: Encoder) -> None:
         warnings.simplefilter("error")
         for image_format in FORMATS:
             decode(encoded(street(), image_format, exif=standing(3)))
+
+
+class TestUnexpected:
+    """A picture is refused whatever its decoder does; what nobody expected of a decoder is in the log, once."""
+
+    @pytest.mark.parametrize("error", [RuntimeError, TypeError, AssertionError])
+    def test_an_error_that_says_nothing_of_the_file_is_in_the_log(
+        self, error: type[Exception], monkeypatch: pytest.MonkeyPatch, encoded: Encoder
+    ) -> None:
+        def broken(_: Image.Image) -> Image.Image:
+            raise error("a fault")
+
+        monkeypatch.setattr("stage1.image_file._by_pillow", broken)
+        with capture_logs() as logs, pytest.raises(ImageError, match="a fault") as caught:
+            decode(encoded(street(), "PNG"))
+        assert isinstance(caught.value.__cause__, error)
+        assert [(entry["event"], entry["exc_info"]) for entry in logs] == [("decoder_failed", True)]
+
+    def test_what_is_wrong_with_the_file_is_not(self, encoded: Encoder) -> None:
+        content = encoded(street(), "PNG")
+        with capture_logs() as logs:
+            for broken in (b"", b"no picture", content[:60], content[: len(content) // 2]):
+                with pytest.raises(ImageError):
+                    decode(broken)
+        assert logs == []
+
+    @pytest.mark.parametrize("read", [decode, lambda content: frame_size(io.BytesIO(content))])
+    def test_a_picture_whose_tags_find_no_memory_does_not_pass_as_upright(
+        self, read: Callable[[bytes], object], monkeypatch: pytest.MonkeyPatch, encoded: Encoder
+    ) -> None:
+        def full(_: Image.Image) -> Image.Exif:
+            raise MemoryError
+
+        content = encoded(street(), "JPEG")
+        monkeypatch.setattr(Image.Image, "getexif", full)
+        with pytest.raises(MemoryError):
+            read(content)

@@ -6,6 +6,7 @@ import ast
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,18 @@ def imported(tree: ast.AST) -> set[str]:
         else:
             found |= imported(node)
     return found
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="the packages of a night are not installed")
+def test_what_a_night_imports_looks_for_no_network_and_leaves_home_empty(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "HF_"))}
+    child = [sys.executable, "-B", str(Path(__file__).with_name("quiet_imports_child.py"))]
+    environment = kept | {"HOME": str(home), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(child, cwd=home, env=environment, capture_output=True, text=True, check=True)
+    assert {"offline", "stage1", "onnxruntime", "numpy"} <= set(done.stdout.split())
+    assert list(home.rglob("*")) == []
 
 
 # It reads from a package that `load_openvino` has imported before.

@@ -17,7 +17,7 @@ import structlog
 from engines.backends.registry import open_engine
 from engines.batches import MOST
 from engines.engine import Engine, Refittable
-from engines.errors import BundleRefused, EngineError, Interrupted, Postponed
+from engines.errors import EXPECTED, BundleRefused, EngineError, Interrupted, Postponed
 from engines.live.load.load_bundle import CheckedBundle, LiveBundle, check_bundle, load_checked
 from engines.live.load.local_compile import COPIES_WHILE_BUILDING, LocalCompiler, Misfit
 from engines.live.load.trial_process import try_out
@@ -162,10 +162,10 @@ class BundleLoader:
     def dispose(self, close: Callable[[], None]) -> None:
         """Close a bundle on the loader's thread: requests and the event loop do not wait for memory to be freed."""
         try:
-            self._thread.submit(close)
+            self._thread.submit(_closed, close)
         except RuntimeError:
             # The last loan ends after the loader.
-            close()
+            _closed(close)
 
     def interrupt(self) -> None:
         """End the load that is under way, unless only the engine itself is left to be loaded."""
@@ -295,14 +295,24 @@ async def _waited_for(future: Future[T]) -> T:
         raise
 
 
+def _closed(close: Callable[[], None]) -> None:
+    try:
+        close()
+    except Exception:
+        # The edge to native code: nobody waits for this, and what serves does not need it.
+        log.exception("close_failed")
+
+
 def _close_unwanted(loading: Future[LiveBundle], twin: Engine | None) -> None:
     """Close what was loaded for somebody who no longer waits for it."""
     if loading.cancelled():
         # It had not begun, so that nobody else has the twin.
         if twin is not None:
             twin.close()
-    elif loading.exception() is None:
-        loading.result().close()
+    elif (error := loading.exception()) is None:
+        _closed(loading.result().close)
+    elif not isinstance(error, EXPECTED):
+        log.error("unwanted_load_failed", exc_info=error)
 
 
 def _low_priority() -> None:

@@ -9,8 +9,8 @@ from datetime import datetime
 import structlog
 
 from engines.errors import (
+    EXPECTED,
     BundleRefused,
-    EngineError,
     Interrupted,
     PointerNotMoved,
     Postponed,
@@ -31,7 +31,7 @@ from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.descriptors import lacks_descriptors
 from engines.machine.memory import give_back
 from engines.store.store import Store
-from stage1.errors import Stage1Error, without_addresses
+from stage1.errors import without_addresses
 
 log = structlog.get_logger(__name__)
 
@@ -118,7 +118,7 @@ class StoreFollower:
             return await self._load_current()
         except (Interrupted, Postponed) as error:
             log.info("bundle_postponed", reason=str(error), live=self.live_id)
-        except (EngineError, Stage1Error, OSError) as error:
+        except EXPECTED as error:
             log.error("bundle_refused", reason=str(error), live=self.live_id)
         return False
 
@@ -161,6 +161,8 @@ class StoreFollower:
         except Exception as error:
             # What the pointer names must not come back until somebody moves the pointer.
             self._refused_id = None if pointer is None else pointer.bundle
+            if not isinstance(error, EXPECTED):
+                log.exception("pointer_not_moved", bundle=wanted)
             raise PointerNotMoved(f"rolled back to {wanted}, but the pointer could not follow: {error}") from error
 
     async def close(self) -> None:
@@ -223,7 +225,7 @@ class StoreFollower:
         """Whether the pointer names another bundle; one that cannot be read names none."""
         try:
             return self._current() != wanted
-        except (EngineError, Stage1Error, OSError):
+        except EXPECTED:
             return False
 
     async def _load(self, wanted: str, life: Lifecycle) -> Loaded:
@@ -242,7 +244,7 @@ class StoreFollower:
                 raise Postponed(f"{wanted}: this process has no file descriptor left to look at it") from error
             self._refused_id = wanted
             self.refusals += not isinstance(error, Postponed)
-            if isinstance(error, EngineError | Stage1Error | OSError):
+            if isinstance(error, EXPECTED):
                 raise
             # A file that nobody expected may raise anything, and the live bundle serves on all the same.
             log.exception("bundle_check_failed", bundle=wanted)

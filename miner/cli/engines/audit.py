@@ -6,7 +6,7 @@ from pathlib import Path
 
 from engines.store.file_names import CONFIG, PARAMS
 from engines.store.store import Store
-from offline.certify.audit import audit
+from offline.certify.audit import SHOWN, Audit, audit
 from offline.config import RunConfig
 from offline.data.sources.source import read_dataset
 from offline.pipeline.progress import Progress
@@ -36,6 +36,7 @@ def audited(root: Path, bundle: str, data: Path, progress: Progress) -> tuple[bo
     if params.rule is not None:
         proof = params.evidence[0]
         lines.append(f"counted  {proof.events} of {proof.trials}, p = {proof.p_value:.4g} at level {proof.level:.4g}")
+    lines += _renamed(found)
     if found.undecided:
         lines.append(f"note     {found.undecided} rows lie nearer to a threshold than two machines may differ")
     verdict = "equal" if found.equal else "NOT equal"
@@ -46,3 +47,16 @@ def audited(root: Path, bundle: str, data: Path, progress: Progress) -> tuple[bo
             "another fold, or left out"
         )
     return found.equal, "\n".join([*lines, f"{found.bundle}: {verdict}, {found.rows} rows computed again"])
+
+
+def _renamed(found: Audit) -> list[str]:
+    """Rows that lie under another name than the one that they certified under, in the order of these names."""
+    both = sorted(found.renamed.items())
+    if not both:
+        return []
+    more = [f"note     and {len(both) - SHOWN} more"] if len(both) > SHOWN else []
+    return [
+        f"note     {len(both)} rows were found by what is in their files, under other names:",
+        *(f"note     {known} is {here} here" for known, here in both[:SHOWN]),
+        *more,
+    ]

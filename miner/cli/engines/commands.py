@@ -184,7 +184,7 @@ def engines_audit(
 ) -> None:
     """Compute the certificate of a bundle again from its engine and these rows, and say whether it is the same.
 
-    The status is 1 if it is not.
+    Rows are known by what is in their files, so they may have been renamed. The status is 1 if it is not the same.
 
     Example: `cascade engines audit 3f2a --data roads/`
     """

@@ -147,13 +147,13 @@ def fingerprints(
     records = [record for record in read_records(cache, _RECORDS) if isinstance(record, CachedFingerprint)]
     known = {record.key: record.fingerprint for record in records}
     by_content = {record.fingerprint.sha256: record.fingerprint for record in records if record.scheme == SCHEME}
-    keys = {row.image: _key(data.root, row.image) for row in data.rows}
+    keys = {row.image: _key(data, row.image) for row in data.rows}
     found = {image: known[key] for image, key in keys.items() if key in known}
     missing = sorted(keys.keys() - found.keys())
     with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(missing), WRITTEN_TOGETHER):
             images = missing[start : start + WRITTEN_TOGETHER]
-            paths = (data.root / image for image in images)
+            paths = map(data.file_of, images)
             taken = dict(zip(images, pool.map(partial(fingerprint, known=by_content), paths), strict=True))
             append_lines(cache, [_record(keys[image], taken[image]) for image in images])
             found |= taken
@@ -161,8 +161,8 @@ def fingerprints(
     return found
 
 
-def _key(root: Path, image: str) -> FileKey:
-    status = (root / image).stat()
+def _key(data: Dataset, image: str) -> FileKey:
+    status = data.file_of(image).stat()
     return FileKey(SCHEME, image, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
 
 

@@ -127,7 +127,7 @@ def run_preflight(
     with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(data), LOOKED_AT_TOGETHER):
             ids = data.ids[start : start + LOOKED_AT_TOGETHER]
-            contents = pool.map(lambda row: look_at((data.root / row).read_bytes(), preprocessing), ids)
+            contents = pool.map(lambda row: look_at(data.file_of(row).read_bytes(), preprocessing), ids)
             try:
                 looks |= zip(ids, contents, strict=True)
             except OSError as error:

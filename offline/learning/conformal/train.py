@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from offline.errors import TrainingError
+from offline.learning.challenge_views import MOST_SEEDS, Challenges
 from offline.learning.checkpoint_score import SelectiveScore, selective_score
 from offline.learning.checkpoints import Checkpoints, Randomness, Trained
 from offline.learning.conformal.risk_loss import RiskWeights, risk_loss
-from offline.learning.predict import ImageSet, features, to_numpy
+from offline.learning.predict import EVAL_BATCH, ImageSet, features, to_numpy
 from offline.learning.settings import ConformalTrainingSettings
 from stage1.certificate.settings import CalibrationSettings
 from stage1.model.net import Stage1Net
@@ -53,6 +54,7 @@ def train_conformal_risk(
     *,
     seed: int,
     progress: Callable[[int, int, str], None],
+    challenges: Challenges | None = None,
     checkpoints: Path | None = None,
 ) -> tuple[SelectiveScore, SelectiveScore]:
     """Fine-tune the heads in place; the supervised heads stay if none is better on val_select.
@@ -60,11 +62,12 @@ def train_conformal_risk(
     Args:
         net: merged, from the supervised stage.
         train: images that train.
-        val_select: images that choose.
+        val_select: images that choose, as they are sent.
         settings: loss and schedule.
         calibration: risk level at which heads are judged.
-        seed: seed of the batches.
+        seed: seed of the batches and of the views.
         progress: called with steps done, steps in all, and a note.
+        challenges: makes views of the images that train, as they are sent; None where they are sent as they are.
         checkpoints: directory from which a killed training goes on; None for none.
 
     Returns:
@@ -74,7 +77,7 @@ def train_conformal_risk(
         TrainingError: the loss is not finite.
         TrainingInterrupted: the process was told to end; a checkpoint is written.
     """
-    inputs, held = features(net, train.images), features(net, val_select.images)
+    inputs, held = _views(net, train, challenges, settings.views, seed, progress), features(net, val_select.images)
     labels = torch.from_numpy(train.data.labels).long().to(inputs.device)
     codes = np.unique(train.data.groups, return_inverse=True)[1]
     groups = torch.from_numpy(codes.reshape(-1)).to(inputs.device)
@@ -88,9 +91,10 @@ def train_conformal_risk(
     trained = Trained(class_head=net.class_head, select_head=net.select_head)
     optimiser = torch.optim.Adam([*net.class_head.parameters(), *net.select_head.parameters()], settings.learning_rate)
     random = Randomness.seeded(seed)
+    decides = () if challenges is None else challenges.decides
     keeper = Checkpoints(
         checkpoints,
-        [settings.model_dump(mode="json"), calibration.model_dump(mode="json"), seed, train.data.ids],
+        [settings.model_dump(mode="json"), calibration.model_dump(mode="json"), seed, train.data.ids, decides],
         {"heads": trained, "optimiser": optimiser, "random": random},
     )
 
@@ -107,7 +111,8 @@ def train_conformal_risk(
     with keeper.watch(vars(at)) as watch:
         while at.step < settings.steps:
             index = torch.from_numpy(random.order.permutation(len(labels))[:size]).to(inputs.device)
-            outputs = net.outputs(inputs[index])
+            view = torch.randint(len(inputs), (size,), generator=random.views).to(inputs.device)
+            outputs = net.outputs(inputs[view, index])
             loss = settings.cross_entropy_weight * F.cross_entropy(outputs.logits, labels[index])
             risk = risk_loss(outputs.logits, outputs.select_score, labels[index], weights, groups[index])
             loss = loss if risk is None else loss + settings.risk_weight * risk
@@ -129,3 +134,25 @@ def train_conformal_risk(
     assert at.best is not None
     trained.load_state_dict(at.best)
     return SelectiveScore(*at.before), SelectiveScore(*at.score)
+
+
+def _views(
+    net: Stage1Net,
+    train: ImageSet,
+    challenges: Challenges | None,
+    count: int,
+    seed: int,
+    progress: Callable[[int, int, str], None],
+) -> Tensor:
+    """Features of views of the images that train, `(K, N, width)`; of images that are sent as they are K is 1."""
+    if challenges is None:
+        return features(net, train.images)[None]
+    rows, found = range(len(train.data)), []
+    for view, seeds in enumerate(np.random.default_rng(seed).integers(MOST_SEEDS, size=(count, len(rows))).tolist()):
+        parts = []
+        for start in range(0, len(rows), EVAL_BATCH):
+            some = slice(start, start + EVAL_BATCH)
+            parts.append(features(net, challenges(rows[some], seeds[some])))
+        found.append(torch.cat(parts))
+        progress(view + 1, count, "views of the images that train")
+    return torch.stack(found)

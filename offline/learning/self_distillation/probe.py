@@ -34,7 +34,7 @@ def feature_judge(kind: Literal["probe", "neighbours"], train: ImageSet, val_sel
 
     Args:
         kind: `probe` or `neighbours`.
-        train: images that fit the judge; no more than a few thousand of them, evenly picked.
+        train: images that fit the judge; see `fitting`.
         val_select: images that it is judged on.
 
     Returns:
@@ -43,7 +43,7 @@ def feature_judge(kind: Literal["probe", "neighbours"], train: ImageSet, val_sel
     from offline.learning.predict import features  # noqa: PLC0415  torch is loaded only where a network is judged
 
     judge = linear_probe if kind == "probe" else nearest_neighbours
-    picked = np.unique(np.linspace(0, len(train.images) - 1, min(MOST_ROWS, len(train.images))).astype(int))
+    picked = fitting(len(train.images))
 
     def judged(net: Stage1Net) -> float:
         ours, theirs = (
@@ -52,6 +52,11 @@ def feature_judge(kind: Literal["probe", "neighbours"], train: ImageSet, val_sel
         return judge(ours, train.data.labels[picked], theirs, val_select.data.labels)
 
     return judged
+
+
+def fitting(count: int) -> NDArray[np.intp]:
+    """Numbers of the rows that fit a judge: of so many no more than a few thousand, evenly picked, `(K,)`."""
+    return np.unique(np.linspace(0, count - 1, min(MOST_ROWS, count)).astype(np.intp))
 
 
 def linear_probe(train: Features, train_labels: Labels, features: Features, labels: Labels) -> float:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from offline.errors import TrainingError
 from offline.learning.augmentation import SEE_CHALLENGES, Augment, augmenter, unchanged
-from offline.learning.challenge_views import Challenges
+from offline.learning.challenge_views import MOST_SEEDS, Challenges
 from offline.learning.frozen_prefix.cache import PrefixCache
 from offline.learning.frozen_prefix.fill import Filler, Frozen, Views
 from offline.learning.settings import TrainSettings
@@ -23,8 +23,6 @@ from stage1.model.adapters.attach import frozen_blocks
 from stage1.model.net import Stage1Net
 from stage1.model.trunk import blocks_of
 from stage1.preprocess import Pixels
-
-MOST_SEEDS = 2**56
 
 
 class Inputs(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from offline.config import RunConfig
 from offline.evaluation.training_comparison import TrainingComparison, VariantName, compare
-from offline.learning.challenge_views import ChallengeViews
+from offline.learning.challenge_views import ChallengeViews, certified_views
 from offline.learning.conformal.train import train_conformal_risk
 from offline.learning.predict import ImageSet, best_device, predict
 from offline.learning.settings import TrainSettings
@@ -167,6 +167,7 @@ class Ablations:
             self._calibration,
             seed=self.config.seed,
             progress=self._told(name),
+            challenges=certified_views(self.train.data, self.config.preprocess, self._calibration),
             checkpoints=self.checkpoints / name,
         )
 

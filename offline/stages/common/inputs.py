@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 from engines.store.file_names import SPLITS
 from offline.data.dataset import Dataset
 from offline.errors import DatasetError
-from offline.splits.settings import Split
+from offline.splits.settings import EXAMS, Split
 from offline.splits.splits_file import Splits
 
 if TYPE_CHECKING:
     from offline.stages.common.context import Context
 
-JUDGING: tuple[Split, ...] = ("val_select", "val_calib", "test")
+JUDGING: tuple[Split, ...] = ("val_select", *EXAMS)
 
 
 def rows_of(context: Context, name: Split) -> Dataset:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from offline.pipeline.run_files import ADAPTER_TENSORS
+from offline.pipeline.run_files import ADAPTER_DESCRIPTION, ADAPTER_TENSORS
 from offline.splits.settings import BundleDifficulty
 from stage1.model.settings import PretrainedBackbone
 
@@ -33,4 +33,5 @@ def unlabelled_files(config: RunConfig) -> list[Path]:
 def training_start(config: RunConfig) -> list[Path]:
     """What supervised training starts from: the backbone, and the adapter of an earlier run if the config names one."""
     start = config.train_supervised.warm_start
-    return backbone_files(config) if start is None else [*backbone_files(config), start / ADAPTER_TENSORS]
+    adapter = () if start is None else (start / ADAPTER_TENSORS, start / ADAPTER_DESCRIPTION)
+    return [*backbone_files(config), *adapter]

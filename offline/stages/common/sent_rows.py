@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 def sent_rows_of(context: Context, name: Split) -> Dataset:
-    """The rows of a set through the stream that is to be certified; for sets that choose, certify or report.
+    """The rows of a set through the stream that is to be certified.
+
+    For sets that choose, certify or report, and for the rows that fit a judge of features; what trains the model sees
+    new views instead.
 
     Raises:
         DatasetError: the data are not those that were split.

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from structlog.testing import capture_logs
 
 from engines.errors import DeadlineExceeded, InferenceError, QueueFull
 from engines.live.batcher import Batcher
@@ -36,6 +37,7 @@ class Slow(Watched):
     started: threading.Event = field(default_factory=threading.Event)
     go: threading.Event = field(default_factory=threading.Event)
     poison: int = 255
+    most: int = 1000
     error: type[Exception] = InferenceError
 
     def infer(self, batch: Pixels) -> Stage1Outputs:
@@ -45,6 +47,8 @@ class Slow(Watched):
         assert self.go.wait(30)
         if (batch[:, 0, 0, 0] == self.poison).any():
             raise self.error("poison")
+        if len(batch) > self.most:
+            raise self.error(f"more than {self.most} images")
         return super().infer(batch)
 
 
@@ -134,6 +138,41 @@ def test_a_poisoned_image_fails_alone(
     assert "poison" in str(failed[2])
     assert ask(batcher, slot, 3).result(30) is not None
     assert batcher.stats.failed == 1
+
+
+@pytest.mark.parametrize(("error", "told"), [(RuntimeError, 1), (InferenceError, 0)])
+def test_what_nobody_expected_of_an_engine_is_in_the_log_once_a_batch(
+    bundle: LiveBundle,
+    slot: BundleSlot,
+    open_batcher: Callable[..., Batcher],
+    error: type[Exception],
+    told: int,
+) -> None:
+    """Also where every image is answered, because the halves can be computed."""
+    batcher, slow = open_batcher(max_batch=8), slow_of(bundle)
+    slow.error, slow.most = error, 2
+    with capture_logs() as logs:
+        first = held_up(batcher, slot, bundle)
+        futures = [ask(batcher, slot, colour) for colour in range(1, 9)]
+        slow.go.set()
+        first.result(30)
+        assert all(future.exception(30) is None for future in futures)
+        assert slow.batches == [1, 8, 4, 2, 2, 4, 2, 2]
+    assert [(entry["event"], entry["exc_info"]) for entry in logs] == [("engine_failed", True)] * told
+
+
+def test_a_poisoned_image_is_in_the_log_once_and_whoever_asked_is_told(
+    bundle: LiveBundle, slot: BundleSlot, open_batcher: Callable[..., Batcher]
+) -> None:
+    batcher, slow = open_batcher(max_batch=8), slow_of(bundle)
+    slow.error = RuntimeError
+    with capture_logs() as logs:
+        first = held_up(batcher, slot, bundle)
+        futures = [ask(batcher, slot, colour) for colour in (1, 255, 3, 4)]
+        slow.go.set()
+        first.result(30)
+        assert isinstance(futures[1].exception(30), InferenceError)
+    assert [(entry["event"], entry["exc_info"]) for entry in logs] == [("engine_failed", True)]
 
 
 def test_a_batch_that_cannot_even_begin_fails_and_the_next_is_computed(

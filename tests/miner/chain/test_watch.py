@@ -42,9 +42,7 @@ class Chain:
         raise NotImplementedError
 
 
-def watched(
-    chain: Chain, *, every_s: float = 600.0, **settings: Any
-) -> tuple[list[dict[str, Any]], list[str], list[int]]:
+def watched(chain: Chain) -> tuple[Logs, list[str], list[int]]:
     """Log entries, hotkeys that were announced, and how many neurons each update had."""
     announced: list[str] = []
     updates: list[int] = []

@@ -43,9 +43,9 @@ def test_it_says_how_many_rows_there_are_and_what_joins_them(roads: Path) -> Non
 
 
 def test_settings_that_match_nothing_are_told(roads: Path) -> None:
-    [finding] = data(settings(roads, splits={"train_only": ["Kaggle"]}), NOW)
+    [finding] = data(settings(roads, splits={"train_only": ["Kagle"]}), NOW)
     assert finding.verdict == "failed"
-    assert "splits.train_only: no row has the source 'Kaggle'; there is kaggle" in finding.detail
+    assert "splits.train_only: no row has the source 'Kagle'; there is kaggle" in finding.detail
 
 
 def test_data_that_cannot_be_read_are_told(roads: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from engines.backends.onnxruntime import OnnxEngine
 from engines.errors import BundleRefused
@@ -52,7 +53,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         label = number % 2
         ahead = int(np.clip(rng.normal(70, 40), -60, 180)) * (1 if label else -1)
         red = 110 + ahead // 2
-        Image.new("RGB", (32, 32), (red, int(rng.integers(100, 256)), red - ahead)).save(root / f"{number}.png")
+        picture = Image.new("RGB", (32, 32), (red, int(rng.integers(100, 256)), red - ahead))
+        # So that no file is a copy of another.
+        told = PngInfo()
+        told.add_text("Comment", str(number))
+        picture.save(root / f"{number}.png", pnginfo=told)
         lines.append(f"{number}.png,{label},place {number // 2}")
     (root / "labels.csv").write_text("\n".join(lines) + "\n")
     return root
@@ -68,10 +73,10 @@ def sets(data: Path, tiny_engine: Path) -> Sets:
 
 
 @pytest.fixture
-def files(tmp_path: Path, tiny_engine: Path, write_bundle_files: Files, sets: Sets) -> Files:
+def files(tmp_path: Path, tiny_engine: Path, write_bundle_files: Files, sets: Sets, data: Path) -> Files:
     """The files of a bundle that was certified on some rows, and says that it was on others if it lies."""
 
-    def write(*, used: Sets = sets, said: Sets | None = None, **params: Any) -> Path:
+    def write(*, used: Sets = sets, said: Sets | None = None, by_content: bool = True, **params: Any) -> Path:
         context = CalibrationContext(sha256_file(tiny_engine), PREPROCESS.sha256)
         certified = calibrate(used["val_select"], used["val_calib"], SETTINGS, context)
         assert certified.status == "CERTIFIED"
@@ -83,7 +88,10 @@ def files(tmp_path: Path, tiny_engine: Path, write_bundle_files: Files, sets: Se
         RunConfig(calibrate_scrc=SETTINGS).write(home / "config.json")
         named: Any = {
             name: SplitSet(
-                rows=tuple(SplitRow(row=r, group=g) for r, g in zip(part.row_ids, part.groups, strict=True)),
+                rows=tuple(
+                    SplitRow(row=r, group=g, sha256=sha256_file(data / r) if by_content else None)
+                    for r, g in zip(part.row_ids, part.groups, strict=True)
+                ),
                 groups=len(set(part.groups)),
                 positives=int(part.labels.sum()),
             )
@@ -142,6 +150,84 @@ def test_the_command_says_so_with_the_counts(
     assert equal
     assert "counted  " in text
     assert text.endswith(f"{bundle.name}: equal, {SELECT + CALIB} rows computed again")
+
+
+class TestRenamed:
+    """A row is known by what is in its file."""
+
+    @pytest.fixture
+    def elsewhere(self, data: Path, tmp_path: Path) -> Path:
+        """The same pictures, each in another directory and with its number turned round."""
+        home = tmp_path / "elsewhere"
+        (home / "pictures").mkdir(parents=True)
+        header, *lines = (data / "labels.csv").read_text().splitlines()
+        rows = [line.split(",") for line in lines]
+        for (name, *_), (other, *_) in zip(rows, reversed(rows), strict=True):
+            shutil.copyfile(data / name, home / "pictures" / other)
+        moved = [
+            f"pictures/{other},{label},{group}"
+            for (_, label, group), (other, *_) in zip(rows, reversed(rows), strict=True)
+        ]
+        (home / "labels.csv").write_text("\n".join([header, *moved]) + "\n")
+        return home
+
+    def test_a_directory_that_was_renamed_is_audited(
+        self, files: Files, published: Callable[[Path], Path], elsewhere: Path
+    ) -> None:
+        found = audited_here(published(files()), elsewhere)
+        assert found.equal, found.differences
+        assert found.rows == SELECT + CALIB
+        assert found.renamed["0.png"] == f"pictures/{SELECT + CALIB - 1}.png"
+        assert len(found.renamed) == SELECT + CALIB
+
+    def test_files_that_changed_their_names_with_each_other_are_told_apart(
+        self, files: Files, published: Callable[[Path], Path], data: Path, tmp_path: Path
+    ) -> None:
+        copy = shutil.copytree(data, tmp_path / "copy")
+        shutil.copyfile(data / "0.png", copy / "2.png")
+        shutil.copyfile(data / "2.png", copy / "0.png")
+        labels = (copy / "labels.csv").read_text()
+        swapped = labels.replace("0.png,0,place 0\n", "0.png,0,place 1\n", 1).replace(
+            "2.png,0,place 1", "2.png,0,place 0"
+        )
+        (copy / "labels.csv").write_text(swapped)
+        found = audited_here(published(files()), copy)
+        assert found.equal, found.differences
+        assert found.renamed == {"0.png": "2.png", "2.png": "0.png"}
+
+    def test_what_is_sent_is_drawn_from_the_name_that_a_row_had(
+        self, files: Files, published: Callable[[Path], Path], elsewhere: Path
+    ) -> None:
+        asked: set[str] = set()
+
+        def sender(name: str, content: bytes, settings: PreprocessSettings) -> bytes:
+            assert settings == PREPROCESS
+            asked.add(name)
+            return content
+
+        audited_here(published(files()), read_dataset(elsewhere).sent_by(sender))
+        assert asked == {f"{number}.png" for number in range(SELECT + CALIB)}
+
+    def test_the_command_says_which(
+        self, files: Files, published: Callable[[Path], Path], data: Path, tmp_path: Path, store: Store
+    ) -> None:
+        copy = shutil.copytree(data, tmp_path / "copy")
+        (copy / "0.png").rename(copy / "first.png")
+        labels = (copy / "labels.csv").read_text()
+        (copy / "labels.csv").write_text(labels.replace("\n0.png", "\nfirst.png"))
+        bundle = published(files())
+        equal, text = audited(store.root, bundle.name, copy, Silence())
+        assert equal
+        assert "note     1 rows were found by what is in their files, under other names:" in text
+        assert "note     0.png is first.png here" in text
+
+    def test_a_bundle_that_noted_no_content_finds_rows_by_their_paths(
+        self, files: Files, published: Callable[[Path], Path], data: Path, elsewhere: Path
+    ) -> None:
+        bundle = published(files(by_content=False))
+        assert audited_here(bundle, data).equal
+        found = audited_here(bundle, elsewhere)
+        assert "every row is here, with its label: '0.png' is not here" in found.differences
 
 
 class TestTampered:

@@ -70,6 +70,33 @@ def test_a_class_of_a_head_may_be_a_word_for_nothing_elsewhere(data: Callable[[s
     assert [row.about("alteration") for row in found.rows] == [None, "active", None]
 
 
+@pytest.mark.parametrize("spelling", ["none", "None", "NONE", " none "])
+def test_a_class_of_a_head_is_known_in_any_spelling(data: Callable[[str], Path], spelling: str) -> None:
+    """Were `None` a word for nothing here, the rows of another export would teach the head nothing, in silence."""
+    labels = f"image,label,alteration\na.jpg,0,{spelling}\nb.jpg,1,Active\nc.jpg,1,not  known\n"
+    head = NamedHead(column="Alteration", classes=("none", "active", "Not known"))
+    assert named_targets(read_dataset(data(labels)), {"h": head})["h"].tolist() == [0, 1, 2]
+
+
+def test_a_class_that_is_a_number_is_known_as_pandas_writes_it(data: Callable[[str], Path]) -> None:
+    found = read_dataset(data("image,label,lanes\na.jpg,0,1.0\nb.jpg,1,2.0\nc.jpg,1,\n"))
+    head = NamedHead(column="lanes", classes=("1", "2"))
+    assert named_targets(found, {"h": head})["h"].tolist() == [0, 1, NO_TARGET]
+
+
+def test_classes_that_differ_in_their_spelling_alone_are_told_apart_by_it(data: Callable[[str], Path]) -> None:
+    found = read_dataset(data("image,label,kind\na.jpg,0,A\nb.jpg,1,a\nc.jpg,1, \n"))
+    head = NamedHead(column="kind", classes=("a", "A"))
+    assert named_targets(found, {"h": head})["h"].tolist() == [1, 0, NO_TARGET]
+
+
+def test_values_and_sources_have_one_spelling(data: Callable[[str], Path]) -> None:
+    labels = "image,label,source,weather\na.jpg,0,Kaggle,Heavy rain\nb.jpg,1, kaggle,heavy  RAIN\nc.jpg,1,N/A,1.0\n"
+    found = read_dataset(data(labels))
+    assert [row.source for row in found.rows] == ["kaggle", "kaggle", ""]
+    assert found.metadata == {"weather": ["heavy rain", "heavy rain", "1"]}
+
+
 def test_the_hash_of_the_data_is_that_of_the_rows_in_any_order(data: Callable[[str], Path]) -> None:
     head, *lines = GOOD.splitlines()
     first = read_dataset(data(GOOD)).sha256

@@ -11,9 +11,10 @@ import torch
 from offline.data.dataset import Dataset, Row
 from offline.errors import DatasetError
 from offline.learning.augmentation import unchanged
-from offline.learning.challenge_views import ChallengeViews
+from offline.learning.challenge_views import ChallengeViews, certified_views
 from offline.learning.supervised.inputs import FreshViews
-from offline.stream.challenge import drawn_cell, sent
+from offline.stream.challenge import Cell, drawn_cell, sent
+from stage1.certificate.settings import CalibrationSettings
 from stage1.certificate.stream import era_shares, even_weights
 from stage1.preprocess import PreprocessSettings, preprocess
 from tests.support.challenges import jpeg, patches
@@ -38,6 +39,17 @@ def test_training_draws_the_very_transforms_that_are_certified(views: ChallengeV
         cell = drawn_cell(era_shares("mixture", even_weights()), rng)
         content = sent((views.data.root / f"{row}.jpg").read_bytes(), cell, rng, SETTINGS)
         assert np.array_equal(views([row], [seed])[0], preprocess(content, SETTINGS))
+
+
+def test_views_are_of_the_stream_that_is_to_be_certified(views: ChallengeViews) -> None:
+    made = certified_views(views.data, SETTINGS, CalibrationSettings(stream="challenges-2026-05"))
+    assert made is not None
+    whole = Cell("challenges-2026-05", 0)
+    content = sent((views.data.root / "2.jpg").read_bytes(), whole, np.random.default_rng(0), SETTINGS)
+    assert np.array_equal(made([2], [5])[0], preprocess(content, SETTINGS))
+    mixture = certified_views(views.data, SETTINGS, CalibrationSettings(stream="mixture"))
+    assert mixture == views
+    assert certified_views(views.data, SETTINGS, CalibrationSettings(stream="originals")) is None
 
 
 def test_a_view_is_the_same_whichever_are_made_beside_it(views: ChallengeViews) -> None:

@@ -351,6 +351,24 @@ def test_extra_data_only_train(nights: Callable[..., Nights], drive: Drive) -> N
         assert splits.sets[name] == without.sets[name]
 
 
+def test_extra_data_only_train_however_their_source_is_spelled(nights: Callable[..., Nights], drive: Drive) -> None:
+    spellings = ("Extra", "extra", "EXTRA ")
+    extra = [row for n in range(200, 260) for row in drive(n, source=spellings[n % 3])]
+    splits = nights(train_only=("eXtra",)).night([*drives(drive, 90), *extra])
+    assert {homes(splits)[row.image] for row in extra} == {("train", None)}
+
+
+def test_a_stratum_is_the_same_however_it_is_spelled(nights: Callable[..., Nights], drive: Drive) -> None:
+    rows = drives(drive, 90)
+    turned = [
+        row.model_copy(update={"metadata": {name: value.upper() for name, value in row.metadata.items()}})
+        if number % 2
+        else row
+        for number, row in enumerate(rows)
+    ]
+    assert homes(nights().night(turned)) == homes(nights().night(rows))
+
+
 def test_extra_data_that_look_like_an_exam_are_left_out(nights: Callable[..., Nights], drive: Drive) -> None:
     rows, house = drives(drive, 90), nights(train_only=("extra",))
     splits = house.night(rows)

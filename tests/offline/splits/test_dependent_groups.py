@@ -61,6 +61,10 @@ def test_the_first_video_of_one_source_is_not_the_first_of_another() -> None:
     assert grouped([row("a", vid_id="1"), row("b", vid_id="1", source="extra")]) == ["a", "b"]
 
 
+def test_a_source_that_is_spelled_in_two_ways_is_one_source() -> None:
+    assert grouped([row("a", source="Dashcam", vid_id="7"), row("b", source="dashcam ", vid_id="7")]) == ["ab"]
+
+
 def test_a_chain_of_reasons_is_one_group() -> None:
     digest = "0123456789abcdef" * 4
     rows = [row("a", group="x"), row("b", group="x", vid_id="1"), row("c", vid_id="1"), row("d")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,6 +17,7 @@ from offline.config import RunConfig, load_config
 from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import write_scenes
 from offline.evaluation.evaluate import Report
+from offline.learning.challenge_views import ChallengeViews
 from offline.night import NightOutcome, run_night, stages
 from offline.pipeline.content_key import stage_key
 from offline.pipeline.progress import Silence
@@ -24,7 +26,7 @@ from offline.stages.calibrate_scrc import golden_rows
 from offline.stream.challenge import CELLS
 from offline.stream.sender import StreamSender, sender_of
 from stage1.certificate.params import ScrcParams
-from stage1.preprocess import PreprocessSettings
+from stage1.preprocess import Pixels, PreprocessSettings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -129,6 +131,49 @@ def test_the_report_counts_each_era_and_level_of_the_test_rows(night: Night) -> 
     assert all(str(cell) in page for cell in CELLS)
 
 
+def test_what_trains_sees_views_of_the_stream_and_what_judges_features_sees_it_as_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(write_scenes(tmp_path / "scenes", scenes=120))
+    noted, send, view = Noted(), StreamSender.__call__, ChallengeViews.__call__
+    views: dict[str, list[tuple[str, str]]] = defaultdict(list)
+
+    def sending(self: StreamSender, name: str, content: bytes, settings: PreprocessSettings) -> bytes:
+        noted.sent[noted.now].add(name)
+        return send(self, name, content, settings)
+
+    def viewing(self: ChallengeViews, rows: Sequence[int], seeds: Sequence[int]) -> Pixels:
+        views[noted.now] += [(self.stream, self.data.ids[row]) for row in rows]
+        return view(self, rows, seeds)
+
+    monkeypatch.setattr(StreamSender, "__call__", sending)
+    monkeypatch.setattr(ChallengeViews, "__call__", viewing)
+    chosen = config(
+        calibrate_scrc__stream="challenges-2026-04",
+        adapt_domain__enabled=True,
+        adapt_domain__epochs=1,
+        adapt_domain__head_steps=0,
+        train_conformal_risk__enabled=True,
+        train_conformal_risk__steps=2,
+        train_conformal_risk__views=3,
+    )
+    outcome = run_night(
+        tmp_path / "scenes",
+        workspace=tmp_path / "w",
+        store=tmp_path / "s",
+        config=chosen,
+        last="train_conformal_risk",
+        progress=noted,
+        now=lambda: NOW,
+    )
+    rows = {name: sorted(part.ids) for name, part in Splits.read(outcome.run / "splits.json").sets.items()}
+    assert sorted(views["train_conformal_risk"]) == sorted(
+        ("challenges-2026-04", row) for row in rows["train"] for _ in range(3)
+    )
+    assert noted.sent["adapt_domain"] == {*rows["train"], *rows["val_select"]}
+    assert noted.sent["train_conformal_risk"] == {*rows["val_select"]}
+
+
 CHANGES: tuple[dict[str, object], ...] = (
     {"calibrate_scrc__stream": "challenges-2026-04"},
     {"calibrate_scrc__stream_weights": {"challenges-2026-01": 1.0}},
@@ -138,13 +183,14 @@ CHANGES: tuple[dict[str, object], ...] = (
 
 @pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: next(iter(changes)))
 def test_a_changed_stream_makes_every_stage_that_sees_it_run_again(changes: dict[str, object]) -> None:
-    """What comes after them has their outcome in its key; splits and adaptation see originals, and stay."""
+    """What comes after them has their outcome in its key; splits see originals, and stay."""
     before, after = (
         {stage.name: stage_key(stage, chosen, "data", dict.fromkeys(stage.needs, "input")) for stage in stages()}
         for chosen in (config(), config(**changes))
     )
     changed = {name for name, key in after.items() if key != before[name]}
-    assert changed == {"train_supervised", "train_conformal_risk", "compare_training", "screen", "calibrate_scrc"}
+    trained = {"adapt_domain", "train_supervised", "train_conformal_risk", "compare_training"}
+    assert changed == trained | {"screen", "calibrate_scrc"}
     needed = {stage.name: stage.needs for stage in stages()}
     assert "calibrate_scrc" in needed["eval_selective"]
     assert "calibrate_scrc" in needed["publish"]

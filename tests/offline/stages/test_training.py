@@ -23,7 +23,7 @@ from miner.cli.retrain import told
 from offline.config import RunConfig, load_config
 from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import draw_frame, plan_scene
-from offline.errors import DatasetError
+from offline.errors import DatasetError, TrainingError
 from offline.evaluation.training_comparison import TrainingComparison
 from offline.night import recompile, stages
 from offline.pipeline.runner import Pipeline
@@ -104,11 +104,13 @@ def config(home: Path, **changes: object) -> RunConfig:
     return load_config("tiny", None, common | {name.replace("__", "."): value for name, value in changes.items()})
 
 
-def night(home: Path, chosen: RunConfig, workspace: str, *, last: str | None = None) -> tuple[Path, Told]:
+def night(
+    home: Path, chosen: RunConfig, workspace: str, *, last: str | None = None, data: str = "data", store: str = "store"
+) -> tuple[Path, Told]:
     told = Told()
-    data = read_dataset(home / "data")
     now = lambda: datetime(2026, 1, 1, tzinfo=UTC)  # noqa: E731
-    pipeline = Pipeline(stages(), home / workspace, Store(home / "store"), data, chosen, now, told)
+    rows = read_dataset(home / data)
+    pipeline = Pipeline(stages(), home / workspace, Store(home / store), rows, chosen, now, told)
     return pipeline.run(last), told
 
 
@@ -257,6 +259,18 @@ def test_a_second_night_can_start_from_the_adapter_of_the_first(first: tuple[Pat
     warm, told = night(home, chosen, "workspace", last="train_supervised")
     assert not {"splits", "adapt_domain"} & set(told.ran)
     assert first_loss(warm) < first_loss(night(home, cold, "workspace", last="train_supervised")[0])
+
+
+def test_no_night_starts_from_an_adapter_that_saw_its_exam_under_other_names(home: Path) -> None:
+    plain = {"adapt_domain__enabled": False, "train_supervised__epochs": 1}
+    trained, _ = night(home, config(home, **plain), "workspace", last="train_supervised")
+    shutil.copytree(home / "data" / "images", home / "renamed" / "pictures")
+    labels = (home / "data" / "labels.csv").read_text()
+    (home / "renamed" / "labels.csv").write_text(labels.replace("images/", "pictures/"))
+    # Neither ledger nor store know these rows.
+    chosen = config(home, **plain, splits__seed=1, train_supervised__warm_start=str(trained))
+    with pytest.raises(TrainingError, match=r"trained on \d+ rows that judge here, for example 'pictures/"):
+        night(home, chosen, "elsewhere", last="train_supervised", data="renamed", store="empty")
 
 
 @pytest.mark.usefixtures("first")

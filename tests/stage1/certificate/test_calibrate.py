@@ -22,6 +22,7 @@ from stage1.certificate.search.candidates import select
 from stage1.certificate.settings import CalibrationSettings
 from stage1.certificate.statistics.binomial import losses_allowed, lower_bound, p_value, trials_needed, upper_bound
 from stage1.certificate.statistics.multiplicity import holm
+from stage1.certificate.terms import Terms
 from stage1.decisions import Level
 from stage1.errors import OutputsError, RowsError
 from stage1.outputs import Stage1Outputs
@@ -490,6 +491,19 @@ class TestBalancedMode:
             assert params.subgroups[name].upper <= 2 * 0.05
         assert proofs["day"].trials + proofs["night"].trials == proofs[""].trials
         assert "at most 10.0% in each subgroup of daytime (day, night)" in params.statement
+
+    def test_a_certificate_promises_no_less_where_its_subgroups_are_spelled_otherwise(self, rows: Pair) -> None:
+        def spelled(part: LabelledOutputs, spelling: Callable[[str], str]) -> LabelledOutputs:
+            return replace(part, metadata={"daytime": [spelling(value) for value in part.metadata["daytime"]]})
+
+        def terms(spelling: Callable[[str], str]) -> Terms:
+            select, calib = (spelled(part, spelling) for part in rows(1200, 3000))
+            return Terms.of(calibrate(select, calib, self.SETTINGS, CONTEXT))
+
+        before, after = terms(lambda value: f"{value.title()} time"), terms(lambda value: f"{value}  TIME")
+        assert len(before.beside) == 2
+        assert after == before
+        assert terms(str.title).weaker_than(before)
 
     def test_a_subgroup_that_is_missed_more_often_holds_all_back(self, rows: Pair) -> None:
         chosen, calib = rows()

@@ -328,6 +328,26 @@ class TestStandby:
 
         run(scenario)
 
+    @pytest.mark.parametrize(("error", "told"), [(RuntimeError("a fault"), 1), (OSError("full"), 0)])
+    def test_a_fault_that_nobody_expected_of_the_store_is_in_the_log_once(
+        self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch, error: Exception, told: int
+    ) -> None:
+        def broken(*_: object, **__: object) -> None:
+            raise error
+
+        async def scenario() -> None:
+            publish("a")
+            async with following(store, standby=True) as follower:
+                publish("b")
+                await follower.refresh()
+                with monkeypatch.context() as patch, capture_logs() as logs:
+                    patch.setattr(store, "activate", broken)
+                    with pytest.raises(PointerNotMoved):
+                        await follower.rollback(now=NOW)
+                assert [entry["event"] for entry in logs if "exc_info" in entry] == ["pointer_not_moved"] * told
+
+        run(scenario)
+
     def test_a_pointer_that_cannot_follow_does_not_undo_it(
         self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
 from stage1.model.settings import ModelSettings, RandomBackbone
 from stage1.model.weights import load_weights, save_weights
+from stage1.preprocess import Pixels
+from tests.support.challenges import SquareChallenges
 
 SIZE_PX = 32
 MODEL = ModelSettings(backbone=RandomBackbone(hidden=32, layers=2, heads=2, patch_px=8), last_layers=None, rank=4)
@@ -150,6 +153,27 @@ def test_conformal_training_never_ends_worse_than_it_began(tmp_path: Path) -> No
     before, after = train_conformal_risk(made, *sets, settings, CALIBRATION, seed=0, progress=silent)
     assert after >= before
     assert all(torch.equal(p, backbone[name]) for name, p in made.backbone.named_parameters())
+
+
+def test_conformal_training_draws_among_kept_views_of_what_is_sent(tmp_path: Path) -> None:
+    train, select = coloured(130, 1, tmp_path), coloured(96, 2, tmp_path)
+    asked: list[tuple[int, int]] = []
+
+    class Noted(SquareChallenges):
+        def __call__(self, rows: Sequence[int], seeds: Sequence[int]) -> Pixels:
+            asked.extend(zip(rows, seeds, strict=True))
+            return super().__call__(rows, seeds)
+
+    settings = ConformalTrainingSettings(steps=5, batch_size=128, views=3)
+    challenges = Noted(train.images)
+    for _ in range(2):
+        train_conformal_risk(
+            net("dora"), train, select, settings, CALIBRATION, seed=0, progress=silent, challenges=challenges
+        )
+    first, second = asked[: len(asked) // 2], asked[len(asked) // 2 :]
+    assert Counter(row for row, _ in first) == dict.fromkeys(range(130), 3)
+    assert len({seed for _, seed in first}) == 3 * 130
+    assert first == second
 
 
 @pytest.mark.parametrize(("adapter", "views"), [("lora", "whole"), ("doran", "whole_and_quadrants")])

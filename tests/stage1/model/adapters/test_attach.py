@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ from torch import Tensor
 from transformers import MobileNetV2Config, ViTConfig, ViTModel
 
 from offline.certify.onnx_export import check_export, export_onnx
+from offline.data.known_rows import KnownRows
 from offline.errors import TrainingError
-from offline.learning.adapter_file import DESCRIPTION, AdapterOrigin, load_adapter, save_adapter
+from offline.learning.adapter_file import AdapterDescription, AdapterOrigin, Judges, load_adapter, save_adapter
 from offline.learning.optimiser import parameter_groups
-from offline.pipeline.run_files import ADAPTER_TENSORS
+from offline.pipeline.run_files import ADAPTER_DESCRIPTION, ADAPTER_TENSORS
 from stage1.errors import ModelError
 from stage1.model.adapters.attach import add_adapters, add_side_modules, frozen_blocks, merge_adapters
 from stage1.model.backbones import build
@@ -60,8 +63,26 @@ def adapted(model: ModelSettings, seed: int = 0) -> Stage1Net:
     return net.eval()
 
 
-def origin(model: ModelSettings, *rows: str, size_px: int = SIZE_PX) -> AdapterOrigin:
-    return AdapterOrigin(model, size_px, frozenset(rows))
+def origin(model: ModelSettings, *rows: str, size_px: int = SIZE_PX, chose: Sequence[str] = ()) -> AdapterOrigin:
+    """Of rows that are called after what is in them."""
+    known = KnownRows((), {row: content(row) for row in (*rows, *chose)})
+    return AdapterOrigin(model, size_px, known.note(rows), known.note(chose))
+
+
+def content(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def judges(
+    data: Sequence[str] = (), *, select: Sequence[str] = (), exams: Sequence[str] = (), **renamed: str
+) -> Judges:
+    """Rows that are called after what is in them, and some that are not: their name without ending, and what is."""
+    contents = {row: content(row) for row in (*data, *select, *exams)}
+    contents |= {f"{name}.jpg": content(text) for name, text in renamed.items()}
+    return Judges(KnownRows(frozenset(contents), contents), select, exams)
+
+
+NOBODY = judges()
 
 
 def images(count: int = 4) -> Tensor:
@@ -232,7 +253,7 @@ def test_an_adapter_on_disk_is_read_back_to_the_same_bits(pretrained: Path, kind
     disturb(net)
     save_adapter(net, origin(model), tmp_path / "adapter")
     again = adapted(model, seed=7)
-    load_adapter(again, origin(model), tmp_path / "adapter", ())
+    load_adapter(again, origin(model), tmp_path / "adapter", NOBODY)
     for expected, found in zip(net(images()), again(images()), strict=True):
         assert torch.equal(expected, found)
 
@@ -243,34 +264,97 @@ def test_an_adapter_of_another_kind_is_refused_not_reinterpreted(pretrained: Pat
     save_adapter(adapted(model), origin(model), tmp_path)
     theirs = settings(pretrained, other)
     with pytest.raises(TrainingError, match=f"model.adapter 'doran', not '{other}'"):
-        load_adapter(adapted(theirs), origin(theirs), tmp_path, ())
+        load_adapter(adapted(theirs), origin(theirs), tmp_path, NOBODY)
 
 
 def test_an_adapter_that_saw_a_row_that_judges_is_refused(pretrained: Path, tmp_path: Path) -> None:
     model = settings(pretrained, "lora")
     save_adapter(adapted(model), origin(model, "a.jpg", "b.jpg"), tmp_path)
-    load_adapter(adapted(model), origin(model, "a.jpg"), tmp_path, {"c.jpg"})
+    load_adapter(adapted(model), origin(model, "a.jpg"), tmp_path, judges(exams=["c.jpg"]))
+    for asked in (judges(exams=["c.jpg", "b.jpg"]), judges(select=["b.jpg"])):
+        with pytest.raises(TrainingError, match=r"trained on 1 rows that judge here, for example 'b\.jpg'"):
+            load_adapter(adapted(model), origin(model, "a.jpg"), tmp_path, asked)
+
+
+def test_a_row_that_trained_an_adapter_is_found_under_another_name(pretrained: Path, tmp_path: Path) -> None:
+    model = settings(pretrained, "lora")
+    save_adapter(adapted(model), origin(model, "a.jpg", "b.jpg"), tmp_path)
+    renamed = judges(["a.jpg"], exams=["new.jpg"], new="b.jpg")
+    with pytest.raises(TrainingError, match=r"trained on 1 rows that judge here, for example 'new\.jpg'"):
+        load_adapter(adapted(model), origin(model, "a.jpg"), tmp_path, renamed)
+
+
+def test_files_that_changed_their_names_with_each_other_are_told_apart(pretrained: Path, tmp_path: Path) -> None:
+    model = settings(pretrained, "lora")
+    save_adapter(adapted(model), origin(model, "a.jpg", "b.jpg"), tmp_path)
+    swapped = judges(["a.jpg"], exams=["b.jpg"], b="c.jpg", c="b.jpg")
+    load_adapter(adapted(model), origin(model, "a.jpg", "c.jpg"), tmp_path, swapped)
+
+
+def test_what_chose_an_adapter_chooses_again_and_never_certifies(pretrained: Path, tmp_path: Path) -> None:
+    model = settings(pretrained, "lora")
+    save_adapter(adapted(model), origin(model, "a.jpg", chose=["b.jpg"]), tmp_path)
+    load_adapter(adapted(model), origin(model, "a.jpg"), tmp_path, judges(select=["b.jpg"]))
+    with pytest.raises(TrainingError, match=r"chosen by 1 rows that judge here, for example 'new\.jpg'"):
+        load_adapter(adapted(model), origin(model, "a.jpg"), tmp_path, judges(exams=["new.jpg"], new="b.jpg"))
+
+
+def test_what_an_adapter_starts_from_is_in_its_past(pretrained: Path, tmp_path: Path) -> None:
+    model = settings(pretrained, "lora")
+    save_adapter(adapted(model), origin(model, "a.jpg", chose=["s.jpg"]), tmp_path / "first")
+    net = adapted(model)
+    second = load_adapter(net, origin(model, "b.jpg", chose=["t.jpg"]), tmp_path / "first", NOBODY)
+    assert second == origin(model, "a.jpg", "b.jpg", chose=["s.jpg", "t.jpg"])
+    save_adapter(net, second, tmp_path / "second")
+    with pytest.raises(TrainingError, match=r"trained on 1 rows that judge here, for example 'a\.jpg'"):
+        load_adapter(adapted(model), origin(model, "b.jpg"), tmp_path / "second", judges(exams=["a.jpg"]))
+
+
+def write_version_1(directory: Path) -> None:
+    """Turn a description into one of the version before, which knew rows by their paths alone."""
+    known = AdapterDescription.read(directory / ADAPTER_DESCRIPTION).model_dump(mode="json", exclude={"chose"})
+    old = known | {"schema_version": 1, "rows": [row["row"] for row in known["rows"]]}
+    (directory / ADAPTER_DESCRIPTION).write_text(json.dumps(old))
+
+
+def test_an_adapter_of_version_1_is_read_by_the_paths_of_its_rows(pretrained: Path, tmp_path: Path) -> None:
+    model = settings(pretrained, "lora")
+    save_adapter(adapted(model), origin(model, "a.jpg", "b.jpg"), tmp_path)
+    write_version_1(tmp_path)
+    load_adapter(adapted(model), origin(model, "a.jpg"), tmp_path, judges(["a.jpg", "b.jpg"], exams=["c.jpg"]))
     with pytest.raises(TrainingError, match=r"trained on 1 rows that judge here, for example 'b\.jpg'"):
-        load_adapter(adapted(model), origin(model, "a.jpg"), tmp_path, {"c.jpg", "b.jpg"})
+        load_adapter(adapted(model), origin(model, "a.jpg"), tmp_path, judges(["a.jpg"], exams=["b.jpg"]))
+
+
+def test_an_adapter_of_version_1_whose_rows_may_have_other_names_is_refused(pretrained: Path, tmp_path: Path) -> None:
+    model = settings(pretrained, "lora")
+    save_adapter(adapted(model), origin(model, "a.jpg", "b.jpg"), tmp_path)
+    write_version_1(tmp_path)
+    with pytest.raises(
+        TrainingError, match=r"1 rows that are not here by their names, for example 'b\.jpg'.*start with"
+    ):
+        load_adapter(
+            adapted(model), origin(model, "a.jpg"), tmp_path, judges(["a.jpg"], exams=["new.jpg"], new="b.jpg")
+        )
 
 
 def test_an_adapter_of_other_weights_or_another_size_is_refused(pretrained: Path, tmp_path: Path) -> None:
     model = settings(pretrained, "doran")
     save_adapter(adapted(model), origin(model), tmp_path)
     with pytest.raises(TrainingError, match=r"preprocess\.size_px 32, not 64"):
-        load_adapter(adapted(model), origin(model, size_px=64), tmp_path, ())
+        load_adapter(adapted(model), origin(model, size_px=64), tmp_path, NOBODY)
     other = adapted(model)
     frozen = next(p for p in other.backbone.parameters() if not p.requires_grad)
     frozen.add_(1e-3)
     with pytest.raises(TrainingError, match="trained on other backbone weights"):
-        load_adapter(other, origin(model), tmp_path, ())
+        load_adapter(other, origin(model), tmp_path, NOBODY)
 
 
 def test_an_adapter_that_peft_wrote_is_refused(pretrained: Path, tmp_path: Path) -> None:
     model = settings(pretrained, "doran")
     adapted(model).backbone.save_pretrained(tmp_path)  # type: ignore[operator]
     with pytest.raises(TrainingError, match="peft wrote this one"):
-        load_adapter(adapted(model), origin(model), tmp_path, ())
+        load_adapter(adapted(model), origin(model), tmp_path, NOBODY)
 
 
 @pytest.mark.parametrize("damage", ["cut short", "another hash", "tensors missing", "no tensors", "no description"])
@@ -291,9 +375,9 @@ def test_a_damaged_adapter_is_refused(pretrained: Path, damage: str, tmp_path: P
     elif damage == "no tensors":
         path.unlink()
     elif damage == "no description":
-        (tmp_path / DESCRIPTION).unlink()
+        (tmp_path / ADAPTER_DESCRIPTION).unlink()
     with pytest.raises(TrainingError):
-        load_adapter(adapted(model), origin(model), tmp_path, ())
+        load_adapter(adapted(model), origin(model), tmp_path, NOBODY)
 
 
 def test_a_gated_backbone_says_what_to_accept_and_how_to_log_in(monkeypatch: pytest.MonkeyPatch) -> None:
