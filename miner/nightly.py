@@ -12,23 +12,25 @@ from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from engines.machine.background_tasks import BackgroundTasks
+from engines.machine.child import end_with_parent
 from engines.spec import EngineSpec
 from engines.store.store import Store
+from miner.crontab import checked_crontab, crontab_trigger
 from stage1.artifacts import Artifact
 from stage1.errors import ArtifactError, SettingsError
 from stage1.settings import Section, UserPath, dotted
 
 log = structlog.get_logger(__name__)
 
-GRACE_S = 20.0
+GRACE_S = 5.0
 CHECK_S = 60.0
 STAMP = "last_retrain.json"
 
@@ -38,7 +40,7 @@ class RetrainSettings(Section):
 
     Attributes:
         enabled: start it at all.
-        cron: when, in UTC, as five crontab fields.
+        cron: when, in UTC, as five crontab fields; weekdays 0 and 7 are Sunday.
         data: directory with `labels.csv`.
         workspace: where stages are cached.
         preset: preset of the pipeline.
@@ -48,7 +50,7 @@ class RetrainSettings(Section):
     """
 
     enabled: bool = False
-    cron: str = "30 3 * * *"
+    cron: Annotated[str, AfterValidator(checked_crontab)] = "30 3 * * *"
     data: UserPath | None = None
     workspace: UserPath = Path("cascade-data/workspace")
     preset: str = "standard"
@@ -105,7 +107,7 @@ class NightlyJob:
 
     def start(self) -> None:
         """Schedule the job; if the last due run was missed while the miner was down, run now."""
-        trigger = CronTrigger.from_crontab(self._settings.cron, timezone="UTC")
+        trigger = crontab_trigger(self._settings.cron)
         self._scheduler.add_job(
             self.run, trigger, id="retrain", max_instances=1, coalesce=True, misfire_grace_time=None
         )
@@ -217,7 +219,14 @@ class NightlyJob:
     async def _child(self, command: list[str]) -> int:
         niceness = self._settings.niceness
         process = await asyncio.create_subprocess_exec(
-            "nice", "-n", str(niceness), *command, stdin=DEVNULL, start_new_session=True
+            "nice",
+            "-n",
+            str(niceness),
+            *command,
+            stdin=DEVNULL,
+            start_new_session=True,
+            # A miner that is killed leaves no job behind, which would hold the workspace of the next one.
+            preexec_fn=end_with_parent,
         )
         try:
             async with asyncio.timeout(self._settings.timeout_h * 3600):

@@ -10,9 +10,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import structlog
+from filelock import FileLock, Timeout
 
 from engines.errors import EngineError
 from engines.live.batcher import Batcher
@@ -49,7 +51,9 @@ from stage2_bridge.servers.open_server import open_server
 
 log = structlog.get_logger(__name__)
 
-DRAIN_S = 9.0
+# An accepted request is answered within `requests.deadline_s`, seven seconds by default.
+DRAIN_S = 7.0
+LOCK = ".miner.lock"
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,13 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
     """
     few_arenas()
     raise_descriptor_limit()
+    # Until there is something to reload; by default it would end the process.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, log.info, "nothing_to_reload_yet")
     stop, tally = asyncio.Event(), Tally("refused")
     degraded, journal_failed = Tally("degraded"), Tally("journal_failed")
     asyncio.get_running_loop().set_exception_handler(partial(tell_failure, tally))
     async with AsyncExitStack() as stack:
+        _lock(settings.state, stack)
         addresses = [load_hotkey(wallet).ss58_address for wallet in wallets(settings)]
         nightly = NightlyJob(
             settings.retrain, night=settings.night, store=settings.store, state=settings.state, now=utc_now
@@ -119,7 +126,8 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
         await _open_admin(settings.admin, follower, batcher, told, stack)
         for identity in identities:
             await _announce(settings, chain, identity.server)
-        stack.push_async_callback(nightly.close)
+        # All at once, and before anything that they need: a stop takes no longer than the slowest.
+        stack.push_async_callback(_stop_serving, identities, nightly)
         if settings.retrain.enabled:
             nightly.start()
         if retrain_now:
@@ -136,6 +144,24 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
             )
         await _serve(watch, identities, follower, stop)
         log.info("stopping", swaps=follower.swaps)
+
+
+def _lock(state: Path, stack: AsyncExitStack) -> None:
+    """Keep a state directory to this process: two journals in one file would tear each other's lines."""
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(state / LOCK, timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise StartError(f"{state}: another miner uses this directory; stop it, or set another `state`") from None
+    except OSError as error:
+        raise StartError(f"{state}: the state directory cannot be written: {error.strerror or error}") from error
+    stack.callback(lock.release)
+
+
+async def _stop_serving(identities: Sequence[Identity], nightly: NightlyJob) -> None:
+    """Accept nothing more, answer what was accepted, and end the nightly job meanwhile."""
+    await asyncio.gather(nightly.close(), *(identity.server.stop(DRAIN_S) for identity in identities))
 
 
 async def _end(task: asyncio.Task[None]) -> None:
@@ -221,7 +247,8 @@ async def _cascade(
         raise StartError(str(error)) from error
     if client is None:
         log.warning("no_stage2", consequence="deferred images are answered with Stage-1's calibrated probability")
-    bridge = Bridge(client, max_in_flight=settings.stage2.max_in_flight, clock=time.monotonic)
+    stage2 = settings.stage2
+    bridge = Bridge(client, max_in_flight=stage2.max_in_flight, max_waiting=stage2.max_waiting, clock=time.monotonic)
     cascade = Cascade(
         follower.slot,
         batcher,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
@@ -36,7 +37,20 @@ UPRIGHT = {
 LYING = (5, 6, 7, 8)
 
 
-def decode(content: bytes, max_pixels: int | None = None) -> Image.Image:
+@dataclass(frozen=True)
+class ImageLimits:
+    """What is decoded at all.
+
+    Attributes:
+        max_pixels: largest width x height.
+        formats: names of formats, some of `FORMATS`.
+    """
+
+    max_pixels: int
+    formats: tuple[str, ...] = FORMATS
+
+
+def decode(content: bytes, limits: ImageLimits | None = None) -> Image.Image:
     """The picture in a file, upright and in RGB.
 
     A JPEG whose data libjpeg reads without a warning is decoded by simplejpeg, which is faster and gives the pixels of
@@ -45,15 +59,16 @@ def decode(content: bytes, max_pixels: int | None = None) -> Image.Image:
 
     Args:
         content: an encoded JPEG, PNG or WebP.
-        max_pixels: largest width x height; None for the limit at which Pillow suspects an attack.
+        limits: what is decoded at all; None for every format up to the size at which Pillow suspects an attack.
 
     Raises:
         ImageError: not an image, of another format, cut off, damaged beyond decoding, or over the limit.
     """
-    with _refusing():
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
-        if max_pixels is not None and image.width * image.height > max_pixels:
-            raise ImageError(f"the image is {image.width} x {image.height}, the limit is {max_pixels} pixels")
+    formats = FORMATS if limits is None else limits.formats
+    with _refusing(formats):
+        image = Image.open(io.BytesIO(content), formats=formats)
+        if limits is not None and image.width * image.height > limits.max_pixels:
+            raise ImageError(f"the image is {image.width} x {image.height}, the limit is {limits.max_pixels} pixels")
         # Before the orientation: of a PNG that is read by decoding it, and what is cut off must not pass as upright.
         picture = _sound_jpeg(image, content) or _by_pillow(image)
         turn = UPRIGHT.get(orientation(image))
@@ -86,7 +101,7 @@ def frame_size(file: IO[bytes]) -> tuple[int, int]:
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
+def _refusing(formats: Sequence[str] = FORMATS) -> Iterator[None]:
     """Turn what a decoder raises into an `ImageError`."""
     try:
         yield
@@ -95,11 +110,11 @@ def _refusing() -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"the image is far too large: {error}") from error
     except UNREADABLE as error:
-        raise ImageError(f"not a readable {', '.join(FORMATS)} image: {error}") from error
+        raise ImageError(f"not a readable {', '.join(formats)} image: {error}") from error
     except Exception as error:
         # A decoder that did not expect this picture, or a fault of ours: the log says where.
         log.exception("decoder_failed")
-        raise ImageError(f"not a readable {', '.join(FORMATS)} image: {error}") from error
+        raise ImageError(f"not a readable {', '.join(formats)} image: {error}") from error
 
 
 def _sound_jpeg(image: Image.Image, content: bytes) -> Image.Image | None:

@@ -13,7 +13,7 @@ from pydantic import Field
 
 from stage1.artifacts import Artifact, sha256_json
 from stage1.errors import ImageError
-from stage1.image_file import decode
+from stage1.image_file import ImageLimits, decode
 
 Pixels = NDArray[np.uint8]
 
@@ -61,12 +61,13 @@ def decode_base64(text: str, settings: PreprocessSettings) -> bytes:
         raise ImageError(f"the image field is not base64: {error}") from error
 
 
-def preprocess(content: bytes, settings: PreprocessSettings) -> Pixels:
+def preprocess(content: bytes, settings: PreprocessSettings, served: ImageLimits | None = None) -> Pixels:
     """Decode and resize one image; see `image_file.decode`.
 
     Args:
         content: an encoded JPEG, PNG or WebP.
         settings: size and limits.
+        served: narrower limits of whoever decodes for strangers; they change no pixel.
 
     Returns:
         uint8 RGB `(3, size_px, size_px)`, C-contiguous.
@@ -74,23 +75,26 @@ def preprocess(content: bytes, settings: PreprocessSettings) -> Pixels:
     Raises:
         ImageError: not an image, of another format, truncated, or over a limit.
     """
-    image = upright(content, settings)
+    image = upright(content, settings, served)
     size = (settings.size_px, settings.size_px)
     if image.size != size:
         image = image.resize(size, Image.Resampling.BILINEAR)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def upright(content: bytes, settings: PreprocessSettings) -> Image.Image:
+def upright(content: bytes, settings: PreprocessSettings, served: ImageLimits | None = None) -> Image.Image:
     """Decode one image and stand it upright; RGB in its own size. See `image_file.decode`.
 
     Args:
         content: an encoded JPEG, PNG or WebP.
         settings: limits.
+        served: as in `preprocess`.
 
     Raises:
         ImageError: not an image, of another format, cut off, damaged beyond decoding, or over a limit.
     """
     if len(content) > settings.max_bytes:
         raise ImageError(f"the image has {len(content)} bytes, the limit is {settings.max_bytes}")
-    return decode(content, settings.max_pixels)
+    if served is None:
+        return decode(content, ImageLimits(settings.max_pixels))
+    return decode(content, ImageLimits(min(settings.max_pixels, served.max_pixels), served.formats))

@@ -9,8 +9,13 @@ from collections.abc import Callable
 import structlog
 
 from stage2_bridge.client import Outcome, Stage2Client, Stage2Error, Verdict
+from stage2_bridge.slots import Slots
 
 log = structlog.get_logger(__name__)
+
+CLOSE_S = 2.0
+# Of the last answer in the time that answers usually take.
+NEW_SHARE = 0.2
 
 
 class Bridge:
@@ -18,14 +23,19 @@ class Bridge:
 
     Args:
         client: the server, or None for a cascade without Stage-2.
-        max_in_flight: hand-offs at a time; more are refused at once, because a queue would only miss deadlines.
+        max_in_flight: hand-offs at a time.
+        max_waiting: how many more wait for one to end, while what an answer takes is still left of their time; the
+            others are refused at once.
         clock: monotonic time in seconds.
     """
 
-    def __init__(self, client: Stage2Client | None, *, max_in_flight: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, client: Stage2Client | None, *, max_in_flight: int, max_waiting: int = 0, clock: Callable[[], float]
+    ) -> None:
         self._client = client
-        self._max_in_flight = max_in_flight
-        self._in_flight = 0
+        self._slots = Slots(max_in_flight, max_waiting)
+        # What an answer took of late.
+        self._usual_s = 0.0
         self._clock = clock
 
     async def ask(self, content: bytes, deadline: float) -> Verdict:
@@ -41,31 +51,41 @@ class Bridge:
         return Verdict(outcome, probability, (self._clock() - started) * 1e3, name)
 
     async def close(self) -> None:
-        """Close the client."""
-        if self._client is not None:
-            await self._client.close()
+        """Close the client; one that is computing still is not waited for."""
+        if self._client is None:
+            return
+        closing = asyncio.ensure_future(self._client.close())
+        await asyncio.wait({closing}, timeout=CLOSE_S)
+        if closing.done():
+            closing.result()
+        else:
+            closing.cancel()
 
     async def _outcome(self, content: bytes, remaining_s: float) -> tuple[Outcome, float | None]:
         if self._client is None:
             return Outcome.ABSENT, None
         if remaining_s <= 0:
             return Outcome.TIMEOUT, None
-        if self._in_flight >= self._max_in_flight:
+        until = self._clock() + remaining_s
+        if not await self._slots.take(until, remaining_s - self._usual_s):
             return Outcome.BUSY, None
-        self._in_flight += 1
-        task = asyncio.ensure_future(self._client.ask(content, remaining_s))
+        began = self._clock()
+        task = asyncio.ensure_future(self._client.ask(content, until - began))
         task.add_done_callback(self._ended)
         try:
             # Not `wait_for`: it would wait on for a client that does not let go when it is cancelled.
-            await asyncio.wait({task}, timeout=remaining_s)
+            await asyncio.wait({task}, timeout=until - began)
         finally:
             task.cancel()
         if not task.done():
             return Outcome.TIMEOUT, None
-        return self._result(task, self._client.name)
+        outcome, probability = self._result(task, self._client.name)
+        if outcome is Outcome.ANSWERED:
+            self._usual_s += NEW_SHARE * (self._clock() - began - self._usual_s)
+        return outcome, probability
 
     def _ended(self, task: asyncio.Task[float]) -> None:
-        self._in_flight -= 1
+        self._slots.give_back()
         if not task.cancelled():
             # Fetched, so that a failure after the deadline does not reach the loop's handler.
             task.exception()

@@ -109,8 +109,11 @@ def _reason(code: int, said: str, doing: str) -> str:
     return f"{doing} {how}: {last}"
 
 
-def _die_with_parent() -> None:
-    """Nobody waits for the answer any more, and a compiler takes all cores for minutes."""
+def end_with_parent() -> None:
+    """Have this process, a child, killed when the thread that began it ends: nobody waits for its answer then.
+
+    Does nothing where the system cannot.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -122,7 +125,7 @@ def answer(work: Callable[[], None]) -> None:
         work: raises an `EngineError` or `Stage1Error` to refuse.
     """
     os.nice(NICENESS)
-    _die_with_parent()
+    end_with_parent()
     try:
         work()
     except (EngineError, Stage1Error) as error:

@@ -20,6 +20,7 @@ from miner.answering.settings import EngineSettings
 from miner.tally import Tally
 from stage1.decisions import Action, Level
 from stage1.errors import ImageError, Stage1Error
+from stage1.image_file import ImageLimits
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels, decode_base64, preprocess
 from stage1.probability.calibrator import answer_probability
@@ -86,6 +87,7 @@ class Cascade:
         self._bridge = bridge
         self._observers = observers
         self._fallback = engine.fallback_probability
+        self._served = ImageLimits(engine.max_pixels, engine.formats)
         self._clock = clock
         self._now = now
         self._pool = ThreadPoolExecutor(engine.workers, thread_name_prefix="stage1")
@@ -146,13 +148,19 @@ class Cascade:
     async def _stage1(self, request: Request, lease: Lease) -> Stage1Result:
         try:
             loop = asyncio.get_running_loop()
-            content, pixels = await loop.run_in_executor(self._pool, _decoded, lease, request.image_b64)
+            content, pixels = await loop.run_in_executor(self._pool, self._decoded, lease, request.image_b64)
             future = self._batcher.submit(lease, pixels, deadline=request.deadline.due, priority=request.priority)
         except BaseException:
             lease.release()
             raise
         # The batcher ends the lease: a batch may outlive the request that was in it.
         return _decided(lease, await asyncio.wrap_future(future), content)
+
+    def _decoded(self, lease: Lease, image_b64: str) -> tuple[bytes, Pixels]:
+        """The image's bytes, and its pixels as the bundle of the lease wants them."""
+        settings = lease.bundle.preprocess
+        content = decode_base64(image_b64, settings)
+        return content, preprocess(content, settings, self._served)
 
     def _record(
         self,
@@ -193,13 +201,6 @@ class Cascade:
             "stage1_probability": stage1.probability,
         }
         return record.model_copy(update=seen)
-
-
-def _decoded(lease: Lease, image_b64: str) -> tuple[bytes, Pixels]:
-    """The image's bytes, and its pixels as the bundle of the lease wants them."""
-    settings = lease.bundle.preprocess
-    content = decode_base64(image_b64, settings)
-    return content, preprocess(content, settings)
 
 
 def _decided(lease: Lease, outputs: Stage1Outputs, content: bytes) -> Stage1Result:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from engines.backends.registry import KnownEngine
@@ -19,6 +21,9 @@ class EngineSettings(Section):
             decides the same; None for those.
         batch: how requests that come together share engine calls.
         swap: how bundles are replaced.
+        max_pixels: largest image, width x height, that is decoded for a caller. A bundle may allow more: an image of a
+            few hundred kilobytes can take seconds and hundreds of megabytes.
+        formats: what is decoded for a caller. Validators send JPEG, and WebP holds up the whole process.
         fallback_probability: answered if Stage-1 itself fails or is late; one half counts as no roadwork.
     """
 
@@ -27,4 +32,6 @@ class EngineSettings(Section):
     serve_with: KnownEngine | None = None
     batch: BatchSettings = BatchSettings()
     swap: SwapSettings = SwapSettings()
+    max_pixels: int = Field(default=20_000_000, ge=1)
+    formats: tuple[Literal["JPEG", "PNG", "WEBP"], ...] = Field(default=("JPEG", "PNG"), min_length=1)
     fallback_probability: float = Field(default=0.5, ge=0, le=1)

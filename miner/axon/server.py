@@ -16,7 +16,7 @@ from typing import Any
 
 import structlog
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
@@ -36,6 +36,7 @@ OTHER_DESCRIPTORS = 256
 BACKLOG = 256
 # A refused connection stays for its caller to read why; so many at a time.
 LINGER_S, LINGERING = 1.0, 32
+LONG_HEADER = "The request's header is longer than this miner reads."
 FULL = "This miner holds as many connections as it can; ask again later."
 
 
@@ -140,7 +141,7 @@ class AxonServer:
             first_request_s=settings.first_request_s,
         )
         return uvicorn.Config(
-            self._app,
+            _with_short_headers(self._app, settings.max_header_bytes, self._tally),
             http=connection,  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
@@ -153,6 +154,24 @@ class AxonServer:
             backlog=BACKLOG,
             h11_max_incomplete_event_size=self._settings.max_header_bytes,
         )
+
+
+def _with_short_headers(app: ASGIApp, most: int, tally: Tally) -> ASGIApp:
+    """The application behind a limit of header bytes; the parser's own is one of incomplete headers only."""
+
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
+        size = sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope["raw_path"])
+        if size <= most:
+            await app(scope, receive, send)
+            return
+        tally.add("long_header", LONG_HEADER, bytes=size)
+        body = json.dumps({"message": LONG_HEADER}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": HTTPStatus.BAD_REQUEST, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    return limited
 
 
 def bind(host: str, port: int, name: str = "axon") -> socket.socket:

@@ -215,6 +215,15 @@ def test_a_damaged_bundle_is_refused_and_the_live_one_stays(
     assert [r.bundle for r in read_journal(miner.home / "state")] == [second]
 
 
+def test_two_miners_do_not_share_a_state_directory(miner: Miner) -> None:
+    """Two journals in one file would tear each other's lines."""
+    offline = {"chain.kind": "offline", "chain.snapshot": miner.home / "chain.json", "chain.publish_endpoint": "false"}
+    done = mine(miner.home, **offline, **{"axon.port": 0, "axon.host": "127.0.0.1", "state": miner.home / "state"})
+    assert done.returncode == 4
+    assert "another miner uses this directory" in " ".join(done.stderr.split())
+    assert miner.process.poll() is None
+
+
 def test_sigterm_ends_the_miner_with_status_0_and_frees_the_port(miner: Miner) -> None:
     miner.process.send_signal(signal.SIGTERM)
     assert miner.process.wait(LIMIT_S) == 0

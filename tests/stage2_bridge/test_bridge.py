@@ -91,8 +91,8 @@ def failing(error: BaseException) -> Client:
     return Client(behaviour)
 
 
-def bridge_to(client: Stage2Client | None, *, max_in_flight: int = 4) -> Bridge:
-    return Bridge(client, max_in_flight=max_in_flight, clock=clock)
+def bridge_to(client: Stage2Client | None, *, max_in_flight: int = 4, max_waiting: int = 0) -> Bridge:
+    return Bridge(client, max_in_flight=max_in_flight, max_waiting=max_waiting, clock=clock)
 
 
 async def ask(client: Stage2Client | None, *, deadline: float = 1.0) -> Verdict:
@@ -309,6 +309,89 @@ class TestBusy:
             return [*outcomes, (await bridge.ask(IMAGE, clock() + 1)).outcome]
 
         assert run(scenario()) == [Outcome.TIMEOUT, Outcome.BUSY, Outcome.TIMEOUT]
+
+
+class TestQueue:
+    def test_a_burst_is_answered_as_far_as_time_allows(self) -> None:
+        """Of 63 images that came together 27 were told busy, with six seconds left for all of them."""
+
+        async def scenario() -> tuple[list[Outcome], float]:
+            bridge = bridge_to(answering(0.5, after_s=0.3), max_in_flight=16, max_waiting=256)
+            verdicts = await asyncio.gather(*(bridge.ask(IMAGE, 6.0) for _ in range(63)))
+            return [verdict.outcome for verdict in verdicts], clock()
+
+        outcomes, end = run(scenario())
+        assert outcomes == [Outcome.ANSWERED] * 63
+        assert end == pytest.approx(4 * 0.3)
+
+    def test_who_has_the_least_time_left_goes_first(self) -> None:
+        order: list[bytes] = []
+
+        async def behaviour(content: bytes, _timeout_s: float) -> float:
+            order.append(content)
+            await asyncio.sleep(1)
+            return 0.5
+
+        async def scenario() -> None:
+            bridge = bridge_to(Client(behaviour), max_in_flight=1, max_waiting=8)
+            asked = {b"first": 20.0, b"late": 15.0, b"soon": 5.0, b"middle": 10.0}
+            await asyncio.gather(*(bridge.ask(content, until) for content, until in asked.items()))
+
+        run(scenario())
+        assert order == [b"first", b"soon", b"middle", b"late"]
+
+    def test_who_would_not_be_answered_in_time_is_told_before_it_is_too_late(self) -> None:
+        async def scenario() -> list[tuple[Outcome, float]]:
+            bridge = bridge_to(answering(0.5, after_s=2.0), max_in_flight=1, max_waiting=8)
+            for _ in range(30):
+                await bridge.ask(IMAGE, clock() + 9)
+            now = clock()
+
+            async def asked(left_s: float) -> tuple[Outcome, float]:
+                outcome = (await bridge.ask(IMAGE, now + left_s)).outcome
+                return outcome, clock() - now
+
+            return list(await asyncio.gather(asked(9.0), asked(3.0), asked(5.0), asked(1.0)))
+
+        (first, _), (short, short_s), (fits, _), (hopeless, hopeless_s) = run(scenario())
+        assert [first, short, fits, hopeless] == [Outcome.ANSWERED, Outcome.BUSY, Outcome.ANSWERED, Outcome.BUSY]
+        # Stage-1's answer is not kept from them until their time is up.
+        assert short_s == pytest.approx(1.0, abs=0.1)
+        assert hopeless_s == 0
+
+    def test_is_bounded(self) -> None:
+        async def scenario() -> list[Outcome]:
+            bridge = bridge_to(answering(0.5, after_s=1.0), max_in_flight=1, max_waiting=2)
+            return [verdict.outcome for verdict in await asyncio.gather(*(bridge.ask(IMAGE, 9.0) for _ in range(5)))]
+
+        assert run(scenario()) == [Outcome.ANSWERED] * 3 + [Outcome.BUSY] * 2
+
+    def test_whoever_leaves_the_queue_takes_no_slot_along(self) -> None:
+        async def scenario() -> list[Outcome]:
+            bridge = bridge_to(answering(0.5, after_s=1.0), max_in_flight=1, max_waiting=4)
+            tasks = [asyncio.create_task(bridge.ask(IMAGE, 9.0)) for _ in range(4)]
+            await asyncio.sleep(0.5)
+            tasks[1].cancel()
+            await asyncio.sleep(0.5)
+            # Its turn has come in this very moment.
+            tasks[2].cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            verdicts = await asyncio.gather(*(bridge.ask(IMAGE, clock() + 9) for _ in range(3)))
+            return [verdict.outcome for verdict in verdicts]
+
+        assert run(scenario()) == [Outcome.ANSWERED] * 3
+
+
+def test_closing_does_not_wait_for_a_client_that_computes() -> None:
+    class Stuck(Client):
+        async def close(self) -> None:
+            await asyncio.sleep(1e9)
+
+    async def scenario() -> float:
+        await bridge_to(Stuck(answering(0.5).behaviour)).close()
+        return clock()
+
+    assert run(scenario()) < 3
 
 
 def test_closing_closes_the_client() -> None:

@@ -185,6 +185,20 @@ def test_only_what_is_no_image_is_answered_with_minus_one(bundle: LiveBundle, tm
     assert record.result == "not_an_image"
 
 
+def as_format(name: str, size: tuple[int, int] = (64, 64)) -> str:
+    file = io.BytesIO()
+    Image.new("RGB", size, ROAD).save(file, name)
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def test_what_would_hold_up_others_is_no_image(bundle: LiveBundle, tmp_path: Path) -> None:
+    """A PNG of 64 megapixels is 0.2 MB and takes seconds; a WebP of 2 KB may hold up the process."""
+    huge, webp, png = as_format("PNG", (5000, 4001)), as_format("WEBP"), as_format("PNG")
+    answers, records = ask(bundle, tmp_path, huge, webp, png, expert=Expert())
+    assert [record.result for record in records] == ["not_an_image", "not_an_image", "answered"]
+    assert answers[:2] == [-1.0, -1.0]
+
+
 def test_infeasible_defers_everything_and_still_answers(infeasible: LiveBundle, tmp_path: Path) -> None:
     images = [encoded(colour) for colour in (ROADWORK, ROAD, (128, 128, 128))]
     answers, records = ask(infeasible, tmp_path, *images, expert=Expert(0.6))

@@ -147,6 +147,18 @@ class TestRequests:
 
         assert b" 400 " in asyncio.run(scenario())
 
+    def test_a_long_header_that_comes_at_once_is_refused_as_well(self, app, validator):
+        async def scenario():
+            server = await listening(app())
+            connection = await Connection.to(server.port)
+            reply = await connection.ask(validator.headers() | {"x": "y" * 100_000})
+            await connection.close()
+            await server.stop()
+            return reply
+
+        status, told = asyncio.run(scenario())
+        assert (status, set(told)) == (400, {"message"})
+
     @pytest.mark.parametrize("sent", [b"", b"POST /Image"])
     def test_a_connection_without_a_request_is_closed(self, app, sent):
         async def scenario():

@@ -1,0 +1,72 @@
+"""When a job is due, as crontab counts: on weekdays 0 and 7 are Sunday, which APScheduler takes for Monday."""
+
+from __future__ import annotations
+
+import re
+
+from apscheduler.triggers.cron import CronTrigger
+
+DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_DAY = f"(?:[0-7]|{'|'.join(DAYS)})"
+_PART = re.compile(rf"(?P<first>\*|{_DAY})(?:-(?P<last>{_DAY}))?(?:/(?P<step>[1-9]))?", re.IGNORECASE)
+
+
+def crontab_trigger(text: str) -> CronTrigger:
+    """The trigger of five crontab fields, in UTC.
+
+    Args:
+        text: minute, hour, day of the month, month, weekday; as in `crontab(5)`.
+
+    Raises:
+        ValueError: they are not such fields, or name both a day of the month and a weekday, of which crontab takes
+            either and others take both.
+    """
+    fields = text.split()
+    if len(fields) != 5:
+        raise ValueError(f"{text!r} has {len(fields)} fields; a crontab has minute, hour, day, month and weekday")
+    *others, weekday = fields
+    if fields[2] != "*" and weekday != "*":
+        raise ValueError(f"{text!r} names a day of the month and a weekday; leave one of them *")
+    try:
+        return CronTrigger.from_crontab(" ".join([*others, _weekdays(weekday)]), timezone="UTC")
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no crontab: {error}") from error
+
+
+def checked_crontab(text: str) -> str:
+    """The same text, if it is a crontab.
+
+    Raises:
+        ValueError: it is none.
+    """
+    crontab_trigger(text)
+    return text
+
+
+def _weekdays(field: str) -> str:
+    if field == "*":
+        return field
+    days: set[int] = set()
+    for part in field.split(","):
+        found = _PART.fullmatch(part)
+        if found is None or (found["first"] == "*" and found["last"]):
+            raise ValueError(f"the weekday {part!r} is none of 0 to 7 or {DAYS[0]} to {DAYS[-1]}, nor a range of them")
+        days |= {day % 7 for day in _range(found)}
+    return ",".join(DAYS[day] for day in sorted(days))
+
+
+def _range(found: re.Match[str]) -> range:
+    step = int(found["step"] or 1)
+    if found["first"] == "*":
+        return range(0, 7, step)
+    first = _number(found["first"])
+    if found["last"] is None:
+        # With a step it goes on to the end of the week.
+        return range(first, 7 if found["step"] else first + 1, step)
+    last = _number(found["last"])
+    # From Saturday to Monday, and to a Sunday that is called 0.
+    return range(first, (last if last >= first else last + 7) + 1, step)
+
+
+def _number(day: str) -> int:
+    return int(day) if day.isdigit() else DAYS.index(day.lower())

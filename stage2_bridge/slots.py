@@ -1,0 +1,64 @@
+"""Slots for hand-offs, and the short queue before them."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+
+
+class Slots:
+    """So many hand-offs at a time; others wait, and who has the least time left goes first.
+
+    Args:
+        most: hand-offs at a time.
+        most_waiting: how many wait.
+    """
+
+    def __init__(self, most: int, most_waiting: int) -> None:
+        self._most = most
+        self._most_waiting = most_waiting
+        self._taken = 0
+        self._arrived = 0
+        self._waiting = 0
+        # Whoever gave up waiting stays in it until it is its turn.
+        self._queue: list[tuple[float, int, asyncio.Future[None]]] = []
+
+    async def take(self, until: float, patience_s: float) -> bool:
+        """Wait for a slot.
+
+        Args:
+            until: when the time of this one is up, on any clock; the smaller goes first.
+            patience_s: how long to wait, in seconds.
+
+        Returns:
+            Whether there was one in time; it has to be given back.
+        """
+        if self._taken < self._most:
+            self._taken += 1
+            return True
+        if self._waiting >= self._most_waiting or patience_s <= 0:
+            return False
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._arrived += 1
+        heapq.heappush(self._queue, (until, self._arrived, turn))
+        self._waiting += 1
+        try:
+            await asyncio.wait({turn}, timeout=patience_s)
+        except asyncio.CancelledError:
+            if turn.done():
+                self.give_back()
+            raise
+        finally:
+            self._waiting -= 1
+            if not turn.done():
+                turn.cancel()
+        return not turn.cancelled()
+
+    def give_back(self) -> None:
+        """A hand-off has ended; the next one may begin."""
+        while self._queue:
+            *_, turn = heapq.heappop(self._queue)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._taken -= 1
