@@ -3,6 +3,7 @@
 MinerError                 a `stage1.errors.CascadeError`
 ├── WalletError            3   the wallet or hotkey cannot be read
 └── StartError             4   the miner cannot start
+    ├── StateInUse             another miner has the state directory
     ├── ServerError            it cannot listen
     └── ChainError             what the chain says, or does not
         ├── ChainUnavailable   the endpoint gave no answer in time, or an unusable one
@@ -29,6 +30,10 @@ class StartError(MinerError):
     """The miner cannot start."""
 
     exit_status = 4
+
+
+class StateInUse(StartError):
+    """Another miner has the state directory."""
 
 
 class ServerError(StartError):

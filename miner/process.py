@@ -10,11 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import structlog
-from filelock import FileLock, Timeout
 
 from engines.errors import EngineError
 from engines.live.batcher import Batcher
@@ -44,6 +42,7 @@ from miner.chain.watch import ChainWatch
 from miner.errors import StartError
 from miner.nightly import NightlyJob
 from miner.settings import MinerSettings
+from miner.start_checks import held_state, published_ip
 from miner.tally import Tally
 from stage1.errors import CascadeError, Stage1Error
 from stage2_bridge.bridge import Bridge
@@ -53,7 +52,6 @@ log = structlog.get_logger(__name__)
 
 # An accepted request is answered within `requests.deadline_s`, seven seconds by default.
 DRAIN_S = 7.0
-LOCK = ".miner.lock"
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
     degraded, journal_failed = Tally("degraded"), Tally("journal_failed")
     asyncio.get_running_loop().set_exception_handler(partial(tell_failure, tally))
     async with AsyncExitStack() as stack:
-        _lock(settings.state, stack)
+        stack.enter_context(held_state(settings.state))
         addresses = [load_hotkey(wallet).ss58_address for wallet in wallets(settings)]
         nightly = NightlyJob(
             settings.retrain, night=settings.night, store=settings.store, state=settings.state, now=utc_now
@@ -144,19 +142,6 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
             )
         await _serve(watch, identities, follower, stop)
         log.info("stopping", swaps=follower.swaps)
-
-
-def _lock(state: Path, stack: AsyncExitStack) -> None:
-    """Keep a state directory to this process: two journals in one file would tear each other's lines."""
-    try:
-        state.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(state / LOCK, timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise StartError(f"{state}: another miner uses this directory; stop it, or set another `state`") from None
-    except OSError as error:
-        raise StartError(f"{state}: the state directory cannot be written: {error.strerror or error}") from error
-    stack.callback(lock.release)
 
 
 async def _stop_serving(identities: Sequence[Identity], nightly: NightlyJob) -> None:
@@ -298,14 +283,9 @@ def _watch(
 
 
 async def _announce(settings: MinerSettings, chain: ChainPort, server: AxonServer) -> None:
-    if not settings.chain.publish_endpoint:
-        return
-    if settings.chain.external_ip is None:
-        raise StartError(
-            "chain.external_ip is not set: validators would not find this miner. Set it to the address they reach, or "
-            "set chain.publish_endpoint = false if the address is on the chain already"
-        )
-    await chain.serve(settings.chain.external_ip, settings.chain.external_port or server.port)
+    address = published_ip(settings.chain)
+    if address is not None:
+        await chain.serve(address, settings.chain.external_port or server.port)
 
 
 async def _serve(

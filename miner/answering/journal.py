@@ -84,9 +84,23 @@ def _is_torn(path: Path) -> bool:
         return False
 
 
+def latest_record(directory: Path) -> RequestRecord | None:
+    """The last record that was written, whichever file it is in; None if there is none."""
+    for number in range(KEPT_FILES + 1):
+        last = None
+        for record in _records(directory / (f"{FILE}.{number}" if number else FILE)):
+            last = record
+        if last is not None:
+            return last
+    return None
+
+
 def read_journal(directory: Path) -> Iterator[RequestRecord]:
     """Records of the newest file, oldest first; a line that a crash cut short is skipped."""
-    path = directory / FILE
+    return _records(directory / FILE)
+
+
+def _records(path: Path) -> Iterator[RequestRecord]:
     if not path.exists():
         return
     with path.open(encoding="utf-8") as handle:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from stage1.settings import Section, UserPath
+
+
+def _an_address(text: str) -> str:
+    try:
+        return str(ip_address(text.strip()))
+    except ValueError:
+        raise ValueError(f"{text!r} is no IPv4 or IPv6 address; the chain takes no host names") from None
 
 
 class WalletSettings(Section):
@@ -50,7 +58,7 @@ class ChainSettings(Section):
     give_up_s: float = Field(default=86_400.0, gt=0)
     snapshot: UserPath | None = None
     publish_endpoint: bool = True
-    external_ip: str | None = None
+    external_ip: Annotated[str, AfterValidator(_an_address)] | None = None
     external_port: int | None = Field(default=None, ge=1, le=65535)
 
     @model_validator(mode="after")

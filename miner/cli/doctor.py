@@ -11,18 +11,20 @@ from engines.errors import EngineError
 from engines.live.load.load_bundle import load_bundle
 from engines.machine.clock import utc_now
 from engines.store.store import Store
-from miner.answering.journal import read_journal
+from miner.answering.journal import latest_record
 from miner.chain.port import ChainSnapshot
 from miner.chain.wallet import load_hotkey
-from miner.errors import MinerError
+from miner.errors import MinerError, StartError, StateInUse
 from miner.process import open_chain
 from miner.settings import MinerSettings
+from miner.start_checks import held_state, published_ip
 from offline.config import load_config
 from offline.data.inventory import inventory_of
 from offline.data.sources.source import read_dataset
 from offline.settings_and_data import check_settings_on_data
 from stage1.errors import CascadeError, Stage1Error
 from stage1.settings import dotted
+from stage2_bridge.servers.open_server import open_server
 
 SILENT_AFTER_H = 6.0
 BURN_SHARE = 0.95
@@ -54,7 +56,16 @@ async def examine(settings: MinerSettings) -> list[Finding]:
     """All checks; each stands alone."""
     chain = await _chain(settings)
     now = utc_now()
-    return [_bundle(settings), _wallet(settings), _port(settings), *chain, traffic(settings, now), *data(settings, now)]
+    return [
+        _bundle(settings),
+        *await stage2(settings),
+        _wallet(settings),
+        *where(settings),
+        endpoint(settings),
+        *chain,
+        traffic(settings, now),
+        *data(settings, now),
+    ]
 
 
 def rendered(findings: list[Finding]) -> str:
@@ -102,13 +113,48 @@ def _wallet(settings: MinerSettings) -> Finding:
         return Finding("hotkey", "failed", str(error))
 
 
-def _port(settings: MinerSettings) -> Finding:
+def where(settings: MinerSettings) -> list[Finding]:
+    """The state directory and the port: taken by a miner that runs, or free for one."""
     port = settings.axon.port
     with socket.socket() as probe:
         probe.settimeout(1)
-        if probe.connect_ex(("127.0.0.1", port)) == 0:
-            return Finding("port", "ok", f"{port}: something listens there, the miner if it is running")
-    return Finding("port", "warning", f"{port}: nothing listens; normal while the miner is stopped")
+        listens = probe.connect_ex(("127.0.0.1", port)) == 0
+    try:
+        with held_state(settings.state):
+            state = Finding("state", "ok", f"{settings.state}: can be written; no miner uses it")
+    except StateInUse:
+        told = "and something listens on the port" if listens else "but nothing listens on the port yet"
+        running = Finding("state", "ok", f"{settings.state}: a miner uses it")
+        return [running, Finding("port", "ok" if listens else "warning", f"{port}: a miner runs, {told}")]
+    except StartError as error:
+        state = Finding("state", "failed", str(error))
+    if listens and port:
+        return [state, Finding("port", "failed", f"{port}: taken, and not by a miner with this state directory")]
+    return [state, Finding("port", "ok", f"{port}: free")]
+
+
+def endpoint(settings: MinerSettings) -> Finding:
+    """Whether validators can learn where the axon is."""
+    try:
+        address = published_ip(settings.chain)
+    except StartError as error:
+        return Finding("endpoint", "failed", str(error))
+    if address is None:
+        return Finding("endpoint", "ok", "not published by this miner; it must be on the chain already")
+    return Finding("endpoint", "ok", f"{address}:{settings.chain.external_port or settings.axon.port} is published")
+
+
+async def stage2(settings: MinerSettings) -> list[Finding]:
+    """Whether the Stage-2 that is named can be opened; nothing where none is named."""
+    if settings.stage2.engine is None:
+        return []
+    try:
+        client = open_server(settings.stage2)
+    except (EngineError, Stage1Error) as error:
+        return [Finding("stage2", "failed", str(error))]
+    if client is not None:
+        await client.close()
+    return [Finding("stage2", "ok", f"{settings.stage2.engine}: opens")]
 
 
 async def _chain(settings: MinerSettings) -> list[Finding]:
@@ -146,9 +192,7 @@ def emission(snapshot: ChainSnapshot) -> Finding:
 
 def traffic(settings: MinerSettings, now: datetime) -> Finding:
     """When a validator last asked."""
-    last = None
-    for record in read_journal(settings.state):
-        last = record
+    last = latest_record(settings.state)
     if last is None:
         return Finding(
             "traffic", "warning", "no validator has asked this miner yet; see the README on the subnet's halt"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,9 +12,13 @@ from typing import Any
 import pytest
 
 from engines.store.store import Store
+from miner.answering.journal import FILE
+from miner.answering.record import RequestRecord
 from miner.cli import doctor
 from miner.cli.doctor import data
 from miner.settings import MinerSettings, load_settings
+from miner.start_checks import held_state
+from stage1.errors import SettingsError
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -71,3 +76,45 @@ def bundle_finding(store: Store, publish: Callable[..., str], tmp_path: Path) ->
 def test_it_says_which_stream_the_certificate_is_for(bundle_finding: doctor.Finding) -> None:
     assert bundle_finding.verdict == "ok"
     assert "CERTIFIED for stream mixture, loads and reproduces" in bundle_finding.detail
+
+
+class TestWhatAStartNeeds:
+    @pytest.mark.usefixtures("roads")
+    def test_an_endpoint_that_cannot_be_published_is_told_before_the_start(self) -> None:
+        assert doctor.endpoint(load_settings(None, {})).failed
+        told = doctor.endpoint(load_settings(None, {"chain.external_ip": "192.0.2.1", "axon.port": 9000}))
+        assert (told.verdict, told.detail) == ("ok", "192.0.2.1:9000 is published")
+        assert doctor.endpoint(load_settings(None, {"chain.publish_endpoint": False})).verdict == "ok"
+
+    @pytest.mark.usefixtures("roads")
+    def test_a_host_name_is_no_address(self) -> None:
+        with pytest.raises(SettingsError, match=r"external_ip.*'miner\.example' is no IPv4 or IPv6 address"):
+            load_settings(None, {"chain.external_ip": "miner.example"})
+
+    def test_a_state_directory_that_cannot_be_written_is_told(self, roads: Path) -> None:
+        (roads / "file").write_text("")
+        state, _ = doctor.where(load_settings(None, {"state": roads / "file" / "state", "axon.port": 0}))
+        assert state.failed
+        assert "cannot be written" in state.detail
+
+    def test_what_listens_on_the_port_is_the_miner_only_if_a_miner_runs(self, roads: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+            asked = load_settings(None, {"state": roads / "state", "axon.port": port})
+            state, found = doctor.where(asked)
+            assert (state.verdict, found.verdict) == ("ok", "failed")
+            with held_state(asked.state):
+                state, found = doctor.where(asked)
+            assert (state.detail, found.verdict) == (f"{asked.state}: a miner uses it", "ok")
+
+    def test_a_stage2_that_does_not_open_is_told(self, roads: Path) -> None:
+        [told] = asyncio.run(doctor.stage2(load_settings(None, {"stage2.engine": roads / "none"})))
+        assert told.failed
+        assert asyncio.run(doctor.stage2(load_settings(None, {}))) == []
+
+    def test_the_last_request_is_found_behind_a_rotation_of_the_journal(self, roads: Path) -> None:
+        record = RequestRecord(request_id="1", at=NOW, hotkey="5Validator", result="answered", answer=0.5, total_ms=1.0)
+        (roads / f"{FILE}.1").write_text(record.model_dump_json() + "\n")
+        (roads / FILE).write_text("")
+        told = doctor.traffic(load_settings(None, {"state": roads}), NOW)
+        assert (told.verdict, told.detail) == ("ok", "last request 0.0 h ago, from 5Validat")

@@ -1,0 +1,55 @@
+"""What a miner needs to start, checked in one place by the miner and by `cascade doctor`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from miner.chain.settings import ChainSettings
+from miner.errors import StartError, StateInUse
+
+LOCK = ".miner.lock"
+
+
+@contextmanager
+def held_state(state: Path) -> Iterator[None]:
+    """Keep a state directory to this process: two journals in one file would tear each other's lines.
+
+    Args:
+        state: the directory; created if it is not there.
+
+    Raises:
+        StateInUse: another process has it.
+        StartError: it cannot be written.
+    """
+    lock = FileLock(state / LOCK, timeout=0)
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise StateInUse(f"{state}: another miner uses this directory; stop it, or set another `state`") from None
+    except OSError as error:
+        raise StartError(f"{state}: the state directory cannot be written: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def published_ip(settings: ChainSettings) -> str | None:
+    """The address to publish on the chain; None if nothing is to be published.
+
+    Raises:
+        StartError: one is to be published, and none is set.
+    """
+    if not settings.publish_endpoint:
+        return None
+    if settings.external_ip is None:
+        raise StartError(
+            "chain.external_ip is not set: validators would not find this miner. Set it to the address they reach, or "
+            "set chain.publish_endpoint = false if the address is on the chain already"
+        )
+    return settings.external_ip
