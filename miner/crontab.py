@@ -25,7 +25,7 @@ def crontab_trigger(text: str) -> CronTrigger:
     if len(fields) != 5:
         raise ValueError(f"{text!r} has {len(fields)} fields; a crontab has minute, hour, day, month and weekday")
     *others, weekday = fields
-    if fields[2] != "*" and weekday != "*":
+    if not fields[2].startswith("*") and not weekday.startswith("*"):
         raise ValueError(f"{text!r} names a day of the month and a weekday; leave one of them *")
     try:
         return CronTrigger.from_crontab(" ".join([*others, _weekdays(weekday)]), timezone="UTC")
@@ -59,7 +59,7 @@ def _range(found: re.Match[str]) -> range:
     step = int(found["step"] or 1)
     if found["first"] == "*":
         return range(0, 7, step)
-    first = _number(found["first"])
+    first = _number(found["first"]) % 7
     if found["last"] is None:
         # With a step it goes on to the end of the week.
         return range(first, 7 if found["step"] else first + 1, step)

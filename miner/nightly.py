@@ -108,8 +108,9 @@ class NightlyJob:
     def start(self) -> None:
         """Schedule the job; if the last due run was missed while the miner was down, run now."""
         trigger = crontab_trigger(self._settings.cron)
+        # In the background, where `close` waits for it.
         self._scheduler.add_job(
-            self.run, trigger, id="retrain", max_instances=1, coalesce=True, misfire_grace_time=None
+            self.trigger, trigger, id="retrain", max_instances=1, coalesce=True, misfire_grace_time=None
         )
         self._scheduler.start()
         if missed(trigger, self._last_success(), self._now()):
@@ -236,7 +237,7 @@ class NightlyJob:
             await _end_group(process)
             return process.returncode or -signal.SIGKILL
         except asyncio.CancelledError:
-            await _end_group(process)
+            await asyncio.shield(_end_group(process))
             raise
 
     def _last_success(self) -> datetime | None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import os
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +55,8 @@ log = structlog.get_logger(__name__)
 
 # An accepted request is answered within `requests.deadline_s`, seven seconds by default.
 DRAIN_S = 7.0
+# Threads of these pools are not waited for any longer at the end of the process.
+POOLS, LEAVE_S = ("stage1", "stage2"), 0.5
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,25 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
 
 async def _stop_serving(identities: Sequence[Identity], nightly: NightlyJob) -> None:
     """Accept nothing more, answer what was accepted, and end the nightly job meanwhile."""
-    await asyncio.gather(nightly.close(), *(identity.server.stop(DRAIN_S) for identity in identities))
+    ends = [nightly.close(), *(identity.server.stop(DRAIN_S) for identity in identities)]
+    for error in await asyncio.gather(*ends, return_exceptions=True):
+        if isinstance(error, Exception):
+            log.error("not_stopped", exc_info=error)
+
+
+def leave_native_work() -> None:
+    """End this process with status 0 at once if a thread still decodes or computes what nobody waits for any more.
+
+    Python would wait for it, and it can be neither interrupted nor bounded.
+    """
+    deadline = time.monotonic() + LEAVE_S
+    pools = [thread for thread in threading.enumerate() if thread.name.startswith(POOLS)]
+    for thread in pools:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    if any(thread.is_alive() for thread in pools):
+        log.warning("left_native_work", threads=[thread.name for thread in pools if thread.is_alive()])
+        logging.shutdown()
+        os._exit(0)
 
 
 async def _end(task: asyncio.Task[None]) -> None:
@@ -192,7 +215,7 @@ def _identity(
     limits = settings.requests
     app = AxonApp(
         cascade.answer,
-        authenticator=LegacyProtocol(address, settings.wire, since_ns=time.time_ns()),
+        authenticator=LegacyProtocol(address, settings.wire, age_s=partial(_age_s, time.monotonic())),
         access=access,
         settings=limits,
         budget=TimeBudget(limits.deadline_s, limits.margin_s, settings.stage2.reserve_s),
@@ -200,6 +223,10 @@ def _identity(
         tally=tally,
     )
     return Identity(address, access, AxonServer(app, settings.axon, tally=tally))
+
+
+def _age_s(since: float) -> float:
+    return time.monotonic() - since
 
 
 def _follower(settings: MinerSettings, nightly: NightlyJob) -> StoreFollower:
@@ -260,7 +287,7 @@ async def _open_admin(
     # Most miners have none, and its web framework takes a while to import.
     from miner.admin.api import admin_app  # noqa: PLC0415
 
-    where = AxonSettings(host="127.0.0.1", port=settings.port)
+    where = AxonSettings(host="127.0.0.1", port=settings.port, max_connections=32)
     server = AxonServer(admin_app(follower, batcher, utc_now, told), where, name="admin")
     await server.start()
     stack.push_async_callback(server.stop, ABORT_S)

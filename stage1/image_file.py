@@ -20,8 +20,12 @@ from stage1.errors import ImageError
 log = structlog.get_logger(__name__)
 
 FORMATS = ("JPEG", "PNG", "WEBP")
+# Where a scan of a JPEG begins; in its data this pair of bytes does not occur. Cameras and encoders write ten at most,
+# and each may be as much work as the whole picture.
+SCAN, MOST_SCANS = b"\xff\xda", 64
 # What Pillow raises on a file that is no picture, or a damaged one.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
+JPEGS = frozenset({"JPEG", "MPO"})
 EXIF_ORIENTATION = 0x0112
 # What stands a picture upright. Not `ImageOps.exif_transpose`: it writes the other tags anew and fails on broken ones.
 UPRIGHT = {
@@ -69,6 +73,8 @@ def decode(content: bytes, limits: ImageLimits | None = None) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=formats)
         if limits is not None and image.width * image.height > limits.max_pixels:
             raise ImageError(f"the image is {image.width} x {image.height}, the limit is {limits.max_pixels} pixels")
+        if image.format in JPEGS and content.count(SCAN) > MOST_SCANS:
+            raise ImageError(f"the image has {content.count(SCAN)} scans, the limit is {MOST_SCANS}")
         # Before the orientation: of a PNG that is read by decoding it, and what is cut off must not pass as upright.
         picture = _sound_jpeg(image, content) or _by_pillow(image)
         turn = UPRIGHT.get(orientation(image))
@@ -119,7 +125,7 @@ def _refusing(formats: Sequence[str] = FORMATS) -> Iterator[None]:
 
 def _sound_jpeg(image: Image.Image, content: bytes) -> Image.Image | None:
     """The picture of a JPEG in colour whose data are sound, None of every other file."""
-    if image.format not in {"JPEG", "MPO"} or image.mode != "RGB":
+    if image.format not in JPEGS or image.mode != "RGB":
         return None
     try:
         pixels = simplejpeg.decode_jpeg(content, colorspace="RGB", strict=True)

@@ -52,7 +52,13 @@ class Slots:
             self._waiting -= 1
             if not turn.done():
                 turn.cancel()
+                self._forget_who_left()
         return not turn.cancelled()
+
+    def _forget_who_left(self) -> None:
+        if len(self._queue) > 2 * self._waiting + 16:
+            self._queue = [one for one in self._queue if not one[2].done()]
+            heapq.heapify(self._queue)
 
     def give_back(self) -> None:
         """A hand-off has ended; the next one may begin."""

@@ -57,6 +57,7 @@ NEEDS = {
         "offline/learning",
         "offline/stages/test_resume_training.py",
         "offline/stages/test_training.py",
+        "offline/stages/test_stream.py",
         "offline/test_night.py",
         "offline/test_resume.py",
         "stage1/model",

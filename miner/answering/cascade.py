@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from engines.live.slot import BundleSlot, Lease
 from miner.answering.record import Observer, RequestRecord, Result
 from miner.answering.request import UNDECODABLE, Prediction, Request
 from miner.answering.settings import EngineSettings
+from miner.answering.turns import Turns
 from miner.tally import Tally
 from stage1.decisions import Action, Level
 from stage1.errors import ImageError, Stage1Error
@@ -91,6 +93,7 @@ class Cascade:
         self._clock = clock
         self._now = now
         self._pool = ThreadPoolExecutor(engine.workers, thread_name_prefix="stage1")
+        self._turns = Turns(engine.workers)
 
     async def answer(self, request: Request) -> Prediction:
         """Probability of roadwork, in [0, 1]; -1 only if the image cannot be decoded.
@@ -147,14 +150,30 @@ class Cascade:
 
     async def _stage1(self, request: Request, lease: Lease) -> Stage1Result:
         try:
-            loop = asyncio.get_running_loop()
-            content, pixels = await loop.run_in_executor(self._pool, self._decoded, lease, request.image_b64)
+            content, pixels = await self._decode(request, lease)
             future = self._batcher.submit(lease, pixels, deadline=request.deadline.due, priority=request.priority)
         except BaseException:
             lease.release()
             raise
         # The batcher ends the lease: a batch may outlive the request that was in it.
         return _decided(lease, await asyncio.wrap_future(future), content)
+
+    async def _decode(self, request: Request, lease: Lease) -> tuple[bytes, Pixels]:
+        await self._turns.begin(request.hotkey, request.priority)
+        loop = asyncio.get_running_loop()
+
+        def ended(_: object) -> None:
+            # Also of a request that is given up: a worker that decodes for nobody any more is at work all the same.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._turns.end, request.hotkey)
+
+        try:
+            decoding = self._pool.submit(self._decoded, lease, request.image_b64)
+        except RuntimeError:
+            self._turns.end(request.hotkey)
+            raise
+        decoding.add_done_callback(ended)
+        return await asyncio.wrap_future(decoding)
 
     def _decoded(self, lease: Lease, image_b64: str) -> tuple[bytes, Pixels]:
         """The image's bytes, and its pixels as the bundle of the lease wants them."""

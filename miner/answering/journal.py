@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import time
 from collections.abc import Iterator
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
@@ -17,6 +19,8 @@ from miner.tally import Tally
 FILE = "journal.jsonl"
 MAX_BYTES = 64 * 2**20
 KEPT_FILES = 8
+PUT_OFF_S = 60.0
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Journal:
@@ -52,7 +56,8 @@ class Journal:
         except OSError as error:
             self._torn = True
             self._handler.reopen()
-            self._tally.add("record_lost", str(error), path=str(self._path), remedy="make room on the disk")
+            remedy = "make room on the disk" if error.errno in FULL else "see whether the directory can be written"
+            self._tally.add("record_lost", str(error), path=str(self._path), remedy=remedy)
 
     def close(self) -> None:
         """Close the file."""
@@ -61,7 +66,26 @@ class Journal:
 
 
 class _Appender(RotatingFileHandler):
-    """Raises what the base class prints as a traceback on standard error, each time."""
+    """Raises what the base class prints as a traceback on standard error, each time.
+
+    Where the file cannot be renamed it grows on, and older files stay: the base class would move them first, again and
+    again.
+    """
+
+    _put_off_until = 0.0
+
+    def shouldRollover(self, record: logging.LogRecord) -> bool:  # noqa: N802  the base class's
+        return time.monotonic() >= self._put_off_until and bool(super().shouldRollover(record))
+
+    def doRollover(self) -> None:  # noqa: N802  the base class's
+        full = f"{self.baseFilename}.full"
+        try:
+            os.replace(self.baseFilename, full)  # noqa: PTH105  the base class has texts
+        except OSError:
+            self._put_off_until = time.monotonic() + PUT_OFF_S
+            return
+        super().doRollover()
+        os.replace(full, f"{self.baseFilename}.1")  # noqa: PTH105
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802  the base class's
         raise  # noqa: PLE0704  it is called while the error is handled

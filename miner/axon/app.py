@@ -12,6 +12,7 @@ import json
 import math
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -106,7 +107,8 @@ class AxonApp:
         self._now_ns = now_ns
         self._tally = tally or Tally()
         self._places = Places(self._settings.max_in_flight)
-        self._buffered = 0
+        # Bytes of bodies in flight, by caller.
+        self._buffered: Counter[str] = Counter()
 
     @property
     def in_flight(self) -> int:
@@ -142,7 +144,7 @@ class AxonApp:
         waits_s = self._authenticator.prove(headers, self._now_ns())
         call.caller = caller
         if (proved := scope.get("state", {}).get(CALLER_PROVED)) is not None:
-            proved()
+            proved(caller.hotkey)
         self._access.spend(caller, call.started)
         return await self._read_and_ask(self._budget.deadline(call.started, waits_s), receive, call, caller)
 
@@ -160,8 +162,10 @@ class AxonApp:
     @contextlib.contextmanager
     def _place(self, call: _Call, caller: Caller, reading: asyncio.Timeout) -> Iterator[Place]:
         def give_up() -> None:
-            call.pushed_out = True
-            reading.reschedule(asyncio.get_running_loop().time())
+            # One that is over its time already is about to leave its place by itself.
+            with contextlib.suppress(RuntimeError):
+                reading.reschedule(asyncio.get_running_loop().time())
+                call.pushed_out = True
 
         place = Place(caller.hotkey, caller.priority, give_up)
         if not self._places.take(place):
@@ -170,7 +174,8 @@ class AxonApp:
             yield place
         finally:
             self._places.free(place)
-            self._buffered -= call.buffered
+            self._buffered.subtract({caller.hotkey: call.buffered})
+            self._buffered += Counter()
 
     async def _read_and_ask(self, deadline: Deadline, receive: Receive, call: _Call, caller: Caller) -> Prediction:
         try:
@@ -206,10 +211,11 @@ class AxonApp:
     def _count(self, size: int, call: _Call) -> None:
         if call.buffered + size > self._settings.max_body_bytes:
             raise self._too_large()
-        if self._buffered + size > self._settings.max_buffered_bytes:
+        hotkey, most = "" if call.caller is None else call.caller.hotkey, self._settings.max_buffered_bytes
+        if self._buffered.total() + size > most or (call.buffered and self._buffered[hotkey] + size > most // 2):
             raise Overloaded("This miner holds as many images as it can; ask again later.")
         call.buffered += size
-        self._buffered += size
+        self._buffered[hotkey] += size
 
     async def _ask(self, request: Request) -> Prediction:
         try:

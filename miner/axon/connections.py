@@ -1,8 +1,9 @@
 """Who holds the connections of an axon, so that nobody can take all of them from the others.
 
 An address may hold so many; addresses that have proved no permitted caller may together hold all but a reserve. Where
-there is no place, the connection goes that has waited longest without a request, and only if none waits the new one is
-refused. So whoever opens connections and says nothing shuts out himself alone.
+there is no place, the connection of such an address goes that has waited longest without a request; then one of whoever
+holds most, if that is more than the newcomer does. Only if none waits the new one is refused. So whoever opens
+connections and says nothing shuts out himself alone.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import Protocol
 
 # In the state of an ASGI scope: called once a permitted caller has proved that it asks over this connection.
 CALLER_PROVED = "caller_proved"
-# Of addresses that proved a caller; validators have one or two each.
-REMEMBERED = 1024
+# Addresses of a caller, and callers; validators have one or two addresses each.
+ADDRESSES_OF_ONE, REMEMBERED = 8, 256
 # An IPv6 network of one subscriber.
 IPV6_PREFIX = 64
 
@@ -50,7 +51,9 @@ class ConnectionTable:
         self._idle: dict[Connection, None] = {}
         self._unproved: dict[Connection, None] = {}
         self._idle_unproved: dict[Connection, None] = {}
-        self._proved: dict[str, None] = {}
+        # Addresses by the caller that was proved there, the latest last.
+        self._proved_by: dict[str, dict[str, None]] = {}
+        self._proved: set[str] = set()
 
     def __len__(self) -> int:
         """How many connections are open."""
@@ -63,7 +66,7 @@ class ConnectionTable:
         if len(own) >= self._most_of_one and not self._evict_one(self._idle_of(own)):
             return False
         if address in self._proved:
-            if len(self._open) >= self.most and not self._evict_one(self._idle_unproved):
+            if len(self._open) >= self.most and not self._make_room(len(own)):
                 return False
         elif self._no_place_for_strangers() and not self._evict_one(self._idle_unproved):
             return False
@@ -77,6 +80,9 @@ class ConnectionTable:
     def wait(self, connection: Connection) -> None:
         """A connection waits for its next request."""
         if connection in self._open:
+            own = self._of[connection.address]
+            del own[connection]
+            own[connection] = None
             self._idle[connection] = None
             if connection in self._unproved:
                 self._idle_unproved[connection] = None
@@ -86,13 +92,20 @@ class ConnectionTable:
         self._idle.pop(connection, None)
         self._idle_unproved.pop(connection, None)
 
-    def prove(self, connection: Connection) -> None:
-        """A permitted caller proved that it asks over this connection."""
+    def prove(self, connection: Connection, caller: str) -> None:
+        """A permitted caller (its hotkey) proved that it asks over this connection."""
         address = connection.address
-        self._proved.pop(address, None)
-        self._proved[address] = None
-        while len(self._proved) > REMEMBERED:
-            del self._proved[next(iter(self._proved))]
+        if connection not in self._unproved and address in self._proved_by.get(caller, ()):
+            return
+        addresses = self._proved_by.pop(caller, {})
+        addresses.pop(address, None)
+        addresses[address] = None
+        while len(addresses) > ADDRESSES_OF_ONE:
+            del addresses[next(iter(addresses))]
+        self._proved_by[caller] = addresses
+        while len(self._proved_by) > REMEMBERED:
+            del self._proved_by[next(iter(self._proved_by))]
+        self._proved = {each for known in self._proved_by.values() for each in known}
         for own in self._of.get(address, {}):
             self._unproved.pop(own, None)
             self._idle_unproved.pop(own, None)
@@ -114,6 +127,13 @@ class ConnectionTable:
     def _idle_of(self, own: dict[Connection, None]) -> dict[Connection, None]:
         first = next((connection for connection in own if connection in self._idle), None)
         return {} if first is None else {first: None}
+
+    def _make_room(self, held: int) -> bool:
+        """Close a connection for a proved address that holds so many."""
+        if self._evict_one(self._idle_unproved):
+            return True
+        most = max(self._of.values(), key=len, default={})
+        return len(most) > held + 1 and self._evict_one(self._idle_of(most))
 
     def _evict_one(self, candidates: dict[Connection, None]) -> bool:
         longest = next(iter(candidates), None)

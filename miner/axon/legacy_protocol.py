@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from bittensor_wallet import Keypair
 
@@ -148,14 +148,16 @@ class LegacyProtocol:
     Args:
         hotkey: ss58 address of our own hotkey.
         settings: which requests count as fresh.
-        since_ns: our clock when this process began, nanoseconds since 1970; what was signed before is refused, because
-            another process of this miner may have answered it.
+        age_s: age of this process, in seconds; what was signed before it began is refused, because another process of
+            this miner may have answered it.
     """
 
-    def __init__(self, hotkey: str, settings: WireSettings | None = None, *, since_ns: int = 0) -> None:
+    def __init__(
+        self, hotkey: str, settings: WireSettings | None = None, *, age_s: Callable[[], float] = lambda: math.inf
+    ) -> None:
         self._hotkey = hotkey
         self._settings = settings or WireSettings()
-        self._nonces = NonceBook(self._settings, since_ns)
+        self._nonces = NonceBook(self._settings, age_s)
 
     def claimed_sender(self, headers: Mapping[str, str]) -> str:
         """See `Authenticator.claimed_sender`."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from miner.axon.authenticator import NS_PER_S, SignedRequest
@@ -20,12 +22,13 @@ class NonceBook:
 
     Args:
         settings: the window and the bound.
-        since_ns: nonces before it are refused; nobody knows which of them were seen.
+        age_s: for how long it has been remembering, in seconds; older nonces are refused, because nobody knows which of
+            them were seen. By a clock that never goes back: the wall clock may be set right after the start.
     """
 
-    def __init__(self, settings: WireSettings, since_ns: int = 0) -> None:
+    def __init__(self, settings: WireSettings, age_s: Callable[[], float] = lambda: math.inf) -> None:
         self._settings = settings
-        self._since_ns = since_ns
+        self._age_s = age_s
         self._pages: dict[str, _Page] = {}
         self._next_sweep_ns = 0
 
@@ -39,7 +42,7 @@ class NonceBook:
         Raises:
             Unauthenticated: it was seen before, or is older than what was forgotten.
         """
-        if request.nonce_ns < self._since_ns:
+        if now_ns - request.nonce_ns > self._age_s() * NS_PER_S:
             raise Unauthenticated("Nonce is older than this miner's process", "nonce_before_start")
         horizon_ns = now_ns - int(self._settings.oldest_s * NS_PER_S)
         self._sweep(horizon_ns, now_ns)

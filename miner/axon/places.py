@@ -1,8 +1,8 @@
 """Places for requests that are read and answered at one time, shared out among callers by stake.
 
-While there are places, everybody may have them. Once there are none, whoever holds more than the newcomer would, each
-measured by its weight, gives one back: a request whose body is still coming, the one that has taken longest. A caller
-that sends headers and no bodies therefore loses its places to those that ask.
+While there are places, everybody may have them, up to half of all. Once there are none, whoever holds more than the
+newcomer would, each measured by its weight, gives one back: a request whose body is still coming, the one that has
+taken longest. A caller that sends headers and no bodies therefore loses its places to those that ask.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 # Weight of a caller without stake; one with the largest has 1 more.
 LEAST_WEIGHT = 0.25
+# Every caller may have so many, however few there are in all.
+FEW = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -49,6 +51,8 @@ class Places:
 
     def take(self, place: Place) -> bool:
         """Give a request a place; False if there is none that it may have."""
+        if self._held.get(place.hotkey, 0) >= max(FEW, self._most // 2):
+            return False
         if len(self._taken) >= self._most and not self._make_room(place):
             return False
         self._taken[place] = None

@@ -33,9 +33,11 @@ CONNECTION_LOG = "uvicorn.error.connection"
 # For bundles, the journal, the chain's worker, Stage-2, and connections that are closing.
 OTHER_DESCRIPTORS = 256
 # Where the system has no descriptor left, asyncio tries so many connections again at once, and tells of each.
-BACKLOG = 256
+BACKLOG = 128
 # A refused connection stays for its caller to read why; so many at a time.
 LINGER_S, LINGERING = 1.0, 32
+# A caller that does not read its reply.
+UNREAD_S = 10.0
 LONG_HEADER = "The request's header is longer than this miner reads."
 FULL = "This miner holds as many connections as it can; ask again later."
 
@@ -160,7 +162,8 @@ def _with_short_headers(app: ASGIApp, most: int, tally: Tally) -> ASGIApp:
     """The application behind a limit of header bytes; the parser's own is one of incomplete headers only."""
 
     async def limited(scope: Scope, receive: Receive, send: Send) -> None:
-        size = sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope["raw_path"])
+        size = sum(len(name) + len(value) for name, value in scope["headers"])
+        size += len(scope["raw_path"]) + len(scope["query_string"])
         if size <= most:
             await app(scope, receive, send)
             return
@@ -260,6 +263,7 @@ class _Connection(H11Protocol):
         self._lingering = lingering
         self._first_request_s = first_request_s
         self._refused = False
+        self._unread: asyncio.TimerHandle | None = None
         self.app_state = {**self.app_state, CALLER_PROVED: partial(table.prove, self)}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -279,6 +283,8 @@ class _Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._table.leave(self)
+        if self._unread is not None:
+            self._unread.cancel()
         self._lingering.discard(self)
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
@@ -294,8 +300,18 @@ class _Connection(H11Protocol):
             self._table.work(self)
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        # Before the base class, which may begin with the next request at once.
         self._table.wait(self)
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
 
     def evict(self) -> None:
         self._tally.add("evicted", "connections without a request were closed for new ones", address=self.address)
@@ -308,6 +324,10 @@ class _Connection(H11Protocol):
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         """Reply before, or without, a request that can be read; and close once the caller may have read it."""
         self._refused = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            # Its reply would come after the end.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         body = json.dumps({"message": message}).encode()
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
@@ -316,7 +336,9 @@ class _Connection(H11Protocol):
         self.transport.write(head.encode() + body)
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._close_in(LINGER_S)
+        self._unset_keepalive_if_required()
+        # Not the base class's handler, which would end the message in a state that does not allow it.
+        self.timeout_keep_alive_task = self.loop.call_later(LINGER_S, self.transport.abort)
 
     def _close_in(self, seconds: float) -> None:
         self._unset_keepalive_if_required()

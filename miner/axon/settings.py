@@ -61,7 +61,7 @@ class AxonSettings(Section):
             more, the one closes that waits longest without a request; if none waits, the new one is answered with 503.
         max_connections_per_address: of one address; more if a proxy stands before the axon.
         reserved_connections: kept for addresses from which a permitted caller has asked; at most half of all.
-        max_header_bytes: a request header that is longer and still not complete is answered with 400.
+        max_header_bytes: a longer request header is answered with 400.
     """
 
     host: str = "0.0.0.0"  # noqa: S104  the axon is a public service

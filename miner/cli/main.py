@@ -98,7 +98,7 @@ def mine(
         import asyncio  # noqa: PLC0415
 
         from miner.logs import configure_logging  # noqa: PLC0415
-        from miner.process import run_miner  # noqa: PLC0415
+        from miner.process import leave_native_work, run_miner  # noqa: PLC0415
         from miner.settings import load_settings  # noqa: PLC0415
         from stage1.errors import SettingsError  # noqa: PLC0415
 
@@ -109,6 +109,7 @@ def mine(
             raise SettingsError("--retrain-now needs retrain.data: the directory with labels.csv")
         configure_logging(settings.log.level, settings.log.json_lines)
         asyncio.run(run_miner(settings, retrain_now=retrain_now, started=STARTED))
+        leave_native_work()
 
 
 @app.command()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,7 @@ def test_the_torch_free_stages_of_the_pipeline_load_no_torch() -> None:
     assert "torch" not in loaded_by("import offline.night; offline.night.stages(); import miner.cli.retrain")
 
 
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_what_trains_is_loaded_without_torchvision() -> None:
     """Beside a torch for the CPU, a torchvision for CUDA would bring transformers down with it."""
     loaded = loaded_by(

@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,7 @@ def test_tests_stand_where_the_code_does() -> None:
     assert tested - rooms - beside == {Path("engines/live/machines")}
 
 
+@pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")
 def test_every_error_has_one_root_and_an_exit_status() -> None:
     """What ends a command ends it in one line, with a status; a refusal of the axon is an answer, and no error."""
     found: dict[str, type[BaseException]] = {}

@@ -26,6 +26,7 @@ NO_CRONTABS = ["30 3 * *", "30 3 * * 8", "61 3 * * *", "a b c d e", "30 3 * * *-
     [
         ("0", "Sun"),
         ("7", "Sun"),
+        ("7/2", "Tue Thu Sat Sun"),
         ("1", "Mon"),
         ("sun", "Sun"),
         ("1-5", "Mon Tue Wed Thu Fri"),

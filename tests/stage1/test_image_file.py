@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 from structlog.testing import capture_logs
 
 from stage1.errors import ImageError
-from stage1.image_file import FORMATS, UPRIGHT, decode, frame_size, orientation
+from stage1.image_file import FORMATS, UPRIGHT, ImageLimits, decode, frame_size, orientation
 
 Encoder = Callable[..., bytes]
 Verdict = NDArray[np.uint8] | None
@@ -255,3 +255,16 @@ class TestUnexpected:
         monkeypatch.setattr(Image.Image, "getexif", full)
         with pytest.raises(MemoryError):
             read(content)
+
+
+def test_a_progressive_picture_of_thousands_of_scans_is_refused_before_it_is_decoded() -> None:
+    """Each scan is as much work as the whole picture: half a megabyte took half a minute."""
+    file = io.BytesIO()
+    Image.new("L", (64, 64), 90).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    start = content.rindex(b"\xff\xda")
+    scan = content[start : content.rindex(b"\xff\xd9")]
+    limits = ImageLimits(10_000)
+    assert decode(content, limits).size == (64, 64)
+    with pytest.raises(ImageError, match="scans, the limit is 64"):
+        decode(content[:start] + scan * 100 + b"\xff\xd9", limits)

@@ -366,6 +366,17 @@ class TestQueue:
 
         assert run(scenario()) == [Outcome.ANSWERED] * 3 + [Outcome.BUSY] * 2
 
+    def test_whoever_gave_up_waiting_is_forgotten_while_stage2_hangs(self) -> None:
+        async def scenario() -> int:
+            bridge = bridge_to(answering(0.5, after_s=1e9), max_in_flight=1, max_waiting=4)
+            hangs = asyncio.create_task(bridge.ask(IMAGE, 1e6))
+            for _ in range(200):
+                await asyncio.gather(*(bridge.ask(IMAGE, clock() + 1) for _ in range(4)))
+            hangs.cancel()
+            return len(bridge._slots._queue)
+
+        assert run(scenario()) < 40
+
     def test_whoever_leaves_the_queue_takes_no_slot_along(self) -> None:
         async def scenario() -> list[Outcome]:
             bridge = bridge_to(answering(0.5, after_s=1.0), max_in_flight=1, max_waiting=4)

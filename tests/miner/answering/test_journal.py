@@ -58,3 +58,25 @@ def test_a_line_that_a_crash_cut_short_swallows_no_other(tmp_path: Path) -> None
         journal.on_answer(record(number))
     journal.close()
     assert read(tmp_path) == ["1", "3", "4"]
+
+
+def test_a_file_that_cannot_be_renamed_grows_on_and_takes_no_older_one_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("miner.answering.journal.MAX_BYTES", 500)
+    journal = Journal(tmp_path)
+    for number in range(20):
+        journal.on_answer(record(number))
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    def refused(*_: object) -> None:
+        raise PermissionError(1, "not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("miner.answering.journal.os.replace", refused)
+        for number in range(20, 40):
+            journal.on_answer(record(number))
+    journal.close()
+    assert journal.lost == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert read(tmp_path)[-20:] == [str(number) for number in range(20, 40)]

@@ -70,7 +70,7 @@ class Asking:
 def make(validator):
     """Builds an application that knows one validator."""
 
-    def build(answer=None, *, access=None, stakes=None, since_ns=0, **settings) -> Asking:
+    def build(answer=None, *, access=None, stakes=None, age_s=None, **settings) -> Asking:
         async def constant(_request):
             return Prediction(0.75)
 
@@ -82,7 +82,7 @@ def make(validator):
         }
         app = AxonApp(
             answer or constant,
-            authenticator=LegacyProtocol(validator.receiver, since_ns=since_ns),
+            authenticator=LegacyProtocol(validator.receiver, age_s=age_s or (lambda: math.inf)),
             access=AccessPolicy(access or AccessSettings(), neurons),
             settings=RequestSettings(**settings),
             on_reply=outcomes.append,
@@ -398,6 +398,5 @@ class TestRestart:
     def test_what_was_signed_before_this_process_is_refused(self, make, validator):
         """Another process of this miner may have answered it."""
         headers = validator.headers()
-        begun = make(since_ns=time.time_ns() + 1)
-        assert asyncio.run(begun(headers)).status == 401
-        assert asyncio.run(make(since_ns=time.time_ns() - 60 * 10**9)(headers)).status == 200
+        assert asyncio.run(make(age_s=lambda: 0.0)(headers)).status == 401
+        assert asyncio.run(make(age_s=lambda: 60.0)(headers)).status == 200

@@ -48,7 +48,7 @@ def test_a_connection_with_a_request_is_not_closed_for_another() -> None:
 def test_strangers_leave_the_reserve_to_those_who_proved_a_caller() -> None:
     table = ConnectionTable(10, 10, 4)
     (known,) = admitted(table, "validator")
-    table.prove(known)
+    table.prove(known, "hotkey")
     strangers = [one for n in range(50) for one in admitted(table, f"stranger {n}")]
     assert sum(not one.evicted for one in strangers) == 6
     more = admitted(table, "validator", 3)
@@ -59,7 +59,7 @@ def test_strangers_leave_the_reserve_to_those_who_proved_a_caller() -> None:
 def test_a_proved_address_takes_the_place_of_a_stranger_who_waits() -> None:
     table = ConnectionTable(4, 10, 0)
     (known,) = admitted(table, "validator")
-    table.prove(known)
+    table.prove(known, "hotkey")
     strangers = admitted(table, "s", 3)
     admitted(table, "validator", 2)
     assert [one.evicted for one in strangers] == [True, True, False]
@@ -67,10 +67,46 @@ def test_a_proved_address_takes_the_place_of_a_stranger_who_waits() -> None:
     assert not table.admit(Held("validator"))
 
 
+def test_one_caller_with_many_addresses_does_not_shut_the_others_out() -> None:
+    table = ConnectionTable(40, 10, 8)
+    (validator,) = admitted(table, "validator")
+    table.prove(validator, "validator")
+    for number in range(4):
+        for one in admitted(table, f"hostile {number}", 10):
+            table.prove(one, "hostile")
+    assert len(table) == 40
+    more = admitted(table, "validator", 5)
+    assert not any(one.evicted for one in (validator, *more))
+
+
+def test_one_caller_does_not_make_the_others_forgotten() -> None:
+    table = ConnectionTable(4, 4, 2)
+    (validator,) = admitted(table, "validator")
+    table.prove(validator, "validator")
+    table.leave(validator)
+    for number in range(2000):
+        (one,) = admitted(table, f"hostile {number}")
+        table.prove(one, "hostile")
+        table.leave(one)
+    for number in range(5):
+        admitted(table, f"s{number}")
+    assert len(table) == 2
+    admitted(table, "validator", 2)
+
+
+def test_of_one_address_the_connection_goes_that_was_used_longest_ago() -> None:
+    table = ConnectionTable(10, 2, 0)
+    first, second = admitted(table, "proxy", 2)
+    table.work(first)
+    table.wait(first)
+    admitted(table, "proxy")
+    assert (first.evicted, second.evicted) == (False, True)
+
+
 def test_an_address_stays_proved_when_its_connection_closes() -> None:
     table = ConnectionTable(4, 4, 2)
     (known,) = admitted(table, "validator")
-    table.prove(known)
+    table.prove(known, "hotkey")
     table.leave(known)
     for number in range(5):
         admitted(table, f"s{number}")
@@ -96,7 +132,9 @@ def test_no_order_of_events_exceeds_a_limit_or_forgets_a_connection(
                 held.append(one)
         elif alive:
             one = alive[which % len(alive)]
-            {"c": table.work, "w": table.wait, "p": table.prove, "l": table.leave}[act](one)
+            {"c": table.work, "w": table.wait, "p": lambda one: table.prove(one, one.address), "l": table.leave}[act](
+                one
+            )
             if act == "l":
                 held.remove(one)
         alive = [one for one in held if not one.evicted]

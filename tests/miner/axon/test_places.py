@@ -21,38 +21,42 @@ class Caller:
 
 def test_the_highest_stake_gets_places_from_one_who_sends_no_bodies() -> None:
     places = Places(256)
+    other = Caller(places, "other", 0.01)
     silent, largest = Caller(places, "silent", 0.01), Caller(places, "largest", 1.0)
-    assert all(silent.ask() for _ in range(256))
+    assert all(silent.ask() for _ in range(128))
+    assert all(other.ask() for _ in range(128))
     asked = [largest.ask(body_is_there=True) for _ in range(32)]
     assert all(asked)
-    assert silent.lost == list(range(1, 33))
+    assert len(silent.lost) + len(other.lost) == 32
     assert len(places) == 256
 
 
-def test_a_caller_alone_may_have_all_places() -> None:
-    places = Places(8)
-    alone = Caller(places, "a", 0.0)
-    assert all(alone.ask(body_is_there=True) for _ in range(8))
-    assert alone.ask() is None
+def test_a_caller_has_half_of_all_places_at_most() -> None:
+    """Requests whose bodies are there are not pushed out, so that one caller's must not take all places."""
+    places = Places(32)
+    many, other = Caller(places, "many", 1.0), Caller(places, "other", 0.0)
+    assert [many.ask(body_is_there=True) is not None for _ in range(20)] == [True] * 16 + [False] * 4
+    assert all(other.ask() for _ in range(16))
 
 
 def test_a_request_whose_body_is_there_keeps_its_place() -> None:
     places = Places(2)
-    one, other = Caller(places, "one", 0.0), Caller(places, "other", 1.0)
+    one, two, largest = (Caller(places, name, 0.0) for name in ("one", "two", "largest"))
+    largest.priority = 1.0
     first = one.ask()
     assert first is not None
-    assert one.ask(body_is_there=True)
+    assert two.ask(body_is_there=True)
     first.reading = False
-    assert other.ask() is None
-    assert one.lost == []
+    assert largest.ask() is None
+    assert one.lost == two.lost == []
 
 
 def test_equals_share_evenly() -> None:
-    places = Places(4)
-    one, other = Caller(places, "one", 0.5), Caller(places, "other", 0.5)
-    assert all(one.ask() for _ in range(4))
-    assert [other.ask() is not None for _ in range(4)] == [True, True, False, False]
-    assert one.lost == [1, 2]
+    places = Places(6)
+    one, two, other = (Caller(places, name, 0.5) for name in ("one", "two", "other"))
+    assert all(caller.ask() for _ in range(3) for caller in (one, two))
+    assert [other.ask() is not None for _ in range(3)] == [True, True, False]
+    assert (one.lost, two.lost) == ([1], [1])
     # And whoever lost places takes none back from one with as many.
     assert one.ask() is None
 

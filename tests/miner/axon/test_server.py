@@ -186,6 +186,26 @@ class TestRequests:
         assert b" 400 " in asyncio.run(scenario())
         assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
+    def test_a_body_that_is_no_http_fills_no_log_and_keeps_no_place(self, app, validator, caplog):
+        """A request had begun, so that its reply came after the end: a traceback for each packet of a stranger."""
+
+        async def scenario():
+            application = app()
+            server = await listening(application)
+            for headers in ("host: a", "\r\n".join(f"{k}: {v}" for k, v in validator.headers().items())):
+                connection = await Connection.to(server.port)
+                head = f"POST /ImageSynapse HTTP/1.1\r\n{headers}\r\nhost: b\r\n" if "host" not in headers else ""
+                head = head or f"POST /ImageSynapse HTTP/1.1\r\n{headers}\r\n"
+                connection.writer.write(f"{head}transfer-encoding: chunked\r\n\r\nZZZ\r\n".encode())
+                assert (await connection.reply())[0] == 400
+                await connection.closed_by_server()
+                await connection.close()
+            await _until(lambda: application.in_flight == 0)
+            await server.stop(1)
+
+        asyncio.run(scenario())
+        assert [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}] == []
+
     def test_a_half_sent_second_header_is_closed_too(self, app, validator):
         async def scenario():
             server = await listening(app(), LOCAL.model_copy(update={"keep_alive_s": 1}))
