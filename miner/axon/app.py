@@ -12,7 +12,7 @@ import json
 import math
 import secrets
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -107,8 +107,9 @@ class AxonApp:
         self._now_ns = now_ns
         self._tally = tally or Tally()
         self._places = Places(self._settings.max_in_flight)
-        # Bytes of bodies in flight, by caller.
-        self._buffered: Counter[str] = Counter()
+        # Bytes of bodies in flight, of all callers and of each.
+        self._buffered = 0
+        self._buffered_of: defaultdict[str, int] = defaultdict(int)
 
     @property
     def in_flight(self) -> int:
@@ -174,8 +175,10 @@ class AxonApp:
             yield place
         finally:
             self._places.free(place)
-            self._buffered.subtract({caller.hotkey: call.buffered})
-            self._buffered += Counter()
+            self._buffered -= call.buffered
+            self._buffered_of[caller.hotkey] -= call.buffered
+            if not self._buffered_of[caller.hotkey]:
+                del self._buffered_of[caller.hotkey]
 
     async def _read_and_ask(self, deadline: Deadline, receive: Receive, call: _Call, caller: Caller) -> Prediction:
         try:
@@ -212,10 +215,11 @@ class AxonApp:
         if call.buffered + size > self._settings.max_body_bytes:
             raise self._too_large()
         hotkey, most = "" if call.caller is None else call.caller.hotkey, self._settings.max_buffered_bytes
-        if self._buffered.total() + size > most or (call.buffered and self._buffered[hotkey] + size > most // 2):
+        if self._buffered + size > most or (call.buffered and self._buffered_of[hotkey] + size > most // 2):
             raise Overloaded("This miner holds as many images as it can; ask again later.")
         call.buffered += size
-        self._buffered[hotkey] += size
+        self._buffered += size
+        self._buffered_of[hotkey] += size
 
     async def _ask(self, request: Request) -> Prediction:
         try:

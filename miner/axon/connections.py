@@ -9,6 +9,7 @@ connections and says nothing shuts out himself alone.
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import Protocol
 
 # In the state of an ASGI scope: called once a permitted caller has proved that it asks over this connection.
@@ -144,6 +145,7 @@ class ConnectionTable:
         return True
 
 
+@lru_cache(maxsize=REMEMBERED)
 def network_of(address: str) -> str:
     """Who stands behind an address: an IPv4 address itself, an IPv6 address with its neighbours of one subscriber."""
     try:
