@@ -43,7 +43,7 @@ class ConnectionTable:
     """
 
     def __init__(self, most: int, most_of_one: int, reserve: int) -> None:
-        self.most = most
+        self._most = most
         self._most_of_one = most_of_one
         self._most_unproved = max(1, most - reserve)
         # Dictionaries for their order: who has waited longest comes first.
@@ -67,7 +67,7 @@ class ConnectionTable:
         if len(own) >= self._most_of_one and not self._evict_one(self._idle_of(own)):
             return False
         if address in self._proved:
-            if len(self._open) >= self.most and not self._make_room(len(own)):
+            if len(self._open) >= self._most and not self._make_room(len(own)):
                 return False
         elif self._no_place_for_strangers() and not self._evict_one(self._idle_unproved):
             return False
@@ -123,7 +123,7 @@ class ConnectionTable:
             del self._of[connection.address]
 
     def _no_place_for_strangers(self) -> bool:
-        return len(self._unproved) >= self._most_unproved or len(self._open) >= self.most
+        return len(self._unproved) >= self._most_unproved or len(self._open) >= self._most
 
     def _idle_of(self, own: dict[Connection, None]) -> dict[Connection, None]:
         first = next((connection for connection in own if connection in self._idle), None)

@@ -231,7 +231,7 @@ async def silent(port: int, count: int, source: str) -> list[socket.socket]:
         await loop.sock_connect(one, ("127.0.0.1", port))
         opened.append(one)
     # The server takes them in.
-    await asyncio.sleep(0.2)
+    await asyncio.sleep(0.02)
     return opened
 
 
