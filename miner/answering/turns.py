@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+from miner.holdings import Holdings
+
 
 @dataclass(eq=False)
 class _Waiting:
@@ -25,8 +27,7 @@ class Turns:
     def __init__(self, most: int) -> None:
         self._most = most
         self._most_of_one = max(1, most - 1)
-        self._working: dict[str, int] = {}
-        self._all = 0
+        self._working = Holdings()
         self._waiting: list[_Waiting] = []
 
     async def begin(self, hotkey: str, priority: float) -> None:
@@ -48,24 +49,17 @@ class Turns:
                 self.end(hotkey)
             raise
 
-    def _at_work(self, waiting: _Waiting) -> int:
-        return self._working.get(waiting.hotkey, 0)
-
     def end(self, hotkey: str) -> None:
         """A turn of this caller is over."""
-        self._all -= 1
-        self._working[hotkey] -= 1
-        if not self._working[hotkey]:
-            del self._working[hotkey]
+        self._working.add(hotkey, -1)
         self._call()
 
     def _call(self) -> None:
-        while self._waiting and self._all < self._most:
-            able = [one for one in self._waiting if self._at_work(one) < self._most_of_one]
+        while self._waiting and self._working.total < self._most:
+            able = [one for one in self._waiting if self._working.of(one.hotkey) < self._most_of_one]
             if not able:
                 return
-            chosen = min(able, key=lambda one: (self._at_work(one), -one.priority))
+            chosen = min(able, key=lambda one: (self._working.of(one.hotkey), -one.priority))
             self._waiting.remove(chosen)
-            self._all += 1
-            self._working[chosen.hotkey] = self._at_work(chosen) + 1
+            self._working.add(chosen.hotkey, 1)
             chosen.turn.set_result(None)

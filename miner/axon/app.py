@@ -12,7 +12,6 @@ import json
 import math
 import secrets
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -29,6 +28,7 @@ from miner.axon.legacy_protocol import SYNAPSE, decode_headers
 from miner.axon.places import Place, Places
 from miner.axon.refusals import BadRequest, BodyTooLarge, InternalFailure, NotFound, Overloaded, Refusal, TooLate
 from miner.axon.settings import RequestSettings
+from miner.holdings import Holdings
 from miner.tally import Tally
 
 log = structlog.get_logger(__name__)
@@ -107,9 +107,8 @@ class AxonApp:
         self._now_ns = now_ns
         self._tally = tally or Tally()
         self._places = Places(self._settings.max_in_flight)
-        # Bytes of bodies in flight, of all callers and of each.
-        self._buffered = 0
-        self._buffered_of: defaultdict[str, int] = defaultdict(int)
+        # Bytes of bodies in flight.
+        self._buffered = Holdings()
 
     @property
     def in_flight(self) -> int:
@@ -175,16 +174,13 @@ class AxonApp:
             yield place
         finally:
             self._places.free(place)
-            self._buffered -= call.buffered
-            self._buffered_of[caller.hotkey] -= call.buffered
-            if not self._buffered_of[caller.hotkey]:
-                del self._buffered_of[caller.hotkey]
+            self._buffered.add(caller.hotkey, -call.buffered)
 
     async def _read_and_ask(self, deadline: Deadline, receive: Receive, call: _Call, caller: Caller) -> Prediction:
         try:
             async with asyncio.timeout(max(0.0, deadline.cut - time.monotonic())) as limit:
                 with self._place(call, caller, limit) as place:
-                    image_b64 = await self._read_image(receive, call)
+                    image_b64 = await self._read_image(receive, call, caller)
                     place.reading = False
                     asked = Request(call.request_id, caller.hotkey, caller.uid, image_b64, deadline, caller.priority)
                     return await self._ask(asked)
@@ -198,7 +194,7 @@ class AxonApp:
                 raise Overloaded("This miner is stopping.") from None
             raise TooLate("The answer was cancelled.") from None
 
-    async def _read_image(self, receive: Receive, call: _Call) -> str:
+    async def _read_image(self, receive: Receive, call: _Call, caller: Caller) -> str:
         body = bytearray()
         more = True
         while more:
@@ -206,20 +202,19 @@ class AxonApp:
             if event["type"] == "http.disconnect":
                 raise BadRequest("The caller left before its request was complete.")
             chunk = event.get("body", b"")
-            self._count(len(chunk), call)
+            self._count(len(chunk), call, caller)
             body += chunk
             more = event.get("more_body", False)
         return image_of(body)
 
-    def _count(self, size: int, call: _Call) -> None:
+    def _count(self, size: int, call: _Call, caller: Caller) -> None:
         if call.buffered + size > self._settings.max_body_bytes:
             raise self._too_large()
-        hotkey, most = "" if call.caller is None else call.caller.hotkey, self._settings.max_buffered_bytes
-        if self._buffered + size > most or (call.buffered and self._buffered_of[hotkey] + size > most // 2):
+        held, most = self._buffered, self._settings.max_buffered_bytes
+        if held.total + size > most or (call.buffered and held.of(caller.hotkey) + size > most // 2):
             raise Overloaded("This miner holds as many images as it can; ask again later.")
         call.buffered += size
-        self._buffered += size
-        self._buffered_of[hotkey] += size
+        held.add(caller.hotkey, size)
 
     async def _ask(self, request: Request) -> Prediction:
         try:

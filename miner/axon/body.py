@@ -78,9 +78,10 @@ def _closing_quote(body: bytes | bytearray, start: int) -> int | None:
 
 def _unescaped(text: bytes | bytearray) -> str:
     # Control characters, which JSON does not allow, are not looked for: they are no base64 either.
-    if b"\\" in text and len(text) > MOST_ESCAPED:
+    escaped = b"\\" in text
+    if escaped and len(text) > MOST_ESCAPED:
         raise BadRequest(NO_IMAGE)
     try:
-        return str(from_json(b'"%s"' % text)) if b"\\" in text else text.decode()
+        return str(from_json(b'"%s"' % text)) if escaped else text.decode()
     except ValueError:
         raise BadRequest(NO_IMAGE) from None

@@ -9,6 +9,7 @@ connections and says nothing shuts out himself alone.
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Protocol
 
@@ -125,9 +126,8 @@ class ConnectionTable:
     def _no_place_for_strangers(self) -> bool:
         return len(self._unproved) >= self._most_unproved or len(self._open) >= self._most
 
-    def _idle_of(self, own: dict[Connection, None]) -> dict[Connection, None]:
-        first = next((connection for connection in own if connection in self._idle), None)
-        return {} if first is None else {first: None}
+    def _idle_of(self, own: Iterable[Connection]) -> Iterator[Connection]:
+        return (connection for connection in own if connection in self._idle)
 
     def _make_room(self, held: int) -> bool:
         """Close a connection for a proved address that holds so many."""
@@ -136,7 +136,7 @@ class ConnectionTable:
         most = max(self._of.values(), key=len, default={})
         return len(most) > held + 1 and self._evict_one(self._idle_of(most))
 
-    def _evict_one(self, candidates: dict[Connection, None]) -> bool:
+    def _evict_one(self, candidates: Iterable[Connection]) -> bool:
         longest = next(iter(candidates), None)
         if longest is None:
             return False

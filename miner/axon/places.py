@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from miner.holdings import Holdings
+
 # Weight of a caller without stake; one with the largest has 1 more.
 LEAST_WEIGHT = 0.25
 # Every caller may have so many, however few there are in all.
@@ -43,7 +45,7 @@ class Places:
     def __init__(self, most: int) -> None:
         self._most = most
         self._taken: dict[Place, None] = {}
-        self._held: dict[str, int] = {}
+        self._held = Holdings()
 
     def __len__(self) -> int:
         """How many are taken."""
@@ -51,12 +53,12 @@ class Places:
 
     def take(self, place: Place) -> bool:
         """Give a request a place; False if there is none that it may have."""
-        if self._held.get(place.hotkey, 0) >= max(FEW, self._most // 2):
+        if self._held.of(place.hotkey) >= max(FEW, self._most // 2):
             return False
         if len(self._taken) >= self._most and not self._make_room(place):
             return False
         self._taken[place] = None
-        self._held[place.hotkey] = self._held.get(place.hotkey, 0) + 1
+        self._held.add(place.hotkey, 1)
         return True
 
     def free(self, place: Place) -> None:
@@ -64,18 +66,16 @@ class Places:
         if place not in self._taken:
             return
         del self._taken[place]
-        self._held[place.hotkey] -= 1
-        if not self._held[place.hotkey]:
-            del self._held[place.hotkey]
+        self._held.add(place.hotkey, -1)
 
     def _make_room(self, newcomer: Place) -> bool:
-        wanted = _load(self._held.get(newcomer.hotkey, 0) + 1, newcomer.priority)
+        wanted = _load(self._held.of(newcomer.hotkey) + 1, newcomer.priority)
         # In order of arrival, so that of equals the one that has taken longest goes.
         slow = [place for place in self._taken if place.reading]
         if not slow:
             return False
-        most = max(slow, key=lambda place: _load(self._held[place.hotkey], place.priority))
-        if _load(self._held[most.hotkey], most.priority) <= wanted:
+        most = max(slow, key=lambda place: _load(self._held.of(place.hotkey), place.priority))
+        if _load(self._held.of(most.hotkey), most.priority) <= wanted:
             return False
         self.free(most)
         most.give_up()

@@ -96,7 +96,6 @@ class InternalFailure(Refusal):
     """A defect on this side; the message tells the caller nothing about it."""
 
     status = 500
-    kind = "failed"
 
 
 class Overloaded(Refusal):

@@ -120,15 +120,15 @@ class AxonServer:
 
     def _config(self) -> uvicorn.Config:
         settings = self._settings
-        allowed = max(descriptor_limit() - OTHER_DESCRIPTORS, descriptor_limit() // 4)
-        most = min(settings.max_connections, allowed)
+        files = descriptor_limit()
+        most = min(settings.max_connections, max(files - OTHER_DESCRIPTORS, files // 4))
         if most < settings.max_connections:
             log.warning(
                 "fewer_connections",
                 server=self._name,
                 connections=most,
                 wanted=settings.max_connections,
-                open_files=descriptor_limit(),
+                open_files=files,
                 remedy="raise the limit of open files (ulimit -n, LimitNOFILE)",
             )
         table = ConnectionTable(
@@ -168,13 +168,18 @@ def _with_short_headers(app: ASGIApp, most: int, tally: Tally) -> ASGIApp:
             await app(scope, receive, send)
             return
         tally.add("long_header", LONG_HEADER, bytes=size)
-        body = json.dumps({"message": LONG_HEADER}).encode()
+        body = _told(LONG_HEADER)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": HTTPStatus.BAD_REQUEST, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
     return limited
+
+
+def _told(message: str) -> bytes:
+    """The body of a refusal, which a dendrite reads as JSON whatever the status."""
+    return json.dumps({"message": message}).encode()
 
 
 def bind(host: str, port: int, name: str = "axon") -> socket.socket:
@@ -328,7 +333,7 @@ class _Connection(H11Protocol):
             # Its reply would come after the end.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        body = json.dumps({"message": message}).encode()
+        body = _told(message)
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
             f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"

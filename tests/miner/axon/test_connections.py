@@ -26,6 +26,12 @@ def admitted(table: ConnectionTable, address: str, times: int = 1) -> list[Held]
     return held
 
 
+def proved(table: ConnectionTable, address: str, caller: str) -> Held:
+    (one,) = admitted(table, address)
+    table.prove(one, caller)
+    return one
+
+
 def test_one_address_gets_its_share_and_loses_the_connection_that_waits_longest() -> None:
     table = ConnectionTable(100, 3, 0)
     first, *others = admitted(table, "a", 4)
@@ -47,8 +53,7 @@ def test_a_connection_with_a_request_is_not_closed_for_another() -> None:
 
 def test_strangers_leave_the_reserve_to_those_who_proved_a_caller() -> None:
     table = ConnectionTable(10, 10, 4)
-    (known,) = admitted(table, "validator")
-    table.prove(known, "hotkey")
+    known = proved(table, "validator", "hotkey")
     strangers = [one for n in range(50) for one in admitted(table, f"stranger {n}")]
     assert sum(not one.evicted for one in strangers) == 6
     more = admitted(table, "validator", 3)
@@ -58,8 +63,7 @@ def test_strangers_leave_the_reserve_to_those_who_proved_a_caller() -> None:
 
 def test_a_proved_address_takes_the_place_of_a_stranger_who_waits() -> None:
     table = ConnectionTable(4, 10, 0)
-    (known,) = admitted(table, "validator")
-    table.prove(known, "hotkey")
+    proved(table, "validator", "hotkey")
     strangers = admitted(table, "s", 3)
     admitted(table, "validator", 2)
     assert [one.evicted for one in strangers] == [True, True, False]
@@ -69,8 +73,7 @@ def test_a_proved_address_takes_the_place_of_a_stranger_who_waits() -> None:
 
 def test_one_caller_with_many_addresses_does_not_shut_the_others_out() -> None:
     table = ConnectionTable(40, 10, 8)
-    (validator,) = admitted(table, "validator")
-    table.prove(validator, "validator")
+    validator = proved(table, "validator", "validator")
     for number in range(4):
         for one in admitted(table, f"hostile {number}", 10):
             table.prove(one, "hostile")
@@ -81,13 +84,10 @@ def test_one_caller_with_many_addresses_does_not_shut_the_others_out() -> None:
 
 def test_one_caller_does_not_make_the_others_forgotten() -> None:
     table = ConnectionTable(4, 4, 2)
-    (validator,) = admitted(table, "validator")
-    table.prove(validator, "validator")
+    validator = proved(table, "validator", "validator")
     table.leave(validator)
     for number in range(2000):
-        (one,) = admitted(table, f"hostile {number}")
-        table.prove(one, "hostile")
-        table.leave(one)
+        table.leave(proved(table, f"hostile {number}", "hostile"))
     for number in range(5):
         admitted(table, f"s{number}")
     assert len(table) == 2
@@ -105,8 +105,7 @@ def test_of_one_address_the_connection_goes_that_was_used_longest_ago() -> None:
 
 def test_an_address_stays_proved_when_its_connection_closes() -> None:
     table = ConnectionTable(4, 4, 2)
-    (known,) = admitted(table, "validator")
-    table.prove(known, "hotkey")
+    known = proved(table, "validator", "hotkey")
     table.leave(known)
     for number in range(5):
         admitted(table, f"s{number}")

@@ -16,7 +16,7 @@ from engines.errors import BundleRefused
 from engines.machine.gpu import NoGpu
 from engines.spec import EngineSpec
 from engines.store.bundle import Provenance
-from engines.store.store import Store
+from engines.store.store import Pointer, Store
 from miner.cli.main import app
 from offline.publish.gate import put_in_place
 from stage1.artifacts import sha256_file
@@ -120,59 +120,57 @@ def test_describing_needs_no_training_package() -> None:
     assert done.stdout.strip() == "set()"
 
 
-def test_what_is_infeasible_does_not_take_the_place_of_what_is_certified(
+Published = Callable[..., tuple[str, ScrcParams]]
+
+
+@pytest.fixture
+def published(
     store: Path,
-    bundle: str,
     tmp_path: Path,
     tiny_engine: Path,
     certificate: Callable[..., ScrcParams],
     write_bundle_files: Callable[..., Path],
     provenance: Provenance,
-) -> None:
-    made = Store(store)
-    hashes = {"engine_sha256": sha256_file(tiny_engine), "preprocess_sha256": PreprocessSettings(size_px=32).sha256}
-    published = {}
-    for feasible in (False, True):
-        params = certificate(**hashes, feasible=feasible)
-        note = f"feasible {feasible}"
+) -> Published:
+    """Publishes a bundle of the tiny engine with a certificate; returns its id and the certificate."""
+
+    def one(note: str, **asked: object) -> tuple[str, ScrcParams]:
+        preprocess = PreprocessSettings(size_px=32)
+        hashes = {"engine_sha256": sha256_file(tiny_engine), "preprocess_sha256": preprocess.sha256}
+        params = certificate(**hashes, **asked)
         files = write_bundle_files(tmp_path / note, engine=tiny_engine, params=params, note=note)
-        published[feasible] = (made.publish(files, provenance), params)
-    with pytest.raises(BundleRefused, match=f"stays a challenger: {bundle} is certified, and it is INFEASIBLE"):
-        put_in_place(made, *published[False], bundle, now=NOW)
-    pointer = made.current()
-    assert pointer is not None
-    assert pointer.bundle == bundle
-    put_in_place(made, *published[True], bundle, now=NOW)
-    pointer = made.current()
-    assert pointer is not None
-    assert (pointer.bundle, pointer.previous) == (published[True][0], None)
+        return Store(store).publish(files, provenance), params
+
+    return one
 
 
-def test_what_promises_less_takes_no_place_in_silence(
-    store: Path,
-    bundle: str,
-    tmp_path: Path,
-    tiny_engine: Path,
-    certificate: Callable[..., ScrcParams],
-    write_bundle_files: Callable[..., Path],
-    provenance: Provenance,
+def pointer_of(store: Path) -> Pointer:
+    pointer = Store(store).current()
+    assert pointer is not None
+    return pointer
+
+
+def test_what_is_infeasible_does_not_take_the_place_of_what_is_certified(
+    store: Path, bundle: str, published: Published
 ) -> None:
-    made = Store(store)
-    hashes = {"engine_sha256": sha256_file(tiny_engine), "preprocess_sha256": PreprocessSettings(size_px=32).sha256}
-    params = certificate(**hashes, alpha=0.1)
-    weaker = made.publish(write_bundle_files(tmp_path / "weaker", engine=tiny_engine, params=params), provenance)
+    infeasible, certified = published("infeasible", feasible=False), published("certified")
+    with pytest.raises(BundleRefused, match=f"stays a challenger: {bundle} is certified, and it is INFEASIBLE"):
+        put_in_place(Store(store), *infeasible, bundle, now=NOW)
+    assert pointer_of(store).bundle == bundle
+    put_in_place(Store(store), *certified, bundle, now=NOW)
+    assert (pointer_of(store).bundle, pointer_of(store).previous) == (certified[0], None)
+
+
+def test_what_promises_less_takes_no_place_in_silence(store: Path, bundle: str, published: Published) -> None:
+    weaker = published("weaker", alpha=0.1)
     with pytest.raises(
         BundleRefused,
         match=rf"promises less than {bundle}, .*: the bound is 10\.0% instead of 5\.0%; `cascade engines ac",
     ):
-        put_in_place(made, weaker, params, bundle, now=NOW)
-    pointer = made.current()
-    assert pointer is not None
-    assert pointer.bundle == bundle
-    put_in_place(made, weaker, params, bundle, now=NOW, accept_weaker_claim=True)
-    pointer = made.current()
-    assert pointer is not None
-    assert pointer.bundle == weaker
+        put_in_place(Store(store), *weaker, bundle, now=NOW)
+    assert pointer_of(store).bundle == bundle
+    put_in_place(Store(store), *weaker, bundle, now=NOW, accept_weaker_claim=True)
+    assert pointer_of(store).bundle == weaker[0]
 
 
 def test_compiling_a_bundle_whose_config_cannot_be_read_says_so(store: Path, bundle: str, tmp_path: Path) -> None:
