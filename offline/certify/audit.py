@@ -19,7 +19,7 @@ from offline.data.known_rows import NotedRow, found_by_content
 from offline.data.values import word
 from offline.pipeline.progress import Progress
 from offline.pipeline.run_files import CALIBRATION
-from offline.splits.settings import Split
+from offline.splits.settings import CERTIFYING, Split
 from offline.splits.splits_file import Splits
 from stage1.certificate.calibrate import CalibrationContext, calibrate
 from stage1.certificate.labelled_outputs import LabelledOutputs
@@ -28,7 +28,6 @@ from stage1.certificate.settings import CalibrationSettings
 from stage1.outputs import Stage1Outputs
 
 SHOWN = 20
-CERTIFYING: tuple[Split, ...] = ("val_select", "val_calib")
 
 
 @dataclass

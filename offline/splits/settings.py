@@ -11,6 +11,8 @@ from stage1.settings import Section, UserPath
 
 Split = Literal["train", "val_select", "val_calib", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+# Those that a certificate rests on: one chooses the thresholds, the other tests them.
+CERTIFYING: tuple[Split, ...] = ("val_select", "val_calib")
 # Those that certify or report.
 EXAMS: tuple[Split, ...] = ("val_calib", "test")
 

@@ -14,6 +14,7 @@ from offline.pipeline.stage import Stage
 from offline.splits.assign import Looks, examined, split
 from offline.splits.difficulty import difficulties
 from offline.splits.old_split_ledger import take_over_splits
+from offline.splits.settings import CERTIFYING
 from offline.splits.split_ledger import SPLIT_LEDGER, append_events, read_split_ledger
 from offline.splits.store_history import ask_store
 from offline.stages.common.outside_files import scorer_files
@@ -21,12 +22,9 @@ from stage1.certificate.calibrate import check_unit
 
 if TYPE_CHECKING:
     from offline.data.dataset import Dataset
-    from offline.splits.settings import Split
     from offline.splits.splits_file import Splits
     from offline.stages.common.context import Context, NightStage
     from stage1.certificate.settings import CalibrationSettings
-
-CERTIFYING: tuple[Split, ...] = ("val_select", "val_calib")
 
 
 def run_splits(context: Context) -> None:
