@@ -107,15 +107,40 @@ class NightlyJob:
 
     def start(self) -> None:
         """Schedule the job; if the last due run was missed while the miner was down, run now."""
+        trigger = self._schedule()
+        self._scheduler.start()
+        if missed(trigger, self._last_success(), self._now()):
+            log.info("retrain_missed", last_success=str(self._last_success()))
+            self.trigger()
+
+    async def change(self, settings: RetrainSettings, night: Mapping[str, Any]) -> None:
+        """Run by other settings from the next run on; one that is under way ends as it began.
+
+        Args:
+            settings: when and on what.
+            night: as in the constructor.
+
+        Raises:
+            SettingsError: a night could not run with them; the old ones stay.
+        """
+        wanted = NightlyJob(settings, night=night, store=self._store, state=self._stamp.parent, now=self._now)
+        await wanted.check()
+        self._settings, self._night = settings, wanted._night
+        if self._scheduler.running:
+            self._scheduler.remove_all_jobs()
+        if not settings.enabled:
+            return
+        self._schedule()
+        if not self._scheduler.running:
+            self._scheduler.start()
+
+    def _schedule(self) -> CronTrigger:
         trigger = crontab_trigger(self._settings.cron)
         # In the background, where `close` waits for it.
         self._scheduler.add_job(
             self.trigger, trigger, id="retrain", max_instances=1, coalesce=True, misfire_grace_time=None
         )
-        self._scheduler.start()
-        if missed(trigger, self._last_success(), self._now()):
-            log.info("retrain_missed", last_success=str(self._last_success()))
-            self.trigger()
+        return trigger
 
     def trigger(self) -> None:
         """Run once, now, in the background."""

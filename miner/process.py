@@ -8,10 +8,8 @@ import os
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -29,23 +27,20 @@ from engines.machine.memory import few_arenas
 from engines.store.store import Store
 from miner.admin.settings import AdminSettings
 from miner.answering.cascade import Cascade
-from miner.answering.deadline import TimeBudget
 from miner.answering.journal import Journal
-from miner.axon.access import AccessPolicy
-from miner.axon.app import AxonApp
-from miner.axon.legacy_protocol import LegacyProtocol
 from miner.axon.server import ABORT_S, AxonServer, tell_failure
 from miner.axon.settings import AxonSettings
 from miner.chain.bittensor import BittensorChain
 from miner.chain.offline import OfflineChain
 from miner.chain.port import ChainPort, ChainSnapshot
-from miner.chain.settings import WalletSettings
-from miner.chain.wallet import load_hotkey
 from miner.chain.watch import ChainWatch
 from miner.errors import StartError
+from miner.identities import Identity, addresses_of, announce, identities, registered
+from miner.logs import configure_logging
 from miner.nightly import NightlyJob
+from miner.reload import SettingsReload
 from miner.settings import MinerSettings
-from miner.start_checks import held_state, published_ip
+from miner.start_checks import held_state
 from miner.tally import Tally
 from stage1.errors import CascadeError, Stage1Error
 from stage2_bridge.bridge import Bridge
@@ -59,28 +54,20 @@ DRAIN_S = 7.0
 POOLS, LEAVE_S = ("stage1", "stage2"), 0.5
 
 
-@dataclass(frozen=True)
-class Identity:
-    """One hotkey of this miner, and the axon that answers for it.
-
-    Attributes:
-        address: ss58 address of the hotkey.
-        access: who may ask it.
-        server: where it listens.
-    """
-
-    address: str
-    access: AccessPolicy
-    server: AxonServer
-
-
-async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, started: float | None = None) -> None:
+async def run_miner(
+    settings: MinerSettings,
+    *,
+    read_again: Callable[[], MinerSettings] | None = None,
+    retrain_now: bool = False,
+    started: float | None = None,
+) -> None:
     """Serve until SIGTERM or SIGINT, then drain and stop.
 
-    SIGHUP looks at the store at once instead of waiting for its change to be noticed.
+    SIGHUP reads the settings again, and looks at the store at once instead of waiting for its change to be noticed.
 
     Args:
         settings: all settings.
+        read_again: reads them anew; without it they stay as they are.
         retrain_now: start the nightly job once, at once.
         started: monotonic time at which the process started, for the cold-start figure.
 
@@ -97,7 +84,7 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
     asyncio.get_running_loop().set_exception_handler(partial(tell_failure, tally))
     async with AsyncExitStack() as stack:
         stack.enter_context(held_state(settings.state))
-        addresses = [load_hotkey(wallet).ss58_address for wallet in wallets(settings)]
+        addresses = addresses_of(settings)
         nightly = NightlyJob(
             settings.retrain, night=settings.night, store=settings.store, state=settings.state, now=utc_now
         )
@@ -113,31 +100,32 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
         journal = Journal(settings.state, journal_failed)
         stack.callback(journal.close)
         cascade = await _cascade(settings, follower, batcher, journal, degraded, stack)
-        replies: Counter[int] = Counter()
-        identities = [_identity(settings, address, cascade, snapshot, replies, tally) for address in addresses]
+        served = identities(settings, addresses, snapshot, answer=cascade.answer, tally=tally)
         await checked
-        for identity in identities:
+        for identity in served:
             await identity.server.start()
             stack.push_async_callback(identity.server.stop, DRAIN_S)
-        watch = _watch(settings, chain, identities, snapshot)
+        watch = _watch(settings, chain, served, snapshot)
 
         def told() -> dict[str, Any]:
             tallies = {"refused": tally, "degraded": degraded, "journal_failed": journal_failed}
             counts = {name: dict(counted.counts) for name, counted in tallies.items()}
-            return {"replies": dict(replies), **counts, "chain": watch.status()}
+            replies = {identity.address: dict(identity.replies) for identity in served}
+            return {"replies": replies, **counts, "chain": watch.status()}
 
         await _open_admin(settings.admin, follower, batcher, told, stack)
-        for identity in identities:
-            await _announce(settings, chain, identity.server)
+        for identity in served:
+            if identity.address in snapshot.neurons:
+                await announce(settings, chain, identity)
         # All at once, and before anything that they need: a stop takes no longer than the slowest.
-        stack.push_async_callback(_stop_serving, identities, nightly)
+        stack.push_async_callback(_stop_serving, served, nightly)
         if settings.retrain.enabled:
             nightly.start()
         if retrain_now:
             nightly.trigger()
-        _on_signals(stop, follower)
+        _on_signals(stop, follower, _reload(settings, read_again, served, nightly))
         cold = None if started is None else round(time.monotonic() - started, 3)
-        for identity in identities:
+        for identity in served:
             log.info(
                 "ready",
                 hotkey=identity.address,
@@ -145,7 +133,7 @@ async def run_miner(settings: MinerSettings, *, retrain_now: bool = False, start
                 generation=follower.slot.generation,
                 cold_start_s=cold,
             )
-        await _serve(watch, identities, follower, stop)
+        await _serve(watch, served, follower, stop)
         log.info("stopping", swaps=follower.swaps)
 
 
@@ -178,11 +166,6 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def wallets(settings: MinerSettings) -> tuple[WalletSettings, ...]:
-    """The wallets whose hotkeys this process answers for; all of them share one cascade."""
-    return (settings.wallet,)
-
-
 def open_chain(settings: MinerSettings) -> ChainPort:
     """The chain adapter that the settings name.
 
@@ -197,36 +180,9 @@ def open_chain(settings: MinerSettings) -> ChainPort:
 
 async def _first_snapshot(chain: ChainPort, addresses: Sequence[str]) -> ChainSnapshot:
     snapshot = await chain.snapshot()
-    uids = [snapshot.neuron(address).uid for address in addresses]
+    uids = [snapshot.neurons[address].uid for address in registered(snapshot, addresses)]
     log.info("chain_read", block=snapshot.block, neurons=len(snapshot.neurons), uids=uids)
     return snapshot
-
-
-def _identity(
-    settings: MinerSettings,
-    address: str,
-    cascade: Cascade,
-    snapshot: ChainSnapshot,
-    replies: Counter[int],
-    tally: Tally,
-) -> Identity:
-    access = AccessPolicy(settings.access, snapshot.neurons)
-    log.info("access", hotkey=address, admitted=access.admitted)
-    limits = settings.requests
-    app = AxonApp(
-        cascade.answer,
-        authenticator=LegacyProtocol(address, settings.wire, age_s=partial(_age_s, time.monotonic())),
-        access=access,
-        settings=limits,
-        budget=TimeBudget(limits.deadline_s, limits.margin_s, settings.stage2.reserve_s),
-        on_reply=lambda reply: replies.update((reply.status,)),
-        tally=tally,
-    )
-    return Identity(address, access, AxonServer(app, settings.axon, tally=tally))
-
-
-def _age_s(since: float) -> float:
-    return time.monotonic() - since
 
 
 def _follower(settings: MinerSettings, nightly: NightlyJob) -> StoreFollower:
@@ -303,16 +259,10 @@ def _watch(
             identity.access.update(snapshot.neurons)
         log.info("access", admitted={address: one.access.admitted for address, one in by_address.items()})
 
-    async def announce(address: str) -> None:
-        await _announce(settings, chain, by_address[address].server)
+    async def announce_one(address: str) -> None:
+        await announce(settings, chain, by_address[address])
 
-    return ChainWatch(chain, settings.chain, list(by_address), first=first, update=update, announce=announce)
-
-
-async def _announce(settings: MinerSettings, chain: ChainPort, server: AxonServer) -> None:
-    address = published_ip(settings.chain)
-    if address is not None:
-        await chain.serve(address, settings.chain.external_port or server.port)
+    return ChainWatch(chain, settings.chain, list(by_address), first=first, update=update, announce=announce_one)
 
 
 async def _serve(
@@ -337,9 +287,35 @@ async def _serve(
             raise StartError(f"the task {task.get_name()!r} ended: {error}") from error
 
 
-def _on_signals(stop: asyncio.Event, follower: StoreFollower) -> None:
+def _on_signals(stop: asyncio.Event, follower: StoreFollower, settings: SettingsReload) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    reloads = BackgroundTasks()
-    loop.add_signal_handler(signal.SIGHUP, lambda: reloads.begin(follower.reload()))
+    reloads, one_at_a_time = BackgroundTasks(), asyncio.Lock()
+
+    async def reload() -> None:
+        async with one_at_a_time:
+            await settings.again()
+            await follower.reload()
+
+    loop.add_signal_handler(signal.SIGHUP, lambda: reloads.begin(reload()))
+
+
+def _reload(
+    settings: MinerSettings,
+    read_again: Callable[[], MinerSettings] | None,
+    served: Sequence[Identity],
+    nightly: NightlyJob,
+) -> SettingsReload:
+    async def logs(wanted: MinerSettings) -> None:
+        configure_logging(wanted.log.level, wanted.log.json_lines)
+
+    async def rules(wanted: MinerSettings) -> None:
+        for identity in served:
+            identity.change(wanted)
+
+    async def night(wanted: MinerSettings) -> None:
+        await nightly.change(wanted.retrain, wanted.night)
+
+    takers = {("log",): logs, ("access", "requests"): rules, ("retrain", "night"): night}
+    return SettingsReload(settings, read_again or (lambda: settings), takers)

@@ -8,18 +8,19 @@ import re
 import tomllib
 from collections.abc import Iterable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings import SettingsError as UnreadableVariable
 
 from miner.admin.settings import AdminSettings
 from miner.answering.settings import EngineSettings
 from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings, WireSettings
-from miner.chain.settings import ChainSettings, WalletSettings
+from miner.chain.settings import ChainSettings, HotkeyEntry, WalletSettings
 from miner.logs import LogSettings
 from miner.nightly import RetrainSettings
 from stage1.errors import SettingsError
@@ -29,9 +30,25 @@ from stage2_bridge.settings import Stage2Settings
 DEFAULT_FILE = Path("cascade.toml")
 PREFIX = "CASCADE_"
 FILE_VARIABLE = "CASCADE_CONFIG"
+LAST_PORT = 65535
 
 # What the file says, for the class below, which pydantic asks for its sources without an argument.
 _tree: ContextVar[dict[str, Any] | None] = ContextVar("settings_tree", default=None)
+
+
+@dataclass(frozen=True)
+class ServedHotkey:
+    """One hotkey that this miner answers for.
+
+    Attributes:
+        wallet: its key.
+        axon: where its axon listens.
+        external_port: port that validators reach, None for the axon's own.
+    """
+
+    wallet: WalletSettings
+    axon: AxonSettings
+    external_port: int | None
 
 
 class MinerSettings(BaseSettings):
@@ -41,6 +58,7 @@ class MinerSettings(BaseSettings):
         store: directory of bundles.
         state: directory of the journal and of what must survive a restart.
         wallet: the miner's key.
+        hotkeys: several hotkeys instead of the wallet's one, each at a port of its own: names, or tables.
         chain: where the metagraph comes from.
         axon: where the axon listens.
         requests: limits and deadlines of requests.
@@ -68,6 +86,7 @@ class MinerSettings(BaseSettings):
     store: UserPath = Path("cascade-data/engines")
     state: UserPath = Path("cascade-data/state")
     wallet: WalletSettings = WalletSettings()
+    hotkeys: tuple[HotkeyEntry, ...] = ()
     chain: ChainSettings = ChainSettings()
     axon: AxonSettings = AxonSettings()
     requests: RequestSettings = RequestSettings()
@@ -79,6 +98,43 @@ class MinerSettings(BaseSettings):
     night: dict[str, Any] = Field(default_factory=dict)
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()
+
+    @property
+    def served(self) -> tuple[ServedHotkey, ...]:
+        """The hotkeys that this miner answers for, at least one; they share everything but key and port."""
+        if not self.hotkeys:
+            return (ServedHotkey(self.wallet, self.axon, self.chain.external_port),)
+        return tuple(
+            ServedHotkey(
+                self.wallet.model_copy(update={"name": one.wallet or self.wallet.name, "hotkey": one.hotkey}),
+                self.axon.model_copy(update={"port": self._port(place) if one.port is None else one.port}),
+                one.external_port,
+            )
+            for place, one in enumerate(self.hotkeys)
+        )
+
+    def _port(self, place: int) -> int:
+        # Port 0 takes a free one each time.
+        return self.axon.port + place if self.axon.port else 0
+
+    @model_validator(mode="after")
+    def _hotkeys_do_not_collide(self) -> Self:
+        if not self.hotkeys:
+            return self
+        if "hotkey" in self.wallet.model_fields_set:
+            raise ValueError("wallet.hotkey names one hotkey and hotkeys names several: give one of them")
+        if self.chain.external_port is not None:
+            raise ValueError("chain.external_port is for one hotkey: set external_port for each of hotkeys")
+        names = [f"{one.wallet.name}/{one.wallet.hotkey}" for one in self.served]
+        ports = [one.axon.port for one in self.served if one.axon.port]
+        reached = [one.external_port or one.axon.port for one in self.served if one.external_port or one.axon.port]
+        given = {"hotkey": names, "port": list(map(str, ports)), "external port": list(map(str, reached))}
+        for what, values in given.items():
+            if twice := next((one for one in values if values.count(one) > 1), None):
+                raise ValueError(f"hotkeys: the {what} {twice} is given twice; each needs its own")
+        if ports and max(ports) > LAST_PORT:
+            raise ValueError(f"hotkeys: port {max(ports)} is above {LAST_PORT}; set a lower axon.port")
+        return self
 
     @classmethod
     def settings_customise_sources(

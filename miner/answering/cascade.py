@@ -126,6 +126,9 @@ class Cascade:
             generation = 0 if lease is None else lease.generation
             log.error("stage1_failed", request_id=request.request_id, generation=generation, reason=str(error))
             result = "stage1_failed"
+        except asyncio.CancelledError:
+            self._tell(self._record(request, at, started, "abandoned", answer, lease, stage1, verdict, stage1_ms))
+            raise
         record = self._record(request, at, started, result, answer, lease, stage1, verdict, stage1_ms)
         self._tell(record)
         _log(record)
@@ -197,6 +200,7 @@ class Cascade:
             request_id=request.request_id,
             at=at,
             hotkey=request.hotkey,
+            receiver=request.receiver,
             result=result,
             answer=answer,
             bundle="" if lease is None else lease.bundle.bundle_id,
@@ -243,6 +247,7 @@ def _log(record: RequestRecord) -> None:
         "request",
         request_id=record.request_id,
         hotkey=record.hotkey[:8],
+        receiver=record.receiver[:8],
         result=record.result,
         answer=round(record.answer, 4),
         action=record.action,

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 from stage1.decisions import Action
 from stage2_bridge.client import Outcome
 
-Result = Literal["answered", "not_an_image", "stage1_failed", "stage1_late"]
+Result = Literal["answered", "not_an_image", "stage1_failed", "stage1_late", "abandoned"]
 
 
 class RequestRecord(BaseModel):
@@ -21,9 +21,11 @@ class RequestRecord(BaseModel):
         request_id: id that the logs carry too.
         at: time of arrival, UTC.
         hotkey: who asked.
-        result: how it ended.
+        receiver: our hotkey that was asked; empty in records that do not say it.
+        result: how it ended; `abandoned` if it was given up before there was an answer, because its caller left or this
+            miner stops.
         image_sha256: hash of the image's bytes, empty if they could not be read.
-        answer: what was answered; -1 only if the image could not be decoded.
+        answer: what was answered, or would have been of what is abandoned; -1 only if the image could not be decoded.
         bundle: bundle that was live for this request, empty if none was.
         generation: generation of that bundle in this process.
         action: exit or defer.
@@ -46,6 +48,7 @@ class RequestRecord(BaseModel):
     request_id: str
     at: datetime
     hotkey: str
+    receiver: str = ""
     result: Result
     image_sha256: str = ""
     answer: float

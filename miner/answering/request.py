@@ -21,6 +21,7 @@ class Request:
         uid: its place on the subnet, None if it is not registered.
         image_b64: the image as it came; may be empty or anything else.
         deadline: how long there is for what.
+        receiver: our hotkey that was asked.
         priority: share of the largest stake that it has, in [0, 1]; the larger goes first where images wait.
     """
 
@@ -29,6 +30,7 @@ class Request:
     uid: int | None
     image_b64: str
     deadline: Deadline
+    receiver: str = ""
     priority: float = 0.0
 
 

@@ -43,6 +43,7 @@ class AccessPolicy:
         self._settings = settings
         self._admitted: dict[str, Caller] = {}
         self._buckets: dict[str, _Bucket] = {}
+        self._neurons: Mapping[str, Neuron] = {}
         self.update(neurons or {})
 
     @property
@@ -56,6 +57,7 @@ class AccessPolicy:
         Args:
             neurons: registered hotkeys (ss58 addresses) and what is known of them.
         """
+        self._neurons = neurons
         admitted = {hotkey: Caller(hotkey, None) for hotkey in self._settings.extra_hotkeys}
         qualified = {h: neuron for h, neuron in neurons.items() if h in admitted or self._qualifies(neuron)}
         largest = max((neuron.stake for neuron in qualified.values()), default=0.0)
@@ -63,6 +65,11 @@ class AccessPolicy:
             admitted[hotkey] = Caller(hotkey, neuron.uid, neuron.stake / largest if largest > 0 else 0.0)
         self._buckets = {hotkey: bucket for hotkey, bucket in self._buckets.items() if hotkey in admitted}
         self._admitted = admitted
+
+    def change(self, settings: AccessSettings) -> None:
+        """Decide by other rules from the next request on; who has used up an allowance has not got it back."""
+        self._settings = settings
+        self.update(self._neurons)
 
     def check(self, hotkey: str) -> Caller:
         """Look a hotkey up.

@@ -23,15 +23,18 @@ from miner.answering.request import UNDECODABLE, Answer, Prediction, Request
 from miner.axon.access import AccessPolicy, Caller
 from miner.axon.authenticator import Authenticator
 from miner.axon.body import image_of
-from miner.axon.connections import CALLER_PROVED
+from miner.axon.connections import CALLER_LEFT, CALLER_PROVED
 from miner.axon.legacy_protocol import SYNAPSE, decode_headers
-from miner.axon.places import Place, Places
-from miner.axon.refusals import BadRequest, BodyTooLarge, InternalFailure, NotFound, Overloaded, Refusal, TooLate
+from miner.axon.places import Capacity, Place
+from miner.axon.refusals import BodyTooLarge, CallerLeft, InternalFailure, NotFound, Overloaded, Refusal, TooLate
 from miner.axon.settings import RequestSettings
-from miner.holdings import Holdings
 from miner.tally import Tally
 
 log = structlog.get_logger(__name__)
+
+LEFT = "The caller left before it was answered."
+
+OnClose = Callable[[Callable[[], None] | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +63,14 @@ class _Call:
     Attributes:
         claimed: hotkey that it claims to come from, if that one may ask.
         caller: set once the signature proved the claim.
-        pushed_out: its place was given to another caller.
+        given_up: why nobody goes on with it, if that is so.
     """
 
     request_id: str
     started: float
     claimed: str = ""
     caller: Caller | None = None
-    pushed_out: bool = False
+    given_up: Refusal | None = None
     prediction: Prediction | None = None
     buffered: int = 0
 
@@ -83,6 +86,8 @@ class AxonApp:
         budget: how much of the time that a caller waits is for what.
         on_reply: called after every reply.
         tally: counts refusals, and tells of them; one of its own without it.
+        receiver: ss58 address of the hotkey that it answers for, for the records.
+        capacity: what its requests share with those of other axons of this process.
         now_ns: nanoseconds since 1970, to compare with the callers' clocks.
     """
 
@@ -96,6 +101,8 @@ class AxonApp:
         budget: TimeBudget | None = None,
         on_reply: Callable[[Reply], None] | None = None,
         tally: Tally | None = None,
+        receiver: str = "",
+        capacity: Capacity | None = None,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._answer = answer
@@ -106,14 +113,19 @@ class AxonApp:
         self._on_reply = on_reply
         self._now_ns = now_ns
         self._tally = tally or Tally()
-        self._places = Places(self._settings.max_in_flight)
-        # Bytes of bodies in flight.
-        self._buffered = Holdings()
+        self._receiver = receiver
+        self._capacity = capacity or Capacity(self._settings.max_in_flight)
+        self._in_flight = 0
 
     @property
     def in_flight(self) -> int:
         """How many requests are being read or answered."""
-        return len(self._places)
+        return self._in_flight
+
+    def limit(self, settings: RequestSettings, budget: TimeBudget) -> None:
+        """Answer within other limits from the next request on."""
+        self._settings, self._budget = settings, budget
+        self._capacity.places.limit(settings.max_in_flight)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one HTTP request."""
@@ -146,7 +158,8 @@ class AxonApp:
         if (proved := scope.get("state", {}).get(CALLER_PROVED)) is not None:
             proved(caller.hotkey)
         self._access.spend(caller, call.started)
-        return await self._read_and_ask(self._budget.deadline(call.started, waits_s), receive, call, caller)
+        deadline = self._budget.deadline(call.started, waits_s)
+        return await self._read_and_ask(deadline, receive, scope.get("state", {}).get(CALLER_LEFT), call, caller)
 
     def _count_refusal(self, refusal: Refusal, call: _Call) -> None:
         known: dict[str, object] = {"status": refusal.status, **refusal.known}
@@ -160,34 +173,53 @@ class AxonApp:
             raise self._too_large()
 
     @contextlib.contextmanager
-    def _place(self, call: _Call, caller: Caller, reading: asyncio.Timeout) -> Iterator[Place]:
-        def give_up() -> None:
-            # One that is over its time already is about to leave its place by itself.
-            with contextlib.suppress(RuntimeError):
-                reading.reschedule(asyncio.get_running_loop().time())
-                call.pushed_out = True
-
-        place = Place(caller.hotkey, caller.priority, give_up)
-        if not self._places.take(place):
-            raise Overloaded(f"This miner is answering {len(self._places)} requests, its limit; ask again later.")
+    def _place(self, call: _Call, caller: Caller, give_up: Callable[[Refusal], None]) -> Iterator[Place]:
+        places = self._capacity.places
+        slow = "This miner gave the place of this slow request to another caller."
+        place = Place(caller.hotkey, caller.priority, lambda: give_up(Overloaded(slow)))
+        if not places.take(place):
+            raise Overloaded(f"This miner is answering {len(places)} requests, its limit; ask again later.")
+        self._in_flight += 1
         try:
             yield place
         finally:
-            self._places.free(place)
-            self._buffered.add(caller.hotkey, -call.buffered)
+            self._in_flight -= 1
+            places.free(place)
+            self._capacity.buffered.add(caller.hotkey, -call.buffered)
 
-    async def _read_and_ask(self, deadline: Deadline, receive: Receive, call: _Call, caller: Caller) -> Prediction:
+    async def _read_and_ask(
+        self,
+        deadline: Deadline,
+        receive: Receive,
+        on_close: OnClose | None,
+        call: _Call,
+        caller: Caller,
+    ) -> Prediction:
         try:
             async with asyncio.timeout(max(0.0, deadline.cut - time.monotonic())) as limit:
-                with self._place(call, caller, limit) as place:
+
+                def give_up(why: Refusal) -> None:
+                    # One that is over its time already is about to end by itself.
+                    with contextlib.suppress(RuntimeError):
+                        limit.reschedule(asyncio.get_running_loop().time())
+                        call.given_up = why
+
+                with self._place(call, caller, give_up) as place:
                     image_b64 = await self._read_image(receive, call, caller)
                     place.reading = False
-                    asked = Request(call.request_id, caller.hotkey, caller.uid, image_b64, deadline, caller.priority)
-                    return await self._ask(asked)
+                    asked = Request(
+                        call.request_id,
+                        caller.hotkey,
+                        caller.uid,
+                        image_b64,
+                        deadline,
+                        self._receiver,
+                        caller.priority,
+                    )
+                    with _told_of_a_close(on_close, lambda: give_up(CallerLeft(LEFT))):
+                        return await self._ask(asked)
         except TimeoutError:
-            if call.pushed_out:
-                raise Overloaded("This miner gave the place of this slow request to another caller.") from None
-            raise TooLate("The request was not read and answered in time.") from None
+            raise call.given_up or TooLate("The request was not read and answered in time.") from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -200,7 +232,7 @@ class AxonApp:
         while more:
             event = await receive()
             if event["type"] == "http.disconnect":
-                raise BadRequest("The caller left before its request was complete.")
+                raise CallerLeft(LEFT)
             chunk = event.get("body", b"")
             self._count(len(chunk), call, caller)
             body += chunk
@@ -210,7 +242,7 @@ class AxonApp:
     def _count(self, size: int, call: _Call, caller: Caller) -> None:
         if call.buffered + size > self._settings.max_body_bytes:
             raise self._too_large()
-        held, most = self._buffered, self._settings.max_buffered_bytes
+        held, most = self._capacity.buffered, self._settings.max_buffered_bytes
         if held.total + size > most or (call.buffered and held.of(caller.hotkey) + size > most // 2):
             raise Overloaded("This miner holds as many images as it can; ask again later.")
         call.buffered += size
@@ -240,6 +272,19 @@ def _check_route(scope: Scope) -> None:
         raise NotFound(name.split("/")[0], [SYNAPSE])
     if scope["method"] != "POST":
         raise NotFound(f"{scope['method']} {name}", [SYNAPSE])
+
+
+@contextlib.contextmanager
+def _told_of_a_close(on_close: OnClose | None, tell: Callable[[], None]) -> Iterator[None]:
+    """Be told if the caller closes its connection, where the server can say so."""
+    if on_close is None:
+        yield
+        return
+    on_close(tell)
+    try:
+        yield
+    finally:
+        on_close(None)
 
 
 def _is_probability(value: object) -> bool:

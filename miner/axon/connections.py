@@ -15,6 +15,8 @@ from typing import Protocol
 
 # In the state of an ASGI scope: called once a permitted caller has proved that it asks over this connection.
 CALLER_PROVED = "caller_proved"
+# Likewise: takes what to call if the connection closes before the reply, or None once that is of no interest.
+CALLER_LEFT = "caller_left"
 # Addresses of a caller, and callers; validators have one or two addresses each.
 ADDRESSES_OF_ONE, REMEMBERED = 8, 256
 # An IPv6 network of one subscriber.

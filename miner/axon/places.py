@@ -47,6 +47,10 @@ class Places:
         self._taken: dict[Place, None] = {}
         self._held = Holdings()
 
+    def limit(self, most: int) -> None:
+        """From here on so many; requests that have a place keep it."""
+        self._most = most
+
     def __len__(self) -> int:
         """How many are taken."""
         return len(self._taken)
@@ -80,6 +84,19 @@ class Places:
         self.free(most)
         most.give_up()
         return True
+
+
+class Capacity:
+    """What the requests of all axons of one process may hold together.
+
+    Args:
+        most_in_flight: requests that are being read or answered at one time.
+    """
+
+    def __init__(self, most_in_flight: int) -> None:
+        self.places = Places(most_in_flight)
+        # Bytes of bodies in flight.
+        self.buffered = Holdings()
 
 
 def _load(held: int, priority: float) -> float:

@@ -2,6 +2,7 @@
 
 Refusal
 ├── BadRequest        400  the headers or the body cannot be read
+│   └── CallerLeft    400  nobody waits for the answer
 ├── Unauthenticated   401  not signed, not for us, not fresh, or seen before
 ├── Forbidden         403  the caller may not ask
 ├── NotFound          404  no such synapse
@@ -42,6 +43,12 @@ class BadRequest(Refusal):
 
     status = 400
     kind = "unreadable"
+
+
+class CallerLeft(BadRequest):
+    """The caller closed its connection before it was answered; nobody reads this reply."""
+
+    kind = "caller_left"
 
 
 class Unauthenticated(Refusal):

@@ -21,7 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from engines.machine.descriptors import descriptor_limit, lacks_descriptors
-from miner.axon.connections import CALLER_PROVED, ConnectionTable, network_of
+from miner.axon.connections import CALLER_LEFT, CALLER_PROVED, ConnectionTable, network_of
 from miner.axon.settings import AxonSettings
 from miner.errors import ServerError
 from miner.tally import Tally
@@ -50,6 +50,7 @@ class AxonServer:
         settings: where to listen.
         name: what the logs and errors call it.
         tally: counts what is refused; one of its own without it.
+        share: of the files that the process may open, what this server may use.
     """
 
     def __init__(
@@ -59,10 +60,12 @@ class AxonServer:
         *,
         name: str = "axon",
         tally: Tally | None = None,
+        share: float = 1.0,
     ) -> None:
         self._app = app
         self._name = name
         self._tally = tally or Tally()
+        self._share = share
         self._settings = settings or AxonSettings()
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
@@ -121,7 +124,8 @@ class AxonServer:
     def _config(self) -> uvicorn.Config:
         settings = self._settings
         files = descriptor_limit()
-        most = min(settings.max_connections, max(files - OTHER_DESCRIPTORS, files // 4))
+        free = max(files - OTHER_DESCRIPTORS, files // 4)
+        most = max(1, min(settings.max_connections, int(free * self._share)))
         if most < settings.max_connections:
             log.warning(
                 "fewer_connections",
@@ -269,7 +273,9 @@ class _Connection(H11Protocol):
         self._first_request_s = first_request_s
         self._refused = False
         self._unread: asyncio.TimerHandle | None = None
-        self.app_state = {**self.app_state, CALLER_PROVED: partial(table.prove, self)}
+        self._leave: Callable[[], object] | None = None
+        told = {CALLER_PROVED: partial(table.prove, self), CALLER_LEFT: self._on_close}
+        self.app_state = {**self.app_state, **told}
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.logger = logging.getLogger(CONNECTION_LOG)
@@ -293,6 +299,13 @@ class _Connection(H11Protocol):
         self._lingering.discard(self)
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
+        if self._leave is not None:
+            self._leave()
+
+    def _on_close(self, tell: Callable[[], object] | None) -> None:
+        self._leave = tell
+        if tell is not None and self.cycle is not None and self.cycle.disconnected:
+            tell()
 
     def data_received(self, data: bytes) -> None:
         if not self._refused:

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from stage1.settings import Section, UserPath
 
@@ -30,6 +30,30 @@ class WalletSettings(Section):
     name: str = "default"
     hotkey: str = "default"
     path: UserPath = Path("~/.bittensor/wallets")
+
+
+class HotkeySettings(Section):
+    """One of several hotkeys that this miner answers for, each at a port of its own.
+
+    Attributes:
+        hotkey: name of the hotkey.
+        wallet: name of its wallet; default that of `[wallet]`.
+        port: of its axon; default `axon.port` for the first of the list, one more for each that follows.
+        external_port: port that validators reach; default the axon's own.
+    """
+
+    hotkey: str = Field(min_length=1)
+    wallet: str | None = None
+    port: int | None = Field(default=None, ge=0, le=65535)
+    external_port: int | None = Field(default=None, ge=1, le=65535)
+
+
+def _by_name(value: object) -> object:
+    return {"hotkey": value} if isinstance(value, str) else value
+
+
+# In a list of hotkeys a name alone will do.
+HotkeyEntry = Annotated[HotkeySettings, BeforeValidator(_by_name)]
 
 
 class ChainSettings(Section):

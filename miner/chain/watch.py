@@ -55,9 +55,9 @@ class ChainWatch:
         self._announce = announce
         self._now = now
         self._failures = 0
-        self._registered = dict.fromkeys(hotkeys, True)
-        # Of those that are registered: whether validators can find them.
-        self._announced = dict.fromkeys(hotkeys, True)
+        self._registered = {hotkey: hotkey in first.neurons for hotkey in hotkeys}
+        # Whether validators can find them.
+        self._announced = dict(self._registered)
 
     def status(self) -> dict[str, Any]:
         """What is known of the subnet, and how old it is, in seconds."""

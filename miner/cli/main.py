@@ -104,11 +104,18 @@ def mine(
 
         flags = {"wallet.name": wallet, "wallet.hotkey": hotkey, "axon.port": port}
         flags |= {"chain.network": network, "chain.netuid": netuid}
-        settings = load_settings(config, parsed_changes(change, flags))
+        changes = parsed_changes(change, flags)
+        settings = load_settings(config, changes)
         if retrain_now and settings.retrain.data is None:
             raise SettingsError("--retrain-now needs retrain.data: the directory with labels.csv")
         configure_logging(settings.log.level, settings.log.json_lines)
-        asyncio.run(run_miner(settings, retrain_now=retrain_now, started=STARTED))
+        run = run_miner(
+            settings,
+            read_again=lambda: load_settings(config, changes),
+            retrain_now=retrain_now,
+            started=STARTED,
+        )
+        asyncio.run(run)
         leave_native_work()
 
 

@@ -245,3 +245,25 @@ def test_a_check_that_takes_too_long_keeps_no_miner_from_starting(
     with capture_logs() as logs:
         asyncio.run(nightly.check())
     assert [entry["event"] for entry in logs] == ["night_settings_not_checked"]
+
+
+def test_another_schedule_holds_without_a_restart(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        (tmp_path / "data").mkdir()
+        off = RetrainSettings(data=tmp_path / "data", preset="tiny")
+        nightly = NightlyJob(off, store=tmp_path, state=tmp_path, now=lambda: NIGHT)
+        try:
+            on = off.model_copy(update={"enabled": True, "cron": "0 4 * * *"})
+            await nightly.change(on, {"seed": 7})
+            [due] = [job.next_run_time for job in nightly._scheduler.get_jobs()]
+            assert (due.hour, due.minute) == (4, 0)
+            assert "seed=7" in nightly.command()
+            with pytest.raises(SettingsError, match="train_supervised"):
+                await nightly.change(off, {"train_supervised": {"epoch": 20}})
+            assert "seed=7" in nightly.command()
+            await nightly.change(off, {})
+            assert nightly._scheduler.get_jobs() == []
+        finally:
+            await nightly.close()
+
+    asyncio.run(scenario())

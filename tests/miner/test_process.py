@@ -12,10 +12,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from bittensor_wallet import Wallet
@@ -110,10 +112,9 @@ def home(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def miner(home: Path, bundle_files: Path, provenance: Provenance) -> Iterator[Miner]:
-    store = Store(home / "store")
-    store.activate(store.publish(bundle_files, provenance), now=NOW)
+@contextmanager
+def running(home: Path, **changes: object) -> Iterator[Miner]:
+    """`cascade mine` with the store, the wallets and the chain of `home`, once it is ready."""
     port = free_port()
     settings = {
         "store": home / "store",
@@ -126,17 +127,31 @@ def miner(home: Path, bundle_files: Path, provenance: Provenance) -> Iterator[Mi
         "axon.host": "127.0.0.1",
         "axon.port": port,
         "log.json_lines": "true",
-    }
+    } | changes
     flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
     with (home / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "miner.cli", "mine", *flags], stderr=log, cwd=home)
-    running = Miner(process, home, port, (home / "address").read_text(), store)
+    miner = Miner(process, home, port, (home / "address").read_text(), Store(home / "store"))
     try:
-        until(lambda: running.saw("ready"))
-        yield running
+        until(lambda: miner.saw("ready"))
+        yield miner
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def stocked(home: Path, bundle_files: Path, provenance: Provenance) -> Path:
+    """`home` with a live bundle."""
+    store = Store(home / "store")
+    store.activate(store.publish(bundle_files, provenance), now=NOW)
+    return home
+
+
+@pytest.fixture
+def miner(stocked: Path) -> Iterator[Miner]:
+    with running(stocked) as started:
+        yield started
 
 
 @pytest.fixture(params=[sys.executable, pytest.param(OLD_SDK, marks=pytest.mark.interop)], ids=["10.5", "9.9"])
@@ -229,6 +244,58 @@ def test_sigterm_ends_the_miner_with_status_0_and_frees_the_port(miner: Miner) -
     assert miner.process.wait(LIMIT_S) == 0
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", miner.port)) != 0
+
+
+def hotkey_of(home: Path, name: str) -> str:
+    wallet = Wallet(name="miner", hotkey=name, path=str(home))
+    wallet.create_new_hotkey(use_password=False, overwrite=True, suppress=True)
+    return str(wallet.hotkey.ss58_address)
+
+
+def test_several_hotkeys_share_one_cascade_and_one_that_is_gone_stops_nobody(stocked: Path) -> None:
+    chain = ChainFile.read(stocked / "chain.json")
+    first, second = (stocked / "address").read_text(), hotkey_of(stocked, "second")
+    gone = hotkey_of(stocked, "gone")
+    chain.model_copy(update={"neurons": {**chain.neurons, second: Neuron(uid=2)}}).write(stocked / "chain.json")
+    ports = [free_port() for _ in range(3)]
+    names = zip(("default", "second", "gone"), ports, strict=True)
+    entries = [{"hotkey": name, "port": port} for name, port in names]
+    road = picture(stocked / "road.jpg", (0, 255, 255))
+    with running(stocked, hotkeys=json.dumps(entries), **{"admin.port": (admin := free_port())}) as miner:
+        until(lambda: len(miner.events("ready")) == 3)
+        assert [event["hotkey"] for event in miner.events("not_registered")] == [gone]
+        for hotkey, port in zip((first, second), ports, strict=False):
+            [record] = replace(miner, hotkey=hotkey, port=port).ask(road)
+            assert record["status_code"] == 200
+        # A request for one is no request for another.
+        [record] = replace(miner, hotkey=first, port=ports[1]).ask(road)
+        assert record["status_code"] == 401
+        with urlopen(f"http://127.0.0.1:{admin}/status", timeout=LIMIT_S) as reply:
+            status = json.load(reply)
+        assert status["chain"]["registered"] == {first: True, second: True, gone: False}
+        assert status["replies"] == {first: {"200": 1}, second: {"200": 1, "401": 1}, gone: {}}
+        assert [record.receiver for record in read_journal(stocked / "state")] == [first, second]
+        miner.process.send_signal(signal.SIGTERM)
+        assert miner.process.wait(LIMIT_S) == 0
+
+
+def test_sighup_reads_the_settings_again(stocked: Path) -> None:
+    file = stocked / "cascade.toml"
+    road = picture(stocked / "road.jpg", (0, 255, 255))
+    with running(stocked) as miner:
+        assert [record["status_code"] for record in miner.ask(road)] == [200]
+        file.write_text("[access]\nmin_stake = 1e6\n\n[engine]\nworkers = 7\n")
+        miner.process.send_signal(signal.SIGHUP)
+        until(lambda: miner.saw("settings_taken", sections=["access"]))
+        until(lambda: miner.saw("settings_need_restart", sections=["engine"]))
+        assert [record["status_code"] for record in miner.ask(road)] == [403]
+        file.write_text("[access")
+        miner.process.send_signal(signal.SIGHUP)
+        until(lambda: miner.saw("settings_not_read"))
+        file.write_text("")
+        miner.process.send_signal(signal.SIGHUP)
+        until(lambda: len(miner.events("settings_taken")) == 2)
+        assert [record["status_code"] for record in miner.ask(road)] == [200]
 
 
 def mine(home: Path, **settings: object) -> subprocess.CompletedProcess[str]:

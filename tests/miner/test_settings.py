@@ -169,3 +169,56 @@ def test_paths_of_file_and_environment_may_begin_at_home(tmp_path: Path, monkeyp
     settings = load_settings()
     assert (settings.store, settings.state) == (tmp_path / "engines", tmp_path / "state")
     assert (settings.retrain.data, settings.stage2.engine) == (tmp_path / "roads", tmp_path / "stage2")
+
+
+HOTKEYS = """
+hotkeys = ["one", {hotkey = "two", port = 9005, external_port = 80}, {hotkey = "one", wallet = "other"}]
+
+[wallet]
+name = "miner"
+
+[axon]
+port = 9000
+"""
+
+
+def test_each_of_several_hotkeys_has_a_port_of_its_own() -> None:
+    written(HOTKEYS)
+    served = [(one.wallet.name, one.wallet.hotkey, one.axon.port, one.external_port) for one in load_settings().served]
+    assert served == [("miner", "one", 9000, None), ("miner", "two", 9005, 80), ("other", "one", 9002, None)]
+
+
+def test_without_a_list_there_is_the_wallets_hotkey() -> None:
+    [served] = load_settings(None, {"wallet.hotkey": "one", "chain.external_port": 80}).served
+    assert (served.wallet.hotkey, served.axon.port, served.external_port) == ("one", 8091, 80)
+
+
+def test_hotkeys_can_be_given_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CASCADE_HOTKEYS", '["one", "two"]')
+    assert [one.axon.port for one in load_settings().served] == [8091, 8092]
+
+
+def test_free_ports_are_taken_one_by_one() -> None:
+    assert [one.axon.port for one in load_settings(None, {"hotkeys": ["a", "b"], "axon.port": 0}).served] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hotkeys": ["one", "one"]}, "the hotkey default/one is given twice"),
+        ({"hotkeys": ["one", {"hotkey": "two", "port": 8091}]}, "the port 8091 is given twice"),
+        (
+            {"hotkeys": [{"hotkey": "one", "external_port": 80}, {"hotkey": "two", "external_port": 80}]},
+            "the external port 80 is given twice",
+        ),
+        ({"hotkeys": ["one", "two"], "axon.port": 65535}, "port 65536 is above 65535"),
+        ({"hotkeys": ["one"], "wallet.hotkey": "two"}, "give one of them"),
+        ({"hotkeys": ["one"], "chain.external_port": 80}, "set external_port for each of hotkeys"),
+        ({"hotkeys": [{"port": 80}]}, r"hotkeys\.0\.hotkey: Field required"),
+        ({"hotkeys": [{"hotkey": "one", "prot": 80}]}, r"hotkeys\.0\.prot"),
+        ({"hotkeys": [""]}, r"hotkeys\.0\.hotkey"),
+    ],
+)
+def test_hotkeys_that_collide_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load_settings(None, changes)

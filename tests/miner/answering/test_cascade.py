@@ -267,3 +267,51 @@ def test_a_torn_last_line_of_the_journal_is_skipped(bundle: LiveBundle, tmp_path
     with (tmp_path / "journal.jsonl").open("a") as handle:
         handle.write('{"request_id": "half')
     assert list(read_journal(tmp_path)) == records
+
+
+class Forgotten(Expert):
+    """Never answers, and notes that it was told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.stopped = asyncio.Event(), asyncio.Event()
+
+    async def ask(self, content: bytes, timeout_s: float) -> float:  # noqa: ARG002
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.stopped.set()
+        return 0.5
+
+
+def test_what_nobody_waits_for_any_more_is_given_up_and_recorded(bundle: LiveBundle, tmp_path: Path) -> None:
+    async def run() -> dict[int, int]:
+        slot, expert, journal = BundleSlot(), Forgotten(), Journal(tmp_path)
+        slot.swap(bundle)
+        cascade = Cascade(
+            slot,
+            Batcher(BatchSettings()),
+            Bridge(expert, max_in_flight=1, clock=time.monotonic),
+            observers=(journal,),
+            engine=EngineSettings(workers=1),
+            clock=time.monotonic,
+            now=lambda: datetime.now(UTC),
+        )
+        deadline = BUDGET.deadline(time.monotonic(), 1e6)
+        asking = asyncio.create_task(
+            cascade.answer(Request("request-0", "5Validator", 1, encoded(unsure(bundle)), deadline, "5Ours"))
+        )
+        async with asyncio.timeout(60):
+            await expert.begun.wait()
+            asking.cancel()
+            await expert.stopped.wait()
+        await asyncio.gather(asking, return_exceptions=True)
+        await cascade.close()
+        journal.close()
+        return slot.leases
+
+    assert not any(asyncio.run(run()).values())
+    [record] = read_journal(tmp_path)
+    assert (record.result, record.receiver, record.action) == ("abandoned", "5Ours", Action.DEFER)
+    assert record.degraded is None

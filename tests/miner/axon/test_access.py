@@ -113,3 +113,16 @@ class TestSpend:
         policy.spend(caller, 0.0)
         with pytest.raises(TooManyRequests, match=r"0\.5 requests a second, 1 at once"):
             policy.spend(caller, 0.0)
+
+
+class TestChange:
+    def test_other_rules_hold_at_once_for_the_subnet_that_is_known(self):
+        policy = AccessPolicy(AccessSettings(), NEURONS)
+        policy.change(AccessSettings(min_stake=1000.0, extra_hotkeys=frozenset({"5Friend"})))
+        assert admitted(policy) == {"5Validator", "5Friend"}
+
+    def test_gives_no_allowance_back(self):
+        policy = AccessPolicy(AccessSettings(burst=3), NEURONS)
+        assert spendable(policy, 0.0) == 3
+        policy.change(AccessSettings(burst=3, min_stake=1.0))
+        assert spendable(policy, 0.0) == 0

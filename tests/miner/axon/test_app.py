@@ -16,6 +16,7 @@ from miner.answering.request import Prediction
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
 from miner.axon.legacy_protocol import LegacyProtocol
+from miner.axon.places import Capacity
 from miner.axon.settings import MIB, AccessSettings, RequestSettings
 from miner.chain.port import Neuron
 
@@ -70,7 +71,7 @@ class Asking:
 def make(validator):
     """Builds an application that knows one validator."""
 
-    def build(answer=None, *, access=None, stakes=None, age_s=None, **settings) -> Asking:
+    def build(answer=None, *, access=None, stakes=None, age_s=None, capacity=None, **settings) -> Asking:
         async def constant(_request):
             return Prediction(0.75)
 
@@ -86,6 +87,7 @@ def make(validator):
             access=AccessPolicy(access or AccessSettings(), neurons),
             settings=RequestSettings(**settings),
             on_reply=outcomes.append,
+            capacity=capacity,
         )
         return Asking(app, outcomes)
 
@@ -392,6 +394,32 @@ class TestPlaces:
         status, pushed_out, left = asyncio.run(scenario())
         assert (status, [reply.status for reply in pushed_out], left) == (200, [503], 0)
         assert "gave the place" in pushed_out[0].json["message"]
+
+    def test_several_axons_hold_no_more_than_one_would(self, make, validator, stranger):
+        async def scenario():
+            never, capacity = asyncio.Event(), Capacity(4)
+            stakes = {validator.hotkey: 1000.0, stranger.hotkey: 10.0}
+            first, second = (make(stakes=stakes, max_in_flight=4, capacity=capacity) for _ in range(2))
+            silent = [asyncio.create_task(first(validator.headers(), wait=never.wait)) for _ in range(4)]
+            while first.app.in_flight < 4:
+                await asyncio.sleep(0)
+            refused = await second(stranger.headers())
+            for task in silent:
+                task.cancel()
+            await asyncio.gather(*silent, return_exceptions=True)
+            return refused.status, (await second(stranger.headers())).status, second.app.in_flight
+
+        # Four of a hundred times the stake weigh less than the one of the newcomer.
+        assert asyncio.run(scenario()) == (503, 200, 0)
+
+    def test_other_limits_hold_from_the_next_request_on(self, make, validator):
+        async def scenario():
+            asking = make(max_body_bytes=2048)
+            before = await asking(validator.headers(), chunks=(BODY + b" " * 2000,))
+            asking.app.limit(RequestSettings(max_body_bytes=4096), TimeBudget(7.0, 1.0, 0.0))
+            return before.status, (await asking(validator.headers(), chunks=(BODY + b" " * 2000,))).status
+
+        assert asyncio.run(scenario()) == (413, 200)
 
 
 class TestRestart:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from miner.answering.request import Prediction
 from miner.axon.access import AccessPolicy
@@ -296,6 +297,51 @@ class TestCrowds:
         assert ran.stdout.splitlines()[-1] == "200"
         assert len(ran.stderr.splitlines()) < 10, ran.stderr[:2000]
         assert "fewer_connections" in ran.stderr
+
+
+class TestCallersWhoLeave:
+    def test_nothing_is_computed_for_them_any_more(self, app, validator):
+        begun, given_up = asyncio.Event(), asyncio.Event()
+
+        async def answer(_request):
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                given_up.set()
+
+        async def scenario():
+            application = app(answer)
+            server = await listening(application)
+            connection = await Connection.to(server.port)
+            asking = asyncio.create_task(connection.ask(validator.headers()))
+            async with asyncio.timeout(PATIENCE_S):
+                await begun.wait()
+                connection.writer.transport.abort()
+                await given_up.wait()
+            await asyncio.gather(asking, return_exceptions=True)
+            await server.stop()
+            return application.in_flight
+
+        with capture_logs() as logs:
+            assert asyncio.run(scenario()) == 0
+        assert [entry["reason"] for entry in logs if entry["event"] == "refused"] == ["caller_left"]
+
+    def test_an_answer_that_is_out_is_not_given_up(self, app, validator):
+        async def scenario():
+            server = await listening(app())
+            connection = await Connection.to(server.port)
+            status, _ = await connection.ask(validator.headers())
+            await connection.close()
+            other = await Connection.to(server.port)
+            again, _ = await other.ask(validator.headers())
+            await other.close()
+            await server.stop()
+            return status, again
+
+        with capture_logs() as logs:
+            assert asyncio.run(scenario()) == (200, 200)
+        assert not [entry for entry in logs if entry["event"] == "refused"]
 
 
 class TestStart:

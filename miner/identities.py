@@ -1,0 +1,148 @@
+"""The hotkeys of this miner: each with an axon of its own, all with one cascade behind them."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import structlog
+
+from miner.answering.deadline import TimeBudget
+from miner.answering.request import Answer
+from miner.axon.access import AccessPolicy
+from miner.axon.app import AxonApp, Reply
+from miner.axon.legacy_protocol import LegacyProtocol
+from miner.axon.places import Capacity
+from miner.axon.server import AxonServer
+from miner.chain.port import ChainPort, ChainSnapshot
+from miner.chain.wallet import load_hotkey
+from miner.errors import WalletError
+from miner.settings import MinerSettings
+from miner.start_checks import published_ip
+from miner.tally import Tally
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One hotkey of this miner, and the axon that answers for it.
+
+    Attributes:
+        address: ss58 address of the hotkey.
+        access: who may ask it.
+        app: answers its requests.
+        server: where it listens.
+        external_port: port that validators reach, None for the server's own.
+        replies: how many replies it gave, by HTTP status.
+    """
+
+    address: str
+    access: AccessPolicy
+    app: AxonApp
+    server: AxonServer
+    external_port: int | None = None
+    replies: Counter[int] = field(default_factory=Counter)
+
+    def change(self, settings: MinerSettings) -> None:
+        """Answer by other rules of access and within other limits, from the next request on."""
+        self.access.change(settings.access)
+        self.app.limit(settings.requests, time_budget(settings))
+
+
+def addresses_of(settings: MinerSettings) -> list[str]:
+    """The ss58 addresses of the hotkeys that the settings name, in their order.
+
+    Raises:
+        WalletError: a key cannot be read, or is named twice.
+    """
+    found = [load_hotkey(served.wallet).ss58_address for served in settings.served]
+    for address in found:
+        if found.count(address) > 1:
+            raise WalletError(f"hotkeys: two of the names lead to the same key, {address}; each needs its own")
+    return found
+
+
+def registered(snapshot: ChainSnapshot, addresses: Sequence[str]) -> list[str]:
+    """Those of our hotkeys that have a UID; the others are told.
+
+    Raises:
+        NotRegistered: none has.
+    """
+    absent = [address for address in addresses if address not in snapshot.neurons]
+    if len(absent) == len(addresses):
+        # Raises, and says what to do.
+        snapshot.neuron(absent[0])
+    for address in absent:
+        log.error(
+            "not_registered",
+            hotkey=address,
+            block=snapshot.block,
+            consequence="validators do not ask this hotkey; register it, and it is announced by itself",
+        )
+    return [address for address in addresses if address not in absent]
+
+
+def identities(
+    settings: MinerSettings, addresses: Sequence[str], snapshot: ChainSnapshot, *, answer: Answer, tally: Tally
+) -> list[Identity]:
+    """An identity for each hotkey; together they hold what one would.
+
+    Args:
+        settings: all settings.
+        addresses: of the hotkeys, in the order of `MinerSettings.served`.
+        snapshot: the subnet.
+        answer: the cascade.
+        tally: counts what is refused.
+    """
+    capacity, made = Capacity(settings.requests.max_in_flight), []
+    age_s = partial(_age_s, time.monotonic())
+    for served, address in zip(settings.served, addresses, strict=True):
+        access, replies = AccessPolicy(settings.access, snapshot.neurons), Counter[int]()
+        log.info("access", hotkey=address, admitted=access.admitted)
+        app = AxonApp(
+            answer,
+            authenticator=LegacyProtocol(address, settings.wire, age_s=age_s),
+            access=access,
+            settings=settings.requests,
+            budget=time_budget(settings),
+            on_reply=partial(_count, replies),
+            tally=tally,
+            receiver=address,
+            capacity=capacity,
+        )
+        server = AxonServer(app, served.axon, name=_name(settings, address), tally=tally, share=1 / len(addresses))
+        made.append(Identity(address, access, app, server, served.external_port, replies))
+    return made
+
+
+async def announce(settings: MinerSettings, chain: ChainPort, identity: Identity) -> None:
+    """Publish where one hotkey is served, if this miner is to do so.
+
+    Raises:
+        ChainError: it could not be published.
+        StartError: no address is set.
+    """
+    ip = published_ip(settings.chain)
+    if ip is not None:
+        await chain.serve(ip, identity.external_port or identity.server.port)
+
+
+def time_budget(settings: MinerSettings) -> TimeBudget:
+    """How the seconds of a request are spent."""
+    return TimeBudget(settings.requests.deadline_s, settings.requests.margin_s, settings.stage2.reserve_s)
+
+
+def _name(settings: MinerSettings, address: str) -> str:
+    return f"axon of {address[:8]}" if settings.hotkeys else "axon"
+
+
+def _count(replies: Counter[int], reply: Reply) -> None:
+    replies[reply.status] += 1
+
+
+def _age_s(since: float) -> float:
+    return time.monotonic() - since

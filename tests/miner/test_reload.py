@@ -1,0 +1,75 @@
+"""Settings that change while the miner runs."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from miner.reload import SettingsReload
+from miner.settings import MinerSettings, load_settings
+from stage1.errors import SettingsError
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+class Access:
+    """Takes changes of `access` and `requests`."""
+
+    def __init__(self) -> None:
+        self.taken: list[MinerSettings] = []
+
+    async def take(self, settings: MinerSettings) -> None:
+        if settings.access.min_stake == 13:
+            raise SettingsError("thirteen brings bad luck")
+        self.taken.append(settings)
+
+
+def reloaded(*texts: str) -> tuple[list[MinerSettings], list[list[str]], list[dict[str, object]]]:
+    """What was taken over, the sections of each reading, and the log, for one settings file after the other."""
+    file = Path("cascade.toml")
+    file.write_text(texts[0])
+    access = Access()
+    reload = SettingsReload(load_settings(file), lambda: load_settings(file), {("access", "requests"): access.take})
+    sections = []
+    with capture_logs() as logs:
+        for text in texts[1:]:
+            file.write_text(text)
+            sections.append(asyncio.run(reload.again()))
+    return access.taken, sections, [dict(entry) for entry in logs]
+
+
+def test_what_needs_no_restart_is_taken_over() -> None:
+    taken, sections, logs = reloaded("", "[access]\nmin_stake = 5\n", "[access]\nmin_stake = 5\n")
+    assert [settings.access.min_stake for settings in taken] == [5]
+    assert sections == [["access"], []]
+    assert [entry["event"] for entry in logs] == ["settings_taken"]
+
+
+def test_what_needs_one_is_named_until_it_comes() -> None:
+    changed = "[axon]\nport = 9000\n[access]\nmin_stake = 5\n"
+    taken, sections, logs = reloaded("", changed, changed)
+    assert sections == [["access"], []]
+    # The port in force is the one that is open.
+    assert taken[0].axon.port == 8091
+    told = [entry for entry in logs if entry["event"] == "settings_need_restart"]
+    assert [entry["sections"] for entry in told] == [["axon"], ["axon"]]
+
+
+def test_settings_that_do_not_fit_change_nothing() -> None:
+    taken, sections, logs = reloaded("[access]\nmin_stake = 5\n", "[acess]\nmin_stake = 6\n", "[access\n")
+    assert (taken, sections) == ([], [[], []])
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("settings_not_read", "error")] * 2
+    assert "acess" in str(logs[0]["reason"])
+
+
+def test_a_change_that_is_refused_leaves_the_old_ones_in_force() -> None:
+    taken, sections, logs = reloaded("", "[access]\nmin_stake = 13\n", "[access]\nmin_stake = 5\n")
+    assert [entry["event"] for entry in logs] == ["settings_not_taken", "settings_need_restart", "settings_taken"]
+    assert sections == [[], ["access"]]
+    assert len(taken) == 1
