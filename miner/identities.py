@@ -10,6 +10,7 @@ from functools import partial
 
 import structlog
 
+from engines.machine.tally import Tally
 from miner.answering.deadline import TimeBudget
 from miner.answering.request import Answer
 from miner.axon.access import AccessPolicy
@@ -22,7 +23,6 @@ from miner.chain.wallet import load_hotkey
 from miner.errors import WalletError
 from miner.settings import MinerSettings
 from miner.start_checks import published_ip
-from miner.tally import Tally
 
 log = structlog.get_logger(__name__)
 

@@ -24,6 +24,7 @@ from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.clock import utc_now
 from engines.machine.descriptors import raise_descriptor_limit
 from engines.machine.memory import few_arenas
+from engines.machine.tally import Tally
 from engines.store.store import Store
 from miner.admin.settings import AdminSettings
 from miner.answering.cascade import Cascade
@@ -41,7 +42,6 @@ from miner.nightly import NightlyJob
 from miner.reload import SettingsReload
 from miner.settings import MinerSettings
 from miner.start_checks import held_state
-from miner.tally import Tally
 from stage1.errors import CascadeError, Stage1Error
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.servers.open_server import open_server

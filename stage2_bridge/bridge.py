@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
+from engines.machine.tally import Tally
 from stage2_bridge.client import Outcome, Stage2Client, Stage2Error, Verdict
 from stage2_bridge.slots import Slots
 
@@ -37,6 +38,7 @@ class Bridge:
         # What an answer took of late.
         self._usual_s = 0.0
         self._clock = clock
+        self._failed = Tally("stage2_failed")
 
     async def ask(self, content: bytes, deadline: float) -> Verdict:
         """Hand an image to Stage-2; never raises for anything Stage-2 does.
@@ -96,10 +98,12 @@ class Bridge:
         except TimeoutError:
             return Outcome.TIMEOUT, None
         except Stage2Error as error:
-            log.warning("stage2_failed", server=server, reason=str(error))
-        except (Exception, asyncio.CancelledError):
+            log.debug("stage2_failed", server=server, reason=str(error))
+            self._failed.add(type(error).__name__, str(error), server=server)
+        except (Exception, asyncio.CancelledError) as error:
             # The edge to foreign code: whatever is wrong there, the request is answered with Stage-1's probability.
-            log.exception("stage2_failed", server=server)
+            log.debug("stage2_failed", server=server, exc_info=error)
+            self._failed.add(type(error).__name__, repr(error), error=error, server=server)
         return Outcome.ERROR, None
 
 

@@ -10,17 +10,15 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
-import structlog
 
 from engines.errors import DeadlineExceeded, EngineError, InferenceError
 from engines.live.batch_queue import BatchQueue, Waiting
 from engines.live.settings import BatchSettings
 from engines.live.slot import Lease
+from engines.machine.tally import Tally
 from stage1.errors import Stage1Error
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
-
-log = structlog.get_logger(__name__)
 
 GENERATIONS = 16
 
@@ -43,6 +41,7 @@ class BatcherStats:
         failed: images that the engine failed on.
         waiting: images that wait now.
         images_by_generation: `images`, of each of the latest generations.
+        batches_by_size: `batches`, by the number of their images.
     """
 
     batches: int
@@ -51,6 +50,7 @@ class BatcherStats:
     failed: int
     waiting: int
     images_by_generation: dict[int, int]
+    batches_by_size: dict[int, int]
 
 
 class Batcher:
@@ -72,6 +72,8 @@ class Batcher:
         self._closing = False
         self._batches = self._images = self._expired = self._failed = 0
         self._by_generation: Counter[int] = Counter()
+        self._by_size: Counter[int] = Counter()
+        self._engine_failed, self._batch_failed = Tally("engine_failed"), Tally("batch_failed")
         self._threads = [
             threading.Thread(target=self._work, name=f"stage1-batch-{number}", daemon=True)
             for number in range(settings.workers)
@@ -117,7 +119,13 @@ class Batcher:
         """What it has done so far."""
         with self._changed:
             return BatcherStats(
-                self._batches, self._images, self._expired, self._failed, len(self._queue), dict(self._by_generation)
+                self._batches,
+                self._images,
+                self._expired,
+                self._failed,
+                len(self._queue),
+                dict(self._by_generation),
+                dict(self._by_size),
             )
 
     def close(self) -> None:
@@ -158,9 +166,9 @@ class Batcher:
         jobs = [job for job in taken if job.future.set_running_or_notify_cancel()]
         try:
             return self._compute(jobs, buffer) if jobs else buffer
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  it is told, and whoever waits hears of it
             # Memory ran out, for example: whoever waits must hear of it, and the next batch be computed.
-            log.exception("batch_failed", generation=jobs[0].lease.generation)
+            self._batch_failed.add(type(error).__name__, repr(error), error=error, generation=jobs[0].lease.generation)
             for job in jobs:
                 if not job.future.done():
                     job.future.set_exception(InferenceError(f"the batch failed: {error!r}"))
@@ -173,38 +181,38 @@ class Batcher:
             buffer = np.empty((len(jobs), *shape), np.uint8)
         for place, job in enumerate(jobs):
             buffer[place] = job.image
-        failed = self._run(jobs, buffer[: len(jobs)], set())
+        failed = self._run(jobs, buffer[: len(jobs)])
         with self._changed:
             self._batches += 1
             self._images += len(jobs)
+            self._by_size[len(jobs)] += 1
             self._failed += failed
             self._by_generation[jobs[0].lease.generation] += len(jobs)
             if len(self._by_generation) > GENERATIONS:
                 del self._by_generation[min(self._by_generation)]
         return buffer
 
-    def _run(self, jobs: Sequence[_Job], batch: Pixels, told: set[tuple[type, str]]) -> int:
+    def _run(self, jobs: Sequence[_Job], batch: Pixels) -> int:
         """Compute, and if that fails halve until the images that cannot be computed are alone; how many those are.
 
         Args:
             jobs: what is computed.
             batch: their images.
-            told: errors of this batch that are in the log.
         """
         try:
             outputs = jobs[0].lease.bundle.engine.infer(batch)
             if len(outputs) != len(jobs):
                 raise InferenceError(f"the engine returned {len(outputs)} outputs for {len(jobs)} images")
-        except Exception as error:
-            known, seen = isinstance(error, EngineError | Stage1Error), (type(error), str(error))
-            if not known and seen not in told:
+        except Exception as error:  # noqa: BLE001  it is told, and whoever waits hears of it
+            known = isinstance(error, EngineError | Stage1Error)
+            if not known:
                 # A bug in an engine must neither end the thread that serves everyone nor go unseen, also where the
                 # halves can be computed.
-                log.exception("engine_failed", generation=jobs[0].lease.generation, images=len(jobs))
-                told.add(seen)
+                example = {"generation": jobs[0].lease.generation, "images": len(jobs)}
+                self._engine_failed.add(type(error).__name__, repr(error), error=error, **example)
             if len(jobs) > 1:
                 half = len(jobs) // 2
-                return self._run(jobs[:half], batch[:half], told) + self._run(jobs[half:], batch[half:], told)
+                return self._run(jobs[:half], batch[:half]) + self._run(jobs[half:], batch[half:])
             jobs[0].future.set_exception(error if known else InferenceError(f"the engine failed: {error!r}"))
             return 1
         for place, job in enumerate(jobs):

@@ -15,11 +15,11 @@ import structlog
 from engines.errors import DeadlineExceeded, EngineError
 from engines.live.batcher import Batcher
 from engines.live.slot import BundleSlot, Lease
+from engines.machine.tally import Tally
 from miner.answering.record import Observer, RequestRecord, Result
 from miner.answering.request import UNDECODABLE, Prediction, Request
 from miner.answering.settings import EngineSettings
 from miner.answering.turns import Turns
-from miner.tally import Tally
 from stage1.decisions import Action, Level
 from stage1.errors import ImageError, Stage1Error
 from stage1.image_file import ImageLimits
@@ -84,6 +84,8 @@ class Cascade:
         tally: Tally | None = None,
     ) -> None:
         self._tally = tally or Tally("degraded")
+        self._undecodable = Tally("not_an_image")
+        self._untold = Tally("observer_failed")
         self._slot = slot
         self._batcher = batcher
         self._bridge = bridge
@@ -107,7 +109,7 @@ class Cascade:
         stage1: Stage1Result | None = None
         verdict: Verdict | None = None
         stage1_ms: float | None = None
-        answer = self._fallback
+        answer, why = self._fallback, "an answer was given without it"
         try:
             lease = self._slot.lease()
             async with asyncio.timeout(request.deadline.due - started):
@@ -118,14 +120,15 @@ class Cascade:
                 verdict = await self._bridge.ask(stage1.content, request.deadline.stage2_until)
                 answer = stage1.answer if verdict.probability is None else verdict.probability
         except ImageError as error:
-            log.info("not_an_image", request_id=request.request_id, reason=str(error))
+            log.debug("not_an_image", request_id=request.request_id, reason=str(error))
+            self._undecodable.add("not_decoded", str(error), request_id=request.request_id, hotkey=request.hotkey)
             result, answer = "not_an_image", UNDECODABLE
         except (TimeoutError, DeadlineExceeded):
             result = "stage1_late"
         except (Stage1Error, EngineError) as error:
             generation = 0 if lease is None else lease.generation
-            log.error("stage1_failed", request_id=request.request_id, generation=generation, reason=str(error))
-            result = "stage1_failed"
+            log.debug("stage1_failed", request_id=request.request_id, generation=generation, reason=str(error))
+            result, why = "stage1_failed", str(error)
         except asyncio.CancelledError:
             self._tell(self._record(request, at, started, "abandoned", answer, lease, stage1, verdict, stage1_ms))
             raise
@@ -134,16 +137,18 @@ class Cascade:
         _log(record)
         # Without a Stage-2 it is what the operator wants.
         if (reason := record.degraded) is not None and record.stage2 is not Outcome.ABSENT:
-            self._tally.add(reason, "an answer was given without it", request_id=record.request_id)
+            self._tally.add(reason, why, request_id=record.request_id, generation=record.generation)
         return Prediction(answer, record.bundle, record.generation)
 
     def _tell(self, record: RequestRecord) -> None:
         for observer in self._observers:
             try:
                 observer.on_answer(record)
-            except Exception:
+            except Exception as error:
                 # The edge to whatever is told: the caller waits, and gets the answer all the same.
-                log.exception("observer_failed", request_id=record.request_id, observer=type(observer).__name__)
+                name = type(observer).__name__
+                log.debug("observer_failed", request_id=record.request_id, observer=name, exc_info=error)
+                self._untold.add(name, repr(error), error=error, request_id=record.request_id)
 
     async def close(self) -> None:
         """Stop the workers and close Stage-2."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from engines.machine.tally import Tally
 from miner.answering.record import RequestRecord
-from miner.tally import Tally
 
 FILE = "journal.jsonl"
 MAX_BYTES = 64 * 2**20

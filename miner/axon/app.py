@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import structlog
 from starlette.types import Receive, Scope, Send
 
+from engines.machine.tally import Tally
 from miner.answering.deadline import Deadline, TimeBudget
 from miner.answering.request import UNDECODABLE, Answer, Prediction, Request
 from miner.axon.access import AccessPolicy, Caller
@@ -28,7 +29,6 @@ from miner.axon.legacy_protocol import SYNAPSE, decode_headers
 from miner.axon.places import Capacity, Place
 from miner.axon.refusals import BodyTooLarge, CallerLeft, InternalFailure, NotFound, Overloaded, Refusal, TooLate
 from miner.axon.settings import RequestSettings
-from miner.tally import Tally
 
 log = structlog.get_logger(__name__)
 
@@ -165,7 +165,8 @@ class AxonApp:
         known: dict[str, object] = {"status": refusal.status, **refusal.known}
         if call.claimed:
             known |= {"hotkey": call.claimed, "proved": call.caller is not None}
-        self._tally.add(refusal.kind, str(refusal), **known)
+        error = refusal.__cause__ if isinstance(refusal, InternalFailure) else None
+        self._tally.add(refusal.kind, str(refusal), error=error, **known)
 
     def _check_announced_size(self, headers: dict[str, str]) -> None:
         # The server has refused a length that is not a number before this; an absent one is measured while reading.
@@ -253,13 +254,14 @@ class AxonApp:
             prediction: object = await self._answer(request)
         except TimeoutError:
             raise
-        except Exception:
+        except Exception as error:
             # The edge of the process: one broken request must not end the others, and the caller is told nothing.
-            log.exception("answer_failed", request_id=request.request_id)
-            raise InternalFailure("Internal error.") from None
+            log.debug("answer_failed", request_id=request.request_id, exc_info=error)
+            raise InternalFailure(request_id=request.request_id) from error
         if not isinstance(prediction, Prediction) or not _is_probability(prediction.probability):
-            log.error("answer_is_no_prediction", request_id=request.request_id, got=repr(prediction)[:100])
-            raise InternalFailure("Internal error.")
+            got = repr(prediction)[:100]
+            log.debug("answer_is_no_prediction", request_id=request.request_id, got=got)
+            raise InternalFailure(request_id=request.request_id, is_no_prediction=got)
         return prediction
 
     def _too_large(self) -> BodyTooLarge:

@@ -104,6 +104,10 @@ class InternalFailure(Refusal):
 
     status = 500
 
+    def __init__(self, **known: object) -> None:
+        super().__init__("Internal error.")
+        self.known |= known
+
 
 class Overloaded(Refusal):
     """This side is full or stopping."""

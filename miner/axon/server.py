@@ -21,10 +21,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from engines.machine.descriptors import descriptor_limit, lacks_descriptors
+from engines.machine.tally import Tally
 from miner.axon.connections import CALLER_LEFT, CALLER_PROVED, ConnectionTable, network_of
 from miner.axon.settings import AxonSettings
 from miner.errors import ServerError
-from miner.tally import Tally
 
 log = structlog.get_logger(__name__)
 
@@ -366,7 +366,8 @@ class _Connection(H11Protocol):
 def tell_failure(tally: Tally, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Exception handler of an event loop, for what fails outside any task.
 
-    Where the process has no descriptor left, asyncio tells of it thousands of times a second; here once a minute.
+    Where the process has no descriptor left, asyncio tells of it thousands of times a second, and of a fault in a
+    callback with every connection; here once a minute.
 
     Args:
         tally: counts it.
@@ -377,4 +378,6 @@ def tell_failure(tally: Tally, loop: asyncio.AbstractEventLoop, context: dict[st
     if lacks_descriptors(error):
         tally.add("descriptors", "the process has no file descriptor left for a new connection; raise its limit")
         return
-    loop.default_exception_handler(context)
+    if loop.get_debug():
+        loop.default_exception_handler(context)
+    tally.add("fault", str(context.get("message", "a callback failed")), error=error)

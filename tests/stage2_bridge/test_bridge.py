@@ -116,7 +116,7 @@ class TestAnswer:
         with capture_logs() as logs:
             verdict = run(ask(answering(value)))
         assert (verdict.outcome, verdict.probability) == (Outcome.ERROR, None)
-        assert [entry["event"] for entry in logs] == ["stage2_failed"]
+        assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == ["stage2_failed"]
 
     def test_the_client_gets_the_image_and_the_time_that_is_left(self) -> None:
         got: list[object] = []
@@ -166,7 +166,18 @@ class TestNoAnswer:
         with capture_logs() as logs:
             verdict = run(ask(failing(error)))
         assert (verdict.outcome, verdict.probability) == (Outcome.ERROR, None)
-        assert [(entry["event"], entry["server"]) for entry in logs] == [("stage2_failed", "test-server")]
+        [told] = [entry for entry in logs if entry["log_level"] == "warning"]
+        assert (told["event"], told["example"]["server"]) == ("stage2_failed", "test-server")
+
+    def test_a_server_that_fails_for_everyone_does_not_fill_the_log(self) -> None:
+        async def scenario() -> None:
+            bridge = bridge_to(failing(Stage2Error("no")))
+            for _ in range(50):
+                assert (await bridge.ask(IMAGE, 1e9)).outcome is Outcome.ERROR
+
+        with capture_logs() as logs:
+            run(scenario())
+        assert [entry["log_level"] for entry in logs] == ["debug", "warning", *["debug"] * 49]
 
     def test_a_timeout_of_the_clients_own_is_a_timeout(self) -> None:
         assert run(ask(failing(TimeoutError()))).outcome is Outcome.TIMEOUT

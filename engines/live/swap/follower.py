@@ -30,6 +30,7 @@ from engines.live.swap.status import Status
 from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.descriptors import lacks_descriptors
 from engines.machine.memory import give_back
+from engines.machine.tally import Tally
 from engines.store.store import Store
 from stage1.errors import without_addresses
 
@@ -72,6 +73,8 @@ class StoreFollower:
         self._rolling_back = 0
         self._one_at_a_time = asyncio.Lock()
         self._closing = False
+        # The pointer is looked at every two seconds.
+        self._postponed, self._unreadable = Tally("bundle_postponed"), Tally("bundle_refused")
 
     @property
     def live_id(self) -> str | None:
@@ -114,12 +117,19 @@ class StoreFollower:
         Returns:
             True if a swap happened.
         """
+        refused = self._refused_id
         try:
             return await self._load_current()
-        except (Interrupted, Postponed) as error:
+        except Interrupted as error:
             log.info("bundle_postponed", reason=str(error), live=self.live_id)
+        except Postponed as error:
+            self._postponed.add(str(error), "it is looked at again", live=self.live_id)
         except EXPECTED as error:
-            log.error("bundle_refused", reason=str(error), live=self.live_id)
+            if self._refused_id in {None, refused}:
+                # It is the store that cannot be read.
+                self._unreadable.add(str(error), "it is looked at again", live=self.live_id)
+            else:
+                log.error("bundle_refused", reason=str(error), live=self.live_id)
         return False
 
     async def rollback(self, *, now: datetime) -> int:

@@ -141,7 +141,7 @@ def test_a_poisoned_image_fails_alone(
 
 
 @pytest.mark.parametrize(("error", "told"), [(RuntimeError, 1), (InferenceError, 0)])
-def test_what_nobody_expected_of_an_engine_is_in_the_log_once_a_batch(
+def test_what_nobody_expected_of_an_engine_is_in_the_log_with_its_traceback(
     bundle: LiveBundle,
     slot: BundleSlot,
     open_batcher: Callable[..., Batcher],
@@ -158,7 +158,7 @@ def test_what_nobody_expected_of_an_engine_is_in_the_log_once_a_batch(
         first.result(30)
         assert all(future.exception(30) is None for future in futures)
         assert slow.batches == [1, 8, 4, 2, 2, 4, 2, 2]
-    assert [(entry["event"], entry["exc_info"]) for entry in logs] == [("engine_failed", True)] * told
+    assert [(entry["event"], type(entry["exc_info"])) for entry in logs] == [("engine_failed", error)] * told
 
 
 def test_a_poisoned_image_is_in_the_log_once_and_whoever_asked_is_told(
@@ -172,7 +172,21 @@ def test_a_poisoned_image_is_in_the_log_once_and_whoever_asked_is_told(
         slow.go.set()
         first.result(30)
         assert isinstance(futures[1].exception(30), InferenceError)
-    assert [(entry["event"], entry["exc_info"]) for entry in logs] == [("engine_failed", True)]
+    assert [(entry["event"], entry["exc_info"]) for entry in logs] == [("engine_failed", logs[0]["exc_info"])]
+    assert isinstance(logs[0]["exc_info"], RuntimeError)
+
+
+def test_an_engine_that_fails_on_every_batch_does_not_fill_the_log(
+    bundle: LiveBundle, slot: BundleSlot, open_batcher: Callable[..., Batcher]
+) -> None:
+    batcher, slow = open_batcher(max_batch=1), slow_of(bundle)
+    slow.error = RuntimeError
+    slow.go.set()
+    with capture_logs() as logs:
+        for _ in range(20):
+            assert isinstance(ask(batcher, slot, 255).exception(30), InferenceError)
+    assert [entry["event"] for entry in logs] == ["engine_failed"]
+    assert batcher.stats.batches_by_size == {1: 20}
 
 
 def test_a_batch_that_cannot_even_begin_fails_and_the_next_is_computed(

@@ -185,6 +185,15 @@ def test_only_what_is_no_image_is_answered_with_minus_one(bundle: LiveBundle, tm
     assert record.result == "not_an_image"
 
 
+def test_images_that_cannot_be_decoded_do_not_fill_the_log(bundle: LiveBundle, tmp_path: Path) -> None:
+    """A caller sends as many as it likes."""
+    with capture_logs() as logs:
+        ask(bundle, tmp_path, *["%%%"] * 20, expert=Expert())
+    told = [entry for entry in logs if entry["event"] == "not_an_image" and entry["log_level"] != "debug"]
+    assert [(entry["times"], entry["log_level"]) for entry in told] == [(1, "warning")]
+    assert len([entry for entry in logs if entry["event"] == "not_an_image"]) == 21
+
+
 def as_format(name: str, size: tuple[int, int] = (64, 64)) -> str:
     file = io.BytesIO()
     Image.new("RGB", size, ROAD).save(file, name)
@@ -212,12 +221,15 @@ def test_a_failing_engine_is_answered_with_the_fallback(bundle: LiveBundle, tmp_
         answers, [record] = ask(bundle, tmp_path, encoded(ROAD), expert=Expert())
     assert answers == [0.5]
     assert (record.result, record.bundle, record.generation) == ("stage1_failed", bundle.bundle_id, 1)
-    assert [entry["generation"] for entry in logs if entry["event"] == "stage1_failed"] == [1]
+    [each] = [entry for entry in logs if entry["event"] == "stage1_failed"]
+    assert (each["generation"], each["log_level"]) == (1, "debug")
     # Not told as healthy, and an alarm by itself.
     assert [entry["degraded"] for entry in logs if entry["event"] == "request"] == ["stage1_failed"]
     assert [(entry["reason"], entry["log_level"]) for entry in logs if entry["event"] == "degraded"] == [
         ("stage1_failed", "warning")
     ]
+    [told] = [entry["example"] for entry in logs if entry["event"] == "degraded"]
+    assert (told["message"], told["generation"]) == (each["reason"], 1)
 
 
 def test_a_stage1_that_is_late_is_answered_with_the_fallback_in_time(

@@ -19,10 +19,10 @@ async def app(_scope, _receive, send):
 
 async def serve() -> None:
     """Print the status of a request that comes once the crowd is there."""
+    from engines.machine.tally import Tally  # noqa: PLC0415
     from miner.axon.server import AxonServer, tell_failure  # noqa: PLC0415
     from miner.axon.settings import AxonSettings  # noqa: PLC0415
     from miner.logs import configure_logging  # noqa: PLC0415
-    from miner.tally import Tally  # noqa: PLC0415
 
     configure_logging("INFO", json=True)
     tally = Tally()

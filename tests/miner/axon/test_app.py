@@ -150,7 +150,10 @@ class TestAnswers:
         assert (reply.status, reply.json) == (500, {"message": "Internal error."})
         assert "secret" not in str(reply.headers)
         [entry] = [entry for entry in logs if entry["event"] == "answer_failed"]
-        assert entry["exc_info"] is True
+        assert (entry["log_level"], str(entry["exc_info"])) == ("debug", "secret path")
+        [told] = [entry for entry in logs if entry["event"] == "refused"]
+        assert (told["reason"], str(told["exc_info"])) == ("failed", "secret path")
+        assert told["example"]["request_id"] == entry["request_id"]
 
     @pytest.mark.parametrize(
         ("timeout_s", "due_s", "cut_s"),

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
+from engines.machine.tally import Tally
 from miner.answering.request import Prediction
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
@@ -22,7 +23,6 @@ from miner.axon.server import AxonServer, bind
 from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings
 from miner.chain.port import Neuron
 from miner.errors import ServerError
-from miner.tally import Tally
 
 LOCAL = AxonSettings(host="127.0.0.1", port=0)
 BODY = b'{"image": "aGVsbG8="}'

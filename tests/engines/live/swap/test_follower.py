@@ -165,6 +165,19 @@ class TestRefresh:
 
         run(scenario)
 
+    def test_a_store_that_cannot_be_read_is_told_once_however_often_it_is_looked_at(
+        self, store: Store, publish: Publish
+    ) -> None:
+        async def scenario() -> None:
+            publish("a")
+            async with following(store) as follower:
+                store.pointer_path.write_text("no pointer")
+                with capture_logs() as logs:
+                    assert [await follower.refresh() for _ in range(30)] == [False] * 30
+                assert [(entry["event"], entry["times"]) for entry in logs] == [("bundle_refused", 1)]
+
+        run(scenario)
+
     def test_a_bundle_is_not_refused_because_there_is_no_file_descriptor_left(
         self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -184,6 +197,7 @@ class TestRefresh:
                         assert await follower.refresh() is False
                 assert [entry["event"] for entry in logs] == ["bundle_postponed"]
                 assert follower.refusals == 0
+                assert logs[0]["example"]["live"] == live(follower)
                 # Nobody has to move the pointer, or to ask for it.
                 assert await follower.refresh() is True
                 assert live(follower) == second

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from structlog.testing import capture_logs
 
-from miner.tally import Tally
+from engines.machine.tally import Tally
 
 
 def test_a_flood_is_one_line_a_minute_with_its_number() -> None:
@@ -20,3 +20,10 @@ def test_a_flood_is_one_line_a_minute_with_its_number() -> None:
     assert tally.counts == {"replay": 150, "full": 150}
     assert logs[0]["example"] == {"message": "seen before", "hotkey": "5F"}
     assert logs[0]["log_level"] == "warning"
+
+
+def test_an_error_is_told_with_its_traceback() -> None:
+    error = ValueError("no")
+    with capture_logs() as logs:
+        Tally("failed").add("ValueError", repr(error), error=error)
+    assert logs[0]["exc_info"] is error
