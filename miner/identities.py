@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 import structlog
@@ -37,7 +36,6 @@ class Identity:
         app: answers its requests.
         server: where it listens.
         external_port: port that validators reach, None for the server's own.
-        replies: how many replies it gave, by HTTP status.
     """
 
     address: str
@@ -45,7 +43,6 @@ class Identity:
     app: AxonApp
     server: AxonServer
     external_port: int | None = None
-    replies: Counter[int] = field(default_factory=Counter)
 
     def change(self, settings: MinerSettings) -> None:
         """Answer by other rules of access and within other limits, from the next request on."""
@@ -87,7 +84,13 @@ def registered(snapshot: ChainSnapshot, addresses: Sequence[str]) -> list[str]:
 
 
 def identities(
-    settings: MinerSettings, addresses: Sequence[str], snapshot: ChainSnapshot, *, answer: Answer, tally: Tally
+    settings: MinerSettings,
+    addresses: Sequence[str],
+    snapshot: ChainSnapshot,
+    *,
+    answer: Answer,
+    on_reply: Callable[[str, Reply], None],
+    tally: Tally,
 ) -> list[Identity]:
     """An identity for each hotkey; together they hold what one would.
 
@@ -96,12 +99,13 @@ def identities(
         addresses: of the hotkeys, in the order of `MinerSettings.served`.
         snapshot: the subnet.
         answer: the cascade.
+        on_reply: called after every reply, with the hotkey that was asked.
         tally: counts what is refused.
     """
     capacity, made = Capacity(settings.requests.max_in_flight), []
     age_s = partial(_age_s, time.monotonic())
     for served, address in zip(settings.served, addresses, strict=True):
-        access, replies = AccessPolicy(settings.access, snapshot.neurons), Counter[int]()
+        access = AccessPolicy(settings.access, snapshot.neurons)
         log.info("access", hotkey=address, admitted=access.admitted)
         app = AxonApp(
             answer,
@@ -109,13 +113,13 @@ def identities(
             access=access,
             settings=settings.requests,
             budget=time_budget(settings),
-            on_reply=partial(_count, replies),
+            on_reply=partial(on_reply, address),
             tally=tally,
             receiver=address,
             capacity=capacity,
         )
         server = AxonServer(app, served.axon, name=_name(settings, address), tally=tally, share=1 / len(addresses))
-        made.append(Identity(address, access, app, server, served.external_port, replies))
+        made.append(Identity(address, access, app, server, served.external_port))
     return made
 
 
@@ -138,10 +142,6 @@ def time_budget(settings: MinerSettings) -> TimeBudget:
 
 def _name(settings: MinerSettings, address: str) -> str:
     return f"axon of {address[:8]}" if settings.hotkeys else "axon"
-
-
-def _count(replies: Counter[int], reply: Reply) -> None:
-    replies[reply.status] += 1
 
 
 def _age_s(since: float) -> float:

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
+from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -102,6 +103,10 @@ class NightlyJob:
         self._now = now
         self._scheduler = AsyncIOScheduler(timezone="UTC")
         self._running = asyncio.Lock()
+        self._started_at: datetime | None = None
+        self._ended_at: datetime | None = None
+        self._outcomes: Counter[str] = Counter()
+        self._outcome = ""
         self._recalibrating = asyncio.Lock()
         self._tasks = BackgroundTasks()
 
@@ -186,10 +191,13 @@ class NightlyJob:
             return None
         # Both would want the workspace; a recalibration takes minutes.
         async with self._running, self._recalibrating:
-            started = self._now()
+            self._started_at = started = self._now()
             log.info("retrain_started", data=str(self._settings.data))
             status = await self._child(self.command())
-            seconds = round((self._now() - started).total_seconds(), 1)
+            self._ended_at = self._now()
+            seconds = round((self._ended_at - started).total_seconds(), 1)
+            self._outcome = "done" if status == 0 else "failed"
+            self._outcomes[self._outcome] += 1
             if status == 0:
                 self._stamp.parent.mkdir(parents=True, exist_ok=True)
                 RetrainStamp(started_at=started).write(self._stamp)
@@ -199,6 +207,23 @@ class NightlyJob:
             else:
                 log.error("retrain_failed", status=status, seconds=seconds)
             return status
+
+    def status(self) -> dict[str, Any]:
+        """The runs of this process: the last one's start, end and outcome, and how many came to which outcome.
+
+        `last_success` is the start of the last run that succeeded, before a restart too. Times are UTC, ISO 8601.
+        """
+        times = {
+            "started_at": self._started_at,
+            "ended_at": self._ended_at,
+            "last_success": self._last_success(),
+        }
+        return {
+            "running": self._running.locked(),
+            **{name: None if time is None else time.isoformat() for name, time in times.items()},
+            "outcome": self._outcome,
+            "outcomes": dict(self._outcomes),
+        }
 
     async def recalibrate(self, bundle: str, spec: EngineSpec) -> bool:
         """Compile the model of a bundle for this machine, calibrate it through that engine, and put it in its place.

@@ -8,10 +8,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import Any
 
 import structlog
 
@@ -26,11 +26,13 @@ from engines.machine.descriptors import raise_descriptor_limit
 from engines.machine.memory import few_arenas
 from engines.machine.tally import Tally
 from engines.store.store import Store
-from miner.admin.settings import AdminSettings
+from miner.admin.live_miner import Axon, LiveMiner
+from miner.admin_endpoint import open_admin, open_metrics
 from miner.answering.cascade import Cascade
 from miner.answering.journal import Journal
-from miner.axon.server import ABORT_S, AxonServer, tell_failure
-from miner.axon.settings import AxonSettings
+from miner.answering.record import Observer
+from miner.axon.app import AxonApp, Reply
+from miner.axon.server import tell_failure
 from miner.chain.bittensor import BittensorChain
 from miner.chain.offline import OfflineChain
 from miner.chain.port import ChainPort, ChainSnapshot
@@ -99,21 +101,36 @@ async def run_miner(
         stack.push_async_callback(asyncio.to_thread, batcher.close)
         journal = Journal(settings.state, journal_failed)
         stack.callback(journal.close)
-        cascade = await _cascade(settings, follower, batcher, journal, degraded, stack)
-        served = identities(settings, addresses, snapshot, answer=cascade.answer, tally=tally)
+        metrics = open_metrics(settings.admin)
+        observers: tuple[Observer, ...] = (journal,) if metrics is None else (journal, metrics)
+        cascade, bridge = await _cascade(settings, follower, batcher, observers, degraded, stack)
+        replies: Counter[tuple[str, int]] = Counter()
+
+        def on_reply(address: str, reply: Reply) -> None:
+            replies[address, reply.status] += 1
+            if metrics is not None:
+                metrics.on_reply(address, reply.status, reply.seconds)
+
+        served = identities(settings, addresses, snapshot, answer=cascade.answer, on_reply=on_reply, tally=tally)
         await checked
         for identity in served:
             await identity.server.start()
             stack.push_async_callback(identity.server.stop, DRAIN_S)
         watch = _watch(settings, chain, served, snapshot)
-
-        def told() -> dict[str, Any]:
-            tallies = {"refused": tally, "degraded": degraded, "journal_failed": journal_failed}
-            counts = {name: dict(counted.counts) for name, counted in tallies.items()}
-            replies = {identity.address: dict(identity.replies) for identity in served}
-            return {"replies": replies, **counts, "chain": watch.status()}
-
-        await _open_admin(settings.admin, follower, batcher, told, stack)
+        live = LiveMiner(
+            state=str(settings.state.resolve()),
+            axons={one.address: Axon(one.server, partial(_in_flight, one.app)) for one in served},
+            follower=follower,
+            batcher=batcher,
+            bridge=bridge,
+            replies=replies,
+            tallies={"refused": tally, "degraded": degraded, "journal_failed": journal_failed},
+            chain=watch.status,
+            nightly=nightly.status,
+            stopping=stop.is_set,
+        )
+        if metrics is not None:
+            await open_admin(settings.admin, live, metrics, stack)
         for identity in served:
             if identity.address in snapshot.neurons:
                 await announce(settings, chain, identity)
@@ -185,6 +202,10 @@ async def _first_snapshot(chain: ChainPort, addresses: Sequence[str]) -> ChainSn
     return snapshot
 
 
+def _in_flight(app: AxonApp) -> int:
+    return app.in_flight
+
+
 def _follower(settings: MinerSettings, nightly: NightlyJob) -> StoreFollower:
     engine = settings.engine
     return StoreFollower(
@@ -204,10 +225,10 @@ async def _cascade(
     settings: MinerSettings,
     follower: StoreFollower,
     batcher: Batcher,
-    journal: Journal,
+    observers: tuple[Observer, ...],
     degraded: Tally,
     stack: AsyncExitStack,
-) -> Cascade:
+) -> tuple[Cascade, Bridge]:
     try:
         await follower.start()
         client = open_server(settings.stage2)
@@ -221,32 +242,14 @@ async def _cascade(
         follower.slot,
         batcher,
         bridge,
-        observers=(journal,),
+        observers=observers,
         engine=settings.engine,
         clock=time.monotonic,
         now=utc_now,
         tally=degraded,
     )
     stack.push_async_callback(cascade.close)
-    return cascade
-
-
-async def _open_admin(
-    settings: AdminSettings,
-    follower: StoreFollower,
-    batcher: Batcher,
-    told: Callable[[], Mapping[str, Any]],
-    stack: AsyncExitStack,
-) -> None:
-    if settings.port is None:
-        return
-    # Most miners have none, and its web framework takes a while to import.
-    from miner.admin.api import admin_app  # noqa: PLC0415
-
-    where = AxonSettings(host="127.0.0.1", port=settings.port, max_connections=32)
-    server = AxonServer(admin_app(follower, batcher, utc_now, told), where, name="admin")
-    await server.start()
-    stack.push_async_callback(server.stop, ABORT_S)
+    return cascade, bridge
 
 
 def _watch(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 
@@ -17,6 +19,21 @@ log = structlog.get_logger(__name__)
 CLOSE_S = 2.0
 # Of the last answer in the time that answers usually take.
 NEW_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class BridgeStats:
+    """What a bridge has done since it began.
+
+    Attributes:
+        in_flight: hand-offs that are under way, those that nobody waits for any more among them.
+        waiting: images that wait for one of them to end.
+        outcomes: what became of the hand-offs so far, by `Outcome`.
+    """
+
+    in_flight: int
+    waiting: int
+    outcomes: dict[str, int]
 
 
 class Bridge:
@@ -39,6 +56,7 @@ class Bridge:
         self._usual_s = 0.0
         self._clock = clock
         self._failed = Tally("stage2_failed")
+        self._outcomes: Counter[str] = Counter()
 
     async def ask(self, content: bytes, deadline: float) -> Verdict:
         """Hand an image to Stage-2; never raises for anything Stage-2 does.
@@ -49,8 +67,14 @@ class Bridge:
         """
         started = self._clock()
         outcome, probability = await self._outcome(content, deadline - started)
+        self._outcomes[outcome.value] += 1
         name = "" if self._client is None else self._client.name
         return Verdict(outcome, probability, (self._clock() - started) * 1e3, name)
+
+    @property
+    def stats(self) -> BridgeStats:
+        """What it has done so far."""
+        return BridgeStats(self._slots.taken, self._slots.waiting, dict(self._outcomes))
 
     async def close(self) -> None:
         """Close the client; one that is computing still is not waited for."""

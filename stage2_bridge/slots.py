@@ -23,6 +23,16 @@ class Slots:
         # Whoever gave up waiting stays in it until it is its turn.
         self._queue: list[tuple[float, int, asyncio.Future[None]]] = []
 
+    @property
+    def taken(self) -> int:
+        """Hand-offs under way."""
+        return self._taken
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for one of them to end."""
+        return self._waiting
+
     async def take(self, until: float, patience_s: float) -> bool:
         """Wait for a slot.
 

@@ -128,6 +128,11 @@ class Batcher:
                 dict(self._by_size),
             )
 
+    @property
+    def working(self) -> bool:
+        """Whether every thread is there, and images are taken."""
+        return not self._closing and all(thread.is_alive() for thread in self._threads)
+
     def close(self) -> None:
         """Compute what waits, take nothing more, and stop the threads; safe to call twice."""
         with self._changed:

@@ -1,4 +1,4 @@
-"""An HTTP endpoint on the loopback interface: what is live, look at the store now, roll back.
+"""An HTTP endpoint on the loopback interface: health, metrics, what is live, look at the store now, roll back.
 
 It answers only requests that name the loopback interface as their host and, if they change something, carry the header
 `x-cascade-admin`: a page in a browser on the same machine can send neither.
@@ -6,20 +6,21 @@ It answers only requests that name the loopback interface as their host and, if 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any
 
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from engines.errors import PointerNotMoved, StoreError
-from engines.live.batcher import Batcher
-from engines.live.swap.follower import StoreFollower
-from engines.live.swap.status import Status
+from miner.admin.live_miner import LiveMiner
+from miner.admin.readiness import conditions
+from miner.admin.state_metrics import register_state
 
 HEADER = "x-cascade-admin"
 LOOPBACK = frozenset({"127.0.0.1", "localhost"})
@@ -27,36 +28,47 @@ LOOPBACK = frozenset({"127.0.0.1", "localhost"})
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def admin_app(
-    follower: StoreFollower,
-    batcher: Batcher,
-    now: Callable[[], datetime],
-    more: Callable[[], Mapping[str, Any]],
-) -> Starlette:
+def admin_app(miner: LiveMiner, registry: CollectorRegistry, now: Callable[[], datetime]) -> Starlette:
     """The application.
 
-    `GET /status`, `POST /reload` and `POST /rollback` answer with the status as JSON; a rollback without a bundle that
-    stands by, or while another one went live, is 409, and one that the store could not follow 500.
+    `GET /healthz` is 200 while the event loop turns. `GET /readyz` is 200 if every condition of
+    `miner.admin.readiness` holds, and 503 otherwise. `GET /metrics` is for Prometheus, as text or as OpenMetrics.
+    `GET /status` (also `/status.json`), `POST /reload` and `POST /rollback` answer with the status as JSON; a rollback
+    without a bundle that stands by, or while another one went live, is 409, and one that the store could not follow
+    500.
 
     Args:
-        follower: holds the live bundle.
-        batcher: computes with it.
+        miner: what is told.
+        registry: what is measured; what is read from the miner is added to it.
         now: wall-clock time, UTC.
-        more: what else a status says, by name: replies by HTTP status, refusals by reason, what is known of the chain.
     """
+    register_state(registry, miner)
 
     def status(code: int = 200, **came_of_it: object) -> Response:
-        return JSONResponse({**came_of_it, **described(follower.status(), batcher), **more()}, code)
+        return JSONResponse({**came_of_it, **miner.status()}, code)
 
     async def show(_request: Request) -> Response:
         return status()
 
+    async def health(_request: Request) -> Response:
+        return JSONResponse({"alive": True, "state": miner.state})
+
+    async def readiness(_request: Request) -> Response:
+        found = conditions(miner)
+        ready = all(each.holds for each in found)
+        told = {"ready": ready, "conditions": [asdict(each) for each in found], "state": miner.state}
+        return JSONResponse(told, 200 if ready else 503)
+
+    async def metrics(request: Request) -> Response:
+        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"content-type": kind})
+
     async def reload(_request: Request) -> Response:
-        return status(swapped=await follower.reload())
+        return status(swapped=await miner.follower.reload())
 
     async def rollback(_request: Request) -> Response:
         try:
-            await follower.rollback(now=now())
+            await miner.follower.rollback(now=now())
         except PointerNotMoved as error:
             return status(500, error=str(error))
         except StoreError as error:
@@ -65,7 +77,11 @@ def admin_app(
 
     return Starlette(
         routes=[
+            Route("/healthz", guarded(health), methods=["GET"]),
+            Route("/readyz", guarded(readiness), methods=["GET"]),
+            Route("/metrics", guarded(metrics), methods=["GET"]),
             Route("/status", guarded(show), methods=["GET"]),
+            Route("/status.json", guarded(show), methods=["GET"]),
             Route("/reload", guarded(reload), methods=["POST"]),
             Route("/rollback", guarded(rollback), methods=["POST"]),
         ]
@@ -83,13 +99,3 @@ def guarded(handler: Handler) -> Handler:
         return await handler(request)
 
     return answer
-
-
-def described(status: Status, batcher: Batcher) -> dict[str, Any]:
-    """A status as plain values; of each bundle in the history its state, why it was refused, and seconds by state."""
-    plain = {name: value for name, value in vars(status).items() if name != "history"}
-    history = [
-        {"bundle": life.bundle, "state": str(life.state), "reason": life.reason, "seconds": life.seconds()}
-        for life in status.history
-    ]
-    return plain | {"history": history, "batcher": asdict(batcher.stats)}

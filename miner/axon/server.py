@@ -76,6 +76,19 @@ class AxonServer:
         """The port, once started the one really taken."""
         return self._port
 
+    @property
+    def accepting(self) -> bool:
+        """Whether it takes connections at this moment."""
+        server, serving = self._server, self._serving
+        if server is None or serving is None or serving.done() or server.should_exit:
+            return False
+        return server.started and any(listener.is_serving() for listener in server.servers)
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        return 0 if self._server is None else len(self._server.server_state.connections)
+
     async def start(self) -> None:
         """Listen; returns once connections are accepted.
 

@@ -17,7 +17,7 @@ log = structlog.get_logger(__name__)
 
 # After a failure the chain is asked again this soon, then after twice the time, up to the time between two readings.
 FIRST_RETRY_S = 15.0
-# From so many failures on, it is an error.
+# From so many failures on, it is an error; and after the time of so many readings what is known is stale.
 STALE_AFTER = 3
 
 
@@ -54,20 +54,29 @@ class ChainWatch:
         self._update = update
         self._announce = announce
         self._now = now
-        self._failures = 0
+        self._failures = self._failed_ever = 0
         self._registered = {hotkey: hotkey in first.neurons for hotkey in hotkeys}
         # Whether validators can find them.
         self._announced = dict(self._registered)
 
     def status(self) -> dict[str, Any]:
-        """What is known of the subnet, and how old it is, in seconds."""
+        """What is known of the subnet, how old it is in seconds, and the failures since then and of all time.
+
+        It is fresh for the time of three readings.
+        """
         return {
             "block": self._latest.block,
             "neurons": len(self._latest.neurons),
-            "age_s": round(self._now() - self._latest.fetched_at, 1),
+            "fetched_at": self._latest.fetched_at,
+            "age_s": round(self._age_s(), 1),
+            "fresh": self._age_s() <= STALE_AFTER * self._settings.refresh_s + self._settings.deadline_s,
             "failures": self._failures,
+            "failures_total": self._failed_ever,
             "registered": dict(self._registered),
         }
+
+    def _age_s(self) -> float:
+        return self._now() - self._latest.fetched_at
 
     async def run(self) -> None:
         """Watch until cancelled.
@@ -104,7 +113,8 @@ class ChainWatch:
 
     def _failed(self, error: ChainError) -> None:
         self._failures += 1
-        age_s = self._now() - self._latest.fetched_at
+        self._failed_ever += 1
+        age_s = self._age_s()
         told = log.error if self._failures >= STALE_AFTER else log.warning
         told("metagraph_stale", failures=self._failures, age_s=round(age_s), reason=str(error))
         if age_s > self._settings.give_up_s:

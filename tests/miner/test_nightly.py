@@ -71,6 +71,29 @@ def test_success_is_remembered_and_failure_is_not(tmp_path: Path, monkeypatch: p
     assert RetrainStamp.read(stamp).started_at <= datetime.now(UTC)
 
 
+def test_it_says_when_the_last_run_started_and_ended_and_what_came_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = job(tmp_path, "", monkeypatch).status()
+    assert before == {
+        "running": False,
+        "started_at": None,
+        "ended_at": None,
+        "last_success": None,
+        "outcome": "",
+        "outcomes": {},
+    }
+    succeeding = job(tmp_path, "", monkeypatch)
+    asyncio.run(succeeding.run())
+    told = succeeding.status()
+    assert (told["outcome"], told["outcomes"]) == ("done", {"done": 1})
+    assert told["started_at"] == told["last_success"] <= told["ended_at"]
+    failing = job(tmp_path, "raise SystemExit(1)", monkeypatch)
+    asyncio.run(failing.run())
+    # The success is that of the process before.
+    assert (failing.status()["outcome"], failing.status()["last_success"]) == ("failed", told["last_success"])
+
+
 def test_the_log_says_what_the_gate_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = {"bundle": "b", "verdict": "PROMOTE", "reasons": (), "notes": ("it defers every image",)}
     Store(tmp_path / "store").judged(VerdictEntry.model_validate({"at": "2026-03-01", **said}))

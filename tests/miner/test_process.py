@@ -22,6 +22,8 @@ from urllib.request import urlopen
 import pytest
 from bittensor_wallet import Wallet
 from PIL import Image
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
+from prometheus_client.parser import text_string_to_metric_families as text_families
 from structlog.testing import capture_logs
 
 from engines.errors import StoreError
@@ -71,6 +73,16 @@ class Miner:
     def saw(self, name: str, **fields: object) -> bool:
         assert self.process.poll() is None, (self.home / "log").read_text()
         return any(fields.items() <= event.items() for event in self.events(name))
+
+    def admin(self, path: str, accept: str = "") -> tuple[int, str, str]:
+        """Status, content type and body of what the administrator's endpoint says."""
+        [listening] = [event for event in self.events("listening") if event["server"] == "admin"]
+        connection = http.client.HTTPConnection("127.0.0.1", listening["port"], timeout=LIMIT_S)
+        connection.request("GET", path, headers={"accept": accept})
+        reply = connection.getresponse()
+        told = reply.status, reply.headers["content-type"], reply.read().decode()
+        connection.close()
+        return told
 
     def post(self, headers: dict[str, str], body: bytes, route: str = "/ImageSynapse") -> tuple[int, dict[str, Any]]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_S)
@@ -127,6 +139,7 @@ def running(home: Path, **changes: object) -> Iterator[Miner]:
         "axon.host": "127.0.0.1",
         "axon.port": port,
         "log.json_lines": "true",
+        "admin.port": 0,
     } | changes
     flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
     with (home / "log").open("wb") as log:
@@ -296,6 +309,37 @@ def test_sighup_reads_the_settings_again(stocked: Path) -> None:
         miner.process.send_signal(signal.SIGHUP)
         until(lambda: len(miner.events("settings_taken")) == 2)
         assert [record["status_code"] for record in miner.ask(road)] == [200]
+
+
+def test_a_running_miner_is_ready_and_measures_what_it_answers(miner: Miner) -> None:
+    road = picture(miner.home / "road.jpg", (0, 255, 255))
+    text = miner.home / "text.txt"
+    text.write_text("this is no image")
+    miner.ask(road, text)
+    miner.ask(road, wallet="stranger")
+    assert json.loads(miner.admin("/healthz")[2]) == {"alive": True, "state": str(miner.home / "state")}
+    code, _, body = miner.admin("/readyz")
+    assert (code, [each["holds"] for each in json.loads(body)["conditions"]]) == (200, [True] * 6), body
+    replies = json.loads(miner.admin("/status.json")[2])["replies"]
+    assert replies == {miner.hotkey: {"200": 2, "403": 1}}
+    for accept, parse in (("text/plain", text_families), ("application/openmetrics-text", openmetrics_families)):
+        code, kind, body = miner.admin("/metrics", accept)
+        assert (code, kind.partition(";")[0]) == (200, accept)
+        samples = {
+            (s.name, *map(s.labels.get, sorted(s.labels))): s.value for family in parse(body) for s in family.samples
+        }
+        assert samples["cascade_requests_total", miner.hotkey, "200"] == 2
+        assert samples["cascade_requests_total", miner.hotkey, "403"] == 1
+        assert samples["cascade_answers_total", "", "", "not_an_image", ""] == 1
+        assert samples["cascade_request_duration_seconds_count", miner.hotkey] == 2
+        assert samples["cascade_batch_size_count",] == 1
+        assert samples["cascade_hotkey_registered", miner.hotkey] == 1
+        assert samples["cascade_refusals_total", "not_permitted"] == 1
+        assert samples["process_open_fds",] > 0
+        validator = Wallet(name="validator", hotkey="default", path=str(miner.home)).hotkey.ss58_address
+        # Whoever asks would be a label without end.
+        assert miner.hotkey in body
+        assert validator not in body
 
 
 def mine(home: Path, **settings: object) -> subprocess.CompletedProcess[str]:

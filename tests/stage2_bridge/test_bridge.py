@@ -18,7 +18,7 @@ from engines.errors import BundleRefused
 from engines.store.file_names import CALIBRATOR, ENGINE, PREPROCESS
 from stage1.errors import ArtifactError
 from stage1.preprocess import PreprocessSettings
-from stage2_bridge.bridge import Bridge
+from stage2_bridge.bridge import Bridge, BridgeStats
 from stage2_bridge.client import Outcome, Stage2Client, Stage2Error, Verdict
 from stage2_bridge.servers.local_engine import LocalEngineClient
 from tests.support.calibrators import calibrator_of_slopes
@@ -174,6 +174,7 @@ class TestNoAnswer:
             bridge = bridge_to(failing(Stage2Error("no")))
             for _ in range(50):
                 assert (await bridge.ask(IMAGE, 1e9)).outcome is Outcome.ERROR
+            assert bridge.stats == BridgeStats(in_flight=0, waiting=0, outcomes={"error": 50})
 
         with capture_logs() as logs:
             run(scenario())

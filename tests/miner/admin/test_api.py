@@ -4,42 +4,118 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
+
+from prometheus_client import CollectorRegistry, Metric
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
+from prometheus_client.parser import text_string_to_metric_families as text_families
+from structlog.testing import capture_logs
 
 from engines.live.batcher import Batcher
 from engines.live.load.background_loader import EngineOptions
 from engines.live.settings import BatchSettings, SwapSettings
 from engines.live.swap.follower import StoreFollower
+from engines.machine.tally import Tally
 from engines.store.records import VERDICTS, VerdictEntry
 from engines.store.store import Store
 from miner.admin.api import HEADER, admin_app
+from miner.admin.live_miner import Axon, LiveMiner
+from miner.admin.request_metrics import RequestMetrics
+from miner.admin.state_metrics import stage1
+from miner.answering.record import RequestRecord
 from miner.axon.server import AxonServer
 from miner.axon.settings import AxonSettings
+from stage1.decisions import Action
+from stage2_bridge.bridge import Bridge
+from stage2_bridge.client import Outcome
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Publish = Callable[[str], str]
 
 
+OURS = "5Ours"
+
+
+@dataclass
+class Parts:
+    """What a miner is besides its bundle, as a test wants it."""
+
+    port: int = 8091
+    accepting: bool = True
+    connections: int = 1
+    stopping: bool = False
+    chain: dict[str, Any] = field(
+        default_factory=lambda: {
+            "block": 7,
+            "neurons": 2,
+            "fetched_at": 1.7e9,
+            "age_s": 5.0,
+            "fresh": True,
+            "failures": 0,
+            "failures_total": 0,
+            "registered": {OURS: True},
+        }
+    )
+    nightly: dict[str, Any] = field(
+        default_factory=lambda: {
+            "running": False,
+            "started_at": "2026-01-01T03:30:00+00:00",
+            "ended_at": "2026-01-01T04:30:00+00:00",
+            "last_success": None,
+            "outcome": "failed",
+            "outcomes": {"failed": 1},
+        }
+    )
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where it listens, and what is behind it."""
+
+    port: int
+    miner: LiveMiner
+    parts: Parts
+    metrics: RequestMetrics
+
+
 @asynccontextmanager
-async def endpoint(store: Store) -> AsyncIterator[int]:
+async def endpoint(store: Store) -> AsyncIterator[Endpoint]:
     follower = StoreFollower(store, settings=SwapSettings(trial=False), options=EngineOptions(threads=1, most=1))
     batcher = Batcher(BatchSettings())
     await follower.start()
-    app = admin_app(follower, batcher, lambda: NOW, lambda: {"replies": {200: 3, 403: 1}, "refused": {"replay": 1}})
+    parts = Parts()
+    live = LiveMiner(
+        state="/state",
+        axons={OURS: Axon(parts, lambda: 2)},
+        follower=follower,
+        batcher=batcher,
+        bridge=Bridge(None, max_in_flight=1, clock=time.monotonic),
+        replies={(OURS, 200): 3, (OURS, 403): 1},
+        tallies={name: Tally(name) for name in ("refused", "degraded", "journal_failed")},
+        chain=lambda: parts.chain,
+        nightly=lambda: parts.nightly,
+        stopping=lambda: parts.stopping,
+    )
+    metrics = RequestMetrics(CollectorRegistry())
+    app = admin_app(live, metrics.registry, lambda: NOW)
     server = AxonServer(app, AxonSettings(host="127.0.0.1", port=0), name="admin")
     await server.start()
     try:
-        yield server.port
+        yield Endpoint(server.port, live, parts, metrics)
     finally:
         await server.stop(1)
         await follower.close()
         batcher.close()
 
 
-async def ask(port: int, method: str, path: str, **headers: str) -> tuple[int, dict[str, Any]]:
+async def raw(port: int, method: str, path: str, **headers: str) -> tuple[int, str, str]:
+    """Status, content type and body."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     lines = {"host": f"127.0.0.1:{port}", "connection": "close", "content-length": "0"}
     lines |= {name.replace("_", "-"): value for name, value in headers.items()}
@@ -48,14 +124,35 @@ async def ask(port: int, method: str, path: str, **headers: str) -> tuple[int, d
     answer = (await reader.read()).decode()
     writer.close()
     await writer.wait_closed()
-    body = answer.split("\r\n\r\n", 1)[1]
-    return int(answer.split()[1]), json.loads(body) if body.startswith("{") else {}
+    head, body = answer.split("\r\n\r\n", 1)
+    kind = next((line for line in head.splitlines() if line.startswith("content-type: ")), "")
+    return int(answer.split()[1]), kind.removeprefix("content-type: "), body
+
+
+async def ask(port: int, method: str, path: str, **headers: str) -> tuple[int, dict[str, Any]]:
+    code, _, body = await raw(port, method, path, **headers)
+    return code, json.loads(body) if body.startswith("{") else {}
+
+
+async def scraped(port: int, accept: str = "") -> dict[str, Metric]:
+    """Families by name, as Prometheus's own parser reads them."""
+    code, kind, body = await raw(port, "GET", "/metrics", **({"accept": accept} if accept else {}))
+    assert (code, kind.startswith(accept or "text/plain; version=")) == (200, True)
+    parse = openmetrics_families if accept else text_families
+    return {family.name: family for family in parse(body)}
+
+
+def value(families: dict[str, Metric], name: str, **labels: str) -> float | None:
+    samples = [sample for family in families.values() for sample in family.samples]
+    found = [sample.value for sample in samples if sample.name == name and sample.labels == labels]
+    return found[0] if found else None
 
 
 def test_it_tells_reloads_and_rolls_back(store: Store, publish: Publish) -> None:
     async def scenario() -> None:
         first = publish("a")
-        async with endpoint(store) as port:
+        async with endpoint(store) as opened:
+            port = opened.port
             code, told = await ask(port, "GET", "/status")
             assert (code, told["bundle"], told["generation"]) == (200, first, 1)
             assert told["engine"].startswith("onnxruntime")
@@ -91,7 +188,8 @@ def test_it_tells_reloads_and_rolls_back(store: Store, publish: Publish) -> None
 def test_a_page_in_a_browser_can_neither_look_nor_act(store: Store, publish: Publish) -> None:
     async def scenario() -> None:
         publish("a")
-        async with endpoint(store) as port:
+        async with endpoint(store) as opened:
+            port = opened.port
             code, told = await ask(port, "POST", "/reload")
             assert (code, HEADER in told["error"]) == (403, True)
             assert (await ask(port, "GET", "/status", host=f"evil.example:{port}"))[0] == 403
@@ -99,3 +197,148 @@ def test_a_page_in_a_browser_can_neither_look_nor_act(store: Store, publish: Pub
             assert (await ask(port, "GET", "/", x_cascade_admin="1"))[0] == 404
 
     asyncio.run(scenario())
+
+
+def test_the_status_tells_of_each_hotkey_the_chain_stage2_and_the_night(store: Store, publish: Publish) -> None:
+    async def scenario() -> None:
+        publish("a")
+        async with endpoint(store) as opened:
+            _, told = await ask(opened.port, "GET", "/status.json")
+            assert told == (await ask(opened.port, "GET", "/status"))[1]
+            assert told["replies"] == {OURS: {"200": 3, "403": 1}}
+            assert told["axons"] == {OURS: {"port": 8091, "accepting": True, "connections": 1, "in_flight": 2}}
+            assert (told["chain"]["block"], told["nightly"]["outcome"]) == (7, "failed")
+            assert told["stage2"] == {"in_flight": 0, "waiting": 0, "outcomes": {}}
+
+    asyncio.run(scenario())
+
+
+class TestReadiness:
+    def test_it_is_computed_at_each_call_and_names_what_fails(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            publish("a")
+            async with endpoint(store) as opened:
+
+                async def failing() -> tuple[int, list[str]]:
+                    code, told = await ask(opened.port, "GET", "/readyz")
+                    assert told["ready"] == (code == 200)
+                    assert all(each["detail"] for each in told["conditions"])
+                    return code, [each["name"] for each in told["conditions"] if not each["holds"]]
+
+                parts, chain = opened.parts, opened.parts.chain
+                assert await failing() == (200, [])
+                parts.accepting = False
+                assert await failing() == (503, ["axon"])
+                parts.accepting, parts.stopping = True, True
+                assert await failing() == (503, ["not_stopping"])
+                parts.stopping, chain["fresh"] = False, False
+                assert await failing() == (503, ["metagraph"])
+                chain |= {"fresh": True, "registered": {OURS: False, "5Second": True}}
+                assert await failing() == (200, [])
+                chain["registered"] = {OURS: False, "5Second": False}
+                assert await failing() == (503, ["registered"])
+                parts.chain = {}
+                assert await failing() == (503, ["metagraph", "registered"])
+                parts.chain = chain | {"registered": {OURS: True}}
+                opened.miner.batcher.close()
+                assert await failing() == (503, ["stage1"])
+                opened.miner.follower.slot.close()
+                assert await failing() == (503, ["bundle", "stage1"])
+                # The process is alive all the same, and nobody restarts it.
+                assert await ask(opened.port, "GET", "/healthz") == (200, {"alive": True, "state": "/state"})
+
+        asyncio.run(scenario())
+
+
+class TestMetrics:
+    def test_both_formats_are_read_by_prometheus_own_parser(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            bundle = publish("a")
+            async with endpoint(store) as opened:
+                for accept in ("", "application/openmetrics-text"):
+                    families = await scraped(opened.port, accept)
+                    assert value(families, "cascade_requests_total", hotkey=OURS, status="200") == 3
+                    assert value(families, "cascade_bundle_generation") == 1
+                    [info] = families["cascade_bundle_info"].samples
+                    assert (info.labels["bundle"], info.labels["policy"]) == (bundle, "CERTIFIED")
+                    assert value(families, "cascade_bundle_created_timestamp_seconds") == NOW.timestamp()
+                    with opened.miner.follower.slot.lease() as lease:
+                        params = lease.bundle.params
+                    assert params.exit_coverage is not None
+                    assert value(families, "cascade_certificate_risk_limit_ratio") == params.alpha
+                    coverage = "cascade_calibration_exit_coverage_ratio"
+                    assert value(families, coverage, estimate="lower") == params.exit_coverage.lower
+                    assert value(families, "cascade_nightly_runs_total", outcome="failed") == 1
+                    assert value(families, "cascade_nightly_last_success_timestamp_seconds") is None
+                    assert value(families, "cascade_ready", condition="axon") == 1
+                    assert (value(families, "process_resident_memory_bytes") or 0) > 1e6
+                    assert (value(families, "cascade_process_threads") or 0) > 1
+
+        asyncio.run(scenario())
+
+    def test_an_answer_is_counted_by_how_it_came_about(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            publish("a")
+            async with endpoint(store) as opened:
+                known: dict[str, Any] = {"request_id": "1", "at": NOW, "hotkey": "5Stranger", "answer": 0.7}
+                deferred = {"action": Action.DEFER, "level": "UNSURE", "stage2": Outcome.ANSWERED}
+                times = {"stage1_ms": 30.0, "stage2_ms": 6800.0, "total_ms": 6900.0}
+                opened.metrics.on_answer(RequestRecord(result="answered", **known, **deferred, **times))
+                opened.metrics.on_answer(RequestRecord(result="not_an_image", total_ms=1.0, **known))
+                opened.metrics.on_reply(OURS, 200, 6.9)
+                opened.metrics.on_reply(OURS, 403, 0.001)
+                families = await scraped(opened.port)
+                labels = {"result": "answered", "action": "DEFER", "decision": "UNSURE", "stage2": "answered"}
+                assert value(families, "cascade_answers_total", **labels) == 1
+                labels = dict.fromkeys(labels, "") | {"result": "not_an_image"}
+                assert value(families, "cascade_answers_total", **labels) == 1
+                stage2 = "cascade_stage2_duration_seconds_bucket"
+                assert [value(families, stage2, le=le) for le in ("6.75", "7.0", "9.0")] == [0, 1, 1]
+                assert value(families, "cascade_stage1_duration_seconds_sum") == 0.03
+                # A refusal takes no time, and would hide how long answers take.
+                assert value(families, "cascade_request_duration_seconds_count", hotkey=OURS) == 1
+                _, _, body = await raw(opened.port, "GET", "/metrics")
+                assert "5Stranger" not in body
+
+        asyncio.run(scenario())
+
+    def test_a_part_that_cannot_be_read_costs_the_others_nothing(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            publish("a")
+            async with endpoint(store) as opened:
+                whole = await scraped(opened.port)
+                assert value(whole, "cascade_scrape_failures_total", part="chain") is None
+                opened.parts.chain = {}
+                with capture_logs() as logs:
+                    families = await scraped(opened.port)
+                    await scraped(opened.port)
+                lost = {"cascade_chain_block", "cascade_metagraph_neurons", "cascade_chain_failures"}
+                lost |= {"cascade_metagraph_read_timestamp_seconds", "cascade_hotkey_registered"}
+                assert whole.keys() - families.keys() == lost
+                assert value(families, "cascade_scrape_failures_total", part="chain") == 1
+                assert value(families, "cascade_ready", condition="metagraph") == 0
+                told = [entry for entry in logs if entry["event"] == "scrape_failed"]
+                assert [(entry["reason"], entry["log_level"]) for entry in told] == [("chain", "warning")]
+
+        asyncio.run(scenario())
+
+    def test_two_miners_in_one_process_do_not_share_a_metric(self) -> None:
+        first, second = RequestMetrics(CollectorRegistry()), RequestMetrics(CollectorRegistry())
+        first.on_reply(OURS, 200, 1.0)
+        name = "cascade_request_duration_seconds_count"
+        assert first.registry.get_sample_value(name, {"hotkey": OURS}) == 1
+        assert second.registry.get_sample_value(name, {"hotkey": OURS}) is None
+
+    def test_sizes_of_batches_are_a_histogram(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            publish("a")
+            async with endpoint(store) as opened:
+                sizes = {1: 5, 3: 2, 64: 1}
+                stats = replace(opened.miner.batcher.stats, batches_by_size=sizes)
+                miner: Any = SimpleNamespace(batcher=SimpleNamespace(stats=stats))
+                family = next(iter(stage1(miner)))
+                told = {sample.labels.get("le", sample.name): sample.value for sample in family.samples}
+                assert [told[le] for le in ("1.0", "2.0", "4.0", "32.0", "64.0", "+Inf")] == [5, 5, 7, 7, 8, 8]
+                assert (told["cascade_batch_size_sum"], told["cascade_batch_size_count"]) == (75, 8)
+
+        asyncio.run(scenario())

@@ -367,13 +367,16 @@ class TestStart:
     def test_starts_again_on_the_same_port(self, app, validator):
         async def scenario():
             server = await listening(app())
+            assert (server.accepting, server.connections) == (True, 0)
             with pytest.raises(ServerError, match="already listens"):
                 await server.start()
             await server.stop()
+            assert not server.accepting
             await server.stop()
             await server.start()
             connection = await Connection.to(server.port)
             status, _ = await connection.ask(validator.headers())
+            assert (server.accepting, server.connections) == (True, 1)
             await connection.close()
             await server.stop()
             return status

@@ -139,4 +139,16 @@ def test_after_a_failure_the_chain_is_asked_sooner_and_then_more_and_more_seldom
     with pytest.raises(asyncio.CancelledError):
         asyncio.run(watch.run())
     assert pauses == [600.0, *(FIRST_RETRY_S * 2**n for n in range(6)), 600.0, 600.0]
-    assert watch.status() == {"block": 0, "neurons": 2, "age_s": 0.0, "failures": 0, "registered": {OURS: True}}
+    known = {"block": 0, "neurons": 2, "fetched_at": 0.0, "age_s": 0.0, "fresh": True}
+    assert watch.status() == known | {"failures": 0, "failures_total": 7, "registered": {OURS: True}}
+
+
+@pytest.mark.parametrize(("age_s", "fresh"), [(0.0, True), (1860.0, True), (1861.0, False)])
+def test_what_is_known_is_fresh_for_the_time_of_three_readings(age_s: float, fresh: bool) -> None:
+    async def announce(_hotkey: str) -> None: ...
+
+    first = ChainSnapshot(block=0, neurons=HERE, fetched_at=0.0)
+    watch = ChainWatch(
+        Chain([]), ChainSettings(), [OURS], first=first, update=lambda _: None, announce=announce, now=lambda: age_s
+    )
+    assert watch.status()["fresh"] is fresh

@@ -1,0 +1,107 @@
+"""What the administrator's endpoint reads of a running miner, each part at the moment it is asked for."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from engines.live.batcher import Batcher
+from engines.live.swap.follower import StoreFollower
+from engines.machine.tally import Tally
+from stage2_bridge.bridge import Bridge
+
+
+class Server(Protocol):
+    """Where one of our hotkeys is served."""
+
+    @property
+    def port(self) -> int:
+        """TCP port."""
+        ...
+
+    @property
+    def accepting(self) -> bool:
+        """Whether it takes connections at this moment."""
+        ...
+
+    @property
+    def connections(self) -> int:
+        """How many connections are open."""
+        ...
+
+
+@dataclass(frozen=True)
+class Axon:
+    """One of our hotkeys.
+
+    Attributes:
+        server: where it is served.
+        in_flight: how many of its requests are being read or answered.
+    """
+
+    server: Server
+    in_flight: Callable[[], int]
+
+
+@dataclass(frozen=True)
+class LiveMiner:
+    """The parts of a running miner.
+
+    Attributes:
+        state: its state directory.
+        axons: by our hotkey, an ss58 address.
+        follower: holds the live bundle.
+        batcher: computes with it.
+        bridge: the way to Stage-2.
+        replies: number of replies by our hotkey and HTTP status.
+        tallies: what is counted by reason: `refused`, `degraded` and `journal_failed`.
+        chain: what is known of the subnet; see `miner.chain.watch.ChainWatch.status`.
+        nightly: see `miner.nightly.NightlyJob.status`.
+        stopping: whether the miner was told to stop.
+    """
+
+    state: str
+    axons: Mapping[str, Axon]
+    follower: StoreFollower
+    batcher: Batcher
+    bridge: Bridge
+    replies: Mapping[tuple[str, int], int]
+    tallies: Mapping[str, Tally]
+    chain: Callable[[], Mapping[str, Any]]
+    nightly: Callable[[], Mapping[str, Any]]
+    stopping: Callable[[], bool]
+
+    def status(self) -> dict[str, Any]:
+        """Everything, as plain values; of each bundle in the history its state, why it was refused, and seconds."""
+        status = self.follower.status()
+        plain = {name: value for name, value in vars(status).items() if name != "history"}
+        history = [
+            {"bundle": life.bundle, "state": str(life.state), "reason": life.reason, "seconds": life.seconds()}
+            for life in status.history
+        ]
+        replies: defaultdict[str, dict[int, int]] = defaultdict(dict)
+        for (hotkey, code), number in self.replies.items():
+            replies[hotkey][code] = number
+        axons = {
+            hotkey: {
+                "port": axon.server.port,
+                "accepting": axon.server.accepting,
+                "connections": axon.server.connections,
+                "in_flight": axon.in_flight(),
+            }
+            for hotkey, axon in self.axons.items()
+        }
+        return {
+            **plain,
+            "history": history,
+            "batcher": asdict(self.batcher.stats),
+            "stage2": asdict(self.bridge.stats),
+            "axons": axons,
+            "replies": replies,
+            **{name: dict(tally.counts) for name, tally in self.tallies.items()},
+            "chain": dict(self.chain()),
+            "nightly": dict(self.nightly()),
+            "stopping": self.stopping(),
+        }
