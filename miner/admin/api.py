@@ -56,12 +56,12 @@ def admin_app(miner: LiveMiner, registry: CollectorRegistry, now: Callable[[], d
     async def readiness(_request: Request) -> Response:
         found = conditions(miner)
         ready = all(each.holds for each in found)
-        told = {"ready": ready, "conditions": [asdict(each) for each in found], "state": miner.state}
+        ports = {hotkey: axon.server.port for hotkey, axon in miner.axons.items()}
+        told = {"ready": ready, "conditions": [asdict(each) for each in found], "state": miner.state, "ports": ports}
         return JSONResponse(told, 200 if ready else 503)
 
     async def metrics(request: Request) -> Response:
-        encode, kind = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), headers={"content-type": kind})
+        return scrape(registry, request.headers.get("accept", ""))
 
     async def reload(_request: Request) -> Response:
         return status(swapped=await miner.follower.reload())
@@ -86,6 +86,16 @@ def admin_app(miner: LiveMiner, registry: CollectorRegistry, now: Callable[[], d
             Route("/rollback", guarded(rollback), methods=["POST"]),
         ]
     )
+
+
+def scrape(registry: CollectorRegistry, accept: str) -> Response:
+    """All metrics, in the format that is asked for; as text where that is none."""
+    try:
+        encode, kind = choose_encoder(accept)
+    except (TypeError, ValueError):
+        # A version that is no number.
+        encode, kind = choose_encoder("")
+    return Response(encode(registry), headers={"content-type": kind})
 
 
 def guarded(handler: Handler) -> Handler:

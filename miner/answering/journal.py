@@ -19,6 +19,8 @@ from miner.answering.record import RequestRecord
 FILE = "journal.jsonl"
 MAX_BYTES = 64 * 2**20
 KEPT_FILES = 8
+# A file that is full, while older ones make room for it.
+FULL_SUFFIX = ".full"
 PUT_OFF_S = 60.0
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -36,6 +38,7 @@ class Journal:
     def __init__(self, directory: Path, tally: Tally | None = None) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._path = directory / FILE
+        _finish_rollover(self._path)
         self._tally = tally or Tally("journal_failed")
         self._handler = _Appender(self._path, maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8")
         self._torn = _is_torn(self._path)
@@ -78,7 +81,7 @@ class _Appender(RotatingFileHandler):
         return time.monotonic() >= self._put_off_until and bool(super().shouldRollover(record))
 
     def doRollover(self) -> None:  # noqa: N802  the base class's
-        full = f"{self.baseFilename}.full"
+        full = f"{self.baseFilename}{FULL_SUFFIX}"
         try:
             os.replace(self.baseFilename, full)  # noqa: PTH105  the base class has texts
         except OSError:
@@ -98,6 +101,16 @@ class _Appender(RotatingFileHandler):
                 stream.close()
 
 
+def _finish_rollover(path: Path) -> None:
+    """Put a full file where a crash kept it from, so that the next one does not take its place."""
+    full, first = Path(f"{path}{FULL_SUFFIX}"), Path(f"{path}.1")
+    with contextlib.suppress(OSError):
+        if full.exists() and not path.exists():
+            full.replace(path)
+        elif full.exists() and not first.exists():
+            full.replace(first)
+
+
 def _is_torn(path: Path) -> bool:
     """Whether the last line has no end."""
     try:
@@ -110,9 +123,9 @@ def _is_torn(path: Path) -> bool:
 
 def latest_record(directory: Path) -> RequestRecord | None:
     """The last record that was written, whichever file it is in; None if there is none."""
-    for number in range(KEPT_FILES + 1):
+    for suffix in ("", FULL_SUFFIX, *(f".{number}" for number in range(1, KEPT_FILES + 1))):
         last = None
-        for record in _records(directory / (f"{FILE}.{number}" if number else FILE)):
+        for record in _records(directory / f"{FILE}{suffix}"):
             last = record
         if last is not None:
             return last

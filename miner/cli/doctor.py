@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
+import json
 import socket
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from engines.errors import EngineError
 from engines.live.load.load_bundle import load_bundle
 from engines.machine.clock import utc_now
 from engines.store.store import Store
 from miner.answering.journal import latest_record
+from miner.axon.server import bind
 from miner.chain.port import ChainSnapshot
 from miner.chain.wallet import load_hotkey
-from miner.errors import MinerError, StartError, StateInUse
+from miner.errors import MinerError, ServerError, StartError, StateInUse
+from miner.nightly import NightlyJob
 from miner.process import open_chain
 from miner.settings import MinerSettings
 from miner.start_checks import held_state, published_ip
@@ -27,6 +33,7 @@ from stage1.settings import dotted
 from stage2_bridge.servers.open_server import open_server
 
 SILENT_AFTER_H = 6.0
+ASK_S, MOST_BYTES = 10.0, 2**20
 BURN_SHARE = 0.95
 
 Health = Literal["ok", "warning", "failed"]
@@ -60,10 +67,11 @@ async def examine(settings: MinerSettings) -> list[Finding]:
         _bundle(settings),
         *await stage2(settings),
         _wallet(settings),
-        *where(settings),
+        *await asyncio.to_thread(where, settings),
         endpoint(settings),
         *chain,
         traffic(settings, now),
+        *await night(settings),
         *data(settings, now),
     ]
 
@@ -113,24 +121,89 @@ def _wallet(settings: MinerSettings) -> Finding:
         return Finding("hotkey", "failed", str(error))
 
 
+async def night(settings: MinerSettings) -> list[Finding]:
+    """Whether the settings of the nightly job fit, as a start asks; nothing where there are none."""
+    retrain = settings.retrain
+    if retrain.data is None and not settings.night:
+        return []
+    job = NightlyJob(retrain, night=settings.night, store=settings.store, state=settings.state, now=utc_now)
+    try:
+        await job.check()
+    except CascadeError as error:
+        return [Finding("night", "failed", str(error))]
+    return [Finding("night", "ok", "its settings fit")]
+
+
 def where(settings: MinerSettings) -> list[Finding]:
-    """The state directory and the port: taken by a miner that runs, or free for one."""
-    port = settings.axon.port
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        listens = probe.connect_ex(("127.0.0.1", port)) == 0
+    """The state directory and the ports: free for a miner, or taken by one, which says whether it is ready."""
     try:
         with held_state(settings.state):
-            state = Finding("state", "ok", f"{settings.state}: can be written; no miner uses it")
+            return [Finding("state", "ok", f"{settings.state}: can be written; no miner uses it"), *_free(settings)]
     except StateInUse:
-        told = "and something listens on the port" if listens else "but nothing listens on the port yet"
-        running = Finding("state", "ok", f"{settings.state}: a miner uses it")
-        return [running, Finding("port", "ok" if listens else "warning", f"{port}: a miner runs, {told}")]
+        return [Finding("state", "ok", f"{settings.state}: a miner uses it"), *_running(settings)]
     except StartError as error:
-        state = Finding("state", "failed", str(error))
-    if listens and port:
-        return [state, Finding("port", "failed", f"{port}: taken, and not by a miner with this state directory")]
-    return [state, Finding("port", "ok", f"{port}: free")]
+        return [Finding("state", "failed", str(error)), *_free(settings)]
+
+
+def _free(settings: MinerSettings) -> list[Finding]:
+    """Whether a miner could listen: all ports are taken at once, as it would."""
+    wanted = [("port", settings.axon.host, settings.axon.port, "axon")]
+    if settings.admin.port is not None:
+        wanted.append(("admin", "127.0.0.1", settings.admin.port, "admin"))
+    found = []
+    with ExitStack() as stack:
+        for check, host, port, name in wanted:
+            try:
+                stack.enter_context(bind(host, port, name))
+                found.append(Finding(check, "ok", f"{port}: free"))
+            except ServerError as error:
+                found.append(Finding(check, "failed", str(error)))
+    return found
+
+
+def _running(settings: MinerSettings) -> list[Finding]:
+    """What the miner that has the state directory says of itself, or at least whether something listens."""
+    port, admin = settings.axon.port, settings.admin.port
+    told = readiness(admin) if admin else None
+    if told is None:
+        listens = _listens(port)
+        says = "and something listens on the port" if listens else "but nothing listens on the port yet"
+        found = [Finding("port", "ok" if listens else "warning", f"{port}: a miner runs, {says}")]
+        if admin:
+            says = "that is no miner listens there" if _listens(admin) else "nothing listens there"
+            detail = f"{admin}: {says}; the miner starts still, or was started with another admin.port"
+            found.append(Finding("ready", "warning", detail))
+        return found
+    if told["state"] != str(settings.state.resolve()):
+        return [Finding("admin", "failed", f"{admin}: taken by another miner, that of {told['state']}")]
+    ports = sorted(told["ports"].values())
+    if port and port not in ports:
+        detail = f"{port}: the miner listens on {', '.join(map(str, ports))}; restart it to use these settings"
+        listening = Finding("port", "warning", detail)
+    else:
+        listening = Finding("port", "ok", f"{', '.join(map(str, ports))}: the miner's")
+    lacks = [f"{each['name']}: {each['detail']}" for each in told["conditions"] if not each["holds"]]
+    ready = Finding("ready", "failed", "; ".join(lacks)) if lacks else Finding("ready", "ok", "it says so itself")
+    return [listening, ready]
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def readiness(port: int) -> dict[str, Any] | None:
+    """What a miner with an administrator's endpoint on a port says of itself; None where no miner answers."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ASK_S)
+    try:
+        connection.request("GET", "/readyz")
+        told: Any = json.loads(connection.getresponse().read(MOST_BYTES))
+        return told if {"ready", "conditions", "state", "ports"} <= told.keys() else None
+    except (OSError, http.client.HTTPException, ValueError, AttributeError):
+        return None
+    finally:
+        connection.close()
 
 
 def endpoint(settings: MinerSettings) -> Finding:

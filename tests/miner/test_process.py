@@ -33,8 +33,10 @@ from engines.store.store import Store
 from miner.answering.journal import read_journal
 from miner.chain.offline import ChainFile
 from miner.chain.port import Neuron
+from miner.cli.doctor import where
 from miner.errors import StartError
 from miner.process import _serve
+from miner.settings import load_settings
 
 PEER = Path(__file__).parent / "axon" / "dendrite_peer.py"
 OLD_SDK = os.environ.get("BITTENSOR9_PYTHON", "")
@@ -55,6 +57,24 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def offline_settings(home: Path, port: int) -> dict[str, object]:
+    """Settings of a miner on the offline chain, which it reads every second."""
+    return {
+        "store": home / "store",
+        "state": home / "state",
+        "wallet.name": "miner",
+        "wallet.path": home,
+        "chain.kind": "offline",
+        "chain.snapshot": home / "chain.json",
+        "chain.refresh_s": 1,
+        "chain.publish_endpoint": "false",
+        "axon.host": "127.0.0.1",
+        "axon.port": port,
+        "log.json_lines": "true",
+        "admin.port": 0,
+    }
+
+
 @dataclass
 class Miner:
     """A running `cascade mine`."""
@@ -64,6 +84,11 @@ class Miner:
     port: int
     hotkey: str
     store: Store
+
+    def settings(self) -> dict[str, object]:
+        """Those of the miner, with the port of the administrator's endpoint."""
+        [listening] = [event for event in self.events("listening") if event["server"] == "admin"]
+        return offline_settings(self.home, self.port) | {"admin.port": listening["port"]}
 
     def events(self, name: str) -> list[dict[str, Any]]:
         lines = (self.home / "log").read_text().splitlines()
@@ -128,19 +153,7 @@ def home(tmp_path: Path) -> Path:
 def running(home: Path, **changes: object) -> Iterator[Miner]:
     """`cascade mine` with the store, the wallets and the chain of `home`, once it is ready."""
     port = free_port()
-    settings = {
-        "store": home / "store",
-        "state": home / "state",
-        "wallet.name": "miner",
-        "wallet.path": home,
-        "chain.kind": "offline",
-        "chain.snapshot": home / "chain.json",
-        "chain.publish_endpoint": "false",
-        "axon.host": "127.0.0.1",
-        "axon.port": port,
-        "log.json_lines": "true",
-        "admin.port": 0,
-    } | changes
+    settings = offline_settings(home, port) | changes
     flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
     with (home / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "miner.cli", "mine", *flags], stderr=log, cwd=home)
@@ -286,7 +299,7 @@ def test_several_hotkeys_share_one_cascade_and_one_that_is_gone_stops_nobody(sto
         with urlopen(f"http://127.0.0.1:{admin}/status", timeout=LIMIT_S) as reply:
             status = json.load(reply)
         assert status["chain"]["registered"] == {first: True, second: True, gone: False}
-        assert status["replies"] == {first: {"200": 1}, second: {"200": 1, "401": 1}, gone: {}}
+        assert status["replies"] == {first: {"200": 1}, second: {"200": 1, "401": 1}}
         assert [record.receiver for record in read_journal(stocked / "state")] == [first, second]
         miner.process.send_signal(signal.SIGTERM)
         assert miner.process.wait(LIMIT_S) == 0
@@ -340,6 +353,37 @@ def test_a_running_miner_is_ready_and_measures_what_it_answers(miner: Miner) -> 
         # Whoever asks would be a label without end.
         assert miner.hotkey in body
         assert validator not in body
+
+
+def test_the_doctor_asks_the_running_miner_whether_it_is_ready(miner: Miner, home: Path) -> None:
+    def examined(**changes: object) -> dict[str, tuple[str, str]]:
+        asked = load_settings(None, miner.settings() | changes)
+        return {found.check: (found.verdict, found.detail) for found in where(asked)}
+
+    assert examined() == {
+        "state": ("ok", f"{home / 'state'}: a miner uses it"),
+        "port": ("ok", f"{miner.port}: the miner's"),
+        "ready": ("ok", "it says so itself"),
+    }
+    verdict, detail = examined(**{"axon.port": free_port()})["port"]
+    assert (verdict, f"the miner listens on {miner.port}" in detail) == ("warning", True)
+    verdict, detail = examined(**{"admin.port": free_port()})["ready"]
+    assert (verdict, "another admin.port" in detail) == ("warning", True)
+    # Another miner, on ports that this one has.
+    found = examined(state=home / "other state")
+    assert {check: verdict for check, (verdict, _) in found.items()} == {
+        "state": "ok",
+        "port": "failed",
+        "admin": "failed",
+    }
+    ChainFile(neurons={}).write(home / "chain.json")
+    current = miner.store.current()
+    assert current is not None
+    ChainFile(neurons={"5Other": Neuron(uid=0)}).write(home / "chain.json")
+    until(lambda: not all(each["holds"] for each in json.loads(miner.admin("/readyz")[2])["conditions"]))
+    verdict, detail = examined()["ready"]
+    assert (verdict, detail) == ("failed", "registered: 0 of 1 hotkeys are on the subnet")
+    assert miner.admin("/readyz")[0] == 503
 
 
 def mine(home: Path, **settings: object) -> subprocess.CompletedProcess[str]:

@@ -276,6 +276,21 @@ class TestMetrics:
 
         asyncio.run(scenario())
 
+    def test_an_accept_header_that_makes_no_sense_is_answered_with_text(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            publish("a")
+            async with endpoint(store) as opened:
+                for accept in (
+                    "application/openmetrics-text; version=abc",
+                    "text/plain;version=1.x",
+                    ";;,=",
+                    "image/png",
+                ):
+                    code, kind, _ = await raw(opened.port, "GET", "/metrics", accept=accept)
+                    assert (code, kind.partition(";")[0]) == (200, "text/plain")
+
+        asyncio.run(scenario())
+
     def test_an_answer_is_counted_by_how_it_came_about(self, store: Store, publish: Publish) -> None:
         async def scenario() -> None:
             publish("a")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from miner.answering.journal import FILE, Journal, read_journal
+from miner.answering.journal import FILE, Journal, latest_record, read_journal
 from miner.answering.record import RequestRecord
 
 
@@ -58,6 +60,53 @@ def test_a_line_that_a_crash_cut_short_swallows_no_other(tmp_path: Path) -> None
         journal.on_answer(record(number))
     journal.close()
     assert read(tmp_path) == ["1", "3", "4"]
+
+
+@pytest.mark.parametrize("moves", range(1, 4))
+def test_a_crash_while_a_new_file_is_begun_loses_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
+) -> None:
+    """Files are moved one after the other; whichever move is the last, every record is found and kept."""
+
+    class Crash(BaseException):
+        pass
+
+    monkeypatch.setattr("miner.answering.journal.MAX_BYTES", 500)
+    done: list[int] = []
+    replace, rename = os.replace, os.rename
+
+    def moving(move: Callable[..., None]) -> Callable[..., None]:
+        def one(source: str, target: str) -> None:
+            done.append(1)
+            if len(done) > moves:
+                raise Crash
+            move(source, target)
+
+        return one
+
+    journal = Journal(tmp_path)
+    for number in range(8):
+        journal.on_answer(record(number))
+    with monkeypatch.context() as patch:
+        patch.setattr("miner.answering.journal.os.replace", moving(replace))
+        patch.setattr("logging.handlers.os.rename", moving(rename))
+        written = 8
+        try:
+            for written in range(8, 30):
+                journal.on_answer(record(written))
+        except Crash:
+            pass
+    assert done
+    before = latest_record(tmp_path)
+    assert before is not None
+    assert before.request_id == str(written - 1)
+    journal = Journal(tmp_path)
+    for number in range(100, 104):
+        journal.on_answer(record(number))
+    journal.close()
+    kept = [found for path in tmp_path.iterdir() for found in path.read_text().splitlines()]
+    numbers = {int(RequestRecord.model_validate_json(line).request_id) for line in kept}
+    assert {*range(written), *range(100, 104)} <= numbers
 
 
 def test_a_file_that_cannot_be_renamed_grows_on_and_takes_no_older_one_along(

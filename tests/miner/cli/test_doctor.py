@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,63 @@ class TestWhatAStartNeeds:
             with held_state(asked.state):
                 state, found = doctor.where(asked)
             assert (state.detail, found.verdict) == (f"{asked.state}: a miner uses it", "ok")
+
+    @pytest.mark.parametrize("taken", ["axon.port", "admin.port"])
+    def test_each_port_is_taken_as_the_start_takes_it(self, roads: Path, taken: str) -> None:
+        ports = {"axon.port": 0, "admin.port": 0}
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            ports[taken] = other.getsockname()[1]
+            _, *found = doctor.where(load_settings(None, {"state": roads / "state", "axon.host": "127.0.0.1", **ports}))
+        assert {each.check for each in found if each.failed} == {taken.partition(".")[0].replace("axon", "port")}
+
+    def test_one_port_for_both_is_none_for_the_second(self, roads: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            port = other.getsockname()[1]
+        asked = load_settings(None, {"state": roads / "state", "axon.port": port, "admin.port": port})
+        assert [each.verdict for each in doctor.where(asked)] == ["ok", "ok", "failed"]
+
+    @pytest.mark.usefixtures("roads")
+    def test_an_address_of_another_machine_is_told(self) -> None:
+        _, port = doctor.where(load_settings(None, {"axon.host": "192.0.2.1", "axon.port": 0}))
+        assert port.failed
+        assert "no interface of this machine" in port.detail
+
+    def test_a_night_that_the_start_refuses_is_told(self, roads: Path) -> None:
+        """`cascade mine` ends with these settings, and there are no data to look at."""
+        asked = load_settings(None, {"state": roads, "night": {"train_supervised": {"epochs": 3}}})
+        [told] = asyncio.run(doctor.night(asked))
+        assert told.failed
+        assert "retrain.data" in told.detail
+        [told] = asyncio.run(doctor.night(settings(roads, train_supervised={"epoch": 3})))
+        assert told.failed
+        assert "train_supervised.epoch" in told.detail
+        [told] = asyncio.run(doctor.night(settings(roads, train_supervised={"epochs": 3})))
+        assert told.verdict == "ok"
+        assert asyncio.run(doctor.night(load_settings(None, {"state": roads}))) == []
+
+    def test_retraining_data_that_are_missing_are_told(self, roads: Path) -> None:
+        [told] = data(load_settings(None, {"retrain.data": roads / "none", "retrain.preset": "tiny"}), NOW)
+        assert told.failed
+
+    def test_what_is_no_miner_on_the_admin_port_is_not_taken_for_one(self, roads: Path) -> None:
+        class Other(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b'["ready"]')
+
+            def log_message(self, *_: object) -> None: ...
+
+        with HTTPServer(("127.0.0.1", 0), Other) as other:
+            threading.Thread(target=other.serve_forever, daemon=True).start()
+            port = other.server_port
+            asked = load_settings(None, {"state": roads / "state", "axon.port": port, "admin.port": port})
+            assert doctor.readiness(port) is None
+            with held_state(asked.state):
+                _, _, ready = doctor.where(asked)
+            other.shutdown()
+        assert (ready.check, ready.verdict) == ("ready", "warning")
+        assert "no miner listens there" in ready.detail
 
     def test_a_stage2_that_does_not_open_is_told(self, roads: Path) -> None:
         [told] = asyncio.run(doctor.stage2(load_settings(None, {"stage2.engine": roads / "none"})))
