@@ -33,7 +33,7 @@ from engines.store.store import Store
 from miner.answering.journal import read_journal
 from miner.chain.offline import ChainFile
 from miner.chain.port import Neuron
-from miner.cli.doctor import where
+from miner.cli.doctor import examine, where
 from miner.errors import StartError
 from miner.process import _serve
 from miner.settings import load_settings
@@ -397,6 +397,41 @@ def mine(home: Path, **settings: object) -> subprocess.CompletedProcess[str]:
     flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
     command = [sys.executable, "-m", "miner.cli", "mine", *flags]
     return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, cwd=home, check=False)
+
+
+BROKEN: dict[str, tuple[dict[str, object], str]] = {
+    "address": ({"chain.publish_endpoint": "true"}, "endpoint"),
+    "state": ({"state": "chain.json/state"}, "state"),
+    "stage2": ({"stage2.engine": "none"}, "stage2"),
+    "night": ({"retrain.data": ".", "retrain.preset": "tiny", "night.train_supervised.epoch": 3}, "night"),
+    "night without data": ({"night.train_supervised.epochs": 3}, "night"),
+    "wallet": ({"wallet.hotkey": "none"}, "hotkey"),
+    "stranger": ({"wallet.name": "stranger"}, "registered"),
+    "chain": ({"chain.snapshot": "none.json"}, "chain"),
+    "store": ({"store": "none"}, "bundle"),
+    "host": ({"axon.host": "192.0.2.1"}, "port"),
+}
+
+
+@pytest.mark.parametrize(("changes", "check"), BROKEN.values(), ids=BROKEN)
+def test_where_mine_does_not_start_the_doctor_is_not_green(
+    home: Path,
+    bundle_files: Path,
+    provenance: Provenance,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    check: str,
+) -> None:
+    monkeypatch.chdir(home)
+    store = Store(home / "store")
+    store.activate(store.publish(bundle_files, provenance), now=NOW)
+    settings = offline_settings(home, 0)
+    sound = {found.check for found in asyncio.run(examine(load_settings(None, settings))) if found.failed}
+    assert not sound
+    done = mine(home, **settings | changes)
+    assert done.returncode in {2, 3, 4}, done.stderr
+    failed = {found.check for found in asyncio.run(examine(load_settings(None, settings | changes))) if found.failed}
+    assert check in failed
 
 
 def test_without_a_reachable_chain_it_says_so_and_ends_within_its_deadline(home: Path) -> None:
