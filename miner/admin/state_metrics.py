@@ -111,7 +111,9 @@ def _by(counts: Mapping[str, int]) -> dict[tuple[str, ...], float]:
 
 def requests(miner: LiveMiner) -> Iterator[Metric]:
     """Requests, connections, refusals, and what is lost."""
-    replies = {(hotkey, str(status)): number for (hotkey, status), number in miner.replies.items()}
+    # So that the first answer is an increase.
+    replies = {(hotkey, "200"): 0 for hotkey in miner.axons}
+    replies |= {(hotkey, str(status)): number for (hotkey, status), number in miner.replies.items()}
     yield _counter("cascade_requests", "Replies by our hotkey and HTTP status.", replies, "hotkey", "status")
     in_flight = {(hotkey,): axon.in_flight() for hotkey, axon in miner.axons.items()}
     yield _gauge(
@@ -185,7 +187,7 @@ def bundle(miner: LiveMiner) -> Iterator[Metric]:
     )
     yield _gauge("cascade_bundle_created_timestamp_seconds", "When the live bundle was published.", _seconds(created))
     yield _gauge("cascade_bundle_standby", "1 if a bundle stands by for a rollback.", _one(slot.standby is not None))
-    yield _gauge("cascade_bundle_leases", "Loans of bundles to requests.", _one(sum(slot.leases.values())))
+    yield _gauge("cascade_bundle_leases", "Requests that use a bundle at this moment.", _one(sum(slot.leases.values())))
     yield _counter("cascade_bundle_swaps", "Times that the live bundle was replaced.", _one(follower.swaps))
     yield _counter("cascade_bundle_refusals", "Times that a bundle was refused.", _one(follower.refusals))
 
@@ -209,10 +211,14 @@ def certificate(miner: LiveMiner) -> Iterator[Metric]:
             coverage = {(name,): value for name, value in known.items() if value is not None}
     yield info
     yield _gauge("cascade_certificate_risk_limit_ratio", "Certified limit of the risk (alpha).", _one(target))
-    yield _gauge("cascade_certificate_delta_ratio", "One minus the confidence of the certificate.", _one(delta))
+    yield _gauge(
+        "cascade_certificate_delta_ratio",
+        "One minus the confidence in all certificates on its calibration rows together (delta).",
+        _one(delta),
+    )
     yield _gauge(
         "cascade_calibration_exit_coverage_ratio",
-        "Share of the calibration units that exit: observed, with its lower and upper bound.",
+        "Share of the calibration units that exit: observed, with its one-sided bounds.",
         coverage,
         "estimate",
     )
@@ -222,9 +228,9 @@ def chain(miner: LiveMiner) -> Iterator[Metric]:
     """What is known of the subnet."""
     known = miner.chain()
     yield _gauge("cascade_chain_block", "Block of the last metagraph that was read.", _one(known["block"]))
-    yield _gauge("cascade_metagraph_neurons", "Neurons in it.", _one(known["neurons"]))
-    yield _gauge("cascade_metagraph_read_timestamp_seconds", "When it was read.", _one(known["fetched_at"]))
-    yield _counter("cascade_chain_failures", "Readings that failed.", _one(known["failures_total"]))
+    yield _gauge("cascade_metagraph_neurons", "Neurons in that metagraph.", _one(known["neurons"]))
+    yield _gauge("cascade_metagraph_read_timestamp_seconds", "When that metagraph was read.", _one(known["fetched_at"]))
+    yield _counter("cascade_chain_failures", "Readings of the metagraph that failed.", _one(known["failures_total"]))
     yield _gauge("cascade_hotkey_registered", "1 if our hotkey is on the subnet.", _by(known["registered"]), "hotkey")
 
 

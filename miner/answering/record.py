@@ -17,7 +17,7 @@ class RequestRecord(BaseModel):
     """One request.
 
     Attributes:
-        schema_version: version of this record.
+        schema_version: version of this record; one of version 1 has no `stage2_ms`.
         request_id: id that the logs carry too.
         at: time of arrival, UTC.
         hotkey: who asked.
@@ -45,7 +45,7 @@ class RequestRecord(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     request_id: str
     at: datetime
     hotkey: str

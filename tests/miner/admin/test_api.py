@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families as text_families
@@ -40,6 +43,8 @@ Publish = Callable[[str], str]
 
 
 OURS = "5Ours"
+ROOT = Path(__file__).parents[3]
+PAGE, EXAMPLES = ROOT / "docs/metrics.md", ROOT / "examples/prometheus"
 
 
 @dataclass
@@ -146,6 +151,20 @@ def value(families: dict[str, Metric], name: str, **labels: str) -> float | None
     samples = [sample for family in families.values() for sample in family.samples]
     found = [sample.value for sample in samples if sample.name == name and sample.labels == labels]
     return found[0] if found else None
+
+
+def rows_of(page: Path) -> list[list[str]]:
+    """Name, type, labels and meaning of every metric in the tables of a page."""
+    lines = [line for line in page.read_text().splitlines() if re.match(r"\| `(cascade|process|python)_", line)]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def described(family: Metric) -> tuple[str, ...]:
+    """The row of a metric."""
+    name = family.name + ("_total" if family.type == "counter" else "")
+    labels: tuple[str, ...] = getattr(family, "_labelnames", ())
+    labels = labels or tuple(dict.fromkeys(label for s in family.samples for label in s.labels if label != "le"))
+    return f"`{name}`", family.type, ", ".join(f"`{label}`" for label in labels), family.documentation
 
 
 def test_it_tells_reloads_and_rolls_back(store: Store, publish: Publish) -> None:
@@ -336,6 +355,33 @@ class TestMetrics:
                 assert [(entry["reason"], entry["log_level"]) for entry in told] == [("chain", "warning")]
 
         asyncio.run(scenario())
+
+    def test_the_page_names_every_metric_and_no_other(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            publish("a")
+            async with endpoint(store) as opened:
+                opened.metrics.on_reply(OURS, 200, 1.0)
+                known: dict[str, Any] = {"request_id": "1", "at": NOW, "hotkey": "5F", "answer": 0.7, "total_ms": 1.0}
+                opened.metrics.on_answer(RequestRecord(result="answered", **known))
+                written = {tuple(row) for row in rows_of(PAGE)}
+                found = {described(family) for family in opened.metrics.registry.collect()}
+                assert written == found
+
+        asyncio.run(scenario())
+
+    def test_the_alerts_ask_for_metrics_that_there_are(self) -> None:
+        alerts = yaml.safe_load((EXAMPLES / "alerts.yml").read_text())
+        config = yaml.safe_load((EXAMPLES / "prometheus.yml").read_text())
+        assert [(EXAMPLES / name).is_file() for name in config["rule_files"]] == [True]
+        rules = [rule for group in alerts["groups"] for rule in group["rules"]]
+        assert len(rules) == 5
+        labels = {name.strip("`"): cell for name, _, cell, _ in rows_of(PAGE)}
+        for rule in rules:
+            assert rule["annotations"].keys() == {"summary", "description"}
+            for name in re.findall(r"cascade_\w+", f"{rule['expr']} {rule['annotations']}"):
+                assert name.removesuffix("_bucket") in labels, name
+            for name, asked in re.findall(r"(cascade_\w+)\{(\w+)=", rule["expr"]):
+                assert f"`{asked}`" in labels[name]
 
     def test_two_miners_in_one_process_do_not_share_a_metric(self) -> None:
         first, second = RequestMetrics(CollectorRegistry()), RequestMetrics(CollectorRegistry())

@@ -62,6 +62,12 @@ def test_a_line_that_a_crash_cut_short_swallows_no_other(tmp_path: Path) -> None
     assert read(tmp_path) == ["1", "3", "4"]
 
 
+def test_a_record_of_the_version_before_is_read(tmp_path: Path) -> None:
+    line = record(1).model_dump_json(exclude_none=True).replace('"schema_version":2', '"schema_version":1')
+    (tmp_path / FILE).write_text(f"{line}\n")
+    assert read(tmp_path) == ["1"]
+
+
 @pytest.mark.parametrize("moves", range(1, 4))
 def test_a_crash_while_a_new_file_is_begun_loses_no_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moves: int
