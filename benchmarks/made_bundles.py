@@ -79,13 +79,21 @@ def publish(store: Store, engine: Path, directory: Path, *more: Path) -> str:
     return store.publish(directory, PROVENANCE)
 
 
-@cache
 def certificate(context: CalibrationContext | None = None) -> ScrcParams:
     """What is certified on made-up rows."""
-    context = context or CalibrationContext("e" * 64, "p" * 64)
+    return _of_nothing() if context is None else _certified(context)
+
+
+@cache
+def _of_nothing() -> ScrcParams:
+    return _certified(CalibrationContext("e" * 64, "p" * 64))
+
+
+def _certified(context: CalibrationContext) -> ScrcParams:
     return calibrate(_rows(1), _rows(2), CalibrationSettings(alpha=0.05), context)
 
 
+@cache
 def _rows(seed: int) -> LabelledOutputs:
     rng = np.random.default_rng(seed)
     labels = (rng.random(1200) < 1 / 3).astype(np.int8)
