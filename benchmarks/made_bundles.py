@@ -9,6 +9,8 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.random_dinov3 import Shape, network
 from engines.backends.onnxruntime import OnnxEngine
@@ -53,7 +55,30 @@ def _export(path: Path, shape: Shape, seed: int) -> None:
     partial.rename(path)
 
 
-def publish(store: Store, engine: Path, directory: Path, *more: Path) -> str:
+def linear(path: Path, size_px: int) -> Path:
+    """The ONNX file of an engine that costs next to nothing: weighted mean colours of an image of `size_px`."""
+    constants = {
+        "axes": np.array([2, 3], np.int64),
+        "weights": np.array([[-0.02, 0.02, 0.0], [0.0, 0.0, 0.04], [0.02, -0.02, 0.0]], np.float32),
+        "first_two": np.array([0, 1], np.int64),
+        "third": np.array(2, np.int64),
+    }
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["pixels", "axes"], ["colour"], keepdims=0),
+        helper.make_node("MatMul", ["colour", "weights"], ["heads"]),
+        helper.make_node("Gather", ["heads", "first_two"], ["logits"], axis=1),
+        helper.make_node("Gather", ["heads", "third"], ["select_score"], axis=1),
+    ]
+    asked = [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", 3, size_px, size_px])]
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("logits", "select_score")]
+    known = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "mean_colour", asked, given, known)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), str(path))
+    return path
+
+
+def publish(store: Store, engine: Path, directory: Path, *more: Path, size_px: int = SIZE_PX) -> str:
     """Put an engine into a store as a bundle of its own, certified on made-up rows; returns its id.
 
     Args:
@@ -61,19 +86,20 @@ def publish(store: Store, engine: Path, directory: Path, *more: Path) -> str:
         engine: ONNX file.
         directory: for its files.
         more: files to be put into it.
+        size_px: side of the square that the engine takes, 224 at most.
     """
     directory.mkdir(parents=True)
     for path in more:
         shutil.copyfile(path, directory / path.name)
     (directory / ENGINE).write_bytes(engine.read_bytes())
-    preprocess = PreprocessSettings(size_px=SIZE_PX)
+    preprocess = PreprocessSettings(size_px=size_px)
     preprocess.write(directory / PREPROCESS)
     context = CalibrationContext(engine_sha256(engine), preprocess.sha256, code_version="0")
     certificate(context).write(directory / PARAMS)
     ProbabilityCalibrator().write(directory / CALIBRATOR)
     for name in ("config.json", "splits.json", "metrics.csv", "report.html"):
         (directory / name).write_text("")
-    golden, session = images(32, seed=1), OnnxEngine(engine)
+    golden, session = np.ascontiguousarray(images(32, seed=1)[:, :, :size_px, :size_px]), OnnxEngine(engine)
     write_golden(directory / GOLDEN, golden, session.infer(golden))
     session.close()
     return store.publish(directory, PROVENANCE)
@@ -81,11 +107,11 @@ def publish(store: Store, engine: Path, directory: Path, *more: Path) -> str:
 
 def certificate(context: CalibrationContext | None = None) -> ScrcParams:
     """What is certified on made-up rows."""
-    return _of_nothing() if context is None else _certified(context)
+    return _certificate_of_nothing() if context is None else _certified(context)
 
 
 @cache
-def _of_nothing() -> ScrcParams:
+def _certificate_of_nothing() -> ScrcParams:
     return _certified(CalibrationContext("e" * 64, "p" * 64))
 
 

@@ -1,0 +1,110 @@
+"""A client that costs little, so that the server has the cores: requests that are bytes already, kept connections."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from benchmarks.serving.callers import TIMEOUT_S
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back.
+
+    Attributes:
+        status: HTTP status, 0 if there was none: the connection broke, or nothing came in time.
+        body: of the reply.
+        seconds: from the first byte sent to the last byte received.
+    """
+
+    status: int
+    body: bytes
+    seconds: float
+
+
+class Connection:
+    """One connection, kept between requests and opened anew where the server closed it.
+
+    Args:
+        port: on loopback.
+        timeout_s: how long it waits for a reply.
+    """
+
+    def __init__(self, port: int, timeout_s: float = TIMEOUT_S) -> None:
+        self._port = port
+        self._timeout_s = timeout_s
+        self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    async def ask(self, request: bytes) -> Reply:
+        begun = time.perf_counter()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                status, body = await self._exchange(request)
+        except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError, ValueError):
+            self.close()
+            status, body = 0, b""
+        return Reply(status, body, time.perf_counter() - begun)
+
+    def close(self) -> None:
+        if self._streams is not None:
+            self._streams[1].close()
+            self._streams = None
+
+    async def _exchange(self, request: bytes) -> tuple[int, bytes]:
+        if self._streams is None or self._streams[0].at_eof():
+            self.close()
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+        reader, writer = self._streams
+        writer.write(request)
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
+        body = await reader.readexactly(length)
+        if b"connection: close" in head:
+            self.close()
+        return int(head[9:12]), body
+
+
+async def closed_loop(port: int, requests: Sequence[bytes], clients: int) -> list[Reply]:
+    """Ask each request once; so many clients, each with the next one as soon as it has its reply."""
+    left, replies = iter(requests), []
+
+    async def work() -> None:
+        async with Connection(port) as connection:
+            replies.extend([await connection.ask(request) for request in left])
+
+    await asyncio.gather(*(work() for _ in range(clients)))
+    return replies
+
+
+async def open_loop(port: int, requests: Sequence[bytes], per_s: float) -> list[Reply]:
+    """Ask each request when it is due, `per_s` of them a second, whether or not earlier ones are answered.
+
+    The time of a reply counts from when its request was due, so that a client that falls behind hides nothing.
+    """
+    loop, free = asyncio.get_running_loop(), list[Connection]()
+    first, replies = loop.time(), list[Reply]()
+
+    async def one(number: int, request: bytes) -> None:
+        due = first + number / per_s
+        await asyncio.sleep(due - loop.time())
+        connection = free.pop() if free else Connection(port)
+        reply = await connection.ask(request)
+        free.append(connection)
+        replies.append(Reply(reply.status, reply.body, loop.time() - due))
+
+    try:
+        await asyncio.gather(*(one(number, request) for number, request in enumerate(requests)))
+    finally:
+        for connection in free:
+            connection.close()
+    return replies
