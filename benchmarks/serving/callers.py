@@ -45,6 +45,10 @@ class Caller:
     def new(cls, receiver: str, uuid: str = "dendrite") -> Caller:
         return cls(Keypair.generate_mnemonic(), receiver, uuid)
 
+    def __reduce__(self) -> tuple[type[Caller], tuple[str, str, str]]:
+        # A key cannot be sent.
+        return Caller, (self.mnemonic, self.receiver, self.uuid)
+
     @cached_property
     def key(self) -> Any:
         return Keypair.create_from_mnemonic(self.mnemonic)

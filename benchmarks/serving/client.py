@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from benchmarks.serving.callers import TIMEOUT_S
+
+# For so long aiohttp, and so a dendrite, uses a connection again.
+KEPT_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,19 @@ class Reply:
 
 
 class Connection:
-    """One connection, kept between requests and opened anew where the server closed it.
+    """One connection, kept between requests as a dendrite keeps it, and opened anew where the server closed it.
 
     Args:
         port: on loopback.
         timeout_s: how long it waits for a reply.
+        source: own address on loopback.
     """
 
-    def __init__(self, port: int, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, port: int, timeout_s: float = TIMEOUT_S, source: str = "127.0.0.1") -> None:
         self._port = port
         self._timeout_s = timeout_s
+        self._source = source
+        self._used = float("-inf")
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def __aenter__(self) -> Self:
@@ -45,11 +51,12 @@ class Connection:
     async def __aexit__(self, *_: object) -> None:
         self.close()
 
-    async def ask(self, request: bytes) -> Reply:
+    async def ask(self, request: bytes, *rest: bytes, pause_s: float = 0.0) -> Reply:
+        """Send a request, in pieces with pauses between them if there is a `rest`, and wait for the reply."""
         begun = time.perf_counter()
         try:
             async with asyncio.timeout(self._timeout_s):
-                status, body = await self._exchange(request)
+                status, body = await self._exchange(request, rest, pause_s)
         except (OSError, EOFError, TimeoutError, asyncio.LimitOverrunError, ValueError):
             self.close()
             status, body = 0, b""
@@ -60,21 +67,28 @@ class Connection:
             self._streams[1].close()
             self._streams = None
 
-    async def _exchange(self, request: bytes) -> tuple[int, bytes]:
-        if self._streams is None or self._streams[0].at_eof():
+    async def _exchange(self, request: bytes, rest: tuple[bytes, ...], pause_s: float) -> tuple[int, bytes]:
+        if self._streams is None or self._streams[0].at_eof() or time.perf_counter() - self._used > KEPT_S:
             self.close()
-            self._streams = await asyncio.open_connection("127.0.0.1", self._port)
+            self._streams = await asyncio.open_connection("127.0.0.1", self._port, local_addr=(self._source, 0))
         reader, writer = self._streams
         writer.write(request)
+        for piece in rest:
+            await asyncio.sleep(pause_s)
+            if writer.is_closing() or reader.at_eof():
+                # It has its reply, or none comes.
+                break
+            writer.write(piece)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         length = int(head.partition(b"content-length:")[2].split(b"\r\n", 1)[0])
         body = await reader.readexactly(length)
+        self._used = time.perf_counter()
         if b"connection: close" in head:
             self.close()
         return int(head[9:12]), body
 
 
-async def closed_loop(port: int, requests: Sequence[bytes], clients: int) -> list[Reply]:
+async def closed_loop(port: int, requests: Iterable[bytes], clients: int) -> list[Reply]:
     """Ask each request once; so many clients, each with the next one as soon as it has its reply."""
     left, replies = iter(requests), []
 

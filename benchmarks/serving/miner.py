@@ -86,12 +86,12 @@ class Miner:
     def last_words(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-5:])
 
-    def parts(self) -> dict[str, dict[str, float]]:
-        """CPU seconds and calls by part, since its start."""
+    def parts(self) -> dict[str, Any]:
+        """See `Parts.write`: since its start."""
         self.parts_file.unlink(missing_ok=True)
         self.process.send_signal(signal.SIGUSR1)
         wait_until(self.parts_file.exists, WRITE_S, "the miner wrote no times of its parts")
-        found: dict[str, dict[str, float]] = json.loads(self.parts_file.read_text())
+        found: dict[str, Any] = json.loads(self.parts_file.read_text())
         return found
 
 
@@ -137,8 +137,8 @@ class Home:
             parts: time its parts, which costs it some CPU time.
             silence: while this file is there, its chain gives no answer.
         """
-        directory = self.path / name
-        directory.mkdir()
+        directory = self.path / "miners" / name
+        directory.mkdir(parents=True)
         port = free_port()
         chosen = {
             "store": self.path / "store",

@@ -11,12 +11,13 @@ import json
 import os
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+DECODING, ENGINE = "base64, decode, resize", "engine"
 # Name of the part, module, function.
 KNOWN = (
     ("http parse", "miner.axon.server", "_Connection.data_received"),
@@ -24,8 +25,8 @@ KNOWN = (
     ("access", "miner.axon.access", "AccessPolicy.check"),
     ("signature", "miner.axon.legacy_protocol", "LegacyProtocol.prove"),
     ("body json", "miner.axon.app", "image_of"),
-    ("base64, decode, resize", "miner.answering.cascade", "Cascade._decoded"),
-    ("engine", "engines.live.batcher", "Batcher._compute"),
+    (DECODING, "miner.answering.cascade", "Cascade._decoded"),
+    (ENGINE, "engines.live.batcher", "Batcher._compute"),
     ("decision", "miner.answering.cascade", "_decided"),
     ("record", "miner.answering.cascade", "Cascade._record"),
     ("journal", "miner.answering.journal", "Journal.on_answer"),
@@ -35,14 +36,17 @@ KNOWN = (
     ("reply headers", "miner.axon.legacy_protocol", "LegacyProtocol.reply_headers"),
     ("http reply", "miner.axon.app", "_reply"),
 )
+# Of these the time of each call by the wall clock as well, of so many calls.
+WAITED, REMEMBERED = (DECODING, ENGINE), 10_000
 
 
 class Parts:
-    """Sums of CPU seconds and calls by part."""
+    """Sums of CPU seconds and calls by part, and for how long the latest calls of two of them were waited for."""
 
     def __init__(self) -> None:
         self._seconds: Counter[str] = Counter()
         self._calls: Counter[str] = Counter()
+        self._waited = {name: deque[float](maxlen=REMEMBERED) for name in WAITED}
         self._threads = threading.local()
 
     def watch(self) -> None:
@@ -58,17 +62,20 @@ class Parts:
     def write(self, path: Path) -> None:
         """Write the sums, whole or not at all."""
         partial = path.with_suffix(".partial")
-        partial.write_text(json.dumps({"seconds": dict(self._seconds), "calls": dict(self._calls)}))
+        waited = {name: list(each) for name, each in self._waited.items()}
+        partial.write_text(json.dumps({"seconds": dict(self._seconds), "calls": dict(self._calls), "waited": waited}))
         os.replace(partial, path)  # noqa: PTH105
 
     def _around(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def timed(*args: Any, **options: Any) -> Any:
-            begun, inner = time.thread_time(), self._enter()
+            at, begun, inner = time.perf_counter(), time.thread_time(), self._enter()
             try:
                 return function(*args, **options)
             finally:
                 self._leave(name, begun, inner)
+                if name in self._waited:
+                    self._waited[name].append(time.perf_counter() - at)
 
         return timed
 
