@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import json
 import logging
 import math
 import socket
@@ -17,29 +16,21 @@ from typing import Any
 import structlog
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.h11_impl import H11Protocol
-from uvicorn.server import ServerState
 
 from engines.machine.descriptors import descriptor_limit, lacks_descriptors
 from engines.machine.tally import Tally
-from miner.axon.connections import CALLER_LEFT, CALLER_PROVED, ConnectionTable, network_of
+from miner.axon.connections import ConnectionTable
+from miner.axon.http_connection import CONNECTION_LOG, LONG_HEADER, HttpConnection, told
 from miner.axon.settings import AxonSettings
 from miner.errors import ServerError
 
 log = structlog.get_logger(__name__)
 
 ABORT_S = 1.0
-CONNECTION_LOG = "uvicorn.error.connection"
 # For bundles, the journal, the chain's worker, Stage-2, and connections that are closing.
 OTHER_DESCRIPTORS = 256
 # Where the system has no descriptor left, asyncio tries so many connections again at once, and tells of each.
 BACKLOG = 128
-# A refused connection stays for its caller to read why; so many at a time.
-LINGER_S, LINGERING = 1.0, 32
-# A caller that does not read its reply.
-UNREAD_S = 10.0
-LONG_HEADER = "The request's header is longer than this miner reads."
-FULL = "This miner holds as many connections as it can; ask again later."
 
 
 class AxonServer:
@@ -151,13 +142,13 @@ class AxonServer:
         table = ConnectionTable(
             most, settings.max_connections_per_address, min(settings.reserved_connections, most // 2)
         )
-        lingering: set[_Connection] = set()
+        lingering: set[HttpConnection] = set()
         connection: Callable[..., Any] = partial(
-            _Connection,
+            HttpConnection,
             table=table,
             tally=self._tally,
             lingering=lingering,
-            first_request_s=settings.first_request_s,
+            settings=settings,
         )
         return uvicorn.Config(
             _with_short_headers(self._app, settings.max_header_bytes, self._tally),
@@ -171,12 +162,11 @@ class AxonServer:
             server_header=False,
             timeout_keep_alive=self._settings.keep_alive_s,
             backlog=BACKLOG,
-            h11_max_incomplete_event_size=self._settings.max_header_bytes,
         )
 
 
 def _with_short_headers(app: ASGIApp, most: int, tally: Tally) -> ASGIApp:
-    """The application behind a limit of header bytes; the parser's own is one of incomplete headers only."""
+    """The application behind a limit of header bytes; that of a connection is one of incomplete headers only."""
 
     async def limited(scope: Scope, receive: Receive, send: Send) -> None:
         size = sum(len(name) + len(value) for name, value in scope["headers"])
@@ -185,18 +175,13 @@ def _with_short_headers(app: ASGIApp, most: int, tally: Tally) -> ASGIApp:
             await app(scope, receive, send)
             return
         tally.add("long_header", LONG_HEADER, bytes=size)
-        body = _told(LONG_HEADER)
+        body = told(LONG_HEADER)
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         headers.append((b"connection", b"close"))
         await send({"type": "http.response.start", "status": HTTPStatus.BAD_REQUEST, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
     return limited
-
-
-def _told(message: str) -> bytes:
-    """The body of a refusal, which a dendrite reads as JSON whatever the status."""
-    return json.dumps({"message": message}).encode()
 
 
 def bind(host: str, port: int, name: str = "axon") -> socket.socket:
@@ -256,124 +241,6 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         # Signals belong to the process, and the axon is only a part of it.
         yield
-
-
-class _Connection(H11Protocol):
-    """One connection: has a place in the table, and closes if its next request header is not complete in time.
-
-    The base class starts its timer after the first reply and stops it at the first byte, so connections that send
-    nothing, or a byte an hour, would stay for ever. Its log is one where warnings about strangers are demoted, and its
-    refusals are text, which a dendrite cannot read.
-    """
-
-    def __init__(
-        self,
-        config: uvicorn.Config,
-        server_state: ServerState,
-        app_state: dict[str, object],
-        _loop: asyncio.AbstractEventLoop | None = None,
-        *,
-        table: ConnectionTable,
-        tally: Tally,
-        lingering: set[_Connection],
-        first_request_s: float,
-    ) -> None:
-        super().__init__(config, server_state, app_state, _loop)
-        self.address = ""
-        self._table = table
-        self._tally = tally
-        self._lingering = lingering
-        self._first_request_s = first_request_s
-        self._refused = False
-        self._unread: asyncio.TimerHandle | None = None
-        self._leave: Callable[[], object] | None = None
-        told = {CALLER_PROVED: partial(table.prove, self), CALLER_LEFT: self._on_close}
-        self.app_state = {**self.app_state, **told}
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self.logger = logging.getLogger(CONNECTION_LOG)
-        super().connection_made(transport)
-        self.address = network_of(self.client[0] if self.client else "")
-        if self._table.admit(self):
-            self._close_in(self._first_request_s)
-            return
-        self._refused = True
-        self._tally.add("connections", FULL, address=self.address)
-        if len(self._lingering) >= LINGERING:
-            transport.abort()
-            return
-        self._lingering.add(self)
-        self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, FULL)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._table.leave(self)
-        if self._unread is not None:
-            self._unread.cancel()
-        self._lingering.discard(self)
-        self._unset_keepalive_if_required()
-        super().connection_lost(exc)
-        if self._leave is not None:
-            self._leave()
-
-    def _on_close(self, tell: Callable[[], object] | None) -> None:
-        self._leave = tell
-        if tell is not None and self.cycle is not None and self.cycle.disconnected:
-            tell()
-
-    def data_received(self, data: bytes) -> None:
-        if not self._refused:
-            self.conn.receive_data(data)
-            self.handle_events()
-
-    def handle_events(self) -> None:
-        super().handle_events()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self._table.work(self)
-
-    def on_response_complete(self) -> None:
-        # Before the base class, which may begin with the next request at once.
-        self._table.wait(self)
-        super().on_response_complete()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._unread = self.loop.call_later(UNREAD_S, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._unread is not None:
-            self._unread.cancel()
-
-    def evict(self) -> None:
-        self._tally.add("evicted", "connections without a request were closed for new ones", address=self.address)
-        self.transport.abort()
-
-    def send_400_response(self, msg: str) -> None:
-        self._tally.add("not_http", msg, address=self.address)
-        self._refuse(HTTPStatus.BAD_REQUEST, msg)
-
-    def _refuse(self, status: HTTPStatus, message: str) -> None:
-        """Reply before, or without, a request that can be read; and close once the caller may have read it."""
-        self._refused = True
-        if self.cycle is not None and not self.cycle.response_complete:
-            # Its reply would come after the end.
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        body = _told(message)
-        head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode() + body)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self._unset_keepalive_if_required()
-        # Not the base class's handler, which would end the message in a state that does not allow it.
-        self.timeout_keep_alive_task = self.loop.call_later(LINGER_S, self.transport.abort)
-
-    def _close_in(self, seconds: float) -> None:
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
 
 def tell_failure(tally: Tally, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

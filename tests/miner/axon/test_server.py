@@ -160,6 +160,97 @@ class TestRequests:
         status, told = asyncio.run(scenario())
         assert (status, set(told)) == (400, {"message"})
 
+    @pytest.mark.parametrize("endless", [b"0\r\nx: %s", b"0\r\n%s", b"1;%s"], ids=["trailer", "trailers", "extension"])
+    def test_what_surrounds_a_body_in_chunks_may_be_no_longer_than_a_header(self, app, validator, endless):
+        async def scenario():
+            server = await listening(app())
+            connection = await Connection.to(server.port)
+            connection.begin(validator.headers() | {"transfer-encoding": "chunked"})
+            # More than is read at once.
+            connection.writer.write(endless % (b"a: b\r\n" * 200_000))
+            reply = await connection.reply()
+            await connection.close()
+            await server.stop()
+            return reply
+
+        status, told = asyncio.run(scenario())
+        assert (status, set(told)) == (400, {"message"})
+
+    def test_what_comes_behind_a_body_is_no_header(self, app, validator):
+        async def scenario():
+            server = await listening(app())
+            connection = await Connection.to(server.port)
+            signature = validator.headers()["bt_header_dendrite_signature"]
+            connection.begin(validator.headers(bt_header_dendrite_signature="") | {"transfer-encoding": "chunked"})
+            connection.writer.write(b"0\r\nbt_header_dendrite_signature: %s\r\n\r\n" % signature.encode())
+            reply = await connection.reply()
+            await connection.close()
+            await server.stop()
+            return reply[0]
+
+        assert asyncio.run(scenario()) == 401
+
+    def test_tiny_chunks_are_a_body_like_any_other(self, app, validator):
+        """Together they have more bytes around them than a header may have."""
+
+        async def scenario():
+            server = await listening(app())
+            connection = await Connection.to(server.port)
+            connection.begin(validator.headers() | {"transfer-encoding": "chunked"})
+            for byte in b'{"image": "%s"}' % (b"A" * 8000):
+                connection.writer.write(b"1\r\n%c\r\n" % byte)
+            connection.writer.write(b"0\r\n\r\n")
+            reply = await connection.reply()
+            await connection.close()
+            await server.stop()
+            return reply
+
+        assert asyncio.run(scenario()) == (200, {"prediction": 0.75})
+
+    def test_requests_that_come_together_are_answered_in_their_order(self, app, validator):
+        async def scenario():
+            server = await listening(app())
+            connection = await Connection.to(server.port)
+            for headers in (validator.headers(), {}, validator.headers()):
+                connection.begin(headers | {"content-length": str(len(BODY))})
+                connection.writer.write(BODY)
+            replies = [(await connection.reply())[0] for _ in range(3)]
+            await connection.close()
+            await server.stop()
+            return replies
+
+        assert asyncio.run(scenario()) == [200, 403, 200]
+
+    def test_junk_behind_a_request_ends_it_without_a_fault(self, app, validator, caplog):
+        """The replies of what came before it would be written after the end."""
+
+        async def scenario():
+            asked, go_on = asyncio.Event(), asyncio.Event()
+
+            async def slow(_request):
+                asked.set()
+                await go_on.wait()
+                return Prediction(0.75)
+
+            application = app(slow)
+            server = await listening(application)
+            connection = await Connection.to(server.port)
+            for _ in range(2):
+                connection.begin(validator.headers() | {"content-length": str(len(BODY))})
+                connection.writer.write(BODY)
+            await asked.wait()
+            connection.writer.write(b"\x00\x00 this is no HTTP\r\n\r\n")
+            reply = await connection.reply()
+            go_on.set()
+            await connection.closed_by_server()
+            await _until(lambda: application.in_flight == 0)
+            await connection.close()
+            await server.stop(1)
+            return reply[0]
+
+        assert asyncio.run(scenario()) == 400
+        assert [record for record in caplog.records if record.levelname in {"WARNING", "ERROR"}] == []
+
     @pytest.mark.parametrize("sent", [b"", b"POST /Image"])
     def test_a_connection_without_a_request_is_closed(self, app, sent):
         async def scenario():

@@ -1,0 +1,203 @@
+"""One connection of an axon: which requests are read from it, and for how long it may stay."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import httptools
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
+
+from engines.machine.tally import Tally
+from miner.axon.connections import CALLER_LEFT, CALLER_PROVED, ConnectionTable, network_of
+from miner.axon.settings import AxonSettings
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGI3Application
+
+CONNECTION_LOG = "uvicorn.error.connection"
+# A refused connection stays for its caller to read why; so many at a time.
+LINGER_S, LINGERING = 1.0, 32
+# A caller that does not read its reply.
+UNREAD_S = 10.0
+LONG_HEADER = "The request's header is longer than this miner reads."
+NOT_HTTP = "This is no HTTP that this miner reads."
+FULL = "This miner holds as many connections as it can; ask again later."
+
+
+def told(message: str) -> bytes:
+    """The body of a refusal, which a dendrite reads as JSON whatever the status."""
+    return json.dumps({"message": message}).encode()
+
+
+class HttpConnection(HttpToolsProtocol):
+    """One connection: has a place in the table, and closes if its next request header is not complete in time.
+
+    The base class starts its timer after the first reply and stops it at the first byte, so connections that send
+    nothing, or a byte an hour, would stay for ever. It keeps a header of any length. Its refusals are text, which a
+    dendrite cannot read. The log here is one where warnings about strangers are demoted.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        table: ConnectionTable,
+        tally: Tally,
+        lingering: set[HttpConnection],
+        settings: AxonSettings,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self.address = ""
+        self._table = table
+        self._tally = tally
+        self._lingering = lingering
+        self._settings = settings
+        self._refused = False
+        self._unread: asyncio.TimerHandle | None = None
+        # Bytes since the parser last had a whole header or a piece of a body.
+        self._unparsed, self._in_body = 0, False
+        # Not always the base class's `cycle`, which is that of the latest request.
+        self._running: RequestResponseCycle | None = None
+        self._leave: Callable[[], object] | None = None
+        told_us = {CALLER_PROVED: partial(table.prove, self), CALLER_LEFT: self._on_close}
+        self.app_state = {**self.app_state, **told_us}
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """See `asyncio.Protocol`."""
+        self.logger = logging.getLogger(CONNECTION_LOG)
+        super().connection_made(transport)
+        self.address = network_of(self.client[0] if self.client else "")
+        if self._table.admit(self):
+            self._set_timer(self._settings.first_request_s, self.timeout_keep_alive_handler)
+            return
+        self._refused = True
+        self._tally.add("connections", FULL, address=self.address)
+        if len(self._lingering) >= LINGERING:
+            transport.abort()
+            return
+        self._lingering.add(self)
+        self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, FULL)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`."""
+        self._table.leave(self)
+        if self._unread is not None:
+            self._unread.cancel()
+        self._lingering.discard(self)
+        self._unset_keepalive_if_required()
+        self._drop_replies()
+        super().connection_lost(exc)
+        if self._leave is not None:
+            self._leave()
+
+    def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`."""
+        if self._refused:
+            return
+        self._unparsed += len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # It is answered as if it asked for none.
+        except httptools.HttpParserError:
+            self.send_400_response(NOT_HTTP)
+        if self._unparsed > self._settings.max_header_bytes and not self._refused:
+            self.send_400_response(LONG_HEADER)
+
+    def on_message_begin(self) -> None:
+        """Of the parser: a request begins."""
+        self._in_body = False
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Of the parser: one header, or one behind a body in chunks."""
+        # What comes behind a body in chunks is no part of the header that the application reads meanwhile.
+        if not self._in_body:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Of the parser: the request's header is whole."""
+        self._unparsed, self._in_body = 0, True
+        self._unset_keepalive_if_required()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Of the parser: a piece of the body."""
+        self._unparsed = 0
+        super().on_body(body)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        self._table.work(self)
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """The reply is written."""
+        # Before the base class, which may begin with the next request at once.
+        self._table.wait(self)
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """See `asyncio.Protocol`; a caller that does not read is not waited for without end."""
+        super().pause_writing()
+        self._unread = self.loop.call_later(UNREAD_S, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """See `asyncio.Protocol`."""
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+
+    def evict(self) -> None:
+        """See `Connection.evict`."""
+        self._tally.add("evicted", "connections without a request were closed for new ones", address=self.address)
+        self.transport.abort()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no request, as JSON."""
+        self._tally.add("not_http", msg, address=self.address)
+        self._refuse(HTTPStatus.BAD_REQUEST, msg)
+
+    def _refuse(self, status: HTTPStatus, message: str) -> None:
+        """Reply before, or without, a request that can be read; and close once the caller may have read it."""
+        self._refused = True
+        self._drop_replies()
+        body = told(message)
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode() + body)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        # Not the base class's handler, which waits until its caller has read what was written.
+        self._set_timer(LINGER_S, self.transport.abort)
+
+    def _on_close(self, tell: Callable[[], object] | None) -> None:
+        self._leave = tell
+        if tell is not None and self._running is not None and self._running.disconnected:
+            tell()
+
+    def _drop_replies(self) -> None:
+        """Replies that are still to come would come after the end."""
+        waiting = [cycle for cycle, _ in self.pipeline]
+        self.pipeline.clear()
+        for cycle in (self._running, *waiting):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+    def _set_timer(self, seconds: float, end: Callable[[], None]) -> None:
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, end)
