@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.made_bundles import SMALL, export, publish
-from benchmarks.serving.miner import Home, Miner
+from benchmarks.serving.miner import Home, Miner, wait_until
 from benchmarks.serving.spread import quantiles_ms
 from benchmarks.serving.traffic import FLOOD_EVERY_S, FLOODED, HELD, RATES, VALID, Outcome, send
 from benchmarks.serving.usage import MIB, CpuClock, Usage
@@ -38,7 +38,7 @@ STAKES, HOSTILE_STAKE = (1e6, 5e5, 2e5, 1e5), 1e3
 SWAPS, WARM_SWAPS = 5, 2
 # Shares of the time in which the chain is silent.
 SILENT = (0.4, 0.4 + 1 / 6)
-REST_S, SAMPLE_S = 12.0, 1.0
+REST_S, SAMPLE_S, SWAP_S = 12.0, 1.0, 240.0
 GROWTH = 0.05
 SETTINGS = {"engine.threads": 1, "chain.refresh_s": 10}
 
@@ -112,7 +112,7 @@ class Watch:
                 at = time.monotonic() - begun
                 if self._miner.process.poll() is not None:
                     raise SystemExit(f"the miner ended:\n{self._miner.last_words()}")
-                if swaps_at and at >= swaps_at[0]:
+                if swaps_at and at >= swaps_at[0] and self._swapped == self._live():
                     swaps_at.pop(0)
                     self._swap()
                 self._set_silence(counted and SILENT[0] <= at / seconds < SILENT[1])
@@ -123,6 +123,7 @@ class Watch:
                     self._show(minute, f"{shown_at / 60:.0f}")
                     minute, shown_at = Minute(), shown_at + 60.0
         self._set_silence(False)
+        wait_until(lambda: self._swapped == self._live(), SWAP_S, "the last bundle that was activated is not live")
         if counted and minute.valid:
             self._show(minute, "last")
 
@@ -134,6 +135,11 @@ class Watch:
     def _swap(self) -> None:
         self._swapped += 1
         self._home.activate(self._bundles[self._swapped % len(self._bundles)])
+
+    def _live(self) -> int:
+        """Bundles that were swapped in, or refused."""
+        # The first is that of the start.
+        return len(self._miner.events("bundle_live")) - 1 + len(self._miner.events("bundle_refused"))
 
     def _set_silence(self, wanted: bool) -> None:
         if wanted != self._silence.exists():
@@ -235,7 +241,7 @@ def run(minutes: float, warm_minutes: float, cache: Path) -> dict[str, Any]:
         print(f"unexpected: {what}, {times} times")
     for holds, line in found:
         print(f"{'holds ' if holds else 'FAILS '} {line}")
-    shown = asdict(total) | {"seconds": [p50, p99], "fallbacks": fallbacks, "swaps": swaps, "log_bytes": written}
+    shown = vars(total) | {"seconds": [p50, p99], "fallbacks": fallbacks, "swaps": swaps, "log_bytes": written}
     return {"total": shown, "start": asdict(start), "end": asdict(end), "verdicts": found}
 
 

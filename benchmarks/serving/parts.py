@@ -20,7 +20,7 @@ from typing import Any
 DECODING, ENGINE = "base64, decode, resize", "engine"
 # Name of the part, module, function.
 KNOWN = (
-    ("http parse", "miner.axon.server", "_Connection.data_received"),
+    ("http parse", "miner.axon.http_connection", "HttpConnection.data_received"),
     ("headers", "miner.axon.app", "decode_headers"),
     ("access", "miner.axon.access", "AccessPolicy.check"),
     ("signature", "miner.axon.legacy_protocol", "LegacyProtocol.prove"),
