@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import structlog
+from miner.tally import Tally
 
 from benchmarks.serving.callers import Caller, body_of, make_wallet
 from benchmarks.serving.client import Connection
@@ -22,7 +23,6 @@ from miner.axon.legacy_protocol import LegacyProtocol
 from miner.axon.server import AxonServer, tell_failure
 from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings
 from miner.chain.port import Neuron
-from miner.tally import Tally
 from stage1.errors import ImageError
 from stage1.image_file import ImageLimits
 from stage1.preprocess import PreprocessSettings, decode_base64, preprocess

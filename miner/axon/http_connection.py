@@ -27,7 +27,10 @@ CONNECTION_LOG = "uvicorn.error.connection"
 LINGER_S, LINGERING = 1.0, 32
 # A caller that does not read its reply.
 UNREAD_S = 10.0
-LONG_HEADER = "The request's header is longer than this miner reads."
+# Header lines of one request: a dendrite sends about twenty, a proxy adds a few.
+MOST_LINES = 100
+LONG_HEADER = f"The request's header is longer than this miner reads, or has more than {MOST_LINES} lines."
+CHUNKED = "This miner reads no chunked bodies; send a content-length."
 NOT_HTTP = "This is no HTTP that this miner reads."
 FULL = "This miner holds as many connections as it can; ask again later."
 
@@ -37,8 +40,20 @@ def told(message: str) -> bytes:
     return json.dumps({"message": message}).encode()
 
 
+class _Unread(Exception):
+    """A request that is not read; ends the parser."""
+
+    def __init__(self, message: str, status: HTTPStatus, kind: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+
+
 class HttpConnection(HttpToolsProtocol):
     """One connection: has a place in the table, and closes if its next request header is not complete in time.
+
+    What is cheap to send and dear to read is refused before it is read, whoever sends it: long headers, headers of many
+    lines, and bodies in chunks, of which each line and each piece is an event of its own.
 
     The base class starts its timer after the first reply and stops it at the first byte, so connections that send
     nothing, or a byte an hour, would stay for ever. It keeps a header of any length. Its refusals are text, which a
@@ -65,8 +80,8 @@ class HttpConnection(HttpToolsProtocol):
         self._settings = settings
         self._refused = False
         self._unread: asyncio.TimerHandle | None = None
-        # Bytes since the parser last had a whole header or a piece of a body.
-        self._unparsed, self._in_body = 0, False
+        # Bytes since the parser last had a whole header or a piece of a body; and of the header that it reads.
+        self._unparsed = self._header_bytes = self._header_lines = 0
         # Not always the base class's `cycle`, which is that of the latest request.
         self._running: RequestResponseCycle | None = None
         self._leave: Callable[[], object] | None = None
@@ -110,25 +125,35 @@ class HttpConnection(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # It is answered as if it asked for none.
-        except httptools.HttpParserError:
-            self.send_400_response(NOT_HTTP)
+        except httptools.HttpParserError as error:
+            # The parser wraps what is raised while it calls us.
+            self._refuse_unread(error.__context__)
         if self._unparsed > self._settings.max_header_bytes and not self._refused:
-            self.send_400_response(LONG_HEADER)
+            self._refuse_unread(_Unread(LONG_HEADER, HTTPStatus.BAD_REQUEST, "long_header"))
 
     def on_message_begin(self) -> None:
         """Of the parser: a request begins."""
-        self._in_body = False
+        self._header_bytes = self._header_lines = 0
         super().on_message_begin()
 
+    def on_url(self, url: bytes) -> None:
+        """Of the parser: a piece of the path."""
+        self._header_bytes += len(url)
+        super().on_url(url)
+
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Of the parser: one header, or one behind a body in chunks."""
-        # What comes behind a body in chunks is no part of the header that the application reads meanwhile.
-        if not self._in_body:
-            super().on_header(name, value)
+        """Of the parser: one line of the header."""
+        self._header_lines += 1
+        self._header_bytes += len(name) + len(value)
+        if self._header_lines > MOST_LINES or self._header_bytes > self._settings.max_header_bytes:
+            raise _Unread(LONG_HEADER, HTTPStatus.BAD_REQUEST, "long_header")
+        if name.lower() == b"transfer-encoding":
+            raise _Unread(CHUNKED, HTTPStatus.LENGTH_REQUIRED, "chunked")
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Of the parser: the request's header is whole."""
-        self._unparsed, self._in_body = 0, True
+        self._unparsed = 0
         self._unset_keepalive_if_required()
         super().on_headers_complete()
 
@@ -164,10 +189,10 @@ class HttpConnection(HttpToolsProtocol):
         self._tally.add("evicted", "connections without a request were closed for new ones", address=self.address)
         self.transport.abort()
 
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is no request, as JSON."""
-        self._tally.add("not_http", msg, address=self.address)
-        self._refuse(HTTPStatus.BAD_REQUEST, msg)
+    def _refuse_unread(self, why: BaseException | None) -> None:
+        unread = why if isinstance(why, _Unread) else _Unread(NOT_HTTP, HTTPStatus.BAD_REQUEST, "not_http")
+        self._tally.add(unread.kind, str(unread), address=self.address)
+        self._refuse(unread.status, str(unread))
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         """Reply before, or without, a request that can be read; and close once the caller may have read it."""

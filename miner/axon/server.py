@@ -10,17 +10,16 @@ import math
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
-from http import HTTPStatus
 from typing import Any
 
 import structlog
 import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from engines.machine.descriptors import descriptor_limit, lacks_descriptors
 from engines.machine.tally import Tally
 from miner.axon.connections import ConnectionTable
-from miner.axon.http_connection import CONNECTION_LOG, LONG_HEADER, HttpConnection, told
+from miner.axon.http_connection import CONNECTION_LOG, HttpConnection
 from miner.axon.settings import AxonSettings
 from miner.errors import ServerError
 
@@ -151,7 +150,7 @@ class AxonServer:
             settings=settings,
         )
         return uvicorn.Config(
-            _with_short_headers(self._app, settings.max_header_bytes, self._tally),
+            self._app,
             http=connection,  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
@@ -163,25 +162,6 @@ class AxonServer:
             timeout_keep_alive=self._settings.keep_alive_s,
             backlog=BACKLOG,
         )
-
-
-def _with_short_headers(app: ASGIApp, most: int, tally: Tally) -> ASGIApp:
-    """The application behind a limit of header bytes; that of a connection is one of incomplete headers only."""
-
-    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
-        size = sum(len(name) + len(value) for name, value in scope["headers"])
-        size += len(scope["raw_path"]) + len(scope["query_string"])
-        if size <= most:
-            await app(scope, receive, send)
-            return
-        tally.add("long_header", LONG_HEADER, bytes=size)
-        body = told(LONG_HEADER)
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": HTTPStatus.BAD_REQUEST, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
-
-    return limited
 
 
 def bind(host: str, port: int, name: str = "axon") -> socket.socket:
