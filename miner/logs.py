@@ -46,6 +46,8 @@ def configure_logging(level: str = "INFO", json: bool | None = None, *, stream: 
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(as_json, terminal)],
         )
     )
+    # Of libraries: otherwise they would be text among JSON lines.
+    logging.captureWarnings(True)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)

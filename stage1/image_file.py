@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import traceback
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +20,11 @@ from PIL import Image
 from stage1.errors import ImageError
 
 log = structlog.get_logger(__name__)
+
+# Refused, and not warned of: Python keeps the text of every warning, and the sender chooses the size that is in it.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+# Kinds of errors that nobody expected of a decoder and that are in the log already.
+_told: set[str] = set()
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 # Where a scan of a JPEG begins; in its data this pair of bytes does not occur. Cameras and encoders write ten at most,
@@ -118,8 +125,13 @@ def _refusing(formats: Sequence[str] = FORMATS) -> Iterator[None]:
     except UNREADABLE as error:
         raise ImageError(f"not a readable {', '.join(formats)} image: {error}") from error
     except Exception as error:
-        # A decoder that did not expect this picture, or a fault of ours: the log says where.
-        log.exception("decoder_failed")
+        # A decoder that did not expect this picture, or a fault of ours: the log says where. Once for each line of
+        # code, because whoever has such a picture sends many.
+        [frame] = traceback.extract_tb(error.__traceback__, limit=-1)
+        kind = f"{type(error).__name__} at {frame.filename}:{frame.lineno}"
+        if kind not in _told:
+            _told.add(kind)
+            log.exception("decoder_failed")
         raise ImageError(f"not a readable {', '.join(formats)} image: {error}") from error
 
 

@@ -55,7 +55,7 @@ class Bridge:
         # What an answer took of late.
         self._usual_s = 0.0
         self._clock = clock
-        self._failed = Tally("stage2_failed")
+        self._failed = Tally("stage2_failed", clock=clock)
         self._outcomes: Counter[str] = Counter()
 
     async def ask(self, content: bytes, deadline: float) -> Verdict:

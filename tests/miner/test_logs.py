@@ -55,6 +55,16 @@ def test_both_worlds_write_json_to_standard_error():
     assert "RuntimeError: broken" in failed["exception"]
 
 
+def test_a_warning_of_a_library_is_a_line_of_json_as_well():
+    script = (
+        "import warnings; from miner.logs import configure_logging; configure_logging();"
+        "warnings.warn('use another one', stacklevel=1)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=600, check=True)
+    [record] = map(json.loads, done.stderr.splitlines())
+    assert (record["level"], "use another one" in record["event"]) == ("warning", True)
+
+
 def test_text_for_people():
     lines, _ = logged(json_lines=False)
     assert any("listening on 8091" in line for line in lines)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import random
 import struct
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -213,6 +215,26 @@ class TestFrameSize:
         assert frame_size(io.BytesIO(content[: len(content) // 2])) == (75, 97)
 
 
+def test_a_picture_of_a_suspicious_size_leaves_no_warning_behind() -> None:
+    """Python keeps every warning of another text, and prints it: one caller could fill a log and the memory."""
+    script = """
+import io
+from PIL import Image
+from stage1.errors import ImageError
+from stage1.image_file import decode
+for side in range(10_000, 10_020):
+    file = io.BytesIO()
+    Image.new("1", (side, side)).save(file, "PNG")
+    try:
+        decode(file.getvalue())
+    except ImageError:
+        pass
+print(len({*vars(Image).get("__warningregistry__", ())} - {"version"}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("0", "")
+
+
 def test_a_sound_file_gives_no_warning(encoded: Encoder) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -235,6 +257,9 @@ class TestUnexpected:
             decode(encoded(street(), "PNG"))
         assert isinstance(caught.value.__cause__, error)
         assert [(entry["event"], entry["exc_info"]) for entry in logs] == [("decoder_failed", True)]
+        with capture_logs() as logs, pytest.raises(ImageError, match="a fault"):
+            decode(encoded(street(), "PNG"))
+        assert logs == []
 
     def test_what_is_wrong_with_the_file_is_not(self, encoded: Encoder) -> None:
         content = encoded(street(), "PNG")

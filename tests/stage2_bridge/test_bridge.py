@@ -180,6 +180,22 @@ class TestNoAnswer:
             run(scenario())
         assert [entry["log_level"] for entry in logs] == ["debug", "warning", *["debug"] * 49]
 
+    def test_the_same_failure_again_and_again_is_told_once_a_minute(self) -> None:
+        """A caller that has found an image which fails may send it twenty times a second."""
+
+        async def scenario() -> None:
+            for error in (Stage2Error("no"), ValueError("a fault")):
+                bridge = bridge_to(failing(error))
+                for _ in range(5):
+                    assert (await bridge.ask(b"", clock() + 1.0)).outcome is Outcome.ERROR
+                await asyncio.sleep(61)
+                await bridge.ask(b"", clock() + 1.0)
+
+        with capture_logs() as logs:
+            run(scenario())
+        told = [entry["event"] for entry in logs if entry["log_level"] == "warning"]
+        assert told == ["stage2_failed"] * 4
+
     def test_a_timeout_of_the_clients_own_is_a_timeout(self) -> None:
         assert run(ask(failing(TimeoutError()))).outcome is Outcome.TIMEOUT
 
