@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 
 from apscheduler.triggers.cron import CronTrigger
 
+ANY_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _DAY = f"(?:[0-7]|{'|'.join(DAYS)})"
 _PART = re.compile(rf"(?P<first>\*|{_DAY})(?:-(?P<last>{_DAY}))?(?:/(?P<step>[1-9]))?", re.IGNORECASE)
@@ -37,9 +39,10 @@ def checked_crontab(text: str) -> str:
     """The same text, if it is a crontab.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is none, or names a day that never comes.
     """
-    crontab_trigger(text)
+    if crontab_trigger(text).get_next_fire_time(None, ANY_DAY) is None:
+        raise ValueError(f"{text!r} names a day that never comes")
     return text
 
 

@@ -21,7 +21,7 @@ from miner.chain.port import ChainPort, ChainSnapshot
 from miner.chain.wallet import load_hotkey
 from miner.errors import WalletError
 from miner.settings import MinerSettings
-from miner.start_checks import published_ip
+from miner.start_checks import out_of_reach, published_ip
 
 log = structlog.get_logger(__name__)
 
@@ -132,6 +132,8 @@ async def announce(settings: MinerSettings, chain: ChainPort, identity: Identity
     """
     ip = published_ip(settings.chain)
     if ip is not None:
+        if (why := out_of_reach(ip)) is not None:
+            log.warning("address_not_public", consequence=why)
         await chain.serve(ip, identity.external_port or identity.server.port)
 
 

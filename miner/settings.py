@@ -136,6 +136,15 @@ class MinerSettings(BaseSettings):
             raise ValueError(f"hotkeys: port {max(ports)} is above {LAST_PORT}; set a lower axon.port")
         return self
 
+    @model_validator(mode="after")
+    def _stage2_has_time(self) -> Self:
+        if self.stage2.engine is not None and self.stage2.reserve_s >= self.requests.deadline_s:
+            raise ValueError(
+                f"stage2.reserve_s is {self.stage2.reserve_s:g} and requests.deadline_s is "
+                f"{self.requests.deadline_s:g}: no time is left for Stage-2"
+            )
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,

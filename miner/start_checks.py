@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from ipaddress import ip_address
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -53,3 +54,10 @@ def published_ip(settings: ChainSettings) -> str | None:
             "set chain.publish_endpoint = false if the address is on the chain already"
         )
     return settings.external_ip
+
+
+def out_of_reach(address: str) -> str | None:
+    """Why validators may not reach a published address; None if nothing is known against it."""
+    if ip_address(address).is_global:
+        return None
+    return f"{address} is no public address: validators outside of this network cannot reach it"

@@ -54,6 +54,10 @@ class Journal:
         # Behind a line that was cut short; otherwise the two would be one that nobody can read.
         text = f"\n{line}" if self._torn else line
         try:
+            if self._handler.lost_its_file():
+                self._tally.add("file_lost", "the file was moved or removed; a new one is begun", path=str(self._path))
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._handler.reopen()
             self._handler.emit(logging.LogRecord("journal", logging.INFO, "", 0, text, None, None))
             self._torn = False
         except OSError as error:
@@ -92,6 +96,17 @@ class _Appender(RotatingFileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802  the base class's
         raise  # noqa: PLE0704  it is called while the error is handled
+
+    def lost_its_file(self) -> bool:
+        """Whether another file stands at the path, or none: what is written would be in a file that has no name."""
+        if self.stream is None:
+            return False
+        held = os.fstat(self.stream.fileno())
+        try:
+            there = os.stat(self.baseFilename)  # noqa: PTH116  the base class has texts
+        except FileNotFoundError:
+            return True
+        return (held.st_dev, held.st_ino) != (there.st_dev, there.st_ino)
 
     def reopen(self) -> None:
         """Forget what the file's buffer holds, which would be written twice or not at all."""

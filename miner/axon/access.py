@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import structlog
+
 from miner.axon.refusals import Forbidden, TooManyRequests
 from miner.axon.settings import AccessSettings
 from miner.chain.port import Neuron
+
+log = structlog.get_logger(__name__)
 
 # One text for every refused caller: a stranger learns nothing about the rules, and refusing costs nothing.
 REFUSAL = "Forbidden. Key is blacklisted: this hotkey may not query this miner."
@@ -65,6 +69,13 @@ class AccessPolicy:
             admitted[hotkey] = Caller(hotkey, neuron.uid, neuron.stake / largest if largest > 0 else 0.0)
         self._buckets = {hotkey: bucket for hotkey, bucket in self._buckets.items() if hotkey in admitted}
         self._admitted = admitted
+        if not admitted and neurons:
+            log.warning(
+                "nobody_may_ask",
+                neurons=len(neurons),
+                min_stake=self._settings.min_stake,
+                remedy="no hotkey has a validator permit and the stake of access.min_stake; every request is refused",
+            )
 
     def change(self, settings: AccessSettings) -> None:
         """Decide by other rules from the next request on; who has used up an allowance has not got it back."""

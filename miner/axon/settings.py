@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
 
 from stage1.settings import Section
 
@@ -74,6 +76,17 @@ class AxonSettings(Section):
     max_header_bytes: int = Field(default=16_384, ge=4096)
 
 
+def _an_ss58_address(text: str) -> str:
+    # Its module is native and takes a while to load; few miners have such hotkeys.
+    from bittensor_wallet import Keypair  # noqa: PLC0415
+
+    try:
+        Keypair(ss58_address=text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no ss58 address of a hotkey: {error}") from None
+    return text
+
+
 class AccessSettings(Section):
     """Who may ask.
 
@@ -87,6 +100,6 @@ class AccessSettings(Section):
 
     require_validator_permit: bool = True
     min_stake: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    extra_hotkeys: frozenset[str] = frozenset()
+    extra_hotkeys: frozenset[Annotated[str, AfterValidator(_an_ss58_address)]] = frozenset()
     requests_per_s: float = Field(default=20.0, gt=0, allow_inf_nan=False)
     burst: int = Field(default=256, ge=1)

@@ -13,9 +13,12 @@ from stage1.settings import Section, UserPath
 
 def _an_address(text: str) -> str:
     try:
-        return str(ip_address(text.strip()))
+        address = ip_address(text.strip())
     except ValueError:
         raise ValueError(f"{text!r} is no IPv4 or IPv6 address; the chain takes no host names") from None
+    if address.is_unspecified or address.is_multicast:
+        raise ValueError(f"{text!r} is the address of no machine; validators pass over a miner with it")
+    return str(address)
 
 
 class WalletSettings(Section):

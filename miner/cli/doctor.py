@@ -23,7 +23,7 @@ from miner.errors import MinerError, ServerError, StartError, StateInUse
 from miner.nightly import NightlyJob
 from miner.process import open_chain
 from miner.settings import MinerSettings
-from miner.start_checks import held_state, published_ip
+from miner.start_checks import held_state, out_of_reach, published_ip
 from offline.config import load_config
 from offline.data.inventory import inventory_of
 from offline.data.sources.source import read_dataset
@@ -214,6 +214,8 @@ def endpoint(settings: MinerSettings) -> Finding:
         return Finding("endpoint", "failed", str(error))
     if address is None:
         return Finding("endpoint", "ok", "not published by this miner; it must be on the chain already")
+    if (why := out_of_reach(address)) is not None:
+        return Finding("endpoint", "warning", why)
     return Finding("endpoint", "ok", f"{address}:{settings.chain.external_port or settings.axon.port} is published")
 
 

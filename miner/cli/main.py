@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from dataclasses import replace
@@ -94,6 +95,8 @@ def mine(
 
     Examples: `cascade mine --wallet miner --hotkey one` · `cascade mine --set stage2.engine=stage2/ --retrain-now`
     """
+    # Until the process has something to reload; what it starts gets the default again.
+    signal.signal(signal.SIGHUP, lambda *_: None)
     with clear_errors():
         import asyncio  # noqa: PLC0415
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from miner.crontab import crontab_trigger
+from miner.crontab import checked_crontab, crontab_trigger
 
 MONDAY = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -49,3 +49,10 @@ def test_a_weekday_is_the_one_that_crontab_means(weekday: str, days: str) -> Non
 def test_what_is_no_crontab_is_said(text: str) -> None:
     with pytest.raises(ValueError, match=r"crontab|weekday"):
         crontab_trigger(text)
+
+
+def test_a_day_that_never_comes_is_refused() -> None:
+    """The job would never run, and nobody would be told."""
+    with pytest.raises(ValueError, match="never comes"):
+        checked_crontab("0 3 30 2 *")
+    assert checked_crontab("0 3 29 2 *") == "0 3 29 2 *"

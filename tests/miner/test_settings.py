@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,6 +70,22 @@ def test_an_offline_chain_needs_its_file() -> None:
 def test_a_nightly_job_needs_data() -> None:
     with pytest.raises(SettingsError, match="data"):
         load_settings(None, {"retrain.enabled": True})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"access.extra_hotkeys": ["5abc"]}, "access.extra_hotkeys.*'5abc' is no ss58 address"),
+        ({"chain.external_ip": "0.0.0.0"}, "chain.external_ip.*address of no machine"),
+        ({"stage2.engine": "larger", "stage2.reserve_s": 7.0}, "stage2.reserve_s is 7 .* no time is left"),
+        ({"retrain.cron": "0 3 31 4 *"}, "retrain.cron.*never comes"),
+    ],
+)
+def test_settings_with_which_something_would_silently_never_happen_are_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SettingsError, match=message):
+        load_settings(None, changes)
 
 
 def test_no_setting_can_loosen_a_threshold() -> None:

@@ -115,6 +115,25 @@ def test_a_crash_while_a_new_file_is_begun_loses_no_record(
     assert {*range(written), *range(100, 104)} <= numbers
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["the file", "the directory"])
+def test_records_go_where_the_path_leads_after_it_was_moved(tmp_path: Path, whole: bool) -> None:
+    """They went into a file without a name, and nobody was told."""
+    directory = tmp_path / "state"
+    journal = Journal(directory)
+    journal.on_answer(record(1))
+    if whole:
+        directory.rename(tmp_path / "moved")
+    else:
+        (directory / FILE).rename(tmp_path / FILE)
+    with capture_logs() as logs:
+        journal.on_answer(record(2))
+        journal.on_answer(record(3))
+    journal.close()
+    assert read(directory) == ["2", "3"]
+    assert [(entry["event"], entry["reason"]) for entry in logs] == [("journal_failed", "file_lost")]
+    assert journal.lost == 0
+
+
 def test_a_file_that_cannot_be_renamed_grows_on_and_takes_no_older_one_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

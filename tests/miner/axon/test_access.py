@@ -1,21 +1,24 @@
 from __future__ import annotations
 
 import pytest
+from structlog.testing import capture_logs
 
 from miner.axon.access import REFUSAL, AccessPolicy, Caller
 from miner.axon.refusals import Forbidden, TooManyRequests
 from miner.axon.settings import AccessSettings
 from miner.chain.port import Neuron
 
+FRIEND = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+MINER = "5FHneW46xGXgs5mUiveU4sbTyGBzmstUspZC92UhjJM694ty"
 NEURONS = {
     "5Validator": Neuron(uid=1, validator_permit=True, stake=50_000.0),
     "5Small": Neuron(uid=2, validator_permit=True, stake=10.0),
-    "5Miner": Neuron(uid=3, validator_permit=False, stake=90_000.0),
+    MINER: Neuron(uid=3, validator_permit=False, stake=90_000.0),
 }
 
 
 def admitted(policy: AccessPolicy) -> set[str]:
-    return {hotkey for hotkey in (*NEURONS, "5Stranger", "5Friend", "") if may_ask(policy, hotkey)}
+    return {hotkey for hotkey in (*NEURONS, "5Stranger", FRIEND, "") if may_ask(policy, hotkey)}
 
 
 def may_ask(policy: AccessPolicy, hotkey: str) -> bool:
@@ -36,15 +39,26 @@ def spendable(policy: AccessPolicy, now_s: float, hotkey: str = "5Validator") ->
         return count
 
 
+def test_a_rule_that_nobody_passes_is_told() -> None:
+    """Every request was refused, and the log said so at level INFO."""
+    with capture_logs() as logs:
+        AccessPolicy(AccessSettings(min_stake=1e9), NEURONS)
+        AccessPolicy(AccessSettings(), NEURONS)
+        AccessPolicy(AccessSettings())
+    assert [(entry["event"], entry["log_level"], entry["min_stake"]) for entry in logs] == [
+        ("nobody_may_ask", "warning", 1e9)
+    ]
+
+
 class TestCheck:
     @pytest.mark.parametrize(
         ("settings", "expected"),
         [
             (AccessSettings(), {"5Validator", "5Small"}),
             (AccessSettings(min_stake=1000.0), {"5Validator"}),
-            (AccessSettings(require_validator_permit=False), {"5Validator", "5Small", "5Miner"}),
-            (AccessSettings(require_validator_permit=False, min_stake=1000.0), {"5Validator", "5Miner"}),
-            (AccessSettings(min_stake=1e9, extra_hotkeys=frozenset({"5Friend", "5Miner"})), {"5Friend", "5Miner"}),
+            (AccessSettings(require_validator_permit=False), {"5Validator", "5Small", MINER}),
+            (AccessSettings(require_validator_permit=False, min_stake=1000.0), {"5Validator", MINER}),
+            (AccessSettings(min_stake=1e9, extra_hotkeys=frozenset({FRIEND, MINER})), {FRIEND, MINER}),
         ],
     )
     def test_rules(self, settings, expected):
@@ -53,10 +67,10 @@ class TestCheck:
         assert policy.admitted == len(expected)
 
     def test_tells_who_is_who(self):
-        policy = AccessPolicy(AccessSettings(extra_hotkeys=frozenset({"5Friend", "5Miner"})), NEURONS)
+        policy = AccessPolicy(AccessSettings(extra_hotkeys=frozenset({FRIEND, MINER})), NEURONS)
         assert policy.check("5Validator") == Caller("5Validator", 1, priority=50 / 90)
-        assert policy.check("5Miner") == Caller("5Miner", 3, priority=1.0)
-        assert policy.check("5Friend") == Caller("5Friend", None, priority=0.0)
+        assert policy.check(MINER) == Caller(MINER, 3, priority=1.0)
+        assert policy.check(FRIEND) == Caller(FRIEND, None, priority=0.0)
 
     def test_without_any_stake_nobody_goes_first(self):
         policy = AccessPolicy(AccessSettings(), {"5New": Neuron(uid=1, validator_permit=True, stake=0.0)})
@@ -64,7 +78,7 @@ class TestCheck:
 
     def test_tells_every_refused_caller_the_same(self):
         policy = AccessPolicy(AccessSettings(min_stake=1000.0), NEURONS)
-        for hotkey in ("5Small", "5Miner", "5Stranger", ""):
+        for hotkey in ("5Small", MINER, "5Stranger", ""):
             with pytest.raises(Forbidden) as refusal:
                 policy.check(hotkey)
             assert str(refusal.value) == REFUSAL

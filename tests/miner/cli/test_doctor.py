@@ -84,8 +84,10 @@ class TestWhatAStartNeeds:
     @pytest.mark.usefixtures("roads")
     def test_an_endpoint_that_cannot_be_published_is_told_before_the_start(self) -> None:
         assert doctor.endpoint(load_settings(None, {})).failed
-        told = doctor.endpoint(load_settings(None, {"chain.external_ip": "192.0.2.1", "axon.port": 9000}))
-        assert (told.verdict, told.detail) == ("ok", "192.0.2.1:9000 is published")
+        told = doctor.endpoint(load_settings(None, {"chain.external_ip": "8.8.8.8", "axon.port": 9000}))
+        assert (told.verdict, told.detail) == ("ok", "8.8.8.8:9000 is published")
+        told = doctor.endpoint(load_settings(None, {"chain.external_ip": "192.168.0.7"}))
+        assert (told.verdict, "no public address" in told.detail) == ("warning", True)
         assert doctor.endpoint(load_settings(None, {"chain.publish_endpoint": False})).verdict == "ok"
 
     @pytest.mark.usefixtures("roads")
