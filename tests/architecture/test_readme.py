@@ -31,7 +31,7 @@ from pydantic import BaseModel
 
 from engines.store.bundle import Provenance
 from engines.store.store import Store
-from miner.axon.refusals import Refusal
+from miner.axon.refusals import Refusal, Unauthenticated
 from miner.cli.main import app
 from miner.cli.options import INTERRUPTED, parsed_changes
 from miner.errors import StartError, WalletError
@@ -47,7 +47,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("stage1", "engines", "offline", "stage2_bridge", "miner")
 NAMED = "|".join((*PACKAGES, "benchmarks", "tests"))
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted((ROOT / "docs").glob("*.md"))
-USING, NIGHT, ARCHITECTURE = (ROOT / "docs" / f"{name}.md" for name in ("using", "night", "architecture"))
+USING, NIGHT, ARCHITECTURE, REPLIES = (
+    ROOT / "docs" / f"{name}.md" for name in ("using", "night", "architecture", "replies")
+)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 LANGUAGES = {"sh", "python", "toml", "text", "mermaid"}
 REASONS = {
@@ -414,9 +416,36 @@ def test_the_table_of_the_preset_tiny_is_that_of_the_code() -> None:
 def test_the_tables_of_stages_and_statuses_are_those_of_the_code() -> None:
     tables = {heading: rows[1:] for heading, rows in tables_of(USING)}
     assert [row[0].strip("`") for row in tables["Runs of the pipeline"]] == list(STAGE_NAMES)
-    assert {int(row[0]) for row in tables["Answers and refusals"]} == {kind.status for kind in Refusal.__subclasses__()}
     raised = (CascadeError, SettingsError, WalletError, StartError, TrainingInterrupted)
     assert {int(row[0]) for row in tables["Exit statuses"]} == {0, INTERRUPTED, *(kind.exit_status for kind in raised)}
+
+
+def test_the_table_of_replies_is_that_of_the_code() -> None:
+    """Every status with every reason under which it is counted."""
+    [rows] = [rows[1:] for heading, rows in tables_of(REPLIES) if heading == "Requests without an answer"]
+    refused = {(kind.status, kind.kind) for kind in Refusal.__subclasses__() if kind is not Unauthenticated}
+    # The reasons of one status are given where it is raised.
+    refused |= {(Unauthenticated.status, Unauthenticated("").kind)}
+    refused |= {
+        (Unauthenticated.status, reason) for reason in constants_of("Unauthenticated", "legacy_protocol", "nonces")
+    }
+    refused |= {(411, "chunked"), (400, "long_header")}
+    assert set(constants_of("_refuse", "http1")) == {"chunked", "long_header"}
+    refused |= {(400, "not_http"), (503, "connections")}
+    assert {(int(row[0]), row[1].strip("`")) for row in rows} == refused
+    server = (ROOT / "miner" / "axon" / "server.py").read_text()
+    assert all(f'"{reason}"' in server for reason in ("not_http", "connections", "evicted"))
+
+
+def constants_of(function: str, *modules: str) -> Iterator[str]:
+    """The words that calls of a function have as their last argument, in modules of the axon."""
+    for module in modules:
+        for node in ast.walk(ast.parse((ROOT / "miner" / "axon" / f"{module}.py").read_text())):
+            if isinstance(node, ast.Call) and len(node.args) > 1:
+                name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+                last = node.args[-1]
+                if name == function and isinstance(last, ast.Constant):
+                    yield str(last.value)
 
 
 def test_the_tree_of_rooms_is_that_of_the_code() -> None:
