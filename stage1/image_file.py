@@ -27,9 +27,9 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 _told: set[str] = set()
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-# Where a scan of a JPEG begins; in its data this pair of bytes does not occur. Cameras and encoders write ten at most,
-# and each may be as much work as the whole picture.
-SCAN, MOST_SCANS = b"\xff\xda", 64
+# Where a scan of a JPEG begins; in its data this pair of bytes does not occur. Cameras and encoders write ten at most in
+# one of the two pictures that a file may have, and each scan may be as much work as the whole picture.
+SCAN, MOST_SCANS = b"\xff\xda", 24
 # What Pillow raises on a file that is no picture, or a damaged one.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
 JPEGS = frozenset({"JPEG", "MPO"})
