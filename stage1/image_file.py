@@ -30,6 +30,9 @@ FORMATS = ("JPEG", "PNG", "WEBP")
 # Where a scan of a JPEG begins; in its data this pair of bytes does not occur. Cameras and encoders write ten at most in
 # one of the two pictures that a file may have, and each scan may be as much work as the whole picture.
 SCAN, MOST_SCANS = b"\xff\xda", 24
+# Pillow reads the parts of a file one by one, and what is between them byte by byte, in Python: a few megabytes of
+# either would take minutes. A picture of 16 MiB takes some thousand readings, and its header is rarely above 1 MiB.
+MOST_READINGS, LONGEST_HEADER = 50_000, 4 * 2**20
 # What Pillow raises on a file that is no picture, or a damaged one.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, zlib.error)
 JPEGS = frozenset({"JPEG", "MPO"})
@@ -77,7 +80,9 @@ def decode(content: bytes, limits: ImageLimits | None = None) -> Image.Image:
     """
     formats = FORMATS if limits is None else limits.formats
     with _refusing(formats):
-        image = Image.open(io.BytesIO(content), formats=formats)
+        file = _Metered(content)
+        image = Image.open(file, formats=formats)
+        file.in_header = False
         if limits is not None and image.width * image.height > limits.max_pixels:
             raise ImageError(f"the image is {image.width} x {image.height}, the limit is {limits.max_pixels} pixels")
         if image.format in JPEGS and content.count(SCAN) > MOST_SCANS:
@@ -86,6 +91,32 @@ def decode(content: bytes, limits: ImageLimits | None = None) -> Image.Image:
         picture = _sound_jpeg(image, content) or _by_pillow(image)
         turn = UPRIGHT.get(orientation(image))
     return picture if turn is None else picture.transpose(turn)
+
+
+class _Metered(io.BytesIO):
+    """A file that is not read on by a parser that it keeps busy.
+
+    Attributes:
+        in_header: what is read belongs to the header.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        super().__init__(content)
+        self.in_header = True
+        self._readings = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """See `io.BytesIO.read`.
+
+        Raises:
+            ImageError: the file has been read in too many pieces, or its header is too long.
+        """
+        self._readings += 1
+        if self._readings > MOST_READINGS:
+            raise ImageError(f"the file is in more than {MOST_READINGS} pieces")
+        if self.in_header and self.tell() > LONGEST_HEADER:
+            raise ImageError(f"the header of the file is longer than {LONGEST_HEADER} bytes")
+        return super().read(size)
 
 
 def orientation(image: Image.Image) -> int:

@@ -46,6 +46,7 @@ REPRODUCTIONS = (
     from_outside.replay_after_restart,
     from_outside.callers_that_leave,
     from_outside.dear_to_read,
+    from_outside.busy_parser,
     of_the_operator.early_sighup,
     of_the_operator.sighup,
     of_the_operator.torn_journal,

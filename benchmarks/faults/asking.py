@@ -77,6 +77,13 @@ def picture(colour: tuple[int, int, int] = (200, 200, 0), side: int = 224, kind:
     return file.getvalue()
 
 
+def one_bit(side: int) -> bytes:
+    """A square of black in a few kilobytes."""
+    file = io.BytesIO()
+    Image.new("1", (side, side)).save(file, "PNG")
+    return file.getvalue()
+
+
 def body_of(content: bytes) -> bytes:
     return json.dumps({"image": base64.b64encode(content).decode(), "prediction": -1.0}).encode()
 

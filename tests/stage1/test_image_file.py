@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import warnings
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -293,3 +294,37 @@ def test_a_progressive_picture_of_thousands_of_scans_is_refused_before_it_is_dec
     assert decode(content, limits).size == (64, 64)
     with pytest.raises(ImageError, match="scans, the limit is 24"):
         decode(content[:start] + scan * 100 + b"\xff\xd9", limits)
+
+
+def png_chunk(kind: bytes, content: bytes = b"") -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+@pytest.mark.parametrize(
+    ("kind", "between"),
+    [
+        ("JPEG", b"\xff" * 60_000),
+        ("JPEG", b"\xff\xfe\x00\x02" + b"junk" * 20_000),
+        ("JPEG", b"\xff\xe1\x00\x02" * 30_000),
+        ("JPEG", (b"\xff\xed\xff\xff" + bytes(65_533)) * 70),
+        ("PNG", png_chunk(b"tEXt", b"a\0b") * 30_000),
+        ("PNG", png_chunk(b"IDAT") * 30_000),
+    ],
+    ids=["fill bytes", "junk", "segments", "a long header", "texts", "pieces of data"],
+)
+def test_a_file_that_keeps_its_parser_busy_is_given_up(encoded: Encoder, kind: str, between: bytes) -> None:
+    """Sixteen megabytes of such pieces took a worker minutes, in Python code that no deadline ends."""
+    content = encoded(street(), kind)
+    start = 2 if kind == "JPEG" else content.index(b"IDAT") - 4
+    with pytest.raises(ImageError, match="pieces|header of the file"):
+        decode(content[:start] + between + content[start:])
+
+
+def test_a_large_picture_is_read_in_few_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The limits are far from what pictures need."""
+    monkeypatch.setattr("stage1.image_file.MOST_READINGS", 5_000)
+    noise = np.random.default_rng(0).integers(0, 256, (1600, 3000, 3), np.uint8)
+    for kind in ("JPEG", "PNG"):
+        file = io.BytesIO()
+        Image.fromarray(noise).save(file, kind, compress_level=1)
+        assert decode(file.getvalue()).size == (3000, 1600)
