@@ -134,7 +134,8 @@ class AxonApp:
             call.prediction = await self._predict(scope, receive, call)
             status, message = 200, "Success"
             content = json.dumps({"prediction": call.prediction.probability})
-        except Refusal as refusal:
+        except Exception as error:  # noqa: BLE001  a defect is told by the tally, with its traceback
+            refusal = _refusal(error, call.request_id)
             status, message = refusal.status, str(refusal)
             content = json.dumps({"message": message})
             self._count_refusal(refusal, call)
@@ -266,6 +267,16 @@ class AxonApp:
 
     def _too_large(self) -> BodyTooLarge:
         return BodyTooLarge(f"The body is larger than {self._settings.max_body_bytes} bytes.")
+
+
+def _refusal(error: Exception, request_id: str) -> Refusal:
+    """What a caller is told; of a defect, nothing."""
+    if isinstance(error, Refusal):
+        return error
+    log.debug("request_failed", request_id=request_id, exc_info=error)
+    failure = InternalFailure(request_id=request_id)
+    failure.__cause__ = error
+    return failure
 
 
 def _check_route(scope: Scope) -> None:

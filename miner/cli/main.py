@@ -264,7 +264,10 @@ def doctor(
     config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
     change: ChangeOption = None,
 ) -> None:
-    """Check everything a miner needs, and whether validators are asking at all."""
+    """Check everything a miner needs, ask one that runs whether it is ready, and whether validators are asking at all.
+
+    Examples: `cascade doctor` · `cascade doctor --config cascade.toml` · `cascade doctor --set admin.port=8092`
+    """
     with clear_errors():
         import asyncio  # noqa: PLC0415
 

@@ -82,6 +82,10 @@ def test_what_a_live_miner_loads_brings_no_package_of_an_extra(modules: str) -> 
     assert not loaded_by(f"import {modules}") & (OF_EXTRAS | {"onnx", "openvino"})
 
 
+def test_a_miner_without_an_administrators_endpoint_loads_nothing_that_only_that_needs() -> None:
+    assert not loaded_by("import miner.process") & {"prometheus_client"}
+
+
 def test_the_torch_free_stages_of_the_pipeline_load_no_torch() -> None:
     assert "torch" not in loaded_by("import offline.night; offline.night.stages(); import miner.cli.retrain")
 

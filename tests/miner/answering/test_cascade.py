@@ -176,6 +176,9 @@ def test_without_an_answer_of_stage2_stage1s_probability_is_answered(
     answers, [record] = ask(bundle, tmp_path, encoded(unsure(bundle)), expert=expert, deadline_s=1.0)
     assert answers == [record.stage1_probability]
     assert record.stage2 is outcome
+    assert record.stage2_ms is not None
+    assert record.stage1_ms is not None
+    assert 0 <= record.stage2_ms <= record.total_ms - record.stage1_ms
 
 
 @pytest.mark.parametrize("image", ["", "%%%", base64.b64encode(b"no image").decode()])

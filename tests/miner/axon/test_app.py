@@ -155,6 +155,22 @@ class TestAnswers:
         assert (told["reason"], str(told["exc_info"])) == ("failed", "secret path")
         assert told["example"]["request_id"] == entry["request_id"]
 
+    def test_a_defect_before_the_answer_is_a_reply_too_and_fills_no_log(self, make, validator, monkeypatch):
+        """Who reaches it may be a stranger, as often as it likes."""
+
+        def broken(*_):
+            raise KeyError("secret")
+
+        asking = make()
+        monkeypatch.setattr(asking.app._authenticator, "claimed_sender", broken)
+        with capture_logs() as logs:
+            replies = [asyncio.run(asking(validator.headers())) for _ in range(20)]
+        assert {(reply.status, reply.json["message"]) for reply in replies} == {(500, "Internal error.")}
+        told = [entry for entry in logs if entry["log_level"] != "debug"]
+        assert [(entry["event"], entry["reason"], type(entry["exc_info"])) for entry in told] == [
+            ("refused", "failed", KeyError)
+        ]
+
     @pytest.mark.parametrize(
         ("timeout_s", "due_s", "cut_s"),
         [(9, 7, 7.5), (60, 7, 7.5), (8, 7, 7.5), (4, 3, 3.5), (1.5, 0.75, 1.125), (0.5, 0.25, 0.375)],
