@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import structlog
 
@@ -201,7 +202,8 @@ class Cascade:
         verdict: Verdict | None,
         stage1_ms: float | None,
     ) -> RequestRecord:
-        record = RequestRecord(
+        seen = {} if stage1 is None else _seen(stage1)
+        return RequestRecord(
             request_id=request.request_id,
             at=at,
             hotkey=request.hotkey,
@@ -215,21 +217,23 @@ class Cascade:
             stage2_probability=None if verdict is None else verdict.probability,
             stage2_ms=None if verdict is None else verdict.latency_ms,
             total_ms=(self._clock() - started) * 1e3,
+            **seen,
         )
-        if stage1 is None:
-            return record
-        seen = {
-            "image_sha256": hashlib.sha256(stage1.content).hexdigest(),
-            "action": stage1.action,
-            "level": stage1.level.name,
-            "review": stage1.level is Level.AMBIGUOUS,
-            "prediction_set": stage1.prediction_set,
-            "likelier_label": int(stage1.answer > 0.5),
-            "roadwork_score": stage1.roadwork_score,
-            "select_score": stage1.select_score,
-            "stage1_probability": stage1.probability,
-        }
-        return record.model_copy(update=seen)
+
+
+def _seen(stage1: Stage1Result) -> dict[str, Any]:
+    """What a record says of an image that Stage-1 saw."""
+    return {
+        "image_sha256": hashlib.sha256(stage1.content).hexdigest(),
+        "action": stage1.action,
+        "level": stage1.level.name,
+        "review": stage1.level is Level.AMBIGUOUS,
+        "prediction_set": stage1.prediction_set,
+        "likelier_label": int(stage1.answer > 0.5),
+        "roadwork_score": stage1.roadwork_score,
+        "select_score": stage1.select_score,
+        "stage1_probability": stage1.probability,
+    }
 
 
 def _decided(lease: Lease, outputs: Stage1Outputs, content: bytes) -> Stage1Result:
