@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.made_bundles import linear, publish
+from benchmarks.made_bundles import SIZE_PX, linear, publish
 from benchmarks.serving.callers import Caller, body_of, make_wallet
 from benchmarks.serving.client import Connection, Reply, closed_loop
 from benchmarks.serving.miner import UNLIMITED, Home, Miner, free_port, photograph, text_of, wait_until
@@ -203,8 +203,8 @@ def whole(rounds: int, count: int) -> dict[str, Any]:
     """`cascade mine`, without and with timers around its parts, in turns."""
     with tempfile.TemporaryDirectory() as directory:
         home = Home.make(Path(directory))
-        engine = linear(home.path / "linear.onnx", 32)
-        home.activate(publish(home.store, engine, home.path / "files", size_px=32))
+        engine = linear(home.path / "linear.onnx", SIZE_PX)
+        home.activate(publish(home.store, engine, home.path / "files"))
         body, asked = body_of(text_of(photograph(0))), kinds(home.callers[0], home.stranger)
         settings = UNLIMITED | {"engine.threads": 1}
         costs: dict[str, list[float]] = {kind: [] for kind in asked}

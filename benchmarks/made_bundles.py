@@ -78,7 +78,7 @@ def linear(path: Path, size_px: int) -> Path:
     return path
 
 
-def publish(store: Store, engine: Path, directory: Path, *more: Path, size_px: int = SIZE_PX) -> str:
+def publish(store: Store, engine: Path, directory: Path, *more: Path) -> str:
     """Put an engine into a store as a bundle of its own, certified on made-up rows; returns its id.
 
     Args:
@@ -86,20 +86,19 @@ def publish(store: Store, engine: Path, directory: Path, *more: Path, size_px: i
         engine: ONNX file.
         directory: for its files.
         more: files to be put into it.
-        size_px: side of the square that the engine takes, 224 at most.
     """
     directory.mkdir(parents=True)
     for path in more:
         shutil.copyfile(path, directory / path.name)
     (directory / ENGINE).write_bytes(engine.read_bytes())
-    preprocess = PreprocessSettings(size_px=size_px)
+    preprocess = PreprocessSettings(size_px=SIZE_PX)
     preprocess.write(directory / PREPROCESS)
     context = CalibrationContext(engine_sha256(engine), preprocess.sha256, code_version="0")
     certificate(context).write(directory / PARAMS)
     ProbabilityCalibrator().write(directory / CALIBRATOR)
     for name in ("config.json", "splits.json", "metrics.csv", "report.html"):
         (directory / name).write_text("")
-    golden, session = np.ascontiguousarray(images(32, seed=1)[:, :, :size_px, :size_px]), OnnxEngine(engine)
+    golden, session = images(32, seed=1), OnnxEngine(engine)
     write_golden(directory / GOLDEN, golden, session.infer(golden))
     session.close()
     return store.publish(directory, PROVENANCE)
