@@ -27,8 +27,8 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 _told: set[str] = set()
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-# Where a scan of a JPEG begins; in its data this pair of bytes does not occur. Cameras and encoders write ten at most in
-# one of the two pictures that a file may have, and each scan may be as much work as the whole picture.
+# Where a scan of a JPEG begins; in its data this pair of bytes does not occur. Cameras and encoders write ten at most
+# in each of the two pictures that a file may have, and each scan may be as much work as the whole picture.
 SCAN, MOST_SCANS = b"\xff\xda", 24
 # Pillow reads the parts of a file one by one, and what is between them byte by byte, in Python: a few megabytes of
 # either would take minutes. A picture of 16 MiB takes some thousand readings, and its header is rarely above 1 MiB.
