@@ -114,6 +114,10 @@ class ConnectionTable:
             self._unproved.pop(own, None)
             self._idle_unproved.pop(own, None)
 
+    def is_proved(self, address: str) -> bool:
+        """Whether a permitted caller has asked from this address."""
+        return address in self._proved
+
     def leave(self, connection: Connection) -> None:
         """A connection is closed."""
         if connection not in self._open:

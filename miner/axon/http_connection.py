@@ -94,7 +94,7 @@ class HttpConnection(HttpToolsProtocol):
         super().connection_made(transport)
         self.address = network_of(self.client[0] if self.client else "")
         if self._table.admit(self):
-            self._set_timer(self._settings.first_request_s, self.timeout_keep_alive_handler)
+            self._set_timer(self._settings.first_request_s, self._end_silence)
             return
         self._refused = True
         self._tally.add("connections", FULL, address=self.address)
@@ -213,6 +213,14 @@ class HttpConnection(HttpToolsProtocol):
         self._leave = tell
         if tell is not None and self._running is not None and self._running.disconnected:
             tell()
+
+    def _end_silence(self) -> None:
+        """Close, unless a permitted caller has asked from this address: a validator may be slow to send many requests."""
+        longer_s = self._settings.keep_alive_s - self._settings.first_request_s
+        if longer_s > 0 and self._table.is_proved(self.address):
+            self._set_timer(longer_s, self.timeout_keep_alive_handler)
+        else:
+            self.timeout_keep_alive_handler()
 
     def _drop_replies(self) -> None:
         """Replies that are still to come would come after the end."""

@@ -132,8 +132,8 @@ class TestSpend:
 class TestChange:
     def test_other_rules_hold_at_once_for_the_subnet_that_is_known(self):
         policy = AccessPolicy(AccessSettings(), NEURONS)
-        policy.change(AccessSettings(min_stake=1000.0, extra_hotkeys=frozenset({"5Friend"})))
-        assert admitted(policy) == {"5Validator", "5Friend"}
+        policy.change(AccessSettings(min_stake=1000.0, extra_hotkeys=frozenset({FRIEND})))
+        assert admitted(policy) == {"5Validator", FRIEND}
 
     def test_gives_no_allowance_back(self):
         policy = AccessPolicy(AccessSettings(burst=3), NEURONS)

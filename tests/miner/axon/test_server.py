@@ -241,6 +241,22 @@ class TestRequests:
 
         assert asyncio.run(scenario()) < 5
 
+    def test_a_permitted_callers_address_has_longer(self, app, validator):
+        """A validator that opens a hundred connections at once takes seconds to send a request over each."""
+
+        async def scenario():
+            server = await listening(app(), LOCAL.model_copy(update={"first_request_s": 1.0, "keep_alive_s": 60}))
+            slow, quick = await Connection.to(server.port), await Connection.to(server.port)
+            assert (await quick.ask(validator.headers()))[0] == 200
+            await asyncio.sleep(2)
+            status, _ = await slow.ask(validator.headers())
+            await slow.close()
+            await quick.close()
+            await server.stop()
+            return status
+
+        assert asyncio.run(scenario()) == 200
+
     def test_junk_does_not_fill_the_log(self, app, caplog):
         async def scenario():
             server = await listening(app())
