@@ -7,6 +7,7 @@ MinerError                 a `stage1.errors.CascadeError`
     ├── ServerError            it cannot listen
     └── ChainError             what the chain says, or does not
         ├── ChainUnavailable   the endpoint gave no answer in time, or an unusable one
+        │   └── ChainStuck     its block does not advance
         ├── NotRegistered      the hotkey has no UID on the subnet
         └── ServeRefused       the chain did not accept the published address
 """
@@ -46,6 +47,10 @@ class ChainError(StartError):
 
 class ChainUnavailable(ChainError):
     """The endpoint gave no answer in time, or one that cannot be used."""
+
+
+class ChainStuck(ChainUnavailable):
+    """What the endpoint knows does not advance: the node is stuck, or the chain is."""
 
 
 class NotRegistered(ChainError):

@@ -17,11 +17,11 @@ from miner.axon.app import AxonApp, Reply
 from miner.axon.legacy_protocol import LegacyProtocol
 from miner.axon.places import Capacity
 from miner.axon.server import AxonServer
-from miner.chain.port import ChainPort, ChainSnapshot
+from miner.chain.port import ChainSnapshot
+from miner.chain.settings import WalletSettings
 from miner.chain.wallet import load_hotkey
 from miner.errors import WalletError
 from miner.settings import MinerSettings
-from miner.start_checks import out_of_reach, published_ip
 
 log = structlog.get_logger(__name__)
 
@@ -50,37 +50,19 @@ class Identity:
         self.app.limit(settings.requests, time_budget(settings))
 
 
-def addresses_of(settings: MinerSettings) -> list[str]:
-    """The ss58 addresses of the hotkeys that the settings name, in their order.
+def wallets(settings: MinerSettings) -> dict[str, WalletSettings]:
+    """The wallets of the hotkeys that the settings name, by ss58 address, in their order.
 
     Raises:
         WalletError: a key cannot be read, or is named twice.
     """
-    found = [load_hotkey(served.wallet).ss58_address for served in settings.served]
-    for address in found:
-        if found.count(address) > 1:
+    found: dict[str, WalletSettings] = {}
+    for served in settings.served:
+        address = load_hotkey(served.wallet).ss58_address
+        if address in found:
             raise WalletError(f"hotkeys: two of the names lead to the same key, {address}; each needs its own")
+        found[address] = served.wallet
     return found
-
-
-def registered(snapshot: ChainSnapshot, addresses: Sequence[str]) -> list[str]:
-    """Those of our hotkeys that have a UID; the others are told.
-
-    Raises:
-        NotRegistered: none has.
-    """
-    absent = [address for address in addresses if address not in snapshot.neurons]
-    if len(absent) == len(addresses):
-        # Raises, and says what to do.
-        snapshot.neuron(absent[0])
-    for address in absent:
-        log.error(
-            "not_registered",
-            hotkey=address,
-            block=snapshot.block,
-            consequence="validators do not ask this hotkey; register it, and it is announced by itself",
-        )
-    return [address for address in addresses if address not in absent]
 
 
 def identities(
@@ -121,20 +103,6 @@ def identities(
         server = AxonServer(app, served.axon, name=_name(settings, address), tally=tally, share=1 / len(addresses))
         made.append(Identity(address, access, app, server, served.external_port))
     return made
-
-
-async def announce(settings: MinerSettings, chain: ChainPort, identity: Identity) -> None:
-    """Publish where one hotkey is served, if this miner is to do so.
-
-    Raises:
-        ChainError: it could not be published.
-        StartError: no address is set.
-    """
-    ip = published_ip(settings.chain)
-    if ip is not None:
-        if (why := out_of_reach(ip)) is not None:
-            log.warning("address_not_public", consequence=why)
-        await chain.serve(ip, identity.external_port or identity.server.port)
 
 
 def time_budget(settings: MinerSettings) -> TimeBudget:

@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -34,16 +34,18 @@ from miner.answering.record import Observer
 from miner.axon.app import AxonApp, Reply
 from miner.axon.server import tell_failure
 from miner.chain.bittensor import BittensorChain
+from miner.chain.failover import Endpoint, FailoverChain
 from miner.chain.offline import OfflineChain
-from miner.chain.port import ChainPort, ChainSnapshot
+from miner.chain.port import AxonAddress, ChainPort, ChainSnapshot
+from miner.chain.settings import WalletSettings
 from miner.chain.watch import ChainWatch
 from miner.errors import StartError
-from miner.identities import Identity, addresses_of, announce, identities, registered
+from miner.identities import Identity, identities, wallets
 from miner.logs import configure_logging
 from miner.nightly import NightlyJob
 from miner.reload import SettingsReload
 from miner.settings import MinerSettings
-from miner.start_checks import held_state
+from miner.start_checks import held_state, out_of_reach, published_ip
 from stage1.errors import CascadeError, Stage1Error
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.servers.open_server import open_server
@@ -86,15 +88,16 @@ async def run_miner(
     asyncio.get_running_loop().set_exception_handler(partial(tell_failure, tally))
     async with AsyncExitStack() as stack:
         stack.enter_context(held_state(settings.state))
-        addresses = addresses_of(settings)
+        ip = _published_ip(settings)
+        ours = wallets(settings)
         nightly = NightlyJob(
             settings.retrain, night=settings.night, store=settings.store, state=settings.state, now=utc_now
         )
         checked = asyncio.create_task(nightly.check())
         stack.push_async_callback(_end, checked)
-        chain = open_chain(settings)
+        chain = open_chain(settings, ours)
         stack.push_async_callback(chain.close)
-        snapshot = await _first_snapshot(chain, addresses)
+        snapshot = await _first_snapshot(chain, list(ours))
         follower = _follower(settings, nightly)
         stack.push_async_callback(follower.close)
         batcher = Batcher(settings.engine.batch, clock=time.monotonic)
@@ -111,12 +114,12 @@ async def run_miner(
             if metrics is not None:
                 metrics.on_reply(address, reply.status, reply.seconds)
 
-        served = identities(settings, addresses, snapshot, answer=cascade.answer, on_reply=on_reply, tally=tally)
+        served = identities(settings, list(ours), snapshot, answer=cascade.answer, on_reply=on_reply, tally=tally)
         await checked
         for identity in served:
             await identity.server.start()
             stack.push_async_callback(identity.server.stop, DRAIN_S)
-        watch = _watch(settings, chain, served, snapshot)
+        watch = _watch(settings, chain, served, snapshot, ip)
         live = LiveMiner(
             state=str(settings.state.resolve()),
             axons={one.address: Axon(one.server, partial(_in_flight, one.app)) for one in served},
@@ -131,9 +134,6 @@ async def run_miner(
         )
         if metrics is not None:
             await open_admin(settings.admin, live, metrics, stack)
-        for identity in served:
-            if identity.address in snapshot.neurons:
-                await announce(settings, chain, identity)
         # All at once, and before anything that they need: a stop takes no longer than the slowest.
         stack.push_async_callback(_stop_serving, served, nightly)
         if settings.retrain.enabled:
@@ -183,22 +183,37 @@ async def _end(task: asyncio.Task[None]) -> None:
     await asyncio.gather(task, return_exceptions=True)
 
 
-def open_chain(settings: MinerSettings) -> ChainPort:
+def open_chain(settings: MinerSettings, ours: Mapping[str, WalletSettings] | None = None) -> ChainPort:
     """The chain adapter that the settings name.
+
+    Args:
+        settings: all settings.
+        ours: wallets of the hotkeys (ss58 addresses) whose addresses are published.
 
     Raises:
         ChainUnavailable: the offline chain's file cannot be read.
     """
-    if settings.chain.kind == "offline":
-        assert settings.chain.snapshot is not None
-        return OfflineChain.from_file(settings.chain.snapshot)
-    return BittensorChain(settings.wallet, settings.chain, logs=settings.log)
+    chain = settings.chain
+    if chain.kind == "offline":
+        assert chain.snapshot is not None
+        return OfflineChain.from_file(chain.snapshot)
+    opened = [BittensorChain(endpoint, chain, ours, logs=settings.log) for endpoint in chain.asked]
+    return FailoverChain([Endpoint(one.name, one) for one in opened], chain)
+
+
+def _published_ip(settings: MinerSettings) -> str | None:
+    ip = published_ip(settings.chain)
+    if ip is not None and (why := out_of_reach(ip)) is not None:
+        log.warning("address_not_public", consequence=why)
+    return ip
 
 
 async def _first_snapshot(chain: ChainPort, addresses: Sequence[str]) -> ChainSnapshot:
     snapshot = await chain.snapshot()
-    uids = [snapshot.neurons[address].uid for address in registered(snapshot, addresses)]
-    log.info("chain_read", block=snapshot.block, neurons=len(snapshot.neurons), uids=uids)
+    registered = [address for address in addresses if address in snapshot.neurons]
+    # A miner goes on with those it has, and the watch tells of the others.
+    uids = [snapshot.neuron(address).uid for address in registered or addresses]
+    log.info("chain_read", block=snapshot.block, neurons=len(snapshot.neurons), uids=uids, endpoint=snapshot.endpoint)
     return snapshot
 
 
@@ -253,19 +268,19 @@ async def _cascade(
 
 
 def _watch(
-    settings: MinerSettings, chain: ChainPort, identities: Sequence[Identity], first: ChainSnapshot
+    settings: MinerSettings, chain: ChainPort, identities: Sequence[Identity], first: ChainSnapshot, ip: str | None
 ) -> ChainWatch:
-    by_address = {identity.address: identity for identity in identities}
-
-    def update(snapshot: ChainSnapshot) -> None:
+    def update(snapshot: ChainSnapshot) -> int:
         for identity in identities:
             identity.access.update(snapshot.neurons)
-        log.info("access", admitted={address: one.access.admitted for address, one in by_address.items()})
+        log.info("access", admitted={identity.address: identity.access.admitted for identity in identities})
+        return min(identity.access.qualified for identity in identities)
 
-    async def announce_one(address: str) -> None:
-        await announce(settings, chain, by_address[address])
-
-    return ChainWatch(chain, settings.chain, list(by_address), first=first, update=update, announce=announce_one)
+    addresses = {
+        identity.address: None if ip is None else AxonAddress(ip, identity.external_port or identity.server.port)
+        for identity in identities
+    }
+    return ChainWatch(chain, settings.chain, addresses, first=first, update=update)
 
 
 async def _serve(

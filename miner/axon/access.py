@@ -41,10 +41,14 @@ class AccessPolicy:
     Args:
         settings: the rules.
         neurons: registered hotkeys, as in `update`.
+
+    Attributes:
+        qualified: how many registered hotkeys have the permit and the stake that the rules ask for.
     """
 
     def __init__(self, settings: AccessSettings, neurons: Mapping[str, Neuron] | None = None) -> None:
         self._settings = settings
+        self.qualified = 0
         self._admitted: dict[str, Caller] = {}
         self._buckets: dict[str, _Bucket] = {}
         self._neurons: Mapping[str, Neuron] = {}
@@ -64,18 +68,12 @@ class AccessPolicy:
         self._neurons = neurons
         admitted = {hotkey: Caller(hotkey, None) for hotkey in self._settings.extra_hotkeys}
         qualified = {h: neuron for h, neuron in neurons.items() if h in admitted or self._qualifies(neuron)}
+        self.qualified = sum(self._qualifies(neuron) for neuron in neurons.values())
         largest = max((neuron.stake for neuron in qualified.values()), default=0.0)
         for hotkey, neuron in qualified.items():
             admitted[hotkey] = Caller(hotkey, neuron.uid, neuron.stake / largest if largest > 0 else 0.0)
         self._buckets = {hotkey: bucket for hotkey, bucket in self._buckets.items() if hotkey in admitted}
         self._admitted = admitted
-        if not admitted and neurons:
-            log.warning(
-                "nobody_may_ask",
-                neurons=len(neurons),
-                min_stake=self._settings.min_stake,
-                remedy="no hotkey has a validator permit and the stake of access.min_stake; every request is refused",
-            )
 
     def change(self, settings: AccessSettings) -> None:
         """Decide by other rules from the next request on; who has used up an allowance has not got it back."""

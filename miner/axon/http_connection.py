@@ -215,7 +215,7 @@ class HttpConnection(HttpToolsProtocol):
             tell()
 
     def _end_silence(self) -> None:
-        """Close, unless a permitted caller has asked from this address: a validator may be slow to send many requests."""
+        """Close, unless a permitted caller has asked from this address: it may be slow to send many requests."""
         longer_s = self._settings.keep_alive_s - self._settings.first_request_s
         if longer_s > 0 and self._table.is_proved(self.address):
             self._set_timer(longer_s, self.timeout_keep_alive_handler)

@@ -56,8 +56,8 @@ class AxonSettings(Section):
     Attributes:
         host: address of the interface; `0.0.0.0` for all of IPv4, `::` for all of IPv6 and IPv4.
         port: TCP port; 0 takes a free one.
-        first_request_s: how long a new connection may take to send its first request header; `keep_alive_s` if a permitted
-            caller has asked from its address.
+        first_request_s: how long a new connection may take to send its first request header; `keep_alive_s` if a
+            permitted caller has asked from its address.
         keep_alive_s: how long a connection may then be without a complete request header. A dendrite reuses connections
             for 15 s and does not repeat a request that met a closing one.
         max_connections: of all; fewer if the system allows the process fewer files. Where there is no place for one

@@ -9,7 +9,7 @@ from typing import Self
 
 from pydantic import Field
 
-from miner.chain.port import ChainSnapshot, Neuron
+from miner.chain.port import AxonAddress, ChainSnapshot, Neuron
 from miner.errors import ChainUnavailable
 from stage1.artifacts import Artifact
 from stage1.errors import ArtifactError
@@ -28,7 +28,7 @@ class ChainFile(Artifact):
 
 
 class OfflineChain:
-    """A chain without a network: neurons from memory or from a file, published addresses only noted down.
+    """A chain without a network: neurons from memory or from a file, published addresses in memory only.
 
     Args:
         neurons: hotkeys and what is known of them.
@@ -36,7 +36,7 @@ class OfflineChain:
         clock: seconds since 1970.
 
     Attributes:
-        served: every address that was published, oldest first.
+        served: the address that each hotkey has published.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class OfflineChain:
         block: int = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.served: list[tuple[str, int]] = []
+        self.served: dict[str, AxonAddress] = {}
         self._path: Path | None = None
         self._content = ChainFile(block=block, neurons=dict(neurons or {}))
         self._clock = clock
@@ -66,11 +66,16 @@ class OfflineChain:
     async def snapshot(self) -> ChainSnapshot:
         """See `ChainPort.snapshot`."""
         self._read()
-        return ChainSnapshot(self._content.block, self._content.neurons, self._clock())
+        neurons = {
+            hotkey: neuron.model_copy(update={"axon": self.served.get(hotkey, neuron.axon)})
+            for hotkey, neuron in self._content.neurons.items()
+        }
+        endpoint = "memory" if self._path is None else str(self._path)
+        return ChainSnapshot(self._content.block, neurons, self._clock(), endpoint)
 
-    async def serve(self, ip: str, port: int) -> None:
+    async def serve(self, hotkey: str, ip: str, port: int) -> None:
         """Note the address down."""
-        self.served.append((ip, port))
+        self.served[hotkey] = AxonAddress(ip, port)
 
     async def close(self) -> None:
         """Nothing to let go of."""

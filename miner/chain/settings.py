@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -19,6 +20,33 @@ def _an_address(text: str) -> str:
     if address.is_unspecified or address.is_multicast:
         raise ValueError(f"{text!r} is the address of no machine; validators pass over a miner with it")
     return str(address)
+
+
+def _an_endpoint(text: str) -> str:
+    named = text.strip()
+    try:
+        parts = urlsplit(named)
+        usable = (parts.scheme in {"ws", "wss"} and parts.hostname and parts.port != 0) if "://" in named else named
+    except ValueError:
+        usable = False
+    if not usable or any(character.isspace() for character in named):
+        told = f"an endpoint at {endpoint_name(named)}" if "://" in named else f"{text!r}"
+        raise ValueError(f"{told} is neither a WebSocket URL (ws:// or wss://) nor the name of a network")
+    return named
+
+
+def endpoint_name(endpoint: str) -> str:
+    """What may be logged of an endpoint: a URL without what follows its host and port, where providers put their keys.
+
+    Args:
+        endpoint: a WebSocket URL or the name of a network.
+    """
+    scheme, separator, rest = endpoint.partition("://")
+    host = rest.partition("?")[0].partition("#")[0].partition("/")[0].rpartition("@")[2]
+    return f"{scheme}{separator}{host}" if separator else endpoint
+
+
+EndpointText = Annotated[str, AfterValidator(_an_endpoint)]
 
 
 class WalletSettings(Section):
@@ -67,9 +95,15 @@ class ChainSettings(Section):
         netuid: 72 on finney, 323 on the test network.
         network: name of the network.
         endpoint: WebSocket URL, instead of the network's own.
-        deadline_s: longest wait for one chain call.
+        endpoints: several, instead of `network` and `endpoint`: URLs or names of networks, the preferred one first.
+        endpoint_retry_s: an endpoint that failed is tried again so much later, and then ever later, while another one
+            serves.
+        deadline_s: longest wait for one answer of one endpoint.
         refresh_s: time between two readings of the metagraph.
+        stuck_s: an endpoint whose block has not advanced for so long is taken for one that failed.
         give_up_s: the miner ends, with an error, once what it knows of the subnet is so old.
+        worker_growth_mib: the process that reads the chain is replaced once it has grown by so much, in MiB.
+        worker_calls: the process that reads the chain is replaced after so many calls.
         snapshot: the file of the offline chain.
         publish_endpoint: announce the axon's address on the chain.
         external_ip: address that validators reach; announced, so needed with `publish_endpoint`.
@@ -78,15 +112,38 @@ class ChainSettings(Section):
 
     kind: Literal["bittensor", "offline"] = "bittensor"
     netuid: int = Field(default=72, ge=0)
-    network: str = "finney"
-    endpoint: str | None = None
+    network: EndpointText = "finney"
+    endpoint: EndpointText | None = None
+    endpoints: tuple[EndpointText, ...] = ()
+    endpoint_retry_s: float = Field(default=900.0, gt=0)
     deadline_s: float = Field(default=60.0, gt=0)
     refresh_s: float = Field(default=600.0, gt=0)
+    stuck_s: float = Field(default=300.0, gt=0)
     give_up_s: float = Field(default=86_400.0, gt=0)
+    worker_growth_mib: float = Field(default=150.0, gt=0)
+    worker_calls: int = Field(default=1000, ge=1)
     snapshot: UserPath | None = None
     publish_endpoint: bool = True
     external_ip: Annotated[str, AfterValidator(_an_address)] | None = None
     external_port: int | None = Field(default=None, ge=1, le=65535)
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The endpoints that are asked, the preferred one first; at least one."""
+        return self.endpoints or (self.endpoint or self.network,)
+
+    @model_validator(mode="after")
+    def _endpoints_are_said_once(self) -> Self:
+        given = [
+            name
+            for name in ("network", "endpoint", "endpoints")
+            if name in self.model_fields_set and getattr(self, name)
+        ]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are given, and each says which chain is read: give one of them")
+        if len(set(self.endpoints)) != len(self.endpoints):
+            raise ValueError("endpoints names one of them twice")
+        return self
 
     @model_validator(mode="after")
     def _offline_needs_a_file(self) -> Self:

@@ -1,17 +1,19 @@
-"""Watching the chain: who may ask now, whether we are registered still, and how old that knowledge is."""
+"""Watching the chain: who may ask now, whether we are registered and found, and how old that knowledge is."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
 
-from miner.chain.port import ChainPort, ChainSnapshot
+from miner.chain.announcement import Announcement
+from miner.chain.conditions import Conditions
+from miner.chain.port import AxonAddress, ChainPort, ChainSnapshot, checked
 from miner.chain.settings import ChainSettings
-from miner.errors import ChainError, ChainUnavailable
+from miner.errors import ChainError, ChainStuck, ChainUnavailable
 
 log = structlog.get_logger(__name__)
 
@@ -22,49 +24,54 @@ STALE_AFTER = 3
 
 
 class ChainWatch:
-    """Reads the metagraph again and again, and says what changed for us.
+    """Reads the metagraph again and again, says what changed for us, and keeps our addresses on the chain.
 
-    A reading that fails, or that has no neurons, changes nobody's access: who asked before may ask still. A hotkey that
-    was gone and is back is announced again, because the chain forgets the address of what it deregisters.
+    A reading that fails, or that has no neurons, changes nobody's access: who asked before may ask still.
 
     Args:
         chain: the chain.
         settings: when to read, and when to give up.
-        hotkeys: ours, ss58 addresses.
+        addresses: where each of our hotkeys (ss58 addresses) is to be found; None if the miner does not publish it.
         first: what was read at the start.
-        update: takes what was read.
-        announce: publishes where one of our hotkeys is served.
+        update: takes what was read, and returns how many of the neurons may ask us.
         now: seconds since 1970.
+        clock: monotonic time in seconds.
     """
 
     def __init__(
         self,
         chain: ChainPort,
         settings: ChainSettings,
-        hotkeys: Sequence[str],
+        addresses: Mapping[str, AxonAddress | None],
         *,
         first: ChainSnapshot,
-        update: Callable[[ChainSnapshot], object],
-        announce: Callable[[str], Awaitable[None]],
+        update: Callable[[ChainSnapshot], int],
         now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._chain = chain
         self._settings = settings
         self._latest = first
         self._update = update
-        self._announce = announce
         self._now = now
+        self._clock = clock
         self._failures = self._failed_ever = 0
-        self._registered = {hotkey: hotkey in first.neurons for hotkey in hotkeys}
-        # Whether validators can find them.
-        self._announced = dict(self._registered)
+        self._stuck = False
+        self._registered = dict.fromkeys(addresses, True)
+        self._conditions = Conditions(addresses)
+        self._announcements = {
+            hotkey: Announcement(chain, hotkey, address, clock=clock)
+            for hotkey, address in addresses.items()
+            if address is not None
+        }
 
     def status(self) -> dict[str, Any]:
-        """What is known of the subnet, how old it is in seconds, and the failures since then and of all time.
+        """What is known of the subnet, how old it is in seconds, and from which endpoint it came.
 
         It is fresh for the time of three readings.
         """
         return {
+            "endpoint": self._latest.endpoint,
             "block": self._latest.block,
             "neurons": len(self._latest.neurons),
             "fetched_at": self._latest.fetched_at,
@@ -72,7 +79,10 @@ class ChainWatch:
             "fresh": self._age_s() <= STALE_AFTER * self._settings.refresh_s + self._settings.deadline_s,
             "failures": self._failures,
             "failures_total": self._failed_ever,
+            "stuck": self._stuck,
             "registered": dict(self._registered),
+            "addresses": {hotkey: announcement.state for hotkey, announcement in self._announcements.items()},
+            "conditions": self._conditions.names,
         }
 
     def _age_s(self) -> float:
@@ -84,9 +94,21 @@ class ChainWatch:
         Raises:
             ChainUnavailable: what is known of the subnet has become too old.
         """
+        self._take(self._latest)
+        next_reading = self._clock() + self._pause_s()
         while True:
-            await asyncio.sleep(self._pause_s())
-            await self.look()
+            await self.publish()
+            waits = [announcement.wait_s() for announcement in self._announcements.values()]
+            await asyncio.sleep(max(0.0, min([next_reading - self._clock(), *waits])))
+            if self._clock() >= next_reading:
+                await self.look()
+                next_reading = self._clock() + self._pause_s()
+
+    async def publish(self) -> None:
+        """Publish the addresses that are due."""
+        for announcement in self._announcements.values():
+            if announcement.wait_s() <= 0:
+                await announcement.publish()
 
     async def look(self) -> None:
         """Read the metagraph once.
@@ -95,17 +117,23 @@ class ChainWatch:
             ChainUnavailable: it failed, and what is known of the subnet has become too old.
         """
         try:
-            snapshot = await self._chain.snapshot()
-            if not snapshot.neurons:
-                raise ChainUnavailable(f"the metagraph has no neurons at block {snapshot.block}")
+            snapshot = checked(await self._chain.snapshot())
         except ChainError as error:
             self._failed(error)
             return
-        self._failures, self._latest = 0, snapshot
-        self._update(snapshot)
-        log.info("metagraph_refreshed", block=snapshot.block, neurons=len(snapshot.neurons))
+        if self._failures:
+            log.info("metagraph_recovered", failures=self._failures, age_s=round(self._age_s()))
+        self._failures, self._stuck, self._latest = 0, False, snapshot
+        log.info("metagraph_refreshed", block=snapshot.block, neurons=len(snapshot.neurons), endpoint=snapshot.endpoint)
+        self._take(snapshot)
+
+    def _take(self, snapshot: ChainSnapshot) -> None:
+        admitted = self._update(snapshot)
+        self._conditions.compare(snapshot.neurons, admitted)
         for hotkey in self._registered:
-            await self._look_after(hotkey, snapshot)
+            self._compare(hotkey, snapshot)
+        for hotkey, announcement in self._announcements.items():
+            announcement.compare(snapshot.neurons.get(hotkey))
 
     def _pause_s(self) -> float:
         usual = self._settings.refresh_s
@@ -114,20 +142,20 @@ class ChainWatch:
     def _failed(self, error: ChainError) -> None:
         self._failures += 1
         self._failed_ever += 1
+        self._stuck = isinstance(error, ChainStuck)
         age_s = self._age_s()
         told = log.error if self._failures >= STALE_AFTER else log.warning
-        told("metagraph_stale", failures=self._failures, age_s=round(age_s), reason=str(error))
+        told("metagraph_stale", failures=self._failures, age_s=round(age_s), stuck=self._stuck, reason=str(error))
         if age_s > self._settings.give_up_s:
             raise ChainUnavailable(
                 f"the chain has not been read for {age_s / 3600:.1f} hours, more than chain.give_up_s = "
                 f"{self._settings.give_up_s:g} s: {error}"
             ) from error
 
-    async def _look_after(self, hotkey: str, snapshot: ChainSnapshot) -> None:
+    def _compare(self, hotkey: str, snapshot: ChainSnapshot) -> None:
         before, here = self._registered[hotkey], hotkey in snapshot.neurons
         self._registered[hotkey] = here
         if not here:
-            self._announced[hotkey] = False
             # Every time: it earns nothing until somebody acts.
             log.error(
                 "not_registered",
@@ -135,14 +163,5 @@ class ChainWatch:
                 block=snapshot.block,
                 consequence="validators do not ask this hotkey; register it again, and it is announced by itself",
             )
-            return
-        if not before:
+        elif not before:
             log.warning("registered_again", hotkey=hotkey, uid=snapshot.neurons[hotkey].uid, block=snapshot.block)
-        if self._announced[hotkey]:
-            return
-        try:
-            await self._announce(hotkey)
-        except ChainError as error:
-            log.error("not_announced", hotkey=hotkey, reason=str(error), consequence="it is tried again")
-            return
-        self._announced[hotkey] = True

@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import ipaddress
 import os
 import queue
+import re
 import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, get_args
@@ -19,7 +21,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, Protocol, get_args
 import structlog
 from pydantic import BaseModel, ConfigDict
 
-from miner.chain.port import Neuron
+from miner.chain.port import AxonAddress, Neuron
 from miner.logs import configure_logging, repair_loggers_after_bittensor
 
 log = structlog.get_logger(__name__)
@@ -27,24 +29,51 @@ log = structlog.get_logger(__name__)
 PROTOCOL_VERSION = 4  # what an axon publishes as its protocol; the SDK's own constant is not importable
 NICENESS = 10
 
+# `CustomTransactionError` of the chain's runtime.
+REFUSALS = {
+    10: "the hotkey is not registered",
+    11: "the chain takes no such address: set chain.external_ip to one that can be reached from anywhere",
+    12: "the chain takes one address of a hotkey in about ten minutes",
+    13: "the chain takes no such port: set chain.external_port",
+}
+
 Failure = Literal["unavailable", "not_registered", "serve_refused"]
 LogFormat = Literal["auto", "json", "text"]
+
+
+class Publication(BaseModel):
+    """What is to be published for one hotkey.
+
+    Attributes:
+        hotkey: its ss58 address.
+        wallet: name, hotkey and path of the wallet that has its key.
+        ip: the public address.
+        port: the public port.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hotkey: str
+    wallet: tuple[str, str, str]
+    ip: str
+    port: int
 
 
 class Call(BaseModel):
     """One question to the worker.
 
     Attributes:
-        op: what to do.
-        ip: for `serve`, the public address.
-        port: for `serve`, the public port.
+        publication: what to publish; None asks for a snapshot.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    op: Literal["snapshot", "serve"]
-    ip: str = ""
-    port: int = 0
+    publication: Publication | None = None
+
+    @property
+    def op(self) -> str:
+        """What is asked."""
+        return "snapshot" if self.publication is None else "serve"
 
 
 class Reply(BaseModel):
@@ -53,8 +82,8 @@ class Reply(BaseModel):
     Attributes:
         failure: what went wrong, None if nothing did.
         message: about the failure.
-        block: for `snapshot`, the block it was taken at.
-        neurons: for `snapshot`, hotkeys and what is known of them.
+        block: of a snapshot, the block it was taken at.
+        neurons: of a snapshot, hotkeys and what is known of them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,11 +114,11 @@ class Sdk(Protocol):
     def metagraph(self) -> Any:  # noqa: ANN401  the SDK's own class, made at run time
         """The subnet's metagraph."""
 
-    def uid(self) -> int | None:
-        """The UID of the wallet's hotkey, None if it has none."""
+    def uid(self, hotkey: str) -> int | None:
+        """The UID of a hotkey (ss58 address), None if it has none."""
 
-    def publish(self, ip: str, port: int) -> ServeResult:
-        """Publish the axon's address."""
+    def publish(self, publication: Publication) -> ServeResult:
+        """Publish an axon's address."""
 
     def reset(self) -> None:
         """Drop the connection; the next call makes a new one."""
@@ -101,10 +130,9 @@ class BittensorSdk:
     Args:
         network: a network name, or the URL of an endpoint.
         netuid: the subnet.
-        wallet: name, hotkey and path of the wallet; read only when an address is published.
     """
 
-    def __init__(self, network: str, netuid: int, wallet: tuple[str, str, str]) -> None:
+    def __init__(self, network: str, netuid: int) -> None:
         # By name, because the type checker would otherwise follow the import through the whole SDK.
         self._bittensor: Any = importlib.import_module("bittensor")
         self._serving: Any = importlib.import_module("bittensor.core.extrinsics.serving")
@@ -115,25 +143,24 @@ class BittensorSdk:
         )
         self._network = network
         self._netuid = netuid
-        self._wallet = wallet
         self._subtensor: Any = None
 
     def metagraph(self) -> Any:  # noqa: ANN401
         """See `Sdk`."""
         return self._connected().metagraph(self._netuid, lite=True)
 
-    def uid(self) -> int | None:
+    def uid(self, hotkey: str) -> int | None:
         """See `Sdk`."""
-        uid = self._connected().get_uid_for_hotkey_on_subnet(self._opened().hotkey.ss58_address, self._netuid)
+        uid = self._connected().get_uid_for_hotkey_on_subnet(hotkey, self._netuid)
         return None if uid is None else int(uid)
 
-    def publish(self, ip: str, port: int) -> ServeResult:
+    def publish(self, publication: Publication) -> ServeResult:
         """See `Sdk`."""
         response = self._serving.serve_extrinsic(
             subtensor=self._connected(),
-            wallet=self._opened(),
-            ip=ip,
-            port=port,
+            wallet=self._opened(publication.wallet),
+            ip=publication.ip,
+            port=publication.port,
             protocol=PROTOCOL_VERSION,
             netuid=self._netuid,
             wait_for_finalization=False,
@@ -153,8 +180,8 @@ class BittensorSdk:
             self._subtensor = self._bittensor.Subtensor(network=self._network)
         return self._subtensor
 
-    def _opened(self) -> Any:  # noqa: ANN401
-        name, hotkey, path = self._wallet
+    def _opened(self, wallet: tuple[str, str, str]) -> Any:  # noqa: ANN401
+        name, hotkey, path = wallet
         return self._bittensor.Wallet(name=name, hotkey=hotkey, path=path)
 
 
@@ -171,7 +198,7 @@ class Worker:
     def answer(self, call: Call) -> Reply:
         """Do what one call asks; never raises for anything the SDK does."""
         try:
-            return self._snapshot() if call.op == "snapshot" else self._serve(call)
+            return self._snapshot() if call.publication is None else self._serve(call.publication)
         except Exception as error:
             # The edge of the process: the SDK and its dependencies raise unrelated types, and the parent needs a reply.
             log.warning("chain_call_failed", op=call.op, exc_info=True)
@@ -182,15 +209,17 @@ class Worker:
         metagraph = self._sdk.metagraph()
         return Reply(block=int(metagraph.block.item()), neurons=neurons_of(metagraph))
 
-    def _serve(self, call: Call) -> Reply:
-        if self._sdk.uid() is None:
-            return Reply(failure="not_registered", message="the wallet's hotkey has no UID on this subnet; register it")
-        result = self._sdk.publish(call.ip, call.port)
+    def _serve(self, publication: Publication) -> Reply:
+        if self._sdk.uid(publication.hotkey) is None:
+            message = f"hotkey {publication.hotkey} has no UID on this subnet; register it"
+            return Reply(failure="not_registered", message=message)
+        result = self._sdk.publish(publication)
         if result.success:
             return Reply()
         if result.unreachable:
             self._reset()
-        return Reply(failure="unavailable" if result.unreachable else "serve_refused", message=result.message)
+            return Reply(failure="unavailable", message=result.message)
+        return Reply(failure="serve_refused", message=explained(result.message))
 
     def _reset(self) -> None:
         try:
@@ -198,6 +227,13 @@ class Worker:
         except Exception:
             # Closing what is already broken may fail in as many ways as using it; a new connection is made anyway.
             log.debug("chain_close_failed", exc_info=True)
+
+
+def explained(refusal: str) -> str:
+    """What the SDK says of a refused transaction, with the meaning of a number that the chain gave."""
+    number = re.search(r"Custom error: (\d+)", refusal)
+    meaning = None if number is None else REFUSALS.get(int(number[1]))
+    return refusal if meaning is None else f"{meaning} ({refusal})"
 
 
 def neurons_of(metagraph: Any) -> dict[str, Neuron]:  # noqa: ANN401
@@ -209,12 +245,29 @@ def neurons_of(metagraph: Any) -> dict[str, Neuron]:  # noqa: ANN401
         metagraph.S.tolist(),
         metagraph.I.tolist(),
         metagraph.last_update.tolist(),
+        metagraph.axons,
         strict=True,
     )
     return {
-        hotkey: Neuron(uid=uid, validator_permit=permit, stake=stake, incentive=incentive, last_update=updated)
-        for hotkey, uid, permit, stake, incentive, updated in columns
+        hotkey: Neuron(
+            uid=uid,
+            validator_permit=permit,
+            stake=stake,
+            incentive=incentive,
+            last_update=updated,
+            axon=_published(axon.ip, axon.port),
+        )
+        for hotkey, uid, permit, stake, incentive, updated, axon in columns
     }
+
+
+def _published(ip: str, port: int) -> AxonAddress | None:
+    # What strangers publish may be no address at all.
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        return None
+    return None if address.is_unspecified else AxonAddress(str(address), port)
 
 
 def serve_calls(calls: Iterable[bytes], replies: BinaryIO, worker: Worker) -> None:
@@ -236,9 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     calls = _lines_until_closed(0)
     os.nice(NICENESS)
     os.environ["BT_NO_PARSE_CLI_ARGS"] = "true"
-    sdk = BittensorSdk(
-        options.network, options.netuid, (options.wallet_name, options.wallet_hotkey, options.wallet_path)
-    )
+    sdk = BittensorSdk(options.network, options.netuid)
     configure_logging(options.log_level, json={"json": True, "text": False}.get(options.log_format))
     repair_loggers_after_bittensor()
     serve_calls(calls, replies, Worker(sdk))
@@ -248,9 +299,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m miner.chain.worker")
     parser.add_argument("--network", required=True)
     parser.add_argument("--netuid", type=int, required=True)
-    parser.add_argument("--wallet-name", required=True)
-    parser.add_argument("--wallet-hotkey", required=True)
-    parser.add_argument("--wallet-path", required=True)
     parser.add_argument("--log-level", default="INFO")
     parser.add_argument("--log-format", choices=get_args(LogFormat), default="auto")
     return parser

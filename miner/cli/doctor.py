@@ -17,7 +17,9 @@ from engines.machine.clock import utc_now
 from engines.store.store import Store
 from miner.answering.journal import latest_record
 from miner.axon.server import bind
+from miner.chain.conditions import incentive_of
 from miner.chain.port import ChainSnapshot
+from miner.chain.settings import ChainSettings, endpoint_name
 from miner.chain.wallet import load_hotkey
 from miner.errors import MinerError, ServerError, StartError, StateInUse
 from miner.nightly import NightlyJob
@@ -34,7 +36,6 @@ from stage2_bridge.servers.open_server import open_server
 
 SILENT_AFTER_H = 6.0
 ASK_S, MOST_BYTES = 10.0, 2**20
-BURN_SHARE = 0.95
 
 Health = Literal["ok", "warning", "failed"]
 
@@ -243,7 +244,7 @@ async def _chain(settings: MinerSettings) -> list[Finding]:
         return [Finding("chain", "failed", str(error))]
     finally:
         await chain.close()
-    findings = [Finding("chain", "ok", f"block {snapshot.block}, {len(snapshot.neurons)} neurons")]
+    findings = [_reading(settings.chain, snapshot)]
     try:
         uid = snapshot.neuron(load_hotkey(settings.wallet).ss58_address).uid
         findings.append(Finding("registered", "ok", f"uid {uid}"))
@@ -252,17 +253,23 @@ async def _chain(settings: MinerSettings) -> list[Finding]:
     return [*findings, emission(snapshot)]
 
 
+def _reading(settings: ChainSettings, snapshot: ChainSnapshot) -> Finding:
+    found = f"block {snapshot.block}, {len(snapshot.neurons)} neurons, from {snapshot.endpoint}"
+    preferred = endpoint_name(settings.asked[0])
+    if settings.kind == "bittensor" and snapshot.endpoint != preferred:
+        return Finding("chain", "warning", f"{found}; {preferred}, which comes first, cannot be used: see the log")
+    return Finding("chain", "ok", found)
+
+
 def emission(snapshot: ChainSnapshot) -> Finding:
     """Whether the subnet pays miners, or one uid (an owner who burns it) takes everything."""
-    known = {neuron.uid: neuron.incentive for neuron in snapshot.neurons.values() if neuron.incentive is not None}
-    total = sum(known.values())
-    if not known or total == 0:
+    incentive = incentive_of(snapshot.neurons)
+    if incentive is None:
         return Finding("emission", "warning", "no incentive is known for any neuron")
-    uid, largest = max(known.items(), key=lambda item: item[1])
-    if largest / total >= BURN_SHARE:
-        detail = f"uid {uid} takes {largest / total:.0%} of it: emission is burned, mining earns nothing at present"
-        return Finding("emission", "warning", detail)
-    return Finding("emission", "ok", f"spread over {sum(value > 0 for value in known.values())} neurons")
+    if incentive.burned:
+        taken = f"uid {incentive.uid} takes {incentive.share:.0%} of it"
+        return Finding("emission", "warning", f"{taken}: emission is burned, mining earns nothing at present")
+    return Finding("emission", "ok", f"spread over {incentive.paid} neurons")
 
 
 def traffic(settings: MinerSettings, now: datetime) -> Finding:

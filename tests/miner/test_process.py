@@ -153,7 +153,8 @@ def home(tmp_path: Path) -> Path:
 def running(home: Path, **changes: object) -> Iterator[Miner]:
     """`cascade mine` with the store, the wallets and the chain of `home`, once it is ready."""
     port = free_port()
-    settings = offline_settings(home, port) | changes
+    published = {"chain.publish_endpoint": "true", "chain.external_ip": "192.0.2.7"}
+    settings = offline_settings(home, port) | published | changes
     flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
     with (home / "log").open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", "miner.cli", "mine", *flags], stderr=log, cwd=home)
@@ -254,6 +255,11 @@ def test_a_damaged_bundle_is_refused_and_the_live_one_stays(
     [record] = miner.ask(picture(miner.home / "road.jpg", (0, 255, 255)))
     assert record["status_code"] == 200
     assert [r.bundle for r in read_journal(miner.home / "state")] == [second]
+
+
+def test_the_address_of_the_axon_is_published(miner: Miner) -> None:
+    address = f"192.0.2.7:{miner.port}"
+    until(lambda: miner.saw("announced", hotkey=miner.hotkey, address=address))
 
 
 def test_two_miners_do_not_share_a_state_directory(miner: Miner) -> None:
@@ -437,14 +443,15 @@ def test_where_mine_does_not_start_the_doctor_is_not_green(
 def test_without_a_reachable_chain_it_says_so_and_ends_within_its_deadline(home: Path) -> None:
     endpoint = f"ws://127.0.0.1:{free_port()}"
     started = time.monotonic()
-    done = mine(home, **{"chain.endpoint": endpoint, "chain.deadline_s": 15})
+    done = mine(home, **{"chain.endpoint": endpoint, "chain.deadline_s": 15, "chain.publish_endpoint": "false"})
     assert done.returncode == 4
     assert endpoint in done.stderr.replace("\n", "")
     assert time.monotonic() - started < 15 + LIMIT_S / 2
 
 
 def test_an_unregistered_hotkey_cannot_mine(home: Path) -> None:
-    done = mine(home, **{"chain.kind": "offline", "chain.snapshot": home / "chain.json", "wallet.name": "stranger"})
+    offline = {"chain.kind": "offline", "chain.snapshot": home / "chain.json", "chain.publish_endpoint": "false"}
+    done = mine(home, **offline, **{"wallet.name": "stranger"})
     assert done.returncode == 4
     assert "register" in done.stderr
 

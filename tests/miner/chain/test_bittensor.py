@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import socket
@@ -12,17 +11,17 @@ import sys
 import time
 
 import pytest
-from websockets.asyncio.server import serve as serve_websocket
 
 from miner.chain.bittensor import BittensorChain
-from miner.chain.settings import ChainSettings, WalletSettings
+from miner.chain.settings import ChainSettings
 from miner.errors import ChainUnavailable
+from tests.support.chain_replay import ChainReplay
 
 PATIENCE_S = 30.0
 
 
-def chain_at(endpoint: str, *, deadline_s: float) -> BittensorChain:
-    return BittensorChain(WalletSettings(), ChainSettings(endpoint=endpoint, deadline_s=deadline_s))
+def chain_at(endpoint: str, *, deadline_s: float, **settings) -> BittensorChain:
+    return BittensorChain(endpoint, ChainSettings(deadline_s=deadline_s, **settings))
 
 
 def alive(pid: int) -> bool:
@@ -39,31 +38,15 @@ async def until(condition) -> None:
             await asyncio.sleep(0.02)
 
 
-class MuteEndpoint:
-    """A websocket that accepts everything and says nothing, which the SDK waits on for five minutes."""
-
-    def __init__(self):
-        self.questions = 0
-
-    async def __call__(self, websocket):
-        async for _ in websocket:
-            self.questions += 1
-
-    @contextlib.asynccontextmanager
-    async def listening(self):
-        async with serve_websocket(self, "127.0.0.1", 0) as server:
-            yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-
-
 def test_a_mute_endpoint_costs_the_deadline_and_its_worker():
     async def scenario():
-        async with MuteEndpoint().listening() as endpoint:
+        async with ChainReplay(mute=True).listening() as endpoint:
             chain = chain_at(endpoint, deadline_s=3.0)
             pids = []
             for _ in range(2):
                 asked = asyncio.create_task(chain.snapshot())
                 await until(lambda: chain._worker is not None)
-                pids.append(chain._worker.process.pid)
+                pids.append(chain._worker.pid)
                 started = time.monotonic()
                 with pytest.raises(ChainUnavailable) as error:
                     await asked
@@ -80,15 +63,15 @@ def test_a_mute_endpoint_costs_the_deadline_and_its_worker():
 
 def test_a_busy_worker_ends_when_its_input_is_closed():
     async def scenario():
-        mute = MuteEndpoint()
+        mute = ChainReplay(mute=True)
         async with mute.listening() as endpoint:
             chain = chain_at(endpoint, deadline_s=PATIENCE_S)
             asked = asyncio.create_task(chain.snapshot())
-            await until(lambda: mute.questions > 0)
+            await until(lambda: mute.questions)
             worker = chain._worker
-            worker.calls.close()
+            worker._calls.close()
             async with asyncio.timeout(5):
-                status = await worker.process.wait()
+                status = await worker._process.wait()
             with pytest.raises(ChainUnavailable, match="the worker ended with status 0"):
                 await asked
             await chain.close()
@@ -99,12 +82,12 @@ def test_a_busy_worker_ends_when_its_input_is_closed():
 
 def test_closing_does_not_wait_for_a_call():
     async def scenario():
-        mute = MuteEndpoint()
+        mute = ChainReplay(mute=True)
         async with mute.listening() as endpoint:
             chain = chain_at(endpoint, deadline_s=PATIENCE_S)
             asked = asyncio.create_task(chain.snapshot())
-            await until(lambda: mute.questions > 0)
-            pid = chain._worker.process.pid
+            await until(lambda: mute.questions)
+            pid = chain._worker.pid
             started = time.monotonic()
             await chain.close()
             seconds = time.monotonic() - started
@@ -125,12 +108,12 @@ def test_a_refused_connection_is_told_at_once_and_the_worker_stays():
             chain = chain_at(f"ws://127.0.0.1:{unused.getsockname()[1]}", deadline_s=PATIENCE_S)
             with pytest.raises(ChainUnavailable, match=r"snapshot failed: .*[Rr]efused"):
                 await chain.snapshot()
-            pid = chain._worker.process.pid
+            pid = chain._worker.pid
             started = time.monotonic()
             with pytest.raises(ChainUnavailable):
                 await chain.snapshot()
             seconds = time.monotonic() - started
-            same = chain._worker.process.pid == pid
+            same = chain._worker.pid == pid
             await chain.close()
             return seconds, same, alive(pid)
 
@@ -167,9 +150,9 @@ SDK_SCRIPT = """
 import inspect
 from types import SimpleNamespace
 import numpy as np
-from miner.chain.worker import BittensorSdk, neurons_of
+from miner.chain.worker import BittensorSdk, Publication, neurons_of
 
-sdk = BittensorSdk("ws://127.0.0.1:9", 72, ("w", "h", "p"))
+sdk = BittensorSdk("ws://127.0.0.1:9", 72)
 import bittensor
 from bittensor.core.extrinsics import serving
 from bittensor.core.types import ExtrinsicResponse
@@ -184,16 +167,16 @@ def respond(response):
         assert (bound["ip"], bound["port"], bound["netuid"], bound["protocol"]) == ("192.0.2.7", 8091, 72, 4)
         return response
     serving.serve_extrinsic = serve_extrinsic
-    return tuple(sdk.publish("192.0.2.7", 8091))
+    return tuple(sdk.publish(Publication(hotkey="5Key", wallet=("w", "h", "p"), ip="192.0.2.7", port=8091)))
 
-sdk._connected = sdk._opened = lambda: None
+sdk._connected, sdk._opened = lambda: None, lambda wallet: None
 assert respond(failed) == (False, "rate limit", False)
 assert respond(ExtrinsicResponse(False, "gone", error=ConnectionResetError())) == (False, "gone", True)
 assert respond(ExtrinsicResponse(True, None)) == (True, "no reason given", False)
 
 metagraph = bittensor.Metagraph(netuid=72, network="ws://127.0.0.1:9", sync=False)
 names = dict(uid=0, consensus=0, incentive=0.5, dividends=0, emission=0, active=1, last_update=7, validator_trust=0)
-axon = SimpleNamespace(hotkey="5Key")
+axon = SimpleNamespace(hotkey="5Key", ip="192.0.2.7", port=8091)
 metagraph.neurons = [SimpleNamespace(**names, validator_permit=True, axon_info=axon)]
 metagraph._set_metagraph_attributes(123)
 metagraph.stake = np.array([2.5], dtype=np.float32)
@@ -201,6 +184,7 @@ assert metagraph.block.item() == 123
 [(hotkey, neuron)] = neurons_of(metagraph).items()
 facts = (neuron.uid, neuron.validator_permit, neuron.stake, neuron.incentive, neuron.last_update)
 assert (hotkey, *facts) == ("5Key", 0, True, 2.5, 0.5, 7), (hotkey, neuron)
+assert neuron.axon == ("192.0.2.7", 8091), neuron
 assert callable(bittensor.Subtensor.metagraph) and callable(bittensor.Subtensor.get_uid_for_hotkey_on_subnet)
 """
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 
 from miner.chain.offline import ChainFile, OfflineChain
 from miner.chain.port import ChainSnapshot, Neuron
-from miner.chain.worker import Call, Reply, ServeResult, Worker, neurons_of, serve_calls
+from miner.chain.worker import Call, Publication, Reply, ServeResult, Worker, neurons_of, serve_calls
 from miner.errors import ChainUnavailable, NotRegistered
 
 NEURONS = {"5Validator": Neuron(uid=1, validator_permit=True, stake=50_000.0), "5Miner": Neuron(uid=2, incentive=0.25)}
@@ -42,14 +43,16 @@ class TestOfflineChain:
     def test_from_memory(self):
         async def scenario():
             chain = OfflineChain(NEURONS, block=5, clock=lambda: 77.0)
-            await chain.serve("192.0.2.7", 8091)
+            before = await chain.snapshot()
+            await chain.serve("5Miner", "192.0.2.7", 8091)
             snapshot = await chain.snapshot()
             await chain.close()
-            return chain.served, snapshot
+            return before, snapshot
 
-        served, snapshot = asyncio.run(scenario())
-        assert served == [("192.0.2.7", 8091)]
-        assert (snapshot.block, dict(snapshot.neurons), snapshot.fetched_at) == (5, NEURONS, 77.0)
+        before, snapshot = asyncio.run(scenario())
+        assert (before.block, dict(before.neurons), before.fetched_at) == (5, NEURONS, 77.0)
+        assert snapshot.neurons["5Miner"].axon == ("192.0.2.7", 8091)
+        assert snapshot.neurons["5Validator"].axon is None
 
     def test_from_a_file_that_changes(self, tmp_path):
         path = tmp_path / "chain.json"
@@ -77,6 +80,9 @@ class TestOfflineChain:
             OfflineChain.from_file(path)
 
 
+PUBLICATION = Publication(hotkey="5Miner", wallet=("miner", "one", "wallets"), ip="192.0.2.7", port=8091)
+
+
 class FakeMetagraph:
     hotkeys = ("5Validator", "5Miner")
     uids = np.array([1, 2])
@@ -84,6 +90,7 @@ class FakeMetagraph:
     S = np.array([50_000.0, 0.5], dtype=np.float32)
     I = np.array([0.0, 0.25], dtype=np.float32)  # noqa: E741  the SDK's name
     last_update = np.array([10, 0])
+    axons = (SimpleNamespace(ip="0.0.0.0", port=0), SimpleNamespace(ip="2001:db8:0::7", port=8091))
     block = np.array(123)
 
 
@@ -99,11 +106,12 @@ class FakeSdk:
             raise self._broken
         return FakeMetagraph()
 
-    def uid(self):
+    def uid(self, hotkey):
+        assert hotkey == PUBLICATION.hotkey
         return self._uid
 
-    def publish(self, ip, port):
-        self.published.append((ip, port))
+    def publish(self, publication):
+        self.published.append(publication)
         return self._result
 
     def reset(self):
@@ -112,26 +120,28 @@ class FakeSdk:
 
 
 class TestWorker:
-    SERVE = Call(op="serve", ip="192.0.2.7", port=8091)
+    SERVE = Call(publication=PUBLICATION)
 
     def test_snapshot(self):
-        reply = Worker(FakeSdk()).answer(Call(op="snapshot"))
+        reply = Worker(FakeSdk()).answer(Call())
         assert (reply.failure, reply.block) == (None, 123)
         assert reply.neurons == neurons_of(FakeMetagraph)
         validator, miner = reply.neurons["5Validator"], reply.neurons["5Miner"]
         assert validator == Neuron(uid=1, validator_permit=True, stake=50_000.0, incentive=0.0, last_update=10)
-        assert miner == Neuron(uid=2, validator_permit=False, stake=0.5, incentive=0.25, last_update=0)
+        assert miner == Neuron(
+            uid=2, validator_permit=False, stake=0.5, incentive=0.25, last_update=0, axon=("2001:db8::7", 8091)
+        )
 
     def test_whatever_the_sdk_raises_becomes_a_failure_and_a_new_connection(self):
         sdk = FakeSdk(broken=LookupError("odd"))
-        reply = Worker(sdk).answer(Call(op="snapshot"))
+        reply = Worker(sdk).answer(Call())
         assert (reply.failure, reply.message) == ("unavailable", "LookupError: odd")
         assert sdk.resets == 1
 
     def test_serve(self):
         sdk = FakeSdk(result=ServeResult(success=True, message="", unreachable=False))
         assert Worker(sdk).answer(self.SERVE) == Reply()
-        assert sdk.published == [("192.0.2.7", 8091)]
+        assert sdk.published == [PUBLICATION]
 
     def test_serve_without_a_uid(self):
         sdk = FakeSdk(uid=None)
@@ -143,6 +153,14 @@ class TestWorker:
         assert Worker(sdk).answer(self.SERVE) == Reply(failure="serve_refused", message="rate limit")
         assert sdk.resets == 0
 
+    @pytest.mark.parametrize(("number", "meaning"), [(11, "chain.external_ip"), (12, "ten minutes"), (99, "Custom")])
+    def test_a_refusal_by_number_is_told_in_words(self, number, meaning):
+        said = f"Subtensor returned: Custom error: {number} | Please consult the docs"
+        sdk = FakeSdk(result=ServeResult(success=False, message=said, unreachable=False))
+        reply = Worker(sdk).answer(self.SERVE)
+        assert said in reply.message
+        assert meaning in reply.message
+
     def test_serve_lost_on_the_way(self):
         sdk = FakeSdk(result=ServeResult(success=False, message="reset by peer", unreachable=True))
         assert Worker(sdk).answer(self.SERVE) == Reply(failure="unavailable", message="reset by peer")
@@ -150,10 +168,10 @@ class TestWorker:
 
     def test_one_line_in_one_line_out(self):
         replies = io.BytesIO()
-        serve_calls([b'{"op": "snapshot"}\n'] * 2, replies, Worker(FakeSdk()))
+        serve_calls([b"{}\n"] * 2, replies, Worker(FakeSdk()))
         lines = replies.getvalue().splitlines()
         assert [json.loads(line)["block"] for line in lines] == [123, 123]
 
     def test_a_parent_of_another_kind_is_not_served(self):
         with pytest.raises(ValidationError):
-            serve_calls([b'{"op": "transfer"}\n'], io.BytesIO(), Worker(FakeSdk()))
+            serve_calls([b'{"transfer": 1}\n'], io.BytesIO(), Worker(FakeSdk()))

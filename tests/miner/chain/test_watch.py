@@ -9,146 +9,258 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from miner.chain.port import ChainSnapshot, Neuron
+from miner.chain.port import AxonAddress, ChainSnapshot, Neuron
 from miner.chain.settings import ChainSettings
 from miner.chain.watch import FIRST_RETRY_S, ChainWatch
-from miner.errors import ChainUnavailable, ServeRefused
+from miner.errors import ChainError, ChainStuck, ChainUnavailable, NotRegistered, ServeRefused
 
 OURS, VALIDATOR = "5Ours", "5Validator"
-HERE = {OURS: Neuron(uid=3), VALIDATOR: Neuron(uid=1, validator_permit=True)}
-GONE = {VALIDATOR: HERE[VALIDATOR]}
+ADDRESS = AxonAddress("192.0.2.7", 8091)
+FOUND = {OURS: Neuron(uid=3, axon=ADDRESS), VALIDATOR: Neuron(uid=1, validator_permit=True)}
+HERE = {OURS: Neuron(uid=3), VALIDATOR: FOUND[VALIDATOR]}
+GONE = {VALIDATOR: FOUND[VALIDATOR]}
 Reading = dict[str, Neuron] | Exception
 Logs = list[MutableMapping[str, Any]]
 
 
 class Chain:
-    """Says what it is told to say."""
+    """Says what it is told to say, and has a clock that only pauses move.
 
-    def __init__(self, readings: Sequence[Reading], refuses: int = 0) -> None:
+    Attributes:
+        readings: what is read, one after the other; the last one again and again.
+        refusals: how the next publications fail.
+        published: what was published, and when.
+        read_at: when it was read.
+    """
+
+    def __init__(self, readings: Sequence[Reading] = (FOUND,), refusals: Sequence[ChainError] = ()) -> None:
         self.readings = list(readings)
-        self.refuses = refuses
+        self.refusals = list(refusals)
+        self.published: list[tuple[float, str, str, int]] = []
+        self.tries: list[float] = []
+        self.read_at: list[float] = []
         self.now = 0.0
 
     async def snapshot(self) -> ChainSnapshot:
-        reading = self.readings.pop(0)
+        self.read_at.append(self.now)
+        reading = self.readings[0] if len(self.readings) == 1 else self.readings.pop(0)
         if isinstance(reading, Exception):
             raise reading
-        return ChainSnapshot(block=int(self.now), neurons=reading, fetched_at=self.now)
+        return ChainSnapshot(int(self.now), reading, self.now, "ws://node")
 
-    async def serve(self, ip: str, port: int) -> None:
-        raise NotImplementedError
+    async def serve(self, hotkey: str, ip: str, port: int) -> None:
+        self.tries.append(self.now)
+        if self.refusals:
+            raise self.refusals.pop(0)
+        self.published.append((self.now, hotkey, ip, port))
 
     async def close(self) -> None:
         raise NotImplementedError
 
 
-def watched(chain: Chain) -> tuple[Logs, list[str], list[int]]:
-    """Log entries, hotkeys that were announced, and how many neurons each update had."""
-    announced: list[str] = []
-    updates: list[int] = []
+class Watched:
+    """A watch that runs for some time in an instant.
 
-    async def announce(hotkey: str) -> None:
-        if chain.refuses:
-            chain.refuses -= 1
-            raise ServeRefused("not now")
-        announced.append(hotkey)
+    Attributes:
+        logs: what it told.
+        updates: how many neurons each reading had that it handed on.
+        watch: it.
+    """
 
-    async def scenario() -> None:
-        watch = ChainWatch(
+    def __init__(
+        self,
+        chain: Chain,
+        *,
+        first: dict[str, Neuron] = FOUND,
+        address: AxonAddress | None = ADDRESS,
+        admitted: int = 1,
+        hours: float = 3.0,
+    ) -> None:
+        self.updates: list[int] = []
+        self.logs: Logs = []
+        self.chain = chain
+        self.end_s = hours * 3600
+
+        def update(snapshot: ChainSnapshot) -> int:
+            self.updates.append(len(snapshot.neurons))
+            return admitted
+
+        self.watch = ChainWatch(
             chain,
             ChainSettings(),
-            [OURS],
-            first=ChainSnapshot(block=0, neurons=HERE, fetched_at=0.0),
-            update=lambda snapshot: updates.append(len(snapshot.neurons)),
-            announce=announce,
+            {OURS: address},
+            first=ChainSnapshot(0, first, 0.0, "ws://node"),
+            update=update,
             now=lambda: chain.now,
+            clock=lambda: chain.now,
         )
-        while chain.readings:
-            chain.now += 600.0
-            await watch.look()
 
-    with capture_logs() as logs:
-        asyncio.run(scenario())
-    return logs, announced, updates
-
-
-def events(logs: Logs, level: str) -> list[str]:
-    return [entry["event"] for entry in logs if entry["log_level"] == level]
-
-
-def test_a_hotkey_that_was_gone_is_announced_again_once_it_is_back() -> None:
-    logs, announced, _ = watched(Chain([HERE, GONE, GONE, HERE, HERE]))
-    assert events(logs, "error") == ["not_registered", "not_registered"]
-    assert events(logs, "warning") == ["registered_again"]
-    assert announced == [OURS]
-
-
-def test_an_announcement_that_fails_is_tried_again() -> None:
-    logs, announced, _ = watched(Chain([GONE, HERE, HERE, HERE], refuses=1))
-    assert events(logs, "error") == ["not_registered", "not_announced"]
-    assert announced == [OURS]
-
-
-def test_an_empty_metagraph_takes_nobodys_access() -> None:
-    logs, _, updates = watched(Chain([{}, HERE]))
-    assert updates == [2]
-    assert events(logs, "warning") == ["metagraph_stale"]
-    assert "no neurons" in logs[0]["reason"]
-
-
-def test_a_chain_that_stays_away_becomes_an_error_and_ends_the_miner() -> None:
-    away: list[Reading] = [ChainUnavailable("no answer")] * 200
-    chain = Chain(away)
-    with capture_logs() as logs, pytest.raises(ChainUnavailable, match=r"not been read for 24\.2 hours, more than"):
-        asyncio.run(_looking(chain))
-    assert events(logs, "warning") == ["metagraph_stale"] * 2
-    assert logs[-1]["age_s"] == pytest.approx(87_000)
-
-
-async def _looking(chain: Chain) -> None:
-    async def announce(_hotkey: str) -> None: ...
-
-    first = ChainSnapshot(block=0, neurons=HERE, fetched_at=0.0)
-    watch = ChainWatch(
-        chain, ChainSettings(), [OURS], first=first, update=lambda _: None, announce=announce, now=lambda: chain.now
-    )
-    while True:
-        chain.now += 600.0
-        await watch.look()
-
-
-def test_after_a_failure_the_chain_is_asked_sooner_and_then_more_and_more_seldom(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    chain = Chain([ChainUnavailable("no answer")] * 7 + [HERE])
-    pauses: list[float] = []
-
-    async def pause(seconds: float) -> None:
-        pauses.append(seconds)
-        if not chain.readings:
+    async def _pause(self, seconds: float) -> None:
+        self.chain.now += seconds
+        if self.chain.now > self.end_s:
             raise asyncio.CancelledError
 
-    monkeypatch.setattr("miner.chain.watch.asyncio.sleep", pause)
-    first = ChainSnapshot(block=0, neurons=HERE, fetched_at=0.0)
+    def run(self, monkeypatch: pytest.MonkeyPatch) -> Watched:
+        monkeypatch.setattr("miner.chain.watch.asyncio.sleep", self._pause)
+        with capture_logs() as logs:
+            try:
+                with pytest.raises(asyncio.CancelledError):
+                    asyncio.run(self.watch.run())
+            finally:
+                self.logs = logs
+        return self
 
-    async def announce(_hotkey: str) -> None: ...
+    def events(self, *levels: str) -> list[str]:
+        return [entry["event"] for entry in self.logs if entry["log_level"] in levels]
 
-    watch = ChainWatch(
-        chain, ChainSettings(), [OURS], first=first, update=lambda _: None, announce=announce, now=lambda: 0.0
+
+class TestAddress:
+    def test_what_the_chain_has_already_is_not_sent(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        watched = Watched(Chain()).run(monkeypatch)
+        assert watched.chain.tries == []
+        assert watched.watch.status()["addresses"] == {OURS: "published"}
+
+    def test_it_is_published_at_the_start_and_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        watched = Watched(Chain(), first=HERE).run(monkeypatch)
+        assert watched.chain.published == [(0.0, OURS, *ADDRESS)]
+        assert watched.events("warning", "error") == []
+        assert [name for name in watched.events("info") if "metagraph" not in name] == [
+            "announced",
+            "address_confirmed",
+        ]
+
+    @pytest.mark.parametrize(
+        "refusal", [ChainUnavailable("no answer"), ServeRefused("rate limit"), NotRegistered("not yet")]
     )
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(watch.run())
-    assert pauses == [600.0, *(FIRST_RETRY_S * 2**n for n in range(6)), 600.0, 600.0]
-    known = {"block": 0, "neurons": 2, "fetched_at": 0.0, "age_s": 0.0, "fresh": True}
-    assert watch.status() == known | {"failures": 0, "failures_total": 7, "registered": {OURS: True}}
+    def test_a_failure_at_the_start_is_tried_again_at_ever_longer_intervals(
+        self, monkeypatch: pytest.MonkeyPatch, refusal: ChainError
+    ) -> None:
+        watched = Watched(Chain([HERE] * 8 + [FOUND], [refusal] * 9), first=HERE, hours=12).run(monkeypatch)
+        pauses = [later - earlier for earlier, later in zip(watched.chain.tries, watched.chain.tries[1:], strict=False)]
+        assert pauses[:5] == [30.0, 60.0, 120.0, 240.0, 480.0]
+        # The ninth reading shows it: somebody else, or a publication whose answer was lost, was successful.
+        assert sum(pauses) < 9 * 600
+        assert watched.watch.status()["addresses"] == {OURS: "published"}
+        assert watched.events("error") == ["not_announced"] * len(watched.chain.tries)
+
+    def test_a_failure_that_lasts_is_told_every_hour_at_most(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        watched = Watched(Chain([HERE], [ServeRefused("no")] * 100), first=HERE, hours=24).run(monkeypatch)
+        assert len(watched.events("error")) == len(watched.chain.tries) <= 7 + 24
+        told = next(entry for entry in watched.logs if entry["event"] == "not_announced")
+        assert told["reason"] == "no"
+        assert "tried again in 30 s" in told["consequence"]
+
+    def test_a_reading_that_lags_behind_the_publication_sends_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        chain = Chain([HERE, FOUND])
+        watched = Watched(chain, first=HERE)
+        watched.watch._settings = ChainSettings(refresh_s=60)
+        watched.run(monkeypatch)
+        assert len(chain.tries) == 1
+
+    def test_an_address_that_the_chain_loses_is_published_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        chain = Chain([FOUND, HERE, FOUND])
+        watched = Watched(chain).run(monkeypatch)
+        assert [at for at, *_ in chain.published] == [1200.0]
+        assert watched.events("warning") == ["address_not_on_chain"]
+
+    def test_a_hotkey_that_was_gone_is_announced_again_once_it_is_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        chain = Chain([FOUND, GONE, GONE, HERE, FOUND])
+        watched = Watched(chain).run(monkeypatch)
+        assert watched.events("error") == ["not_registered", "not_registered"]
+        assert watched.events("warning") == ["registered_again", "address_not_on_chain"]
+        assert [at for at, *_ in chain.published] == [2400.0]
+
+    def test_a_hotkey_that_is_not_registered_at_the_start_is_told_and_announced_later(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chain = Chain([GONE, HERE, FOUND])
+        watched = Watched(chain, first=GONE).run(monkeypatch)
+        assert watched.events("error") == ["not_registered", "not_registered"]
+        assert [at for at, *_ in chain.published] == [1200.0]
+
+    def test_a_miner_that_publishes_nothing_sends_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        watched = Watched(Chain([HERE]), first=HERE, address=None).run(monkeypatch)
+        assert watched.chain.tries == []
+        assert watched.watch.status()["addresses"] == {}
 
 
-@pytest.mark.parametrize(("age_s", "fresh"), [(0.0, True), (1860.0, True), (1861.0, False)])
-def test_what_is_known_is_fresh_for_the_time_of_three_readings(age_s: float, fresh: bool) -> None:
-    async def announce(_hotkey: str) -> None: ...
+class TestReading:
+    def test_an_empty_metagraph_takes_nobodys_access(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        watched = Watched(Chain([{}, FOUND]), hours=0.3).run(monkeypatch)
+        assert watched.updates == [2, 2]
+        assert watched.events("warning") == ["metagraph_stale"]
+        assert "no neurons" in watched.logs[-3]["reason"]
 
-    first = ChainSnapshot(block=0, neurons=HERE, fetched_at=0.0)
-    watch = ChainWatch(
-        Chain([]), ChainSettings(), [OURS], first=first, update=lambda _: None, announce=announce, now=lambda: age_s
-    )
-    assert watch.status()["fresh"] is fresh
+    def test_a_chain_that_stays_away_becomes_an_error_and_ends_the_miner(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        watched = Watched(Chain([ChainUnavailable("no answer")]), hours=100)
+        with pytest.raises(ChainUnavailable, match=r"not been read for 24\.\d hours, more than"):
+            watched.run(monkeypatch)
+        assert watched.events("warning") == ["metagraph_stale"] * 2
+        assert 86_400 < watched.logs[-1]["age_s"] <= 87_000
+
+    def test_after_a_failure_it_is_read_sooner_and_then_more_and_more_seldom(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        chain = Chain([ChainUnavailable("no answer")] * 7 + [FOUND])
+        watched = Watched(chain).run(monkeypatch)
+        pauses = [later - earlier for earlier, later in zip([0.0, *chain.read_at], chain.read_at, strict=False)]
+        assert pauses[:9] == [600.0, *(FIRST_RETRY_S * 2**n for n in range(6)), 600.0, 600.0]
+        assert watched.events("info").count("metagraph_recovered") == 1
+
+    def test_a_chain_that_stands_still_is_told_as_such(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        watched = Watched(Chain([ChainStuck("block 7")]), hours=0.2).run(monkeypatch)
+        assert watched.watch.status()["stuck"] is True
+        assert [entry["stuck"] for entry in watched.logs if entry["event"] == "metagraph_stale"] == [True] * 4
+
+    def test_the_status_says_what_is_known_and_from_where(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        watched = Watched(Chain(), hours=0.2).run(monkeypatch)
+        assert watched.watch.status() == {
+            "endpoint": "ws://node",
+            "block": 600,
+            "neurons": 2,
+            "fetched_at": 600.0,
+            "age_s": 600.0,
+            "fresh": True,
+            "failures": 0,
+            "failures_total": 0,
+            "stuck": False,
+            "registered": {OURS: True},
+            "addresses": {OURS: "published"},
+            "conditions": [],
+        }
+
+    @pytest.mark.parametrize(("age_s", "fresh"), [(0.0, True), (1860.0, True), (1861.0, False)])
+    def test_what_is_known_is_fresh_for_the_time_of_three_readings(self, age_s: float, fresh: bool) -> None:
+        watched = Watched(Chain())
+        watched.chain.now = age_s
+        assert watched.watch.status()["fresh"] is fresh
+
+
+class TestConditions:
+    def test_that_nobody_may_ask_is_told_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        watched = Watched(Chain(), admitted=0).run(monkeypatch)
+        assert watched.events("warning") == ["no_validator_admitted"]
+        assert watched.watch.status()["conditions"] == ["no_validator_admitted"]
+        [told] = [entry for entry in watched.logs if entry["event"] == "no_validator_admitted"]
+        assert (told["with_permit"], told["largest_stake"]) == (1, 0.0)
+
+    def test_that_one_uid_has_all_of_the_incentive_is_told_when_it_begins_and_ends(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        burned = {**FOUND, "5Owner": Neuron(uid=0, incentive=1.0), "5Miner": Neuron(uid=9, incentive=0.0)}
+        spread = {**FOUND, "5Owner": Neuron(uid=0, incentive=0.5), "5Miner": Neuron(uid=9, incentive=0.5)}
+        watched = Watched(Chain([burned, burned, spread])).run(monkeypatch)
+        [told] = [entry for entry in watched.logs if entry["event"] == "emission_burned"]
+        assert (told["uid"], told["share"], told["log_level"]) == (0, 1.0, "warning")
+        assert [entry["condition"] for entry in watched.logs if entry["event"] == "condition_over"] == [
+            "emission_burned"
+        ]
+        assert watched.watch.status()["conditions"] == []
+
+    def test_that_we_have_all_of_the_incentive_is_no_trouble(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        alone = {**FOUND, OURS: Neuron(uid=3, axon=ADDRESS, incentive=1.0)}
+        assert Watched(Chain([alone])).run(monkeypatch).events("warning") == []
+
+    def test_that_no_miner_has_any_is_told(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        nothing = {**FOUND, "5Miner": Neuron(uid=9, incentive=0.0)}
+        assert Watched(Chain([nothing])).run(monkeypatch).events("warning") == ["no_incentive"]
