@@ -244,7 +244,7 @@ async def _chain(settings: MinerSettings) -> list[Finding]:
         return [Finding("chain", "failed", str(error))]
     finally:
         await chain.close()
-    findings = [_reading(settings.chain, snapshot)]
+    findings = [reading(settings.chain, snapshot)]
     try:
         uid = snapshot.neuron(load_hotkey(settings.wallet).ss58_address).uid
         findings.append(Finding("registered", "ok", f"uid {uid}"))
@@ -253,7 +253,8 @@ async def _chain(settings: MinerSettings) -> list[Finding]:
     return [*findings, emission(snapshot)]
 
 
-def _reading(settings: ChainSettings, snapshot: ChainSnapshot) -> Finding:
+def reading(settings: ChainSettings, snapshot: ChainSnapshot) -> Finding:
+    """What was read of the chain, and whether it came from the endpoint that is preferred."""
     found = f"block {snapshot.block}, {len(snapshot.neurons)} neurons, from {snapshot.endpoint}"
     preferred = endpoint_name(settings.asked[0])
     if settings.kind == "bittensor" and snapshot.endpoint != preferred:

@@ -31,11 +31,11 @@ from engines.store.bundle import Provenance
 from engines.store.file_names import MANIFEST
 from engines.store.store import Store
 from miner.answering.journal import read_journal
-from miner.chain.offline import ChainFile
+from miner.chain.offline import ChainFile, OfflineChain
 from miner.chain.port import Neuron
 from miner.cli.doctor import examine, where
-from miner.errors import StartError
-from miner.process import _serve
+from miner.errors import NotRegistered, StartError
+from miner.process import _first_snapshot, _serve
 from miner.settings import load_settings
 
 PEER = Path(__file__).parent / "axon" / "dendrite_peer.py"
@@ -260,6 +260,13 @@ def test_a_damaged_bundle_is_refused_and_the_live_one_stays(
 def test_the_address_of_the_axon_is_published(miner: Miner) -> None:
     address = f"192.0.2.7:{miner.port}"
     until(lambda: miner.saw("announced", hotkey=miner.hotkey, address=address))
+
+
+def test_a_miner_starts_with_those_of_its_hotkeys_that_are_registered() -> None:
+    chain = OfflineChain({"5Ours": Neuron(uid=3)})
+    assert asyncio.run(_first_snapshot(chain, ["5Gone", "5Ours"])).neuron("5Ours").uid == 3
+    with pytest.raises(NotRegistered, match="5Gone"):
+        asyncio.run(_first_snapshot(chain, ["5Gone"]))
 
 
 def test_two_miners_do_not_share_a_state_directory(miner: Miner) -> None:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-from structlog.testing import capture_logs
 
 from miner.axon.access import REFUSAL, AccessPolicy, Caller
 from miner.axon.refusals import Forbidden, TooManyRequests
@@ -39,15 +38,11 @@ def spendable(policy: AccessPolicy, now_s: float, hotkey: str = "5Validator") ->
         return count
 
 
-def test_a_rule_that_nobody_passes_is_told() -> None:
-    """Every request was refused, and the log said so at level INFO."""
-    with capture_logs() as logs:
-        AccessPolicy(AccessSettings(min_stake=1e9), NEURONS)
-        AccessPolicy(AccessSettings(), NEURONS)
-        AccessPolicy(AccessSettings())
-    assert [(entry["event"], entry["log_level"], entry["min_stake"]) for entry in logs] == [
-        ("nobody_may_ask", "warning", 1e9)
-    ]
+def test_those_who_qualify_are_counted_without_those_who_are_only_listed() -> None:
+    policy = AccessPolicy(AccessSettings(min_stake=1000.0, extra_hotkeys=frozenset({FRIEND, MINER})), NEURONS)
+    assert (policy.qualified, policy.admitted) == (1, 3)
+    policy.update({MINER: NEURONS[MINER]})
+    assert (policy.qualified, policy.admitted) == (0, 2)
 
 
 class TestCheck:

@@ -16,6 +16,8 @@ import pytest
 from engines.store.store import Store
 from miner.answering.journal import FILE
 from miner.answering.record import RequestRecord
+from miner.chain.port import ChainSnapshot
+from miner.chain.settings import ChainSettings
 from miner.cli import doctor
 from miner.cli.doctor import data
 from miner.settings import MinerSettings, load_settings
@@ -94,6 +96,14 @@ class TestWhatAStartNeeds:
     def test_a_host_name_is_no_address(self) -> None:
         with pytest.raises(SettingsError, match=r"external_ip.*'miner\.example' is no IPv4 or IPv6 address"):
             load_settings(None, {"chain.external_ip": "miner.example"})
+
+    @pytest.mark.parametrize(("endpoint", "verdict"), [("ws://first", "ok"), ("ws://second", "warning")])
+    def test_an_endpoint_that_another_one_stands_in_for_is_told(self, endpoint: str, verdict: str) -> None:
+        settings = ChainSettings(endpoints=("ws://first/key", "ws://second/key"))
+        told = doctor.reading(settings, ChainSnapshot(7, {}, 0.0, endpoint))
+        assert told.verdict == verdict
+        assert endpoint in told.detail
+        assert ("ws://first, which comes first" in told.detail) == (verdict == "warning")
 
     def test_a_state_directory_that_cannot_be_written_is_told(self, roads: Path) -> None:
         (roads / "file").write_text("")
