@@ -199,11 +199,18 @@ class Worker:
         """Do what one call asks; never raises for anything the SDK does."""
         try:
             return self._snapshot() if call.publication is None else self._serve(call.publication)
+        except OSError as error:
+            # Of a network that fails the parent's one line is enough.
+            log.debug("chain_call_failed", op=call.op, exc_info=True)
+            return self._failed(error)
         except Exception as error:
             # The edge of the process: the SDK and its dependencies raise unrelated types, and the parent needs a reply.
             log.warning("chain_call_failed", op=call.op, exc_info=True)
-            self._reset()
-            return Reply(failure="unavailable", message=f"{type(error).__name__}: {error}")
+            return self._failed(error)
+
+    def _failed(self, error: Exception) -> Reply:
+        self._reset()
+        return Reply(failure="unavailable", message=f"{type(error).__name__}: {error}")
 
     def _snapshot(self) -> Reply:
         metagraph = self._sdk.metagraph()

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
 from miner.chain.offline import ChainFile, OfflineChain
 from miner.chain.port import ChainSnapshot, Neuron
@@ -137,6 +138,12 @@ class TestWorker:
         reply = Worker(sdk).answer(Call())
         assert (reply.failure, reply.message) == ("unavailable", "LookupError: odd")
         assert sdk.resets == 1
+
+    @pytest.mark.parametrize(("broken", "level"), [(LookupError("odd"), "warning"), (ConnectionError(), "debug")])
+    def test_the_trace_of_a_network_that_fails_fills_no_log(self, broken, level):
+        with capture_logs() as logs:
+            Worker(FakeSdk(broken=broken)).answer(Call())
+        assert [entry["log_level"] for entry in logs if entry["event"] == "chain_call_failed"] == [level]
 
     def test_serve(self):
         sdk = FakeSdk(result=ServeResult(success=True, message="", unreachable=False))
