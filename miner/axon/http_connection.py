@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import httptools
 import uvicorn
@@ -40,13 +40,17 @@ def told(message: str) -> bytes:
     return json.dumps({"message": message}).encode()
 
 
-class _Unread(Exception):
-    """A request that is not read; ends the parser."""
+class _Unread(NamedTuple):
+    """Why a request is not read: what its sender is told, and the word under which it is counted."""
 
-    def __init__(self, message: str, status: HTTPStatus, kind: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.kind = kind
+    message: str
+    status: HTTPStatus
+    kind: str
+
+
+_LONG_HEADER = _Unread(LONG_HEADER, HTTPStatus.BAD_REQUEST, "long_header")
+_CHUNKED = _Unread(CHUNKED, HTTPStatus.LENGTH_REQUIRED, "chunked")
+_NOT_HTTP = _Unread(NOT_HTTP, HTTPStatus.BAD_REQUEST, "not_http")
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -82,6 +86,7 @@ class HttpConnection(HttpToolsProtocol):
         self._unread: asyncio.TimerHandle | None = None
         # Bytes since the parser last had a whole header or a piece of a body; and of the header that it reads.
         self._unparsed = self._header_bytes = self._header_lines = 0
+        self._stopped_for: _Unread | None = None
         # Not always the base class's `cycle`, which is that of the latest request.
         self._running: RequestResponseCycle | None = None
         self._leave: Callable[[], object] | None = None
@@ -125,11 +130,10 @@ class HttpConnection(HttpToolsProtocol):
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             pass  # It is answered as if it asked for none.
-        except httptools.HttpParserError as error:
-            # The parser wraps what is raised while it calls us.
-            self._refuse_unread(error.__context__)
+        except httptools.HttpParserError:
+            self._refuse_unread(self._stopped_for or _NOT_HTTP)
         if self._unparsed > self._settings.max_header_bytes and not self._refused:
-            self._refuse_unread(_Unread(LONG_HEADER, HTTPStatus.BAD_REQUEST, "long_header"))
+            self._refuse_unread(_LONG_HEADER)
 
     def on_message_begin(self) -> None:
         """Of the parser: a request begins."""
@@ -146,9 +150,9 @@ class HttpConnection(HttpToolsProtocol):
         self._header_lines += 1
         self._header_bytes += len(name) + len(value)
         if self._header_lines > MOST_LINES or self._header_bytes > self._settings.max_header_bytes:
-            raise _Unread(LONG_HEADER, HTTPStatus.BAD_REQUEST, "long_header")
+            self._stop_parser(_LONG_HEADER)
         if name.lower() == b"transfer-encoding":
-            raise _Unread(CHUNKED, HTTPStatus.LENGTH_REQUIRED, "chunked")
+            self._stop_parser(_CHUNKED)
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
@@ -189,10 +193,14 @@ class HttpConnection(HttpToolsProtocol):
         self._tally.add("evicted", "connections without a request were closed for new ones", address=self.address)
         self.transport.abort()
 
-    def _refuse_unread(self, why: BaseException | None) -> None:
-        unread = why if isinstance(why, _Unread) else _Unread(NOT_HTTP, HTTPStatus.BAD_REQUEST, "not_http")
-        self._tally.add(unread.kind, str(unread), address=self.address)
-        self._refuse(unread.status, str(unread))
+    def _stop_parser(self, why: _Unread) -> NoReturn:
+        self._stopped_for = why
+        # Out of the parser, which is in the middle of a request.
+        raise httptools.HttpParserError(why.message)
+
+    def _refuse_unread(self, why: _Unread) -> None:
+        self._tally.add(why.kind, why.message, address=self.address)
+        self._refuse(why.status, why.message)
 
     def _refuse(self, status: HTTPStatus, message: str) -> None:
         """Reply before, or without, a request that can be read; and close once the caller may have read it."""
