@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -112,6 +113,8 @@ def main() -> int:
     # For crowds of connections, of which this process holds the other ends.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 8192), hard))
+    # Ended from outside, it leaves no miner behind either.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="faults-") as directory:
         tree = Tree(asked.tree.resolve(), Path(directory))
         tree.prepare()
