@@ -7,7 +7,8 @@ First both axons with the same handler, which does nothing, and the same signed 
 and of three kinds of refusal, latency with 1, 8 and 32 clients, resident memory, and the most memory after a body of
 50 MB. Rounds take turns between the two servers. Then `cascade mine` with an engine that costs next to nothing, its
 journal and its log: CPU time of a request and of the refusals, and where it goes. CPU time is user and system time of
-the server's process by its own clock, without its children, so a busy machine disturbs it little.
+the server's process by its own clock, without its children, so a busy machine disturbs it little. Both axons parse
+requests with httptools where that is installed, as it is with this project; the SDK by itself does not bring it.
 """
 
 from __future__ import annotations
