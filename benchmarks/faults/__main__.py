@@ -17,7 +17,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def reproduce(tree: Tree, only: Sequence[str]) -> list[Row]:
             print(f"{'SHOWS' if row.shows else 'ok':5}  {row.fault}: {row.value}  ({row.measured}; good: {row.good})")
         print(f"       {name}: {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
         rows += found
-    return sorted(rows, key=lambda row: int(row.fault.split()[0]) if row.fault[0].isdigit() else 99)
+    return in_order(rows)
 
 
 def table(before: Sequence[Row], after: Sequence[Row]) -> str:
@@ -93,12 +93,22 @@ def read(path: Path) -> list[Row]:
     return [Row(**each) for each in json.loads(path.read_text())]
 
 
+def write(path: Path, rows: Sequence[Row]) -> None:
+    known = {row.fault: row for row in read(path)} if path.exists() else {}
+    known |= {row.fault: row for row in rows}
+    path.write_text(json.dumps([asdict(row) for row in in_order(known.values())], indent=1))
+
+
+def in_order(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: int(row.fault.split()[0]) if row.fault[0].isdigit() else 99)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tree", type=Path, default=HERE, help="the checkout whose miner is run")
-    parser.add_argument("--json", type=Path, help="where the rows are written")
+    parser.add_argument("--json", type=Path, help="where the rows are written; others in it are kept")
     parser.add_argument("--only", default="", help="names of reproductions, with commas")
     parser.add_argument(
         "--compare", type=Path, nargs=2, metavar=("BEFORE", "AFTER"), help="two files of rows, as a table"
@@ -120,7 +130,7 @@ def main() -> int:
         tree.prepare()
         rows = reproduce(tree, only)
     if asked.json:
-        asked.json.write_text(json.dumps([asdict(row) for row in rows], indent=1))
+        write(asked.json, rows)
     shown = sum(row.shows for row in rows)
     print(f"{shown} of {len(rows)} show a fault" if shown else f"none of {len(rows)} shows a fault")
     return int(shown > 0)
