@@ -58,15 +58,17 @@ class Bridge:
         self._failed = Tally("stage2_failed", clock=clock)
         self._outcomes: Counter[str] = Counter()
 
-    async def ask(self, content: bytes, deadline: float) -> Verdict:
+    async def ask(self, content: bytes, deadline: float, *, turn: float | None = None) -> Verdict:
         """Hand an image to Stage-2; never raises for anything Stage-2 does.
 
         Args:
             content: the image as it arrived.
             deadline: monotonic time by which this returns.
+            turn: of those that wait for a hand-off the one with the smallest goes first; the deadline if it is not
+                given. Where callers choose the deadline themselves, give the time at which they came.
         """
         started = self._clock()
-        outcome, probability = await self._outcome(content, deadline - started)
+        outcome, probability = await self._outcome(content, deadline - started, deadline if turn is None else turn)
         self._outcomes[outcome.value] += 1
         name = "" if self._client is None else self._client.name
         return Verdict(outcome, probability, (self._clock() - started) * 1e3, name)
@@ -87,13 +89,13 @@ class Bridge:
         else:
             closing.cancel()
 
-    async def _outcome(self, content: bytes, remaining_s: float) -> tuple[Outcome, float | None]:
+    async def _outcome(self, content: bytes, remaining_s: float, turn: float) -> tuple[Outcome, float | None]:
         if self._client is None:
             return Outcome.ABSENT, None
         if remaining_s <= 0:
             return Outcome.TIMEOUT, None
         until = self._clock() + remaining_s
-        if not await self._slots.take(until, remaining_s - self._usual_s):
+        if not await self._slots.take(turn, remaining_s - self._usual_s):
             return Outcome.BUSY, None
         began = self._clock()
         task = asyncio.ensure_future(self._client.ask(content, until - began))

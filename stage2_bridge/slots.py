@@ -7,7 +7,7 @@ import heapq
 
 
 class Slots:
-    """So many hand-offs at a time; others wait, and who has the least time left goes first.
+    """So many hand-offs at a time; others wait, and whose turn is earliest goes first.
 
     Args:
         most: hand-offs at a time.
@@ -33,11 +33,11 @@ class Slots:
         """How many wait for one of them to end."""
         return self._waiting
 
-    async def take(self, until: float, patience_s: float) -> bool:
+    async def take(self, turn: float, patience_s: float) -> bool:
         """Wait for a slot.
 
         Args:
-            until: when the time of this one is up, on any clock; the smaller goes first.
+            turn: on any clock; the smaller goes first, and of equals who came first.
             patience_s: how long to wait, in seconds.
 
         Returns:
@@ -48,22 +48,22 @@ class Slots:
             return True
         if self._waiting >= self._most_waiting or patience_s <= 0:
             return False
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._arrived += 1
-        heapq.heappush(self._queue, (until, self._arrived, turn))
+        heapq.heappush(self._queue, (turn, self._arrived, called))
         self._waiting += 1
         try:
-            await asyncio.wait({turn}, timeout=patience_s)
+            await asyncio.wait({called}, timeout=patience_s)
         except asyncio.CancelledError:
-            if turn.done():
+            if called.done():
                 self.give_back()
             raise
         finally:
             self._waiting -= 1
-            if not turn.done():
-                turn.cancel()
+            if not called.done():
+                called.cancel()
                 self._forget_who_left()
-        return not turn.cancelled()
+        return not called.cancelled()
 
     def _forget_who_left(self) -> None:
         if len(self._queue) > 2 * self._waiting + 16:
@@ -73,8 +73,8 @@ class Slots:
     def give_back(self) -> None:
         """A hand-off has ended; the next one may begin."""
         while self._queue:
-            *_, turn = heapq.heappop(self._queue)
-            if not turn.done():
-                turn.set_result(None)
+            *_, called = heapq.heappop(self._queue)
+            if not called.done():
+                called.set_result(None)
                 return
         self._taken -= 1

@@ -118,7 +118,8 @@ class Cascade:
             stage1_ms = (self._clock() - started) * 1e3
             answer = stage1.answer
             if stage1.action is Action.DEFER:
-                verdict = await self._bridge.ask(stage1.content, request.deadline.stage2_until)
+                until, turn = request.deadline.stage2_until, request.deadline.arrived
+                verdict = await self._bridge.ask(stage1.content, until, turn=turn)
                 answer = stage1.answer if verdict.probability is None else verdict.probability
         except ImageError as error:
             log.debug("not_an_image", request_id=request.request_id, reason=str(error))

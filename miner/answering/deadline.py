@@ -10,11 +10,14 @@ class Deadline:
     """Times of one request, on the clock of `time.monotonic`, in seconds.
 
     Attributes:
+        arrived: when it came; the order of those that wait for the same. A caller says itself how long it waits, and
+            nobody signs that: a short wait must put it before nobody.
         stage2_until: until then Stage-2 may think; then the answer is Stage-1's.
         due: the answer should be out.
         cut: an answer that is overdue is given up: halfway through what is left, for it may still arrive in time.
     """
 
+    arrived: float
     stage2_until: float
     due: float
     cut: float
@@ -43,4 +46,4 @@ class TimeBudget:
         """
         due_s = min(self.deadline_s, max(waits_s - self.margin_s, waits_s / 2))
         cut_s = due_s + min(self.margin_s, waits_s - due_s) / 2
-        return Deadline(arrived + due_s - self.reserve_s, arrived + due_s, arrived + cut_s)
+        return Deadline(arrived, arrived + due_s - self.reserve_s, arrived + due_s, arrived + cut_s)

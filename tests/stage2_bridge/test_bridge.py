@@ -368,6 +368,23 @@ class TestQueue:
         run(scenario())
         assert order == [b"first", b"soon", b"middle", b"late"]
 
+    def test_a_short_wait_that_a_caller_claims_puts_it_before_nobody(self) -> None:
+        """The order is that of arrival where the turn is given; the deadline bounds nothing but the caller's own."""
+        order: list[bytes] = []
+
+        async def behaviour(content: bytes, _timeout_s: float) -> float:
+            order.append(content)
+            await asyncio.sleep(1)
+            return 0.5
+
+        async def scenario() -> None:
+            bridge = bridge_to(Client(behaviour), max_in_flight=1, max_waiting=8)
+            asked = {b"first": (20.0, 0.0), b"hurried": (5.0, 0.3), b"patient": (20.0, 0.1), b"usual": (9.0, 0.2)}
+            await asyncio.gather(*(bridge.ask(content, until, turn=came) for content, (until, came) in asked.items()))
+
+        run(scenario())
+        assert order == [b"first", b"patient", b"usual", b"hurried"]
+
     def test_who_would_not_be_answered_in_time_is_told_before_it_is_too_late(self) -> None:
         async def scenario() -> list[tuple[Outcome, float]]:
             bridge = bridge_to(answering(0.5, after_s=2.0), max_in_flight=1, max_waiting=8)

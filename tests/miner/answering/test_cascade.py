@@ -330,3 +330,58 @@ def test_what_nobody_waits_for_any_more_is_given_up_and_recorded(bundle: LiveBun
     [record] = read_journal(tmp_path)
     assert (record.result, record.receiver, record.action) == ("abandoned", "5Ours", Action.DEFER)
     assert record.degraded is None
+
+
+def test_a_caller_that_says_it_waits_less_is_handed_to_stage2_before_nobody(
+    infeasible: LiveBundle,
+) -> None:
+    """Nobody signs how long a caller waits."""
+
+    class Gate(Expert):
+        """Answers once it is opened."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.opened = asyncio.Event()
+
+        async def ask(self, content: bytes, timeout_s: float) -> float:
+            await super().ask(content, timeout_s)
+            await self.opened.wait()
+            return self.probability
+
+    # One at work; then the patient one, which came first, and one that says it is in a hurry.
+    waits_s = {0: 500.0, 1: 500.0, 2: 100.0}
+    images = {number: encoded((number, 60, 60)) for number in waits_s}
+
+    async def run() -> list[bytes]:
+        slot, expert = BundleSlot(), Gate()
+        slot.swap(infeasible)
+        bridge = Bridge(expert, max_in_flight=1, max_waiting=8, clock=time.monotonic)
+        cascade = Cascade(
+            slot,
+            Batcher(BatchSettings()),
+            bridge,
+            engine=EngineSettings(workers=1),
+            clock=time.monotonic,
+            now=lambda: datetime.now(UTC),
+        )
+        came = time.monotonic()
+        budget = TimeBudget(deadline_s=600.0, margin_s=1.0, reserve_s=0.0)
+        tasks = []
+        # The patient one reaches the queue last.
+        for number, waiting in ((0, 0), (2, 1), (1, 2)):
+            deadline = budget.deadline(came + number, waits_s[number])
+            request = Request(f"request-{number}", "5Validator", 1, images[number], deadline)
+            tasks.append(asyncio.create_task(cascade.answer(request)))
+            while bridge_waits(bridge) < waiting or not expert.asked:
+                await asyncio.sleep(0.001)
+        expert.opened.set()
+        await asyncio.gather(*tasks)
+        await cascade.close()
+        return expert.asked
+
+    assert asyncio.run(run()) == [base64.b64decode(images[number]) for number in (0, 1, 2)]
+
+
+def bridge_waits(bridge: Bridge) -> int:
+    return bridge.stats.waiting
