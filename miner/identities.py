@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +15,9 @@ from miner.answering.deadline import TimeBudget
 from miner.answering.request import Answer
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp, Reply
-from miner.axon.legacy_protocol import LegacyProtocol
 from miner.axon.places import Capacity
 from miner.axon.server import AxonServer
+from miner.axon.wires.open_wire import open_wire
 from miner.chain.port import ChainSnapshot
 from miner.chain.settings import WalletSettings
 from miner.chain.wallet import load_hotkey
@@ -48,6 +49,31 @@ class Identity:
         """Answer by other rules of access and within other limits, from the next request on."""
         self.access.change(settings.access)
         self.app.limit(settings.requests, time_budget(settings))
+
+
+class ReplyCounts:
+    """How many replies there were, of each of our hotkeys.
+
+    Args:
+        also: told of each as well: our hotkey, HTTP status, seconds.
+
+    Attributes:
+        replies: by our hotkey and HTTP status.
+        auth_modes: of proved requests, by the way in which they were.
+    """
+
+    def __init__(self, also: Callable[[str, int, float], None] | None) -> None:
+        self.replies: Counter[tuple[str, int]] = Counter()
+        self.auth_modes: Counter[str] = Counter()
+        self._also = also
+
+    def add(self, address: str, reply: Reply) -> None:
+        """Count one."""
+        self.replies[address, reply.status] += 1
+        if reply.auth_mode:
+            self.auth_modes[reply.auth_mode] += 1
+        if self._also is not None:
+            self._also(address, reply.status, reply.seconds)
 
 
 def wallets(settings: MinerSettings) -> dict[str, WalletSettings]:
@@ -83,15 +109,20 @@ def identities(
         answer: the cascade.
         on_reply: called after every reply, with the hotkey that was asked.
         tally: counts what is refused.
+
+    Raises:
+        SettingsError: the wire cannot be opened.
     """
     capacity, made = Capacity(settings.requests.max_in_flight), []
     age_s = partial(_age_s, time.monotonic())
+    if settings.wire.allow_unbound_receiver:
+        log.warning("unbound_receiver_allowed", consequence="a request may have been sent to another miner before")
     for served, address in zip(settings.served, addresses, strict=True):
         access = AccessPolicy(settings.access, snapshot.neurons)
         log.info("access", hotkey=address, admitted=access.admitted)
         app = AxonApp(
             answer,
-            authenticator=LegacyProtocol(address, settings.wire, age_s=age_s),
+            routes=open_wire(address, settings.wire, age_s=age_s),
             access=access,
             settings=settings.requests,
             budget=time_budget(settings),

@@ -8,7 +8,6 @@ import os
 import signal
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -31,7 +30,7 @@ from miner.admin_endpoint import open_admin, open_metrics
 from miner.answering.cascade import Cascade
 from miner.answering.journal import Journal
 from miner.answering.record import Observer
-from miner.axon.app import AxonApp, Reply
+from miner.axon.app import AxonApp
 from miner.axon.server import tell_failure
 from miner.chain.bittensor import BittensorChain
 from miner.chain.failover import Endpoint, FailoverChain
@@ -40,7 +39,7 @@ from miner.chain.port import AxonAddress, ChainPort, ChainSnapshot
 from miner.chain.settings import WalletSettings
 from miner.chain.watch import ChainWatch
 from miner.errors import StartError
-from miner.identities import Identity, identities, wallets
+from miner.identities import Identity, ReplyCounts, identities, wallets
 from miner.logs import configure_logging
 from miner.nightly import NightlyJob
 from miner.reload import SettingsReload
@@ -107,14 +106,8 @@ async def run_miner(
         metrics = open_metrics(settings.admin)
         observers: tuple[Observer, ...] = (journal,) if metrics is None else (journal, metrics)
         cascade, bridge = await _cascade(settings, follower, batcher, observers, degraded, stack)
-        replies: Counter[tuple[str, int]] = Counter()
-
-        def on_reply(address: str, reply: Reply) -> None:
-            replies[address, reply.status] += 1
-            if metrics is not None:
-                metrics.on_reply(address, reply.status, reply.seconds)
-
-        served = identities(settings, list(ours), snapshot, answer=cascade.answer, on_reply=on_reply, tally=tally)
+        counts = ReplyCounts(None if metrics is None else metrics.on_reply)
+        served = identities(settings, list(ours), snapshot, answer=cascade.answer, on_reply=counts.add, tally=tally)
         await checked
         for identity in served:
             await identity.server.start()
@@ -126,7 +119,8 @@ async def run_miner(
             follower=follower,
             batcher=batcher,
             bridge=bridge,
-            replies=replies,
+            replies=counts.replies,
+            auth_modes=counts.auth_modes,
             tallies={"refused": tally, "degraded": degraded, "journal_failed": journal_failed},
             chain=watch.status,
             nightly=nightly.status,

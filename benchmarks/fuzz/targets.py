@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 import structlog
-from miner.tally import Tally
 
 from benchmarks.serving.callers import Caller, body_of, make_wallet
 from benchmarks.serving.client import Connection
+from engines.machine.tally import Tally
 from miner.answering.request import Prediction, Request
 from miner.answering.settings import EngineSettings
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
-from miner.axon.legacy_protocol import LegacyProtocol
+from miner.axon.routes import RouteTable
 from miner.axon.server import AxonServer, tell_failure
 from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings
+from miner.axon.wires import subnet72
 from miner.chain.port import Neuron
 from stage1.errors import ImageError
 from stage1.image_file import ImageLimits
@@ -78,7 +79,7 @@ class Axon:
         rules = AccessSettings(requests_per_s=1e6, burst=10**6)
         self._app = AxonApp(
             _answer,
-            authenticator=LegacyProtocol(address),
+            routes=RouteTable(subnet72.routes(address)),
             access=AccessPolicy(rules, {self.caller.hotkey: Neuron(uid=1, validator_permit=True)}),
             settings=RequestSettings(deadline_s=1.0),
             tally=Tally(),

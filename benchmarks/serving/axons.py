@@ -11,9 +11,10 @@ def serve_ours(port: int, hotkey: str, validator: str) -> None:
     from miner.answering.request import Prediction, Request
     from miner.axon.access import AccessPolicy
     from miner.axon.app import AxonApp
-    from miner.axon.legacy_protocol import LegacyProtocol
+    from miner.axon.routes import RouteTable
     from miner.axon.server import AxonServer
     from miner.axon.settings import AccessSettings, AxonSettings
+    from miner.axon.wires import subnet72
     from miner.chain.port import Neuron
     from miner.logs import configure_logging
 
@@ -24,7 +25,7 @@ def serve_ours(port: int, hotkey: str, validator: str) -> None:
         configure_logging(json=True)
         rules = AccessSettings(requests_per_s=1e6, burst=10**6)
         access = AccessPolicy(rules, {validator: Neuron(uid=1, validator_permit=True)})
-        app = AxonApp(answer, authenticator=LegacyProtocol(hotkey), access=access)
+        app = AxonApp(answer, routes=RouteTable(subnet72.routes(hotkey)), access=access)
         server = AxonServer(app, AxonSettings(host="127.0.0.1", port=port))
         await server.start()
         await server.wait()

@@ -23,8 +23,8 @@ KNOWN = (
     ("http parse", "miner.axon.http_connection", "HttpConnection.data_received"),
     ("headers", "miner.axon.app", "decode_headers"),
     ("access", "miner.axon.access", "AccessPolicy.check"),
-    ("signature", "miner.axon.legacy_protocol", "LegacyProtocol.prove"),
-    ("body json", "miner.axon.app", "image_of"),
+    ("signature", "miner.axon.proofs", "Proofs.prove"),
+    ("body json", "miner.axon.wires.image_codecs", "ImageInJson.image_b64"),
     (DECODING, "miner.answering.cascade", "Cascade._decoded"),
     (ENGINE, "engines.live.batcher", "Batcher._compute"),
     ("decision", "miner.answering.cascade", "_decided"),
@@ -33,7 +33,7 @@ KNOWN = (
     ("log", "miner.answering.cascade", "_log"),
     ("refusal counted", "miner.axon.app", "AxonApp._count_refusal"),
     ("outcome logged", "miner.axon.app", "_log_outcome"),
-    ("reply headers", "miner.axon.legacy_protocol", "LegacyProtocol.reply_headers"),
+    ("reply headers", "miner.axon.wires.legacy_protocol", "LegacyProtocol.reply_headers"),
     ("http reply", "miner.axon.app", "_reply"),
 )
 # Of these the time of each call by the wall clock as well, of so many calls.

@@ -56,6 +56,7 @@ class LiveMiner:
         batcher: computes with it.
         bridge: the way to Stage-2.
         replies: number of replies by our hotkey and HTTP status.
+        auth_modes: number of proved requests by the way in which they were.
         tallies: what is counted by reason: `refused`, `degraded` and `journal_failed`.
         chain: what is known of the subnet; see `miner.chain.watch.ChainWatch.status`.
         nightly: see `miner.nightly.NightlyJob.status`.
@@ -68,6 +69,7 @@ class LiveMiner:
     batcher: Batcher
     bridge: Bridge
     replies: Mapping[tuple[str, int], int]
+    auth_modes: Mapping[str, int]
     tallies: Mapping[str, Tally]
     chain: Callable[[], Mapping[str, Any]]
     nightly: Callable[[], Mapping[str, Any]]
@@ -100,6 +102,7 @@ class LiveMiner:
             "stage2": asdict(self.bridge.stats),
             "axons": axons,
             "replies": replies,
+            "auth_modes": dict(self.auth_modes),
             **{name: dict(tally.counts) for name, tally in self.tallies.items()},
             "chain": dict(self.chain()),
             "nightly": dict(self.nightly()),

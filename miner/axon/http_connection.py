@@ -40,7 +40,7 @@ def told(message: str) -> bytes:
     return json.dumps({"message": message}).encode()
 
 
-class _Unread(NamedTuple):
+class Unread(NamedTuple):
     """Why a request is not read: what its sender is told, and the word under which it is counted."""
 
     message: str
@@ -48,9 +48,9 @@ class _Unread(NamedTuple):
     kind: str
 
 
-_LONG_HEADER = _Unread(LONG_HEADER, HTTPStatus.BAD_REQUEST, "long_header")
-_CHUNKED = _Unread(CHUNKED, HTTPStatus.LENGTH_REQUIRED, "chunked")
-_NOT_HTTP = _Unread(NOT_HTTP, HTTPStatus.BAD_REQUEST, "not_http")
+_LONG_HEADER = Unread(LONG_HEADER, HTTPStatus.BAD_REQUEST, "long_header")
+_CHUNKED = Unread(CHUNKED, HTTPStatus.LENGTH_REQUIRED, "chunked")
+_NOT_HTTP = Unread(NOT_HTTP, HTTPStatus.BAD_REQUEST, "not_http")
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -86,7 +86,7 @@ class HttpConnection(HttpToolsProtocol):
         self._unread: asyncio.TimerHandle | None = None
         # Bytes since the parser last had a whole header or a piece of a body; and of the header that it reads.
         self._unparsed = self._header_bytes = self._header_lines = 0
-        self._stopped_for: _Unread | None = None
+        self._stopped_for: Unread | None = None
         # Not always the base class's `cycle`, which is that of the latest request.
         self._running: RequestResponseCycle | None = None
         self._leave: Callable[[], object] | None = None
@@ -193,12 +193,12 @@ class HttpConnection(HttpToolsProtocol):
         self._tally.add("evicted", "connections without a request were closed for new ones", address=self.address)
         self.transport.abort()
 
-    def _stop_parser(self, why: _Unread) -> NoReturn:
+    def _stop_parser(self, why: Unread) -> NoReturn:
         self._stopped_for = why
         # Out of the parser, which is in the middle of a request.
         raise httptools.HttpParserError(why.message)
 
-    def _refuse_unread(self, why: _Unread) -> None:
+    def _refuse_unread(self, why: Unread) -> None:
         self._tally.add(why.kind, why.message, address=self.address)
         self._refuse(why.status, why.message)
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import heapq
-import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from miner.axon.authenticator import NS_PER_S, SignedRequest
+from miner.axon.authenticator import NS_PER_S
 from miner.axon.refusals import Unauthenticated
-from miner.axon.settings import WireSettings
+
+SEEN = "Nonce was already used, or is older than those still remembered"
 
 
 class NonceBook:
@@ -21,36 +20,47 @@ class NonceBook:
     stranger could lock a validator out.
 
     Args:
-        settings: the window and the bound.
-        age_s: for how long it has been remembering, in seconds; older nonces are refused, because nobody knows which of
-            them were seen. By a clock that never goes back: the wall clock may be set right after the start.
+        retention_s: how long a nonce is remembered, in seconds.
+        most: nonces that are remembered of one hotkey.
     """
 
-    def __init__(self, settings: WireSettings, age_s: Callable[[], float] = lambda: math.inf) -> None:
-        self._settings = settings
-        self._age_s = age_s
+    def __init__(self, retention_s: float, most: int) -> None:
+        self._retention_ns = int(retention_s * NS_PER_S)
+        self._most = most
         self._pages: dict[str, _Page] = {}
         self._next_sweep_ns = 0
 
-    def record(self, request: SignedRequest, now_ns: int) -> None:
+    def has(self, sender: str, nonce_ns: int, uuid: str) -> bool:
+        """Whether `record` would refuse this nonce.
+
+        Args:
+            sender: ss58 address of the hotkey that signed.
+            nonce_ns: nanoseconds since 1970.
+            uuid: tells the nonces of several senders with one hotkey apart.
+        """
+        page = self._pages.get(sender)
+        return page is not None and page.refuses(nonce_ns, uuid)
+
+    def record(self, sender: str, nonce_ns: int, uuid: str, now_ns: int) -> None:
         """Remember a verified request.
 
         Args:
-            request: a request that `verify` accepted.
+            sender: ss58 address of the hotkey that signed.
+            nonce_ns: its nonce, nanoseconds since 1970.
+            uuid: tells the nonces of several senders with one hotkey apart.
             now_ns: our clock, nanoseconds since 1970.
 
         Raises:
             Unauthenticated: it was seen before, or is older than what was forgotten.
         """
-        if now_ns - request.nonce_ns > self._age_s() * NS_PER_S:
-            raise Unauthenticated("Nonce is older than this miner's process", "nonce_before_start")
-        horizon_ns = now_ns - int(self._settings.oldest_s * NS_PER_S)
+        horizon_ns = now_ns - self._retention_ns
         self._sweep(horizon_ns, now_ns)
-        page = self._pages.setdefault(request.sender, _Page())
+        page = self._pages.setdefault(sender, _Page())
         page.forget_until(horizon_ns)
-        if not page.add(request.nonce_ns, request.uuid):
-            raise Unauthenticated("Nonce was already used, or is older than those still remembered", "replay")
-        while len(page) > self._settings.nonces_per_hotkey:
+        if page.refuses(nonce_ns, uuid):
+            raise Unauthenticated(SEEN, "replay")
+        page.add(nonce_ns, uuid)
+        while len(page) > self._most:
             page.forget_oldest()
 
     def __len__(self) -> int:
@@ -81,14 +91,14 @@ class _Page:
     def __len__(self) -> int:
         return len(self.order)
 
-    def add(self, nonce_ns: int, uuid: str) -> bool:
+    def refuses(self, nonce_ns: int, uuid: str) -> bool:
+        return nonce_ns <= self.floor_ns or (nonce_ns, uuid) in self.seen
+
+    def add(self, nonce_ns: int, uuid: str) -> None:
         entry = (nonce_ns, uuid)
-        if nonce_ns <= self.floor_ns or entry in self.seen:
-            return False
         self.seen.add(entry)
         heapq.heappush(self.order, entry)
         self.newest_ns = max(self.newest_ns, nonce_ns)
-        return True
 
     def forget_oldest(self) -> None:
         entry = heapq.heappop(self.order)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from stage1.settings import Section
 
@@ -30,24 +30,50 @@ class RequestSettings(Section):
 
 
 class WireSettings(Section):
-    """Which requests count as fresh.
+    """In which protocols validators ask, and which requests count as fresh.
 
     Attributes:
-        past_grace_s: a nonce may be this old plus the request's own timeout.
+        module: Python module with the function `routes` of the subnet's wire.
+        past_grace_s: a nonce of a dendrite may be this old plus the request's own timeout.
         timeout_cap_s: the most the request's timeout may add; the timeout is not signed, so a caller could claim any.
-        future_s: how far a caller's clock may run ahead of ours.
+        future_s: how far a dendrite's clock may run ahead of ours.
+        btauth_path: where `btauth/1`, the signed requests of bittensor 11, are taken; empty for nowhere.
+        btauth_body: what their body is: `json` with the image as base64 in the field `image`, or the `image` itself.
+        btauth_waits_s: how long their callers wait; the protocol does not say.
+        max_age_s: a nonce of theirs may be this old.
+        max_skew_s: how far the clock of such a caller may run ahead of ours.
+        allow_unbound_receiver: take such a request also if it names no receiver; whoever sees it can then send it to
+            other miners, or one that was sent to another miner to this one.
+        nonce_retention_s: how long nonces are remembered; no window may be longer.
         nonces_per_hotkey: how many nonces are remembered for one hotkey.
     """
 
+    module: str = Field(default="miner.axon.wires.subnet72", min_length=1)
     past_grace_s: float = Field(default=4.0, ge=0, allow_inf_nan=False)
     timeout_cap_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     future_s: float = Field(default=15.0, ge=0, allow_inf_nan=False)
+    btauth_path: str = Field(default="/ImageSynapse", pattern=r"^(/[!-\"$->@-~]*)?$")
+    btauth_body: Literal["json", "image"] = "json"
+    btauth_waits_s: float = Field(default=9.0, gt=0, allow_inf_nan=False)
+    max_age_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    max_skew_s: float = Field(default=2.0, ge=0, allow_inf_nan=False)
+    allow_unbound_receiver: bool = False
+    nonce_retention_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
     nonces_per_hotkey: int = Field(default=4096, ge=1)
 
-    @property
-    def oldest_s(self) -> float:
-        """No nonce older than this is accepted, whatever the request's timeout."""
-        return self.past_grace_s + self.timeout_cap_s
+    @model_validator(mode="after")
+    def _nonces_outlive_their_windows(self) -> Self:
+        windows = {
+            "past_grace_s + timeout_cap_s + future_s": self.past_grace_s + self.timeout_cap_s + self.future_s,
+            "max_age_s + max_skew_s": self.max_age_s + self.max_skew_s,
+        }
+        for names, window_s in windows.items():
+            if window_s > self.nonce_retention_s:
+                raise ValueError(
+                    f"{names} is {window_s:g} s, longer than nonces are remembered; set nonce_retention_s, which is "
+                    f"{self.nonce_retention_s:g}, to {window_s:g} or more"
+                )
+        return self
 
 
 class AxonSettings(Section):

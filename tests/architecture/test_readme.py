@@ -31,6 +31,9 @@ from pydantic import BaseModel
 
 from engines.store.bundle import Provenance
 from engines.store.store import Store
+from miner.axon import http_connection
+from miner.axon.http_connection import Unread
+from miner.axon.proofs import STALE_CLAIM
 from miner.axon.refusals import Refusal, Unauthenticated
 from miner.cli.main import app
 from miner.cli.options import INTERRUPTED, parsed_changes
@@ -423,29 +426,35 @@ def test_the_tables_of_stages_and_statuses_are_those_of_the_code() -> None:
 def test_the_table_of_replies_is_that_of_the_code() -> None:
     """Every status with every reason under which it is counted."""
     [rows] = [rows[1:] for heading, rows in tables_of(REPLIES) if heading == "Requests without an answer"]
-    refused = {(kind.status, kind.kind) for kind in Refusal.__subclasses__() if kind is not Unauthenticated}
+    refused = {(kind.status, kind.kind) for kind in kinds_of(Refusal) if kind is not Unauthenticated}
     # The reasons of one status are given where it is raised.
     refused |= {(Unauthenticated.status, Unauthenticated("").kind)}
-    refused |= {
-        (Unauthenticated.status, reason) for reason in constants_of("Unauthenticated", "legacy_protocol", "nonces")
-    }
-    refused |= {(411, "chunked"), (400, "long_header")}
-    assert set(constants_of("_refuse", "http1")) == {"chunked", "long_header"}
-    refused |= {(400, "not_http"), (503, "connections")}
+    modules = ("proofs", "nonces", "wires/legacy_protocol", "wires/btauth_protocol")
+    refused |= {(Unauthenticated.status, reason) for reason in constants_of("Unauthenticated", *modules)}
+    refused |= {(Unauthenticated.status, STALE_CLAIM)}
+    unread = {(why.status.value, why.kind) for why in vars(http_connection).values() if isinstance(why, Unread)}
+    assert len(unread) == 3
+    refused |= unread | {(503, "connections")}
     assert {(int(row[0]), row[1].strip("`")) for row in rows} == refused
-    server = (ROOT / "miner" / "axon" / "server.py").read_text()
-    assert all(f'"{reason}"' in server for reason in ("not_http", "connections", "evicted"))
+    assert {*constants_of("add", "http_connection", place=0)} == {"connections", "evicted"}
 
 
-def constants_of(function: str, *modules: str) -> Iterator[str]:
-    """The words that calls of a function have as their last argument, in modules of the axon."""
+def kinds_of(kind: type[Refusal]) -> Iterator[type[Refusal]]:
+    """All kinds of a refusal, those of kinds among them."""
+    for each in kind.__subclasses__():
+        yield each
+        yield from kinds_of(each)
+
+
+def constants_of(function: str, *modules: str, place: int = -1) -> Iterator[str]:
+    """The words that calls of a function have as one of their arguments, in modules of the axon."""
     for module in modules:
         for node in ast.walk(ast.parse((ROOT / "miner" / "axon" / f"{module}.py").read_text())):
             if isinstance(node, ast.Call) and len(node.args) > 1:
                 name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-                last = node.args[-1]
-                if name == function and isinstance(last, ast.Constant):
-                    yield str(last.value)
+                word = node.args[place]
+                if name == function and isinstance(word, ast.Constant):
+                    yield str(word.value)
 
 
 def test_the_tree_of_rooms_is_that_of_the_code() -> None:

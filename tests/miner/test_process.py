@@ -38,7 +38,7 @@ from miner.errors import NotRegistered, StartError
 from miner.process import _first_snapshot, _serve
 from miner.settings import load_settings
 
-PEER = Path(__file__).parent / "axon" / "dendrite_peer.py"
+PEER = Path(__file__).parent / "axon" / "wires" / "dendrite_peer.py"
 OLD_SDK = os.environ.get("BITTENSOR9_PYTHON", "")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LIMIT_S = 240.0

@@ -239,3 +239,25 @@ def test_free_ports_are_taken_one_by_one() -> None:
 def test_hotkeys_that_collide_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         load_settings(None, changes)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("max_age_s = 300", r"max_age_s \+ max_skew_s is 302 s, longer than nonces are remembered"),
+        ("timeout_cap_s = 200", "past_grace_s .* is 219 s, .* which is 120, to 219 or more"),
+        ("nonce_retention_s = 10", "nonce_retention_s"),
+        ('btauth_path = "roads"', "wire.btauth_path"),
+        ('btauth_path = "/roads?x"', "wire.btauth_path"),
+        ('btauth_body = "xml"', "wire.btauth_body"),
+    ],
+)
+def test_a_wire_that_would_fail_is_refused_at_the_start(given: str, message: str) -> None:
+    written(f"[wire]\n{given}\n")
+    with pytest.raises(SettingsError, match=message):
+        load_settings()
+
+
+def test_a_long_window_needs_a_long_memory() -> None:
+    written("[wire]\nmax_age_s = 300\nnonce_retention_s = 360\n")
+    assert load_settings().wire.max_age_s == 300

@@ -102,6 +102,7 @@ async def endpoint(store: Store) -> AsyncIterator[Endpoint]:
         batcher=batcher,
         bridge=Bridge(None, max_in_flight=1, clock=time.monotonic),
         replies={(OURS, 200): 3, (OURS, 403): 1},
+        auth_modes={"legacy": 3},
         tallies={name: Tally(name) for name in ("refused", "degraded", "journal_failed")},
         chain=lambda: parts.chain,
         nightly=lambda: parts.nightly,

@@ -15,10 +15,12 @@ from miner.answering.deadline import TimeBudget
 from miner.answering.request import Prediction
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
-from miner.axon.legacy_protocol import LegacyProtocol
 from miner.axon.places import Capacity
-from miner.axon.settings import MIB, AccessSettings, RequestSettings
+from miner.axon.routes import RouteTable
+from miner.axon.settings import MIB, AccessSettings, RequestSettings, WireSettings
+from miner.axon.wires import subnet72
 from miner.chain.port import Neuron
+from tests.support.btauth import sign
 
 PATH = "/ImageSynapse"
 BODY = json.dumps({"name": "ImageSynapse", "timeout": 9.0, "image": "aGVsbG8=", "prediction": -1.0}).encode()
@@ -40,7 +42,7 @@ class Asking:
     outcomes: list
 
     async def __call__(
-        self, headers, *, chunks=(BODY,), path=PATH, method="POST", disconnect=False, wait=None
+        self, headers, *, chunks=(BODY,), path=PATH, method="POST", disconnect=False, wait=None, **scope
     ) -> Reply:
         sent, read = [], []
         pending = list(chunks)
@@ -58,12 +60,13 @@ class Asking:
             sent.append(message)
 
         raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
-        await self.app({"type": "http", "method": method, "path": path, "headers": raw}, receive, send)
+        scope |= {"type": "http", "method": method, "path": path, "headers": raw}
+        await self.app(scope, receive, send)
         start, body = sent
         received = {name.decode(): value.decode() for name, value in start["headers"]}
         assert received["content-type"] == "application/json"
         assert int(received["content-length"]) == len(body["body"])
-        assert received["bt_header_axon_status_code"] == str(start["status"])
+        assert received.get("bt_header_axon_status_code", str(start["status"])) == str(start["status"])
         return Reply(start["status"], received, json.loads(body["body"]), bool(read))
 
 
@@ -71,7 +74,7 @@ class Asking:
 def make(validator):
     """Builds an application that knows one validator."""
 
-    def build(answer=None, *, access=None, stakes=None, age_s=None, capacity=None, **settings) -> Asking:
+    def build(answer=None, *, access=None, stakes=None, age_s=None, capacity=None, wire=None, **settings) -> Asking:
         async def constant(_request):
             return Prediction(0.75)
 
@@ -83,7 +86,7 @@ def make(validator):
         }
         app = AxonApp(
             answer or constant,
-            authenticator=LegacyProtocol(validator.receiver, age_s=age_s or (lambda: math.inf)),
+            routes=RouteTable(subnet72.routes(validator.receiver, wire, age_s=age_s or (lambda: math.inf))),
             access=AccessPolicy(access or AccessSettings(), neurons),
             settings=RequestSettings(**settings),
             on_reply=outcomes.append,
@@ -162,7 +165,7 @@ class TestAnswers:
             raise KeyError("secret")
 
         asking = make()
-        monkeypatch.setattr(asking.app._authenticator, "claimed_sender", broken)
+        monkeypatch.setattr(asking.app._routes, "find", broken)
         with capture_logs() as logs:
             replies = [asyncio.run(asking(validator.headers())) for _ in range(20)]
         assert {(reply.status, reply.json["message"]) for reply in replies} == {(500, "Internal error.")}
@@ -389,7 +392,20 @@ class TestLogs:
         (told,) = [entry for entry in logs if entry["log_level"] == "warning"]
         assert told["reason"] == "nonce_too_old"
         assert told["example"]["nonce_age_s"] == pytest.approx(17, abs=5)
-        assert (told["example"]["hotkey"], told["example"]["proved"]) == (validator.hotkey, False)
+        assert (told["example"]["hotkey"], told["example"]["proved"]) == (validator.hotkey, True)
+
+    @pytest.mark.parametrize("age_s", [17, -3600])
+    def test_a_stranger_cannot_raise_the_alarm_of_a_clock_that_is_off(self, make, validator, age_s):
+        """Whoever claims a validator's hotkey would make the operator set a clock that is right."""
+        asking = make()
+        with capture_logs() as logs:
+            nonce_ns = time.time_ns() - age_s * 10**9
+            for forged in ("", "0x" + "11" * 64):
+                headers = validator.headers(nonce_ns=nonce_ns, bt_header_dendrite_signature=forged)
+                assert asyncio.run(asking(headers)).status == 401
+        (told,) = [entry for entry in logs if entry["log_level"] == "warning"]
+        assert (told["reason"], told["example"]["proved"]) == ("not_proved", False)
+        assert told["example"]["nonce_age_s"] == pytest.approx(age_s, abs=5)
 
 
 class TestPlaces:
@@ -447,3 +463,143 @@ class TestRestart:
         headers = validator.headers()
         assert asyncio.run(make(age_s=lambda: 0.0)(headers)).status == 401
         assert asyncio.run(make(age_s=lambda: 60.0)(headers)).status == 200
+
+
+def signed(signer, body=BODY, **options):
+    return sign(signer.key, body, signer.receiver, **options)
+
+
+class TestBtauth:
+    """A request whose signature covers its body, on the same path."""
+
+    def test_it_is_answered_and_told_how_it_was_proved(self, make, validator):
+        asking = make()
+        reply = asyncio.run(asking(signed(validator), chunks=(BODY[:7], BODY[7:])))
+        assert (reply.status, reply.json) == (200, {"prediction": 0.75})
+        assert "bt_header_axon_status_code" not in reply.headers
+        [outcome] = asking.outcomes
+        assert (outcome.caller.uid, outcome.auth_mode) == (7, "btauth/1")
+        asyncio.run(asking(validator.headers()))
+        assert asking.outcomes[1].auth_mode == "legacy"
+
+    def test_path_and_query_are_those_that_were_sent(self, make, validator):
+        target = "/Image%53ynapse?a=%2F"
+        where = {"path": PATH, "raw_path": b"/Image%53ynapse", "query_string": b"a=%2F"}
+        assert asyncio.run(make()(signed(validator, target=target), **where)).status == 200
+        assert asyncio.run(make()(signed(validator), **where)).status == 401
+
+    def test_another_body_is_refused_and_leaves_the_nonce_to_its_owner(self, make, validator):
+        asking, headers = make(), signed(validator)
+        assert asyncio.run(asking(headers, chunks=(BODY + b" ",))).status == 401
+        assert asking.outcomes[0].caller is None
+        assert asyncio.run(asking(headers)).status == 200
+        again = asyncio.run(asking(headers))
+        assert (again.status, again.body_was_read) == (401, False)
+
+    @pytest.mark.parametrize("change", [{"X-Bittensor-Receiver": "5Else"}, {"X-Bittensor-Signature": ""}])
+    def test_what_cannot_be_true_costs_no_body(self, make, validator, change):
+        reply = asyncio.run(make()(signed(validator) | change))
+        assert (reply.status, reply.body_was_read) == (401, False)
+
+    def test_a_strangers_body_is_not_read(self, make, stranger):
+        reply = asyncio.run(make()(signed(stranger)))
+        assert (reply.status, reply.body_was_read) == (403, False)
+
+    def test_a_forgery_takes_nothing_of_the_validators_allowance(self, make, validator):
+        asking = make(access=AccessSettings(requests_per_s=0.01, burst=1))
+        for _ in range(3):
+            assert asyncio.run(asking(signed(validator, b"other"))).status == 401
+        assert asyncio.run(asking(signed(validator))).status == 200
+        assert asyncio.run(asking(signed(validator))).status == 429
+
+    def test_a_stranger_cannot_raise_the_alarm_of_a_clock_that_is_off(self, make, validator):
+        asking, old_ns = make(), time.time_ns() - 60 * 10**9
+        with capture_logs() as logs:
+            for body in (b"forged", BODY, b"forged"):
+                asyncio.run(asking(signed(validator, body, nonce_ns=old_ns)))
+        told = [(e["reason"], e["example"]["proved"]) for e in logs if e["log_level"] == "warning"]
+        assert told == [("not_proved", False), ("stale_claim", False)]
+
+    def test_the_alarm_is_raised_by_a_validator(self, make, validator):
+        asking, old_ns = make(), time.time_ns() - 60 * 10**9
+        with capture_logs() as logs:
+            assert asyncio.run(asking(signed(validator, nonce_ns=old_ns))).status == 401
+        (told,) = [entry for entry in logs if entry["log_level"] == "warning"]
+        assert (told["reason"], told["example"]["proved"]) == ("nonce_too_old", True)
+        assert told["example"]["nonce_age_s"] == pytest.approx(60, abs=10)
+
+    def test_claims_take_no_place_from_proved_callers(self, make, validator):
+        """Headers that name a validator, and no bodies, from as many addresses as one likes."""
+
+        async def scenario():
+            never = asyncio.Event()
+            asking = make(max_in_flight=4)
+            claims = [
+                asyncio.create_task(asking(signed(validator), wait=never.wait, client=(f"192.0.2.{number}", 1)))
+                for number in range(4)
+            ]
+            while asking.app.in_flight < 4:
+                await asyncio.sleep(0)
+            another = await asking(signed(validator), client=("192.0.2.9", 1))
+            proved = await asking(validator.headers())
+            done, waiting = await asyncio.wait(claims, return_when=asyncio.FIRST_COMPLETED)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            return another.status, proved.status, [task.result().status for task in done], asking.app.in_flight
+
+        assert asyncio.run(scenario()) == (503, 200, [503], 0)
+
+    def test_bodies_of_claims_leave_memory_for_proved_callers(self, make, validator):
+        async def scenario():
+            gate = asyncio.Event()
+            asking = make(max_buffered_bytes=8192)
+            body = json.dumps({"image": "x" * 1500}).encode()
+            forged = signed(validator, b"other")
+
+            async def claim(number):
+                async def half():
+                    if half.sent:
+                        await gate.wait()
+                    half.sent = True
+
+                half.sent = False
+                client = (f"192.0.2.{number}", 1)
+                return await asking(forged, chunks=(body[:1400], body[1400:]), wait=half, client=client)
+
+            claims = [asyncio.create_task(claim(number)) for number in range(6)]
+            await asyncio.sleep(0)
+            while sum(task.done() for task in claims) < 4:
+                await asyncio.sleep(0)
+            refused = sorted(task.result().status for task in claims if task.done())
+            proved = await asking(validator.headers(), chunks=(json.dumps({"image": "x" * 3000}).encode(),))
+            gate.set()
+            rest = [(await task).status for task in claims]
+            after = await asking(signed(validator, body * 2), chunks=(body * 2,), client=("192.0.2.0", 1))
+            return refused, proved.status, sorted(rest), after.status
+
+        refused, proved, rest, after = asyncio.run(scenario())
+        assert refused == [503] * 4
+        assert proved == 200
+        assert rest == [401, 401, *[503] * 4]
+        # Read, proved, and no JSON: all that the claims held is free again.
+        assert after == 400
+
+    def test_an_image_may_come_as_it_is(self, make, validator):
+        asked = []
+
+        async def answer(request):
+            asked.append(request.image_b64)
+            return Prediction(0.5)
+
+        wire = WireSettings(btauth_path="/roads", btauth_body="image")
+        asking = make(answer, wire=wire)
+        headers = signed(validator, b"\xff\xd8", target="/roads")
+        assert asyncio.run(asking(headers, chunks=(b"\xff\xd8",), path="/roads")).status == 200
+        assert asked == ["/9g="]
+        assert asyncio.run(asking(signed(validator))).status == 403
+
+    def test_it_can_be_turned_off(self, make, validator):
+        asking = make(wire=WireSettings(btauth_path=""))
+        assert asyncio.run(asking(signed(validator))).status == 403
+        assert asyncio.run(asking(validator.headers())).status == 200

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from miner.axon.places import Place, Places
 
 
@@ -72,3 +74,32 @@ def test_a_place_that_was_given_up_is_free_once() -> None:
     places.free(taken)
     assert len(places) == 0
     assert one.ask() is not None
+
+
+def test_a_claim_gives_its_place_to_any_proved_caller_and_takes_none_from_one() -> None:
+    places = Places(4)
+    lost: list[str] = []
+    claims = [Place(name, 0.0, partial(lost.append, name), proved=False) for name in ("claim 0", "claim 1", "claim 2")]
+    poor = Caller(places, "poor", 0.0)
+    assert poor.ask()
+    assert all(places.take(claim) for claim in claims)
+    # However much the others hold, a newcomer that is not proved may take a place from one like itself alone.
+    assert not places.take(Place("address 9", 0.0, lambda: None, proved=False))
+    assert poor.ask()
+    assert (lost, poor.lost) == (["claim 0"], [])
+
+
+def test_a_proved_claim_counts_for_its_caller() -> None:
+    places = Places(16)
+    caller = Caller(places, "caller", 0.0)
+    assert all(caller.ask() for _ in range(7))
+    first, second = (Place("address", 0.0, lambda: None, proved=False) for _ in range(2))
+    assert all(places.take(claim) for claim in (first, second))
+    assert places.hand_over(first, "caller", 0.5)
+    assert (first.holder, first.priority, first.proved) == ("caller", 0.5, True)
+    # It has eight, which is half of all.
+    assert not places.hand_over(second, "caller", 0.5)
+    for place in (first, second):
+        places.free(place)
+    assert len(places) == 7
+    assert caller.ask()

@@ -18,9 +18,10 @@ from engines.machine.tally import Tally
 from miner.answering.request import Prediction
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
-from miner.axon.legacy_protocol import LegacyProtocol
+from miner.axon.routes import RouteTable
 from miner.axon.server import AxonServer, bind
 from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings
+from miner.axon.wires import subnet72
 from miner.chain.port import Neuron
 from miner.errors import ServerError
 
@@ -78,7 +79,7 @@ def app(validator):
         access = AccessPolicy(AccessSettings(), {validator.hotkey: Neuron(uid=7, validator_permit=True)})
         limits = RequestSettings(**settings)
         return AxonApp(
-            answer or constant, authenticator=LegacyProtocol(validator.receiver), access=access, settings=limits
+            answer or constant, routes=RouteTable(subnet72.routes(validator.receiver)), access=access, settings=limits
         )
 
     return build

@@ -4,34 +4,27 @@ from dataclasses import replace
 
 import pytest
 from bittensor_wallet import Keypair
-from hypothesis import given
-from hypothesis import strategies as st
 
 from miner.axon import refusals
-from miner.axon.authenticator import NS_PER_S, SignedRequest
-from miner.axon.legacy_protocol import claimed_sender, decode_headers, parse_request, reply_headers, verify
-from miner.axon.nonces import NonceBook
+from miner.axon.authenticator import NS_PER_S, Claim, Head, decode_headers
 from miner.axon.refusals import BadRequest, NotFound, Refusal, Unauthenticated
-from miner.axon.settings import WireSettings
+from miner.axon.wires.legacy_protocol import LegacyProtocol
 
 NOW_NS = 1_790_000_000 * NS_PER_S
-SETTINGS = WireSettings()
+AXON = LegacyProtocol("5Axon", "ImageSynapse")
 
 
-def check(headers: dict[str, str], receiver: str, *, now_ns: int = NOW_NS) -> SignedRequest:
-    request = parse_request(headers)
-    verify(request, receiver=receiver, now_ns=now_ns, settings=SETTINGS)
-    return request
-
-
-def seen_at(nonce_ns: int, *, sender: str = "5Validator", uuid: str = "u") -> SignedRequest:
-    return SignedRequest(sender, "5Axon", nonce_ns, uuid, "hash", "0x", 9.0)
+def check(headers: dict[str, str], receiver: str, *, now_ns: int = NOW_NS) -> Claim:
+    protocol = LegacyProtocol(receiver, "ImageSynapse")
+    claim = protocol.read(Head("POST", "/ImageSynapse", headers), now_ns)
+    protocol.prove(claim, "", now_ns)
+    return claim
 
 
 class TestVerify:
     def test_accepts_what_a_dendrite_signs(self, validator):
         request = check(validator.headers(nonce_ns=NOW_NS), validator.receiver)
-        assert (request.sender, request.nonce_ns, request.timeout_s) == (validator.hotkey, NOW_NS, 9.0)
+        assert (request.sender, request.nonce_ns, request.waits_s) == (validator.hotkey, NOW_NS, 9.0)
 
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -77,7 +70,7 @@ class TestVerify:
     @pytest.mark.parametrize("timeout", ["", "nan", "inf", "0", "-1", "soon", "None"])
     def test_refuses_a_timeout_that_is_none(self, validator, timeout):
         with pytest.raises(BadRequest, match="timeout"):
-            parse_request(validator.headers(timeout=timeout))
+            check(validator.headers(timeout=timeout), validator.receiver)
 
     @pytest.mark.parametrize(
         ("age_s", "timeout", "accepted"),
@@ -106,88 +99,16 @@ class TestVerify:
     def test_two_spellings_of_a_nonce_are_one(self, validator):
         headers = validator.headers(nonce_ns=NOW_NS)
         respelled = headers | {"bt_header_dendrite_nonce": f"0{NOW_NS}"}
-        assert check(headers, validator.receiver) == check(respelled, validator.receiver)
-
-
-class TestNonceBook:
-    def test_refuses_a_replay(self):
-        book = NonceBook(SETTINGS)
-        book.record(seen_at(NOW_NS), NOW_NS)
+        protocol = LegacyProtocol(validator.receiver, "ImageSynapse")
+        first, second = (protocol.read(Head("POST", "/", each), NOW_NS) for each in (headers, respelled))
+        protocol.prove(first, "", NOW_NS)
         with pytest.raises(Unauthenticated, match="already used"):
-            book.record(seen_at(NOW_NS), NOW_NS + NS_PER_S)
-
-    def test_accepts_concurrent_requests_in_any_order(self):
-        book = NonceBook(SETTINGS)
-        for offset in (5, 3, 4, 1, 2):
-            book.record(seen_at(NOW_NS + offset), NOW_NS)
-        assert len(book) == 5
-
-    def test_tells_dendrites_and_hotkeys_apart(self):
-        book = NonceBook(SETTINGS)
-        book.record(seen_at(NOW_NS), NOW_NS)
-        book.record(seen_at(NOW_NS, uuid="v"), NOW_NS)
-        book.record(seen_at(NOW_NS, sender="5Other"), NOW_NS)
-
-    def test_forgets_what_the_window_refuses_anyway(self):
-        book = NonceBook(SETTINGS)
-        book.record(seen_at(NOW_NS), NOW_NS)
-        later_ns = NOW_NS + int((SETTINGS.oldest_s + 1) * NS_PER_S)
-        book.record(seen_at(later_ns), later_ns)
-        assert len(book) == 1
-
-    def test_refuses_what_it_forgot_when_the_clock_is_set_back(self):
-        book = NonceBook(SETTINGS)
-        book.record(seen_at(NOW_NS), NOW_NS)
-        later_ns = NOW_NS + int((SETTINGS.oldest_s + 1) * NS_PER_S)
-        book.record(seen_at(later_ns), later_ns)
-        with pytest.raises(Unauthenticated):
-            book.record(seen_at(NOW_NS), NOW_NS)
-        book.record(seen_at(NOW_NS + 1), NOW_NS)
-
-    def test_a_full_page_refuses_up_to_what_it_forgot_and_no_further(self):
-        book = NonceBook(WireSettings(nonces_per_hotkey=3))
-        for offset in (10, 20, 30, 40):
-            book.record(seen_at(NOW_NS + offset), NOW_NS)
-        assert len(book) == 3
-        for forgotten in (10, 9):
-            with pytest.raises(Unauthenticated):
-                book.record(seen_at(NOW_NS + forgotten), NOW_NS)
-        book.record(seen_at(NOW_NS + 35), NOW_NS)
-        book.record(seen_at(NOW_NS + 9, sender="5Other"), NOW_NS)
-
-    def test_silent_hotkeys_leave_nothing_behind(self):
-        book = NonceBook(SETTINGS)
-        for number in range(100):
-            book.record(seen_at(NOW_NS, sender=f"5Key{number}"), NOW_NS)
-        later_ns = NOW_NS + int(3 * SETTINGS.oldest_s * NS_PER_S)
-        book.record(seen_at(later_ns), later_ns)
-        assert len(book) == 1
-
-    @given(
-        st.lists(st.tuples(st.integers(0, 200), st.sampled_from("ab"), st.integers(0, 200)), max_size=80),
-        st.integers(1, 8),
-    )
-    def test_never_accepts_twice_and_never_grows(self, arrivals, bound):
-        settings = WireSettings(past_grace_s=4, timeout_cap_s=60, nonces_per_hotkey=bound)
-        book = NonceBook(settings)
-        accepted = set()
-        now_s = 0
-        for nonce_s, uuid, delay_s in arrivals:
-            now_s += delay_s % 7
-            if now_s - nonce_s > settings.oldest_s:
-                continue  # the window refuses it before the book is asked
-            try:
-                book.record(seen_at(NOW_NS + nonce_s * NS_PER_S, uuid=uuid), NOW_NS + now_s * NS_PER_S)
-            except Unauthenticated:
-                continue
-            assert (nonce_s, uuid) not in accepted
-            accepted.add((nonce_s, uuid))
-            assert len(book) <= bound
+            protocol.prove(second, "", NOW_NS)
 
 
 class TestReplies:
     def test_headers_carry_one_printable_line(self):
-        headers = dict(reply_headers(401, "no\r\nset-cookie: x=1 é\t" + "x" * 999, receiver="5Axon", seconds=0.25))
+        headers = dict(AXON.reply_headers(401, "no\r\nset-cookie: x=1 é\t" + "x" * 999, seconds=0.25))
         line = headers[b"bt_header_axon_status_message"].decode()
         assert line.startswith("no set-cookie: x=1 ")
         assert line.isascii()
@@ -207,6 +128,6 @@ class TestReplies:
 
     def test_headers_are_read_whatever_their_case(self):
         headers = decode_headers([(b"BT_Header_Dendrite_Hotkey", b"5Key"), (b"x", b"\xe9")])
-        assert claimed_sender(headers) == "5Key"
+        assert AXON.claimed_sender(headers) == "5Key"
         assert headers["x"] == "é"
-        assert claimed_sender({}) == ""
+        assert AXON.claimed_sender({}) == ""

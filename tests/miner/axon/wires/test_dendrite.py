@@ -14,9 +14,10 @@ import pytest
 from miner.answering.request import Prediction, Request
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
-from miner.axon.legacy_protocol import LegacyProtocol
+from miner.axon.routes import RouteTable
 from miner.axon.server import AxonServer
 from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings
+from miner.axon.wires import subnet72
 from miner.chain.port import Neuron
 
 PEER = Path(__file__).with_name("dendrite_peer.py")
@@ -66,7 +67,7 @@ def ask(new_wallet, images, python):
         known = {validator.hotkey.ss58_address: Neuron(uid=3, validator_permit=True, stake=5.0)}
         app = AxonApp(
             answer,
-            authenticator=LegacyProtocol(hotkey),
+            routes=RouteTable(subnet72.routes(hotkey)),
             access=AccessPolicy(AccessSettings(), known),
             settings=RequestSettings(**settings),
             on_reply=outcomes.append,
@@ -83,7 +84,7 @@ def ask(new_wallet, images, python):
                 *(str(images / name) for name in names),
                 stdout=asyncio.subprocess.PIPE,
             )
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(500):
                 output, _ = await peer.communicate()
         finally:
             await server.stop(1)
@@ -119,6 +120,8 @@ def test_a_stranger_is_refused(ask):
 
 def test_concurrent_requests_of_one_dendrite_are_all_answered(ask):
     # They arrive in another order than they were signed in; the SDK's own axon refuses some of them.
-    _, records, _ = ask(["roadwork", "road"], "--repeat", "60", "--concurrency", "120", "--timeout", "30")
+    _, records, _ = ask(
+        ["roadwork", "road"], "--repeat", "60", "--concurrency", "120", "--timeout", "400", deadline_s=400.0
+    )
     assert len(records) == 120
     assert {(record["status_code"], record["prediction"]) for record in records} == {(200, 0.9), (200, 0.1)}
