@@ -9,7 +9,7 @@ help:
 	@echo "make coverage  the tests again, with the branches that they take"
 	@echo "make lint      ruff, mypy and the import contracts"
 	@echo "make wheel     the wheel, installed and run in an empty environment"
-	@echo "make interop   the protocol against a bittensor 9.9 dendrite, in a second virtual environment"
+	@echo "make interop   the protocol against bittensor 9.9, 10.5 and 11.3, as a table; ARGS=--matrix: that alone"
 	@echo "make lock      resolve the pins of pyproject.toml anew"
 
 setup:
@@ -34,10 +34,10 @@ wheel: setup
 	@scripts/wheel
 
 interop: setup
-	@scripts/interop
+	@scripts/interop $(ARGS)
 
 lock: setup
 	@scripts/lock
 
 clean:
-	rm -rf .venv .venv-bittensor9 .venv-python* cascade-data .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-bittensor* .venv-python* cascade-data .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
