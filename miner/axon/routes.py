@@ -75,8 +75,13 @@ class RouteTable:
         self._rows: dict[str, list[Route]] = {}
         for route in routes:
             self._rows.setdefault(route.path, []).append(route)
-        self._names = [path.removeprefix("/") for path in self._rows]
+        self._names = [path.removeprefix("/") for path in self.paths]
         self._others = routes[-1]
+
+    @property
+    def paths(self) -> list[str]:
+        """Where callers may ask."""
+        return list(self._rows)
 
     @property
     def others(self) -> Route:

@@ -17,6 +17,7 @@ from engines.machine.clock import utc_now
 from engines.store.store import Store
 from miner.answering.journal import latest_record
 from miner.axon.server import bind
+from miner.axon.wires.open_wire import open_wire
 from miner.chain.conditions import incentive_of
 from miner.chain.port import ChainSnapshot
 from miner.chain.settings import ChainSettings, endpoint_name
@@ -30,7 +31,7 @@ from offline.config import load_config
 from offline.data.inventory import inventory_of
 from offline.data.sources.source import read_dataset
 from offline.settings_and_data import check_settings_on_data
-from stage1.errors import CascadeError, Stage1Error
+from stage1.errors import CascadeError, SettingsError, Stage1Error
 from stage1.settings import dotted
 from stage2_bridge.servers.open_server import open_server
 
@@ -70,6 +71,7 @@ async def examine(settings: MinerSettings) -> list[Finding]:
         _wallet(settings),
         *await asyncio.to_thread(where, settings),
         endpoint(settings),
+        wire(settings),
         *chain,
         traffic(settings, now),
         *await night(settings),
@@ -218,6 +220,15 @@ def endpoint(settings: MinerSettings) -> Finding:
     if (why := out_of_reach(address)) is not None:
         return Finding("endpoint", "warning", why)
     return Finding("endpoint", "ok", f"{address}:{settings.chain.external_port or settings.axon.port} is published")
+
+
+def wire(settings: MinerSettings) -> Finding:
+    """Where validators may ask."""
+    try:
+        routes = open_wire("", settings.wire, age_s=lambda: 0.0)
+    except SettingsError as error:
+        return Finding("wire", "failed", str(error))
+    return Finding("wire", "ok", f"{settings.wire.module}: POST {', '.join(routes.paths)}")
 
 
 async def stage2(settings: MinerSettings) -> list[Finding]:

@@ -178,6 +178,11 @@ class TestWhatAStartNeeds:
         assert (ready.check, ready.verdict) == ("ready", "warning")
         assert "no miner listens there" in ready.detail
 
+    def test_a_wire_that_is_none_is_told(self) -> None:
+        assert doctor.wire(load_settings()).detail == "miner.axon.wires.subnet72: POST /ImageSynapse"
+        told = doctor.wire(load_settings(None, {"wire.module": "no.such.wire"}))
+        assert (told.verdict, told.detail.split(":")[0]) == ("failed", "wire.module")
+
     def test_a_stage2_that_does_not_open_is_told(self, roads: Path) -> None:
         [told] = asyncio.run(doctor.stage2(load_settings(None, {"stage2.engine": roads / "none"})))
         assert told.failed
