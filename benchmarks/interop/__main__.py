@@ -28,7 +28,7 @@ from benchmarks.interop.cases import Case, Side, cases
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = (ROOT / ".venv-bittensor9/bin/python", Path(sys.executable), ROOT / ".venv-bittensor11/bin/python")
-START_S, PLAY_S = 60.0, 480.0
+PLAY_S = 1200.0
 WIDTH = 150
 
 
@@ -132,12 +132,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, action="append", help="a Python with a bittensor; by default all three")
     parser.add_argument("--quick", action="store_true", help="leave out what takes seconds")
+    parser.add_argument("--row", default="", metavar="WORDS", help="only rows whose name has these words")
     options = parser.parse_args()
     pythons = options.peer or PYTHONS
     absent = [str(python) for python in pythons if not python.exists()]
     if absent:
         raise SystemExit(f"no {', '.join(absent)}: `make interop` makes the virtual environments")
-    rows = cases(slow=not options.quick)
+    rows = [row for row in cases(slow=not options.quick) if options.row in row.name]
     table, wrong = matrix(rows, [ask(python, rows) for python in pythons])
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     console.print(table)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import structlog
 
+from benchmarks.interop.cases import PATIENT_S
 from miner.answering.request import UNDECODABLE, Prediction, Request
 from miner.axon.access import AccessPolicy
 from miner.axon.app import AxonApp
@@ -85,20 +86,21 @@ def app(hotkey: str, permitted: list[str], settings: WireSettings) -> AxonApp:
         AccessSettings(requests_per_s=1e4, burst=10_000),
         {each: Neuron(uid=uid, validator_permit=True) for uid, each in enumerate(permitted)},
     )
-    limits = RequestSettings(deadline_s=60.0)
+    limits = RequestSettings(deadline_s=PATIENT_S)
     return AxonApp(Handler(), routes=RouteTable(subnet72.routes(hotkey, settings)), access=access, settings=limits)
 
 
 async def main() -> None:
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     hotkey, *permitted = sys.argv[1:]
-    kinds = {
-        "axon": WireSettings(btauth_waits_s=60.0),
-        "lenient": WireSettings(allow_unbound_receiver=True, btauth_path="/roads", btauth_body="image"),
-    }
+    usual = WireSettings(btauth_waits_s=PATIENT_S, timeout_cap_s=PATIENT_S, nonce_retention_s=2 * PATIENT_S)
+    lenient = WireSettings(allow_unbound_receiver=True, btauth_path="/roads", btauth_body="image")
+    # For many at once: a busy peer is slow to use the connections that it has opened.
+    patient = AxonSettings(host="127.0.0.1", port=0, first_request_s=PATIENT_S, keep_alive_s=int(PATIENT_S))
+    default = AxonSettings(host="127.0.0.1", port=0, first_request_s=PATIENT_S)
     ports = {}
-    for name, settings in kinds.items():
-        server = AxonServer(app(hotkey, permitted, settings), AxonSettings(host="127.0.0.1", port=0))
+    for name, wire, where in (("axon", usual, default), ("lenient", lenient, default), ("patient", usual, patient)):
+        server = AxonServer(app(hotkey, permitted, wire), where)
         await server.start()
         ports[name] = server.port
     print(json.dumps(ports), flush=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
 
-PATIENCE_S = 120.0
+PATIENCE_S = 400.0
 GARBAGE = {"garbage": "garbage", "zeros": "0x" + "00" * 64, "none": None}
 
 
