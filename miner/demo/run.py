@@ -6,7 +6,6 @@ another, and a hot swap in the middle of its traffic. Every number is measured i
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import socket
 import time
@@ -16,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bittensor_wallet import Wallet
 from rich.console import Console
 
 from engines.backends.onnxruntime import OnnxEngine
@@ -24,12 +22,14 @@ from engines.machine.clock import utc_now
 from engines.machine.memory import resident_mib
 from engines.store.file_names import CALIBRATOR, ENGINE, PAGE, PREPROCESS, SPLITS
 from engines.store.store import Store
-from miner.chain.offline import ChainFile
-from miner.chain.port import Neuron
-from miner.demo.processes import PRESET, MinerProcess, ValidatorProcess, retrain_child
-from miner.demo.scoreboard import Asked, Scoreboard, render_scoreboard, score
+from miner.demo.retrain_child import PRESET, retrain_child
+from miner.demo.scoreboard import Scoreboard, render_scoreboard, score
 from miner.errors import StartError
 from miner.progress_display import BarDisplay, Bars, bars
+from miner.simulation.exchange import Challenge, Exchange, Target
+from miner.simulation.keys import throw_away_key, write_chain
+from miner.simulation.processes import Manner, MinerProcess, ValidatorProcess
+from miner.simulation.settings_file import write_settings
 from offline.config import PRESETS
 from offline.data.engine_outputs import run_engine
 from offline.data.sources.source import read_dataset
@@ -45,7 +45,8 @@ REQUESTS_PER_S = 30.0
 VALIDATOR_SEED = 1_000_003
 SWAP_AT = 0.35
 MAX_EPOCHS = 20
-DEMO_STAKE = 50_000.0
+# Left behind: with it the bundle can be served and asked again.
+SETTINGS = "cascade.toml"
 # Cones are still seen at 128 px. Stage-2 sees 1.6 times the tokens, and trains beside the first night.
 STAGE1_SIZE_PX = 128
 STAGE2_SIZE_PX = 160
@@ -114,7 +115,15 @@ def run_demo(settings: DemoSettings) -> int:
         board = _serve(settings, night, home, progress)
     wall_s = time.monotonic() - started
     console.print(render_scoreboard(board, wall_s=wall_s, report=night.report, synthetic=settings.data is None))
+    asking = f"cascade simulate {_shown(data)} --config {_shown(home / SETTINGS)}"
+    console.print(
+        f"Ask this miner as validators do, as often as you like:\n  {asking}", soft_wrap=True, highlight=False
+    )
     return 0 if board.failed == 0 and board.swaps >= 1 else 1
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _empty(home: Path) -> None:
@@ -229,24 +238,6 @@ def _stage2(run: Path, data: Path, home: Path, progress: Bars) -> Path:
     return directory
 
 
-def _wallets(home: Path) -> tuple[str, str, Path]:
-    """Fresh keys for the miner and the validator, and the file that stands for the chain."""
-    addresses = {}
-    for name in ("miner", "validator"):
-        wallet = Wallet(name=name, hotkey="default", path=str(home / "wallets"))
-        with contextlib.redirect_stdout(None):
-            wallet.create_new_coldkey(use_password=False, overwrite=True, suppress=True)
-            wallet.create_new_hotkey(use_password=False, overwrite=True, suppress=True)
-        addresses[name] = wallet.hotkey.ss58_address
-    chain = home / "chain.json"
-    neurons = {
-        addresses["miner"]: Neuron(uid=0),
-        addresses["validator"]: Neuron(uid=1, validator_permit=True, stake=DEMO_STAKE),
-    }
-    ChainFile(block=1, neurons=neurons).write(chain)
-    return addresses["miner"], addresses["validator"], chain
-
-
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -255,49 +246,50 @@ def _free_port() -> int:
 
 
 def _serve(demo: DemoSettings, night: Nights, home: Path, progress: Bars) -> Scoreboard:
-    miner_key, _, chain = _wallets(home)
-    port = _free_port()
+    keys, chain, port = home / "wallets", home / "chain.json", _free_port()
+    miner_key = throw_away_key(keys, "miner")
+    write_chain(chain, miner=miner_key, validator=throw_away_key(keys, "validator"))
     task = progress.add_task("start the validator", total=1, note="")
     settings: dict[str, Any] = {
         "store": night.store,
         "state": home / "state",
         "wallet.name": "miner",
-        "wallet.path": home / "wallets",
+        "wallet.path": keys,
         "chain.kind": "offline",
         "chain.snapshot": chain,
         "chain.publish_endpoint": False,
         "axon.host": "127.0.0.1",
         "axon.port": port,
         "stage2.engine": night.stage2,
-        "log.json_lines": True,
     }
+    write_settings(home / SETTINGS, settings)
     # The validator first: loading the SDK must not count as the miner's cold start.
     # Other draws than those that the certificate has seen.
-    told = (home / "wallets", "validator", port, miner_key, STREAM, demo.seed + VALIDATOR_SEED, home / "validator.log")
-    with ValidatorProcess(*told) as validator:
+    manner = Manner(keys, "validator", STREAM, demo.seed + VALIDATOR_SEED)
+    with ValidatorProcess(Target("127.0.0.1", port, miner_key), manner, home / "validator.log") as validator:
         validator.wait_until_ready()
         progress.update(task, completed=1)
-        return _with_miner(demo, night, settings, validator, home, progress)
+        return _with_miner(demo, night, home / "state", validator, home, progress)
 
 
 def _with_miner(
     demo: DemoSettings,
     night: Nights,
-    settings: dict[str, Any],
+    state: Path,
     validator: ValidatorProcess,
     home: Path,
     progress: Bars,
 ) -> Scoreboard:
     task = progress.add_task("start the miner", total=1, note="")
-    with MinerProcess(settings, home / "miner.log") as miner:
+    with MinerProcess(home / SETTINGS, home / "miner.log") as miner:
         miner.wait_until_ready()
-        progress.update(task, completed=1, note=f"port {settings['axon.port']}")
+        progress.update(task, completed=1, note=f"port {miner.port}")
         asked, first_answer_s, note = _traffic(night, miner, validator, demo.extent.requests, progress)
         resident = resident_mib(miner.pid)
     bundles = {row.manifest.bundle_id: row.path for row in Store(night.store).bundles()}
     return score(
         asked,
-        settings["state"],
+        state,
         bundles,
         cold_start_s=first_answer_s,
         ready_s=miner.ready_s,
@@ -308,7 +300,7 @@ def _with_miner(
 
 def _traffic(
     night: Nights, miner: MinerProcess, validator: ValidatorProcess, most: int, progress: Bars
-) -> tuple[list[Asked], float, str]:
+) -> tuple[list[Exchange], float, str]:
     data = read_dataset(night.data)
     rows = data.pick(night.test_rows).rows[:most]
     task = progress.add_task("validator asks", total=len(rows), note="")
@@ -325,7 +317,7 @@ def _traffic(
                 progress.update(task, note=note)
             if sent == 1:
                 validator.wait_for(1)
-            validator.send(night.data / row.image, row.label, row.group)
+            validator.send(Challenge(str(sent), night.data / row.image, row.label, row.group))
             progress.update(task, completed=sent)
             next(pacer)
     asked = validator.finish()

@@ -15,6 +15,7 @@ from rich.text import Text
 from engines.store.file_names import PARAMS
 from miner.answering.journal import read_journal
 from miner.answering.record import RequestRecord
+from miner.simulation.exchange import Exchange
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.risks import Rate, Risk, Units, conditions
 from stage1.certificate.statistics.percent import at_most, confidence
@@ -22,36 +23,6 @@ from stage1.decisions import DEFERRED, Action, Decisions
 from stage1.metrics.classification import accuracy, matthews_correlation
 from stage1.metrics.reward import rounded, subnet_reward
 from stage2_bridge.client import Outcome
-
-OK = 200
-
-
-@dataclass(frozen=True)
-class Asked:
-    """One request as the validator saw it.
-
-    Attributes:
-        image: path of the image.
-        label: the truth.
-        group: what the image is dependent on.
-        sha256: of the bytes that were sent; empty if nothing was.
-        status: HTTP status, 0 if no answer came.
-        prediction: the answer.
-        ms: time until it came.
-    """
-
-    image: str
-    label: int
-    group: str
-    sha256: str
-    status: int
-    prediction: float | None
-    ms: float
-
-    @property
-    def answered(self) -> bool:
-        """A probability came back."""
-        return self.status == OK and self.prediction is not None and 0 <= self.prediction <= 1
 
 
 @dataclass(frozen=True)
@@ -102,7 +73,7 @@ class Scoreboard:
 
 
 def score(
-    asked: list[Asked],
+    asked: list[Exchange],
     state: Path,
     bundles: dict[str, Path],
     *,
@@ -138,7 +109,7 @@ def score(
         failed=len(asked) - len(good),
         accuracy=accuracy(labels, rounded(answers)),
         mcc=matthews_correlation(labels, rounded(answers)),
-        reward=subnet_reward(labels, answers),
+        reward=subnet_reward(np.asarray([a.label for a in asked]), np.asarray([a.scored for a in asked])),
         stage1_accuracy=accuracy(labels, rounded(stage1)),
         exits=exits,
         misses=misses,
@@ -157,7 +128,7 @@ def score(
 
 
 def _exits(
-    good: list[Asked], records: list[RequestRecord], labels: NDArray[np.int8], params: ScrcParams
+    good: list[Exchange], records: list[RequestRecord], labels: NDArray[np.int8], params: ScrcParams
 ) -> tuple[Rate, Rate]:
     exit_label = np.asarray(
         [DEFERRED if r.prediction_set is None or len(r.prediction_set) > 1 else r.prediction_set[0] for r in records],
