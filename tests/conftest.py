@@ -81,6 +81,7 @@ LONGEST = (
     "offline/stages/test_training.py",
     "examples/test_examples.py",
     "offline/stages/test_resume_training.py",
+    "miner/simulation/test_run.py",
     "offline/pipeline/test_runner.py",
     "engines/live/machines/test_rebuild.py",
     "offline/learning/test_optimiser.py",
