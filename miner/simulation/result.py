@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from miner.answering.record import RequestRecord
-from miner.simulation.ending import Ending, ending_of, is_right
+from miner.simulation.endings import Ending, ending_of, is_right
 from miner.simulation.exchange import Exchange
 from stage1.artifacts import Artifact
 from stage1.metrics.classification import matthews_correlation

@@ -24,7 +24,7 @@ from miner.errors import StartError
 from miner.progress_display import Bars, bars
 from miner.settings import MinerSettings
 from miner.simulation.draw import UsedPictures, challenges
-from miner.simulation.ending import joined
+from miner.simulation.endings import joined
 from miner.simulation.exchange import Challenge, Exchange, Target, target_of
 from miner.simulation.keys import throw_away_key, write_chain
 from miner.simulation.processes import POLL_S, Manner, MinerProcess, ValidatorProcess

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from miner.simulation.ending import IN_WORDS, Ending
+from miner.simulation.endings import IN_WORDS, Ending
 from miner.simulation.result import Latency, RequestRow, SimulationResult, Window
 
 BARS = "▁▂▃▄▅▆▇█"

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from miner.simulation.ending import Ending
+from miner.simulation.endings import Ending
 from miner.simulation.exchange import Exchange
 from miner.simulation.result import Asked, SimulationResult, result_of
 from miner.simulation.summary import render_result

@@ -25,7 +25,7 @@ from miner.answering.journal import FILE
 from miner.cli.simulate import simulated, status_of
 from miner.errors import StartError
 from miner.settings import load_settings
-from miner.simulation.ending import Ending
+from miner.simulation.endings import Ending
 from miner.simulation.keys import throw_away_key, write_chain
 from miner.simulation.processes import MinerProcess
 from miner.simulation.result import SimulationResult
@@ -246,7 +246,7 @@ def test_ctrl_c_ends_it_and_what_was_answered_counts(home: Path, key: str) -> No
 
 def children_of(process: int) -> dict[str, int]:
     """Process ids of its children by the word of the command line that says what they are."""
-    found = {}
+    found: dict[str, int] = {}
     for task in Path(f"/proc/{process}/task").iterdir():
         for child in (task / "children").read_text().split():
             words = Path(f"/proc/{child}/cmdline").read_text().split("\0")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from miner.answering.record import RequestRecord
-from miner.simulation.ending import Ending, ending_of, is_right, joined
+from miner.simulation.endings import Ending, ending_of, is_right, joined
 from miner.simulation.exchange import Exchange, target_of
 from stage1.decisions import Action
 from stage1.errors import SettingsError
