@@ -16,7 +16,6 @@ from PIL import Image
 from offline.stream.distortions import DISTORTIONS
 from offline.stream.geometry import (
     SIDE_PX,
-    Box,
     centre_cut,
     letterbox,
     random_angle,
@@ -25,7 +24,7 @@ from offline.stream.geometry import (
     rotated_part,
 )
 from stage1.certificate.stream import ERAS, Era
-from stage1.preprocess import Pixels, PreprocessSettings, upright
+from stage1.preprocess import Box, Pixels, PreprocessSettings, upright
 
 JPEG_QUALITY = 75
 # How often each level is drawn, by era.

@@ -7,12 +7,11 @@ bilinear sampling and drops the argument, so it takes the nearest pixel; its fli
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from stage1.preprocess import Pixels
+from stage1.preprocess import NO_BARS, Box, Geometry, Pixels, seen, view_of
 
 SIDE_PX = 224
 ROTATION_DEGREES = 20.0
@@ -21,39 +20,19 @@ CUT_AREA = (0.2, 1.0)
 CUT_ATTEMPTS = 10
 
 
-@dataclass(frozen=True)
-class Box:
-    """A rectangle of pixels.
-
-    Attributes:
-        left: column of its first pixel.
-        top: row of its first pixel.
-        width: columns.
-        height: rows.
-    """
-
-    left: int
-    top: int
-    width: int
-    height: int
-
-
 def centre_cut(picture: Image.Image) -> Image.Image:
     """The largest square in the middle, resized to `SIDE_PX` with antialiasing."""
-    side = min(picture.size)
-    left, top = round((picture.width - side) / 2), round((picture.height - side) / 2)
-    square = picture.crop((left, top, left + side, top + side))
-    return square.resize((SIDE_PX, SIDE_PX), Image.Resampling.BILINEAR)
+    return _squared(picture, "crop")
 
 
 def letterbox(picture: Image.Image) -> Image.Image:
     """The whole picture in the middle of a black square of `SIDE_PX`; its new sides are rounded down."""
-    # A picture of extreme proportions keeps a line of pixels.
-    width, height = (max(1, side * SIDE_PX // max(picture.size)) for side in picture.size)
-    small = picture.resize((width, height), Image.Resampling.BILINEAR)
-    square = Image.new("RGB", (SIDE_PX, SIDE_PX))
-    square.paste(small, ((SIDE_PX - width) // 2, (SIDE_PX - height) // 2))
-    return square
+    return _squared(picture, "letterbox")
+
+
+def _squared(picture: Image.Image, geometry: Geometry) -> Image.Image:
+    # Validators do not look for bars that a picture has already.
+    return seen(picture, view_of(picture.width, picture.height, NO_BARS, geometry, SIDE_PX), SIDE_PX)
 
 
 def random_angle(rng: np.random.Generator) -> float:

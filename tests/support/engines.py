@@ -28,3 +28,14 @@ class Watched:
 
     def describe(self) -> EngineDescription:
         return self.engine.describe()
+
+
+@dataclass
+class Seen(Watched):
+    """A real engine that keeps the batches that it is given."""
+
+    batches: list[Pixels] = field(default_factory=list, init=False)
+
+    def infer(self, batch: Pixels) -> Stage1Outputs:
+        self.batches.append(batch.copy())
+        return super().infer(batch)

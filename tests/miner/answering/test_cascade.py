@@ -8,6 +8,7 @@ import io
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,12 +29,18 @@ from miner.answering.journal import Journal, read_journal
 from miner.answering.record import RequestRecord
 from miner.answering.request import Request
 from miner.answering.settings import EngineSettings
+from offline.data.dataset import Dataset, Row
+from offline.data.engine_outputs import run_engine
+from offline.stream.challenge import Cell, sent
 from stage1.artifacts import sha256_file
 from stage1.certificate.params import ScrcParams
+from stage1.certificate.stream import ERAS
 from stage1.decisions import Action
-from stage1.preprocess import PreprocessSettings
+from stage1.preprocess import Geometry, PreprocessSettings
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.client import Outcome, Stage2Error
+from tests.support.challenges import jpeg, patches
+from tests.support.engines import Seen
 
 # The tiny engine scores 0.04 (red - blue), and trusts what is green.
 ROADWORK, ROAD = (255, 255, 0), (0, 255, 255)
@@ -150,6 +157,34 @@ def test_a_certain_image_exits_and_stage2_is_not_asked(bundle: LiveBundle, tmp_p
     assert [record.prediction_set for record in records] == [(1,), (0,)]
     assert all(record.action is Action.EXIT and record.stage2 is None for record in records)
     assert not expert.asked
+
+
+@pytest.mark.parametrize("geometry", ["squash", "crop", "letterbox"])
+def test_training_calibration_and_serving_show_a_picture_to_the_bit_alike(
+    tmp_path: Path,
+    tiny_engine: Path,
+    write_bundle_files: Callable[..., Path],
+    provenance: Provenance,
+    geometry: Geometry,
+) -> None:
+    settings = PreprocessSettings(size_px=32, geometry=geometry)
+    store = Store(tmp_path / "store")
+    files = write_bundle_files(tmp_path / "files", engine=tiny_engine, preprocess=settings)
+    live = load_bundle(store.path(store.publish(files, provenance)), threads=1)
+    cells = [Cell(era, 0) for era in ERAS]
+    sending = [sent(jpeg(patches()), cell, np.random.default_rng(0), settings) for cell in cells]
+    for cell, content in zip(cells, sending, strict=True):
+        (tmp_path / f"{cell.era}.jpg").write_bytes(content)
+    rows = tuple(Row(image=f"{cell.era}.jpg", label=0, group=cell.era) for cell in cells)
+    data = Dataset(tmp_path, rows)
+
+    trained = data.array(settings)
+    calibrating, serving = Seen(live.engine), Seen(live.engine)
+    run_engine(calibrating, data, live.preprocess, lambda *_: None, "")
+    images = [base64.b64encode(content).decode() for content in sending]
+    ask(replace(live, engine=serving), tmp_path / "journal", *images)
+    assert np.array_equal(np.concatenate(calibrating.batches), trained)
+    assert np.array_equal(np.stack([batch[0] for batch in serving.batches]), trained)
 
 
 def test_an_uncertain_image_gets_stage2s_answer(bundle: LiveBundle, tmp_path: Path) -> None:

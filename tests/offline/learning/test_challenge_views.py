@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from offline.learning.supervised.inputs import FreshViews
 from offline.stream.challenge import Cell, drawn_cell, sent
 from stage1.certificate.settings import CalibrationSettings
 from stage1.certificate.stream import era_shares, even_weights
-from stage1.preprocess import PreprocessSettings, preprocess
+from stage1.preprocess import Geometry, PreprocessSettings, preprocess
 from tests.support.challenges import jpeg, patches
 
 SETTINGS = PreprocessSettings(size_px=64)
@@ -32,13 +33,16 @@ def views(tmp_path: Path) -> ChallengeViews:
     return ChallengeViews(Dataset(tmp_path, rows), SETTINGS, even_weights())
 
 
-def test_training_draws_the_very_transforms_that_are_certified(views: ChallengeViews) -> None:
+@pytest.mark.parametrize("geometry", ["squash", "crop", "letterbox"])
+def test_training_draws_the_very_transforms_that_are_certified(views: ChallengeViews, geometry: Geometry) -> None:
     """From the file and by the same functions, up to the serving preprocess; there is no second implementation."""
+    settings = PreprocessSettings(size_px=64, geometry=geometry)
+    views = replace(views, settings=settings)
     for row, seed in ((0, 3), (5, 8), (2, 11)):
         rng = np.random.default_rng(seed)
         cell = drawn_cell(era_shares("mixture", even_weights()), rng)
-        content = sent((views.data.root / f"{row}.jpg").read_bytes(), cell, rng, SETTINGS)
-        assert np.array_equal(views([row], [seed])[0], preprocess(content, SETTINGS))
+        content = sent((views.data.root / f"{row}.jpg").read_bytes(), cell, rng, settings)
+        assert np.array_equal(views([row], [seed])[0], preprocess(content, settings))
 
 
 def test_views_are_of_the_stream_that_is_to_be_certified(views: ChallengeViews) -> None:

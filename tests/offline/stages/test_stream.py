@@ -194,3 +194,17 @@ def test_a_changed_stream_makes_every_stage_that_sees_it_run_again(changes: dict
     needed = {stage.name: stage.needs for stage in stages()}
     assert "calibrate_scrc" in needed["eval_selective"]
     assert "calibrate_scrc" in needed["publish"]
+
+
+@pytest.mark.parametrize("geometry", ["crop", "letterbox"])
+def test_another_geometry_makes_every_stage_that_decodes_pictures_by_it_run_again(geometry: str) -> None:
+    """What comes after export reads the setting from its files."""
+    before, after = (
+        {stage.name: stage_key(stage, chosen, "data", dict.fromkeys(stage.needs, "input")) for stage in stages()}
+        for chosen in (config(), config(preprocess__geometry=geometry))
+    )
+    changed = {name for name, key in after.items() if key != before[name]}
+    trained = {"adapt_domain", "train_supervised", "train_conformal_risk", "compare_training"}
+    assert changed == trained | {"splits", "export"}
+    needed = {stage.name: stage.needs for stage in stages()}
+    assert all("export" in needed[name] for name in ("screen", "calibrate_scrc", "eval_selective"))

@@ -11,7 +11,6 @@ from PIL import Image
 
 from offline.stream.geometry import (
     SIDE_PX,
-    Box,
     centre_cut,
     letterbox,
     random_angle,
@@ -19,6 +18,7 @@ from offline.stream.geometry import (
     resized,
     rotated_part,
 )
+from stage1.preprocess import Box
 from tests.support.challenges import patches, placed
 
 Shape = tuple[int, int]

@@ -1,0 +1,188 @@
+"""One rule says what an engine sees of a picture, however it arrives; pixels of older bundles stay as they are."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from offline.stream.challenge import Cell, as_jpeg, sent
+from stage1.preprocess import (
+    NO_BARS,
+    Bars,
+    Box,
+    Geometry,
+    PreprocessSettings,
+    View,
+    bars_of,
+    preprocess,
+    squared,
+    view_of,
+)
+from tests.support.challenges import jpeg, patches
+
+FRAME, CUT, BARRED = (1280, 720, NO_BARS), (224, 224, NO_BARS), (224, 224, Bars(rows=49))
+SQUARE = Box(0, 0, 224, 224)
+GEOMETRIES: tuple[Geometry, ...] = ("squash", "crop", "letterbox")
+# Of a night before there was another geometry, and of a program that did not write the field.
+STORED = """{
+  "schema_version": 1,
+  "size_px": 224,
+  "geometry": "squash",
+  "resample": "bilinear",
+  "max_bytes": 16777216,
+  "max_pixels": 64000000
+}
+"""
+STORED_WITHOUT = STORED.replace('  "geometry": "squash",\n', "")
+STORED_SHA256 = "6fe450377d930142181c7b0e63e021caf2abe6ca96c4f408b16a2ec9e2a1bdc4"
+
+
+def of_april(width: int, height: int, level: int = 0, seed: int = 0) -> Image.Image:
+    """What a miner decodes of a frame that a validator put between bars."""
+    frame = patches().resize((width, height))
+    cell, rng = Cell("challenges-2026-04", level), np.random.default_rng(seed)
+    return Image.open(io.BytesIO(sent(jpeg(frame), cell, rng, PreprocessSettings())))
+
+
+def compressed(pixels: NDArray[np.float64]) -> Image.Image:
+    """A picture as it is after a validator has compressed it."""
+    return Image.open(io.BytesIO(as_jpeg(Image.fromarray(pixels.clip(0, 255).astype(np.uint8)))))
+
+
+def off(first: Image.Image, second: Image.Image) -> float:
+    """Mean absolute difference of two pictures."""
+    return float(np.abs(np.asarray(first, np.float64) - np.asarray(second, np.float64)).mean())
+
+
+class TestView:
+    @pytest.mark.parametrize(
+        ("geometry", "arrives", "part", "place"),
+        [
+            ("squash", FRAME, Box(0, 0, 1280, 720), SQUARE),
+            ("squash", CUT, SQUARE, SQUARE),
+            ("squash", BARRED, SQUARE, SQUARE),
+            ("crop", FRAME, Box(280, 0, 720, 720), SQUARE),
+            ("crop", CUT, SQUARE, SQUARE),
+            ("crop", BARRED, Box(49, 49, 126, 126), SQUARE),
+            ("letterbox", FRAME, Box(0, 0, 1280, 720), Box(0, 49, 224, 126)),
+            ("letterbox", CUT, SQUARE, SQUARE),
+            ("letterbox", BARRED, SQUARE, SQUARE),
+        ],
+    )
+    def test_what_is_done_is_what_the_table_says(
+        self, geometry: Geometry, arrives: tuple[int, int, Bars], part: Box, place: Box
+    ) -> None:
+        assert view_of(*arrives, geometry, 224) == View(part, place)
+
+    def test_a_picture_that_stands_is_treated_as_one_that_lies(self) -> None:
+        assert view_of(720, 1280, NO_BARS, "crop", 224).part == Box(0, 280, 720, 720)
+        assert view_of(720, 1280, NO_BARS, "letterbox", 224).place == Box(49, 0, 126, 224)
+        assert view_of(224, 224, Bars(columns=49), "crop", 224).part == Box(49, 49, 126, 126)
+
+    @pytest.mark.parametrize("geometry", GEOMETRIES)
+    @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2), (224, 223)])
+    def test_no_picture_is_too_thin_to_be_seen(self, geometry: Geometry, size: tuple[int, int]) -> None:
+        view = view_of(*size, NO_BARS, geometry, 64)
+        for box, width, height in ((view.part, *size), (view.place, 64, 64)):
+            assert min(box.left, box.top) >= 0
+            assert min(box.width, box.height) >= 1
+            assert box.left + box.width <= width
+            assert box.top + box.height <= height
+        assert squared(Image.new("RGB", size, "white"), geometry, 64).size == (64, 64)
+
+
+class TestBars:
+    @pytest.mark.parametrize(
+        ("size", "bars"),
+        [
+            ((1280, 720), Bars(rows=49)),
+            ((1024, 768), Bars(rows=28)),
+            ((455, 256), Bars(rows=49)),
+            ((720, 1280), Bars(columns=49)),
+            ((1920, 800), Bars(rows=65)),
+        ],
+    )
+    def test_bars_are_found_after_compression(self, size: tuple[int, int], bars: Bars) -> None:
+        found = bars_of(of_april(*size))
+        assert abs(found.rows - bars.rows) + abs(found.columns - bars.columns) <= 2
+        assert (found.rows > 0, found.columns > 0) == (bars.rows > 0, bars.columns > 0)
+
+    def test_of_a_rotated_frame_what_is_black_from_side_to_side_is_bar(self) -> None:
+        found = bars_of(of_april(1280, 720, level=1, seed=3))
+        assert 8 <= found.rows < 49
+        assert found.columns == 0
+
+    @pytest.mark.parametrize("level", range(4))
+    def test_a_square_that_was_cut_out_has_none(self, level: int) -> None:
+        cell = Cell("challenges-2026-01", level)
+        for seed in range(20):
+            content = sent(jpeg(patches()), cell, np.random.default_rng(seed), PreprocessSettings())
+            assert bars_of(Image.open(io.BytesIO(content))) == NO_BARS
+
+    def test_a_dark_sky_is_none(self) -> None:
+        """Noise of a sensor above a lit road, and a sky that is black to the bit."""
+        road = np.zeros((224, 224, 3))
+        road[120:] = np.asarray(patches().resize((224, 104)), np.float64)
+        assert bars_of(compressed(road)) == NO_BARS
+        noisy = road + np.random.default_rng(0).normal(0, 2, road.shape)
+        noisy[200:] = np.random.default_rng(1).normal(0, 2, (24, 224, 3))
+        assert bars_of(compressed(noisy)) == NO_BARS
+
+    def test_a_picture_that_is_black_all_around_or_everywhere_has_none(self) -> None:
+        lit = np.zeros((224, 224, 3))
+        assert bars_of(compressed(lit)) == NO_BARS
+        lit[100:120, 100:120] = 255
+        assert bars_of(compressed(lit)) == NO_BARS
+
+    def test_validators_put_none_around_what_is_not_square(self) -> None:
+        wide = np.zeros((200, 300, 3))
+        wide[50:150] = 200
+        assert bars_of(compressed(wide)) == NO_BARS
+
+    @pytest.mark.parametrize("side", [1, 7, 15, 16])
+    def test_small_squares_have_no_room_for_them(self, side: int) -> None:
+        assert bars_of(Image.new("RGB", (side, side), "white")) == NO_BARS
+        assert bars_of(Image.new("RGB", (side, side))) == NO_BARS
+
+
+class TestOneScale:
+    """What `stage1.preprocess` promises: a frame and the same frame between bars are seen alike."""
+
+    @pytest.mark.parametrize("size", [(1280, 720), (720, 1280), (1024, 768)])
+    @pytest.mark.parametrize("geometry", ["crop", "letterbox"])
+    def test_a_frame_and_the_same_between_bars_look_alike(self, geometry: Geometry, size: tuple[int, int]) -> None:
+        frame, barred = patches().resize(size), of_april(*size)
+        alike = off(squared(barred, geometry, 64), squared(frame, geometry, 64))
+        assert alike < 0.25 * off(squared(barred, "squash", 64), squared(frame, "squash", 64))
+
+    def test_at_its_own_size_a_letterboxed_square_passes_through(self) -> None:
+        arrived = of_april(1280, 720)
+        assert off(squared(arrived, "letterbox", 224), arrived) == 0
+
+    def test_a_frame_is_put_between_bars_as_validators_do(self) -> None:
+        frame = patches()
+        assert off(squared(frame, "letterbox", 224), of_april(1280, 720)) < 4
+        assert not np.asarray(squared(frame, "letterbox", 224))[:49].any()
+
+
+class TestOlderBundles:
+    @pytest.mark.parametrize("stored", [STORED, STORED_WITHOUT])
+    def test_settings_that_were_stored_squash_and_keep_their_certificate(self, stored: str) -> None:
+        settings = PreprocessSettings.model_validate_json(stored)
+        assert (settings.geometry, settings.sha256) == ("squash", STORED_SHA256)
+        assert settings.to_json().decode() == STORED
+
+    @pytest.mark.parametrize("stored", [STORED, STORED_WITHOUT])
+    def test_their_pixels_are_those_of_a_plain_resize_also_between_bars(self, stored: str) -> None:
+        settings = PreprocessSettings.model_validate_json(stored).model_copy(update={"size_px": 160})
+        for picture in (patches(), of_april(1280, 720), of_april(720, 1280, level=1)):
+            content = as_jpeg(picture)
+            plain = Image.open(io.BytesIO(content)).resize((160, 160), Image.Resampling.BILINEAR)
+            assert np.array_equal(preprocess(content, settings), np.asarray(plain).transpose(2, 0, 1))
+
+    def test_another_geometry_is_another_certificate(self) -> None:
+        assert len({PreprocessSettings(geometry=geometry).sha256 for geometry in GEOMETRIES}) == 3
