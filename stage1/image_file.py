@@ -89,7 +89,27 @@ def decode(content: bytes, limits: ImageLimits | None = None) -> Image.Image:
             raise ImageError(f"the image has {content.count(SCAN)} scans, the limit is {MOST_SCANS}")
         # Before the orientation: of a PNG that is read by decoding it, and what is cut off must not pass as upright.
         picture = _sound_jpeg(image, content) or _by_pillow(image)
-        turn = UPRIGHT.get(orientation(image))
+        return _turned(image, picture)
+
+
+def opened(image: Image.Image, limits: ImageLimits) -> Image.Image:
+    """What `decode` makes of the file of a picture that somebody else has opened: upright and in RGB.
+
+    Args:
+        image: opened by Pillow, decoded or not.
+        limits: the largest picture; its formats are for the caller to choose.
+
+    Raises:
+        ImageError: cut off, damaged beyond decoding, or over the limit.
+    """
+    if image.width * image.height > limits.max_pixels:
+        raise ImageError(f"the image is {image.width} x {image.height}, the limit is {limits.max_pixels} pixels")
+    with _refusing():
+        return _turned(image, _by_pillow(image))
+
+
+def _turned(image: Image.Image, picture: Image.Image) -> Image.Image:
+    turn = UPRIGHT.get(orientation(image))
     return picture if turn is None else picture.transpose(turn)
 
 

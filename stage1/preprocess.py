@@ -27,7 +27,7 @@ from pydantic import Field
 
 from stage1.artifacts import Artifact, sha256_json
 from stage1.errors import ImageError
-from stage1.image_file import ImageLimits, decode
+from stage1.image_file import ImageLimits, decode, opened
 
 Pixels = NDArray[np.uint8]
 Geometry = Literal["squash", "crop", "letterbox"]
@@ -142,7 +142,27 @@ def preprocess(content: bytes, settings: PreprocessSettings, served: ImageLimits
     Raises:
         ImageError: not an image, of another format, truncated, or over a limit.
     """
-    image = squared(upright(content, settings, served), settings.geometry, settings.size_px)
+    return _pixels(upright(content, settings, served), settings)
+
+
+def preprocess_picture(picture: Image.Image, settings: PreprocessSettings) -> Pixels:
+    """The pixels that `preprocess` makes of the file of a picture, for who has opened it with Pillow already.
+
+    Args:
+        picture: as `PIL.Image.open` returns it; one that was converted has lost how it stands.
+        settings: size, geometry and limits.
+
+    Returns:
+        uint8 RGB `(3, size_px, size_px)`, C-contiguous.
+
+    Raises:
+        ImageError: cut off, damaged beyond decoding, or over a limit.
+    """
+    return _pixels(opened(picture, ImageLimits(settings.max_pixels)), settings)
+
+
+def _pixels(image: Image.Image, settings: PreprocessSettings) -> Pixels:
+    image = squared(image, settings.geometry, settings.size_px)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
