@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 GRACE_S = 5.0
 CHECK_S = 60.0
 STAMP = "last_retrain.json"
+# Settings of a night, whose classes a live miner does not import.
+CARD, SUBMITTED_BY = "model_card", "model_card.submitted_by"
 
 
 class RetrainSettings(Section):
@@ -85,6 +87,7 @@ class NightlyJob:
         store: where the pipeline publishes.
         state: directory for the time of the last success.
         now: wall-clock time, UTC.
+        hotkey: ss58 address that the model cards of a night name, unless `night` names another one.
     """
 
     def __init__(
@@ -95,8 +98,10 @@ class NightlyJob:
         store: Path,
         state: Path,
         now: Callable[[], datetime],
+        hotkey: str | None = None,
     ) -> None:
         self._settings = settings
+        self._hotkey = hotkey
         self._night = dotted(night or {})
         self._store = store
         self._stamp = state / STAMP
@@ -255,7 +260,8 @@ class NightlyJob:
         command = [sys.executable, "-m", "miner.cli", "retrain", "--data", str(settings.data)]
         command += ["--workspace", str(settings.workspace), "--store", str(self._store)]
         command += ["--preset", settings.preset] if settings.config is None else ["--config", str(settings.config)]
-        for name, value in self._night.items():
+        card = {} if self._hotkey is None or CARD in self._night else {SUBMITTED_BY: self._hotkey}
+        for name, value in (card | self._night).items():
             command += ["--set", f"{name}={json.dumps(value, default=str)}"]
         return command
 

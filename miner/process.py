@@ -90,7 +90,12 @@ async def run_miner(
         ip = _published_ip(settings)
         ours = wallets(settings)
         nightly = NightlyJob(
-            settings.retrain, night=settings.night, store=settings.store, state=settings.state, now=utc_now
+            settings.retrain,
+            night=settings.night,
+            store=settings.store,
+            state=settings.state,
+            now=utc_now,
+            hotkey=next(iter(ours)),
         )
         checked = asyncio.create_task(nightly.check())
         stack.push_async_callback(_end, checked)
@@ -125,6 +130,7 @@ async def run_miner(
             chain=watch.status,
             nightly=nightly.status,
             stopping=stop.is_set,
+            now=utc_now,
         )
         if metrics is not None:
             await open_admin(settings.admin, live, metrics, stack)

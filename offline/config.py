@@ -12,7 +12,7 @@ from engines.spec import EngineSpec
 from offline.data.settings import PreflightSettings
 from offline.evaluation.settings import EvalSettings
 from offline.learning.settings import AdaptSettings, CompareSettings, ConformalTrainingSettings, TrainSettings
-from offline.publish.settings import GateSettings
+from offline.publish.settings import GateSettings, ModelCardSettings
 from offline.splits.settings import SplitSettings
 from stage1.artifacts import Artifact
 from stage1.certificate.settings import CalibrationSettings
@@ -48,6 +48,7 @@ class RunConfig(Artifact):
     calibrate_scrc: CalibrationSettings = CalibrationSettings()
     eval_selective: EvalSettings = EvalSettings()
     gate: GateSettings = GateSettings()
+    model_card: ModelCardSettings = ModelCardSettings()
 
 
 PRESETS: dict[str, RunConfig] = {

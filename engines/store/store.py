@@ -20,6 +20,7 @@ from pydantic import Field
 from engines.errors import BundleRefused, PointerMoved, StoreError, UnknownBundle
 from engines.store.bundle import Manifest, Provenance, bundle_id_of, describe_files, verify_bundle
 from engines.store.file_names import MANIFEST
+from engines.store.model_card import card_path
 from engines.store.records import (
     HISTORY,
     PUBLISHED,
@@ -308,6 +309,7 @@ class Store:
         path.rename(removed)
         fsync_directory(self._home)
         shutil.rmtree(removed)
+        card_path(self.root, path.name).unlink(missing_ok=True)
 
     def _check_rejection(self, bundle: str, now: datetime, *, although_rejected: bool) -> None:
         reason = self.rejected().get(bundle)

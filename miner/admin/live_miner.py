@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from engines.live.batcher import Batcher
 from engines.live.swap.follower import StoreFollower
 from engines.machine.tally import Tally
+from engines.store.model_card import DAY_S
 from stage2_bridge.bridge import Bridge
 
 
@@ -61,6 +63,7 @@ class LiveMiner:
         chain: what is known of the subnet; see `miner.chain.watch.ChainWatch.status`.
         nightly: see `miner.nightly.NightlyJob.status`.
         stopping: whether the miner was told to stop.
+        now: wall-clock time, UTC.
     """
 
     state: str
@@ -74,11 +77,14 @@ class LiveMiner:
     chain: Callable[[], Mapping[str, Any]]
     nightly: Callable[[], Mapping[str, Any]]
     stopping: Callable[[], bool]
+    now: Callable[[], datetime]
 
     def status(self) -> dict[str, Any]:
         """Everything, as plain values; of each bundle in the history its state, why it was refused, and seconds."""
         status = self.follower.status()
-        plain = {name: value for name, value in vars(status).items() if name != "history"}
+        plain = {name: value for name, value in vars(status).items() if name not in {"history", "submitted_at"}}
+        since = status.submitted_at
+        plain["model_age_days"] = None if since is None else round((self.now() - since).total_seconds() / DAY_S, 2)
         history = [
             {"bundle": life.bundle, "state": str(life.state), "reason": life.reason, "seconds": life.seconds()}
             for life in status.history

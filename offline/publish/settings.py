@@ -1,9 +1,10 @@
-"""Settings of the gate."""
+"""Settings of the gate, and of what lies beside a bundle."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
+from engines.store.model_card import DESCRIPTION, NAME, SS58
 from stage1.settings import Section
 
 
@@ -35,3 +36,17 @@ class GateSettings(Section):
     memory_days: float = Field(default=90.0, ge=0)
     repetitions: int = Field(default=1000, ge=100)
     keep: int = Field(default=14, ge=2)
+
+
+class ModelCardSettings(Section):
+    """What `model_card.json` says of a bundle that a night publishes.
+
+    Attributes:
+        name: what the model is called.
+        description: what it does.
+        submitted_by: ss58 address of the hotkey that will submit it; a miner names its own.
+    """
+
+    name: str = Field(default=NAME, min_length=1)
+    description: str = DESCRIPTION
+    submitted_by: str | None = Field(default=None, pattern=SS58)

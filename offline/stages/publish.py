@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.backends.registry import backend
 from engines.store.bundle import Provenance
 from engines.store.file_names import CONFIG, ENGINE_PREFIXES, PAGE, REQUIRED, SPEC
+from engines.store.model_card import ModelCard, next_version, read_card, write_card
 from engines.store.records import VerdictEntry
 from offline.pipeline.content_key import code_version
 from offline.pipeline.run_files import (
@@ -69,12 +70,28 @@ def run_publish(context: Context) -> None:
     # What was there before this night is an operator's to remove.
     if verdict.verdict == "REFUSE" and bundle not in known:
         context.store.discard(bundle)
+    else:
+        _write_card(context, bundle, now)
     context.store.prune(settings.keep, protected=context.store.live_since(now - timedelta(days=settings.memory_days)))
     context.store.judged(
         VerdictEntry(bundle=bundle, verdict=verdict.verdict, reasons=verdict.reasons, notes=verdict.notes, at=at)
     )
     verdict.write(context.out / PUBLICATION)
     write_atomic(context.out / PAGE, _judged_page(context.inputs["eval_selective"] / PAGE, verdict).encode())
+
+
+def _write_card(context: Context, bundle: str, now: datetime) -> None:
+    """Put a model card beside a bundle; one that was published before keeps the time of its own."""
+    root, settings = context.store.root, context.config.model_card
+    if read_card(root, bundle) is None:
+        card = ModelCard(
+            model_name=settings.name,
+            description=settings.description,
+            version=next_version(root, bundle),
+            submitted_by=settings.submitted_by,
+            submission_time=int(now.timestamp()),
+        )
+        write_card(root, bundle, card)
 
 
 def _judged_page(page: Path, verdict: Publication) -> str:
@@ -99,7 +116,7 @@ def assemble(sources: Sequence[Path], names: Sequence[str], out: Path) -> None:
 STAGE: NightStage = Stage(
     name="publish",
     needs=BUNDLE_STAGES,
-    sections=("gate", "seed"),
+    sections=("gate", "model_card", "seed"),
     run=run_publish,
     always=True,
 )

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -290,3 +291,26 @@ def test_another_schedule_holds_without_a_restart(tmp_path: Path) -> None:
             await nightly.close()
 
     asyncio.run(scenario())
+
+
+class TestTheHotkeyOfModelCards:
+    HOTKEY = "5F3sa2TJAWMqDhXG6jhV4N8ko9SxwGy8TpaNS1repo5EYjQX"
+
+    def command(self, tmp_path: Path, night: dict[str, object]) -> list[str]:
+        settings = RetrainSettings(data=tmp_path)
+        nightly = NightlyJob(
+            settings, night=night, store=tmp_path, state=tmp_path, now=lambda: NIGHT, hotkey=self.HOTKEY
+        )
+        return nightly.command()
+
+    def config_of(self, command: list[str]) -> str | None:
+        changes = [word for before, word in pairwise(command) if before == "--set"]
+        return load_config("tiny", None, parsed_changes(changes)).model_card.submitted_by
+
+    def test_is_the_miners_own(self, tmp_path: Path) -> None:
+        assert self.config_of(self.command(tmp_path, {})) == self.HOTKEY
+        assert self.config_of(self.command(tmp_path, {"model_card": {"name": "mine"}})) == self.HOTKEY
+
+    def test_is_the_one_of_the_night_where_that_names_one(self, tmp_path: Path) -> None:
+        other = self.HOTKEY.replace("5F", "5G")
+        assert self.config_of(self.command(tmp_path, {"model_card": {"submitted_by": other}})) == other

@@ -31,6 +31,7 @@ from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.descriptors import lacks_descriptors
 from engines.machine.memory import give_back
 from engines.machine.tally import Tally
+from engines.store.model_card import submitted_at
 from engines.store.store import Store
 from stage1.errors import without_addresses
 
@@ -199,6 +200,7 @@ class StoreFollower:
             leases=self.slot.leases,
             swaps=self.swaps,
             refusals=self.refusals,
+            submitted_at=None if live is None else submitted_at(self._store.root, live.manifest),
             verdict=None if verdict is None else verdict.model_dump(exclude={"schema_version"}),
             history=self._history.latest,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from engines.live.states import Lifecycle
@@ -25,6 +26,7 @@ class Status:
         leases: requests that use each generation.
         swaps: times that the live bundle was replaced.
         refusals: times that a bundle was refused.
+        submitted_at: since when the live model counts, UTC; None if nothing says so.
         verdict: what the gate said last of a challenger; None if it has said nothing.
         history: the latest bundles that were wanted, newest last.
     """
@@ -41,5 +43,6 @@ class Status:
     leases: dict[int, int]
     swaps: int
     refusals: int
+    submitted_at: datetime | None
     verdict: dict[str, Any] | None
     history: tuple[Lifecycle, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -33,18 +34,20 @@ BundleArgument = Annotated[str, typer.Argument(help="Id, or its beginning.")]
 def engines_list(store: StoreOption = DEFAULT_STORE) -> None:
     """List the bundles, oldest first; `*` is current, `-` is where a rollback goes, `x` was rolled back."""
     with clear_errors():
+        from engines.machine.clock import utc_now  # noqa: PLC0415
         from miner.cli.engines.text import list_bundles  # noqa: PLC0415
 
-        say(list_bundles(store))
+        say(list_bundles(store, utc_now()))
 
 
 @engines.command("show")
 def engines_show(bundle: BundleArgument, store: StoreOption = DEFAULT_STORE) -> None:
     """Show a bundle: its certificate in words, its files, where it comes from."""
     with clear_errors():
+        from engines.machine.clock import utc_now  # noqa: PLC0415
         from miner.cli.engines.text import show_bundle  # noqa: PLC0415
 
-        say(show_bundle(store, bundle))
+        say(show_bundle(store, bundle, utc_now()))
 
 
 @engines.command("activate")
@@ -197,6 +200,43 @@ def engines_audit(
         say(text)
         if not equal:
             raise typer.Exit(1)
+
+
+@engines.command("card")
+def engines_card(
+    bundle: BundleArgument,
+    target: Annotated[Path | None, typer.Argument(help="The file to write; default standard output.", **PATH)] = None,
+    store: StoreOption = DEFAULT_STORE,
+    *,
+    hotkey: Annotated[str | None, typer.Option(help="ss58 address of the hotkey; `cascade doctor` names it.")] = None,
+    name: Annotated[str | None, typer.Option(help="What the model is called.")] = None,
+    description: Annotated[str | None, typer.Option(help="What it does.")] = None,
+    version: Annotated[str | None, typer.Option(help="X.Y.Z; default by the order of publication.")] = None,
+    renew: Annotated[bool, typer.Option("--renew", help="It is submitted at this time, and its age is 0.")] = False,
+) -> None:
+    """Write the model_card.json of a bundle, for its repository on Hugging Face; the store keeps it beside the bundle.
+
+    What is not given is as the card beside the bundle says, which every night writes.
+
+    Examples: `cascade engines card 3f2a model_card.json` · `cascade engines card 3f2a --hotkey 5F3s...`
+    """
+    with clear_errors():
+        from engines.machine.clock import utc_now  # noqa: PLC0415
+        from miner.cli.engines.card import completed_card  # noqa: PLC0415
+        from stage1.artifacts import write_atomic  # noqa: PLC0415
+
+        given = {"model_name": name, "description": description, "version": version, "submitted_by": hotkey}
+        card = completed_card(store, bundle, given, now=utc_now(), renew=renew, ask=_asked_for)
+        if target is None:
+            say(card.to_json().rstrip())
+            return
+        write_atomic(target, card.to_json().encode())
+        say(f"the card of version {card.version} is in {target}")
+
+
+def _asked_for(what: str) -> str | None:
+    """What a person at the terminal says; None where there is none."""
+    return str(typer.prompt(what, err=True)).strip() if sys.stdin.isatty() else None
 
 
 @engines.command("export")

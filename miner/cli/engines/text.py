@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 
 from engines.backends.registry import check_available, known
@@ -10,28 +11,35 @@ from engines.errors import BundleRefused
 from engines.live.load.load_bundle import load_bundle
 from engines.machine.gpu import Gpu, find_gpu
 from engines.store.file_names import PARAMS
+from engines.store.model_card import FULL_REWARD_DAYS, age_days
 from engines.store.store import Listed, Store
 from stage1.certificate.params import ScrcParams
 
 
-def list_bundles(root: Path) -> str:
-    """One line a bundle."""
+def list_bundles(root: Path, now: datetime) -> str:
+    """One line a bundle, with the age of its model in days."""
     store = Store(root)
     rows, rejected = store.bundles(), store.rejected()
     if not rows:
         return f"{root}: no bundles; `cascade retrain` makes one"
-    return "\n".join(_line(row, rejected) for row in rows)
+    return "\n".join(_line(root, row, rejected, now) for row in rows)
 
 
-def _line(row: Listed, rejected: Mapping[str, str]) -> str:
+def _line(root: Path, row: Listed, rejected: Mapping[str, str], now: datetime) -> str:
     params = ScrcParams.read(row.path / PARAMS)
     mark = "*" if row.current else "x" if row.manifest.bundle_id in rejected else "-" if row.previous else " "
     coverage = "" if params.exit_coverage is None else f"exit coverage {params.exit_coverage.estimate or 0:.3f}"
     provenance = row.manifest.provenance
-    return f"{mark} {row.manifest.bundle_id}  {provenance.created_at}  {params.status:<10}  {coverage}".rstrip()
+    age = f"{age_in_words(age_days(root, row.manifest, now)):<8}"
+    return f"{mark} {row.manifest.bundle_id}  {provenance.created_at}  {age}  {params.status:<10}  {coverage}".rstrip()
 
 
-def show_bundle(root: Path, bundle_id: str) -> str:
+def age_in_words(days: float | None) -> str:
+    """`12 days`, or `?` where the age is not known."""
+    return "?" if days is None else "1 day" if 1 <= days < 2 else f"{max(0, int(days))} days"
+
+
+def show_bundle(root: Path, bundle_id: str, now: datetime) -> str:
     """A bundle in full.
 
     Raises:
@@ -48,6 +56,7 @@ def show_bundle(root: Path, bundle_id: str) -> str:
         [
             f"bundle     {manifest.bundle_id}",
             f"published  {provenance.created_at} by run {provenance.run}, version {provenance.code_version}",
+            f"model age  {age_in_words(age_days(root, manifest, now))}, paid in full for {FULL_REWARD_DAYS:.0f}",
             f"directory  {path}",
             f"policy     {params.status}",
             f"stream     {params.stream}",

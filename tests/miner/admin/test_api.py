@@ -107,6 +107,7 @@ async def endpoint(store: Store) -> AsyncIterator[Endpoint]:
         chain=lambda: parts.chain,
         nightly=lambda: parts.nightly,
         stopping=lambda: parts.stopping,
+        now=lambda: NOW,
     )
     metrics = RequestMetrics(CollectorRegistry())
     app = admin_app(live, metrics.registry, lambda: NOW)
@@ -180,6 +181,7 @@ def test_it_tells_reloads_and_rolls_back(store: Store, publish: Publish) -> None
             assert told["history"][0]["state"] == "active"
             assert told["batcher"]["images"] == 0
             assert told["verdict"] is None
+            assert told["model_age_days"] == 0
             said = {"verdict": "KEEP", "reasons": ("it is no better",), "notes": ("it defers every image",)}
             store.judged(VerdictEntry.model_validate({"bundle": first, "at": "2026-01-01", **said}))
             told = (await ask(port, "GET", "/status"))[1]

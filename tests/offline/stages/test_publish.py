@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from engines.store.file_names import CALIBRATOR, ENGINE, GOLDEN, METRICS, PAGE, PARAMS, PREPROCESS, SPEC, SPLITS
+from engines.store.model_card import read_card, write_card
 from engines.store.store import Store
 from offline.config import load_config
 from offline.data.dataset import Dataset
@@ -55,16 +56,16 @@ def publish_stage(
 ) -> Night:
     """Runs the stage on what earlier stages would have written; returns its directory."""
 
-    def run(name: str, *, shift: float = 0.0, feasible: bool = True) -> Path:
+    def run(name: str, *, shift: float = 0.0, feasible: bool = True, note: str = "") -> Path:
         engine = write_onnx(tmp_path / f"{name}.onnx", shift=shift)
-        files = write_bundle_files(tmp_path / f"{name} files", engine=engine, golden_shift=shift, note=name)
+        files = write_bundle_files(tmp_path / f"{name} files", engine=engine, golden_shift=shift, note=note or name)
         bound = ScrcParams.read(files / PARAMS).binding.model_dump(include={"engine_sha256", "preprocess_sha256"})
         params = certificate(**bound, feasible=feasible)
         params.write(files / PARAMS)
         settings = EvaluationSettings(repetitions=0)
         report = evaluate(binormal(600, seed=5, prefix="t"), params, ProbabilityCalibrator(), settings=settings)
         report.write(files / REPORT)
-        (files / PAGE).write_text(render(report, params, title=name, data="Data."))
+        (files / PAGE).write_text(render(report, params, title=note or name, data="Data."))
         for other in (BEST, SPEC, REFERENCES, THRESHOLDS):
             (files / other).write_text("{}\n")
         rows = tuple(SplitRow(row=row, group=row) for row in data.ids)
@@ -136,3 +137,20 @@ def test_the_page_in_the_bundle_is_the_one_that_was_written_before_it_was_judged
     before = (tmp_path / "challenger" / "eval_selective" / PAGE).read_bytes()
     assert (store.path(bundle) / PAGE).read_bytes() == before
     assert (out / PAGE).read_bytes() != before
+
+
+def test_a_model_card_lies_beside_the_bundle_and_keeps_its_time(publish_stage: Night, store: Store) -> None:
+    bundle = Publication.read(publish_stage("champion") / PUBLICATION).bundle
+    card = read_card(store.root, bundle)
+    assert card is not None
+    assert (card.version, card.submitted_by, card.submission_time) == ("1.0.1", None, int(NOW.timestamp()))
+    assert store.verify(bundle).bundle_id == bundle
+    write_card(store.root, bundle, card.model_copy(update={"submission_time": 7}))
+    publish_stage("champion again", note="champion")
+    assert read_card(store.root, bundle) == card.model_copy(update={"submission_time": 7})
+
+
+def test_what_is_refused_has_no_card(publish_stage: Night, store: Store) -> None:
+    said = Publication.read(publish_stage("challenger", shift=-5.0) / PUBLICATION)
+    assert said.verdict == "REFUSE"
+    assert read_card(store.root, said.bundle) is None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,10 @@ from engines.errors import BundleRefused
 from engines.machine.gpu import NoGpu
 from engines.spec import EngineSpec
 from engines.store.bundle import Provenance
+from engines.store.model_card import card_path
 from engines.store.store import Pointer, Store
+from miner.cli.engines.card import completed_card
+from miner.cli.engines.text import list_bundles, show_bundle
 from miner.cli.main import app
 from offline.publish.gate import put_in_place
 from stage1.artifacts import sha256_file
@@ -177,3 +182,43 @@ def test_compiling_a_bundle_whose_config_cannot_be_read_says_so(store: Path, bun
     status, output = run("compile", bundle, "--data", str(tmp_path), "--precision", "int8", "--store", str(store))
     assert status == 1
     assert "config.json: not a valid RunConfig" in output
+
+
+class TestModelCard:
+    HOTKEY = "5F3sa2TJAWMqDhXG6jhV4N8ko9SxwGy8TpaNS1repo5EYjQX"
+
+    def test_is_made_for_a_bundle_that_has_none(self, store: Path, bundle: str, tmp_path: Path) -> None:
+        target = tmp_path / "model_card.json"
+        status, output = run("card", bundle[:5], str(target), "--hotkey", self.HOTKEY, "--store", str(store))
+        assert (status, output) == (0, f"the card of version 1.0.1 is in {target}\n")
+        card = json.loads(target.read_text())
+        assert (card["submitted_by"], card["version"]) == (self.HOTKEY, "1.0.1")
+        assert card["submission_time"] == int(NOW.timestamp())
+        # What was said once is kept.
+        status, output = run("card", bundle, "--name", "mine", "--version", "2.0.0", "--store", str(store))
+        assert (status, json.loads(output)) == (0, card | {"model_name": "mine", "version": "2.0.0"})
+        Store(store).verify(bundle)
+
+    def test_is_renewed_when_it_is_submitted_anew(self, store: Path, bundle: str) -> None:
+        before = int(time.time())
+        _, output = run("card", bundle, "--hotkey", self.HOTKEY, "--renew", "--store", str(store))
+        assert before <= json.loads(output)["submission_time"] <= time.time()
+        assert "  0 days  " in run("list", "--store", str(store))[1]
+
+    def test_asks_for_the_hotkey(self, store: Path, bundle: str) -> None:
+        status, output = run("card", bundle, "--store", str(store))
+        assert (status, "give --hotkey" in output) == (2, True)
+        said = {"model_name": None, "description": None, "version": None, "submitted_by": None}
+        card = completed_card(store, bundle, said, now=NOW, renew=False, ask=lambda _: self.HOTKEY)
+        assert card.submitted_by == self.HOTKEY
+
+    def test_a_hotkey_that_is_none_is_refused(self, store: Path, bundle: str) -> None:
+        status, output = run("card", bundle, "--hotkey", "mine", "--store", str(store))
+        assert (status, "submitted_by" in output) == (2, True)
+        assert not card_path(store, bundle).exists()
+
+
+def test_the_age_of_a_model_is_told(store: Path, bundle: str) -> None:
+    now = NOW + timedelta(days=12, hours=3)
+    assert "  12 days  " in list_bundles(store, now)
+    assert "model age  12 days, paid in full for 90" in show_bundle(store, bundle, now)
