@@ -2,6 +2,8 @@
 
 MinerError                 a `stage1.errors.CascadeError`
 ├── WalletError            3   the wallet or hotkey cannot be read
+├── RegistrationError          NATIX did not take a registration
+│   └── RegistrationPending    75  it has not decided yet
 └── StartError             4   the miner cannot start
     ├── StateInUse             another miner has the state directory
     ├── ServerError            it cannot listen
@@ -25,6 +27,16 @@ class WalletError(MinerError):
     """The wallet or the hotkey cannot be read."""
 
     exit_status = 3
+
+
+class RegistrationError(MinerError):
+    """NATIX did not take a registration, or cannot be asked."""
+
+
+class RegistrationPending(RegistrationError):
+    """NATIX has not decided on a registration yet; it can be asked again."""
+
+    exit_status = 75
 
 
 class StartError(MinerError):

@@ -87,8 +87,8 @@ async def run_miner(
     asyncio.get_running_loop().set_exception_handler(partial(tell_failure, tally))
     async with AsyncExitStack() as stack:
         stack.enter_context(held_state(settings.state))
-        ip = _published_ip(settings)
         ours = wallets(settings)
+        ip = _published_ip(settings)
         nightly = NightlyJob(
             settings.retrain,
             night=settings.night,

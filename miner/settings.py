@@ -32,8 +32,8 @@ PREFIX = "CASCADE_"
 FILE_VARIABLE = "CASCADE_CONFIG"
 LAST_PORT = 65535
 
-# What the file says, for the class below, which pydantic asks for its sources without an argument.
-_tree: ContextVar[dict[str, Any] | None] = ContextVar("settings_tree", default=None)
+# What files say, the strongest first, for the class below, which pydantic asks for its sources without an argument.
+_trees: ContextVar[tuple[dict[str, Any], ...]] = ContextVar("settings_trees", default=())
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class MinerSettings(BaseSettings):
     def _hotkeys_do_not_collide(self) -> Self:
         if not self.hotkeys:
             return self
-        if "hotkey" in self.wallet.model_fields_set:
+        if self.wallet.hotkey != WalletSettings().hotkey:
             raise ValueError("wallet.hotkey names one hotkey and hotkeys names several: give one of them")
         if self.chain.external_port is not None:
             raise ValueError("chain.external_port is for one hotkey: set external_port for each of hotkeys")
@@ -154,18 +154,20 @@ class MinerSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003  the signature is pydantic's
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags, then environment, then the file."""
-        tree = _tree.get()
-        file = () if tree is None else (InitSettingsSource(settings_cls, tree),)
-        return (init_settings, env_settings, *file)
+        """Flags, then environment, then the file, then what the reference miner was told."""
+        files = (InitSettingsSource(settings_cls, tree) for tree in _trees.get())
+        return (init_settings, env_settings, *files)
 
 
-def load_settings(file: Path | None = None, changes: dict[str, Any] | None = None) -> MinerSettings:
+def load_settings(
+    file: Path | None = None, changes: dict[str, Any] | None = None, defaults: dict[str, Any] | None = None
+) -> MinerSettings:
     """Read the settings.
 
     Args:
         file: a TOML file; None for `$CASCADE_CONFIG`, or `cascade.toml` here if there is one.
         changes: values that win over everything, by dotted path: `{"axon.port": 8092}`.
+        defaults: values that win over nothing but the defaults, by dotted path.
 
     Raises:
         SettingsError: the file is missing or not TOML, or a value or a variable of the environment is unknown or does
@@ -173,7 +175,8 @@ def load_settings(file: Path | None = None, changes: dict[str, Any] | None = Non
     """
     check_variables(os.environ)
     path = _find(file)
-    token = _tree.set(None if path is None else _read_toml(path))
+    trees = () if path is None else (_read_toml(path),)
+    token = _trees.set((*trees, merged({}, defaults or {})))
     try:
         return MinerSettings(**merged({}, changes or {}))
     except UnreadableVariable as error:
@@ -181,7 +184,7 @@ def load_settings(file: Path | None = None, changes: dict[str, Any] | None = Non
     except ValidationError as error:
         raise SettingsError(f"settings ({path or 'no file'}): {problems(error)}") from error
     finally:
-        _tree.reset(token)
+        _trees.reset(token)
 
 
 SERVICE_VARIABLE = re.compile(r"(_SERVICE_(HOST|PORT(_\w+)?)|^CASCADE_PORT|_PORT_[0-9]+_(TCP|UDP)(_[A-Z]+)?)$")

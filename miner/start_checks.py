@@ -9,7 +9,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from miner.chain.settings import ChainSettings
+from miner.chain.settings import AUTO, ChainSettings
 from miner.errors import StartError, StateInUse
 
 LOCK = ".miner.lock"
@@ -41,7 +41,7 @@ def held_state(state: Path) -> Iterator[None]:
 
 
 def published_ip(settings: ChainSettings) -> str | None:
-    """The address to publish on the chain; None if nothing is to be published.
+    """The address to publish on the chain, or `auto`; None if nothing is to be published.
 
     Raises:
         StartError: one is to be published, and none is set.
@@ -50,14 +50,15 @@ def published_ip(settings: ChainSettings) -> str | None:
         return None
     if settings.external_ip is None:
         raise StartError(
-            "chain.external_ip is not set: validators would not find this miner. Set it to the address they reach, or "
-            "set chain.publish_endpoint = false if the address is on the chain already"
+            "chain.external_ip is not set: validators would not find this miner. Set it to the address they reach, to "
+            "auto if services on the internet may be asked for it, or set chain.publish_endpoint = false if "
+            "the address is on the chain already"
         )
     return settings.external_ip
 
 
 def out_of_reach(address: str) -> str | None:
     """Why validators may not reach a published address; None if nothing is known against it."""
-    if ip_address(address).is_global:
+    if address == AUTO or ip_address(address).is_global:
         return None
     return f"{address} is no public address: validators outside of this network cannot reach it"

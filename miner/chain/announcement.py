@@ -9,6 +9,7 @@ from typing import Literal
 import structlog
 
 from miner.chain.port import AxonAddress, ChainPort, Neuron
+from miner.chain.settings import AUTO
 from miner.errors import ChainError
 
 log = structlog.get_logger(__name__)
@@ -51,6 +52,7 @@ class Announcement:
         self._address = address
         self._clock = clock
         self._tries = 0
+        self._published = False
         self._again_at = clock()
 
     def wait_s(self) -> float:
@@ -66,7 +68,7 @@ class Announcement:
         if neuron is None:
             self.state = "not_registered"
             self._tries, self._again_at = 0, self._clock()
-        elif neuron.axon == self._address:
+        elif self._is_ours(neuron.axon):
             if self._tries or self.state != "published":
                 log.info("address_confirmed", hotkey=self._hotkey, address=str(self._address), uid=neuron.uid)
             self.state, self._tries = "published", 0
@@ -80,6 +82,12 @@ class Announcement:
                 wanted=str(self._address),
                 consequence="validators do not find this miner; the address is published",
             )
+
+    def _is_ours(self, found: AxonAddress | None) -> bool:
+        if self._address.ip != AUTO:
+            return found == self._address
+        # Which address that is, the publication finds out; it sends nothing if the chain has it.
+        return self._published and found is not None and found.port == self._address.port
 
     async def publish(self) -> None:
         """Publish once; a failure is told, and when it is tried again."""
@@ -98,6 +106,6 @@ class Announcement:
                 consequence=f"validators may not find this miner; it is tried again in {pause_s:.0f} s",
             )
             return
-        self.state = "published"
+        self.state, self._published = "published", True
         self._again_at = self._clock() + max(pause_s, SETTLED_S)
         log.info("announced", hotkey=self._hotkey, address=str(self._address), tries=self._tries)

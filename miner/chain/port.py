@@ -109,7 +109,7 @@ class ChainPort(Protocol):
 
         Args:
             hotkey: ss58 address.
-            ip: the public address, IPv4 or IPv6.
+            ip: the public address, IPv4 or IPv6; `auto` for the one that the internet sees.
             port: the public port.
 
         Raises:

@@ -11,12 +11,18 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from stage1.settings import Section, UserPath
 
+# Instead of an address: the one that the internet sees, as the SDK finds it.
+AUTO = "auto"
+
 
 def _an_address(text: str) -> str:
+    if text == AUTO:
+        return text
     try:
         address = ip_address(text.strip())
     except ValueError:
-        raise ValueError(f"{text!r} is no IPv4 or IPv6 address; the chain takes no host names") from None
+        told = f"{text!r} is no IPv4 or IPv6 address, and not {AUTO!r}; the chain takes no host names"
+        raise ValueError(told) from None
     if address.is_unspecified or address.is_multicast:
         raise ValueError(f"{text!r} is the address of no machine; validators pass over a miner with it")
     return str(address)
@@ -106,7 +112,8 @@ class ChainSettings(Section):
         worker_calls: the process that reads the chain is replaced after so many calls.
         snapshot: the file of the offline chain.
         publish_endpoint: announce the axon's address on the chain.
-        external_ip: address that validators reach; announced, so needed with `publish_endpoint`.
+        external_ip: address that validators reach; announced, so needed with `publish_endpoint`. `auto` has the SDK ask
+            services on the internet for it, which then know of this machine.
         external_port: port that validators reach; default the axon's own.
     """
 
@@ -134,11 +141,8 @@ class ChainSettings(Section):
 
     @model_validator(mode="after")
     def _endpoints_are_said_once(self) -> Self:
-        given = [
-            name
-            for name in ("network", "endpoint", "endpoints")
-            if name in self.model_fields_set and getattr(self, name)
-        ]
+        fields = type(self).model_fields
+        given = [name for name in ("network", "endpoint", "endpoints") if getattr(self, name) != fields[name].default]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are given, and each says which chain is read: give one of them")
         if len(set(self.endpoints)) != len(self.endpoints):

@@ -13,7 +13,14 @@ from miner.errors import WalletError
 class Hotkey(Protocol):
     """An sr25519 key pair."""
 
-    ss58_address: str
+    @property
+    def ss58_address(self) -> str:
+        """Its address."""
+        ...
+
+    def sign(self, data: bytes) -> bytes:
+        """Signature of some bytes, 64 bytes."""
+        ...
 
 
 def load_hotkey(settings: WalletSettings) -> Hotkey:

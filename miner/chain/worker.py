@@ -22,6 +22,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict
 
 from miner.chain.port import AxonAddress, Neuron
+from miner.chain.settings import AUTO
 from miner.logs import configure_logging, repair_loggers_after_bittensor
 
 log = structlog.get_logger(__name__)
@@ -120,6 +121,9 @@ class Sdk(Protocol):
     def publish(self, publication: Publication) -> ServeResult:
         """Publish an axon's address."""
 
+    def external_ip(self) -> str:
+        """The address from which the internet sees this machine."""
+
     def reset(self) -> None:
         """Drop the connection; the next call makes a new one."""
 
@@ -168,6 +172,16 @@ class BittensorSdk:
         # The response is a sequence of two, and therefore true even when it failed.
         unreachable = isinstance(response.error, self._connection_errors)
         return ServeResult(response.success is True, str(response.message or "no reason given"), unreachable)
+
+    def external_ip(self) -> str:
+        """See `Sdk`."""
+        networking: Any = importlib.import_module("bittensor.utils.networking")
+        try:
+            found = str(ipaddress.ip_address(networking.get_external_ip()))
+        except networking.ExternalIPNotFound as error:
+            raise ConnectionError("no service on the internet says which address this machine has: set it") from error
+        log.info("external_ip_found", address=found)
+        return found
 
     def reset(self) -> None:
         """See `Sdk`."""
@@ -220,6 +234,8 @@ class Worker:
         if self._sdk.uid(publication.hotkey) is None:
             message = f"hotkey {publication.hotkey} has no UID on this subnet; register it"
             return Reply(failure="not_registered", message=message)
+        if publication.ip == AUTO:
+            publication = publication.model_copy(update={"ip": self._sdk.external_ip()})
         result = self._sdk.publish(publication)
         if result.success:
             return Reply()

@@ -14,13 +14,16 @@ from typing import Any, Literal
 from engines.errors import EngineError
 from engines.live.load.load_bundle import load_bundle
 from engines.machine.clock import utc_now
+from engines.store.bundle import Manifest
+from engines.store.file_names import MANIFEST
+from engines.store.model_card import FULL_REWARD_DAYS, age_days
 from engines.store.store import Store
 from miner.answering.journal import latest_record
 from miner.axon.server import bind
 from miner.axon.wires.open_wire import open_wire
 from miner.chain.conditions import incentive_of
 from miner.chain.port import ChainSnapshot
-from miner.chain.settings import ChainSettings, endpoint_name
+from miner.chain.settings import AUTO, ChainSettings, endpoint_name
 from miner.chain.wallet import load_hotkey
 from miner.errors import MinerError, ServerError, StartError, StateInUse
 from miner.nightly import NightlyJob
@@ -37,6 +40,7 @@ from stage2_bridge.servers.open_server import open_server
 
 SILENT_AFTER_H = 6.0
 ASK_S, MOST_BYTES = 10.0, 2**20
+RENEWED_BEFORE_DAYS = 10.0
 
 Health = Literal["ok", "warning", "failed"]
 
@@ -67,6 +71,7 @@ async def examine(settings: MinerSettings) -> list[Finding]:
     now = utc_now()
     return [
         _bundle(settings),
+        *model_age(settings, now),
         *await stage2(settings),
         _wallet(settings),
         *await asyncio.to_thread(where, settings),
@@ -100,6 +105,28 @@ def _bundle(settings: MinerSettings) -> Finding:
         return Finding("bundle", "warning", f"{pointer.bundle}: nothing certified, everything goes to Stage-2")
     told = f"{params.status} for stream {params.stream}, loads and reproduces its golden outputs"
     return Finding("bundle", "ok", f"{pointer.bundle}: {told}")
+
+
+def model_age(settings: MinerSettings, now: datetime) -> list[Finding]:
+    """How old the live model is, which decides what NATIX pays for it; nothing where none is live."""
+    store = Store(settings.store)
+    try:
+        pointer = store.current()
+        manifest = None if pointer is None else Manifest.read(store.path(pointer.bundle) / MANIFEST)
+    except (EngineError, Stage1Error):
+        return []
+    if manifest is None:
+        return []
+    days = age_days(store.root, manifest, now)
+    if days is None:
+        told = f"{manifest.bundle_id}: not known; `cascade engines card` makes a new model card"
+        return [Finding("model age", "warning", told)]
+    left = FULL_REWARD_DAYS - days
+    told = f"{manifest.bundle_id}: {days:.1f} days; a model is paid in full for {FULL_REWARD_DAYS:.0f}"
+    if left >= RENEWED_BEFORE_DAYS:
+        return [Finding("model age", "ok", told)]
+    todo = "publish a new one, submit it and register it with `cascade register-natix`"
+    return [Finding("model age", "warning", f"{told}, which {'are over' if left < 0 else 'end soon'}: {todo}")]
 
 
 def data(settings: MinerSettings, now: datetime) -> list[Finding]:
@@ -219,6 +246,8 @@ def endpoint(settings: MinerSettings) -> Finding:
         return Finding("endpoint", "ok", "not published by this miner; it must be on the chain already")
     if (why := out_of_reach(address)) is not None:
         return Finding("endpoint", "warning", why)
+    if address == AUTO:
+        address = "the address that services on the internet see"
     return Finding("endpoint", "ok", f"{address}:{settings.chain.external_port or settings.axon.port} is published")
 
 

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from miner.cli.drop_in import DropInCommand, EnvFileOption, settings_of
 from miner.cli.engines.commands import engines
 from miner.cli.options import (
     DEFAULT_STORE,
@@ -26,6 +27,7 @@ from miner.cli.options import (
     parsed_changes,
     say,
 )
+from miner.upstream.natix_registration import BASE_URL
 from offline.stages import STAGE_NAMES
 
 STARTED = time.monotonic()
@@ -90,8 +92,9 @@ def demo(
         raise typer.Exit(run_demo(settings))
 
 
-@app.command()
+@app.command(cls=DropInCommand)
 def mine(
+    context: typer.Context,
     config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
     wallet: Annotated[str | None, typer.Option(help="Name of the wallet.")] = None,
     hotkey: Annotated[str | None, typer.Option(help="Name of the hotkey.")] = None,
@@ -100,10 +103,18 @@ def mine(
     netuid: Annotated[int | None, typer.Option(help="72 on finney, 323 on the test network.")] = None,
     change: ChangeOption = None,
     retrain_now: Annotated[bool, typer.Option("--retrain-now", help="Start the nightly job once, at once.")] = False,
+    env_file: EnvFileOption = None,
+    print_settings: Annotated[
+        bool, typer.Option("--print-settings", help="Only print the settings that would be used, as a cascade.toml.")
+    ] = False,
 ) -> None:
     """Answer validators until stopped. Settings: flags, then CASCADE_ variables, then cascade.toml, then defaults.
 
-    Examples: `cascade mine --wallet miner --hotkey one` · `cascade mine --set stage2.engine=stage2/ --retrain-now`
+    Flags of the reference miner (`--wallet.name`, `--axon.port` and all others) and its `miner.env` are understood as
+    well; docs/moving.md says what becomes of each.
+
+    Examples: `cascade mine --wallet miner --hotkey one` · `cascade mine --set stage2.engine=stage2/ --retrain-now` ·
+    `cascade mine --env-file miner.env` · `cascade mine --env-file miner.env --print-settings`
     """
     # Until the process has something to reload; what it starts gets the default again.
     signal.signal(signal.SIGHUP, lambda *_: None)
@@ -111,20 +122,25 @@ def mine(
         import asyncio  # noqa: PLC0415
 
         from miner.logs import configure_logging  # noqa: PLC0415
-        from miner.process import leave_native_work, run_miner  # noqa: PLC0415
-        from miner.settings import load_settings  # noqa: PLC0415
         from stage1.errors import SettingsError  # noqa: PLC0415
 
         flags = {"wallet.name": wallet, "wallet.hotkey": hotkey, "axon.port": port}
         flags |= {"chain.network": network, "chain.netuid": netuid}
         changes = parsed_changes(change, flags)
-        settings = load_settings(config, changes)
+        used = settings_of(context, config, changes, env_file)
+        settings = used.settings
         if retrain_now and settings.retrain.data is None:
             raise SettingsError("--retrain-now needs retrain.data: the directory with labels.csv")
         configure_logging(settings.log.level, settings.log.json_lines)
+        used.tell()
+        if print_settings:
+            say(used.as_toml())
+            return
+        from miner.process import leave_native_work, run_miner  # noqa: PLC0415
+
         run = run_miner(
             settings,
-            read_again=lambda: load_settings(config, changes),
+            read_again=lambda: settings_of(context, config, changes, env_file).settings,
             retrain_now=retrain_now,
             started=STARTED,
         )
@@ -332,24 +348,64 @@ def simulate(
         raise typer.Exit(status_of(result, fail_under))
 
 
-@app.command()
+@app.command(cls=DropInCommand)
 def doctor(
+    context: typer.Context,
     config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
     change: ChangeOption = None,
+    env_file: EnvFileOption = None,
 ) -> None:
     """Check everything a miner needs, ask one that runs whether it is ready, and whether validators are asking at all.
 
-    Examples: `cascade doctor` · `cascade doctor --config cascade.toml` · `cascade doctor --set admin.port=8092`
+    It understands what `cascade mine` does of the reference miner's flags.
+
+    Examples: `cascade doctor` · `cascade doctor --config cascade.toml` · `cascade doctor --env-file miner.env`
     """
     with clear_errors():
         import asyncio  # noqa: PLC0415
 
-        from miner.cli.doctor import examine, rendered  # noqa: PLC0415
-        from miner.settings import load_settings  # noqa: PLC0415
+        from miner.cli.doctor import Finding, examine, rendered  # noqa: PLC0415
 
-        findings = asyncio.run(examine(load_settings(config, parsed_changes(change))))
+        used = settings_of(context, config, parsed_changes(change), env_file)
+        findings = asyncio.run(examine(used.settings))
+        findings += [Finding("flags", "warning", f"{one.name} {one.consequence}") for one in used.remarks]
         say(rendered(findings))
         raise typer.Exit(any(finding.failed for finding in findings))
+
+
+@app.command("register-natix", cls=DropInCommand)
+def register_natix(
+    context: typer.Context,
+    uid: Annotated[int, typer.Argument(min=0, max=65535, help="Of the hotkey; `cascade doctor` names it.")],
+    model_repo: Annotated[str, typer.Option(help="Repository of the model on Hugging Face, user/repo.")],
+    base_url: Annotated[str, typer.Option(help="Of the registry.")] = BASE_URL,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the request, signed; send nothing.")] = False,
+    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
+    wallet: Annotated[str | None, typer.Option(help="Name of the wallet.")] = None,
+    hotkey: Annotated[str | None, typer.Option(help="Name of the hotkey.")] = None,
+    change: ChangeOption = None,
+    env_file: EnvFileOption = None,
+) -> None:
+    """Register this miner and its model with NATIX, as the reference miner's register.sh did, and wait for the outcome.
+
+    The hotkey signs the time; the coldkey is not touched. The wallet is that of `cascade mine`.
+
+    Examples: `cascade register-natix 10 --model-repo user/roadwork --dry-run` ·
+    `cascade register-natix 10 --model-repo user/roadwork --wallet miner --hotkey one`
+    """
+    with clear_errors():
+        from miner.chain.wallet import load_hotkey  # noqa: PLC0415
+        from miner.upstream.natix_registration import register, signed  # noqa: PLC0415
+
+        flags = {"wallet.name": wallet, "wallet.hotkey": hotkey}
+        used = settings_of(context, config, parsed_changes(change, flags), env_file)
+        key = load_hotkey(used.settings.wallet)
+        registration = signed(uid, model_repo, key, now_s=time.time(), base_url=base_url)
+        if dry_run:
+            say(registration.as_text())
+            return
+        register(registration, tell=lambda text: typer.echo(text, err=True))
+        say(f"uid {uid} is registered with NATIX for {model_repo}")
 
 
 if __name__ == "__main__":

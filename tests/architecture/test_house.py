@@ -56,7 +56,13 @@ def below(names: list[str]) -> list[str]:
 # Packages that an extra brings: a live miner is installed without them.
 OF_EXTRAS = {"torch", "transformers", "peft", "safetensors", "kornia", "accelerate", "pytorch_optimizer"}
 # Run by name in processes of their own, or only where an extra is installed.
-NEVER_IMPORTED = {"miner.cli.__main__", "miner.simulation.validator", "engines.backends.int8"}
+NEVER_IMPORTED = {
+    "miner.cli.__main__",
+    "miner.simulation.validator",
+    "miner.upstream.__main__",
+    "miner.upstream.plugin",
+    "engines.backends.int8",
+}
 
 
 @pytest.mark.parametrize("behind", ["torch behind one door", "a live miner knows no night"])

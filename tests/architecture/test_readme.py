@@ -39,6 +39,7 @@ from miner.cli.main import app
 from miner.cli.options import INTERRUPTED, parsed_changes
 from miner.errors import StartError, WalletError
 from miner.settings import load_settings
+from miner.upstream.flag_table import FLAGS
 from offline.config import PRESETS, load_config
 from offline.data.sources.synthetic_streets import write_scenes
 from offline.errors import TrainingInterrupted
@@ -63,7 +64,7 @@ REASONS = {
     "starts the demo or the suite",
     "takes minutes",
 }
-FILE_SUFFIXES = {"json", "jsonl", "plan", "toml", "csv", "onnx", "npz", "html", "safetensors", "py", "md"}
+FILE_SUFFIXES = {"json", "jsonl", "plan", "toml", "csv", "onnx", "npz", "html", "safetensors", "py", "md", "env"}
 
 Check = Callable[[list[str]], None]
 
@@ -312,7 +313,8 @@ def test_commands_options_and_settings_in_the_text_exist(page: Path) -> None:
             command = program() if rest == ["engines"] else subcommand(rest)[0]
             assert {word for word in rest if word.startswith("-")} <= options_of(command), span
         elif re.fullmatch(r"--[a-z-]+", first):
-            assert first in options_of(program()) or f'"{first}"' in benchmarks, span
+            known = options_of(program()) | FLAGS.keys()
+            assert first in known or f'"{first}"' in benchmarks, span
         elif re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+(=.*)?", first):
             path = first.partition("=")[0].split(".")
             if not FILE_SUFFIXES & set(path) and any(path[0] in tree for tree in trees):
@@ -344,7 +346,7 @@ def test_files_modules_and_functions_in_the_text_exist(page: Path) -> None:
     for span in spans(page):
         if found := re.fullmatch(rf"((?:{NAMED})(?:\.\w+)*):([\w.]+)", span):
             assert defines(ROOT / f"{found[1].replace('.', '/')}.py", found[2]), span
-        elif re.fullmatch(rf"(?:{NAMED})(?:\.\w+)+", span):
+        elif re.fullmatch(rf"(?:{NAMED})(?:\.\w+)+", span) and span.rpartition(".")[2] not in FILE_SUFFIXES:
             place = ROOT / span.replace(".", "/")
             there = place.is_dir() or place.with_suffix(".py").is_file()
             assert there or defines(place.parent.with_suffix(".py"), place.name), span

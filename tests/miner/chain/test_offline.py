@@ -115,6 +115,9 @@ class FakeSdk:
         self.published.append(publication)
         return self._result
 
+    def external_ip(self):
+        return "192.0.2.99"
+
     def reset(self):
         self.resets += 1
         raise OSError("closing fails too")
@@ -132,6 +135,12 @@ class TestWorker:
         assert miner == Neuron(
             uid=2, validator_permit=False, stake=0.5, incentive=0.25, last_update=0, axon=("2001:db8::7", 8091)
         )
+
+    def test_the_address_that_the_internet_sees_is_published_where_it_is_to_be_found(self):
+        sdk = FakeSdk(result=ServeResult(success=True, message="", unreachable=False))
+        asked = Call(publication=PUBLICATION.model_copy(update={"ip": "auto"}))
+        assert Worker(sdk).answer(asked) == Reply()
+        assert sdk.published == [PUBLICATION.model_copy(update={"ip": "192.0.2.99"})]
 
     def test_whatever_the_sdk_raises_becomes_a_failure_and_a_new_connection(self):
         sdk = FakeSdk(broken=LookupError("odd"))

@@ -178,6 +178,14 @@ class TestAddress:
         assert watched.events("error") == ["not_registered", "not_registered"]
         assert [at for at, *_ in chain.published] == [1200.0]
 
+    def test_an_address_that_the_internet_tells_is_published_once_and_then_known_by_its_port(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        watched = Watched(Chain(), address=AxonAddress("auto", ADDRESS.port)).run(monkeypatch)
+        assert [at for at, *_ in watched.chain.published] == [0.0]
+        assert watched.events("warning", "error") == []
+        assert watched.watch.status()["addresses"] == {OURS: "published"}
+
     def test_a_miner_that_publishes_nothing_sends_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
         watched = Watched(Chain([HERE]), first=HERE, address=None).run(monkeypatch)
         assert watched.chain.tries == []

@@ -6,13 +6,14 @@ import asyncio
 import socket
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from engines.store.model_card import ModelCard, card_path, write_card
 from engines.store.store import Store
 from miner.answering.journal import FILE
 from miner.answering.record import RequestRecord
@@ -194,3 +195,26 @@ class TestWhatAStartNeeds:
         (roads / FILE).write_text("")
         told = doctor.traffic(load_settings(None, {"state": roads}), NOW)
         assert (told.verdict, told.detail) == ("ok", "last request 0.0 h ago, from 5Validat")
+
+
+@pytest.mark.parametrize(
+    ("days", "verdict", "told"),
+    [
+        (1, "ok", "1.0 days; a model is paid in full"),
+        (85, "warning", "which end soon"),
+        (99, "warning", "are over"),
+    ],
+)
+def test_the_age_of_the_live_model_is_told(
+    store: Store, publish: Callable[..., str], days: int, verdict: str, told: str
+) -> None:
+    settings = load_settings(None, {"store": str(store.root)})
+    assert doctor.model_age(settings, NOW) == []
+    bundle = publish("a")
+    since = NOW - timedelta(days=days)
+    write_card(store.root, bundle, ModelCard(version="1.0.1", submission_time=int(since.timestamp())))
+    [found] = doctor.model_age(settings, NOW)
+    assert (found.verdict, told in found.detail) == (verdict, True)
+    card_path(store.root, bundle).write_text("{")
+    [found] = doctor.model_age(settings, NOW)
+    assert (found.verdict, "not known" in found.detail) == ("warning", True)

@@ -1,0 +1,130 @@
+"""Commands that are started as the reference miner is: with its flags, and with its `miner.env`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from miner.cli.options import PATH
+from stage1.errors import SettingsError
+
+if TYPE_CHECKING:
+    from miner.settings import MinerSettings
+    from miner.upstream.translation import Remark, Translation
+
+FLAGS_GIVEN = "miner.upstream.flags"
+ENDPOINT, NETWORK = "chain.endpoint", "chain.network"
+YAML = frozenset({".yaml", ".yml"})
+
+EnvFileOption = Annotated[
+    Path | None,
+    typer.Option("--env-file", help="Upstream's miner.env; our own settings win over it.", **PATH),
+]
+
+
+class DropInCommand(TyperCommand):
+    """A command that understands the flags of the reference miner beside its own."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  the type is private to typer
+        """Keep the reference miner's flags for `settings_of`, and parse what is left."""
+        from miner.upstream.command_line import part  # noqa: PLC0415
+
+        try:
+            parted = part(args)
+        except SettingsError as error:
+            ctx.fail(str(error))
+        ctx.meta[FLAGS_GIVEN] = parted.given
+        return super().parse_args(ctx, parted.rest)
+
+
+@dataclass(frozen=True)
+class Used:
+    """The settings of a command.
+
+    Attributes:
+        settings: all of them.
+        remarks: what a person should know of the reference miner's flags and variables.
+        origins: where a value comes from, by dotted name, if it is one of those.
+    """
+
+    settings: MinerSettings
+    remarks: tuple[Remark, ...]
+    origins: Mapping[str, str]
+
+    def tell(self) -> None:
+        """Log every remark as a warning of one line."""
+        import structlog  # noqa: PLC0415
+
+        log = structlog.get_logger(__name__)
+        for remark in self.remarks:
+            log.warning("reference_miner_setting", name=remark.name, consequence=remark.consequence)
+
+    def as_toml(self) -> str:
+        """A `cascade.toml` with these settings; see `settings_as_toml`."""
+        from miner.cli.settings_text import settings_as_toml  # noqa: PLC0415
+
+        return settings_as_toml(self.settings, self.origins)
+
+
+def settings_of(context: typer.Context, config: Path | None, changes: dict[str, Any], env_file: Path | None) -> Used:
+    """The settings of a command from everything that was said to it.
+
+    Our own flags win over our variables, those over `cascade.toml`, that over the reference miner's flags, those over
+    `miner.env`, and that over the variables of bittensor.
+
+    Args:
+        context: of a `DropInCommand`.
+        config: `cascade.toml`, or a YAML file of bittensor; None for the default.
+        changes: from our own flags, by dotted path.
+        env_file: `miner.env`, None for none.
+
+    Raises:
+        SettingsError: a value is unknown or does not fit; names it.
+    """
+    from miner.settings import PREFIX, load_settings  # noqa: PLC0415
+    from miner.upstream.env_file import read_env_file, read_yaml_config  # noqa: PLC0415
+    from miner.upstream.translation import Sources, overruled, translate  # noqa: PLC0415
+
+    theirs: dict[str, str] = {}
+    if config is not None and config.suffix.lower() in YAML:
+        theirs, config = read_yaml_config(config), None
+    variables = None if env_file is None else read_env_file(env_file)
+    for name, value in (variables or {}).items():
+        # Of our own, as the shell that sourced the file would have exported them; what is set already wins.
+        if name.startswith(PREFIX):
+            os.environ.setdefault(name, value)
+    told = translate(Sources(dict(os.environ), variables, theirs, context.meta.get(FLAGS_GIVEN, {})))
+    passed_over = _without_what_ours_exclude(told, load_settings(config, changes))
+    settings = load_settings(config, changes, {name: taken.value for name, taken in told.settings.items()})
+    effective = {name: _value(settings, name) for name in told.settings}
+    origins = {name: taken.origin for name, taken in told.settings.items() if effective[name] == taken.value}
+    return Used(settings, (*told.remarks, *passed_over, *overruled(told, effective)), origins)
+
+
+def _without_what_ours_exclude(told: Translation, ours: MinerSettings) -> list[Remark]:
+    """Take out what cannot stand beside our own settings or beside each other; what ours pass over is told."""
+    from miner.upstream.translation import Remark  # noqa: PLC0415
+
+    crossed: list[str] = []
+    if ours.chain.model_fields_set & {"network", "endpoint", "endpoints"}:
+        crossed += [NETWORK, ENDPOINT]
+    elif ENDPOINT in told.settings:
+        # Both are given always, and the endpoint is what the SDK uses.
+        told.settings.pop(NETWORK, None)
+    if ours.hotkeys:
+        crossed += ["wallet.hotkey", "chain.external_port"]
+    dropped = [(name, told.settings.pop(name)) for name in crossed if name in told.settings]
+    return [Remark(taken.origin, f"is passed over: a setting of this miner says {name}") for name, taken in dropped]
+
+
+def _value(settings: MinerSettings, name: str) -> object:
+    value: object = settings
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value

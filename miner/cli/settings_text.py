@@ -1,0 +1,47 @@
+"""Settings as a `cascade.toml`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+
+from pydantic import BaseModel
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def settings_as_toml(settings: BaseModel, origins: Mapping[str, str]) -> str:
+    """One line a setting, under its dotted name; a value that is not set is a comment.
+
+    Args:
+        settings: the tree.
+        origins: what stands behind a line as a comment, by dotted name.
+    """
+    return "\n".join(_lines(json.loads(settings.model_dump_json()), "", origins))
+
+
+def _lines(tree: Mapping[str, object], prefix: str, origins: Mapping[str, str]) -> Iterator[str]:
+    for key, value in tree.items():
+        name = f"{prefix}{_key(key)}"
+        if value is None:
+            yield f"# {name} is not set"
+        elif isinstance(value, Mapping) and value:
+            yield from _lines(value, f"{name}.", origins)
+        else:
+            origin = f"  # {origins[name]}" if name in origins else ""
+            yield f"{name} = {_inline(value)}{origin}"
+
+
+def _key(key: str) -> str:
+    return key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+
+
+def _inline(value: object) -> str:
+    if isinstance(value, Mapping):
+        parts = (f"{_key(key)} = {_inline(part)}" for key, part in value.items() if part is not None)
+        return "{" + ", ".join(parts) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_inline(part) for part in value) + "]"
+    # What JSON writes of a text or a number is TOML as well.
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,251 @@
+"""`cascade mine` in the place of the reference miner: its start command and its env file, through the real program."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from miner.cli.main import app
+from miner.cli.settings_text import settings_as_toml
+from miner.settings import load_settings
+
+ROOT = Path(__file__).parents[3]
+# As setup_env.sh writes it, with two lines filled in.
+MINER_ENV = """\
+# Detector Configuration
+IMAGE_DETECTOR=ViT                     # Options: ROADWORK, ViT, None
+IMAGE_DETECTOR_CONFIG=ViT_roadwork.yaml
+VIDEO_DETECTOR=TALL                    # Options: TALL, None
+VIDEO_DETECTOR_CONFIG=tall.yaml
+
+# Device Settings
+IMAGE_DETECTOR_DEVICE=cpu              # Options: cpu, cuda
+VIDEO_DETECTOR_DEVICE=cpu
+
+NETUID=323                             # Network User ID options: 72, 323
+SUBTENSOR_NETWORK=test                 # Networks: finney, test, local
+SUBTENSOR_CHAIN_ENDPOINT=wss://test.finney.opentensor.ai:443
+                                       # Endpoints:
+                                       # - wss://entrypoint-finney.opentensor.ai:443
+
+WALLET_NAME=miner
+WALLET_HOTKEY=one
+
+MINER_AXON_PORT=8091
+BLACKLIST_FORCE_VALIDATOR_PERMIT=True  # Force validator permit for blacklisting
+MODEL_URL=
+PROXY_CLIENT_URL=https://hydra.natix.network
+"""
+# As start_miner.sh has it, with the program in the place of `python neurons/miner.py`.
+START = r"""
+set -a
+source miner.env
+set +a
+exec $PROGRAM \
+  --neuron.image_detector ${IMAGE_DETECTOR:-None} \
+  --neuron.image_detector_config ${IMAGE_DETECTOR_CONFIG:-None} \
+  --neuron.image_detector_device ${IMAGE_DETECTOR_DEVICE:-None} \
+  --netuid $NETUID \
+  --model_url $MODEL_URL \
+  --subtensor.network $SUBTENSOR_NETWORK \
+  --subtensor.chain_endpoint $SUBTENSOR_CHAIN_ENDPOINT \
+  --wallet.name $WALLET_NAME \
+  --wallet.hotkey $WALLET_HOTKEY \
+  --axon.port $MINER_AXON_PORT \
+  --blacklist.force_validator_permit $BLACKLIST_FORCE_VALIDATOR_PERMIT \
+  --logging.debug
+"""
+MOVED = {
+    "chain": {
+        "netuid": 323,
+        "endpoint": "wss://test.finney.opentensor.ai:443",
+        "external_ip": "auto",
+    },
+    "wallet": {"name": "miner", "hotkey": "one"},
+    "axon": {"port": 8091},
+    "access": {"require_validator_permit": True},
+}
+
+HOTKEYS = ["5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY", "5FHneW46xGXgs5mUiveU4sbTyGBzmstUspZC92UhjJM694ty"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith(("BT_", "CASCADE_"))]:
+        monkeypatch.delenv(name)
+    (tmp_path / "miner.env").write_text(MINER_ENV)
+    return tmp_path
+
+
+def printed(*arguments: str) -> tuple[dict[str, Any], str]:
+    """The effective settings, and what was said beside them."""
+    result = CliRunner().invoke(app, ["mine", "--print-settings", *arguments])
+    assert result.exit_code == 0, result.output
+    return tomllib.loads(result.stdout), result.stderr
+
+
+def is_within(part: dict[str, Any], whole: dict[str, Any]) -> bool:
+    return all(
+        is_within(value, whole[name]) if isinstance(value, dict) else whole[name] == value
+        for name, value in part.items()
+    )
+
+
+def test_the_start_command_of_the_reference_miner_starts_this_one(elsewhere: Path) -> None:
+    program = f"{sys.executable} -m miner.cli mine --print-settings"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", START],
+        env=os.environ | {"PROGRAM": program, "PYTHONPATH": str(ROOT)},
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    settings = tomllib.loads(done.stdout)
+    assert is_within(MOVED | {"log": {"level": "DEBUG"}}, settings), settings
+    # What has no effect is told, each in one line.
+    told = done.stderr.strip().splitlines()
+    assert [next(name for name in line.split('"') if name.startswith("--")) for line in told] == [
+        "--neuron.image_detector",
+        "--neuron.image_detector_config",
+        "--neuron.image_detector_device",
+    ]
+    assert all("no effect" in line for line in told)
+
+
+def test_its_env_file_alone_is_enough() -> None:
+    settings, said = printed("--env-file", "miner.env", "--logging.debug")
+    assert is_within(MOVED | {"log": {"level": "DEBUG"}}, settings)
+    assert all(said.count(f'"{name}"') == 1 for name in ("IMAGE_DETECTOR", "VIDEO_DETECTOR", "PROXY_CLIENT_URL"))
+    assert "MODEL_URL" not in said
+
+
+def test_our_own_flags_variables_and_file_win(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (elsewhere / "cascade.toml").write_text(
+        "axon.port = 1001\nwallet.hotkey = 'file'\n[chain]\nexternal_ip='192.0.2.1'\n"
+    )
+    monkeypatch.setenv("CASCADE_WALLET__NAME", "variable")
+    settings, said = printed("--env-file", "miner.env", "--axon.port", "1002", "--netuid", "72", "--wallet.name=theirs")
+    assert settings["axon"]["port"] == 1001
+    assert settings["wallet"]["name"] == "variable"
+    assert settings["wallet"]["hotkey"] == "file"
+    assert settings["chain"]["netuid"] == 72
+    assert settings["chain"]["external_ip"] == "192.0.2.1"
+    assert "is passed over: axon.port is 1001 by a setting of this miner" in said
+
+
+def test_the_network_of_our_own_is_not_reached_through_their_endpoint() -> None:
+    settings, _ = printed("--env-file", "miner.env", "--network", "finney")
+    assert settings["chain"]["network"] == "finney"
+    assert "endpoint" not in settings["chain"]
+
+
+def test_our_own_variables_may_stand_in_the_env_file(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (elsewhere / "miner.env").write_text("CASCADE_STORE=in-the-file\nCASCADE_AXON__PORT=7\n")
+    monkeypatch.setenv("CASCADE_AXON__PORT", "8")
+    # Undone at the end, what the command sets.
+    monkeypatch.setenv("CASCADE_STORE", "x")
+    monkeypatch.delenv("CASCADE_STORE")
+    settings, said = printed("--env-file", "miner.env")
+    assert (settings["store"], settings["axon"]["port"], said) == ("in-the-file", 8, "")
+    os.environ.pop("CASCADE_STORE")
+
+
+def test_a_permit_is_waived_by_our_own_setting_alone() -> None:
+    settings, said = printed("--blacklist.force_validator_permit", "False")
+    assert settings["access"]["require_validator_permit"] is True
+    assert "the reference miner took its False for True" in said
+    settings, _ = printed(
+        "--blacklist.force_validator_permit", "True", "--set", "access.require_validator_permit=false"
+    )
+    assert settings["access"]["require_validator_permit"] is False
+
+
+def test_a_yaml_file_of_the_sdk_is_read(elsewhere: Path) -> None:
+    (elsewhere / "sdk.yaml").write_text("axon:\n  port: 9003\nwandb:\n  off: true\n")
+    settings, said = printed("--config", "sdk.yaml", "--strict", "--no_version_checking")
+    assert settings["axon"]["port"] == 9003
+    assert "--wandb.off" in said
+
+
+def test_variables_of_the_sdk_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BT_AXON_EXTERNAL_IP", "192.0.2.7")
+    monkeypatch.setenv("BT_WALLET_NAME", "sdk")
+    settings, _ = printed()
+    assert (settings["chain"]["external_ip"], settings["wallet"]["name"]) == ("192.0.2.7", "sdk")
+
+
+def test_an_unknown_flag_is_an_error_with_a_near_one() -> None:
+    for words, near in ((["--axon.prot", "1"], "--axon.port"), (["--walet", "w"], "--wallet")):
+        result = CliRunner().invoke(app, ["mine", *words])
+        assert result.exit_code == 2
+        assert near in result.output
+
+
+def test_a_value_that_does_not_fit_is_one_line() -> None:
+    result = CliRunner().invoke(app, ["mine", "--axon.port", "eighty"])
+    assert (result.exit_code, result.output) == (2, "cascade: --axon.port: 'eighty' is not a whole number\n")
+
+
+def test_doctor_is_told_the_same(elsewhere: Path) -> None:
+    (elsewhere / "chain.json").write_text("{}")
+    words = ["doctor", "--env-file", "miner.env", "--set", "chain.kind=offline", "--set", "chain.snapshot=chain.json"]
+    result = CliRunner().invoke(app, words)
+    assert "the address that services on the internet see:8091 is published" in result.output
+    assert "IMAGE_DETECTOR has no effect" in result.output
+
+
+def test_printed_settings_are_a_settings_file(elsewhere: Path) -> None:
+    night = {"seed": 3, "model.backbone": {"kind": "random"}, "train_supervised": {"epochs": 20, "note": 'a "b" ü\\'}}
+    given = load_settings(
+        None,
+        {
+            "night": night,
+            "access.extra_hotkeys": [
+                "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY",
+                "5FHneW46xGXgs5mUiveU4sbTyGBzmstUspZC92UhjJM694ty",
+            ],
+            "wallet.path": "~/w",
+            "retrain.data": "roads",
+        },
+    )
+    path = elsewhere / "printed.toml"
+    path.write_text(settings_as_toml(given, {"axon.port": "--axon.port"}))
+    assert load_settings(path) == given
+    assert "axon.port = 8091  # --axon.port" in path.read_text()
+
+
+def test_several_hotkeys_of_ours_win_over_the_one_of_the_reference_miner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both cannot be: one names a hotkey, the other names several."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cascade.toml").write_text('hotkeys = ["one", "two"]\n\n[chain]\nendpoints = ["finney", "ws://a"]\n')
+    flags = ["--wallet.hotkey", "three", "--subtensor.network", "test", "--subtensor.chain_endpoint", "ws://b"]
+    done = CliRunner().invoke(app, ["mine", *flags, "--print-settings"])
+    assert done.exit_code == 0, done.output
+    printed = tomllib.loads(done.stdout)
+    assert [one["hotkey"] for one in printed["hotkeys"]] == ["one", "two"]
+    assert printed["chain"]["endpoints"] == ["finney", "ws://a"]
+    assert "endpoint" not in printed["chain"]
+    assert done.stderr.count("reference_miner_setting") == 3
+
+
+@pytest.mark.parametrize(
+    "change", ["chain.endpoint=ws://a", 'chain.endpoints=["ws://a","finney"]', 'hotkeys=["a","b"]']
+)
+def test_settings_of_which_only_one_may_be_given_can_be_printed_and_read_again(tmp_path: Path, change: str) -> None:
+    printed = CliRunner().invoke(app, ["mine", "--set", change, "--print-settings"])
+    file = tmp_path / "printed.toml"
+    file.write_text(printed.stdout)
+    again = CliRunner().invoke(app, ["mine", "--config", str(file), "--print-settings"])
+    assert (again.exit_code, again.stdout) == (0, printed.stdout)
