@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from miner.settings import MinerSettings
     from miner.upstream.translation import Remark, Translation
 
-FLAGS_GIVEN = "miner.upstream.flags"
+PARTED = "miner.upstream.parted"
 ENDPOINT, NETWORK = "chain.endpoint", "chain.network"
 YAML = frozenset({".yaml", ".yml"})
 
@@ -39,7 +39,7 @@ class DropInCommand(TyperCommand):
             parted = part(args)
         except SettingsError as error:
             ctx.fail(str(error))
-        ctx.meta[FLAGS_GIVEN] = parted.given
+        ctx.meta[PARTED] = parted
         return super().parse_args(ctx, parted.rest)
 
 
@@ -99,7 +99,8 @@ def settings_of(context: typer.Context, config: Path | None, changes: dict[str, 
         # Of our own, as the shell that sourced the file would have exported them; what is set already wins.
         if name.startswith(PREFIX):
             os.environ.setdefault(name, value)
-    told = translate(Sources(dict(os.environ), variables, theirs, context.meta.get(FLAGS_GIVEN, {})))
+    parted = context.meta[PARTED]
+    told = translate(Sources(dict(os.environ), variables, theirs, parted.given, parted.empty))
     passed_over = _without_what_ours_exclude(told, load_settings(config, changes))
     settings = load_settings(config, changes, {name: taken.value for name, taken in told.settings.items()})
     effective = {name: _value(settings, name) for name in told.settings}

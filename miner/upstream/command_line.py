@@ -22,10 +22,12 @@ class Parted:
     Attributes:
         given: values by flag of the reference miner; of a flag that is given twice the last one, as it did.
         rest: everything else, in order.
+        empty: flags of the reference miner whose value is empty.
     """
 
     given: dict[str, str]
     rest: list[str]
+    empty: frozenset[str] = frozenset()
 
 
 def part(arguments: Sequence[str]) -> Parted:
@@ -42,12 +44,14 @@ def part(arguments: Sequence[str]) -> Parted:
     """
     given: dict[str, str] = {}
     rest: list[str] = []
+    empty: set[str] = set()
     words = list(arguments)
     while words:
         word = words.pop(0)
         name, equals, value = word.partition("=")
         if word == "--":
-            return Parted(given, [*rest, word, *words])
+            rest += [word, *words]
+            break
         if name not in FLAGS:
             _check(name)
             rest.append(word)
@@ -57,12 +61,13 @@ def part(arguments: Sequence[str]) -> Parted:
         elif not equals and FLAGS[name].switch:
             value = "True"
         if not value.strip():
+            empty.add(name)
             continue
         if name in SHARED:
             rest += [name, value]
         else:
             given[name] = value
-    return Parted(given, rest)
+    return Parted(given, rest, frozenset(empty - given.keys()))
 
 
 def _is_value(word: str, *, switch: bool) -> bool:

@@ -197,7 +197,7 @@ def _asked(url: str, body: dict[str, str] | None, call_s: float, clock: Callable
                 said = error.reason or "without a word"
         kind = RegistrationError if body is not None and 400 <= error.code < 500 else Unreachable
         raise kind(f"{url}: status {error.code}: {said}") from error
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, UnicodeError) as error:
         reason = error.reason if isinstance(error, URLError) else error
         raise Unreachable(f"{url}: cannot be asked: {reason or type(error).__name__}") from error
     try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 
@@ -22,17 +22,19 @@ class Sources:
         env_file: variables of `miner.env`; None where there is none.
         config: values by flag from a `--config` file of bittensor.
         flags: values by flag from the command line.
+        empty: flags of the command line whose value is empty.
     """
 
     environment: Mapping[str, str] = field(default_factory=dict)
     env_file: Mapping[str, str] | None = None
     config: Mapping[str, str] = field(default_factory=dict)
     flags: Mapping[str, str] = field(default_factory=dict)
+    empty: Collection[str] = ()
 
     @property
     def moved(self) -> bool:
         """Somebody starts this miner as they started the reference miner."""
-        return bool(self.env_file is not None or self.config or self.flags)
+        return bool(self.env_file is not None or self.config or self.flags or self.empty)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def translate(sources: Sources) -> Translation:
                 settings[row.setting] = Taken(value, origin)
     if sources.moved and ADDRESS not in settings:
         settings[ADDRESS] = Taken(AUTO, "as the reference miner did")
-    return Translation(settings, (*remarks.values(), *_unknown(sources.env_file or {})))
+    return Translation(settings, (*remarks.values(), *_empty(sources, settings), *_unknown(sources.env_file or {})))
 
 
 def overruled(translation: Translation, effective: Mapping[str, object]) -> tuple[Remark, ...]:
@@ -143,6 +145,16 @@ def _converted(row: Row, origin: str, text: str) -> object:
         return row.convert(text)
     except SettingsError as error:
         raise SettingsError(f"{origin}: {error}") from error
+
+
+def _empty(sources: Sources, settings: Mapping[str, Taken]) -> Iterator[Remark]:
+    """Of those that name a wallet or a place on the chain: a person may believe that they say something."""
+    variables = {name for name, text in (sources.env_file or {}).items() if not text.strip()}
+    for row in TABLE:
+        if row.setting is not None and row.setting not in settings:
+            for name in (row.flag, *row.variables):
+                if name in sources.empty or name in variables:
+                    yield Remark(name, f"is empty and counts as not given: {row.setting} is what this miner has for it")
 
 
 def _unknown(env_file: Mapping[str, str]) -> Iterator[Remark]:

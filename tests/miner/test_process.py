@@ -150,14 +150,10 @@ def home(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def running(home: Path, **changes: object) -> Iterator[Miner]:
-    """`cascade mine` with the store, the wallets and the chain of `home`, once it is ready."""
-    port = free_port()
-    published = {"chain.publish_endpoint": "true", "chain.external_ip": "192.0.2.7"}
-    settings = offline_settings(home, port) | published | changes
-    flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
+def started(home: Path, port: int, words: list[str]) -> Iterator[Miner]:
+    """`cascade mine` with these words, from when it is ready."""
     with (home / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "miner.cli", "mine", *flags], stderr=log, cwd=home)
+        process = subprocess.Popen([sys.executable, "-m", "miner.cli", "mine", *words], stderr=log, cwd=home)
     miner = Miner(process, home, port, (home / "address").read_text(), Store(home / "store"))
     try:
         until(lambda: miner.saw("ready"))
@@ -165,6 +161,17 @@ def running(home: Path, **changes: object) -> Iterator[Miner]:
     finally:
         process.kill()
         process.wait()
+
+
+@contextmanager
+def running(home: Path, **changes: object) -> Iterator[Miner]:
+    """`cascade mine` with the store, the wallets and the chain of `home`, once it is ready."""
+    port = free_port()
+    published = {"chain.publish_endpoint": "true", "chain.external_ip": "192.0.2.7"}
+    settings = offline_settings(home, port) | published | changes
+    flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
+    with started(home, port, flags) as miner:
+        yield miner
 
 
 @pytest.fixture
@@ -201,6 +208,31 @@ def test_a_validators_dendrite_is_answered_and_others_are_refused(miner: Miner, 
     [stranger] = miner.ask(roadwork, wallet="stranger", python=python)
     assert (stranger["status_code"], stranger["prediction"]) == (403, -1.0)
     assert [record.result for record in read_journal(miner.home / "state")].count("answered") == 2
+
+
+def test_it_answers_where_it_is_started_as_the_reference_miner_is(
+    home: Path, bundle_files: Path, provenance: Provenance
+) -> None:
+    store, port = Store(home / "store"), free_port()
+    store.activate(store.publish(bundle_files, provenance), now=NOW)
+    # No chain can be reached from here; the rest is what the reference miner has.
+    chain = f"chain.kind = 'offline'\nchain.snapshot = '{home / 'chain.json'}'\naxon.host = '127.0.0.1'\n"
+    chain += "log.json_lines = true\n"
+    (home / "cascade.toml").write_text(f"store = '{store.root}'\nstate = '{home / 'state'}'\n{chain}")
+    (home / "miner.env").write_text(
+        f"IMAGE_DETECTOR=ViT   # Options: ROADWORK, ViT\nNETUID=323\nSUBTENSOR_NETWORK=test\nWALLET_NAME=miner\n"
+        f"WALLET_HOTKEY=default\nMINER_AXON_PORT={port}\nBLACKLIST_FORCE_VALIDATOR_PERMIT=False\nMODEL_URL=\n"
+    )
+    words = ["--env-file", "miner.env", "--wallet.path", str(home), "--model_url", "--logging.debug"]
+    with started(home, port, words) as miner:
+        roadwork = picture(home / "roadwork.jpg", (255, 255, 0))
+        [answer] = miner.ask(roadwork)
+        assert answer["status_code"] == 200
+        assert answer["prediction"] > 0.5
+        assert miner.ask(roadwork, wallet="stranger")[0]["status_code"] == 403
+        told = {event["name"]: event["consequence"] for event in miner.events("reference_miner_setting")}
+    assert "no effect" in told["IMAGE_DETECTOR"]
+    assert "a validator permit is required" in told["BLACKLIST_FORCE_VALIDATOR_PERMIT"]
 
 
 def test_abuse_is_refused_as_documented_and_the_miner_keeps_answering(miner: Miner) -> None:

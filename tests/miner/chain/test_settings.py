@@ -26,7 +26,7 @@ def test_the_chain_is_named_in_one_of_three_ways(given: dict[str, Any], asked: t
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"network": "finney", "endpoints": ["test"]}, "network and endpoints are given"),
+        ({"network": "test", "endpoints": ["finney"]}, "network and endpoints are given"),
         ({"endpoint": "ws://a", "endpoints": ["ws://b"]}, "endpoint and endpoints are given"),
         ({"endpoint": "ws://a", "network": "test"}, "network and endpoint are given"),
         ({"endpoints": ["ws://a", "ws://a"]}, "twice"),

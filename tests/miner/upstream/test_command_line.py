@@ -37,7 +37,9 @@ def test_an_empty_value_is_as_if_nothing_was_given(empty: list[str]) -> None:
 def test_our_own_options_pass_with_their_values() -> None:
     words = ["--wallet", "w", "--port=9", "--netuid", "323", "--config", "cascade.toml", "--set", "axon.port=1"]
     assert part(words).rest == words
-    assert part(["--netuid", "--model_url", "--config="]).rest == []
+    assert part(["--netuid", "--model_url", "--config="]) == Parted(
+        {}, [], frozenset({"--netuid", "--model_url", "--config"})
+    )
 
 
 def test_of_a_flag_that_is_given_twice_the_last_one_holds() -> None:

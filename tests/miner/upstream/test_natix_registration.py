@@ -198,6 +198,12 @@ def test_a_request_that_is_not_taken_says_why_and_asks_no_further(
     assert [method for method, *_ in registry.asked] == ["POST"]
 
 
+def test_a_registry_whose_name_is_none_is_told(key: Keypair) -> None:
+    nowhere = signed(10, "user/repo", key, now_s=NOW_S, base_url=f"https://{'a' * 70}.invalid")
+    with pytest.raises(RegistrationError, match="cannot be asked"):
+        sent(nowhere, Time())
+
+
 def test_a_registry_that_is_not_there_is_told(key: Keypair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "*")
     nowhere = signed(10, "user/repo", key, now_s=NOW_S, base_url="http://127.0.0.1:9")

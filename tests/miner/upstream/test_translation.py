@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from miner.upstream.translation import ADDRESS, Sources, translate
@@ -33,6 +35,15 @@ def test_variables_of_miner_env_count_in_the_file_alone() -> None:
 
 def test_an_empty_value_is_none() -> None:
     assert settings_from(environment={"BT_WALLET_NAME": "w"}, env_file={"WALLET_NAME": ""})["wallet.name"] == "w"
+
+
+def test_an_empty_name_is_told_unless_another_source_names_it() -> None:
+    sources = Sources(env_file={"WALLET_NAME": "", "MODEL_URL": ""}, empty={"--wallet.hotkey", "--model_url"})
+    said = [(remark.name, remark.consequence) for remark in translate(sources).remarks]
+    assert [name for name, _ in said] == ["WALLET_NAME", "--wallet.hotkey"]
+    assert all("is empty and counts as not given" in consequence for _, consequence in said)
+    named = replace(sources, environment={"BT_WALLET_NAME": "w", "BT_WALLET_HOTKEY": "h"})
+    assert translate(named).remarks == ()
 
 
 @pytest.mark.parametrize(
