@@ -24,8 +24,8 @@ from miner.axon.wires.open_wire import open_wire
 from miner.chain.conditions import incentive_of
 from miner.chain.port import ChainSnapshot
 from miner.chain.settings import AUTO, ChainSettings, endpoint_name
-from miner.chain.wallet import load_hotkey
-from miner.errors import MinerError, ServerError, StartError, StateInUse
+from miner.errors import MinerError, NotRegistered, ServerError, StartError, StateInUse
+from miner.identities import wallets
 from miner.nightly import NightlyJob
 from miner.process import open_chain
 from miner.settings import MinerSettings
@@ -73,7 +73,7 @@ async def examine(settings: MinerSettings) -> list[Finding]:
         _bundle(settings),
         *model_age(settings, now),
         *await stage2(settings),
-        _wallet(settings),
+        *_wallet(settings),
         *await asyncio.to_thread(where, settings),
         endpoint(settings),
         wire(settings),
@@ -144,11 +144,11 @@ def data(settings: MinerSettings, now: datetime) -> list[Finding]:
     return [Finding("data", "ok", str(inventory_of(rows, config.splits.sequence_columns, places=places)))]
 
 
-def _wallet(settings: MinerSettings) -> Finding:
+def _wallet(settings: MinerSettings) -> list[Finding]:
     try:
-        return Finding("hotkey", "ok", load_hotkey(settings.wallet).ss58_address)
+        return [Finding("hotkey", "ok", address) for address in wallets(settings)]
     except MinerError as error:
-        return Finding("hotkey", "failed", str(error))
+        return [Finding("hotkey", "failed", str(error))]
 
 
 async def night(settings: MinerSettings) -> list[Finding]:
@@ -177,7 +177,7 @@ def where(settings: MinerSettings) -> list[Finding]:
 
 def _free(settings: MinerSettings) -> list[Finding]:
     """Whether a miner could listen: all ports are taken at once, as it would."""
-    wanted = [("port", settings.axon.host, settings.axon.port, "axon")]
+    wanted = [("port", served.axon.host, served.axon.port, "axon") for served in settings.served]
     if settings.admin.port is not None:
         wanted.append(("admin", "127.0.0.1", settings.admin.port, "admin"))
     found = []
@@ -193,12 +193,14 @@ def _free(settings: MinerSettings) -> list[Finding]:
 
 def _running(settings: MinerSettings) -> list[Finding]:
     """What the miner that has the state directory says of itself, or at least whether something listens."""
-    port, admin = settings.axon.port, settings.admin.port
+    wanted, admin = [served.axon.port for served in settings.served if served.axon.port], settings.admin.port
     told = readiness(admin) if admin else None
     if told is None:
-        listens = _listens(port)
-        says = "and something listens on the port" if listens else "but nothing listens on the port yet"
-        found = [Finding("port", "ok" if listens else "warning", f"{port}: a miner runs, {says}")]
+        found = []
+        for port in wanted:
+            listens = _listens(port)
+            says = "and something listens on the port" if listens else "but nothing listens on the port yet"
+            found.append(Finding("port", "ok" if listens else "warning", f"{port}: a miner runs, {says}"))
         if admin:
             says = "that is no miner listens there" if _listens(admin) else "nothing listens there"
             detail = f"{admin}: {says}; the miner starts still, or was started with another admin.port"
@@ -207,8 +209,9 @@ def _running(settings: MinerSettings) -> list[Finding]:
     if told["state"] != str(settings.state.resolve()):
         return [Finding("admin", "failed", f"{admin}: taken by another miner, that of {told['state']}")]
     ports = sorted(told["ports"].values())
-    if port and port not in ports:
-        detail = f"{port}: the miner listens on {', '.join(map(str, ports))}; restart it to use these settings"
+    if missing := sorted(set(wanted) - set(ports)):
+        listens_on = f"the miner listens on {', '.join(map(str, ports))}"
+        detail = f"{', '.join(map(str, missing))}: {listens_on}; restart it to use these settings"
         listening = Finding("port", "warning", detail)
     else:
         listening = Finding("port", "ok", f"{', '.join(map(str, ports))}: the miner's")
@@ -248,7 +251,8 @@ def endpoint(settings: MinerSettings) -> Finding:
         return Finding("endpoint", "warning", why)
     if address == AUTO:
         address = "the address that services on the internet see"
-    return Finding("endpoint", "ok", f"{address}:{settings.chain.external_port or settings.axon.port} is published")
+    ports = (str(served.external_port or served.axon.port) for served in settings.served)
+    return Finding("endpoint", "ok", f"{address}:{', '.join(ports)} is published")
 
 
 def wire(settings: MinerSettings) -> Finding:
@@ -285,12 +289,23 @@ async def _chain(settings: MinerSettings) -> list[Finding]:
     finally:
         await chain.close()
     findings = [reading(settings.chain, snapshot)]
+    return [*findings, *registrations(settings, snapshot), emission(snapshot)]
+
+
+def registrations(settings: MinerSettings, snapshot: ChainSnapshot) -> list[Finding]:
+    """Whether our hotkeys are registered; a miner starts if one of several is."""
     try:
-        uid = snapshot.neuron(load_hotkey(settings.wallet).ss58_address).uid
-        findings.append(Finding("registered", "ok", f"uid {uid}"))
+        ours = list(wallets(settings))
     except MinerError as error:
-        findings.append(Finding("registered", "failed", str(error)))
-    return [*findings, emission(snapshot)]
+        return [Finding("registered", "failed", str(error))]
+    here = [address for address in ours if address in snapshot.neurons]
+    found = []
+    for address in ours:
+        try:
+            found.append(Finding("registered", "ok", f"uid {snapshot.neuron(address).uid}"))
+        except NotRegistered as error:
+            found.append(Finding("registered", "warning" if here else "failed", str(error)))
+    return found
 
 
 def reading(settings: ChainSettings, snapshot: ChainSnapshot) -> Finding:

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bittensor_wallet import Wallet
 
 from engines.store.model_card import ModelCard, card_path, write_card
 from engines.store.store import Store
 from miner.answering.journal import FILE
 from miner.answering.record import RequestRecord
-from miner.chain.port import ChainSnapshot
+from miner.chain.port import ChainSnapshot, Neuron
 from miner.chain.settings import ChainSettings
 from miner.cli import doctor
 from miner.cli.doctor import data
@@ -183,6 +184,33 @@ class TestWhatAStartNeeds:
         assert doctor.wire(load_settings()).detail == "miner.axon.wires.subnet72: POST /ImageSynapse"
         told = doctor.wire(load_settings(None, {"wire.module": "no.such.wire"}))
         assert (told.verdict, told.detail.split(":")[0]) == ("failed", "wire.module")
+
+    def test_each_of_several_hotkeys_is_looked_at(self, roads: Path, new_wallet: Callable[[str], Wallet]) -> None:
+        ours = {name: new_wallet(name).hotkey.ss58_address for name in ("one", "two")}
+        entries = [
+            {"hotkey": "default", "wallet": name, "port": 0, "external_port": port}
+            for name, port in zip(ours, (81, 82), strict=True)
+        ]
+        asked = load_settings(
+            None,
+            {
+                "hotkeys": entries,
+                "wallet.path": roads,
+                "state": roads / "state",
+                "axon.host": "127.0.0.1",
+                "chain.external_ip": "192.0.2.7",
+            },
+        )
+        assert [found.check for found in doctor.where(asked)] == ["state", "port", "port"]
+        assert [found.detail for found in doctor._wallet(asked)] == list(ours.values())
+        both = {address: Neuron(uid=uid) for uid, address in enumerate(ours.values())}
+        one = {ours["one"]: both[ours["one"]]}
+        verdicts = [
+            [found.verdict for found in doctor.registrations(asked, ChainSnapshot(1, neurons, 0.0))]
+            for neurons in (both, one, {})
+        ]
+        # A miner starts where one of them is registered.
+        assert verdicts == [["ok", "ok"], ["ok", "warning"], ["failed", "failed"]]
 
     def test_a_stage2_that_does_not_open_is_told(self, roads: Path) -> None:
         [told] = asyncio.run(doctor.stage2(load_settings(None, {"stage2.engine": roads / "none"})))
