@@ -36,7 +36,7 @@ wheel: setup
 interop: setup
 	@scripts/interop $(ARGS)
 
-lock: setup
+lock:
 	@scripts/lock
 
 clean:
