@@ -43,10 +43,10 @@ class Turns:
         try:
             await mine.turn
         except asyncio.CancelledError:
-            if mine in self._waiting:
-                self._waiting.remove(mine)
-            else:
+            if not mine.turn.cancelled():
                 self.end(hotkey)
+            elif mine in self._waiting:
+                self._waiting.remove(mine)
             raise
 
     def end(self, hotkey: str) -> None:
@@ -61,5 +61,7 @@ class Turns:
                 return
             chosen = min(able, key=lambda one: (self._working.of(one.hotkey), -one.priority))
             self._waiting.remove(chosen)
-            self._working.add(chosen.hotkey, 1)
-            chosen.turn.set_result(None)
+            # One that was cancelled a moment ago has not been told yet.
+            if not chosen.turn.done():
+                self._working.add(chosen.hotkey, 1)
+                chosen.turn.set_result(None)

@@ -78,3 +78,24 @@ def test_a_turn_that_nobody_waits_for_any_more_goes_to_the_next() -> None:
     order = asyncio.run(scenario())
     assert order[0] == "a"
     assert order[-2:] == ["d", "e"]
+
+
+def test_who_is_given_up_in_the_moment_of_its_turn_keeps_it_from_nobody() -> None:
+    async def scenario() -> list[type]:
+        turns = Turns(1)
+        await turns.begin("first", 0.0)
+        called, waiting, last = [asyncio.create_task(turns.begin(name, 0.0)) for name in ("called", "waiting", "last")]
+        await asyncio.sleep(0)
+        # All in one step of the loop: a turn ends, and the time of two is up.
+        turns.end("first")
+        called.cancel()
+        waiting.cancel()
+        ended = await asyncio.gather(called, waiting, return_exceptions=True)
+        async with asyncio.timeout(20):
+            await last
+        turns.end("last")
+        async with asyncio.timeout(20):
+            await turns.begin("another", 0.0)
+        return [type(one) for one in ended]
+
+    assert asyncio.run(scenario()) == [asyncio.CancelledError, asyncio.CancelledError]
