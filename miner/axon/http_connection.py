@@ -30,6 +30,9 @@ UNREAD_S = 10.0
 # Header lines of one request: a dendrite sends about twenty, a proxy adds a few.
 MOST_LINES = 100
 LONG_HEADER = f"The request's header is longer than this miner reads, or has more than {MOST_LINES} lines."
+# Requests of one connection that wait for the reply to an earlier one; a dendrite sends none ahead of its replies.
+MOST_AHEAD = 4
+AHEAD = f"This miner reads at most {MOST_AHEAD} requests ahead of its replies; wait for them, or use more connections."
 CHUNKED = "This miner reads no chunked bodies; send a content-length."
 NOT_HTTP = "This is no HTTP that this miner reads."
 FULL = "This miner holds as many connections as it can; ask again later."
@@ -50,6 +53,7 @@ class Unread(NamedTuple):
 
 _LONG_HEADER = Unread(LONG_HEADER, HTTPStatus.BAD_REQUEST, "long_header")
 _CHUNKED = Unread(CHUNKED, HTTPStatus.LENGTH_REQUIRED, "chunked")
+_AHEAD = Unread(AHEAD, HTTPStatus.BAD_REQUEST, "pipelined")
 _NOT_HTTP = Unread(NOT_HTTP, HTTPStatus.BAD_REQUEST, "not_http")
 
 
@@ -57,7 +61,8 @@ class HttpConnection(HttpToolsProtocol):
     """One connection: has a place in the table, and closes if its next request header is not complete in time.
 
     What is cheap to send and dear to read is refused before it is read, whoever sends it: long headers, headers of many
-    lines, and bodies in chunks, of which each line and each piece is an event of its own.
+    lines, and bodies in chunks, of which each line and each piece is an event of its own; and requests that are sent far
+    ahead of their replies, of which the base class reads thousands for each one that it answers.
 
     The base class starts its timer after the first reply and stops it at the first byte, so connections that send
     nothing, or a byte an hour, would stay for ever. It keeps a header of any length. Its refusals are text, which a
@@ -157,6 +162,8 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Of the parser: the request's header is whole."""
+        if len(self.pipeline) >= MOST_AHEAD:
+            self._stop_parser(_AHEAD)
         self._unparsed = 0
         self._unset_keepalive_if_required()
         super().on_headers_complete()

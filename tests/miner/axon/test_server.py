@@ -185,6 +185,22 @@ class TestRequests:
         (told, message), counts = asyncio.run(scenario())
         assert (told, set(message), counts) == (status, {"message"}, {counted: 1})
 
+    def test_who_sends_requests_far_ahead_of_their_replies_is_not_read(self, app):
+        async def scenario():
+            tally = Tally()
+            server = AxonServer(app(), LOCAL, tally=tally)
+            await server.start()
+            connection = await Connection.to(server.port)
+            connection.writer.write(b"GET / HTTP/1.1\r\n\r\n" * 2000)
+            async with asyncio.timeout(PATIENCE_S):
+                replies = await connection.reader.read()
+            await connection.close()
+            await server.stop(1)
+            return replies.count(b"HTTP/1.1 "), json.loads(replies.rpartition(b"\r\n")[2]), tally.counts["pipelined"]
+
+        answered, message, counted = asyncio.run(scenario())
+        assert (answered, set(message), counted) == (1, {"message"}, 1)
+
     def test_requests_that_come_together_are_answered_in_their_order(self, app, validator):
         async def scenario():
             server = await listening(app())
