@@ -34,6 +34,7 @@ LONG_HEADER = f"The request's header is longer than this miner reads, or has mor
 MOST_AHEAD = 4
 AHEAD = f"This miner reads at most {MOST_AHEAD} requests ahead of its replies; wait for them, or use more connections."
 CHUNKED = "This miner reads no chunked bodies; send a content-length."
+UPGRADE = "This miner speaks HTTP/1.1 alone; send no upgrade."
 NOT_HTTP = "This is no HTTP that this miner reads."
 FULL = "This miner holds as many connections as it can; ask again later."
 
@@ -54,6 +55,7 @@ class Unread(NamedTuple):
 _LONG_HEADER = Unread(LONG_HEADER, HTTPStatus.BAD_REQUEST, "long_header")
 _CHUNKED = Unread(CHUNKED, HTTPStatus.LENGTH_REQUIRED, "chunked")
 _AHEAD = Unread(AHEAD, HTTPStatus.BAD_REQUEST, "pipelined")
+_UPGRADE = Unread(UPGRADE, HTTPStatus.BAD_REQUEST, "upgrade")
 _NOT_HTTP = Unread(NOT_HTTP, HTTPStatus.BAD_REQUEST, "not_http")
 
 
@@ -62,7 +64,8 @@ class HttpConnection(HttpToolsProtocol):
 
     What is cheap to send and dear to read is refused before it is read, whoever sends it: long headers, headers of many
     lines, and bodies in chunks, of which each line and each piece is an event of its own; and requests that are sent far
-    ahead of their replies, of which the base class reads thousands for each one that it answers.
+    ahead of their replies, of which the base class reads thousands for each one that it answers. The parser leaves out
+    the body of a request for an upgrade, and would read the next request in it.
 
     The base class starts its timer after the first reply and stops it at the first byte, so connections that send
     nothing, or a byte an hour, would stay for ever. It keeps a header of any length. Its refusals are text, which a
@@ -133,8 +136,6 @@ class HttpConnection(HttpToolsProtocol):
         self._unparsed += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # It is answered as if it asked for none.
         except httptools.HttpParserError:
             self._refuse_unread(self._stopped_for or _NOT_HTTP)
         if self._unparsed > self._settings.max_header_bytes and not self._refused:
@@ -164,6 +165,8 @@ class HttpConnection(HttpToolsProtocol):
         """Of the parser: the request's header is whole."""
         if len(self.pipeline) >= MOST_AHEAD:
             self._stop_parser(_AHEAD)
+        if self.parser.should_upgrade():
+            self._stop_parser(_UPGRADE)
         self._unparsed = 0
         self._unset_keepalive_if_required()
         super().on_headers_complete()

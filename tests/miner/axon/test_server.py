@@ -166,8 +166,15 @@ class TestRequests:
             ({"transfer-encoding": "chunked"}, b"1\r\nx\r\n" * 200, 411, "chunked"),
             # And so would each line of a header, read before anybody asks whose it is.
             ({f"x-{number}": "" for number in range(100)}, b"", 400, "long_header"),
+            # The parser takes the body for the other protocol, of which each line might then be a request.
+            (
+                {"connection": "upgrade", "upgrade": "h2c", "content-length": "30"},
+                b"GET / HTTP/1.1\r\n" * 2,
+                400,
+                "upgrade",
+            ),
         ],
-        ids=["a chunked body", "a header of many lines"],
+        ids=["a chunked body", "a header of many lines", "an upgrade"],
     )
     def test_what_is_cheap_to_send_and_dear_to_read_is_not_read(self, app, head, body, status, counted):
         async def scenario():
@@ -184,6 +191,19 @@ class TestRequests:
 
         (told, message), counts = asyncio.run(scenario())
         assert (told, set(message), counts) == (status, {"message"}, {counted: 1})
+
+    def test_a_length_of_many_zeros_is_a_length(self, app, validator):
+        async def scenario():
+            server = await listening(app())
+            connection = await Connection.to(server.port)
+            connection.begin(validator.headers() | {"content-length": str(len(BODY)).zfill(5000)})
+            connection.writer.write(BODY)
+            reply = await connection.reply()
+            await connection.close()
+            await server.stop()
+            return reply
+
+        assert asyncio.run(scenario()) == (200, {"prediction": 0.75})
 
     def test_who_sends_requests_far_ahead_of_their_replies_is_not_read(self, app):
         async def scenario():
