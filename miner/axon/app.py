@@ -98,7 +98,7 @@ class AxonApp:
         access: who may ask.
         settings: limits.
         budget: how much of the time that a caller waits is for what.
-        on_reply: called after every reply.
+        on_reply: called after every reply; what it raises is told once a minute.
         tally: counts refusals, and tells of them; one of its own without it.
         receiver: ss58 address of the hotkey that it answers for, for the records.
         capacity: what its requests share with those of other axons of this process.
@@ -124,9 +124,10 @@ class AxonApp:
         self._access = access
         self._settings = settings or RequestSettings()
         self._budget = budget or TimeBudget(self._settings.deadline_s, self._settings.margin_s, 0.0)
-        self._on_reply = on_reply
+        self._on_reply = on_reply or (lambda _reply: None)
         self._now_ns = now_ns
         self._tally = tally or Tally()
+        self._untold = Tally("observer_failed")
         self._receiver = receiver
         self._capacity = capacity or Capacity(self._settings.max_in_flight)
         self._in_flight = 0
@@ -159,9 +160,11 @@ class AxonApp:
             headers += _origin_headers(call.prediction)
         await _reply(send, status, headers, content)
         _log_outcome(call, status, message, seconds)
-        if self._on_reply is not None:
-            mode = call.claim.auth_mode if call.caller is not None and call.claim is not None else ""
+        mode = call.claim.auth_mode if call.caller is not None and call.claim is not None else ""
+        try:
             self._on_reply(Reply(call.request_id, status, seconds, call.caller, call.prediction, mode))
+        except Exception as error:  # noqa: BLE001  whoever counts costs no caller its connection
+            self._untold.add("on_reply", repr(error), error=error, request_id=call.request_id)
 
     async def _predict(self, receive: Receive, call: _Call) -> Prediction:
         scope = call.scope

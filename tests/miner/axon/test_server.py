@@ -72,15 +72,14 @@ class Connection:
 def app(validator):
     """Builds an application that knows one validator."""
 
-    def build(answer=None, **settings) -> AxonApp:
+    def build(answer=None, on_reply=None, **settings) -> AxonApp:
         async def constant(_request):
             return Prediction(0.75)
 
         access = AccessPolicy(AccessSettings(), {validator.hotkey: Neuron(uid=7, validator_permit=True)})
         limits = RequestSettings(**settings)
-        return AxonApp(
-            answer or constant, routes=RouteTable(subnet72.routes(validator.receiver)), access=access, settings=limits
-        )
+        routes = RouteTable(subnet72.routes(validator.receiver))
+        return AxonApp(answer or constant, routes=routes, access=access, settings=limits, on_reply=on_reply)
 
     return build
 
@@ -204,6 +203,22 @@ class TestRequests:
             return reply
 
         assert asyncio.run(scenario()) == (200, {"prediction": 0.75})
+
+    def test_who_counts_replies_and_fails_costs_no_caller_its_connection(self, app, validator, caplog):
+        def fail(_reply):
+            raise ValueError("no")
+
+        async def scenario():
+            server = await listening(app(on_reply=fail))
+            connection = await Connection.to(server.port)
+            with capture_logs() as logs:
+                replies = [await connection.ask(validator.headers()) for _ in range(3)]
+                await connection.close()
+                await server.stop()
+            return [status for status, _ in replies], [line["event"] for line in logs if line["log_level"] == "warning"]
+
+        assert asyncio.run(scenario()) == ([200, 200, 200], ["observer_failed"])
+        assert caplog.records == []
 
     def test_who_sends_requests_far_ahead_of_their_replies_is_not_read(self, app):
         async def scenario():
