@@ -98,7 +98,7 @@ class Bridge:
         if not await self._slots.take(turn, remaining_s - self._usual_s):
             return Outcome.BUSY, None
         began = self._clock()
-        task = asyncio.ensure_future(self._client.ask(content, until - began))
+        task = asyncio.ensure_future(_answer(self._client, content, until - began))
         task.add_done_callback(self._ended)
         try:
             # Not `wait_for`: it would wait on for a client that does not let go when it is cancelled.
@@ -131,6 +131,11 @@ class Bridge:
             log.debug("stage2_failed", server=server, exc_info=error)
             self._failed.add(type(error).__name__, repr(error), error=error, server=server)
         return Outcome.ERROR, None
+
+
+async def _answer(client: Stage2Client, content: bytes, timeout_s: float) -> float:
+    # Whatever is raised, and whenever, ends the hand-off: foreign code may fail before there is anything to wait for.
+    return await client.ask(content, timeout_s)
 
 
 def _checked(probability: float) -> float:

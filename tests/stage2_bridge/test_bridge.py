@@ -309,6 +309,17 @@ class TestBusy:
 
         assert run(scenario()) == [Outcome.ERROR] * 3
 
+    def test_a_failure_before_there_is_anything_to_wait_for_makes_room_again(self) -> None:
+        class Broken(Client):
+            def ask(self, content: bytes, timeout_s: float) -> Any:
+                raise Stage2Error("no connection")
+
+        async def scenario() -> list[Outcome]:
+            bridge = bridge_to(Broken(failing(Stage2Error()).behaviour), max_in_flight=1)
+            return [(await bridge.ask(IMAGE, 1.0)).outcome for _ in range(3)]
+
+        assert run(scenario()) == [Outcome.ERROR] * 3
+
     def test_a_timeout_makes_room_again(self) -> None:
         async def scenario() -> list[Outcome]:
             bridge = bridge_to(answering(0.5, after_s=1e9), max_in_flight=1)
