@@ -87,12 +87,17 @@ class _Appender(RotatingFileHandler):
     def doRollover(self) -> None:  # noqa: N802  the base class's
         full = f"{self.baseFilename}{FULL_SUFFIX}"
         try:
-            os.replace(self.baseFilename, full)  # noqa: PTH105  the base class has texts
+            # One that was left there, because the older ones could not make room, goes first.
+            if not os.path.exists(full):  # noqa: PTH110  the base class has texts
+                os.replace(self.baseFilename, full)  # noqa: PTH105
         except OSError:
             self._put_off_until = time.monotonic() + PUT_OFF_S
             return
         super().doRollover()
-        os.replace(full, f"{self.baseFilename}.1")  # noqa: PTH105
+
+    def rotate(self, source: str, dest: str) -> None:  # noqa: ARG002  the base class would move the file itself
+        # Before the new file is opened, which may fail.
+        os.replace(f"{self.baseFilename}{FULL_SUFFIX}", dest)  # noqa: PTH105
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: ARG002, N802  the base class's
         raise  # noqa: PLE0704  it is called while the error is handled

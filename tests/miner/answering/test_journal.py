@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -66,6 +67,29 @@ def test_a_record_of_the_version_before_is_read(tmp_path: Path) -> None:
     line = record(1).model_dump_json(exclude_none=True).replace('"schema_version":2', '"schema_version":1')
     (tmp_path / FILE).write_text(f"{line}\n")
     assert read(tmp_path) == ["1"]
+
+
+def test_a_new_file_that_cannot_be_opened_takes_no_full_one_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process has no file descriptor left for a moment."""
+    monkeypatch.setattr("miner.answering.journal.MAX_BYTES", 500)
+    journal, number = Journal(tmp_path), 0
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    while not journal.lost:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            journal.on_answer(record(number))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        number += 1
+    lost = number - 1
+    for number in range(number, number + 8):
+        journal.on_answer(record(number))
+    journal.close()
+    lines = [line for file in tmp_path.iterdir() for line in file.read_text().splitlines() if line]
+    found = {RequestRecord.model_validate_json(line).request_id for line in lines}
+    assert found == {str(one) for one in range(number + 1) if one != lost}
 
 
 @pytest.mark.parametrize("moves", range(1, 4))
