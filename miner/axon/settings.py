@@ -52,7 +52,7 @@ class WireSettings(Section):
     past_grace_s: float = Field(default=4.0, ge=0, allow_inf_nan=False)
     timeout_cap_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
     future_s: float = Field(default=15.0, ge=0, allow_inf_nan=False)
-    btauth_path: str = Field(default="/ImageSynapse", pattern=r"^(/[!-\"$->@-~]*)?$")
+    btauth_path: str = Field(default="/ImageSynapse", pattern=r"^(/[!\"$&->@-~]*)?$")
     btauth_body: Literal["json", "image"] = "json"
     btauth_waits_s: float = Field(default=9.0, gt=0, allow_inf_nan=False)
     max_age_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)

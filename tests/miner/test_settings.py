@@ -249,6 +249,7 @@ def test_hotkeys_that_collide_are_refused(changes: dict[str, object], message: s
         ("nonce_retention_s = 10", "nonce_retention_s"),
         ('btauth_path = "roads"', "wire.btauth_path"),
         ('btauth_path = "/roads?x"', "wire.btauth_path"),
+        ('btauth_path = "/roads%20x"', "wire.btauth_path"),
         ('btauth_body = "xml"', "wire.btauth_body"),
     ],
 )
