@@ -63,7 +63,7 @@ class HttpConnection(HttpToolsProtocol):
     """One connection: has a place in the table, and closes if its next request header is not complete in time.
 
     What is cheap to send and dear to read is refused before it is read, whoever sends it: long headers, headers of many
-    lines, and bodies in chunks, of which each line and each piece is an event of its own; and requests that are sent far
+    lines, and bodies in chunks, of which each line and each piece is an event of its own; and requests that are sent
     ahead of their replies, of which the base class reads thousands for each one that it answers. The parser leaves out
     the body of a request for an upgrade, and would read the next request in it.
 

@@ -435,7 +435,7 @@ def test_the_table_of_replies_is_that_of_the_code() -> None:
     refused |= {(Unauthenticated.status, reason) for reason in constants_of("Unauthenticated", *modules)}
     refused |= {(Unauthenticated.status, STALE_CLAIM)}
     unread = {(why.status.value, why.kind) for why in vars(http_connection).values() if isinstance(why, Unread)}
-    assert len(unread) == 3
+    assert len(unread) == 5
     refused |= unread | {(503, "connections")}
     assert {(int(row[0]), row[1].strip("`")) for row in rows} == refused
     assert {*constants_of("add", "http_connection", place=0)} == {"connections", "evicted"}

@@ -83,13 +83,13 @@ def test_a_new_file_that_cannot_be_opened_takes_no_full_one_along(
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         number += 1
-    lost = number - 1
-    for number in range(number, number + 8):
-        journal.on_answer(record(number))
+    lost, most = number - 1, number + 8
+    for later in range(number, most):
+        journal.on_answer(record(later))
     journal.close()
     lines = [line for file in tmp_path.iterdir() for line in file.read_text().splitlines() if line]
     found = {RequestRecord.model_validate_json(line).request_id for line in lines}
-    assert found == {str(one) for one in range(number + 1) if one != lost}
+    assert found == {str(one) for one in range(most) if one != lost}
 
 
 @pytest.mark.parametrize("moves", range(1, 4))
