@@ -309,13 +309,15 @@ class TestBusy:
 
         assert run(scenario()) == [Outcome.ERROR] * 3
 
-    def test_a_failure_before_there_is_anything_to_wait_for_makes_room_again(self) -> None:
+    def test_a_failure_before_there_is_anything_to_wait_for_makes_room_again(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         def not_even_begun(*_: object) -> Any:
             raise Stage2Error("no connection")
 
         async def scenario() -> list[Outcome]:
             client = answering(0.5)
-            client.ask = not_even_begun  # type: ignore[method-assign]
+            monkeypatch.setattr(client, "ask", not_even_begun)
             bridge = bridge_to(client, max_in_flight=1)
             return [(await bridge.ask(IMAGE, 1.0)).outcome for _ in range(3)]
 
