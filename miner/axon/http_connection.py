@@ -126,8 +126,6 @@ class HttpConnection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._drop_replies()
         super().connection_lost(exc)
-        if self._leave is not None:
-            self._leave()
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -241,13 +239,15 @@ class HttpConnection(HttpToolsProtocol):
             self.timeout_keep_alive_handler()
 
     def _drop_replies(self) -> None:
-        """Replies that are still to come would come after the end."""
+        """Replies that are still to come would come after the end: nobody need work for them."""
         waiting = [cycle for cycle, _ in self.pipeline]
         self.pipeline.clear()
         for cycle in (self._running, *waiting):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
+        if self._leave is not None:
+            self._leave()
 
     def _set_timer(self, seconds: float, end: Callable[[], None]) -> None:
         self._unset_keepalive_if_required()

@@ -309,6 +309,35 @@ class TestRequests:
 
         assert asyncio.run(scenario()) == 200
 
+    def test_nobody_works_for_a_reply_that_is_dropped_because_of_junk_behind_its_request(
+        self, app, validator, monkeypatch
+    ):
+        monkeypatch.setattr("miner.axon.http_connection.LINGER_S", 10 * PATIENCE_S)
+        begun, given_up = asyncio.Event(), asyncio.Event()
+
+        async def answer(_request):
+            begun.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                given_up.set()
+
+        async def scenario():
+            server = await listening(app(answer, deadline_s=10 * PATIENCE_S))
+            connection = await Connection.to(server.port)
+            connection.begin(validator.headers(timeout="1000") | {"content-length": str(len(BODY))})
+            connection.writer.write(BODY)
+            async with asyncio.timeout(PATIENCE_S):
+                await begun.wait()
+                connection.writer.write(b"\xff\xff\r\n\r\n")
+                await given_up.wait()
+            status, _ = await connection.reply()
+            await connection.close()
+            await server.stop(1)
+            return status
+
+        assert asyncio.run(scenario()) == 400
+
     def test_junk_does_not_fill_the_log(self, app, caplog):
         async def scenario():
             server = await listening(app())
