@@ -40,8 +40,8 @@ class SilentChain:
             raise ChainUnavailable(f"no answer within {DEADLINE_S:.0f} s")
         return await self._chain.snapshot()
 
-    async def serve(self, ip: str, port: int) -> None:
-        await self._chain.serve(ip, port)
+    async def serve(self, hotkey: str, ip: str, port: int) -> None:
+        await self._chain.serve(hotkey, ip, port)
 
     async def close(self) -> None:
         await self._chain.close()
@@ -58,7 +58,7 @@ def main() -> None:
     if options.silence is not None:
         silence = options.silence
 
-        def silent(asked: MinerSettings) -> ChainPort:
+        def silent(asked: MinerSettings, _ours: object = None) -> ChainPort:
             assert asked.chain.snapshot is not None
             return SilentChain(OfflineChain.from_file(asked.chain.snapshot), silence)
 
