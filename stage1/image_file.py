@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import struct
 import traceback
 import warnings
@@ -27,9 +28,11 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 _told: set[str] = set()
 
 FORMATS = ("JPEG", "PNG", "WEBP")
-# Where a scan of a JPEG begins; in its data this pair of bytes does not occur. Cameras and encoders write ten at most
-# in each of the two pictures that a file may have, and each scan may be as much work as the whole picture.
-SCAN, MOST_SCANS = b"\xff\xda", 24
+# Cameras and encoders write ten scans at most, and each may be as much work as the whole picture.
+SCAN, END, MOST_SCANS = b"\xff\xda", b"\xff\xd9", 24
+# The markers of a JPEG with which the end comes, or a length and so many bytes that libjpeg passes over. It looks for
+# the next one after any other marker, and in the data of a scan none of these occurs.
+MARKER = re.compile(rb"\xff[\xc0-\xcf\xd9-\xef\xfe]")
 # Pillow reads the parts of a file one by one, and what is between them byte by byte, in Python: a few megabytes of
 # either would take minutes. A picture of 16 MiB takes some thousand readings, and its header is rarely above 1 MiB.
 MOST_READINGS, LONGEST_HEADER = 50_000, 4 * 2**20
@@ -85,8 +88,9 @@ def decode(content: bytes, limits: ImageLimits | None = None) -> Image.Image:
         file.in_header = False
         if limits is not None and image.width * image.height > limits.max_pixels:
             raise ImageError(f"the image is {image.width} x {image.height}, the limit is {limits.max_pixels} pixels")
-        if image.format in JPEGS and content.count(SCAN) > MOST_SCANS:
-            raise ImageError(f"the image has {content.count(SCAN)} scans, the limit is {MOST_SCANS}")
+        # Looked for one by one only where there may be too many.
+        if image.format in JPEGS and content.count(SCAN) > MOST_SCANS and (scans := _scans(content)) > MOST_SCANS:
+            raise ImageError(f"the image has {scans} scans, the limit is {MOST_SCANS}")
         # Before the orientation: of a PNG that is read by decoding it, and what is cut off must not pass as upright.
         picture = _sound_jpeg(image, content) or _by_pillow(image)
         return _turned(image, picture)
@@ -184,6 +188,22 @@ def _refusing(formats: Sequence[str] = FORMATS) -> Iterator[None]:
             _told.add(kind)
             log.exception("decoder_failed")
         raise ImageError(f"not a readable {', '.join(formats)} image: {error}") from error
+
+
+def _scans(content: bytes) -> int:
+    """Scans of the first picture of a JPEG, without what its header and the bytes behind it hold.
+
+    Raises:
+        ImageError: it is in too many pieces.
+    """
+    found = at = 0
+    for _ in range(MOST_READINGS):
+        marker = MARKER.search(content, at)
+        if marker is None or marker[0] == END:
+            return found
+        found += marker[0] == SCAN
+        at = marker.end() + max(2, int.from_bytes(content[marker.end() : marker.end() + 2]))
+    raise ImageError(f"the file is in more than {MOST_READINGS} pieces")
 
 
 def _sound_jpeg(image: Image.Image, content: bytes) -> Image.Image | None:

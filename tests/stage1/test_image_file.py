@@ -296,6 +296,41 @@ def test_a_progressive_picture_of_thousands_of_scans_is_refused_before_it_is_dec
         decode(content[:start] + scan * 100 + b"\xff\xd9", limits)
 
 
+def segments(content: bytes) -> bytes:
+    """Parts of the header of a JPEG that its decoder passes over."""
+    parts = (content[start : start + 65_000] for start in range(0, len(content), 65_000))
+    return b"".join(b"\xff\xed" + struct.pack(">H", len(part) + 2) + part for part in parts)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_looks_like_scans_beside_the_picture_is_none(encoded: Encoder, progressive: bool) -> None:
+    """Phones append films and depth maps; profiles, previews and notes of cameras fill megabytes of the header."""
+    content = encoded(street(), "JPEG", progressive=progressive)
+    beside = b"\xff\xda" * 50_000
+    for around in (content + beside, content[:2] + segments(beside) + content[2:]):
+        assert same(verdict(around), verdict(content))
+
+
+@pytest.mark.parametrize("between", [b"\xff\x02\xff\xff", b"\xff\xd0\xff\xff", b"\xff\xff", b"\xff\xfe\0\0"])
+def test_no_scan_hides_behind_what_is_no_part_of_a_picture(between: bytes) -> None:
+    file = io.BytesIO()
+    Image.new("L", (64, 64), 90).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    start = content.rindex(b"\xff\xda")
+    scan = content[start : content.rindex(b"\xff\xd9")]
+    with pytest.raises(ImageError, match="scans, the limit is 24"):
+        decode(content[:start] + (between + scan) * 100 + b"\xff\xd9")
+
+
+def test_a_jpeg_of_countless_parts_is_given_up() -> None:
+    file = io.BytesIO()
+    Image.new("L", (64, 64), 90).save(file, "JPEG", progressive=True)
+    content = file.getvalue()
+    end = content.rindex(b"\xff\xd9")
+    with pytest.raises(ImageError, match="pieces"):
+        decode(content[:end] + b"\xff\xfe\0\2" * 60_000 + content[end:] + b"\xff\xda" * 30)
+
+
 def png_chunk(kind: bytes, content: bytes = b"") -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
