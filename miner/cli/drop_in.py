@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from miner.settings import MinerSettings
     from miner.upstream.translation import Remark, Translation
 
-PARTED = "miner.upstream.parted"
+PARTED, EXPORTED = "miner.upstream.parted", "miner.upstream.exported"
 ENDPOINT, NETWORK = "chain.endpoint", "chain.network"
 YAML = frozenset({".yaml", ".yml"})
 
@@ -95,10 +95,7 @@ def settings_of(context: typer.Context, config: Path | None, changes: dict[str, 
     if config is not None and config.suffix.lower() in YAML:
         theirs, config = read_yaml_config(config), None
     variables = None if env_file is None else read_env_file(env_file)
-    for name, value in (variables or {}).items():
-        # Of our own, as the shell that sourced the file would have exported them; what is set already wins.
-        if name.startswith(PREFIX):
-            os.environ.setdefault(name, value)
+    _export({name: value for name, value in (variables or {}).items() if name.startswith(PREFIX)}, context.meta)
     parted = context.meta[PARTED]
     told = translate(Sources(dict(os.environ), variables, theirs, parted.given, parted.empty))
     passed_over = _without_what_ours_exclude(told, load_settings(config, changes))
@@ -108,20 +105,34 @@ def settings_of(context: typer.Context, config: Path | None, changes: dict[str, 
     return Used(settings, (*told.remarks, *passed_over, *overruled(told, effective)), origins)
 
 
+def _export(variables: Mapping[str, str], kept: dict[str, Any]) -> None:
+    """Set variables as a shell that sourced a file would have; what the environment has already wins.
+
+    Args:
+        variables: of the file.
+        kept: of the command; those that an earlier reading of the file has set are taken back.
+    """
+    for name in kept.get(EXPORTED, ()):
+        os.environ.pop(name, None)
+    kept[EXPORTED] = [name for name in variables if name not in os.environ]
+    os.environ |= {name: variables[name] for name in kept[EXPORTED]}
+
+
 def _without_what_ours_exclude(told: Translation, ours: MinerSettings) -> list[Remark]:
     """Take out what cannot stand beside our own settings or beside each other; what ours pass over is told."""
     from miner.upstream.translation import Remark  # noqa: PLC0415
 
-    crossed: list[str] = []
-    if ours.chain.model_fields_set & {"network", "endpoint", "endpoints"}:
-        crossed += [NETWORK, ENDPOINT]
+    crossed: dict[str, str] = {}
+    if said := sorted(ours.chain.model_fields_set & {"network", "endpoint", "endpoints"}):
+        # The names alone: providers put keys into the values.
+        crossed |= dict.fromkeys((NETWORK, ENDPOINT), " and ".join(f"chain.{name}" for name in said))
     elif ENDPOINT in told.settings:
         # Both are given always, and the endpoint is what the SDK uses.
         told.settings.pop(NETWORK, None)
     if ours.hotkeys:
-        crossed += ["wallet.hotkey", "chain.external_port"]
-    dropped = [(name, told.settings.pop(name)) for name in crossed if name in told.settings]
-    return [Remark(taken.origin, f"is passed over: a setting of this miner says {name}") for name, taken in dropped]
+        crossed |= dict.fromkeys(("wallet.hotkey", "chain.external_port"), "hotkeys")
+    dropped = [(told.settings.pop(name), said) for name, said in crossed.items() if name in told.settings]
+    return [Remark(taken.origin, f"is passed over: this miner has {said} of its own") for taken, said in dropped]
 
 
 def _value(settings: MinerSettings, name: str) -> object:

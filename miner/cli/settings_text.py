@@ -7,6 +7,9 @@ import re
 from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError
+
+from stage1.errors import SettingsError
 
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -17,8 +20,15 @@ def settings_as_toml(settings: BaseModel, origins: Mapping[str, str]) -> str:
     Args:
         settings: the tree.
         origins: what stands behind a line as a comment, by dotted name.
+
+    Raises:
+        SettingsError: a value is no text in UTF-8, as the name of a file may be.
     """
-    return "\n".join(_lines(json.loads(settings.model_dump_json()), "", origins))
+    try:
+        tree = json.loads(settings.model_dump_json())
+    except PydanticSerializationError as error:
+        raise SettingsError(f"the settings cannot be printed: {error}") from error
+    return "\n".join(_lines(tree, "", origins))
 
 
 def _lines(tree: Mapping[str, object], prefix: str, origins: Mapping[str, str]) -> Iterator[str]:
@@ -34,7 +44,7 @@ def _lines(tree: Mapping[str, object], prefix: str, origins: Mapping[str, str]) 
 
 
 def _key(key: str) -> str:
-    return key if _BARE.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+    return key if _BARE.fullmatch(key) else _text(key)
 
 
 def _inline(value: object) -> str:
@@ -43,5 +53,9 @@ def _inline(value: object) -> str:
         return "{" + ", ".join(parts) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(_inline(part) for part in value) + "]"
-    # What JSON writes of a text or a number is TOML as well.
-    return json.dumps(value, ensure_ascii=False)
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    # What JSON writes of a text or a number is TOML as well, but for a control character that JSON leaves as it is.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

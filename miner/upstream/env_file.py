@@ -28,6 +28,10 @@ def read_env_file(path: Path) -> dict[str, str]:
         SettingsError: it cannot be read, or a line of it is no assignment; names the line.
     """
     text = _text(path)
+    before, no_text, _ = text.partition("\0")
+    if no_text:
+        line = before.count("\n") + 1
+        raise SettingsError(f"{path}, line {line}: has a NUL, so it is no text")
     for binding in parse_stream(io.StringIO(text)):
         if binding.error:
             told = binding.original.string.strip()[:60]

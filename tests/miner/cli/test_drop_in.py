@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+from miner.cli.drop_in import PARTED, settings_of
 from miner.cli.main import app
 from miner.cli.settings_text import settings_as_toml
 from miner.settings import load_settings
+from miner.upstream.command_line import part
 
 ROOT = Path(__file__).parents[3]
 # As setup_env.sh writes it, with two lines filled in.
@@ -145,7 +148,7 @@ def test_our_own_flags_variables_and_file_win(elsewhere: Path, monkeypatch: pyte
 
 def test_the_network_of_our_own_is_not_reached_through_their_endpoint() -> None:
     settings, said = printed("--env-file", "miner.env", "--network", "finney")
-    assert "is left out: chain.network is finney by a setting of this miner" in said
+    assert said.count("is passed over: this miner has chain.network of its own") == 2
     assert settings["chain"]["network"] == "finney"
     assert "endpoint" not in settings["chain"]
 
@@ -159,6 +162,18 @@ def test_our_own_variables_may_stand_in_the_env_file(elsewhere: Path, monkeypatc
     settings, said = printed("--env-file", "miner.env")
     assert (settings["store"], settings["axon"]["port"], said) == ("in-the-file", 8, "")
     os.environ.pop("CASCADE_STORE")
+
+
+def test_our_own_variables_in_the_env_file_are_read_again(elsewhere: Path) -> None:
+    """SIGHUP takes what the file says then, and not what it said at the start."""
+    file = elsewhere / "miner.env"
+    context = typer.Context(typer.main.get_command(app))
+    context.meta[PARTED] = part([])
+    read = []
+    for text in ("CASCADE_AXON__PORT=7\n", "CASCADE_AXON__PORT=8\n", "", "CASCADE_AXON__PORT=9\n", ""):
+        file.write_text(text)
+        read.append(settings_of(context, None, {}, file).settings.axon.port)
+    assert read == [7, 8, 8091, 9, 8091]
 
 
 def test_a_permit_is_waived_by_our_own_setting_alone() -> None:
@@ -216,7 +231,7 @@ def test_printed_settings_are_a_settings_file(elsewhere: Path) -> None:
                 "5FHneW46xGXgs5mUiveU4sbTyGBzmstUspZC92UhjJM694ty",
             ],
             "wallet.path": "~/w",
-            "retrain.data": "roads",
+            "retrain.data": "roads\x7f\x1f\x85",
         },
     )
     path = elsewhere / "printed.toml"
@@ -239,6 +254,8 @@ def test_several_hotkeys_of_ours_win_over_the_one_of_the_reference_miner(
     assert printed["chain"]["endpoints"] == ["finney", "ws://a"]
     assert "endpoint" not in printed["chain"]
     assert done.stderr.count("reference_miner_setting") == 3
+    assert done.stderr.count("is passed over: this miner has chain.endpoints of its own") == 2
+    assert done.stderr.count("is passed over: this miner has hotkeys of its own") == 1
 
 
 @pytest.mark.parametrize(
@@ -252,3 +269,10 @@ def test_settings_of_which_only_one_may_be_given_can_be_printed_and_read_again(t
     assert again.exit_code == 0, again.output
     before, after = tomllib.loads(printed.stdout), tomllib.loads(again.stdout)
     assert (after["chain"], after["hotkeys"]) == (before["chain"], before["hotkeys"])
+
+
+def test_a_path_that_no_text_file_can_hold_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["mine", "--set", "state=/srv/\udcff", "--print-settings"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "cascade: the settings cannot be printed: " in done.stderr

@@ -48,7 +48,11 @@ def test_a_line_that_is_no_assignment_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "why"),
-    [(b"A=\xff\n", "line 1: is not UTF-8"), (b"#" * (MOST_BYTES + 1), "is longer than")],
+    [
+        (b"A=\xff\n", "line 1: is not UTF-8"),
+        (b"A=1\nB=\0\n", "line 2: has a NUL"),
+        (b"#" * (MOST_BYTES + 1), "is longer than"),
+    ],
 )
 def test_what_is_no_env_file_is_told(tmp_path: Path, content: bytes, why: str) -> None:
     with pytest.raises(SettingsError, match=why):
