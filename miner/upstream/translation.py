@@ -10,7 +10,7 @@ from miner.chain.settings import AUTO
 from miner.upstream.flag_table import TABLE, VARIABLES, Row, is_on
 from stage1.errors import SettingsError
 
-ADDRESS = "chain.external_ip"
+ADDRESS, NETWORK, ENDPOINT = "chain.external_ip", "chain.network", "chain.endpoint"
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,7 @@ def translate(sources: Sources) -> Translation:
     settings: dict[str, Taken] = {}
     remarks: dict[str, Remark] = {}
     for said in _layers(sources):
+        remarks |= _without_weaker_endpoint(settings, said)
         # In the order of the table, where of several levels of logging the lowest comes last.
         for row in TABLE:
             if (found := _said(row, said)) is None:
@@ -138,6 +139,14 @@ def _said(row: Row, said: Mapping[str, str]) -> tuple[str, str] | None:
         if name and (text := said.get(name, "").strip()):
             return name, text
     return None
+
+
+def _without_weaker_endpoint(settings: dict[str, Taken], said: Mapping[str, str]) -> dict[str, Remark]:
+    """Take out the endpoint of what is weaker where a network is named: it would be used instead."""
+    networks = [found[0] for row in TABLE if row.setting == NETWORK and (found := _said(row, said))]
+    if not networks or (weaker := settings.pop(ENDPOINT, None)) is None:
+        return {}
+    return {ENDPOINT: Remark(weaker.origin, f"is passed over: {networks[0]} names a network and wins")}
 
 
 def _converted(row: Row, origin: str, text: str) -> object:

@@ -58,6 +58,23 @@ def test_of_several_levels_the_lowest_holds(flags: dict[str, str], level: str) -
     assert settings_from(flags=flags)["log.level"] == level
 
 
+def test_a_network_is_not_reached_through_the_endpoint_of_something_weaker() -> None:
+    told = translate(
+        Sources({"BT_SUBTENSOR_CHAIN_ENDPOINT": "wss://finney.example/KEY"}, flags={"--subtensor.network": "test"})
+    )
+    assert {name: taken.value for name, taken in told.settings.items() if name != ADDRESS} == {"chain.network": "test"}
+    [remark] = told.remarks
+    assert remark.name == "BT_SUBTENSOR_CHAIN_ENDPOINT"
+    assert remark.consequence == "is passed over: --subtensor.network names a network and wins"
+    both = {"--subtensor.network": "test", "--subtensor.chain_endpoint": "wss://a"}
+    for sources in (Sources(flags=both), Sources(flags=both, env_file={"SUBTENSOR_NETWORK": "finney"})):
+        told = translate(sources)
+        assert (told.settings["chain.endpoint"].value, told.remarks) == ("wss://a", ())
+    # The endpoint of something stronger stays.
+    weaker = settings_from(env_file={"SUBTENSOR_NETWORK": "finney"}, flags={"--subtensor.chain_endpoint": "wss://a"})
+    assert weaker["chain.endpoint"] == "wss://a"
+
+
 @pytest.mark.parametrize("word", ["True", "False", "0", "anything"])
 def test_a_validator_permit_is_required_whatever_the_switch_says(word: str) -> None:
     told = translate(Sources(env_file={"BLACKLIST_FORCE_VALIDATOR_PERMIT": word}))
