@@ -38,10 +38,15 @@ STREAMS: dict[str, Stream] = {
 
 
 def simulated(asked: SimulationSettings, miner: MinerSettings, file: Path | None) -> SimulationResult:
-    """Simulate with progress on standard error, and write the result to a file if one is named.
+    """Simulate with progress on standard error.
+
+    Args:
+        asked: what is asked, of whom, and how.
+        miner: settings of the miner that is started, or whose journal is read.
+        file: where the result is to be written afterwards; None for nowhere.
 
     Raises:
-        SettingsError: the file cannot be written there, or see `miner.simulation.run.simulate`.
+        SettingsError: no file can be written there, or see `miner.simulation.run.simulate`.
     """
     if file is not None and (file.is_dir() or not file.absolute().parent.is_dir()):
         raise SettingsError(f"--json {file}: name a file in a directory that exists")
@@ -49,10 +54,7 @@ def simulated(asked: SimulationSettings, miner: MinerSettings, file: Path | None
 
     from miner.simulation import run  # noqa: PLC0415
 
-    result = run.simulate(asked, miner, Console(stderr=True))
-    if file is not None:
-        result.write(file)
-    return result
+    return run.simulate(asked, miner, Console(stderr=True))
 
 
 def status_of(result: SimulationResult, least: float | None) -> int:
@@ -127,4 +129,7 @@ def simulate(
         )
         result = simulated(asked, load_settings(config, parsed_changes(change)), json_file)
         Console().print(render_result(result))
+        # After it is shown: the disk may be full.
+        if json_file is not None:
+            result.write(json_file)
         raise typer.Exit(status_of(result, fail_under))

@@ -76,7 +76,11 @@ class UsedPictures:
         return None if any(row.sha256 is None for row in rows) else cls(frozenset(row.sha256 or "" for row in rows))
 
     def __contains__(self, file: Path) -> bool:
-        """Whether this file holds one of them; each file is read once."""
+        """Whether this file holds one of them; each file is read once, and one that cannot be read holds none."""
         if file not in self._known:
-            self._known[file] = hashlib.sha256(file.read_bytes()).hexdigest() in self._contents
+            try:
+                content = file.read_bytes()
+            except OSError:
+                return False
+            self._known[file] = hashlib.sha256(content).hexdigest() in self._contents
         return self._known[file]

@@ -38,7 +38,7 @@ from stage1.errors import SettingsError
 from stage1.settings import dotted
 
 # Sections that a simulated miner has its own of, or none.
-REPLACED = {"state", "wallet", "chain", "axon", "retrain", "night", "admin", "log"}
+REPLACED = {"state", "wallet", "hotkeys", "chain", "axon", "retrain", "night", "admin", "log"}
 # Statuses that every request would get.
 HOPELESS = {401, 403, 404}
 TOO_FAST = 429

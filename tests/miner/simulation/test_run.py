@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from engines.store.bundle import Provenance
 from engines.store.store import Store
 from miner.answering.journal import FILE
+from miner.cli.main import app
 from miner.cli.simulate import simulated, status_of
 from miner.errors import StartError
 from miner.settings import load_settings
@@ -125,6 +128,14 @@ def test_the_miner_of_the_settings_is_started_asked_and_stopped(home: Path) -> N
     assert sorted(path.name for path in home.iterdir()) == ["cascade.toml", "engines", "result.json", "roads"]
 
 
+def test_of_several_hotkeys_the_simulated_miner_has_none(home: Path) -> None:
+    """Keys of a person have no part in it."""
+    write_settings(home / "cascade.toml", {"store": "engines", "state": "state", "hotkeys": ["one", "two"]})
+    child = begin(home, "--requests", "2")
+    _, errors = child.communicate(timeout=LIMIT_S)
+    assert child.returncode == 0, errors
+
+
 def test_the_seed_decides_what_is_asked_and_done_to_it(home: Path, key: str) -> None:
     drawn = []
     for seed in (1, 1, 2):
@@ -216,6 +227,24 @@ def test_without_a_bundle_it_is_said_how_to_come_by_one(home: Path) -> None:
 def test_a_result_needs_a_directory_that_exists(home: Path) -> None:
     with pytest.raises(SettingsError, match="in a directory that exists"):
         simulated(settings_of(home), load_settings(home / "cascade.toml"), home / "nowhere" / "result.json")
+
+
+def test_what_was_found_is_shown_even_if_its_file_cannot_be_written(
+    home: Path, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(home)
+    (home / "out").mkdir()
+
+    def without_a_place(_: int) -> tuple[int, str]:
+        shutil.rmtree(home / "out", ignore_errors=True)
+        return 200, '{"prediction": 0.25}'
+
+    with axon_peer(without_a_place) as peer:
+        words = ["roads", "--miner", f"127.0.0.1:{peer.port}", "--hotkey", key, "--requests", "2"]
+        done = CliRunner().invoke(app, ["simulate", *words, "--json", "out/result.json"])
+    assert done.exit_code == 1
+    assert "on average" in done.stdout
+    assert "out/" in done.stderr.splitlines()[-1]
 
 
 def test_ctrl_c_ends_it_and_what_was_answered_counts(home: Path, key: str) -> None:
