@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -284,7 +285,8 @@ def _rows(
     return [
         RequestRow(
             number=place + 1,
-            image=exchange.image,
+            # The name of a file need not be text.
+            image=os.fsencode(exchange.image).decode(errors="replace"),
             label=exchange.label,
             sha256=exchange.sha256,
             status=exchange.status,

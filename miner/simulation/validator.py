@@ -26,7 +26,6 @@ from miner.logs import repair_loggers_after_bittensor
 from miner.simulation.keys import HOTKEY
 from offline.stream.sender import StreamSender
 from stage1.certificate.stream import Stream
-from stage1.errors import ImageError
 from stage1.preprocess import PreprocessSettings
 
 ORIGIN = "x-cascade-bundle"
@@ -91,34 +90,38 @@ class Validator:
     async def _ask(self, name: str, image: Path) -> None:
         try:
             content = await asyncio.get_running_loop().run_in_executor(self._pool, self._sent, name, image)
-        except (ImageError, OSError) as error:
-            self._tell({"name": name, "unsent": f"{image}: {error}"})
+        except Exception as error:  # noqa: BLE001  whatever it is, the simulation waits for a word of it
+            shown = os.fsencode(f"{image}: {error}").decode(errors="replace")
+            self._tell({"name": name, "unsent": shown})
             return
-        synapse = ImageSynapse(image=base64.b64encode(content).decode())
+        told: dict[str, Any] = {"name": name, "sha256": hashlib.sha256(content).hexdigest()}
         started = time.perf_counter()
+        try:
+            told |= await self._answer(content)
+        except Exception as error:  # noqa: BLE001
+            told |= {"replied": False, "status": 0, "message": f"the dendrite failed: {error!r}"}
+            told |= {"prediction": None, "bundle": ""}
+        self._tell(told | {"ms": (time.perf_counter() - started) * 1e3})
+
+    async def _answer(self, content: bytes) -> dict[str, Any]:
+        synapse = ImageSynapse(image=base64.b64encode(content).decode())
         # The SDK's annotation covers streaming too; one axon and no streaming is a list of one synapse.
         reply: Any = await self._dendrite.forward(
             axons=[self._axon], synapse=synapse, timeout=self._timeout_s, deserialize=False
         )
-        ms = (time.perf_counter() - started) * 1e3
         [answer] = reply
         # The SDK keeps every request for ever.
         self._dendrite.synapse_history.clear()
         told = answer.dendrite
         reply_of = self._dendrite.replies.pop(id(answer), None)
         status, bundle = reply_of or (0, "")
-        self._tell(
-            {
-                "name": name,
-                "sha256": hashlib.sha256(content).hexdigest(),
-                "replied": reply_of is not None,
-                "prediction": answer.prediction,
-                "status": int(told.status_code or status),
-                "message": told.status_message or "",
-                "ms": ms,
-                "bundle": bundle,
-            }
-        )
+        return {
+            "replied": reply_of is not None,
+            "prediction": answer.prediction,
+            "status": int(told.status_code or status),
+            "message": told.status_message or "",
+            "bundle": bundle,
+        }
 
     def _sent(self, name: str, image: Path) -> bytes:
         return self._sender(f"{name}\0{image.name}", image.read_bytes(), PreprocessSettings())

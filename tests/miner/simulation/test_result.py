@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -146,3 +147,9 @@ def test_latency_is_that_of_the_answers(tmp_path: Path) -> None:
     assert result.requests[1].ending is Ending.LATE
     result.write(tmp_path / "result.json")
     assert SimulationResult.read(tmp_path / "result.json") == result
+
+
+def test_a_file_whose_name_is_no_text_does_not_cost_the_result(tmp_path: Path) -> None:
+    odd = replace(exchange(0, 1, 0.9), image="/srv/\udcff/0.jpg")
+    result_of(ASKED, [odd], [None]).write(tmp_path / "result.json")
+    assert SimulationResult.read(tmp_path / "result.json").requests[0].image == "/srv/\ufffd/0.jpg"

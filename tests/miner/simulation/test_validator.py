@@ -98,15 +98,17 @@ def test_a_request_is_the_one_of_the_subnet(tmp_path: Path) -> None:
 def test_a_picture_that_cannot_be_sent_is_told_and_costs_nothing(tmp_path: Path) -> None:
     (tmp_path / "good.jpg").write_bytes(jpeg(patches().resize((64, 36))))
     (tmp_path / "bad.jpg").write_text("no picture")
+    (tmp_path / "no text \udcff.jpg").write_bytes((tmp_path / "good.jpg").read_bytes())
     key = throw_away_key(tmp_path / "keys", "miner")
     throw_away_key(tmp_path / "keys", "validator")
     with axon_peer(lambda _: (200, '{"prediction": 0.25}')) as peer:
         manner = Manner(tmp_path / "keys", "validator", "mixture", seed=0)
         with ValidatorProcess(Target("127.0.0.1", peer.port, key), manner, tmp_path / "log") as validator:
             validator.wait_until_ready()
-            for number, name in enumerate(("bad.jpg", "good.jpg", "gone.jpg")):
+            for number, name in enumerate(("bad.jpg", "good.jpg", "gone.jpg", "no text \udcff.jpg")):
                 validator.send(Challenge(str(number), tmp_path / name, 1, "g"))
             exchanges = validator.finish()
             unsent = validator.unsent
     assert [exchange.image for exchange in exchanges] == [str(tmp_path / "good.jpg")]
-    assert sorted(text.split(":")[0] for text in unsent) == [str(tmp_path / name) for name in ("bad.jpg", "gone.jpg")]
+    names = ("bad.jpg", "gone.jpg", "no text \ufffd.jpg")
+    assert sorted(text.split(":")[0] for text in unsent) == [str(tmp_path / name) for name in names]
