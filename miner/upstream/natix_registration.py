@@ -9,9 +9,11 @@ import json
 import re
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from http.client import HTTPException
 from ipaddress import ip_address
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
@@ -174,6 +176,24 @@ class _NoRedirect(HTTPRedirectHandler):
 
 
 def _asked(url: str, body: dict[str, str] | None, call_s: float, clock: Callable[[], float]) -> dict[str, Any]:
+    """See `_answer`; a header that comes byte by byte ends the wait as well."""
+    answer: Future[dict[str, Any]] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(_answer(url, body, call_s, clock))
+        except BaseException as error:  # noqa: BLE001  whoever waits raises it
+            answer.set_exception(error)
+
+    # The limit of the socket is one for each of its waits.
+    Thread(target=ask, name="registry", daemon=True).start()
+    try:
+        return answer.result(2 * call_s)
+    except TimeoutError as error:
+        raise Unreachable(f"{url}: the answer takes too long") from error
+
+
+def _answer(url: str, body: dict[str, str] | None, call_s: float, clock: Callable[[], float]) -> dict[str, Any]:
     """The JSON object that a call answers with.
 
     Raises:

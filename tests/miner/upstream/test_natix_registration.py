@@ -32,6 +32,7 @@ class Registry:
         self.then: list[Reply] = [(200, b'{"status": "succeeded"}')]
         self.asked: list[tuple[str, str, str | None, Any]] = []
         self.silent = threading.Event()
+        self.drip_s = 0.0
         registry = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -49,12 +50,20 @@ class Registry:
                     registry.silent.wait(60)
                     return
                 status, content = reply
+                if registry.drip_s:
+                    self.drip(time.monotonic() + registry.drip_s)
+                    return
                 self.send_response(status)
                 if 300 <= status < 400:
                     self.send_header("location", "/elsewhere")
                 self.send_header("content-length", str(len(content)))
                 self.end_headers()
                 self.wfile.write(content)
+
+            def drip(self, until: float) -> None:
+                self.wfile.write(b"HTTP/1.1 200 OK\r\nx-slow: ")
+                while time.monotonic() < until and not registry.silent.wait(0.1):
+                    self.wfile.write(b"x")
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -196,6 +205,13 @@ def test_a_request_that_is_not_taken_says_why_and_asks_no_further(
     with pytest.raises(RegistrationError, match=why):
         sent(registration, Time(), call_s=60.0 if first else 3.0)
     assert [method for method, *_ in registry.asked] == ["POST"]
+
+
+def test_a_header_that_comes_byte_by_byte_is_not_waited_for(registry: Registry, registration: Registration) -> None:
+    """No wait of the socket is long, and all of them together are."""
+    registry.drip_s = 8.0
+    with pytest.raises(RegistrationError, match="takes too long"):
+        sent(registration, Time(), call_s=1.0)
 
 
 def test_a_registry_whose_name_is_none_is_told(key: Keypair) -> None:
