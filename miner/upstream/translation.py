@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -11,6 +12,8 @@ from miner.upstream.flag_table import TABLE, VARIABLES, Row, is_on
 from stage1.errors import SettingsError
 
 ADDRESS, NETWORK, ENDPOINT = "chain.external_ip", "chain.network", "chain.endpoint"
+
+_VARIABLE = re.compile(r"\$[A-Za-z_]")
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,9 @@ def translate(sources: Sources) -> Translation:
                 settings[row.setting] = Taken(value, origin)
     if sources.moved and ADDRESS not in settings:
         settings[ADDRESS] = Taken(AUTO, "as the reference miner did")
-    return Translation(settings, (*remarks.values(), *_empty(sources, settings), *_unknown(sources.env_file or {})))
+    env_file = sources.env_file or {}
+    said = (*remarks.values(), *_empty(sources, settings), *_unknown(env_file), *_unreplaced(env_file))
+    return Translation(settings, said)
 
 
 def overruled(translation: Translation, effective: Mapping[str, object]) -> tuple[Remark, ...]:
@@ -172,3 +177,9 @@ def _unknown(env_file: Mapping[str, str]) -> Iterator[Remark]:
             near = get_close_matches(name, VARIABLES, n=1)
             meant = f", perhaps {near[0]} is meant" if near else ""
             yield Remark(name, f"is no variable of the reference miner{meant}: it has no effect")
+
+
+def _unreplaced(env_file: Mapping[str, str]) -> Iterator[Remark]:
+    for name, text in env_file.items():
+        if _VARIABLE.search(text):
+            yield Remark(name, "has a `$` that stays as it is, where a shell may put a variable: write it as ${NAME}")

@@ -116,3 +116,10 @@ def test_each_flag_without_effect_is_told_once_with_what_to_use_instead() -> Non
 def test_a_variable_that_nobody_knows_is_told_with_a_near_one() -> None:
     [remark] = translate(Sources(env_file={"WALET_NAME": "w", "CASCADE_STORE": "x"})).remarks
     assert (remark.name, "perhaps WALLET_NAME is meant" in remark.consequence) == ("WALET_NAME", True)
+
+
+def test_a_variable_that_a_shell_would_have_replaced_is_told_without_its_value() -> None:
+    told = translate(Sources(env_file={"WALLET_NAME": "$USER", "WALLET_HOTKEY": "one$"}))
+    [remark] = told.remarks
+    assert (remark.name, "write it as ${NAME}" in remark.consequence) == ("WALLET_NAME", True)
+    assert "USER" not in remark.consequence
