@@ -16,7 +16,7 @@ from typing import IO
 import numpy as np
 import simplejpeg
 import structlog
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from stage1.errors import ImageError
 
@@ -177,6 +177,9 @@ def _refusing(formats: Sequence[str] = FORMATS) -> Iterator[None]:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"the image is far too large: {error}") from error
+    except UnidentifiedImageError as error:
+        # What Pillow says of it is the file as Python shows it.
+        raise ImageError(f"not a readable {', '.join(formats)} image: it does not begin like one") from error
     except UNREADABLE as error:
         raise ImageError(f"not a readable {', '.join(formats)} image: {error}") from error
     except Exception as error:

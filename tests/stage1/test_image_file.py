@@ -296,6 +296,12 @@ def test_a_progressive_picture_of_thousands_of_scans_is_refused_before_it_is_dec
         decode(content[:start] + scan * 100 + b"\xff\xd9", limits)
 
 
+def test_what_is_no_picture_is_told_in_words() -> None:
+    for read in (decode, lambda content: frame_size(io.BytesIO(content))):
+        with pytest.raises(ImageError, match="not a readable JPEG, PNG, WEBP image: it does not begin like one"):
+            read(b"no picture")
+
+
 def segments(content: bytes) -> bytes:
     """Parts of the header of a JPEG that its decoder passes over."""
     parts = (content[start : start + 65_000] for start in range(0, len(content), 65_000))
