@@ -112,7 +112,7 @@ def simulate(
 
         from miner.settings import load_settings  # noqa: PLC0415
         from miner.simulation.run import SimulationSettings  # noqa: PLC0415
-        from miner.simulation.summary import render_result  # noqa: PLC0415
+        from miner.simulation.summary import NARROWEST, render_result  # noqa: PLC0415
 
         asked = SimulationSettings(
             data=folder,
@@ -128,7 +128,8 @@ def simulate(
             keys=keys,
         )
         result = simulated(asked, load_settings(config, parsed_changes(change)), json_file)
-        Console().print(render_result(result))
+        # A narrower terminal breaks the lines, which loses no number.
+        Console(width=max(Console().width, NARROWEST)).print(render_result(result))
         # After it is shown: the disk may be full.
         if json_file is not None:
             result.write(json_file)

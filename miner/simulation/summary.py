@@ -10,6 +10,8 @@ from rich.text import Text
 from miner.simulation.endings import IN_WORDS, Ending
 from miner.simulation.result import Latency, RequestRow, SimulationResult, Window
 
+# Columns of a terminal in which no number is cut off.
+NARROWEST = 72
 BARS = "▁▂▃▄▅▆▇█"
 SPARKS = 60
 # Reasons of refusals that are told.

@@ -16,7 +16,7 @@ from rich.console import Console
 from miner.simulation.endings import Ending
 from miner.simulation.exchange import Exchange
 from miner.simulation.result import Asked, SimulationResult, result_of
-from miner.simulation.summary import render_result
+from miner.simulation.summary import NARROWEST, render_result
 from tests.support.reward_oracle import rewards_of, score_of
 
 NAN = math.nan
@@ -118,12 +118,13 @@ def test_any_stream_is_paid_as_a_validator_pays_and_each_loss_is_worth_what_it_w
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), ANSWERS), min_size=1, max_size=40))
-def test_any_result_is_a_file_and_fits_80_columns(rows: list[tuple[int, float | None]]) -> None:
+def test_any_result_is_a_file_and_fits_a_narrow_terminal(rows: list[tuple[int, float | None]]) -> None:
     result = told([label for label, _ in rows], [answer for _, answer in rows])
     assert SimulationResult.model_validate_json(result.to_json()) == result
     screen = io.StringIO()
-    Console(file=screen, width=80).print(render_result(result))
-    assert max(map(len, screen.getvalue().splitlines())) <= 80
+    Console(file=screen, width=NARROWEST).print(render_result(result))
+    assert max(map(len, screen.getvalue().splitlines())) <= NARROWEST
+    assert "…" not in screen.getvalue()
     assert f"{result.paid.mean:.3f} on average" in screen.getvalue()
 
 

@@ -233,6 +233,8 @@ def test_what_was_found_is_shown_even_if_its_file_cannot_be_written(
     home: Path, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(home)
+    # Nor does a narrow terminal cut anything off.
+    monkeypatch.setenv("COLUMNS", "40")
     (home / "out").mkdir()
 
     def without_a_place(_: int) -> tuple[int, str]:
@@ -244,6 +246,8 @@ def test_what_was_found_is_shown_even_if_its_file_cannot_be_written(
         done = CliRunner().invoke(app, ["simulate", *words, "--json", "out/result.json"])
     assert done.exit_code == 1
     assert "on average" in done.stdout
+    assert "reward if these were right" in done.stdout
+    assert "…" not in done.stdout
     assert "out/" in done.stderr.splitlines()[-1]
 
 
