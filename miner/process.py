@@ -64,7 +64,7 @@ async def run_miner(
     retrain_now: bool = False,
     started: float | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT, then drain and stop.
+    """Serve until SIGTERM or SIGINT, then drain and stop; SIGTERM also ends a start that is under way.
 
     SIGHUP reads the settings again, and looks at the store at once instead of waiting for its change to be noticed.
 
@@ -78,11 +78,27 @@ async def run_miner(
         MinerError: the wallet, the chain, the bundle or the port does not allow a start; says what to do.
         SettingsError: the nightly job could not run with its settings.
     """
+    stop = asyncio.Event()
+    _on_signals_at_start(stop)
+    try:
+        await _run(settings, stop, read_again=read_again, retrain_now=retrain_now, started=started)
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        log.info("stopped_before_ready")
+
+
+async def _run(
+    settings: MinerSettings,
+    stop: asyncio.Event,
+    *,
+    read_again: Callable[[], MinerSettings] | None,
+    retrain_now: bool,
+    started: float | None,
+) -> None:
     few_arenas()
     raise_descriptor_limit()
-    # Until there is something to reload; by default it would end the process.
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, log.info, "nothing_to_reload_yet")
-    stop, tally = asyncio.Event(), Tally("refused")
+    tally = Tally("refused")
     degraded, journal_failed = Tally("degraded"), Tally("journal_failed")
     asyncio.get_running_loop().set_exception_handler(partial(tell_failure, tally))
     async with AsyncExitStack() as stack:
@@ -140,7 +156,8 @@ async def run_miner(
             nightly.start()
         if retrain_now:
             nightly.trigger()
-        _on_signals(stop, follower, _reload(settings, read_again, served, nightly))
+        reloads = _on_signals(stop, follower, _reload(settings, read_again, served, nightly))
+        stack.push_async_callback(_end_all, reloads)
         cold = None if started is None else round(time.monotonic() - started, 3)
         for identity in served:
             log.info(
@@ -181,6 +198,10 @@ async def _end(task: asyncio.Task[None]) -> None:
     """Whatever it raised is told already, or of no interest to a miner that ends."""
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
+
+
+async def _end_all(tasks: BackgroundTasks) -> None:
+    await asyncio.gather(*tasks.cancel(), return_exceptions=True)
 
 
 def open_chain(settings: MinerSettings, ours: Mapping[str, WalletSettings] | None = None) -> ChainPort:
@@ -293,11 +314,13 @@ async def _serve(
         *(asyncio.create_task(identity.server.wait(), name="axon") for identity in identities),
     ]
     waiting = asyncio.create_task(stop.wait())
-    done, _ = await asyncio.wait([*background, waiting], return_when=asyncio.FIRST_COMPLETED)
-    stop.set()
-    for task in (*background, waiting):
-        task.cancel()
-    await asyncio.gather(*background, waiting, return_exceptions=True)
+    try:
+        done, _ = await asyncio.wait([*background, waiting], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.set()
+        for task in (*background, waiting):
+            task.cancel()
+        await asyncio.gather(*background, waiting, return_exceptions=True)
     for task in done - {waiting}:
         if not task.cancelled() and (error := task.exception()) is not None:
             if not isinstance(error, CascadeError):
@@ -305,18 +328,42 @@ async def _serve(
             raise StartError(f"the task {task.get_name()!r} ended: {error}") from error
 
 
-def _on_signals(stop: asyncio.Event, follower: StoreFollower, settings: SettingsReload) -> None:
+def _on_signals_at_start(stop: asyncio.Event) -> None:
+    """SIGTERM cancels this task, and SIGHUP finds nothing to reload; by default it would end the process."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def give_up() -> None:
+        # A second one must not cut short what the first one began to close.
+        if not stop.is_set():
+            stop.set()
+            task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, give_up)
+    loop.add_signal_handler(signal.SIGHUP, log.info, "nothing_to_reload_yet")
+
+
+def _on_signals(stop: asyncio.Event, follower: StoreFollower, settings: SettingsReload) -> BackgroundTasks:
+    """Stop or reload on signals; returns the reloads that are under way."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    reloads, one_at_a_time = BackgroundTasks(), asyncio.Lock()
+    reloads, one_at_a_time, waiting = BackgroundTasks(), asyncio.Lock(), asyncio.Event()
 
     async def reload() -> None:
         async with one_at_a_time:
+            waiting.clear()
             await settings.again()
             await follower.reload()
 
-    loop.add_signal_handler(signal.SIGHUP, lambda: reloads.begin(reload()))
+    def on_hangup() -> None:
+        # One that waits for its turn reads then what there is then.
+        if not waiting.is_set():
+            waiting.set()
+            reloads.begin(reload())
+
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
+    return reloads
 
 
 def _reload(

@@ -108,8 +108,10 @@ def mine(
     Examples: `cascade mine --wallet miner --hotkey one` · `cascade mine --set stage2.engine=stage2/ --retrain-now` ·
     `cascade mine --env-file miner.env` · `cascade mine --env-file miner.env --print-settings`
     """
-    # Until the process has something to reload; what it starts gets the default again.
+    # Until the process has something to reload and to stop; what it starts gets the default again. As the first process
+    # of a container it would not be ended by the default.
     signal.signal(signal.SIGHUP, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with clear_errors():
         import asyncio  # noqa: PLC0415
 

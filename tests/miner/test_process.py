@@ -317,6 +317,33 @@ def test_sigterm_ends_the_miner_with_status_0_and_frees_the_port(miner: Miner) -
         assert probe.connect_ex(("127.0.0.1", miner.port)) != 0
 
 
+def test_sigterm_ends_a_start_that_waits_for_a_mute_chain(home: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute, (home / "log").open("wb") as log:
+        mute.settimeout(LIMIT_S)
+        settings = {
+            "wallet.name": "miner",
+            "wallet.path": home,
+            "state": home / "state",
+            "chain.endpoint": f"ws://127.0.0.1:{mute.getsockname()[1]}",
+            "chain.deadline_s": 3 * LIMIT_S,
+            "chain.publish_endpoint": "false",
+        }
+        flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
+        process = subprocess.Popen([sys.executable, "-m", "miner.cli", "mine", *flags], stderr=log, cwd=home)
+        try:
+            with mute.accept()[0] as asked:
+                asked.settimeout(LIMIT_S)
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(LIMIT_S) == 0
+                # The process that asks the chain has ended as well.
+                while asked.recv(1024):
+                    pass
+        finally:
+            process.kill()
+            process.wait()
+    assert "stopped_before_ready" in (home / "log").read_text()
+
+
 def hotkey_of(home: Path, name: str) -> str:
     wallet = Wallet(name="miner", hotkey=name, path=str(home))
     wallet.create_new_hotkey(use_password=False, overwrite=True, suppress=True)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
 
+from miner.process import _on_signals
 from miner.reload import SettingsReload
 from miner.settings import MinerSettings, load_settings
 from stage1.errors import SettingsError
@@ -73,3 +77,35 @@ def test_a_change_that_is_refused_leaves_the_old_ones_in_force() -> None:
     assert [entry["event"] for entry in logs] == ["settings_not_taken", "settings_need_restart", "settings_taken"]
     assert sections == [[], ["access"]]
     assert len(taken) == 1
+
+
+def test_many_signals_at_once_are_two_readings() -> None:
+    class Settings:
+        readings = 0
+
+        async def again(self) -> list[str]:
+            self.readings += 1
+            await go_on.wait()
+            return []
+
+    class Follower:
+        async def reload(self) -> bool:
+            return False
+
+    settings: Any = Settings()
+    follower: Any = Follower()
+
+    async def signalled() -> int:
+        _on_signals(asyncio.Event(), follower, settings)
+        for _ in range(20):
+            os.kill(os.getpid(), signal.SIGHUP)
+            await asyncio.sleep(0)
+        while not settings.readings:
+            await asyncio.sleep(0)
+        go_on.set()
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        return int(settings.readings)
+
+    go_on = asyncio.Event()
+    assert asyncio.run(signalled()) == 2
