@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 import structlog
 
 from miner.settings import MinerSettings
-from stage1.errors import CascadeError
+from stage1.errors import CascadeError, SettingsError
 
 log = structlog.get_logger(__name__)
 
@@ -40,25 +40,33 @@ class SettingsReload:
         """
         try:
             wanted = self._read()
-        except CascadeError as error:
+        except (CascadeError, OSError) as error:
             log.error("settings_not_read", reason=str(error), consequence="the miner goes on with those that it has")
             return []
         taken: list[str] = []
+        refused: list[str] = []
         for sections, take in self._takers.items():
             changed = self._changed(wanted, sections)
             if not changed:
                 continue
-            update = {section: getattr(wanted, section) for section in sections}
             try:
-                await take(self._in_force.model_copy(update=update))
-            except CascadeError as error:
+                mixed = self._in_force.with_sections({section: getattr(wanted, section) for section in sections})
+            except SettingsError as error:
+                # They fit what else is wanted, which needs a restart.
                 log.error("settings_not_taken", sections=changed, reason=str(error), consequence="the old ones stay")
                 continue
-            self._in_force = self._in_force.model_copy(update=update)
+            try:
+                await take(mixed)
+            except CascadeError as error:
+                log.error("settings_not_taken", sections=changed, reason=str(error), consequence="the old ones stay")
+                refused += changed
+                continue
+            self._in_force = mixed
             taken += changed
         if taken:
             log.info("settings_taken", sections=taken)
-        if waiting := self._changed(wanted, MinerSettings.model_fields):
+        # A start would refuse what was refused here.
+        if waiting := [one for one in self._changed(wanted, MinerSettings.model_fields) if one not in refused]:
             log.warning("settings_need_restart", sections=waiting, remedy="restart the miner to have them take effect")
         return taken
 

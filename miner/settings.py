@@ -6,7 +6,7 @@ import codecs
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -117,10 +117,42 @@ class MinerSettings(BaseSettings):
         # Port 0 takes a free one each time.
         return self.axon.port + place if self.axon.port else 0
 
+    def with_sections(self, sections: Mapping[str, object]) -> Self:
+        """A copy with other sections.
+
+        Args:
+            sections: values of fields, each valid by itself.
+
+        Raises:
+            SettingsError: they do not fit the rest.
+        """
+        changed = self.model_copy(update=sections)
+        try:
+            changed.check_sections()
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
+        return changed
+
     @model_validator(mode="after")
-    def _hotkeys_do_not_collide(self) -> Self:
-        if not self.hotkeys:
-            return self
+    def _sections_fit(self) -> Self:
+        self.check_sections()
+        return self
+
+    def check_sections(self) -> None:
+        """Make sure that the sections fit each other.
+
+        Raises:
+            ValueError: they do not.
+        """
+        if self.hotkeys:
+            self._check_hotkeys()
+        if self.stage2.engine is not None and self.stage2.reserve_s >= self.requests.deadline_s:
+            raise ValueError(
+                f"stage2.reserve_s is {self.stage2.reserve_s:g} and requests.deadline_s is "
+                f"{self.requests.deadline_s:g}: no time is left for Stage-2"
+            )
+
+    def _check_hotkeys(self) -> None:
         if self.wallet.hotkey != WalletSettings().hotkey:
             raise ValueError("wallet.hotkey names one hotkey and hotkeys names several: give one of them")
         if self.chain.external_port is not None:
@@ -134,16 +166,6 @@ class MinerSettings(BaseSettings):
                 raise ValueError(f"hotkeys: the {what} {twice} is given twice; each needs its own")
         if ports and max(ports) > LAST_PORT:
             raise ValueError(f"hotkeys: port {max(ports)} is above {LAST_PORT}; set a lower axon.port")
-        return self
-
-    @model_validator(mode="after")
-    def _stage2_has_time(self) -> Self:
-        if self.stage2.engine is not None and self.stage2.reserve_s >= self.requests.deadline_s:
-            raise ValueError(
-                f"stage2.reserve_s is {self.stage2.reserve_s:g} and requests.deadline_s is "
-                f"{self.requests.deadline_s:g}: no time is left for Stage-2"
-            )
-        return self
 
     @classmethod
     def settings_customise_sources(
@@ -174,7 +196,7 @@ def load_settings(
             not fit; names it.
     """
     check_variables(os.environ)
-    path = _find(file)
+    path = settings_file(file)
     trees = () if path is None else (_read_toml(path),)
     token = _trees.set((*trees, merged({}, defaults or {})))
     try:
@@ -227,7 +249,10 @@ def _unreadable(error: UnreadableVariable) -> str:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror or error})") from error
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise SettingsError(f"{path}: is UTF-16, and TOML is UTF-8: save it as UTF-8")
     try:
@@ -243,7 +268,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path}: not valid TOML: {error}") from error
 
 
-def _find(file: Path | None) -> Path | None:
+def settings_file(file: Path | None = None) -> Path | None:
+    """The file that settings are read from; None if there is none.
+
+    Args:
+        file: as in `load_settings`.
+
+    Raises:
+        SettingsError: it is named and not there.
+    """
     try:
         named = file or (expanded(os.environ[FILE_VARIABLE]) if os.environ.get(FILE_VARIABLE) else None)
     except ValueError as error:

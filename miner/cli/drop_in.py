@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from miner.settings import MinerSettings
     from miner.upstream.translation import Remark, Translation
 
-PARTED, EXPORTED = "miner.upstream.parted", "miner.upstream.exported"
+# What is remembered from one reading of the settings to the next.
+PARTED, EXPORTED, FILE = "miner.upstream.parted", "miner.upstream.exported", "miner.settings_file"
 ENDPOINT, NETWORK = "chain.endpoint", "chain.network"
 YAML = frozenset({".yaml", ".yml"})
 
@@ -76,7 +77,8 @@ def settings_of(context: typer.Context, config: Path | None, changes: dict[str, 
     """The settings of a command from everything that was said to it.
 
     Our own flags win over our variables, those over `cascade.toml`, that over the reference miner's flags, those over
-    `miner.env`, and that over the variables of bittensor.
+    `miner.env`, and that over the variables of bittensor. In a later reading of one command a settings file that was
+    there must be there again: without it everything would silently be as by default.
 
     Args:
         context: of a `DropInCommand`.
@@ -87,7 +89,7 @@ def settings_of(context: typer.Context, config: Path | None, changes: dict[str, 
     Raises:
         SettingsError: a value is unknown or does not fit; names it.
     """
-    from miner.settings import PREFIX, load_settings  # noqa: PLC0415
+    from miner.settings import load_settings, settings_file  # noqa: PLC0415
     from miner.upstream.env_file import read_env_file, read_yaml_config  # noqa: PLC0415
     from miner.upstream.translation import Sources, overruled, translate  # noqa: PLC0415
 
@@ -96,10 +98,11 @@ def settings_of(context: typer.Context, config: Path | None, changes: dict[str, 
         theirs, config = read_yaml_config(config), None
     variables = None if env_file is None else read_env_file(env_file)
     _export({name: value for name, value in (variables or {}).items() if name.startswith(PREFIX)}, context.meta)
+    file = context.meta[FILE] = settings_file(config) or settings_file(context.meta.get(FILE))
     parted = context.meta[PARTED]
     told = translate(Sources(dict(os.environ), variables, theirs, parted.given, parted.empty))
-    passed_over = _without_what_ours_exclude(told, load_settings(config, changes))
-    settings = load_settings(config, changes, {name: taken.value for name, taken in told.settings.items()})
+    passed_over = _without_what_ours_exclude(told, load_settings(file, changes))
+    settings = load_settings(file, changes, {name: taken.value for name, taken in told.settings.items()})
     effective = {name: _value(settings, name) for name in told.settings}
     origins = {name: taken.origin for name, taken in told.settings.items() if effective[name] == taken.value}
     return Used(settings, (*told.remarks, *passed_over, *overruled(told, effective)), origins)

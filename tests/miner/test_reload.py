@@ -74,9 +74,29 @@ def test_settings_that_do_not_fit_change_nothing() -> None:
 
 def test_a_change_that_is_refused_leaves_the_old_ones_in_force() -> None:
     taken, sections, logs = reloaded("", "[access]\nmin_stake = 13\n", "[access]\nmin_stake = 5\n")
-    assert [entry["event"] for entry in logs] == ["settings_not_taken", "settings_need_restart", "settings_taken"]
+    # A restart would be refused as well, so that nothing says that one is needed.
+    assert [entry["event"] for entry in logs] == ["settings_not_taken", "settings_taken"]
     assert sections == [[], ["access"]]
     assert len(taken) == 1
+
+
+def test_a_part_that_does_not_fit_what_needs_a_restart_waits_for_it() -> None:
+    before = "[stage2]\nengine = 'stage2'\nreserve_s = 4\n"
+    taken, sections, logs = reloaded(before, before.replace("4", "1") + "[requests]\ndeadline_s = 3\n")
+    # With the reserve in force there would be no time for Stage-2.
+    assert (taken, sections) == ([], [[]])
+    assert [entry["event"] for entry in logs] == ["settings_not_taken", "settings_need_restart"]
+    assert "no time is left for Stage-2" in str(logs[0]["reason"])
+    assert logs[1]["sections"] == ["requests", "stage2"]
+
+
+def test_a_file_that_cannot_be_read_changes_nothing(tmp_path: Path) -> None:
+    reload = SettingsReload(load_settings(), load_settings, {})
+    (tmp_path / "cascade.toml").mkdir()
+    with capture_logs() as logs:
+        assert asyncio.run(reload.again()) == []
+    assert [entry["event"] for entry in logs] == ["settings_not_read"]
+    assert "cascade.toml: cannot be read (Is a directory)" in logs[0]["reason"]
 
 
 def test_many_signals_at_once_are_two_readings() -> None:

@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +18,9 @@ from typer.testing import CliRunner
 from miner.cli.drop_in import PARTED, settings_of
 from miner.cli.main import app
 from miner.cli.settings_text import settings_as_toml
-from miner.settings import load_settings
+from miner.settings import MinerSettings, load_settings
 from miner.upstream.command_line import part
+from stage1.errors import SettingsError
 
 ROOT = Path(__file__).parents[3]
 # As setup_env.sh writes it, with two lines filled in.
@@ -276,3 +279,34 @@ def test_a_path_that_no_text_file_can_hold_is_told(tmp_path: Path, monkeypatch: 
     done = CliRunner().invoke(app, ["mine", "--set", "state=/srv/\udcff", "--print-settings"])
     assert (done.exit_code, done.stdout) == (2, "")
     assert "cascade: the settings cannot be printed: " in done.stderr
+
+
+def reader(*, env_file: Path | None = None) -> Callable[[], MinerSettings]:
+    """Reads the settings as a running miner does, again and again."""
+    context: Any = SimpleNamespace(meta={PARTED: part([])})
+    return lambda: settings_of(context, None, {}, env_file).settings
+
+
+def test_a_settings_file_that_is_gone_is_not_taken_for_the_defaults() -> None:
+    read, file = reader(), Path("cascade.toml")
+    assert read().access.min_stake == load_settings().access.min_stake
+    file.write_text("[access]\nmin_stake = 5\n")
+    assert read().access.min_stake == 5
+    file.unlink()
+    with pytest.raises(SettingsError, match=r"cascade\.toml: there is no such settings file"):
+        read()
+    file.write_text("[access]\nmin_stake = 6\n")
+    assert read().access.min_stake == 6
+
+
+def test_our_variables_in_an_env_file_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = Path("miner.env")
+    monkeypatch.setenv("CASCADE_ACCESS__BURST", "7")
+    read = reader(env_file=file)
+    file.write_text("CASCADE_ACCESS__MIN_STAKE=5\nCASCADE_ACCESS__BURST=9\n")
+    assert (read().access.min_stake, read().access.burst) == (5, 7)
+    file.write_text("CASCADE_ACCESS__MIN_STAKE=6\n")
+    assert read().access.min_stake == 6
+    file.write_text("")
+    assert read().access.min_stake == load_settings().access.min_stake
+    assert os.environ["CASCADE_ACCESS__BURST"] == "7"
