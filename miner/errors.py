@@ -11,7 +11,8 @@ MinerError                 a `stage1.errors.CascadeError`
         ├── ChainUnavailable   the endpoint gave no answer in time, or an unusable one
         │   └── ChainStuck     its block does not advance
         ├── NotRegistered      the hotkey has no UID on the subnet
-        └── ServeRefused       the chain did not accept the published address
+        ├── ServeRefused       the chain did not accept the published address
+        └── AddressUnknown     nobody says which address this machine has
 """
 
 from __future__ import annotations
@@ -71,3 +72,7 @@ class NotRegistered(ChainError):
 
 class ServeRefused(ChainError):
     """The chain did not accept the published address."""
+
+
+class AddressUnknown(ChainError):
+    """An address is to be published, and nobody says which one this machine has."""

@@ -12,13 +12,17 @@ from miner.chain.child import WorkerChild
 from miner.chain.port import ChainSnapshot
 from miner.chain.settings import ChainSettings, WalletSettings, endpoint_name
 from miner.chain.worker import Call, LogFormat, Publication, Reply
-from miner.errors import ChainError, ChainUnavailable, NotRegistered, ServeRefused
+from miner.errors import AddressUnknown, ChainError, ChainUnavailable, NotRegistered, ServeRefused
 from miner.logs import LogSettings
 
 log = structlog.get_logger(__name__)
 
 CLOSE_S = 2.0
-REFUSED: dict[str, type[ChainError]] = {"not_registered": NotRegistered, "serve_refused": ServeRefused}
+REFUSED: dict[str, type[ChainError]] = {
+    "not_registered": NotRegistered,
+    "serve_refused": ServeRefused,
+    "no_address": AddressUnknown,
+}
 
 
 class BittensorChain:

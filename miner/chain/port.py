@@ -116,6 +116,7 @@ class ChainPort(Protocol):
             ChainUnavailable: no usable answer in time.
             NotRegistered: the hotkey has no UID on the subnet.
             ServeRefused: the chain said no.
+            AddressUnknown: the address is `auto`, and nobody says which one that is.
         """
 
     async def close(self) -> None:

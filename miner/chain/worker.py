@@ -38,7 +38,7 @@ REFUSALS = {
     13: "the chain takes no such port: set chain.external_port",
 }
 
-Failure = Literal["unavailable", "not_registered", "serve_refused"]
+Failure = Literal["unavailable", "not_registered", "serve_refused", "no_address"]
 LogFormat = Literal["auto", "json", "text"]
 
 
@@ -235,7 +235,11 @@ class Worker:
             message = f"hotkey {publication.hotkey} has no UID on this subnet; register it"
             return Reply(failure="not_registered", message=message)
         if publication.ip == AUTO:
-            publication = publication.model_copy(update={"ip": self._sdk.external_ip()})
+            try:
+                publication = publication.model_copy(update={"ip": self._sdk.external_ip()})
+            except OSError as error:
+                # The chain has no part in it: its connection is kept, and no other endpoint is asked instead.
+                return Reply(failure="no_address", message=f"external_ip is {AUTO}: {error}")
         result = self._sdk.publish(publication)
         if result.success:
             return Reply()

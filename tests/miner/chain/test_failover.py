@@ -12,7 +12,7 @@ from structlog.testing import capture_logs
 from miner.chain.failover import MOST_DOUBLED, Endpoint, FailoverChain
 from miner.chain.port import ChainSnapshot, Neuron
 from miner.chain.settings import ChainSettings
-from miner.errors import ChainStuck, ChainUnavailable, NotRegistered, ServeRefused
+from miner.errors import AddressUnknown, ChainStuck, ChainUnavailable, NotRegistered, ServeRefused
 
 HERE = {"5Ours": Neuron(uid=3)}
 SETTINGS = ChainSettings(endpoint_retry_s=900.0, stuck_s=300.0)
@@ -196,7 +196,7 @@ def test_an_address_is_published_through_the_next_endpoint_if_the_first_does_not
     assert other.served == [("5Ours", "192.0.2.7", 8091)]
 
 
-@pytest.mark.parametrize("refusal", [ServeRefused("rate limit"), NotRegistered("no uid")])
+@pytest.mark.parametrize("refusal", [ServeRefused("rate limit"), NotRegistered("no uid"), AddressUnknown("auto")])
 def test_a_refusal_is_an_answer_and_goes_to_no_other_endpoint(refusal: Exception) -> None:
     clock = Clock()
     chain, (preferred, other) = nodes(clock)

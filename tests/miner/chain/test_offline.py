@@ -142,6 +142,17 @@ class TestWorker:
         assert Worker(sdk).answer(asked) == Reply()
         assert sdk.published == [PUBLICATION.model_copy(update={"ip": "192.0.2.99"})]
 
+    def test_an_address_that_nobody_knows_is_no_fault_of_the_endpoint(self):
+        class Alone(FakeSdk):
+            def external_ip(self):
+                raise ConnectionError("no service says it")
+
+        sdk = Alone()
+        asked = Call(publication=PUBLICATION.model_copy(update={"ip": "auto"}))
+        reply = Worker(sdk).answer(asked)
+        assert (reply.failure, reply.message) == ("no_address", "external_ip is auto: no service says it")
+        assert (sdk.published, sdk.resets) == ([], 0)
+
     def test_whatever_the_sdk_raises_becomes_a_failure_and_a_new_connection(self):
         sdk = FakeSdk(broken=LookupError("odd"))
         reply = Worker(sdk).answer(Call())
