@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 GRACE_S = 5.0
 CHECK_S = 60.0
 STAMP = "last_retrain.json"
+# A shell's status of a command that it cannot run.
+NOT_STARTED = 126
 # Settings of a night, whose classes a live miner does not import.
 CARD, SUBMITTED_BY = "model_card", "model_card.submitted_by"
 
@@ -275,16 +277,20 @@ class NightlyJob:
 
     async def _child(self, command: list[str]) -> int:
         niceness = self._settings.niceness
-        process = await asyncio.create_subprocess_exec(
-            "nice",
-            "-n",
-            str(niceness),
-            *command,
-            stdin=DEVNULL,
-            start_new_session=True,
-            # A miner that is killed leaves no job behind, which would hold the workspace of the next one.
-            preexec_fn=end_with_parent,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                "nice",
+                "-n",
+                str(niceness),
+                *command,
+                stdin=DEVNULL,
+                start_new_session=True,
+                # A miner that is killed leaves no job behind, which would hold the workspace of the next one.
+                preexec_fn=end_with_parent,
+            )
+        except OSError as error:
+            log.error("child_not_started", reason=str(error), consequence="it is tried again at its next time")
+            return NOT_STARTED
         try:
             async with asyncio.timeout(self._settings.timeout_h * 3600):
                 return await process.wait()

@@ -57,7 +57,7 @@ class SettingsReload:
                 continue
             try:
                 await take(mixed)
-            except CascadeError as error:
+            except (CascadeError, OSError) as error:
                 log.error("settings_not_taken", sections=changed, reason=str(error), consequence="the old ones stay")
                 refused += changed
                 continue

@@ -72,6 +72,17 @@ def test_success_is_remembered_and_failure_is_not(tmp_path: Path, monkeypatch: p
     assert RetrainStamp.read(stamp).started_at <= datetime.now(UTC)
 
 
+def test_a_run_that_cannot_be_started_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nightly = job(tmp_path, "pass", monkeypatch)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with capture_logs() as logs:
+        assert asyncio.run(nightly.run()) == 126
+    assert [entry["event"] for entry in logs] == ["retrain_started", "child_not_started", "retrain_failed"]
+    status = nightly.status()
+    assert (status["running"], status["outcome"], status["outcomes"]) == (False, "failed", {"failed": 1})
+    assert not asyncio.run(nightly.recalibrate("bundle", EngineSpec(backend="onnxruntime")))
+
+
 def test_it_says_when_the_last_run_started_and_ended_and_what_came_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
