@@ -13,20 +13,23 @@ from miner.chain.settings import AUTO, ChainSettings
 from miner.errors import StartError, StateInUse
 
 LOCK = ".miner.lock"
+# `cascade doctor` has it for a moment.
+LOCK_WAIT_S = 2.0
 
 
 @contextmanager
-def held_state(state: Path) -> Iterator[None]:
+def held_state(state: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     """Keep a state directory to this process: two journals in one file would tear each other's lines.
 
     Args:
         state: the directory; created if it is not there.
+        wait_s: how long another process may have it first.
 
     Raises:
         StateInUse: another process has it.
         StartError: it cannot be written.
     """
-    lock = FileLock(state / LOCK, timeout=0)
+    lock = FileLock(state / LOCK, timeout=wait_s)
     try:
         state.mkdir(parents=True, exist_ok=True)
         lock.acquire()

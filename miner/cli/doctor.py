@@ -167,7 +167,7 @@ async def night(settings: MinerSettings) -> list[Finding]:
 def where(settings: MinerSettings) -> list[Finding]:
     """The state directory and the ports: free for a miner, or taken by one, which says whether it is ready."""
     try:
-        with held_state(settings.state):
+        with held_state(settings.state, wait_s=0):
             return [Finding("state", "ok", f"{settings.state}: can be written; no miner uses it"), *_free(settings)]
     except StateInUse:
         return [Finding("state", "ok", f"{settings.state}: a miner uses it"), *_running(settings)]
