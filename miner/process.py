@@ -51,7 +51,7 @@ from stage2_bridge.servers.open_server import open_server
 
 log = structlog.get_logger(__name__)
 
-# An accepted request is answered within `requests.deadline_s`, seven seconds by default.
+# For the requests in flight; longer where `requests.deadline_s` is.
 DRAIN_S = 7.0
 # Threads of these pools are not waited for any longer at the end of the process.
 POOLS, LEAVE_S = ("stage1", "stage2"), 0.5
@@ -132,7 +132,7 @@ async def _run(
         await checked
         for identity in served:
             await identity.server.start()
-            stack.push_async_callback(identity.server.stop, DRAIN_S)
+            stack.push_async_callback(_drained, identity)
         watch = _watch(settings, chain, served, snapshot, ip)
         live = LiveMiner(
             state=str(settings.state.resolve()),
@@ -173,10 +173,14 @@ async def _run(
 
 async def _stop_serving(identities: Sequence[Identity], nightly: NightlyJob) -> None:
     """Accept nothing more, answer what was accepted, and end the nightly job meanwhile."""
-    ends = [nightly.close(), *(identity.server.stop(DRAIN_S) for identity in identities)]
+    ends = [nightly.close(), *(_drained(identity) for identity in identities)]
     for error in await asyncio.gather(*ends, return_exceptions=True):
         if isinstance(error, Exception):
             log.error("not_stopped", exc_info=error)
+
+
+async def _drained(identity: Identity) -> None:
+    await identity.server.stop(max(DRAIN_S, identity.app.deadline_s))
 
 
 def leave_native_work() -> None:

@@ -137,6 +137,11 @@ class AxonApp:
         """How many requests are being read or answered."""
         return self._in_flight
 
+    @property
+    def deadline_s(self) -> float:
+        """An accepted request is answered so long after it arrived, or earlier."""
+        return self._budget.deadline_s
+
     def limit(self, settings: RequestSettings, budget: TimeBudget) -> None:
         """Answer within other limits from the next request on."""
         self._settings, self._budget = settings, budget

@@ -111,7 +111,7 @@ def mine(
     # Until the process has something to reload and to stop; what it starts gets the default again. As the first process
     # of a container it would not be ended by the default.
     signal.signal(signal.SIGHUP, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, _leave)
     with clear_errors():
         import asyncio  # noqa: PLC0415
 
@@ -138,8 +138,22 @@ def mine(
             retrain_now=retrain_now,
             started=STARTED,
         )
-        asyncio.run(run)
+        try:
+            asyncio.run(run)
+        finally:
+            _ignore_late_signals()
         leave_native_work()
+
+
+def _leave(*_: object) -> None:
+    _ignore_late_signals()
+    sys.exit(0)
+
+
+def _ignore_late_signals() -> None:
+    """Nothing is left to stop or to reload, and the interpreter takes a while to end: it keeps its exit status."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @app.command()

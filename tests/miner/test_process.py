@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.request import urlopen
 
@@ -35,7 +36,7 @@ from miner.chain.offline import ChainFile, OfflineChain
 from miner.chain.port import Neuron
 from miner.cli.doctor import examine, where
 from miner.errors import NotRegistered, StartError
-from miner.process import _first_snapshot, _serve
+from miner.process import _drained, _first_snapshot, _serve
 from miner.settings import load_settings
 
 PEER = Path(__file__).parent / "axon" / "wires" / "dendrite_peer.py"
@@ -315,6 +316,25 @@ def test_sigterm_ends_the_miner_with_status_0_and_frees_the_port(miner: Miner) -
     assert miner.process.wait(LIMIT_S) == 0
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", miner.port)) != 0
+
+
+def test_a_miner_that_is_told_again_and_again_to_end_does_so_with_status_0(miner: Miner) -> None:
+    while miner.process.poll() is None:
+        miner.process.send_signal(signal.SIGTERM)
+        time.sleep(0.02)
+    assert miner.process.returncode == 0
+
+
+@pytest.mark.parametrize(("deadline_s", "grace_s"), [(3.0, 7.0), (8.5, 8.5)])
+def test_a_stop_waits_as_long_as_an_answer_may_take(deadline_s: float, grace_s: float) -> None:
+    class Server:
+        async def stop(self, grace_s: float) -> None:
+            graces.append(grace_s)
+
+    graces: list[float] = []
+    identity: Any = SimpleNamespace(server=Server(), app=SimpleNamespace(deadline_s=deadline_s))
+    asyncio.run(_drained(identity))
+    assert graces == [grace_s]
 
 
 def test_sigterm_ends_a_start_that_waits_for_a_mute_chain(home: Path) -> None:
