@@ -183,10 +183,13 @@ async def _drained(identity: Identity) -> None:
     await identity.server.stop(max(DRAIN_S, identity.app.deadline_s))
 
 
-def leave_native_work() -> None:
-    """End this process with status 0 at once if a thread still decodes or computes what nobody waits for any more.
+def leave_native_work(status: int = 0) -> None:
+    """End this process at once if a thread still decodes or computes what nobody waits for any more.
 
     Python would wait for it, and it can be neither interrupted nor bounded.
+
+    Args:
+        status: exit status of the process.
     """
     deadline = time.monotonic() + LEAVE_S
     pools = [thread for thread in threading.enumerate() if thread.name.startswith(POOLS)]
@@ -195,7 +198,7 @@ def leave_native_work() -> None:
     if any(thread.is_alive() for thread in pools):
         log.warning("left_native_work", threads=[thread.name for thread in pools if thread.is_alive()])
         logging.shutdown()
-        os._exit(0)
+        os._exit(status)
 
 
 async def _end(task: asyncio.Task[None]) -> None:

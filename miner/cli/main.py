@@ -139,7 +139,11 @@ def mine(
             started=STARTED,
         )
         try:
-            asyncio.run(run)
+            with clear_errors():
+                asyncio.run(run)
+        except typer.Exit as failed:
+            leave_native_work(failed.exit_code)
+            raise
         finally:
             _ignore_late_signals()
         leave_native_work()

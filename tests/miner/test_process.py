@@ -325,6 +325,17 @@ def test_a_miner_that_is_told_again_and_again_to_end_does_so_with_status_0(miner
     assert miner.process.returncode == 0
 
 
+def test_a_miner_that_fails_does_not_wait_for_native_work_that_hangs(tmp_path: Path) -> None:
+    hangs = "import threading; threading.Thread(target=threading.Event().wait, name='stage1_0').start()"
+    words = ["mine", "--set", f"wallet.path={tmp_path}", "--set", "chain.publish_endpoint=false"]
+    code = f"{hangs}; from miner.cli.main import app; app({words!r})"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT_S, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 3, done.stderr
+    assert "there is no such hotkey" in " ".join(done.stderr.split())
+
+
 @pytest.mark.parametrize(("deadline_s", "grace_s"), [(3.0, 7.0), (8.5, 8.5)])
 def test_a_stop_waits_as_long_as_an_answer_may_take(deadline_s: float, grace_s: float) -> None:
     class Server:
