@@ -156,7 +156,7 @@ async def _run(
             nightly.start()
         if retrain_now:
             nightly.trigger()
-        reloads = _on_signals(stop, follower, _reload(settings, read_again, served, nightly))
+        reloads = _on_signals(stop, follower, _reload(settings, read_again, served, watch, nightly))
         stack.push_async_callback(_end_all, reloads)
         cold = None if started is None else round(time.monotonic() - started, 3)
         for identity in served:
@@ -377,6 +377,7 @@ def _reload(
     settings: MinerSettings,
     read_again: Callable[[], MinerSettings] | None,
     served: Sequence[Identity],
+    watch: ChainWatch,
     nightly: NightlyJob,
 ) -> SettingsReload:
     async def logs(wanted: MinerSettings) -> None:
@@ -385,6 +386,7 @@ def _reload(
     async def rules(wanted: MinerSettings) -> None:
         for identity in served:
             identity.change(wanted)
+        watch.reconsider()
 
     async def night(wanted: MinerSettings) -> None:
         await nightly.change(wanted.retrain, wanted.night)

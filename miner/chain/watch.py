@@ -127,6 +127,10 @@ class ChainWatch:
         log.info("metagraph_refreshed", block=snapshot.block, neurons=len(snapshot.neurons), endpoint=snapshot.endpoint)
         self._take(snapshot)
 
+    def reconsider(self) -> None:
+        """Look again at what was read last, because the rules of who may ask have changed."""
+        self._conditions.compare(self._latest.neurons, self._update(self._latest))
+
     def _take(self, snapshot: ChainSnapshot) -> None:
         admitted = self._update(snapshot)
         self._conditions.compare(snapshot.neurons, admitted)

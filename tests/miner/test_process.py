@@ -411,12 +411,14 @@ def test_several_hotkeys_share_one_cascade_and_one_that_is_gone_stops_nobody(sto
 def test_sighup_reads_the_settings_again(stocked: Path) -> None:
     file = stocked / "cascade.toml"
     road = picture(stocked / "road.jpg", (0, 255, 255))
-    with running(stocked) as miner:
+    with running(stocked, **{"chain.refresh_s": 3600}) as miner:
         assert [record["status_code"] for record in miner.ask(road)] == [200]
         file.write_text("[access]\nmin_stake = 1e6\n\n[engine]\nworkers = 7\n")
         miner.process.send_signal(signal.SIGHUP)
         until(lambda: miner.saw("settings_taken", sections=["access"]))
         until(lambda: miner.saw("settings_need_restart", sections=["engine"]))
+        # At once, and not with the next reading of the chain.
+        assert miner.saw("no_validator_admitted", consequence="every request is refused")
         assert [record["status_code"] for record in miner.ask(road)] == [403]
         file.write_text("[access")
         miner.process.send_signal(signal.SIGHUP)
