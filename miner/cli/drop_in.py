@@ -89,7 +89,7 @@ def settings_of(context: typer.Context, config: Path | None, changes: dict[str, 
     Raises:
         SettingsError: a value is unknown or does not fit; names it.
     """
-    from miner.settings import load_settings, settings_file  # noqa: PLC0415
+    from miner.settings import PREFIX, load_settings, settings_file  # noqa: PLC0415
     from miner.upstream.env_file import read_env_file, read_yaml_config  # noqa: PLC0415
     from miner.upstream.translation import Sources, overruled, translate  # noqa: PLC0415
 
