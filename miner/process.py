@@ -361,7 +361,8 @@ def _on_signals(stop: asyncio.Event, follower: StoreFollower, settings: Settings
         async with one_at_a_time:
             waiting.clear()
             await settings.again()
-            await follower.reload()
+        # To compile a bundle may take minutes, for which other settings need not wait.
+        await follower.reload()
 
     def on_hangup() -> None:
         # One that waits for its turn reads then what there is then.

@@ -110,7 +110,8 @@ def test_many_signals_at_once_are_two_readings() -> None:
 
     class Follower:
         async def reload(self) -> bool:
-            return False
+            """A bundle is compiled, which takes minutes."""
+            return await asyncio.Event().wait()
 
     settings: Any = Settings()
     follower: Any = Follower()
