@@ -314,8 +314,10 @@ def doctor(
         import asyncio  # noqa: PLC0415
 
         from miner.cli.doctor import Finding, examine, rendered  # noqa: PLC0415
+        from miner.logs import configure_logging  # noqa: PLC0415
 
         used = settings_of(context, config, parsed_changes(change), env_file)
+        configure_logging(used.settings.log.level, used.settings.log.json_lines)
         findings = asyncio.run(examine(used.settings))
         findings += [Finding("flags", "warning", f"{one.name} {one.consequence}") for one in used.remarks]
         say(rendered(findings))

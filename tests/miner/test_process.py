@@ -491,6 +491,17 @@ def test_the_doctor_asks_the_running_miner_whether_it_is_ready(miner: Miner, hom
     assert miner.admin("/readyz")[0] == 503
 
 
+def test_what_the_doctor_finds_stands_alone_on_standard_output(stocked: Path) -> None:
+    settings = offline_settings(stocked, 0) | {"chain.kind": "bittensor"}
+    settings["chain.endpoint"] = f"ws://127.0.0.1:{free_port()}"
+    flags = [flag for key, value in settings.items() for flag in ("--set", f"{key}={value}")]
+    command = [sys.executable, "-m", "miner.cli", "doctor", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, cwd=stocked, check=False)
+    assert done.returncode == 1
+    assert {line.split()[0] for line in done.stdout.splitlines()} == {"ok", "warning", "failed"}
+    assert "chain_endpoint_failed" in done.stderr
+
+
 def mine(home: Path, **settings: object) -> subprocess.CompletedProcess[str]:
     """Run `cascade mine` until it gives up."""
     settings = {
