@@ -110,8 +110,8 @@ def translate(sources: Sources) -> Translation:
     if sources.moved and ADDRESS not in settings:
         settings[ADDRESS] = Taken(AUTO, "as the reference miner did")
     env_file = sources.env_file or {}
-    said = (*remarks.values(), *_empty(sources, settings), *_unknown(env_file), *_unreplaced(env_file))
-    return Translation(settings, said)
+    told = (*remarks.values(), *_empty(sources, settings), *_unknown(env_file), *_unreplaced(env_file))
+    return Translation(settings, told)
 
 
 def overruled(translation: Translation, effective: Mapping[str, object]) -> tuple[Remark, ...]:
