@@ -119,7 +119,7 @@ class Bench:
         requests = self.requests(int(1.5 * rate[0] * self.seconds) + 2 * clients)
         before = self.miner.parts()
         replies = self._measured(
-            load, rate[1], lambda: closed_loop(self.miner.port, _until(requests, self.seconds), clients)
+            load, rate, lambda: closed_loop(self.miner.port, _until(requests, self.seconds), clients)
         )
         if clients == 1:
             self._note_overhead(before, replies)
