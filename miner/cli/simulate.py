@@ -28,12 +28,12 @@ class EraName(StrEnum):
     ORIGINALS = "originals"
 
 
-STREAMS: dict[str, Stream] = {
-    "january": "challenges-2026-01",
-    "april": "challenges-2026-04",
-    "may": "challenges-2026-05",
-    "mixture": "mixture",
-    "originals": "originals",
+STREAMS: dict[EraName, Stream] = {
+    EraName.JANUARY: "challenges-2026-01",
+    EraName.APRIL: "challenges-2026-04",
+    EraName.MAY: "challenges-2026-05",
+    EraName.MIXTURE: "mixture",
+    EraName.ORIGINALS: "originals",
 }
 
 
@@ -116,7 +116,7 @@ def simulate(
 
         asked = SimulationSettings(
             data=folder,
-            stream=STREAMS[era.value],
+            stream=STREAMS[era],
             requests=requests,
             seed=seed,
             concurrency=concurrency,

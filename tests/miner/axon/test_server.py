@@ -84,6 +84,20 @@ def app(validator):
     return build
 
 
+class Endless:
+    """An answer that never comes; knows whether it is asked for, and whether it was given up."""
+
+    def __init__(self) -> None:
+        self.begun, self.given_up = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, _request):
+        self.begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.given_up.set()
+
+
 async def listening(app, settings=LOCAL) -> AxonServer:
     server = AxonServer(app, settings)
     await server.start()
@@ -313,14 +327,8 @@ class TestRequests:
         self, app, validator, monkeypatch
     ):
         monkeypatch.setattr("miner.axon.http_connection.LINGER_S", 10 * PATIENCE_S)
-        begun, given_up = asyncio.Event(), asyncio.Event()
-
-        async def answer(_request):
-            begun.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                given_up.set()
+        answer = Endless()
+        begun, given_up = answer.begun, answer.given_up
 
         async def scenario():
             server = await listening(app(answer, deadline_s=10 * PATIENCE_S))
@@ -464,14 +472,8 @@ class TestCrowds:
 
 class TestCallersWhoLeave:
     def test_nothing_is_computed_for_them_any_more(self, app, validator):
-        begun, given_up = asyncio.Event(), asyncio.Event()
-
-        async def answer(_request):
-            begun.set()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                given_up.set()
+        answer = Endless()
+        begun, given_up = answer.begun, answer.given_up
 
         async def scenario():
             application = app(answer)
