@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -56,6 +56,40 @@ class Stage1Result:
     probability: float
     answer: float
     content: bytes
+
+
+class _Inference:
+    """What a worker and the batcher do for one request.
+
+    Attributes:
+        lease: of the bundle that it is done with.
+        content: the image's bytes, once they are decoded.
+        outputs: of Stage-1; cancelled by a request that is given up.
+    """
+
+    def __init__(self, lease: Lease) -> None:
+        self.lease = lease
+        self.content = b""
+        self.outputs: Future[Stage1Outputs] = Future()
+
+    def fail(self, error: BaseException) -> None:
+        """Tell whoever waits, if anybody does."""
+        with contextlib.suppress(InvalidStateError):
+            self.outputs.set_exception(error)
+
+    def follow(self, batch: Future[Stage1Outputs]) -> None:
+        """End as the batch does; a batch that nobody waits for is not computed."""
+        self.outputs.add_done_callback(lambda outputs: outputs.cancelled() and batch.cancel())
+        batch.add_done_callback(self._take)
+
+    def _take(self, batch: Future[Stage1Outputs]) -> None:
+        if batch.cancelled():
+            self.outputs.cancel()
+        elif (error := batch.exception()) is not None:
+            self.fail(error)
+        else:
+            with contextlib.suppress(InvalidStateError):
+                self.outputs.set_result(batch.result())
 
 
 class Cascade:
@@ -159,31 +193,38 @@ class Cascade:
         await self._bridge.close()
 
     async def _stage1(self, request: Request, lease: Lease) -> Stage1Result:
+        """What Stage-1 says; the lease ends with it, or with the batch, which may outlive the request."""
+        inference = _Inference(lease)
         try:
-            content, pixels = await self._decode(request, lease)
-            future = self._batcher.submit(lease, pixels, deadline=request.deadline.due, priority=request.priority)
+            await self._turns.begin(request.hotkey, request.priority)
         except BaseException:
             lease.release()
             raise
-        # The batcher ends the lease: a batch may outlive the request that was in it.
-        return _decided(lease, await asyncio.wrap_future(future), content)
-
-    async def _decode(self, request: Request, lease: Lease) -> tuple[bytes, Pixels]:
-        await self._turns.begin(request.hotkey, request.priority)
-        loop = asyncio.get_running_loop()
-
-        def ended(_: object) -> None:
-            # Also of a request that is given up: a worker that decodes for nobody any more is at work all the same.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(self._turns.end, request.hotkey)
-
         try:
-            decoding = self._pool.submit(self._decoded, lease, request.image_b64)
+            self._pool.submit(self._infer, request, inference)
         except RuntimeError:
             self._turns.end(request.hotkey)
+            lease.release()
             raise
-        decoding.add_done_callback(ended)
-        return await asyncio.wrap_future(decoding)
+        outputs = await asyncio.wrap_future(inference.outputs)
+        return _decided(lease, outputs, inference.content)
+
+    def _infer(self, request: Request, inference: _Inference) -> None:
+        """In a worker: decode the image, and hand it to the batcher, without a detour by the event loop."""
+        lease, batch = inference.lease, None
+        try:
+            if not inference.outputs.cancelled():
+                inference.content, pixels = self._decoded(lease, request.image_b64)
+                batch = self._batcher.submit(lease, pixels, deadline=request.deadline.due, priority=request.priority)
+        except BaseException as error:  # noqa: BLE001  whoever waits hears of it
+            inference.fail(error)
+        finally:
+            # Also of a request that is given up: a worker that decodes for nobody any more is at work all the same.
+            self._turns.end(request.hotkey)
+        if batch is None:
+            lease.release()
+        else:
+            inference.follow(batch)
 
     def _decoded(self, lease: Lease, image_b64: str) -> tuple[bytes, Pixels]:
         """The image's bytes, and its pixels as the bundle of the lease wants them."""
