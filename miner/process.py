@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
 
@@ -22,7 +21,7 @@ from engines.live.swap.follower import StoreFollower
 from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.clock import utc_now
 from engines.machine.descriptors import raise_descriptor_limit
-from engines.machine.memory import few_arenas
+from engines.machine.memory import lean_allocator
 from engines.machine.tally import Tally
 from engines.store.store import Store
 from miner.admin.live_miner import Axon, LiveMiner
@@ -32,11 +31,8 @@ from miner.answering.journal import Journal
 from miner.answering.record import Observer
 from miner.axon.app import AxonApp
 from miner.axon.server import tell_failure
-from miner.chain.bittensor import BittensorChain
-from miner.chain.failover import Endpoint, FailoverChain
-from miner.chain.offline import OfflineChain
+from miner.chain.adapter import first_snapshot, open_chain
 from miner.chain.port import AxonAddress, ChainPort, ChainSnapshot
-from miner.chain.settings import WalletSettings
 from miner.chain.watch import ChainWatch
 from miner.errors import StartError
 from miner.identities import Identity, ReplyCounts, identities, wallets
@@ -44,6 +40,7 @@ from miner.logs import configure_logging
 from miner.nightly import NightlyJob
 from miner.reload import SettingsReload
 from miner.settings import MinerSettings
+from miner.signals import stop_before_ready, stop_or_reload
 from miner.start_checks import held_state, out_of_reach, published_ip
 from stage1.errors import CascadeError, Stage1Error
 from stage2_bridge.bridge import Bridge
@@ -79,7 +76,7 @@ async def run_miner(
         SettingsError: the nightly job could not run with its settings.
     """
     stop = asyncio.Event()
-    _on_signals_at_start(stop)
+    stop_before_ready(stop)
     try:
         await _run(settings, stop, read_again=read_again, retrain_now=retrain_now, started=started)
     except asyncio.CancelledError:
@@ -96,7 +93,7 @@ async def _run(
     retrain_now: bool,
     started: float | None,
 ) -> None:
-    few_arenas()
+    lean_allocator()
     raise_descriptor_limit()
     tally = Tally("refused")
     degraded, journal_failed = Tally("degraded"), Tally("journal_failed")
@@ -115,9 +112,9 @@ async def _run(
         )
         checked = asyncio.create_task(nightly.check())
         stack.push_async_callback(_end, checked)
-        chain = open_chain(settings, ours)
+        chain = open_chain(settings.chain, ours, logs=settings.log)
         stack.push_async_callback(chain.close)
-        snapshot = await _first_snapshot(chain, list(ours))
+        snapshot = await first_snapshot(chain, list(ours))
         follower = _follower(settings, nightly)
         stack.push_async_callback(follower.close)
         batcher = Batcher(settings.engine.batch, clock=time.monotonic)
@@ -156,7 +153,7 @@ async def _run(
             nightly.start()
         if retrain_now:
             nightly.trigger()
-        reloads = _on_signals(stop, follower, _reload(settings, read_again, served, watch, nightly))
+        reloads = stop_or_reload(stop, follower, _reload(settings, read_again, served, watch, nightly))
         stack.push_async_callback(_end_all, reloads)
         cold = None if started is None else round(time.monotonic() - started, 3)
         for identity in served:
@@ -211,38 +208,11 @@ async def _end_all(tasks: BackgroundTasks) -> None:
     await asyncio.gather(*tasks.cancel(), return_exceptions=True)
 
 
-def open_chain(settings: MinerSettings, ours: Mapping[str, WalletSettings] | None = None) -> ChainPort:
-    """The chain adapter that the settings name.
-
-    Args:
-        settings: all settings.
-        ours: wallets of the hotkeys (ss58 addresses) whose addresses are published.
-
-    Raises:
-        ChainUnavailable: the offline chain's file cannot be read.
-    """
-    chain = settings.chain
-    if chain.kind == "offline":
-        assert chain.snapshot is not None
-        return OfflineChain.from_file(chain.snapshot)
-    opened = [BittensorChain(endpoint, chain, ours, logs=settings.log) for endpoint in chain.asked]
-    return FailoverChain([Endpoint(one.name, one) for one in opened], chain)
-
-
 def _published_ip(settings: MinerSettings) -> str | None:
     ip = published_ip(settings.chain)
     if ip is not None and (why := out_of_reach(ip)) is not None:
         log.warning("address_not_public", consequence=why)
     return ip
-
-
-async def _first_snapshot(chain: ChainPort, addresses: Sequence[str]) -> ChainSnapshot:
-    snapshot = await chain.snapshot()
-    registered = [address for address in addresses if address in snapshot.neurons]
-    # A miner goes on with those it has, and the watch tells of the others.
-    uids = [snapshot.neuron(address).uid for address in registered or addresses]
-    log.info("chain_read", block=snapshot.block, neurons=len(snapshot.neurons), uids=uids, endpoint=snapshot.endpoint)
-    return snapshot
 
 
 def _in_flight(app: AxonApp) -> int:
@@ -333,45 +303,6 @@ async def _serve(
             if not isinstance(error, CascadeError):
                 log.error("task_ended", task=task.get_name(), exc_info=error)
             raise StartError(f"the task {task.get_name()!r} ended: {error}") from error
-
-
-def _on_signals_at_start(stop: asyncio.Event) -> None:
-    """SIGTERM cancels this task, and SIGHUP finds nothing to reload; by default it would end the process."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-
-    def give_up() -> None:
-        # A second one must not cut short what the first one began to close.
-        if not stop.is_set():
-            stop.set()
-            task.cancel()
-
-    loop.add_signal_handler(signal.SIGTERM, give_up)
-    loop.add_signal_handler(signal.SIGHUP, log.info, "nothing_to_reload_yet")
-
-
-def _on_signals(stop: asyncio.Event, follower: StoreFollower, settings: SettingsReload) -> BackgroundTasks:
-    """Stop or reload on signals; returns the reloads that are under way."""
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    reloads, one_at_a_time, waiting = BackgroundTasks(), asyncio.Lock(), asyncio.Event()
-
-    async def reload() -> None:
-        async with one_at_a_time:
-            waiting.clear()
-            await settings.again()
-        # To compile a bundle may take minutes, for which other settings need not wait.
-        await follower.reload()
-
-    def on_hangup() -> None:
-        # One that waits for its turn reads then what there is then.
-        if not waiting.is_set():
-            waiting.set()
-            reloads.begin(reload())
-
-    loop.add_signal_handler(signal.SIGHUP, on_hangup)
-    return reloads
 
 
 def _reload(

@@ -13,7 +13,9 @@ from engines.errors import Unavailable
 COPIES_OF_WEIGHTS = 2.0
 OVERHEAD_BYTES = 96 * 2**20
 # Of glibc's mallopt.
-ARENA_MAX = -8
+ARENA_MAX, MMAP_THRESHOLD = -8, -3
+# A frame of 640 x 480 is nearly as large.
+LARGE_BYTES = 2**20
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 
@@ -84,16 +86,22 @@ def admit(weights: int, available: int | None) -> None:
         )
 
 
-def few_arenas(most: int = 2) -> None:
-    """Have the C library keep freed memory in few places instead of one for each thread, where nobody else finds it.
+def lean_allocator(most_arenas: int = 2) -> None:
+    """Have the C library return what is freed: images and weights come and go in a miner for months.
+
+    It keeps freed memory in few places instead of one for each thread, where nobody else finds it. And it maps every
+    large block by itself, and unmaps it when it is freed: by default a large block that was freed once makes it keep
+    all that are smaller on the heap, where a few small ones behind them hold them for ever.
 
     To be called before threads are started; nothing where there is no glibc.
 
     Args:
-        most: arenas.
+        most_arenas: how many places.
     """
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").mallopt(ARENA_MAX, most)
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(ARENA_MAX, most_arenas)
+        libc.mallopt(MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def give_back() -> None:

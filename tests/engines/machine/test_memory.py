@@ -1,11 +1,22 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from engines.errors import BundleRefused
-from engines.machine.memory import CGROUP, MEMINFO, admit, available_bytes, few_arenas, fits, give_back, needed_bytes
+from engines.machine.memory import (
+    CGROUP,
+    MEMINFO,
+    admit,
+    available_bytes,
+    fits,
+    give_back,
+    lean_allocator,
+    needed_bytes,
+)
 
 MIB = 2**20
 MACHINE = {MEMINFO: "MemTotal:  16000000 kB\nMemAvailable:  8388608 kB\n"}
@@ -59,6 +70,38 @@ def test_what_fits_or_cannot_be_known_is_let_in() -> None:
     admit(10**12, None)
 
 
-def test_giving_back_and_few_arenas_are_harmless() -> None:
-    few_arenas()
+def test_giving_back_and_lean_allocator_are_harmless() -> None:
+    lean_allocator()
     give_back()
+
+
+# One large block that is freed, and then many of half its size, each with a small one behind it that stays.
+FRAGMENTS = """
+import ctypes, sys
+from engines.machine.memory import lean_allocator, resident_mib
+import os
+if sys.argv[1] == "lean":
+    lean_allocator()
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+def block(size):
+    made = libc.malloc(size)
+    ctypes.memset(made, 1, size)
+    return made
+libc.free(block(16 << 20))
+before = resident_mib(os.getpid())
+pairs = [(block(8 << 20), block(200_000)) for _ in range(16)]
+for large, _ in pairs:
+    libc.free(large)
+print(resident_mib(os.getpid()) - before)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
+def test_what_large_blocks_took_is_given_back_although_small_ones_stay() -> None:
+    def kept_mib(allocator: str) -> float:
+        command = [sys.executable, "-c", FRAGMENTS, allocator]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert kept_mib("default") > 100
+    assert kept_mib("lean") < 5
