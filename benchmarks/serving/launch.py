@@ -18,10 +18,11 @@ from benchmarks.serving.parts import Parts
 from miner import process
 from miner.chain.offline import OfflineChain
 from miner.chain.port import ChainPort, ChainSnapshot
+from miner.chain.settings import ChainSettings
 from miner.cli.options import parsed_changes
 from miner.errors import ChainUnavailable
 from miner.logs import configure_logging
-from miner.settings import MinerSettings, load_settings
+from miner.settings import load_settings
 
 STARTED = time.monotonic()
 DEADLINE_S = 5.0
@@ -58,9 +59,9 @@ def main() -> None:
     if options.silence is not None:
         silence = options.silence
 
-        def silent(asked: MinerSettings, _ours: object = None) -> ChainPort:
-            assert asked.chain.snapshot is not None
-            return SilentChain(OfflineChain.from_file(asked.chain.snapshot), silence)
+        def silent(asked: ChainSettings, _ours: object = None, **_logs: object) -> ChainPort:
+            assert asked.snapshot is not None
+            return SilentChain(OfflineChain.from_file(asked.snapshot), silence)
 
         process.open_chain = silent
     if options.parts is not None:

@@ -21,13 +21,13 @@ from engines.store.store import Store
 from miner.answering.journal import latest_record
 from miner.axon.server import bind
 from miner.axon.wires.open_wire import open_wire
+from miner.chain.adapter import open_chain
 from miner.chain.conditions import incentive_of
 from miner.chain.port import ChainSnapshot
 from miner.chain.settings import AUTO, ChainSettings, endpoint_name
 from miner.errors import MinerError, NotRegistered, ServerError, StartError, StateInUse
 from miner.identities import wallets
 from miner.nightly import NightlyJob
-from miner.process import open_chain
 from miner.settings import MinerSettings
 from miner.start_checks import held_state, out_of_reach, published_ip
 from offline.config import load_config
@@ -279,7 +279,7 @@ async def stage2(settings: MinerSettings) -> list[Finding]:
 
 async def _chain(settings: MinerSettings) -> list[Finding]:
     try:
-        chain = open_chain(settings)
+        chain = open_chain(settings.chain, logs=settings.log)
     except MinerError as error:
         return [Finding("chain", "failed", str(error))]
     try:

@@ -32,11 +32,12 @@ from engines.store.bundle import Provenance
 from engines.store.file_names import MANIFEST
 from engines.store.store import Store
 from miner.answering.journal import read_journal
+from miner.chain.adapter import first_snapshot
 from miner.chain.offline import ChainFile, OfflineChain
 from miner.chain.port import Neuron
 from miner.cli.doctor import examine, where
 from miner.errors import NotRegistered, StartError
-from miner.process import _drained, _first_snapshot, _serve
+from miner.process import _drained, _serve
 from miner.settings import load_settings
 
 PEER = Path(__file__).parent / "axon" / "wires" / "dendrite_peer.py"
@@ -297,9 +298,9 @@ def test_the_address_of_the_axon_is_published(miner: Miner) -> None:
 
 def test_a_miner_starts_with_those_of_its_hotkeys_that_are_registered() -> None:
     chain = OfflineChain({"5Ours": Neuron(uid=3)})
-    assert asyncio.run(_first_snapshot(chain, ["5Gone", "5Ours"])).neuron("5Ours").uid == 3
+    assert asyncio.run(first_snapshot(chain, ["5Gone", "5Ours"])).neuron("5Ours").uid == 3
     with pytest.raises(NotRegistered, match="5Gone"):
-        asyncio.run(_first_snapshot(chain, ["5Gone"]))
+        asyncio.run(first_snapshot(chain, ["5Gone"]))
 
 
 def test_two_miners_do_not_share_a_state_directory(miner: Miner) -> None:

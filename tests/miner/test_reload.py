@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from miner.process import _on_signals
 from miner.reload import SettingsReload
 from miner.settings import MinerSettings, load_settings
+from miner.signals import stop_or_reload
 from stage1.errors import SettingsError
 
 
@@ -117,7 +117,7 @@ def test_many_signals_at_once_are_two_readings() -> None:
     follower: Any = Follower()
 
     async def signalled() -> int:
-        _on_signals(asyncio.Event(), follower, settings)
+        stop_or_reload(asyncio.Event(), follower, settings)
         for _ in range(20):
             os.kill(os.getpid(), signal.SIGHUP)
             await asyncio.sleep(0)

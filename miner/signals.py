@@ -1,0 +1,66 @@
+"""What the process does on SIGTERM, SIGINT and SIGHUP."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import structlog
+
+from engines.live.swap.follower import StoreFollower
+from engines.machine.background_tasks import BackgroundTasks
+from miner.reload import SettingsReload
+
+log = structlog.get_logger(__name__)
+
+
+def stop_before_ready(stop: asyncio.Event) -> None:
+    """SIGTERM cancels this task, and SIGHUP finds nothing to reload; by default it would end the process.
+
+    Args:
+        stop: set with the first SIGTERM.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def give_up() -> None:
+        # A second one must not cut short what the first one began to close.
+        if not stop.is_set():
+            stop.set()
+            task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, give_up)
+    loop.add_signal_handler(signal.SIGHUP, log.info, "nothing_to_reload_yet")
+
+
+def stop_or_reload(stop: asyncio.Event, follower: StoreFollower, settings: SettingsReload) -> BackgroundTasks:
+    """SIGTERM and SIGINT stop, SIGHUP reads the settings and looks at the store.
+
+    Args:
+        stop: set to stop.
+        follower: of the store.
+        settings: reads them.
+
+    Returns:
+        The reloads that are under way.
+    """
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    reloads, one_at_a_time, waiting = BackgroundTasks(), asyncio.Lock(), asyncio.Event()
+
+    async def reload() -> None:
+        async with one_at_a_time:
+            waiting.clear()
+            await settings.again()
+        # To compile a bundle may take minutes, for which other settings need not wait.
+        await follower.reload()
+
+    def on_hangup() -> None:
+        # One that waits for its turn reads then what there is then.
+        if not waiting.is_set():
+            waiting.set()
+            reloads.begin(reload())
+
+    loop.add_signal_handler(signal.SIGHUP, on_hangup)
+    return reloads
