@@ -384,12 +384,17 @@ def _log_outcome(call: _Call, status: int, message: str, seconds: float) -> None
     if call.caller is None:
         log.debug("stranger_refused", request_id=call.request_id, status=status, reason=message)
         return
-    told = log.bind(request_id=call.request_id, uid=call.caller.uid, hotkey=call.caller.hotkey[:8])
-    mode = None if call.claim is None else call.claim.auth_mode
-    told = told.bind(status=status, auth_mode=mode, ms=round(seconds * 1e3, 1))
-    if call.prediction is not None:
-        # The cascade tells more of an answered request, in a line of its own.
-        found = call.prediction
-        told.debug("answered", prediction=found.probability, bundle=found.bundle, generation=found.generation)
-    else:
-        told.debug("caller_refused", reason=message)
+    known: dict[str, object] = {
+        "request_id": call.request_id,
+        "uid": call.caller.uid,
+        "hotkey": call.caller.hotkey[:8],
+        "status": status,
+        "auth_mode": None if call.claim is None else call.claim.auth_mode,
+        "ms": round(seconds * 1e3, 1),
+    }
+    if call.prediction is None:
+        log.debug("caller_refused", reason=message, **known)
+        return
+    # The cascade tells more of an answered request, in a line of its own.
+    found = call.prediction
+    log.debug("answered", prediction=found.probability, bundle=found.bundle, generation=found.generation, **known)

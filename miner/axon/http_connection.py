@@ -36,6 +36,8 @@ AHEAD = f"This miner reads at most {MOST_AHEAD} requests ahead of its replies; w
 CHUNKED = "This miner reads no chunked bodies; send a content-length."
 UPGRADE = "This miner speaks HTTP/1.1 alone; send no upgrade."
 NOT_HTTP = "This is no HTTP that this miner reads."
+# What a caller is told that waits for it before it sends its body: no reply yet.
+CONTINUE = b"HTTP/1.1 100 "
 FULL = "This miner holds as many connections as it can; ask again later."
 
 
@@ -57,6 +59,42 @@ _CHUNKED = Unread(CHUNKED, HTTPStatus.LENGTH_REQUIRED, "chunked")
 _AHEAD = Unread(AHEAD, HTTPStatus.BAD_REQUEST, "pipelined")
 _UPGRADE = Unread(UPGRADE, HTTPStatus.BAD_REQUEST, "upgrade")
 _NOT_HTTP = Unread(NOT_HTTP, HTTPStatus.BAD_REQUEST, "not_http")
+
+
+class WholeReply:
+    """The transport of one request, on which the head of the reply waits for the body: one system call, one packet.
+
+    Args:
+        transport: of the connection.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """See `asyncio.WriteTransport.write`."""
+        if self._head is None:
+            if not data.startswith(CONTINUE):
+                self._head = data
+                return
+        elif self._head:
+            data, self._head = self._head + data, b""
+        self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write the head of a reply that has no body."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        """See `asyncio.BaseTransport.close`."""
+        self.flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """See `asyncio.BaseTransport.is_closing`."""
+        return self._transport.is_closing()
 
 
 class HttpConnection(HttpToolsProtocol):
@@ -97,6 +135,7 @@ class HttpConnection(HttpToolsProtocol):
         self._stopped_for: Unread | None = None
         # Not always the base class's `cycle`, which is that of the latest request.
         self._running: RequestResponseCycle | None = None
+        self._reply: WholeReply | None = None
         self._leave: Callable[[], object] | None = None
         told_us = {CALLER_PROVED: partial(table.prove, self), CALLER_LEFT: self._on_close}
         self.app_state = {**self.app_state, **told_us}
@@ -176,11 +215,15 @@ class HttpConnection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
+        self._reply = WholeReply(self.transport)
+        cycle.transport = self._reply  # type: ignore[assignment]
         self._table.work(self)
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """The reply is written."""
+        if self._reply is not None:
+            self._reply.flush()
         # Before the base class, which may begin with the next request at once.
         self._table.wait(self)
         super().on_response_complete()
