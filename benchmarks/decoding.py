@@ -26,7 +26,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
-from stage1.preprocess import Geometry, PreprocessSettings, preprocess, squared
+from stage1.preprocess import Geometry, PreprocessSettings, framed, preprocess
 
 Square = NDArray[np.uint8]
 SENT = {"format": "JPEG", "quality": 75}
@@ -63,21 +63,21 @@ def encoded(image: Image.Image, options: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def by_pillow(content: bytes, geometry: Geometry, side: int) -> Square:
+def by_pillow(content: bytes, settings: PreprocessSettings) -> Square:
     with Image.open(io.BytesIO(content)) as image:
-        return np.asarray(squared(image.convert("RGB"), geometry, side)).transpose(2, 0, 1)
+        return np.asarray(framed(image.convert("RGB"), settings.geometry, settings.shape)).transpose(2, 0, 1)
 
 
-def by_draft(content: bytes, geometry: Geometry, side: int) -> Square:
+def by_draft(content: bytes, settings: PreprocessSettings) -> Square:
     with Image.open(io.BytesIO(content)) as image:
-        image.draft("RGB", (MARGIN * side, MARGIN * side))
-        return np.asarray(squared(image.convert("RGB"), geometry, side)).transpose(2, 0, 1)
+        image.draft("RGB", (MARGIN * settings.shape[1], MARGIN * settings.shape[0]))
+        return np.asarray(framed(image.convert("RGB"), settings.geometry, settings.shape)).transpose(2, 0, 1)
 
 
-def by_simplejpeg(content: bytes, geometry: Geometry, side: int) -> Square:
-    least = MARGIN * side
-    pixels = simplejpeg.decode_jpeg(content, colorspace="RGB", min_height=least, min_width=least)
-    return np.asarray(squared(Image.fromarray(pixels), geometry, side)).transpose(2, 0, 1)
+def by_simplejpeg(content: bytes, settings: PreprocessSettings) -> Square:
+    height, width = (MARGIN * side for side in settings.shape)
+    pixels = simplejpeg.decode_jpeg(content, colorspace="RGB", min_height=height, min_width=width)
+    return np.asarray(framed(Image.fromarray(pixels), settings.geometry, settings.shape)).transpose(2, 0, 1)
 
 
 def cpu_ms(way: Callable[[], Square], times: int) -> float:
@@ -87,15 +87,14 @@ def cpu_ms(way: Callable[[], Square], times: int) -> float:
     return 1000 * (time.thread_time() - before) / times
 
 
-def compare(content: bytes, geometry: Geometry, side: int, rounds: int, *, jpeg: bool) -> None:
-    settings = PreprocessSettings(size_px=side, geometry=geometry)
+def compare(content: bytes, settings: PreprocessSettings, rounds: int, *, jpeg: bool) -> None:
     ways: dict[str, Callable[[], Square]] = {
         "ours": lambda: preprocess(content, settings),
-        "Pillow": lambda: by_pillow(content, geometry, side),
+        "Pillow": lambda: by_pillow(content, settings),
     }
     if jpeg:
-        ways["Pillow, draft"] = lambda: by_draft(content, geometry, side)
-        ways["simplejpeg, scaled"] = lambda: by_simplejpeg(content, geometry, side)
+        ways["Pillow, draft"] = lambda: by_draft(content, settings)
+        ways["simplejpeg, scaled"] = lambda: by_simplejpeg(content, settings)
     squares = {name: way().astype(np.int16) for name, way in ways.items()}
     repeats = max(1, round(LEAST_MS / cpu_ms(ways["ours"], 1)))
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -118,18 +117,20 @@ def compare(content: bytes, geometry: Geometry, side: int, rounds: int, *, jpeg:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20, help="at least 2")
-    parser.add_argument("--side", type=int, default=224, help="side of the square, pixels")
+    parser.add_argument("--side", type=int, default=224, help="see size_px of PreprocessSettings")
     parser.add_argument("--geometry", choices=get_args(Geometry), default="squash")
     options = parser.parse_args()
     if options.rounds < 2:
         parser.error("--rounds must be at least 2: an interval needs two rounds")
     rng = np.random.default_rng(0)
-    print(f"{options.geometry} to {options.side} px, {options.rounds} rounds")
+    settings = PreprocessSettings(size_px=options.side, geometry=options.geometry)
+    height, width = settings.shape
+    print(f"{options.geometry} to {width} x {height} px, {options.rounds} rounds")
     print(f"{'':<22}{'CPU ms':>9}{'ratio to ours, power':>30}{'off: mean/99%/max':>20}")
     for title, size, how in FILES:
         content = encoded(picture(*size, rng), how)
         print(f"{title}, {size[0]} x {size[1]}, {len(content) / 1000:.0f} kB")
-        compare(content, options.geometry, options.side, options.rounds, jpeg=how["format"] == "JPEG")
+        compare(content, settings, options.rounds, jpeg=how["format"] == "JPEG")
 
 
 if __name__ == "__main__":

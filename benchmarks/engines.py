@@ -75,7 +75,7 @@ def export(shape: Shape, home: Path) -> None:
     from offline.certify.onnx_export import export_onnx
 
     home.mkdir(parents=True, exist_ok=True)
-    export_onnx(network(shape), home / "incoming.onnx", shape.size_px)
+    export_onnx(network(shape), home / "incoming.onnx", (shape.size_px, shape.size_px))
     quantise_dynamic(home / "incoming.onnx", home / "fp32.int8.onnx")
     (home / "incoming.onnx").rename(home / "fp32.onnx")
 

@@ -74,7 +74,7 @@ class Bench:
 
     def net(self, seed: int = 0) -> Stage1Net:
         model = ModelSettings(backbone=PretrainedBackbone(name=str(self.home / "backbone")))
-        return build(model, size_px=self.size_px, seed=seed).eval()
+        return build(model, shape=(self.size_px, self.size_px), seed=seed).eval()
 
     def images(self, count: int) -> np.ndarray:
         return np.random.default_rng(count).integers(0, 256, (count, 3, self.size_px, self.size_px), dtype=np.uint8)
@@ -186,7 +186,7 @@ def run_onnxruntime(bench: Bench, fails: list[str]) -> None:
         if "CUDAExecutionProvider" not in ort.get_available_providers():
             raise ImportError("onnxruntime-gpu is not installed")
         net, path = bench.net(), bench.home / "fp32.onnx"
-        export_onnx(net, path, bench.size_px)
+        export_onnx(net, path, (bench.size_px, bench.size_px))
         session = ort.InferenceSession(str(path), providers=[("CUDAExecutionProvider", {"use_tf32": 0})])
         if session.get_providers()[0] != "CUDAExecutionProvider":
             raise ImportError("onnxruntime-gpu finds no CUDA that it can use")
@@ -202,7 +202,7 @@ def run_tensorrt(bench: Bench, fails: list[str]) -> None:
     with told("export of the twin in bf16", fails):
         net = bench.net()
         weights = sum(parameter.numel() for parameter in net.parameters())
-        export_bf16(net, twin(model, "bf16"), bench.size_px)
+        export_bf16(net, twin(model, "bf16"), (bench.size_px, bench.size_px))
         del net
         free(bench.device)
     for name in EXTRAS:
@@ -251,7 +251,7 @@ def stall(bench: Bench, model: Path, serving: TensorRtEngine) -> None:
 def measured_refit(bench: Bench, model: Path, flavour: Flavour, weights: int) -> None:
     twin = measured_engine(bench, model, flavour, weights, refittable=True)
     night = bench.home / "night.onnx"
-    export_bf16(bench.net(seed=1), night, bench.size_px)
+    export_bf16(bench.net(seed=1), night, (bench.size_px, bench.size_px))
     with closing(twin):
         with timed("  refit"):
             refit(twin, night)

@@ -150,7 +150,7 @@ class Bench:
                 "last_layers": self.last,
             }
         )
-        net = build(model, size_px=self.size_px, seed=0).to(self.device)
+        net = build(model, shape=(self.size_px, self.size_px), seed=0).to(self.device)
         if adapter is not None:
             add_adapters(net, model)
         return net

@@ -51,7 +51,7 @@ def _export(path: Path, shape: Shape, seed: int) -> None:
     from offline.certify.onnx_export import export_onnx
 
     partial = path.with_suffix(".partial")
-    export_onnx(network(shape, seed), partial, shape.size_px)
+    export_onnx(network(shape, seed), partial, (shape.size_px, shape.size_px))
     partial.rename(path)
 
 

@@ -87,10 +87,10 @@ def main() -> None:
         model = Path(name) / "model.onnx"
         if options.backbone:
             settings = ModelSettings(backbone=PretrainedBackbone(name=options.backbone))
-            net = build(settings, size_px=size_px, seed=0).eval()
+            net = build(settings, shape=(size_px, size_px), seed=0).eval()
         else:
             net = network(VITS)
-        export_onnx(net, model, size_px)
+        export_onnx(net, model, (size_px, size_px))
         images = photographs(options.data, options.images, size_px)
         truth = predict(net, images)
         print(f"{len(images)} photographs, batch sizes 1 to {options.most}")

@@ -101,7 +101,7 @@ def pixel_sources(trainee: Trainee, settings: TrainSettings, *, fresh: bool) -> 
 
 def run(model: ModelSettings, sets: tuple[ImageSet, ImageSet], settings: TrainSettings, side: str, cache: Path) -> Any:
     """Losses and the duration of each epoch."""
-    net = build(model, size_px=sets[0].images.shape[-1], seed=0)
+    net = build(model, shape=(sets[0].images.shape[-1], sets[0].images.shape[-1]), seed=0)
     add_adapters(net, model)
     limits = PreprocessSettings(size_px=sets[0].images.shape[-1])
     trainee = Trainee(net, *sets, challenges=ChallengeViews(sets[0].data, limits, even_weights()))
@@ -141,7 +141,7 @@ def compare(options: argparse.Namespace, backbone: Path, last: int, home: Path) 
         cache="on",
         cache_views=options.views,
     )
-    net = build(model, size_px=options.size, seed=0)
+    net = build(model, shape=(options.size, options.size), seed=0)
     add_adapters(net, model)
     cut = frozen_blocks(net)
     cache = home / f"last{last}"

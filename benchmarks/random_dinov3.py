@@ -42,4 +42,6 @@ def network(shape: Shape, seed: int = 0) -> Any:
     )
     with tempfile.TemporaryDirectory() as scratch:
         config.save_pretrained(scratch)
-        return build(ModelSettings(backbone=PretrainedBackbone(name=scratch)), size_px=shape.size_px, seed=seed).eval()
+        return build(
+            ModelSettings(backbone=PretrainedBackbone(name=scratch)), shape=(shape.size_px, shape.size_px), seed=seed
+        ).eval()

@@ -76,13 +76,15 @@ class AotiEngine:
         return Stage1Outputs(logits.cpu().numpy().copy(), select_score.cpu().numpy().copy())
 
     def warm_up(self, most: int) -> None:
-        run_at_buckets(self, SMALL.size_px, most)
+        run_at_buckets(self, (SMALL.size_px, SMALL.size_px), most)
 
     def close(self) -> None:
         self._compiled = None
 
     def describe(self) -> EngineDescription:
-        return EngineDescription(REFERENCE, f"AOTInductor {torch.__version__}", SMALL.size_px, torch.get_num_threads())
+        return EngineDescription(
+            REFERENCE, f"AOTInductor {torch.__version__}", (SMALL.size_px, SMALL.size_px), torch.get_num_threads()
+        )
 
     def takes(self, model: Path) -> bool:
         with safe_open(model.with_name(WEIGHTS), framework="pt") as stored:

@@ -6,7 +6,7 @@ import numpy as np
 
 from engines.engine import Engine
 from stage1.outputs import Stage1Outputs
-from stage1.preprocess import Pixels
+from stage1.preprocess import Pixels, Shape
 
 # Batch sizes that engines are warmed up, checked and captured at. A runtime that takes any size equally well runs what
 # lies between as it is.
@@ -20,7 +20,7 @@ def in_batches(engine: Engine, images: Pixels, size: int) -> Stage1Outputs:
 
     Args:
         engine: any.
-        images: uint8 `(N, 3, S, S)`, N at least one.
+        images: uint8 `(N, 3, H, W)`, N at least one.
         size: images of a batch.
     """
     starts = range(0, len(images), size)
@@ -32,13 +32,13 @@ def buckets(most: int) -> tuple[int, ...]:
     return (*(size for size in BUCKETS if size < most), most)
 
 
-def run_at_buckets(engine: Engine, size_px: int, most: int) -> None:
+def run_at_buckets(engine: Engine, shape: Shape, most: int) -> None:
     """Run an engine once at each bucket up to `most` images.
 
     Args:
         engine: any.
-        size_px: side of its images.
+        shape: height and width of its images, px.
         most: largest batch.
     """
     for size in buckets(most):
-        engine.infer(np.zeros((size, 3, size_px, size_px), np.uint8))
+        engine.infer(np.zeros((size, 3, *shape), np.uint8))

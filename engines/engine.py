@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from engines.spec import EngineSpec
 from stage1.outputs import Stage1Outputs
-from stage1.preprocess import Pixels
+from stage1.preprocess import Pixels, Shape
 
 INPUT = "image"
 OUTPUTS = ("logits", "select_score")
@@ -22,14 +22,14 @@ class EngineDescription:
     Attributes:
         spec: what was asked for.
         runtime: name and version of the runtime.
-        size_px: side of the square images it takes.
+        shape: height and width of the images that it takes, px.
         threads: intra-op threads on a CPU.
         details: what else decides its numbers or its speed, as the runtime itself tells it.
     """
 
     spec: EngineSpec
     runtime: str
-    size_px: int
+    shape: Shape
     threads: int
     details: dict[str, str] = field(default_factory=dict)
 

@@ -10,6 +10,7 @@ import numpy as np
 from engines.engine import HEAD_PREFIX, INPUT, OUTPUTS
 from engines.errors import BundleRefused, InferenceError
 from stage1.outputs import Floats, Stage1Outputs
+from stage1.preprocess import Shape
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Port:
     shape: tuple[object, ...]
 
 
-def checked_size(file: str, inputs: Sequence[Port], outputs: Sequence[str], *, kind: str) -> int:
-    """Side of the images that a graph takes.
+def checked_shape(file: str, inputs: Sequence[Port], outputs: Sequence[str], *, kind: str) -> Shape:
+    """Height and width of the images that a graph takes, px.
 
     Args:
         file: how to name the graph in an error.
@@ -44,14 +45,14 @@ def checked_size(file: str, inputs: Sequence[Port], outputs: Sequence[str], *, k
     if found != ([INPUT], [*OUTPUTS, *heads]):
         raise BundleRefused(f"{file}: inputs and outputs are {found}, expected {([INPUT], [*OUTPUTS, *heads])}")
     port = inputs[0]
-    side = port.shape[-1] if len(port.shape) == 4 else None
-    if port.kind != kind or not isinstance(side, int) or port.shape[1:] != (3, side, side):
-        raise BundleRefused(f"{file}: the input is {port.kind} {list(port.shape)}, expected {kind} [N, 3, S, S]")
-    return side
+    match port.shape:
+        case (_, 3, int(height), int(width)) if port.kind == kind:
+            return height, width
+    raise BundleRefused(f"{file}: the input is {port.kind} {list(port.shape)}, expected {kind} [N, 3, H, W]")
 
 
 def named_outputs(names: Sequence[str], values: Sequence[Floats], *, rows: int) -> Stage1Outputs:
-    """What a runtime returned, by the names that `checked_size` has seen.
+    """What a runtime returned, by the names that `checked_shape` has seen.
 
     Args:
         names: of the outputs.

@@ -9,8 +9,16 @@ a square between black bars. What is done with each:
 | square without bars   | resized whole   | resized whole                    | resized whole                  |
 | square with bars      | resized whole   | bars cut off, then as a frame    | resized whole                  |
 
-So `crop` sees a frame and the same frame between bars at one scale, and so does `letterbox`. `squash` leaves bars
-alone: it is what bundles without another geometry were trained and certified with.
+| arrives as            | `wide` and `tiles`                                                                  |
+| --------------------- | ----------------------------------------------------------------------------------- |
+| native frame          | scaled whole into the middle of the rectangle, black where it does not reach        |
+| square without bars   | the same, so that it is black on the left and on the right                          |
+| square with bars      | bars cut off, then as a frame                                                       |
+
+So `crop` sees a frame and the same frame between bars at one scale, and so do `letterbox`, `wide` and `tiles`. These
+two also see the largest square of a lying frame at the scale of the frame, or a little nearer where the rectangle is
+higher than the frame in it: one engine of one shape answers all that arrives. `squash` leaves bars alone: it is what
+bundles without another geometry were trained and certified with.
 """
 
 from __future__ import annotations
@@ -18,19 +26,33 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from fractions import Fraction
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stage1.artifacts import Artifact, sha256_json
 from stage1.errors import ImageError
 from stage1.image_file import ImageLimits, decode, opened
 
 Pixels = NDArray[np.uint8]
-Geometry = Literal["squash", "crop", "letterbox"]
+Geometry = Literal["squash", "crop", "letterbox", "wide", "tiles"]
+# Height and width in px.
+Shape = tuple[int, int]
+
+# Sides of the patches of the backbones that there are: an input is cut into whole ones.
+PATCHES_PX = (14, 16)
+# Cameras' frames, and what the width of `wide` is rounded to.
+WIDE, WIDE_STEP_PX = Fraction(16, 9), 16
+# Of an input, as much as the largest square has.
+MOST_PIXELS = 2048 * 2048
+# Tiles where the settings do not say how many.
+TILES = {"rows": 2, "columns": 3}
+
+CUT_BARS: frozenset[Geometry] = frozenset({"crop", "wide", "tiles"})
 
 # A bar is exactly black at its outer edge, where JPEG keeps whole blocks black. At its inner edge the block that it
 # shares with the picture rings, by up to about this share of the picture's brightness.
@@ -76,21 +98,32 @@ class View:
 
     Attributes:
         part: the part of the picture that is seen.
-        place: where in the square it is seen, resized; the rest of the square is black.
+        place: where in the input it is seen, resized; the rest of the input is black.
     """
 
     part: Box
     place: Box
 
 
+def _absent(value: object) -> bool:
+    return value is None
+
+
 class PreprocessSettings(Artifact):
     """How an image becomes engine input; travels with a bundle and is part of its certificate.
 
+    What only some geometries have is left out of the file of the others, whose hash it would change.
+
     Attributes:
-        size_px: side of the square the engine takes.
+        size_px: side of the square that the engine takes; of `wide` the height, of `tiles` the side of each tile.
         geometry: `squash` resizes both sides to `size_px` whatever the aspect ratio; `crop` shows the largest square in
             the middle, without the black bars that a picture arrived with; `letterbox` shows the whole picture between
-            black bars. See the table of this module.
+            black bars; `wide` shows the whole picture in a rectangle of 16:9; `tiles` shows it in a rectangle of
+            `rows` x `columns` squares, which the network looks at one by one beside the whole. See the tables of this
+            module.
+        width_px: of `wide`; None for 16/9 of the height, rounded to whole 16 px.
+        rows: of `tiles`; default 2.
+        columns: of `tiles`; default 3.
         resample: `bilinear` with antialiasing.
         max_bytes: longest encoded image that is decoded.
         max_pixels: largest image, width x height, that is decoded.
@@ -98,11 +131,56 @@ class PreprocessSettings(Artifact):
 
     SCHEMA_VERSION: ClassVar[int] = 1
 
-    size_px: int = Field(default=224, ge=16, le=2048, multiple_of=16)
+    size_px: int = Field(default=224, ge=16, le=2048)
     geometry: Geometry = "squash"
+    width_px: int | None = Field(default=None, ge=16, le=4096, exclude_if=_absent)
+    rows: int | None = Field(default=None, ge=1, le=8, exclude_if=_absent)
+    columns: int | None = Field(default=None, ge=1, le=8, exclude_if=_absent)
     resample: Literal["bilinear"] = "bilinear"
     max_bytes: int = Field(default=16 * 2**20, ge=1)
     max_pixels: int = Field(default=64_000_000, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tiles_by_default(cls, content: Any) -> Any:  # noqa: ANN401  whatever somebody gives
+        if isinstance(content, dict) and content.get("geometry") == "tiles":
+            return content | {name: most for name, most in TILES.items() if content.get(name) is None}
+        return content
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        for name, belongs in (("width_px", "wide"), ("rows", "tiles"), ("columns", "tiles")):
+            if getattr(self, name) is not None and self.geometry != belongs:
+                raise ValueError(f"{name} is of the geometry {belongs}, and this one is {self.geometry}: leave it out")
+        height, width = self.shape
+        if not any(height % patch == 0 and width % patch == 0 for patch in PATCHES_PX):
+            raise ValueError(
+                f"an input of {height} x {width} px (height x width) is not cut into whole patches of 14 or 16 px: "
+                f"choose {'another size_px' if self.geometry != 'wide' else 'another size_px or width_px'}"
+            )
+        if height * width > MOST_PIXELS:
+            raise ValueError(
+                f"an input of {height} x {width} px (height x width) has more than {MOST_PIXELS} pixels: lower size_px"
+                f"{', rows or columns' if self.geometry == 'tiles' else ''}"
+            )
+        return self
+
+    @property
+    def shape(self) -> Shape:
+        """Height and width of the engine's input, px."""
+        match self.geometry:
+            case "wide":
+                rounded = round(self.size_px * WIDE / WIDE_STEP_PX) * WIDE_STEP_PX
+                return self.size_px, rounded if self.width_px is None else self.width_px
+            case "tiles":
+                return self.size_px * (self.rows or 1), self.size_px * (self.columns or 1)
+            case _:
+                return self.size_px, self.size_px
+
+    @property
+    def tiles(self) -> tuple[int, int] | None:
+        """Rows and columns of tiles that the network cuts the input into; None where it looks at it whole."""
+        return (self.rows or 1, self.columns or 1) if self.geometry == "tiles" else None
 
     @property
     def sha256(self) -> str:
@@ -129,7 +207,7 @@ def decode_base64(text: str, settings: PreprocessSettings) -> bytes:
 
 
 def preprocess(content: bytes, settings: PreprocessSettings, served: ImageLimits | None = None) -> Pixels:
-    """Decode one image and make it the square that an engine sees; see `image_file.decode` and `squared`.
+    """Decode one image and make it the input that an engine sees; see `image_file.decode` and `framed`.
 
     Args:
         content: an encoded JPEG, PNG or WebP.
@@ -137,7 +215,7 @@ def preprocess(content: bytes, settings: PreprocessSettings, served: ImageLimits
         served: narrower limits of whoever decodes for strangers; they change no pixel.
 
     Returns:
-        uint8 RGB `(3, size_px, size_px)`, C-contiguous.
+        uint8 RGB `(3, *settings.shape)`, C-contiguous.
 
     Raises:
         ImageError: not an image, of another format, truncated, or over a limit.
@@ -153,7 +231,7 @@ def preprocess_picture(picture: Image.Image, settings: PreprocessSettings) -> Pi
         settings: size, geometry and limits.
 
     Returns:
-        uint8 RGB `(3, size_px, size_px)`, C-contiguous.
+        uint8 RGB `(3, *settings.shape)`, C-contiguous.
 
     Raises:
         ImageError: cut off, damaged beyond decoding, or over a limit.
@@ -162,7 +240,7 @@ def preprocess_picture(picture: Image.Image, settings: PreprocessSettings) -> Pi
 
 
 def _pixels(image: Image.Image, settings: PreprocessSettings) -> Pixels:
-    image = squared(image, settings.geometry, settings.size_px)
+    image = framed(image, settings.geometry, settings.shape)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
@@ -184,32 +262,40 @@ def upright(content: bytes, settings: PreprocessSettings, served: ImageLimits | 
     return decode(content, ImageLimits(min(settings.max_pixels, served.max_pixels), served.formats))
 
 
-def view_of(width: int, height: int, bars: Bars, geometry: Geometry, side_px: int) -> View:
-    """What an engine sees of a picture, by the table of this module.
+def view_of(width: int, height: int, bars: Bars, geometry: Geometry, shape: Shape) -> View:
+    """What an engine sees of a picture, by the tables of this module.
 
-    Sides are rounded as validators round them: `natix/utils/image_transforms.py` of the subnet and torchvision's
-    `CenterCrop`.
+    In squares, sides are rounded as validators round them: `natix/utils/image_transforms.py` of the subnet and
+    torchvision's `CenterCrop`.
 
     Args:
         width: of the picture, in pixels.
         height: of the picture, in pixels.
         bars: that it arrived with.
         geometry: the setting.
-        side_px: side of the square.
+        shape: height and width of the input; one side twice for geometries of squares.
     """
-    whole, square = Box(0, 0, width, height), Box(0, 0, side_px, side_px)
+    whole, everywhere, side_px = Box(0, 0, width, height), Box(0, 0, shape[1], shape[0]), shape[0]
+    lit = Box(bars.columns, bars.rows, width - 2 * bars.columns, height - 2 * bars.rows)
     match geometry:
         case "squash":
-            return View(whole, square)
+            return View(whole, everywhere)
         case "letterbox":
             # A picture of extreme proportions keeps a line of pixels.
             across, down = (max(1, side * side_px // max(width, height)) for side in (width, height))
-            return View(whole, Box((side_px - across) // 2, (side_px - down) // 2, across, down))
+            return View(whole, _in_the_middle(across, down, shape))
         case "crop":
-            across, down = width - 2 * bars.columns, height - 2 * bars.rows
-            side = min(across, down)
-            left, top = bars.columns + round((across - side) / 2), bars.rows + round((down - side) / 2)
-            return View(Box(left, top, side, side), square)
+            side = min(lit.width, lit.height)
+            left, top = lit.left + round((lit.width - side) / 2), lit.top + round((lit.height - side) / 2)
+            return View(Box(left, top, side, side), everywhere)
+        case "wide" | "tiles":
+            scale = min(Fraction(shape[1], lit.width), Fraction(shape[0], lit.height))
+            across, down = (max(1, round(side * scale)) for side in (lit.width, lit.height))
+            return View(lit, _in_the_middle(across, down, shape))
+
+
+def _in_the_middle(across: int, down: int, shape: Shape) -> Box:
+    return Box((shape[1] - across) // 2, (shape[0] - down) // 2, across, down)
 
 
 def bars_of(picture: Image.Image) -> Bars:
@@ -242,34 +328,34 @@ def _thickness(lines: NDArray[np.uint8]) -> int:
     return min(int(picture[0]), len(lines) - 1 - int(picture[-1]))
 
 
-def squared(picture: Image.Image, geometry: Geometry, side_px: int) -> Image.Image:
-    """A picture as the square that an engine sees, resized with antialiasing.
+def framed(picture: Image.Image, geometry: Geometry, shape: Shape) -> Image.Image:
+    """A picture as the input that an engine sees, resized with antialiasing.
 
     Args:
         picture: RGB, upright.
         geometry: the setting.
-        side_px: side of the square.
+        shape: height and width of the input, px.
     """
     # The other geometries show bars as they are.
-    bars = bars_of(picture) if geometry == "crop" else NO_BARS
-    return seen(picture, view_of(picture.width, picture.height, bars, geometry, side_px), side_px)
+    bars = bars_of(picture) if geometry in CUT_BARS else NO_BARS
+    return seen(picture, view_of(picture.width, picture.height, bars, geometry, shape), shape)
 
 
-def seen(picture: Image.Image, view: View, side_px: int) -> Image.Image:
-    """A view of a picture as a square of `side_px`, resized with antialiasing.
+def seen(picture: Image.Image, view: View, shape: Shape) -> Image.Image:
+    """A view of a picture, resized with antialiasing; black around it.
 
     Args:
         picture: RGB.
         view: of it.
-        side_px: side of the square.
+        shape: height and width of what is returned, px.
     """
     part, place = view.part, view.place
     if (part.width, part.height) != picture.size:
         # Not the box of `resize`, which also weighs pixels outside of it.
         picture = picture.crop((part.left, part.top, part.left + part.width, part.top + part.height))
     picture = picture.resize((place.width, place.height), Image.Resampling.BILINEAR)
-    if picture.size == (side_px, side_px):
+    if picture.size == (shape[1], shape[0]):
         return picture
-    square = Image.new("RGB", (side_px, side_px))
-    square.paste(picture, (place.left, place.top))
-    return square
+    frame = Image.new("RGB", (shape[1], shape[0]))
+    frame.paste(picture, (place.left, place.top))
+    return frame

@@ -127,6 +127,7 @@ def _write_onnx(
     path: Path,
     *,
     size_px: int | str = SIZE_PX,
+    width_px: int | str | None = None,
     batch: int | str = "N",
     shift: float = 0.0,
     outputs: tuple[str, str] = ("logits", "select_score"),
@@ -139,7 +140,8 @@ def _write_onnx(
 
     Args:
         path: where it is written.
-        size_px: side of the input; a name makes it a symbolic dimension.
+        size_px: height of the input; a name makes it a symbolic dimension.
+        width_px: its width; None for that of a square.
         batch: first dimension; a number fixes it.
         shift: added to the logit of roadwork; NaN makes every output of that column NaN.
         outputs: names of the two outputs.
@@ -148,7 +150,7 @@ def _write_onnx(
         only_batch: the graph is valid, and can only be run with so many images.
         heads: names of further outputs, each a copy of the logits.
     """
-    weights = np.resize(WEIGHTS, (channels, 3))
+    weights, width = np.resize(WEIGHTS, (channels, 3)), size_px if width_px is None else width_px
     constants: dict[str, NDArray[np.generic]] = {
         "axes": np.array([2, 3], np.int64),
         "weights": weights,
@@ -172,7 +174,7 @@ def _write_onnx(
     graph = helper.make_graph(
         nodes,
         "mean_colour",
-        [helper.make_tensor_value_info("image", dtype, [batch, channels, size_px, size_px])],
+        [helper.make_tensor_value_info("image", dtype, [batch, channels, size_px, width])],
         [
             helper.make_tensor_value_info(outputs[0], TensorProto.FLOAT, None),
             helper.make_tensor_value_info(outputs[1], TensorProto.FLOAT, None),
@@ -185,9 +187,10 @@ def _write_onnx(
     return path
 
 
-def _plain_images(colours: NDArray[np.integer], size_px: int = SIZE_PX) -> NDArray[np.uint8]:
-    """One image of a single colour for each row `(r, g, b)`: uint8 `(N, 3, size_px, size_px)`."""
-    return np.broadcast_to(np.asarray(colours, np.uint8)[:, :, None, None], (len(colours), 3, size_px, size_px)).copy()
+def _plain_images(colours: NDArray[np.integer], size_px: int = SIZE_PX, width_px: int = 0) -> NDArray[np.uint8]:
+    """One image of a single colour for each row `(r, g, b)`: uint8 `(N, 3, size_px, width_px or size_px)`."""
+    shape = len(colours), 3, size_px, width_px or size_px
+    return np.broadcast_to(np.asarray(colours, np.uint8)[:, :, None, None], shape).copy()
 
 
 def _encoded(image: Image.Image, image_format: str = "JPEG", **options: object) -> bytes:
@@ -225,7 +228,7 @@ def _write_bundle_files(
     calibrator_of_slopes(0.9, 0.8, 0.1, rows=10).write(directory / CALIBRATOR)
     for name in ("config.json", "splits.json", "metrics.csv", "report.html"):
         (directory / name).write_text(f"{name} {note}\n")
-    images = _plain_images(np.random.default_rng(3).integers(0, 256, (6, 3)))
+    images = _plain_images(np.random.default_rng(3).integers(0, 256, (6, 3)), *preprocess.shape)
     heads = images.astype(np.float64).mean((2, 3)) @ WEIGHTS + np.array([0.0, golden_shift, 0.0])
     heads = heads.astype(np.float32)
     write_golden(directory / GOLDEN, images, Stage1Outputs(heads[:, :2], heads[:, 2]))

@@ -29,7 +29,7 @@ class KnownFeatures(Stage1Net):
 
     def __init__(self, table: Tensor, size_px: int, *, more: int = 0) -> None:
         width = (table.shape[1] + more) // 2
-        super().__init__(nn.Identity(), Layout(width, first_patch=0), size_px=size_px, head_hidden=HEAD_HIDDEN)
+        super().__init__(nn.Identity(), Layout(width, first_patch=0), shape=(size_px, size_px), head_hidden=HEAD_HIDDEN)
         self.register_buffer("table", table, persistent=False)
 
     def features(self, image: Tensor) -> Tensor:

@@ -53,7 +53,7 @@ def make(method: Method, directory: Path, size_px: int, seed: int) -> Stage1Net:
         last_layers=LAST_LAYERS["b" if size_px < 224 else "a"],
         head_hidden=HEAD_HIDDEN,
     )
-    net = build(settings, size_px=size_px, seed=seed)
+    net = build(settings, shape=(size_px, size_px), seed=seed)
     add_adapters(net, settings)
     return net
 

@@ -98,7 +98,7 @@ def _keep_features(place: Workplace, table: str, name: str) -> None:
         backbone=PretrainedBackbone(name=str(backbone(place, table))),
         views="whole_and_quadrants" if name.startswith("quadrants") else "whole",
     )
-    net = build(settings, size_px=size_px, seed=0)
+    net = build(settings, shape=(size_px, size_px), seed=0)
     np.save(place.path(table, f"features_{name}.npy"), features(net, images).numpy())
 
 
@@ -114,7 +114,11 @@ def _keep_states(
 def _pretrain(place: Workplace) -> None:
     """Self-supervised training from scratch on unlabelled scenes of domain A."""
     images: Pixels = np.load(place.path("b", "pixels_a.npy"))
-    net = build(ModelSettings(backbone=RANDOM, head_hidden=HEAD_HIDDEN), size_px=streets.SIZE_PX, seed=TUNING_SEED)
+    net = build(
+        ModelSettings(backbone=RANDOM, head_hidden=HEAD_HIDDEN),
+        shape=(streets.SIZE_PX, streets.SIZE_PX),
+        seed=TUNING_SEED,
+    )
     settings = AdaptSettings(
         enabled=True,
         epochs=place.scale.pretraining_epochs,
@@ -131,7 +135,7 @@ def _adapt(place: Workplace, seed: int, meter: Meter) -> None:
     """ExPLoRA on the training images of domain B; labels choose the epoch and train nothing, as in the pipeline."""
     arena = arena_of(place, "b")
     model = ModelSettings(backbone=PretrainedBackbone(name=str(backbone(place, "b"))), adapter="none")
-    net = build(model, size_px=arena.size_px, seed=seed)
+    net = build(model, shape=(arena.size_px, arena.size_px), seed=seed)
     settings = AdaptSettings(
         enabled=True, epochs=place.scale.adaptation_epochs, rank=16, learning_rate=5e-4, head_steps=20, **SMALL_HEADS
     )

@@ -11,7 +11,7 @@ from engines.batches import in_batches, run_at_buckets
 from engines.engine import INPUT, EngineDescription
 from engines.errors import BundleRefused, InferenceError, Unavailable
 from engines.machine.cores import usable_cores
-from engines.signature import Port, checked_size, named_outputs
+from engines.signature import Port, checked_shape, named_outputs
 from engines.spec import REFERENCE, Device, EngineSpec, twin
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
@@ -67,7 +67,7 @@ class OnnxEngine:
             raise BundleRefused(f"{path.name}: {spec} takes a graph of engines.backends.int8, and this is another")
         inputs = [Port(port.name, port.type, tuple(port.shape)) for port in session.get_inputs()]
         self._outputs = [output.name for output in session.get_outputs()]
-        self._size_px = checked_size(path.name, inputs, self._outputs, kind="tensor(uint8)")
+        self._shape = checked_shape(path.name, inputs, self._outputs, kind="tensor(uint8)")
         self._session: ort.InferenceSession | None = session
         self._details = {"provider": used}
 
@@ -85,7 +85,7 @@ class OnnxEngine:
 
     def warm_up(self, most: int) -> None:
         """See `Engine.warm_up`."""
-        run_at_buckets(self, self._size_px, most)
+        run_at_buckets(self, self._shape, most)
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -94,7 +94,7 @@ class OnnxEngine:
     def describe(self) -> EngineDescription:
         """See `Engine.describe`."""
         return EngineDescription(
-            self._spec, f"onnxruntime {ort.__version__}", self._size_px, self._threads, self._details
+            self._spec, f"onnxruntime {ort.__version__}", self._shape, self._threads, self._details
         )
 
     def _run(self, batch: Pixels) -> Stage1Outputs:

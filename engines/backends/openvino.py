@@ -16,7 +16,7 @@ from engines.batches import run_at_buckets
 from engines.engine import EngineDescription
 from engines.errors import BundleRefused, InferenceError, Unavailable
 from engines.machine.cores import usable_cores
-from engines.signature import Port, checked_size, named_outputs
+from engines.signature import Port, checked_shape, named_outputs
 from engines.spec import EngineSpec, Precision
 from stage1.outputs import Floats, Stage1Outputs
 from stage1.preprocess import Pixels
@@ -76,7 +76,7 @@ class OpenVinoEngine:
         except Exception as error:  # its frontends' errors have nothing in common with its others
             raise BundleRefused(f"{path.name}: OpenVINO cannot load it: {_line(error)}") from error
         self._outputs = [port.get_any_name() for port in model.outputs]
-        self._size_px = checked_size(path.name, [_port(port) for port in model.inputs], self._outputs, kind="u8")
+        self._shape = checked_shape(path.name, [_port(port) for port in model.inputs], self._outputs, kind="u8")
         ports = [*model.inputs, *model.outputs]
         fixed = [port.get_any_name() for port in ports if not port.get_partial_shape()[0].is_dynamic]
         if fixed:
@@ -88,7 +88,7 @@ class OpenVinoEngine:
         used_threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
         details = {"inference_precision": used, "isa": isa}
         self._loaded: _Loaded | None = _Loaded(compiled)
-        self._description = EngineDescription(spec, _named(ov), self._size_px, used_threads, details)
+        self._description = EngineDescription(spec, _named(ov), self._shape, used_threads, details)
 
     def infer(self, batch: Pixels) -> Stage1Outputs:
         """See `Engine.infer`.
@@ -100,12 +100,11 @@ class OpenVinoEngine:
         loaded = self._loaded
         if loaded is None:
             raise InferenceError("the engine is closed")
-        size = self._size_px
         # OpenVINO casts what has another type, and computes something of what has another size.
-        if batch.dtype != np.uint8 or batch.shape[1:] != (3, size, size):
+        if batch.dtype != np.uint8 or batch.shape[1:] != (3, *self._shape):
             raise InferenceError(
                 f"OpenVINO failed on a batch of shape {batch.shape}: it is {batch.dtype}, expected uint8 "
-                f"(N, 3, {size}, {size})"
+                f"(N, 3, {self._shape[0]}, {self._shape[1]})"
             )
         try:
             values = loaded.run(batch)
@@ -115,7 +114,7 @@ class OpenVinoEngine:
 
     def warm_up(self, most: int) -> None:
         """See `Engine.warm_up`."""
-        run_at_buckets(self, self._size_px, most)
+        run_at_buckets(self, self._shape, most)
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -86,7 +86,7 @@ class Batcher:
 
         Args:
             lease: whose engine computes; the batcher ends it when the image is done, and not if this raises.
-            image: uint8 `(3, S, S)`.
+            image: uint8 `(3, H, W)`.
             deadline: when nobody waits for it any more, on the clock.
             priority: in [0, 1]; see `engines.live.batch_queue`.
 
@@ -95,14 +95,12 @@ class Batcher:
             `DeadlineExceeded`, `InferenceError` or `stage1.errors.OutputsError`.
 
         Raises:
-            InferenceError: the image has another size than the engine takes, or the batcher is closed.
+            InferenceError: the image has another shape than the engine takes, or the batcher is closed.
             QueueFull: as many images wait as may.
         """
-        size_px = lease.bundle.preprocess.size_px
-        if image.shape != (3, size_px, size_px) or image.dtype != np.uint8:
-            raise InferenceError(
-                f"an image of shape {image.shape} and type {image.dtype}, expected uint8 (3, {size_px}, {size_px})"
-            )
+        wanted = 3, *lease.bundle.preprocess.shape
+        if image.shape != wanted or image.dtype != np.uint8:
+            raise InferenceError(f"an image of shape {image.shape} and type {image.dtype}, expected uint8 {wanted}")
         job = _Job(lease, image, Future())
         waiting = Waiting(job, lease.generation, self._clock(), deadline, min(1.0, max(0.0, priority)))
         with self._changed:

@@ -13,10 +13,21 @@ from numpy.lib.npyio import NpzFile
 from engines.engine import HEAD_PREFIX
 from engines.errors import BundleRefused
 from stage1.outputs import Stage1Outputs
-from stage1.preprocess import Pixels
+from stage1.preprocess import Pixels, Shape
 
 # Unpacked; 64 images of 448 px are 39 MB.
 MOST_OF_A_GOLDEN_SET = 1 << 28
+
+
+def golden_count(shape: Shape, wanted: int) -> int:
+    """How many images a golden set holds: as many as are wanted, or as fit.
+
+    Args:
+        shape: height and width of the images, px.
+        wanted: number of images.
+    """
+    # What the outputs take beside them is a rounding error.
+    return min(wanted, (MOST_OF_A_GOLDEN_SET - 2**20) // (3 * shape[0] * shape[1]))
 
 
 def write_golden(path: Path, images: np.ndarray, outputs: Stage1Outputs) -> None:

@@ -18,7 +18,7 @@ from engines.engine import HEAD_PREFIX, INPUT, OUTPUTS
 from offline.errors import TrainingError
 from offline.learning.predict import predict
 from stage1.model.net import Stage1Net
-from stage1.preprocess import Pixels
+from stage1.preprocess import Pixels, Shape
 
 OPSET = 18
 # The newest that the parser of TensorRT 10 takes.
@@ -28,19 +28,19 @@ PARITY_BATCHES = (1, 2, 5, 17)
 PARITY_TOLERANCE = 1e-4
 
 
-def export_onnx(net: Stage1Net, path: Path, size_px: int) -> None:
-    """Write the graph: uint8 `(N, 3, size_px, size_px)` to logits, selection score and named heads, dynamic in N.
+def export_onnx(net: Stage1Net, path: Path, shape: Shape) -> None:
+    """Write the graph: uint8 `(N, 3, *shape)` to logits, selection score and named heads, dynamic in N.
 
     Args:
         net: merged, fp32.
         path: the ONNX file; weights too large for it are written beside it.
-        size_px: side of the input.
+        shape: height and width of the input, px.
     """
-    _export(net.eval(), list(net.named_heads), path, size_px, OPSET)
+    _export(net.eval(), list(net.named_heads), path, shape, OPSET)
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def export_bf16(net: Stage1Net, path: Path, size_px: int) -> None:
+def export_bf16(net: Stage1Net, path: Path, shape: Shape) -> None:
     """Write the twin for TensorRT, whose engines compute in the types of the graph: the backbone in bf16.
 
     Pixels are normalised, and features pooled and judged, in fp32; inputs and outputs are those of `export_onnx`. ONNX
@@ -49,9 +49,9 @@ def export_bf16(net: Stage1Net, path: Path, size_px: int) -> None:
     Args:
         net: merged, fp32; stays as it is.
         path: the ONNX file; weights too large for it are written beside it.
-        size_px: side of the input.
+        shape: height and width of the input, px.
     """
-    _export(bf16_twin(net).eval(), list(net.named_heads), path, size_px, BF16_OPSET)
+    _export(bf16_twin(net).eval(), list(net.named_heads), path, shape, BF16_OPSET)
     # The full check also infers types, and the standard has bf16 convolutions only since opset 22.
     onnx.checker.check_model(str(path))
 
@@ -75,8 +75,8 @@ class _InBf16(nn.Module):
         return BaseModelOutput(last_hidden_state=hidden.float())
 
 
-def _export(net: nn.Module, heads: list[str], path: Path, size_px: int, opset: int) -> None:
-    example = torch.zeros((2, 3, size_px, size_px), dtype=torch.uint8)
+def _export(net: nn.Module, heads: list[str], path: Path, shape: Shape, opset: int) -> None:
+    example = torch.zeros((2, 3, *shape), dtype=torch.uint8)
     # The exporter reports every optional package it does not find.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():

@@ -221,8 +221,8 @@ class Dataset:
                 yield waiting.popleft().result()
 
     def array(self, settings: PreprocessSettings) -> Pixels:
-        """All images at once, uint8 `(N, 3, size_px, size_px)`."""
-        images = np.empty((len(self), 3, settings.size_px, settings.size_px), np.uint8)
+        """All images at once, uint8 `(N, 3, *settings.shape)`."""
+        images = np.empty((len(self), 3, *settings.shape), np.uint8)
         for index, image in enumerate(self.pixels(settings)):
             images[index] = image
         return images

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,6 +25,7 @@ from stage1.errors import ArtifactError
 from stage1.model.net import Stage1Net
 from stage1.model.settings import ModelSettings
 from stage1.model.weights import weights_sha256
+from stage1.preprocess import Shape
 
 INSTEAD = "start from an adapter of this workspace, or without train_supervised.warm_start"
 
@@ -35,13 +36,15 @@ class AdapterOrigin:
 
     Attributes:
         model: settings of the model.
-        size_px: side of the input.
+        shape: height and width of the input, px.
+        tiles: rows and columns that the network cuts it into; None for none.
         trained: the rows that train it, and those that trained what it starts from.
         chose: the rows that choose its checkpoint, and those that chose the one that it starts from.
     """
 
     model: ModelSettings
-    size_px: int
+    shape: Shape
+    tiles: tuple[int, int] | None = None
     trained: frozenset[NotedRow] = frozenset()
     chose: frozenset[NotedRow] = frozenset()
 
@@ -66,7 +69,9 @@ class AdapterDescription(Artifact):
 
     Attributes:
         model: settings of the model that it belongs to.
-        size_px: side of the input that it was trained at.
+        size_px: height of the input that it was trained at.
+        width_px: its width; None in the file of one for squares.
+        tiles: rows and columns that the network cuts it into; None for none.
         frozen_sha256: hash of the frozen weights that it was trained on.
         rows: the rows that trained it, sorted.
         chose: the rows that chose it, sorted; a file of version 1 does not say.
@@ -78,10 +83,17 @@ class AdapterDescription(Artifact):
 
     model: ModelSettings
     size_px: int
+    width_px: int | None = Field(default=None, exclude_if=lambda width: width is None)
+    tiles: tuple[int, int] | None = Field(default=None, exclude_if=lambda tiles: tiles is None)
     frozen_sha256: str
     rows: tuple[NotedRow, ...]
     chose: tuple[NotedRow, ...]
     tensors_sha256: str
+
+    @property
+    def shape(self) -> Shape:
+        """Height and width of the input that it was trained at, px."""
+        return self.size_px, self.size_px if self.width_px is None else self.width_px
 
     @model_validator(mode="before")
     @classmethod
@@ -103,11 +115,13 @@ def save_adapter(net: Stage1Net, origin: AdapterOrigin, directory: Path) -> None
         directory: made if needed.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / ADAPTER_TENSORS
+    path, (height, width) = directory / ADAPTER_TENSORS, origin.shape
     save_file({name: t.float().cpu().contiguous() for name, t in Trained(net=net).state_dict().items()}, path)
     AdapterDescription(
         model=origin.model,
-        size_px=origin.size_px,
+        size_px=height,
+        width_px=None if width == height else width,
+        tiles=origin.tiles,
         frozen_sha256=_frozen_sha256(net),
         rows=_sorted(origin.trained),
         chose=_sorted(origin.chose),
@@ -151,8 +165,9 @@ def _check_model(found: AdapterDescription, net: Stage1Net, origin: AdapterOrigi
     ours = origin.model
     different = [name for name in ModelSettings.model_fields if getattr(found.model, name) != getattr(ours, name)]
     shown = [f"model.{name} {getattr(found.model, name)!r}, not {getattr(ours, name)!r}" for name in different]
-    if found.size_px != origin.size_px:
-        shown.append(f"preprocess.size_px {found.size_px}, not {origin.size_px}")
+    theirs, mine = _input(found.shape, found.tiles), _input(origin.shape, origin.tiles)
+    if theirs != mine:
+        shown.append(f"an input of {theirs}, not {mine} (preprocess.size_px and geometry)")
     if shown:
         raise TrainingError(f"{directory}: an adapter of another model: {', '.join(shown)}")
     if found.frozen_sha256 != _frozen_sha256(net):
@@ -160,6 +175,11 @@ def _check_model(found: AdapterDescription, net: Stage1Net, origin: AdapterOrigi
             f"{directory}: this adapter was trained on other backbone weights, for example before or after a domain "
             "adaptation; start without train_supervised.warm_start"
         )
+
+
+def _input(shape: Shape, tiles: tuple[int, int] | None) -> str:
+    cut = "" if tiles is None else f" in {tiles[0]} x {tiles[1]} tiles"
+    return f"{shape[0]} x {shape[1]} px{cut}"
 
 
 def _check_rows(found: AdapterDescription, judges: Judges, directory: Path) -> None:

@@ -33,7 +33,7 @@ def augmenter(kind: Augmentation) -> Augment:
         kind: see `TrainSettings.augmentation`.
 
     Returns:
-        Maps uint8 images `(N, 3, S, S)` and a generator on the CPU to uint8 images of the same shape.
+        Maps uint8 images `(N, 3, H, W)` and a generator on the CPU to uint8 images of the same shape.
     """
     known: dict[Augmentation, Augment] = {
         "none": unchanged,
@@ -61,21 +61,22 @@ def light(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def usual_stack(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Random crop, horizontal flip, colour, blur and erasing of a uint8 batch `(N, 3, S, S)`, on its own device."""
+    """Random crop, horizontal flip, colour, blur and erasing of a uint8 batch `(N, 3, H, W)`, on its own device."""
     seed = int(torch.randint(2**31, (1,), generator=generator))
     # kornia draws from torch's own generators; these are put back afterwards.
     with torch.random.fork_rng([images.device] if images.is_cuda else []):
         torch.manual_seed(seed)
-        out: Tensor = _stack(images.shape[-1])(images.float() / 255)
+        out: Tensor = _stack(images.shape[-2:])(images.float() / 255)
     return (out * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 @cache
-def _stack(size_px: int) -> nn.Module:
+def _stack(shape: tuple[int, int]) -> nn.Module:
     import kornia.augmentation as K  # noqa: PLC0415  takes a while to import, and few runs want it
 
     return nn.Sequential(
-        K.RandomResizedCrop((size_px, size_px), scale=(0.5, 1.0), ratio=(0.8, 1.25)),
+        # Of the proportions of the input, which a crop is resized to.
+        K.RandomResizedCrop(shape, scale=(0.5, 1.0), ratio=(0.8 * shape[1] / shape[0], 1.25 * shape[1] / shape[0])),
         K.RandomHorizontalFlip(p=0.5),
         K.ColorJitter(0.3, 0.3, 0.3, 0.05, p=0.8),
         K.RandomGaussianBlur((5, 5), (0.1, 1.5), p=0.1),

@@ -31,7 +31,7 @@ class Challenges(Protocol):
         ...
 
     def __call__(self, rows: Sequence[int], seeds: Sequence[int]) -> Pixels:
-        """A view of each of some rows, uint8 `(len(rows), 3, S, S)`.
+        """A view of each of some rows, uint8 `(len(rows), 3, H, W)`.
 
         Args:
             rows: their numbers.

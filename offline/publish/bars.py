@@ -67,7 +67,7 @@ def median_latency_ms(bundle: LiveBundle, images: Pixels, clock: Callable[[], fl
 
     Args:
         bundle: loaded, and warmed up by that.
-        images: uint8 `(N, 3, S, S)`.
+        images: uint8 `(N, 3, H, W)`.
         clock: seconds.
     """
     taken = []

@@ -13,7 +13,7 @@ from engines.backends.registry import backend
 from engines.batches import in_batches
 from engines.store.bundle import certified_sha256_of
 from engines.store.file_names import CALIBRATOR, GOLDEN, PARAMS, PREPROCESS
-from engines.store.golden import write_golden
+from engines.store.golden import golden_count, write_golden
 from offline.certify.calibration_ledger import (
     LedgerEntry,
     earlier_than,
@@ -149,7 +149,8 @@ def run_calibrate_scrc(context: Context) -> None:
     params.write(context.out / PARAMS)
     calibrator_of(shown, named_targets(shown_rows, config.model.heads)).write(context.out / CALIBRATOR)
     _write_beside(context, val_select, None if why_not else shown, binding.tolerance)
-    golden = golden_rows(select_rows, config.seed).array(preprocess)
+    count = golden_count(preprocess.shape, GOLDEN_IMAGES)
+    golden = golden_rows(select_rows, config.seed, count).array(preprocess)
     write_golden(context.out / GOLDEN, golden, in_batches(engine, golden, BATCH))
     write_drift(context, spec, val_select, reference, params)
 

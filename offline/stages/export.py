@@ -42,13 +42,13 @@ def run_export(context: Context) -> None:
     net = network_of(context, trained=True).cpu()
     load_weights(net, context.inputs["train_conformal_risk"] / BEST)
     path = context.out / ENGINE
-    export_onnx(net, path, config.preprocess.size_px)
+    export_onnx(net, path, config.preprocess.shape)
     rows = rows_of(context, "val_select")
     sample = Dataset(rows.root, rows.rows[: max(PARITY_BATCHES)])
     parity = check_export(net, path, sample.array(config.preprocess))
     spec = config.engine
     if backend(spec.backend).graph_precision(spec) == "bf16":
-        export_bf16(net, twin(path, "bf16"), config.preprocess.size_px)
+        export_bf16(net, twin(path, "bf16"), config.preprocess.shape)
     options = CompileOptions(config.compile.refittable, context.workspace / "timing")
     compile_engine(spec, path, options=options)
     spec.write(context.out / SPEC)

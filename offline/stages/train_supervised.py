@@ -66,7 +66,11 @@ def run_train_supervised(context: Context) -> None:
     select = sent_rows_of(context, "val_select")
     known = KnownRows(frozenset(context.data.ids), splits_of(context).contents)
     about = AdapterOrigin(
-        config.model, config.preprocess.size_px, trained=known.note(train.data.ids), chose=known.note(select.ids)
+        config.model,
+        config.preprocess.shape,
+        config.preprocess.tiles,
+        trained=known.note(train.data.ids),
+        chose=known.note(select.ids),
     )
     if settings.warm_start is not None:
         exams = [row for name in EXAMS for row in rows_of(context, name).ids]

@@ -32,7 +32,8 @@ def letterbox(picture: Image.Image) -> Image.Image:
 
 def _squared(picture: Image.Image, geometry: Geometry) -> Image.Image:
     # Validators do not look for bars that a picture has already.
-    return seen(picture, view_of(picture.width, picture.height, NO_BARS, geometry, SIDE_PX), SIDE_PX)
+    shape = SIDE_PX, SIDE_PX
+    return seen(picture, view_of(picture.width, picture.height, NO_BARS, geometry, shape), shape)
 
 
 def random_angle(rng: np.random.Generator) -> float:

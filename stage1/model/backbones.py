@@ -12,24 +12,25 @@ from transformers.utils import logging as hf_logging
 from stage1.errors import ModelError
 from stage1.model.net import Layout, Stage1Net
 from stage1.model.settings import DINOV3, ModelSettings, PretrainedBackbone, RandomBackbone
+from stage1.preprocess import Shape
 
 
-def build(settings: ModelSettings, *, size_px: int, seed: int) -> Stage1Net:
+def build(settings: ModelSettings, *, shape: Shape, seed: int) -> Stage1Net:
     """Stage-1 with fresh heads, without adapters.
 
     Args:
         settings: backbone and heads.
-        size_px: side of the input.
+        shape: height and width of the input, px.
         seed: seed of all random weights.
 
     Raises:
         ModelError: a pretrained backbone cannot be had, or does not take images of this size; says what to do.
     """
     torch.manual_seed(seed)
-    view_px = size_px if settings.views == "whole" else size_px // 2
+    view_shape = shape if settings.views == "whole" else (shape[0] // 2, shape[1] // 2)
     backbone: PreTrainedModel
     if isinstance(settings.backbone, RandomBackbone):
-        backbone = DINOv3ViTModel(_random_config(settings.backbone, view_px))
+        backbone = DINOv3ViTModel(_random_config(settings.backbone, view_shape))
     else:
         backbone = _pretrained(settings.backbone)
     if hasattr(backbone.config, "pos_embed_rescale"):
@@ -37,8 +38,8 @@ def build(settings: ModelSettings, *, size_px: int, seed: int) -> Stage1Net:
         backbone.config.pos_embed_rescale = None
     return Stage1Net(
         backbone,
-        layout_of(backbone, view_px),
-        size_px=size_px,
+        layout_of(backbone, view_shape),
+        shape=shape,
         head_hidden=settings.head_hidden,
         views=settings.views,
         named={name: len(named.classes) for name, named in settings.heads.items()},
@@ -47,7 +48,7 @@ def build(settings: ModelSettings, *, size_px: int, seed: int) -> Stage1Net:
 
 
 @torch.no_grad()
-def layout_of(backbone: PreTrainedModel, view_px: int) -> Layout:
+def layout_of(backbone: PreTrainedModel, shape: Shape) -> Layout:
     """How the backbone's last hidden state is laid out, by trying it on a black image.
 
     Raises:
@@ -56,31 +57,32 @@ def layout_of(backbone: PreTrainedModel, view_px: int) -> Layout:
     name = type(backbone).__name__
     backbone.train(False)
     try:
-        hidden = backbone(torch.zeros((1, 3, view_px, view_px))).last_hidden_state
+        hidden = backbone(torch.zeros((1, 3, *shape))).last_hidden_state
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"{name} does not return features of {view_px} x {view_px} px images: {error}; choose another "
+            f"{name} does not return features of {shape[0]} x {shape[1]} px images: {error}; choose another "
             "preprocess.size_px or another model.backbone"
         ) from error
     if hidden.ndim == 4:
-        return Layout(width=hidden.shape[1], first_patch=0, patch_px=view_px // hidden.shape[3])
+        return Layout(width=hidden.shape[1], first_patch=0, patch_px=shape[1] // hidden.shape[3])
     if hidden.ndim != 3:
         raise ModelError(f"{name} returns a state of shape {tuple(hidden.shape)}, expected patch or grid features")
     has_cls = any(parameter.rsplit(".", 1)[-1] == "cls_token" for parameter, _ in backbone.named_parameters())
     registers = int(getattr(backbone.config, "num_register_tokens", 0))
     first_patch = 1 + registers if has_cls else 0
-    across = math.isqrt(hidden.shape[1] - first_patch)
-    return Layout(width=hidden.shape[2], first_patch=first_patch, patch_px=view_px // max(1, across))
+    # As many patches as fit, each a square.
+    patches = max(1, hidden.shape[1] - first_patch)
+    return Layout(hidden.shape[2], first_patch, patch_px=math.isqrt(shape[0] * shape[1] // patches))
 
 
-def _random_config(backbone: RandomBackbone, size_px: int) -> DINOv3ViTConfig:
+def _random_config(backbone: RandomBackbone, shape: Shape) -> DINOv3ViTConfig:
     return DINOv3ViTConfig(
         hidden_size=backbone.hidden,
         intermediate_size=2 * backbone.hidden,
         num_hidden_layers=backbone.layers,
         num_attention_heads=backbone.heads,
         patch_size=backbone.patch_px,
-        image_size=size_px,
+        image_size=shape[0],
         num_register_tokens=0,
         layerscale_value=1.0,
         initializer_range=backbone.initializer_range,

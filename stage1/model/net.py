@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stage1.model import trunk
+from stage1.preprocess import Shape
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -70,7 +71,7 @@ class Stage1Net(nn.Module):
         backbone: maps pixel values `(N, 3, H, W)` to an output with `last_hidden_state`: tokens `(N, T, D)` or a grid
             `(N, D, H, W)`.
         layout: of that state.
-        size_px: side of the images, S.
+        shape: height and width of the images, px.
         head_hidden: width of the hidden layer of each head.
         views: `whole` sees the image as it is; `whole_and_quadrants` sees it at half its size and its four quarters at
             full size, so that small things count, and is as expensive as five images of half the side.
@@ -87,7 +88,7 @@ class Stage1Net(nn.Module):
         backbone: nn.Module,
         layout: Layout,
         *,
-        size_px: int,
+        shape: Shape,
         head_hidden: int,
         views: Views = "whole",
         named: Mapping[str, int] | None = None,
@@ -97,7 +98,7 @@ class Stage1Net(nn.Module):
         self.backbone = backbone
         self.layout = layout
         self.views = views
-        self.view_px = size_px if views == "whole" else size_px // 2
+        self.view_shape = shape if views == "whole" else (shape[0] // 2, shape[1] // 2)
         self.stems = stems(layout.patch_px) if multi_scale else nn.ModuleList()
         self.width = 2 * layout.width * (1 if views == "whole" else 2) + 2 * STEM_WIDTH * len(self.stems)
         self.class_head = head(self.width, head_hidden, 2)
@@ -115,12 +116,12 @@ class Stage1Net(nn.Module):
         return self
 
     def features(self, image: Tensor) -> Tensor:
-        """Features `(N, width)` of uint8 images `(N, 3, S, S)`."""
+        """Features `(N, width)` of uint8 images `(N, 3, H, W)`."""
         found = self._pooled(self.backbone(self._pixels(image)).last_hidden_state)
         return torch.cat([found, *pooled(self.stems, (image.float() - self.mean) / self.std)], dim=1)
 
     def prefix(self, image: Tensor, cut: int) -> Tensor:
-        """What the first `cut` blocks make of uint8 images `(N, 3, S, S)`; `(N, V, ...)` with V views.
+        """What the first `cut` blocks make of uint8 images `(N, 3, H, W)`; `(N, V, ...)` with V views.
 
         With all blocks before the cut it is the features `(N, width)`. Not for `multi_scale`, which needs the pixels.
         """
@@ -133,7 +134,7 @@ class Stage1Net(nn.Module):
         """Features `(N, width)` from what `prefix` returned."""
         if cut == len(trunk.blocks_of(self.backbone)):
             return state
-        return self._pooled(trunk.after(self.backbone, state.flatten(0, 1), cut, self.view_px))
+        return self._pooled(trunk.after(self.backbone, state.flatten(0, 1), cut, self.view_shape))
 
     def outputs(self, features: Tensor) -> NetOutputs:
         """What the heads say of features `(N, width)`."""
@@ -141,17 +142,17 @@ class Stage1Net(nn.Module):
         return NetOutputs(self.class_head(features), self.select_head(features).squeeze(1), named)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """Logits `(N, 2)`, selection score `(N,)` and the logits of each named head, of uint8 images `(N, 3, S, S)`."""
+        """Logits `(N, 2)`, selection score `(N,)` and the logits of each named head, of uint8 images `(N, 3, H, W)`."""
         outputs = self.outputs(self.features(image))
         return outputs.logits, outputs.select_score, *outputs.named.values()
 
     def _pixels(self, image: Tensor) -> Tensor:
-        """Normalised views `(N V, 3, s, s)`, those of an image one after another."""
+        """Normalised views `(N V, 3, h, w)`, those of an image one after another."""
         pixels = (image.float() - self.mean) / self.std
         if self.views == "whole":
             return pixels
-        side = self.view_px
-        corners = [pixels[..., top : top + side, left : left + side] for top in (0, side) for left in (0, side)]
+        height, width = self.view_shape
+        corners = [pixels[..., y : y + height, x : x + width] for y in (0, height) for x in (0, width)]
         return torch.stack([F.avg_pool2d(pixels, 2), *corners], dim=1).flatten(0, 1)
 
     def _pooled(self, hidden: Tensor) -> Tensor:
@@ -167,7 +168,7 @@ class Stage1Net(nn.Module):
 
 
 def stems(patch_px: int) -> nn.ModuleList:
-    """Patch embeddings half and twice as coarse as patches of this side, `(N, 3, S, S)` to `(N, STEM_WIDTH, H, W)`."""
+    """Patch embeddings half and twice as coarse as patches of this side, `(N, 3, H, W)` to `(N, STEM_WIDTH, H, W)`."""
     sides = (max(1, patch_px // 2), 2 * patch_px)
     return nn.ModuleList(nn.Sequential(nn.Conv2d(3, STEM_WIDTH, side, stride=side), nn.GELU()) for side in sides)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from stage1.preprocess import Shape
+
 
 def plain(backbone: nn.Module) -> nn.Module:
     """The backbone without the wrapper that peft puts around it; adapters inside it stay."""
@@ -38,7 +40,7 @@ def before(backbone: nn.Module, pixels: Tensor, cut: int) -> Tensor:
 
     Args:
         backbone: one that can be cut.
-        pixels: normalised, `(N, 3, S, S)`.
+        pixels: normalised, `(N, 3, H, W)`.
         cut: number of blocks before the cut.
 
     Returns:
@@ -56,14 +58,14 @@ def before(backbone: nn.Module, pixels: Tensor, cut: int) -> Tensor:
     return hidden
 
 
-def after(backbone: nn.Module, hidden: Tensor, cut: int, size_px: int) -> Tensor:
+def after(backbone: nn.Module, hidden: Tensor, cut: int, shape: Shape) -> Tensor:
     """The last hidden state, from what goes into block `cut`.
 
     Args:
         backbone: one that can be cut.
         hidden: of `before`.
         cut: number of blocks before the cut.
-        size_px: side of the pixels that it came from.
+        shape: height and width of the pixels that it came from.
     """
     model = plain(backbone)
     if _kind(backbone) == "mobilenet_v2":
@@ -73,7 +75,7 @@ def after(backbone: nn.Module, hidden: Tensor, cut: int, size_px: int) -> Tensor
         return grid
     # Only shape, type and device of the pixels matter for the positions.
     weight: Tensor = model.embeddings.patch_embeddings.weight  # type: ignore[union-attr, assignment]
-    positions = model.rope_embeddings(weight.new_empty((1, 3, size_px, size_px)))  # type: ignore[operator]
+    positions = model.rope_embeddings(weight.new_empty((1, 3, *shape)))  # type: ignore[operator]
     for block in blocks_of(model)[cut:]:
         hidden = block(hidden, position_embeddings=positions)
     tokens: Tensor = model.norm(hidden)  # type: ignore[operator]

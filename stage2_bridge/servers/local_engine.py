@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from engines.backends.onnxruntime import OnnxEngine
-from engines.errors import BundleRefused, InferenceError
+from engines.errors import InferenceError
+from engines.live.load.load_bundle import check_shape
 from engines.store.file_names import CALIBRATOR, ENGINE, PREPROCESS
 from stage1.errors import Stage1Error
 from stage1.preprocess import PreprocessSettings, preprocess
@@ -31,8 +32,7 @@ class LocalEngineClient:
         self._preprocess = PreprocessSettings.read(directory / PREPROCESS)
         self._calibrator = ProbabilityCalibrator.read(directory / CALIBRATOR)
         self._engine = OnnxEngine(directory / ENGINE, threads=threads)
-        if self._engine.describe().size_px != self._preprocess.size_px:
-            raise BundleRefused(f"{directory}: engine and preprocess settings differ in image size")
+        check_shape(self._engine, self._preprocess, str(directory))
         self._engine.warm_up(1)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="stage2")
 

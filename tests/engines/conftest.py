@@ -34,6 +34,7 @@ DINOV3_SIZE_PX = 64
         {"dtype": TensorProto.FLOAT},
         {"channels": 1},
         {"size_px": "S"},
+        {"width_px": "W"},
     ],
     ids=str,
 )
@@ -54,7 +55,7 @@ def small_dinov3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     works = NamedHead(column="works", classes=("none", "active", "planned"))
     settings = ModelSettings(backbone=RandomBackbone(layers=3), heads={"works": works})
     path = tmp_path_factory.mktemp("dinov3") / "model.onnx"
-    export_onnx(build(settings, size_px=DINOV3_SIZE_PX, seed=0), path, DINOV3_SIZE_PX)
+    export_onnx(build(settings, shape=(DINOV3_SIZE_PX, DINOV3_SIZE_PX), seed=0), path, (DINOV3_SIZE_PX, DINOV3_SIZE_PX))
     return path
 
 

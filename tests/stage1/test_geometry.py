@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import ValidationError
 
 from offline.stream.challenge import Cell, as_jpeg, sent
 from stage1.preprocess import (
@@ -16,17 +18,19 @@ from stage1.preprocess import (
     Box,
     Geometry,
     PreprocessSettings,
+    Shape,
     View,
     bars_of,
+    framed,
     preprocess,
-    squared,
     view_of,
 )
 from tests.support.challenges import jpeg, patches
 
 FRAME, CUT, BARRED = (1280, 720, NO_BARS), (224, 224, NO_BARS), (224, 224, Bars(rows=49))
 SQUARE = Box(0, 0, 224, 224)
-GEOMETRIES: tuple[Geometry, ...] = ("squash", "crop", "letterbox")
+SQUARES: tuple[Geometry, ...] = ("squash", "crop", "letterbox")
+GEOMETRIES: tuple[Geometry, ...] = get_args(Geometry)
 # Of a night before there was another geometry, and of a program that did not write the field.
 STORED = """{
   "schema_version": 1,
@@ -76,23 +80,50 @@ class TestView:
     def test_what_is_done_is_what_the_table_says(
         self, geometry: Geometry, arrives: tuple[int, int, Bars], part: Box, place: Box
     ) -> None:
-        assert view_of(*arrives, geometry, 224) == View(part, place)
+        assert view_of(*arrives, geometry, (224, 224)) == View(part, place)
+
+    @pytest.mark.parametrize(
+        ("geometry", "shape", "arrives", "part", "place"),
+        [
+            ("wide", (288, 512), FRAME, Box(0, 0, 1280, 720), Box(0, 0, 512, 288)),
+            ("wide", (288, 512), CUT, SQUARE, Box(112, 0, 288, 288)),
+            ("wide", (288, 512), BARRED, Box(0, 49, 224, 126), Box(0, 0, 512, 288)),
+            ("wide", (288, 512), (1024, 768, NO_BARS), Box(0, 0, 1024, 768), Box(64, 0, 384, 288)),
+            ("wide", (288, 512), (720, 1280, NO_BARS), Box(0, 0, 720, 1280), Box(175, 0, 162, 288)),
+            ("wide", (288, 512), (224, 224, Bars(columns=49)), Box(49, 0, 126, 224), Box(175, 0, 162, 288)),
+            ("wide", (252, 448), (455, 256, NO_BARS), Box(0, 0, 455, 256), Box(0, 0, 448, 252)),
+            ("tiles", (448, 672), FRAME, Box(0, 0, 1280, 720), Box(0, 35, 672, 378)),
+            ("tiles", (448, 672), CUT, SQUARE, Box(112, 0, 448, 448)),
+            ("tiles", (448, 672), BARRED, Box(0, 49, 224, 126), Box(0, 35, 672, 378)),
+        ],
+    )
+    def test_of_a_rectangle_too(
+        self, geometry: Geometry, shape: Shape, arrives: tuple[int, int, Bars], part: Box, place: Box
+    ) -> None:
+        assert view_of(*arrives, geometry, shape) == View(part, place)
+
+    @pytest.mark.parametrize("geometry", ["wide", "tiles"])
+    def test_a_square_cut_out_of_a_frame_is_seen_at_the_scale_of_the_frame_or_nearer(self, geometry: Geometry) -> None:
+        shape = PreprocessSettings(geometry=geometry).shape
+        frame, cut = (view_of(*size, NO_BARS, geometry, shape) for size in ((1280, 720), (720, 720)))
+        assert cut.place.height / 720 == pytest.approx(max(frame.place.height, shape[0]) / 720, rel=0.01)
 
     def test_a_picture_that_stands_is_treated_as_one_that_lies(self) -> None:
-        assert view_of(720, 1280, NO_BARS, "crop", 224).part == Box(0, 280, 720, 720)
-        assert view_of(720, 1280, NO_BARS, "letterbox", 224).place == Box(49, 0, 126, 224)
-        assert view_of(224, 224, Bars(columns=49), "crop", 224).part == Box(49, 49, 126, 126)
+        assert view_of(720, 1280, NO_BARS, "crop", (224, 224)).part == Box(0, 280, 720, 720)
+        assert view_of(720, 1280, NO_BARS, "letterbox", (224, 224)).place == Box(49, 0, 126, 224)
+        assert view_of(224, 224, Bars(columns=49), "crop", (224, 224)).part == Box(49, 49, 126, 126)
 
     @pytest.mark.parametrize("geometry", GEOMETRIES)
     @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2), (224, 223)])
     def test_no_picture_is_too_thin_to_be_seen(self, geometry: Geometry, size: tuple[int, int]) -> None:
-        view = view_of(*size, NO_BARS, geometry, 64)
-        for box, width, height in ((view.part, *size), (view.place, 64, 64)):
+        shape = PreprocessSettings(size_px=64, geometry=geometry).shape
+        view = view_of(*size, NO_BARS, geometry, shape)
+        for box, width, height in ((view.part, *size), (view.place, shape[1], shape[0])):
             assert min(box.left, box.top) >= 0
             assert min(box.width, box.height) >= 1
             assert box.left + box.width <= width
             assert box.top + box.height <= height
-        assert squared(Image.new("RGB", size, "white"), geometry, 64).size == (64, 64)
+        assert framed(Image.new("RGB", size, "white"), geometry, shape).size == shape[::-1]
 
 
 class TestBars:
@@ -153,20 +184,21 @@ class TestOneScale:
     """What `stage1.preprocess` promises: a frame and the same frame between bars are seen alike."""
 
     @pytest.mark.parametrize("size", [(1280, 720), (720, 1280), (1024, 768)])
-    @pytest.mark.parametrize("geometry", ["crop", "letterbox"])
+    @pytest.mark.parametrize("geometry", ["crop", "letterbox", "wide", "tiles"])
     def test_a_frame_and_the_same_between_bars_look_alike(self, geometry: Geometry, size: tuple[int, int]) -> None:
         frame, barred = patches().resize(size), of_april(*size)
-        alike = off(squared(barred, geometry, 64), squared(frame, geometry, 64))
-        assert alike < 0.25 * off(squared(barred, "squash", 64), squared(frame, "squash", 64))
+        shape = PreprocessSettings(size_px=32 if geometry == "tiles" else 64, geometry=geometry).shape
+        alike = off(framed(barred, geometry, shape), framed(frame, geometry, shape))
+        assert alike < 0.25 * off(framed(barred, "squash", (64, 64)), framed(frame, "squash", (64, 64)))
 
     def test_at_its_own_size_a_letterboxed_square_passes_through(self) -> None:
         arrived = of_april(1280, 720)
-        assert off(squared(arrived, "letterbox", 224), arrived) == 0
+        assert off(framed(arrived, "letterbox", (224, 224)), arrived) == 0
 
     def test_a_frame_is_put_between_bars_as_validators_do(self) -> None:
         frame = patches()
-        assert off(squared(frame, "letterbox", 224), of_april(1280, 720)) < 4
-        assert not np.asarray(squared(frame, "letterbox", 224))[:49].any()
+        assert off(framed(frame, "letterbox", (224, 224)), of_april(1280, 720)) < 4
+        assert not np.asarray(framed(frame, "letterbox", (224, 224)))[:49].any()
 
 
 class TestOlderBundles:
@@ -185,4 +217,51 @@ class TestOlderBundles:
             assert np.array_equal(preprocess(content, settings), np.asarray(plain).transpose(2, 0, 1))
 
     def test_another_geometry_is_another_certificate(self) -> None:
-        assert len({PreprocessSettings(geometry=geometry).sha256 for geometry in GEOMETRIES}) == 3
+        assert len({PreprocessSettings(geometry=geometry).sha256 for geometry in GEOMETRIES}) == 5
+
+
+class TestShape:
+    @pytest.mark.parametrize(
+        ("settings", "shape", "tiles"),
+        [
+            ({}, (224, 224), None),
+            ({"size_px": 252, "geometry": "letterbox"}, (252, 252), None),
+            ({"size_px": 288, "geometry": "wide"}, (288, 512), None),
+            ({"size_px": 252, "geometry": "wide"}, (252, 448), None),
+            ({"size_px": 224, "geometry": "wide"}, (224, 400), None),
+            ({"size_px": 224, "geometry": "wide", "width_px": 392}, (224, 392), None),
+            ({"geometry": "tiles"}, (448, 672), (2, 3)),
+            ({"geometry": "tiles", "size_px": 112, "rows": 1, "columns": 2}, (112, 224), (1, 2)),
+        ],
+    )
+    def test_is_what_the_settings_say(
+        self, settings: dict[str, Any], shape: Shape, tiles: tuple[int, int] | None
+    ) -> None:
+        made = PreprocessSettings(**settings)
+        assert (made.shape, made.tiles) == (shape, tiles)
+        assert PreprocessSettings.model_validate_json(made.to_json()) == made
+        assert preprocess(as_jpeg(patches()), made).shape == (3, *shape)
+
+    @pytest.mark.parametrize(
+        ("settings", "told"),
+        [
+            ({"size_px": 100}, "100 x 100 px .* whole patches of 14 or 16 px: choose another size_px"),
+            ({"size_px": 252, "geometry": "wide", "width_px": 450}, "size_px or width_px"),
+            ({"size_px": 448, "geometry": "tiles", "rows": 8, "columns": 8}, "more than .* lower size_px, rows or col"),
+            ({"size_px": 2048, "geometry": "wide"}, "2048 x 3648 px .* more than"),
+            ({"rows": 2}, "rows is of the geometry tiles, and this one is squash: leave it out"),
+            ({"geometry": "wide", "columns": 2}, "columns is of the geometry tiles"),
+            ({"geometry": "tiles", "width_px": 512}, "width_px is of the geometry wide"),
+            ({"geometry": "tiles", "rows": 0}, "rows"),
+            ({"geometry": "wide", "width_px": -512}, "width_px"),
+        ],
+    )
+    def test_what_cannot_be_is_refused_with_what_to_do(self, settings: dict[str, Any], told: str) -> None:
+        with pytest.raises(ValidationError, match=told):
+            PreprocessSettings(**settings)
+
+    def test_what_decides_a_pixel_is_part_of_the_hash(self) -> None:
+        several = [{}, {"width_px": 416}], [{}, {"rows": 3}, {"columns": 2}]
+        for geometry, changes in zip(("wide", "tiles"), several, strict=True):
+            made = [PreprocessSettings.model_validate({"geometry": geometry} | change) for change in changes]
+            assert len({settings.sha256 for settings in made}) == len(changes)

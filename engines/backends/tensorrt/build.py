@@ -27,6 +27,7 @@ from engines.errors import BuildFailed
 from engines.machine.gpu import Gpu, NoGpu, find_gpu
 from engines.store.bundle import engine_sha256
 from stage1.artifacts import write_atomic
+from stage1.preprocess import Shape
 
 WORKSPACE = 4 << 30
 PROFILE = BatchProfile()
@@ -86,7 +87,9 @@ def build_plan(
     # Before minutes are spent: this is what needs the package onnx.
     graph, precision = graph_sha256(onnx), precision_of(onnx)
     with flavour.errors.recorded() as lines:
-        content, size_px = _compile(onnx, profile, flavour, refit=refit, cache=cache, workspace=workspace, lines=lines)
+        content, (height, width) = _compile(
+            onnx, profile, flavour, refit=refit, cache=cache, workspace=workspace, lines=lines
+        )
     return Plan(
         content,
         PlanDescription(
@@ -96,7 +99,8 @@ def build_plan(
             onnx_sha256=engine_sha256(onnx),
             graph_sha256=graph,
             profile=profile,
-            size_px=size_px,
+            size_px=height,
+            width_px=None if width == height else width,
             precision=precision,
             refittable=refit,
         ),
@@ -128,19 +132,19 @@ def _compile(
     cache: Path | None,
     workspace: int,
     lines: list[str],
-) -> tuple[bytes, int]:
+) -> tuple[bytes, Shape]:
     trt = flavour.trt
     builder = trt.Builder(flavour.logger)
     # Without it, 10.x chooses precisions by itself; 11 knows nothing else, and may drop the name.
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
-    size_px = _parse(onnx, network, flavour, lines)
+    shape = _parse(onnx, network, flavour, lines)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     # On by default: products of fp32 with a mantissa of ten bits.
     config.clear_flag(trt.BuilderFlag.TF32)
     shapes = builder.create_optimization_profile()
-    shapes.set_shape(INPUT, *((count, 3, size_px, size_px) for count in (profile.least, profile.best, profile.most)))
+    shapes.set_shape(INPUT, *((count, 3, *shape) for count in (profile.least, profile.best, profile.most)))
     if config.add_optimization_profile(shapes) < 0:
         raise BuildFailed(f"{flavour} does not take batches of {profile.least} to {profile.most}: {'; '.join(lines)}")
     if refit:
@@ -152,7 +156,7 @@ def _compile(
     if cache is not None and timing is not None:
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(cache, bytes(timing.serialize()))
-    return bytes(plan), size_px
+    return bytes(plan), shape
 
 
 def _timing(config: Any, cache: Path) -> Any:  # noqa: ANN401  the libraries have no types
@@ -164,8 +168,8 @@ def _timing(config: Any, cache: Path) -> Any:  # noqa: ANN401  the libraries hav
     return None
 
 
-def _parse(onnx: Path, network: Any, flavour: Flavour, lines: list[str]) -> int:  # noqa: ANN401
-    """Fill the network and check that it is a Stage-1; returns the side of the images."""
+def _parse(onnx: Path, network: Any, flavour: Flavour, lines: list[str]) -> Shape:  # noqa: ANN401
+    """Fill the network and check that it is a Stage-1; returns height and width of the images."""
     trt = flavour.trt
     parser = trt.OnnxParser(network, flavour.logger)
     # From the file and not from its bytes: weights beside it are found by its path.
@@ -176,10 +180,10 @@ def _parse(onnx: Path, network: Any, flavour: Flavour, lines: list[str]) -> int:
     outputs = [network.get_output(index) for index in range(network.num_outputs)]
     found = [(tensor.name, tuple(tensor.shape), tensor.dtype) for tensor in inputs]
     shape = found[0][1] if found else ()
-    if len(shape) != 4 or shape[2] < 1 or found != [(INPUT, (-1, 3, shape[2], shape[2]), trt.DataType.UINT8)]:
-        raise BuildFailed(f"{onnx.name}: the input is {found}, expected {INPUT} uint8 [N, 3, S, S]")
+    if len(shape) != 4 or min(shape[2:]) < 1 or found != [(INPUT, (-1, 3, *shape[2:]), trt.DataType.UINT8)]:
+        raise BuildFailed(f"{onnx.name}: the input is {found}, expected {INPUT} uint8 [N, 3, H, W]")
     names = [tensor.name for tensor in outputs]
     heads = [name for name in names if name.startswith(HEAD_PREFIX)]
     if names != [*OUTPUTS, *heads] or any(tensor.dtype != trt.DataType.FLOAT for tensor in outputs):
         raise BuildFailed(f"{onnx.name}: outputs are {names}, expected {[*OUTPUTS, *heads]}, each in fp32")
-    return int(shape[2])
+    return int(shape[2]), int(shape[3])

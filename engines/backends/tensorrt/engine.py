@@ -78,8 +78,7 @@ class TensorRtEngine:
             stage1.errors.OutputsError: the engine returned NaN or a wrong shape.
             InferenceError: the library or the GPU failed, or the engine is closed.
         """
-        size = self.plan.size_px
-        if batch.dtype != np.uint8 or batch.shape[1:] != (3, size, size) or not len(batch):
+        if batch.dtype != np.uint8 or batch.shape[1:] != (3, *self.plan.shape) or not len(batch):
             raise InferenceError(f"{self.flavour} failed on a batch of shape {batch.shape} and type {batch.dtype}")
         most = self._sizes[-1]
         parts = []
@@ -93,9 +92,8 @@ class TensorRtEngine:
 
     def warm_up(self, most: int) -> None:
         """See `Engine.warm_up`; afterwards each batch size runs as a captured graph."""
-        size_px = self.plan.size_px
         for size in self._sizes:
-            batch = np.zeros((size, 3, size_px, size_px), np.uint8)
+            batch = np.zeros((size, 3, *self.plan.shape), np.uint8)
             for _ in range(RUNS_BEFORE_CAPTURE + 1):
                 self.infer(batch)
             if size >= most:
@@ -140,7 +138,7 @@ class TensorRtEngine:
             "refits": str(self._refits),
             "error_lines": str(self.flavour.errors.total),
         }
-        return EngineDescription(self._spec, str(self.flavour), self.plan.size_px, threads=1, details=details)
+        return EngineDescription(self._spec, str(self.flavour), self.plan.shape, threads=1, details=details)
 
     @contextmanager
     def alone(self) -> Iterator[tuple[Any, Cuda]]:

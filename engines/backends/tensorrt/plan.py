@@ -20,6 +20,7 @@ from engines.spec import EngineSpec, Precision, twin
 from engines.store.bundle import engine_sha256
 from stage1.artifacts import Artifact
 from stage1.errors import ArtifactError
+from stage1.preprocess import Shape
 
 PLAN = "engine.plan"
 DESCRIPTION = "engine.json"
@@ -97,7 +98,8 @@ class PlanDescription(Artifact):
         onnx_sha256: hash of the graph with its weights (`engine_sha256`).
         graph_sha256: hash of the graph without its weights.
         profile: batch sizes.
-        size_px: side of the square images.
+        size_px: height of the images.
+        width_px: their width; None in the file of one for squares.
         precision: as the graph says.
         refittable: whether its weights can be replaced.
     """
@@ -111,8 +113,14 @@ class PlanDescription(Artifact):
     graph_sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     profile: BatchProfile
     size_px: int = Field(gt=0)
+    width_px: int | None = Field(default=None, gt=0, exclude_if=lambda width: width is None)
     precision: Precision
     refittable: bool = False
+
+    @property
+    def shape(self) -> Shape:
+        """Height and width of the images, px."""
+        return self.size_px, self.size_px if self.width_px is None else self.width_px
 
 
 def read_plan(model: Path, spec: EngineSpec, compiled: Path | None = None) -> tuple[PlanDescription, bytes]:

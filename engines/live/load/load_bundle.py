@@ -137,8 +137,7 @@ def load_checked(
         raise Unavailable(f"{name}: {error}") from None
     engine = opens()
     try:
-        if engine.describe().size_px != checked.preprocess.size_px:
-            raise BundleRefused(f"{name}: engine and preprocess settings differ in image size")
+        check_shape(engine, checked.preprocess, name)
         # What reading it took is free again, and would stay beside what warming up takes.
         give_back()
         report(State.WARMING)
@@ -163,6 +162,25 @@ def load_checked(
         checked.preprocess,
         vouched_by,
     )
+
+
+def check_shape(engine: Engine, preprocess: PreprocessSettings, name: str) -> None:
+    """Refuse an engine that takes images of another shape than the settings make.
+
+    Args:
+        engine: loaded.
+        preprocess: settings beside it.
+        name: how to name both in an error.
+
+    Raises:
+        BundleRefused: it does.
+    """
+    taken, made = engine.describe().shape, preprocess.shape
+    if taken != made:
+        raise BundleRefused(
+            f"{name}: engine and preprocess settings differ in image size: the engine takes {taken[0]} x {taken[1]} px "
+            f"(height x width), and {PREPROCESS} makes {made[0]} x {made[1]} px ({preprocess.geometry})"
+        )
 
 
 def load_bundle(

@@ -29,7 +29,7 @@ class Unlabelled:
     """Images without labels.
 
     Attributes:
-        images: uint8 `(N, 3, size_px, size_px)`.
+        images: uint8 `(N, 3, H, W)`.
         unreadable: files that could not be decoded.
         alike: files that look like a row that judges.
     """
@@ -58,7 +58,7 @@ def read_unlabelled(
         settings: of the preprocess.
         judged: perceptual hashes, 64 hex digits, of the rows that judge.
         distance: largest number of bits in which pictures that look alike differ.
-        ahead: images that come first, uint8 `(M, 3, size_px, size_px)`.
+        ahead: images that come first, uint8 `(M, 3, H, W)`.
         progress: called with files read, files in all, and a note.
 
     Raises:

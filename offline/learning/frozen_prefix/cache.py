@@ -117,7 +117,7 @@ def key_of(pixels: NDArray[np.uint8], view: int, seed: int) -> bytes:
     """Key of one view of an image.
 
     Args:
-        pixels: the image, uint8 `(3, S, S)`.
+        pixels: the image, uint8 `(3, H, W)`.
         view: number of the view; -1 for the image as it is.
         seed: of the augmentation.
     """

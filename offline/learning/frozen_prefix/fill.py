@@ -55,7 +55,7 @@ class Frozen:
 
     @torch.no_grad()
     def states(self, images: Tensor) -> Tensor:
-        """States `(N, ...)` of uint8 images `(N, 3, S, S)`."""
+        """States `(N, ...)` of uint8 images `(N, 3, H, W)`."""
         training = self.net.training
         self.net.eval()
         with autocast(self.device, self.precision):
@@ -70,7 +70,7 @@ class Frozen:
             decides: what else decides a view, as JSON values.
         """
         net = self.net
-        about = (*decides, self.cut, net.views, net.view_px, self.precision, self.device.type)
+        about = (*decides, self.cut, net.views, net.view_shape, self.precision, self.device.type)
         config: Any = plain(net.backbone).config
         buffers = [("mean", net.mean), ("std", net.std)]
         code = [inspect.getsource(module) for module in (*MODULES, sys.modules[__name__])]
@@ -96,7 +96,7 @@ class Views:
     """Which views of which images are wanted.
 
     Attributes:
-        images: uint8 `(N, 3, S, S)`.
+        images: uint8 `(N, 3, H, W)`.
         kind: name of the augmentation; `plain` for the images as they are.
         augment: the augmentation of that name.
         count: views of each image, K.
@@ -122,7 +122,7 @@ class Views:
         ]
 
     def made(self, wanted: Sequence[tuple[bytes, int, int]]) -> Tensor:
-        """Some views, each the same whichever are made beside it, uint8 `(len(wanted), 3, S, S)`.
+        """Some views, each the same whichever are made beside it, uint8 `(len(wanted), 3, H, W)`.
 
         Args:
             wanted: key, row and number of each; the key seeds what is drawn.

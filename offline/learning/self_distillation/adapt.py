@@ -112,7 +112,7 @@ def adapt_domain(
 
     Args:
         net: a DINOv3 without adapters, on the device that is to train.
-        images: unlabelled uint8 images `(N, 3, S, S)`, N at least two.
+        images: unlabelled uint8 images `(N, 3, H, W)`, N at least two.
         settings: schedule, losses and what trains.
         seed: seed of order, views and the projection head.
         progress: called with steps done, steps in all, and a note.
@@ -336,19 +336,19 @@ class _Adapting:
 
     def _view(self, batch: Tensor, number: int) -> Tensor:
         scale = self._settings.global_scale, 1.0
-        return random_view(batch, self._net.view_px, scale, self._random.views, solarise=number == 1)
+        return random_view(batch, self._net.view_shape, scale, self._random.views, solarise=number == 1)
 
     def _small(self, batch: Tensor) -> Tensor:
         patch = int(self._config.patch_size)
-        side = max(2, round(self._net.view_px / 2 / patch)) * patch
+        height, width = (max(2, round(side / 2 / patch)) * patch for side in self._net.view_shape)
         scale = self._settings.local_scale, self._settings.global_scale
-        return random_view(batch, side, scale, self._random.views)
+        return random_view(batch, (height, width), scale, self._random.views)
 
     def _masks(self, large: Tensor) -> Tensor:
-        side = self._net.view_px // int(self._config.patch_size)
+        rows, columns = (side // int(self._config.patch_size) for side in self._net.view_shape)
         settings = self._settings
         drawn = random_masks(
-            len(large), (side, side), settings.masked_images, settings.masked_patches, self._random.views
+            len(large), (rows, columns), settings.masked_images, settings.masked_patches, self._random.views
         )
         return drawn.to(self._device)
 

@@ -25,24 +25,29 @@ ATTEMPTS = 10
 
 
 def random_view(
-    images: Tensor, side: int, scale: tuple[float, float], generator: torch.Generator, *, solarise: bool = False
+    images: Tensor,
+    shape: tuple[int, int],
+    scale: tuple[float, float],
+    generator: torch.Generator,
+    *,
+    solarise: bool = False,
 ) -> Tensor:
     """One view of each image: a crop, perhaps mirrored, in other colours, perhaps blurred.
 
     Args:
-        images: uint8 `(N, 3, S, S)`.
-        side: of the view, px.
+        images: uint8 `(N, 3, H, W)`.
+        shape: height and width of the view, px.
         scale: smallest and largest share of the image's area in a crop.
         generator: on the CPU.
         solarise: whether some are solarised too.
 
     Returns:
-        fp32 `(N, 3, side, side)`, in [0, 255].
+        fp32 `(N, 3, *shape)`, in [0, 255].
     """
     theta = crop_boxes(len(images), scale, generator).to(images.device)
     # A place in bf16 is only good to half a pixel in an image of 224 px.
     with torch.autocast(images.device.type, enabled=False):
-        grid = F.affine_grid(theta, [len(images), 3, side, side], align_corners=False)
+        grid = F.affine_grid(theta, [len(images), 3, *shape], align_corners=False)
     view = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
     return _coloured(view, generator, solarise=solarise)
 

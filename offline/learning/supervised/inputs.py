@@ -42,7 +42,7 @@ class FreshViews:
     """Every image augmented anew each time.
 
     Attributes:
-        images: uint8 `(N, 3, S, S)`.
+        images: uint8 `(N, 3, H, W)`.
         augment: see `offline.learning.augmentation`.
         device: where training is.
         challenges: makes what is augmented, as validators send it; None augments the images.
@@ -54,7 +54,7 @@ class FreshViews:
     challenges: Challenges | None = None
 
     def draw(self, rows: NDArray[np.intp], generator: torch.Generator) -> Tensor:
-        """See `Inputs.draw`; uint8 `(N, 3, S, S)`."""
+        """See `Inputs.draw`; uint8 `(N, 3, H, W)`."""
         return self.augment(torch.from_numpy(self._shown(rows, generator)).to(self.device), generator)
 
     def _shown(self, rows: NDArray[np.intp], generator: torch.Generator) -> Pixels:
@@ -128,8 +128,8 @@ def choose_inputs(
 
     Args:
         net: with adapters.
-        train: images that train, uint8 `(N, 3, S, S)`.
-        judged: images that choose the checkpoint, uint8 `(M, 3, S, S)`.
+        train: images that train, uint8 `(N, 3, H, W)`.
+        judged: images that choose the checkpoint, uint8 `(M, 3, H, W)`.
         settings: of the training.
         challenges: makes views of the pictures that train, as validators send them.
         seed: of the augmentation.

@@ -27,7 +27,7 @@ def network_of(context: Context, *, trained: bool) -> Stage1Net:
         trained: whether it has the shape that it has after training, when some adapters have stayed in it.
     """
     config = context.config
-    net = build(config.model, size_px=config.preprocess.size_px, seed=config.seed)
+    net = build(config.model, shape=config.preprocess.shape, seed=config.seed)
     if trained:
         add_side_modules(net, config.model)
     return net.to(best_device())

@@ -98,8 +98,18 @@ class TestDescription:
     def test_tells_runtime_size_and_threads(self, tmp_path: Path, write_onnx: WriteOnnx) -> None:
         described = OnnxEngine(write_onnx(tmp_path / "a.onnx", size_px=48), threads=2).describe()
         assert described.runtime.startswith("onnxruntime ")
-        assert (described.size_px, described.threads) == (48, 2)
+        assert (described.shape, described.threads) == ((48, 48), 2)
         assert described.details == {"provider": "CPUExecutionProvider"}
+
+    def test_a_rectangle_is_not_taken_for_the_one_that_stands(
+        self, tmp_path: Path, write_onnx: WriteOnnx, plain_images: Images
+    ) -> None:
+        engine = OnnxEngine(write_onnx(tmp_path / "a.onnx", size_px=48, width_px=80), threads=1)
+        assert engine.describe().shape == (48, 80)
+        engine.warm_up(2)
+        assert len(engine.infer(plain_images(COLOURS, 48, 80))) == len(COLOURS)
+        with pytest.raises(InferenceError, match=r"failed on a batch of shape \(17, 3, 80, 48\)"):
+            engine.infer(plain_images(COLOURS, 80, 48))
 
     def test_uses_every_core_it_may_run_on_by_default(self, tiny_engine: Path) -> None:
         assert OnnxEngine(tiny_engine).describe().threads == usable_cores() >= 1

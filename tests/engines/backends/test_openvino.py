@@ -158,9 +158,21 @@ class TestDescription:
     def test_tells_what_openvino_says_of_itself(self, tiny_engine: Path) -> None:
         described = open_engine(spec(), tiny_engine, threads=1).describe()
         assert described.runtime.startswith("openvino 20")
-        assert (described.spec, described.size_px, described.threads) == (spec(), 32, 1)
+        assert (described.spec, described.shape, described.threads) == (spec(), (32, 32), 1)
         assert described.details["inference_precision"] == "f32"
         assert described.details["isa"]
+
+    def test_a_rectangle_is_not_taken_for_the_one_that_stands(
+        self, tmp_path: Path, write_onnx: WriteOnnx, plain_images: Images
+    ) -> None:
+        path = write_onnx(tmp_path / "a.onnx", size_px=48, width_px=80)
+        engine = OpenVinoEngine(path, spec(), threads=1)
+        assert engine.describe().shape == (48, 80)
+        engine.warm_up(2)
+        seen = plain_images(COLOURS, 48, 80)
+        assert np.allclose(engine.infer(seen).logits, OnnxEngine(path, threads=1).infer(seen).logits, atol=1e-5)
+        with pytest.raises(InferenceError, match=r"expected uint8 \(N, 3, 48, 80\)"):
+            engine.infer(plain_images(COLOURS, 80, 48))
 
     def test_uses_every_core_it_may_run_on_by_default(self, tiny_engine: Path) -> None:
         assert OpenVinoEngine(tiny_engine, spec()).describe().threads == usable_cores()

@@ -53,7 +53,7 @@ TOY = '''
             return Stage1Outputs(plain.logits + self.number, plain.select_score, plain.heads)
 
         def describe(self):
-            return EngineDescription(SPEC, "toy 1.0", super().describe().size_px, 1)
+            return EngineDescription(SPEC, "toy 1.0", super().describe().shape, 1)
 
 
     class Toy(Backend):

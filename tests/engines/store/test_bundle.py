@@ -90,7 +90,7 @@ class TestLoad:
         assert live.policy.decide(outputs).exit_label.tolist() == [1, 0]
         assert live.policy.params == live.params
         assert live.calibrator.heads["class"].answering.rows == 10
-        assert live.preprocess.size_px == live.engine.describe().size_px
+        assert live.preprocess.shape == live.engine.describe().shape
         live.close()
 
     def test_closing_frees_the_engine(
@@ -208,6 +208,34 @@ class TestWrongTogether:
     ) -> None:
         engine = write_onnx(tmp_path / "large.onnx", size_px=48)
         refused(publish(write_bundle_files(tmp_path / "f", engine=engine)), "differ in image size")
+
+    @pytest.mark.parametrize(
+        ("graph", "made", "told"),
+        [
+            ({"size_px": 48, "width_px": 80}, {"size_px": 48}, r"takes 48 x 80 px .* makes 48 x 48 px \(squash\)"),
+            ({"size_px": 80, "width_px": 48}, {"size_px": 48, "geometry": "wide"}, r"takes 80 x 48 px .* 48 x 80 px"),
+            ({"size_px": 96}, {"size_px": 32, "geometry": "tiles"}, r"takes 96 x 96 px .* 64 x 96 px \(tiles\)"),
+        ],
+    )
+    def test_an_engine_of_another_shape(
+        self,
+        tmp_path: Path,
+        publish: Publish,
+        write_bundle_files: Maker,
+        write_onnx: Maker,
+        graph: dict[str, Any],
+        made: dict[str, Any],
+        told: str,
+        refused: Refused,
+    ) -> None:
+        engine = write_onnx(tmp_path / "other.onnx", **graph)
+        preprocess = PreprocessSettings(**made)
+        refused(publish(write_bundle_files(tmp_path / "f", engine=engine, preprocess=preprocess)), told)
+
+    def test_tiles_that_the_settings_cannot_have(self, files: Path, publish: Publish, refused: Refused) -> None:
+        tree = json.loads((files / "preprocess.json").read_text()) | {"geometry": "tiles", "rows": 9, "columns": 9}
+        (files / "preprocess.json").write_text(json.dumps(tree))
+        refused(publish(files), "preprocess.json: not a valid PreprocessSettings: rows")
 
     @pytest.mark.parametrize("graph", [{"only_batch": 1}, {"only_batch": 2}, {"batch": 1}])
     def test_an_engine_that_cannot_be_batched(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -159,17 +160,19 @@ def test_a_certain_image_exits_and_stage2_is_not_asked(bundle: LiveBundle, tmp_p
     assert not expert.asked
 
 
-@pytest.mark.parametrize("geometry", ["squash", "crop", "letterbox"])
+@pytest.mark.parametrize("geometry", get_args(Geometry))
 def test_training_calibration_and_serving_show_a_picture_to_the_bit_alike(
     tmp_path: Path,
-    tiny_engine: Path,
+    write_onnx: Callable[..., Path],
     write_bundle_files: Callable[..., Path],
     provenance: Provenance,
     geometry: Geometry,
 ) -> None:
     settings = PreprocessSettings(size_px=32, geometry=geometry)
     store = Store(tmp_path / "store")
-    files = write_bundle_files(tmp_path / "files", engine=tiny_engine, preprocess=settings)
+    height, width = settings.shape
+    engine = write_onnx(tmp_path / "engine.onnx", size_px=height, width_px=width)
+    files = write_bundle_files(tmp_path / "files", engine=engine, preprocess=settings)
     live = load_bundle(store.path(store.publish(files, provenance)), threads=1)
     cells = [Cell(era, 0) for era in ERAS]
     sending = [sent(jpeg(patches()), cell, np.random.default_rng(0), settings) for cell in cells]

@@ -68,12 +68,12 @@ Tell = Callable[[int, int, str], None]
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Directory of a backbone with weights."""
     directory = tmp_path_factory.mktemp("backbone")
-    build(MODEL, size_px=SIZE_PX, seed=0).backbone.save_pretrained(directory)  # type: ignore[operator]
+    build(MODEL, shape=(SIZE_PX, SIZE_PX), seed=0).backbone.save_pretrained(directory)  # type: ignore[operator]
     return str(directory)
 
 
 def net(adapters: bool = True) -> Stage1Net:
-    made = build(MODEL, size_px=SIZE_PX, seed=0)
+    made = build(MODEL, shape=(SIZE_PX, SIZE_PX), seed=0)
     if adapters:
         add_adapters(made, MODEL)
     # Something that draws from torch's own generator in every step.
@@ -113,7 +113,7 @@ def behind_frozen_blocks(backbone: str, place: Path | None, tell: Tell = silent)
     model = MODEL.model_copy(
         update={"backbone": PretrainedBackbone(name=backbone), "last_layers": 1, "adapter": "doran"}
     )
-    made = build(model, size_px=SIZE_PX, seed=0)
+    made = build(model, shape=(SIZE_PX, SIZE_PX), seed=0)
     add_adapters(made, model)
     settings = recipe("adamw", cache="on", cache_views=2)
     sets = coloured(ROWS, 1), coloured(64, 2)

@@ -13,6 +13,6 @@ from stage1.model.backbones import build  # noqa: E402  as a stage imports it, a
 from stage1.model.settings import ModelSettings, PretrainedBackbone  # noqa: E402
 
 try:
-    build(ModelSettings(backbone=PretrainedBackbone(name="somebody/model")), size_px=32, seed=0)
+    build(ModelSettings(backbone=PretrainedBackbone(name="somebody/model")), shape=(32, 32), seed=0)
 except ModelError as error:
     sys.stdout.write(str(error))

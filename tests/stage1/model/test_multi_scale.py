@@ -52,14 +52,14 @@ def weight(made: Stage1Net) -> Any:
 
 
 def net() -> Stage1Net:
-    made = build(MODEL, size_px=SIZE_PX, seed=0)
+    made = build(MODEL, shape=(SIZE_PX, SIZE_PX), seed=0)
     add_adapters(made, MODEL)
     return made
 
 
 def test_they_are_half_and_twice_as_coarse_and_pooled_over_the_image() -> None:
-    made = build(MODEL, size_px=SIZE_PX, seed=0).eval()
-    without = build(MODEL.model_copy(update={"multi_scale": False}), size_px=SIZE_PX, seed=0).eval()
+    made = build(MODEL, shape=(SIZE_PX, SIZE_PX), seed=0).eval()
+    without = build(MODEL.model_copy(update={"multi_scale": False}), shape=(SIZE_PX, SIZE_PX), seed=0).eval()
     shown = torch.from_numpy(images(3, 1))
     with torch.no_grad():
         found, plain = made.features(shown), without.features(shown)
@@ -76,7 +76,7 @@ def test_they_are_half_and_twice_as_coarse_and_pooled_over_the_image() -> None:
 
 def test_a_convolutional_backbone_tells_the_side_of_its_cells() -> None:
     backbone = MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.35, image_size=SIZE_PX))
-    assert layout_of(backbone, SIZE_PX).patch_px == 32
+    assert layout_of(backbone, (SIZE_PX, SIZE_PX)).patch_px == 32
 
 
 def test_training_moves_them_and_sees_the_pixels(tmp_path: Path) -> None:
@@ -102,10 +102,10 @@ def test_no_activations_are_kept_instead_of_pixels(tmp_path: Path) -> None:
 def test_they_are_in_the_graph_and_in_the_weights(tmp_path: Path) -> None:
     made = net().eval()
     merge_adapters(made)
-    export_onnx(made, tmp_path / "model.onnx", SIZE_PX)
+    export_onnx(made, tmp_path / "model.onnx", (SIZE_PX, SIZE_PX))
     assert check_export(made, tmp_path / "model.onnx", images(17, 3)) < 1e-4
     save_weights(made, tmp_path / "model.safetensors")
-    again = build(MODEL, size_px=SIZE_PX, seed=9).eval()
+    again = build(MODEL, shape=(SIZE_PX, SIZE_PX), seed=9).eval()
     load_weights(again, tmp_path / "model.safetensors")
     shown = torch.from_numpy(images(2, 4))
     with torch.no_grad():

@@ -54,7 +54,7 @@ def mobilenet() -> MobileNetV2Model:
 def stage1(backbone: nn.Module, views: Views = "whole", **named: int) -> Stage1Net:
     torch.manual_seed(1)
     layout = Layout(32, 3) if isinstance(backbone, DINOv3ViTModel) else Layout(1280, 0)
-    net = Stage1Net(backbone, layout, size_px=SIZE_PX, head_hidden=8, views=views, named=named)
+    net = Stage1Net(backbone, layout, shape=(SIZE_PX, SIZE_PX), head_hidden=8, views=views, named=named)
     net.eval()
     return net
 
@@ -112,7 +112,7 @@ class _Seen(nn.Module):
 
 
 def test_a_grid_is_pooled_by_its_largest_and_its_mean_value() -> None:
-    net = Stage1Net(_Seen(), Layout(3, 0), size_px=SIZE_PX, head_hidden=8)
+    net = Stage1Net(_Seen(), Layout(3, 0), shape=(SIZE_PX, SIZE_PX), head_hidden=8)
     pixels = (images().float() - net.mean) / net.std
     expected = torch.cat([pixels.amax((2, 3)), pixels.mean((2, 3))], dim=1)
     assert torch.allclose(net.features(images()), expected, atol=1e-5)
@@ -127,7 +127,7 @@ def test_tokens_are_pooled_by_the_first_one_and_the_mean_patch_without_registers
 
 
 def test_views_are_the_image_at_half_size_and_its_quarters_at_full_size() -> None:
-    net = Stage1Net(_Seen(), Layout(3, 0), size_px=SIZE_PX, head_hidden=8, views="whole_and_quadrants")
+    net = Stage1Net(_Seen(), Layout(3, 0), shape=(SIZE_PX, SIZE_PX), head_hidden=8, views="whole_and_quadrants")
     net.features(images(2))
     seen = net.backbone.last_hidden_state.unflatten(0, (2, 5))  # type: ignore[operator]
     pixels = (images(2).float() - net.mean) / net.std

@@ -40,14 +40,14 @@ WriteOnnx = Callable[..., Path]
 
 def dino(seed: int = 0) -> Stage1Net:
     backbone = RandomBackbone(hidden=32, layers=2, heads=2, patch_px=8)
-    return build(ModelSettings(backbone=backbone, last_layers=None), size_px=SIZE_PX, seed=seed)
+    return build(ModelSettings(backbone=backbone, last_layers=None), shape=(SIZE_PX, SIZE_PX), seed=seed)
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The export of `dino()`."""
     path = tmp_path_factory.mktemp("reference") / "model.onnx"
-    export_onnx(dino(), path, SIZE_PX)
+    export_onnx(dino(), path, (SIZE_PX, SIZE_PX))
     return path
 
 
@@ -55,7 +55,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def in_bf16(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Stage1Net]:
     """The export of the twin of `dino()`, and the network that it was made of."""
     path, net = twin(tmp_path_factory.mktemp("twin") / "model.onnx", "bf16"), dino()
-    export_bf16(net, path, SIZE_PX)
+    export_bf16(net, path, (SIZE_PX, SIZE_PX))
     return path, net
 
 
@@ -93,8 +93,17 @@ class TestBuild:
         made = build_plan(source, flavour=flavour)
         made.write(tmp_path)
         assert made.description.precision == precision
-        assert (made.description.size_px, made.description.profile) == (SIZE_PX, BatchProfile())
+        assert (made.description.shape, made.description.profile) == ((SIZE_PX, SIZE_PX), BatchProfile())
         assert read_plan(model, FP32 if precision == "fp32" else BF16) == (made.description, made.content)
+
+    def test_of_a_rectangle_and_the_file_of_a_square_is_as_it_was(
+        self, tmp_path: Path, write_onnx: WriteOnnx, flavour: Flavour, tiny_engine: Path
+    ) -> None:
+        wide = build_plan(write_onnx(tmp_path / "wide.onnx", size_px=48, width_px=80), flavour=flavour).description
+        square = build_plan(tiny_engine, flavour=flavour).description
+        assert (wide.shape, square.shape) == ((48, 80), (32, 32))
+        assert "width_px" not in json.loads(square.to_json())
+        assert type(wide).model_validate_json(wide.to_json()) == wide
 
     def test_products_of_fp32_keep_their_mantissa(self, tiny_engine: Path, flavour: Flavour) -> None:
         seen: list[bool] = []
@@ -129,7 +138,7 @@ class TestBuild:
     ) -> None:
         monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 1000)
         path = tmp_path / "model.bf16.onnx"
-        export_bf16(dino(), path, SIZE_PX)
+        export_bf16(dino(), path, (SIZE_PX, SIZE_PX))
         assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bf16.onnx", "model.bf16.onnx.data"]
         small = path.stat().st_size
         assert len(build_plan(path, flavour=flavour).content) > small
@@ -162,6 +171,7 @@ class TestBuild:
             {"dtype": onnx.TensorProto.FLOAT},
             {"channels": 1},
             {"size_px": "S"},
+            {"width_px": "W"},
             {"batch": 4},
         ],
     )
@@ -244,10 +254,10 @@ class TestBuild:
         }
         (tmp_path / "backbone" / "config.json").write_text(json.dumps(config))
         backbone = PretrainedBackbone(name=str(tmp_path / "backbone"))
-        net = build(ModelSettings(backbone=backbone), size_px=224, seed=0)
+        net = build(ModelSettings(backbone=backbone), shape=(224, 224), seed=0)
         assert sum(parameter.numel() for parameter in net.backbone.parameters()) > 800e6
         path = tmp_path / "model.bf16.onnx"
-        export_bf16(net, path, 224)
+        export_bf16(net, path, (224, 224))
         del net
         gc.collect()
         made = build_plan(path, flavour=flavour)
@@ -257,7 +267,7 @@ class TestBuild:
 
 class TestGraphHash:
     def test_is_the_same_for_other_weights(self, tmp_path: Path, reference: Path) -> None:
-        export_onnx(dino(seed=1), tmp_path / "1.onnx", SIZE_PX)
+        export_onnx(dino(seed=1), tmp_path / "1.onnx", (SIZE_PX, SIZE_PX))
         assert graph_sha256(tmp_path / "1.onnx") == graph_sha256(reference)
 
     def test_is_another_for_another_graph(self, tmp_path: Path, write_onnx: WriteOnnx) -> None:

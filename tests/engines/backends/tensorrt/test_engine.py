@@ -152,7 +152,7 @@ def test_a_batch_it_was_not_built_for_is_an_engine_error(bench: Bench, batch: ND
 def test_tells_what_it_is(bench: Bench) -> None:
     described = bench.engine.describe()
     assert str(described).startswith("tensorrt_rtx 1.7")
-    assert (described.size_px, described.details["gpu"], described.details["validity"]) == (32, "Some GPU", "VALID")
+    assert (described.shape, described.details["gpu"], described.details["validity"]) == ((32, 32), "Some GPU", "VALID")
 
 
 class TestRefit:

@@ -31,7 +31,7 @@ BACKBONE = RandomBackbone(hidden=32, layers=3, heads=2, patch_px=8, initializer_
 
 def net(seed: int = 0, **changes: Any) -> Stage1Net:
     model = ModelSettings(backbone=BACKBONE.model_copy(update=changes))
-    return build(model, size_px=SIZE_PX, seed=seed)
+    return build(model, shape=(SIZE_PX, SIZE_PX), seed=seed)
 
 
 def streets(count: int = 48) -> np.ndarray:
@@ -268,7 +268,7 @@ def test_a_view_is_the_same_at_any_precision() -> None:
     pictures = torch.from_numpy(streets(4))
 
     def view() -> Tensor:
-        return random_view(pictures, SIZE_PX, (0.3, 1.0), torch.Generator().manual_seed(0))
+        return random_view(pictures, (SIZE_PX, SIZE_PX), (0.3, 1.0), torch.Generator().manual_seed(0))
 
     exact = view()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -310,6 +310,6 @@ def test_what_cannot_be_adapted_says_why(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="at least two images"):
         adapt_domain(net(), streets(1), settings(), seed=0, progress=silent)
     MobileNetV2Config(depth_multiplier=0.35, image_size=SIZE_PX).save_pretrained(tmp_path)
-    other = build(ModelSettings(backbone=PretrainedBackbone(name=str(tmp_path))), size_px=SIZE_PX, seed=0)
+    other = build(ModelSettings(backbone=PretrainedBackbone(name=str(tmp_path))), shape=(SIZE_PX, SIZE_PX), seed=0)
     with pytest.raises(TrainingError, match=r"MobileNetV2Model cannot be adapted.*adapt_domain\.enabled to false"):
         adapt(other)

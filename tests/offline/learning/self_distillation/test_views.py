@@ -43,7 +43,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_whole_image_in_its_own_size_is_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
     plain(monkeypatch)
     monkeypatch.setattr(ssl_views, "ASPECT", 1.0)
-    view = random_view(images(), 24, (1.0, 1.0), generator())
+    view = random_view(images(), (24, 24), (1.0, 1.0), generator())
     same = [bool(torch.allclose(view[n], images()[n].float(), atol=1e-3)) for n in range(4)]
     mirrored = [bool(torch.allclose(view[n], images()[n].float().flip(-1), atol=1e-3)) for n in range(4)]
     assert all(a != b for a, b in zip(same, mirrored, strict=True))
@@ -51,12 +51,12 @@ def test_the_whole_image_in_its_own_size_is_the_image(monkeypatch: pytest.Monkey
 
 def test_every_image_has_a_crop_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     plain(monkeypatch)
-    view = random_view(images(1).repeat(4, 1, 1, 1), 16, (0.2, 0.6), generator())
+    view = random_view(images(1).repeat(4, 1, 1, 1), (16, 16), (0.2, 0.6), generator())
     assert all(not torch.allclose(view[0], view[n], atol=1.0) for n in range(1, 4))
 
 
 def test_colours_change_and_stay_in_range() -> None:
-    view = random_view(images(64), 24, (0.5, 1.0), generator(), solarise=True)
+    view = random_view(images(64), (24, 24), (0.5, 1.0), generator(), solarise=True)
     assert float(view.min()) >= 0
     assert float(view.max()) <= 255
     spread = (view.amax(1) - view.amin(1)).flatten(1).amax(1)
@@ -64,8 +64,8 @@ def test_colours_change_and_stay_in_range() -> None:
 
 
 def test_the_same_generator_draws_the_same_view() -> None:
-    assert torch.equal(*(random_view(images(), 16, (0.3, 1.0), generator(7)) for _ in range(2)))
-    assert not torch.equal(*(random_view(images(), 16, (0.3, 1.0), generator(n)) for n in range(2)))
+    assert torch.equal(*(random_view(images(), (16, 16), (0.3, 1.0), generator(7)) for _ in range(2)))
+    assert not torch.equal(*(random_view(images(), (16, 16), (0.3, 1.0), generator(n)) for n in range(2)))
 
 
 @pytest.mark.parametrize("wanted", [1, 5, 20, 60])

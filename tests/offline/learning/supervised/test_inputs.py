@@ -48,7 +48,7 @@ def backbones(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 def network(backbone: Path, **changes: Any) -> Stage1Net:
     common = {"backbone": PretrainedBackbone(name=str(backbone)), "adapter": "dora", "rank": 4, "last_layers": 1}
     model = ModelSettings.model_validate(common | changes)
-    net = build(model, size_px=SIZE_PX, seed=0)
+    net = build(model, shape=(SIZE_PX, SIZE_PX), seed=0)
     add_adapters(net, model)
     return net
 
@@ -169,7 +169,7 @@ def test_nothing_is_read_that_anything_else_decided(
     other = network(backbones[1] if change == "weights" else backbones[0], last_layers=2 if change == "cut" else 1)
     if change == "views":
         other.views = "whole_and_quadrants"
-        other.view_px = SIZE_PX // 2
+        other.view_shape = (SIZE_PX // 2, SIZE_PX // 2)
     elif change == "config":
         config: Any = plain(other.backbone).config
         config.rope_theta = 50.0

@@ -44,7 +44,7 @@ def silent(_done: int, _total: int, _note: str) -> None:
 
 def net(adapter: str | None = None, seed: int = 0) -> Stage1Net:
     settings = MODEL.model_copy(update={"adapter": adapter or "dora"})
-    made = build(settings, size_px=SIZE_PX, seed=seed)
+    made = build(settings, shape=(SIZE_PX, SIZE_PX), seed=seed)
     if adapter is not None:
         add_adapters(made, settings)
     return made
@@ -71,12 +71,12 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], t
     @functools.cache
     def of(adapter: str, views: str) -> tuple[Stage1Net, Path]:
         settings = MODEL.model_copy(update={"adapter": adapter, "views": views})
-        made = build(settings, size_px=SIZE_PX, seed=0)
+        made = build(settings, shape=(SIZE_PX, SIZE_PX), seed=0)
         add_adapters(made, settings)
         disturb(made)
         merge_adapters(made)
         path = tmp_path_factory.mktemp(adapter) / "model.onnx"
-        export_onnx(made, path, SIZE_PX)
+        export_onnx(made, path, (SIZE_PX, SIZE_PX))
         return made, path
 
     return of
@@ -194,7 +194,7 @@ def test_weights_that_lie_beside_a_large_graph_are_part_of_the_engines_hash(
     monkeypatch.setattr("torch.onnx._internal.exporter._onnx_program._LARGE_MODEL_THRESHOLD", 1000)
     made = net()
     path = tmp_path / ENGINE
-    export_onnx(made, path, SIZE_PX)
+    export_onnx(made, path, (SIZE_PX, SIZE_PX))
     assert sorted(file.name for file in tmp_path.iterdir()) == [ENGINE, WEIGHTS]
     assert check_export(made, path, images(17)) < 1e-4
     before, graph = engine_sha256(path), sha256_file(path)

@@ -58,7 +58,7 @@ def settings(directory: Path, adapter: str, **changes: Any) -> ModelSettings:
 
 
 def adapted(model: ModelSettings, seed: int = 0) -> Stage1Net:
-    net = build(model, size_px=SIZE_PX, seed=seed)
+    net = build(model, shape=(SIZE_PX, SIZE_PX), seed=seed)
     add_adapters(net, model)
     return net.eval()
 
@@ -66,7 +66,7 @@ def adapted(model: ModelSettings, seed: int = 0) -> Stage1Net:
 def origin(model: ModelSettings, *rows: str, size_px: int = SIZE_PX, chose: Sequence[str] = ()) -> AdapterOrigin:
     """Of rows that are called after what is in them."""
     known = KnownRows((), {row: content(row) for row in (*rows, *chose)})
-    return AdapterOrigin(model, size_px, known.note(rows), known.note(chose))
+    return AdapterOrigin(model, (size_px, size_px), trained=known.note(rows), chose=known.note(chose))
 
 
 def content(text: str) -> str:
@@ -110,7 +110,7 @@ def trained_modules(net: Stage1Net) -> set[str]:
 @pytest.mark.parametrize("kind", ["doran", "dora", "lora", "parallel", "none"])
 def test_an_adapter_starts_as_the_backbone(pretrained: Path, kind: str) -> None:
     model = settings(pretrained, kind)
-    plain = build(model, size_px=SIZE_PX, seed=0).eval()
+    plain = build(model, shape=(SIZE_PX, SIZE_PX), seed=0).eval()
     assert torch.allclose(adapted(model).features(images()), plain.features(images()), atol=1e-5)
 
 
@@ -126,7 +126,7 @@ def test_what_is_left_after_merging_says_what_the_adapter_said(pretrained: Path,
     assert kind == "none" or not torch.allclose(net.features(images()), start, atol=1e-2)
     assert not [name for name, _ in net.named_parameters() if "lora" in name]
     save_weights(net, tmp_path / "model.safetensors")
-    again = build(model, size_px=SIZE_PX, seed=9)
+    again = build(model, shape=(SIZE_PX, SIZE_PX), seed=9)
     add_side_modules(again, model)
     load_weights(again, tmp_path / "model.safetensors")
     assert torch.equal(again.eval().features(images()), net.features(images()))
@@ -136,7 +136,7 @@ def test_what_is_left_after_merging_says_what_the_adapter_said(pretrained: Path,
 def test_what_stays_beside_the_weights_is_exported_with_them(pretrained: Path, kind: str, tmp_path: Path) -> None:
     net = adapted(settings(pretrained, kind, heads={"severity": NamedHead(column="severity", classes=("no", "yes"))}))
     disturb(net)
-    export_onnx(net, tmp_path / "model.onnx", SIZE_PX)
+    export_onnx(net, tmp_path / "model.onnx", (SIZE_PX, SIZE_PX))
     assert check_export(net, tmp_path / "model.onnx", images(17).numpy()) < 1e-4
 
 
@@ -341,7 +341,7 @@ def test_an_adapter_of_version_1_whose_rows_may_have_other_names_is_refused(pret
 def test_an_adapter_of_other_weights_or_another_size_is_refused(pretrained: Path, tmp_path: Path) -> None:
     model = settings(pretrained, "doran")
     save_adapter(adapted(model), origin(model), tmp_path)
-    with pytest.raises(TrainingError, match=r"preprocess\.size_px 32, not 64"):
+    with pytest.raises(TrainingError, match=r"an input of 32 x 32 px, not 64 x 64 px \(preprocess\.size_px"):
         load_adapter(adapted(model), origin(model, size_px=64), tmp_path, NOBODY)
     other = adapted(model)
     frozen = next(p for p in other.backbone.parameters() if not p.requires_grad)
@@ -383,17 +383,17 @@ def test_a_damaged_adapter_is_refused(pretrained: Path, damage: str, tmp_path: P
 def test_a_gated_backbone_says_what_to_accept_and_how_to_log_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match=r"accept the licence.*hf auth login.*model\.backbone\.name"):
-        build(ModelSettings(), size_px=SIZE_PX, seed=0)
+        build(ModelSettings(), shape=(SIZE_PX, SIZE_PX), seed=0)
 
 
 def test_a_backbone_that_is_nowhere_says_what_to_give(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ModelError, match="Give a model of the Hugging Face hub or a local directory"):
-        build(settings(tmp_path / "nowhere", "lora"), size_px=SIZE_PX, seed=0)
+        build(settings(tmp_path / "nowhere", "lora"), shape=(SIZE_PX, SIZE_PX), seed=0)
 
 
 def test_a_size_that_a_backbone_does_not_take_is_said_at_once(tmp_path: Path) -> None:
     config = ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=SIZE_PX, patch_size=8)
     ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=r"64 x 64 px images.*preprocess\.size_px"):
-        build(settings(tmp_path, "lora"), size_px=64, seed=0)
+        build(settings(tmp_path, "lora"), shape=(64, 64), seed=0)
