@@ -7,14 +7,14 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from stage1.decisions import Labels
-from stage1.outputs import Floats, Stage1Outputs
+from stage1.outputs import Floats, GateScore, Stage1Outputs
 
 Mask = NDArray[np.bool_]
 ONE = np.int8(1)
@@ -22,7 +22,7 @@ ONE = np.int8(1)
 
 def apply_exit_rule(
     score: Floats,
-    select_score: Floats,
+    confidence: Floats,
     *,
     tau: float,
     t0: float,
@@ -34,8 +34,8 @@ def apply_exit_rule(
 
     Args:
         score: roadwork scores, `(N,)`.
-        select_score: selection scores, `(N,)`.
-        tau: an image may exit only if its selection score is at least tau.
+        confidence: what the gate asks, `(N,)`; see `Stage1Outputs.confidence`.
+        tau: an image may exit only if that is at least tau.
         t0: exit with label 0 strictly below t0.
         t1: exit with label 1 at or above t1; at least t0.
         zero: images that may exit with 0 as far as other heads go, `(N,)`; None for all.
@@ -48,7 +48,7 @@ def apply_exit_rule(
     if zero is not None and one is not None:
         as_zero &= zero
         as_one &= one
-    exits = (as_zero | as_one) & (select_score >= tau)
+    exits = (as_zero | as_one) & (confidence >= tau)
     # All bits of a deferred row's label are set; t0 <= t1, so a row that exits has one reason only.
     labels: Labels = as_one.view(np.int8) | (exits.view(np.int8) - ONE)
     return labels
@@ -60,7 +60,7 @@ class Eligible:
 
     Attributes:
         score: roadwork scores, `(N,)`.
-        gate: the selection score passes the gate, `(N,)`.
+        gate: the row passes the gate, `(N,)`.
         zero: exits with 0 if its score is below t0, `(N,)`.
         one: exits with 1 unless it exits with 0, `(N,)`.
     """
@@ -93,11 +93,16 @@ class HeadAgreement(BaseModel):
 class ExitRule(BaseModel):
     """Thresholds of the exit rule, in logits.
 
+    With two classes the margin is the absolute roadwork score, so a gate on it cuts the same line as t0 and t1 and adds
+    nothing to them: a rule that is calibrated on the margin has tau 0, which everything passes.
+
     Attributes:
-        tau: gate on the selection score.
+        tau: lowest gate score with which an image may exit.
         t0: exit with label 0 strictly below.
         t1: exit with label 1 at or above.
         agreement: heads that must say the label an image exits with.
+        gate_score: what the gate asks. A file that does not name it is one of the selection score, and a rule of the
+            selection score is written without it, so that seals of such files hold.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -106,12 +111,17 @@ class ExitRule(BaseModel):
     t0: float
     t1: float
     agreement: tuple[HeadAgreement, ...] = ()
+    gate_score: GateScore = "select_score"
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.t0 > self.t1:
             raise ValueError(f"t0 = {self.t0} is above t1 = {self.t1}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _named_if_new(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_old_gate(handler(self))
 
     def exit_labels(self, outputs: Stage1Outputs) -> Labels:
         """Label each image exits with, -1 where it is deferred: int8 `(N,)`.
@@ -121,12 +131,18 @@ class ExitRule(BaseModel):
         """
         zero, one = consent(outputs, self.agreement)
         return apply_exit_rule(
-            outputs.roadwork_score, outputs.select_score, tau=self.tau, t0=self.t0, t1=self.t1, zero=zero, one=one
+            outputs.roadwork_score,
+            outputs.confidence(self.gate_score),
+            tau=self.tau,
+            t0=self.t0,
+            t1=self.t1,
+            zero=zero,
+            one=one,
         )
 
     def gate(self, outputs: Stage1Outputs) -> Mask:
-        """Bool `(N,)`: the selection score passes the gate."""
-        passes: Mask = outputs.select_score >= self.tau
+        """Bool `(N,)`: the image passes the gate."""
+        passes: Mask = outputs.confidence(self.gate_score) >= self.tau
         return passes
 
     def settled(self, outputs: Stage1Outputs, tolerance: float) -> Mask:
@@ -143,20 +159,38 @@ class ExitRule(BaseModel):
         # The regions of the rule are boxes in these scores: what all corners agree on holds in between.
         corners = [
             apply_exit_rule(
-                outputs.roadwork_score + np.float32(2 * score),
-                outputs.select_score + np.float32(select),
+                score,
+                confidence,
                 tau=self.tau,
                 t0=self.t0,
                 t1=self.t1,
                 zero=~np.logical_or.reduce([pair[side] for pair in said]) if said else None,
                 one=np.logical_and.reduce([pair[side] for pair in said]) if said else None,
             )
-            for score in (-tolerance, tolerance)
-            for select in (-tolerance, tolerance)
+            for score, confidence in self._near(outputs, tolerance)
             for side in (0, 1)
         ]
         alike: Mask = np.all(np.asarray(corners) == corners[0], axis=0)
         return alike
+
+    def _near(self, outputs: Stage1Outputs, tolerance: float) -> list[tuple[Floats, Floats]]:
+        """Scores and what the gate asks, `(N,)` each, at the corners of what the tolerance allows."""
+        low, high = (outputs.roadwork_score + np.float32(moved) for moved in (-2 * tolerance, 2 * tolerance))
+        if self.gate_score == "select_score":
+            selects = [outputs.select_score + np.float32(moved) for moved in (-tolerance, tolerance)]
+            return [(score, select) for score in (low, high) for select in selects]
+        # The margin moves with the score, and its gate closes between -tau and tau: both sides of either are asked.
+        tau = np.float32(self.tau)
+        inside = np.nextafter(tau, np.float32(0))
+        edges = np.array([-tau, -inside, inside, tau], np.float32)
+        scores = [low, high, *np.clip(edges[:, None], low, high)]
+        margins: list[Floats] = [np.abs(score) for score in scores]
+        return list(zip(scores, margins, strict=True))
+
+
+def without_old_gate(fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields of a rule or a certificate as they are in files of a time when every gate asked the selection score."""
+    return {name: value for name, value in fields.items() if (name, value) != ("gate_score", "select_score")}
 
 
 def consent(outputs: Stage1Outputs, agreement: tuple[HeadAgreement, ...]) -> tuple[Mask | None, Mask | None]:
@@ -169,9 +203,16 @@ def consent(outputs: Stage1Outputs, agreement: tuple[HeadAgreement, ...]) -> tup
     return zero, one
 
 
-def eligible(outputs: Stage1Outputs, *, tau: float, t1: float, agreement: tuple[HeadAgreement, ...] = ()) -> Eligible:
+def eligible(
+    outputs: Stage1Outputs,
+    *,
+    tau: float,
+    t1: float,
+    agreement: tuple[HeadAgreement, ...] = (),
+    gate_score: GateScore = "select_score",
+) -> Eligible:
     """What the rule with these parameters leaves open."""
-    score, gate = outputs.roadwork_score, outputs.select_score >= tau
+    score, gate = outputs.roadwork_score, outputs.confidence(gate_score) >= tau
     zero, one = consent(outputs, agreement)
     as_one = gate & (score >= t1)
     return Eligible(score, gate, gate if zero is None else gate & zero, as_one if one is None else as_one & one)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from stage1.errors import OutputsError
 
 Floats = NDArray[np.float32]
+GateScore = Literal["margin", "select_score"]
+"""What tells how far an image is to be trusted: the margin of the softmax, or the selection head."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,18 @@ class Stage1Outputs:
         """Log-odds of roadwork before calibration, float32 `(N,)`: logit 1 minus logit 0."""
         score: Floats = self.logits[:, 1] - self.logits[:, 0]
         return score
+
+    def confidence(self, gate_score: GateScore) -> Floats:
+        """How far each image is to be trusted, float32 `(N,)`; larger is safer.
+
+        Args:
+            gate_score: `margin` is the distance of the two logits, of which the margin of the softmax is a rising
+                function; `select_score` is what the selection head says.
+        """
+        if gate_score == "select_score":
+            return self.select_score
+        margin: Floats = np.abs(self.roadwork_score)
+        return margin
 
     def head_score(self, name: str) -> Floats:
         """Log-odds of a named head that there is any roadwork, float32 `(N,)`: all classes but the first against it.

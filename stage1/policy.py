@@ -34,7 +34,7 @@ class ScrcPolicy:
 
     def decide(self, outputs: Stage1Outputs) -> Decisions:
         """See `Policy.decide`."""
-        ambiguous = outputs.select_score < self.params.ambiguous_below
+        ambiguous = outputs.confidence(self.params.gate_score) < self.params.ambiguous_below
         return Decisions.from_exit_labels(exit_labels(self.params.rule, outputs), ambiguous)
 
     def settled(self, outputs: Stage1Outputs, tolerance: float) -> NDArray[np.bool_]:
@@ -43,7 +43,7 @@ class ScrcPolicy:
         return np.ones(len(outputs), bool) if rule is None else rule.settled(outputs, tolerance)
 
     def gate(self, outputs: Stage1Outputs) -> NDArray[np.bool_]:
-        """Bool `(N,)`: the selection score passes the gate."""
+        """Bool `(N,)`: the image passes the gate."""
         rule = self.params.rule
         return np.zeros(len(outputs), bool) if rule is None else rule.gate(outputs)
 

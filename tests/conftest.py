@@ -253,7 +253,7 @@ def _certified(engine_sha256: str, preprocess_sha256: str, settings: str, *, fea
     context = CalibrationContext(
         engine_sha256, preprocess_sha256, code_version="test", stream=asked.pop("stream", "mixture")
     )
-    common: dict[str, Any] = {"alpha": 0.05, "grid_size": 40, "gate_size": 5}
+    common: dict[str, Any] = {"alpha": 0.05, "grid_size": 40, "gate_size": 5, "gate": "select_score"}
     return calibrate(
         _binormal(rows, seed=1, prefix="select/", separation=separation),
         _binormal(rows, seed=2, prefix="calib/", separation=separation),

@@ -28,6 +28,7 @@ from stage1.decisions import Decisions, Level
 from stage1.metrics import risk_coverage
 from stage1.metrics.bootstrap import bootstrap, curve_band, interval, paired_difference, rate
 from stage1.metrics.classification import matthews_correlation, weighted_mcc
+from stage1.outputs import GateScore
 from stage1.probability.calibrator import MAIN_HEAD, Kind, ProbabilityCalibrator
 from stage1.probability.quality import CalibrationQuality, judge
 
@@ -67,7 +68,7 @@ class Estimate(BaseModel):
 
 
 class CurvePoint(BaseModel):
-    """A working point of the class scores alone, ranked by the selection score, with pointwise 95% bands.
+    """A working point of the class scores alone, ranked by what the gate asks, with pointwise 95% bands.
 
     Attributes:
         coverage: share of rows answered.
@@ -112,7 +113,9 @@ class Report(Artifact):
         alpha: target of the certificate.
         delta: one minus its confidence.
         unit: independent unit of the rates.
-        alone: of Stage-1 alone, everything answered or ranked by the selection score: accuracy, mcc, reward, augrc,
+        ranked_by: what the gate asks, by which rows are ranked: the margin of the calibrated probability, or what the
+            selection head says.
+        alone: of Stage-1 alone, everything answered or ranked: accuracy, mcc, reward, augrc,
             excess_augrc, aurc, excess_aurc, augrc_balanced, auroc_of_failures, risk_at_coverage_*, coverage_at_alpha.
         policies: the certified policy first, then the others.
         gained: exit coverage and miss rate on exits of the certified policy minus the softmax baseline, paired.
@@ -133,6 +136,7 @@ class Report(Artifact):
     alpha: float
     delta: float
     unit: str
+    ranked_by: GateScore = "select_score"
     alone: dict[str, Estimate]
     policies: tuple[PolicyReport, ...]
     gained: dict[str, Estimate]
@@ -179,6 +183,7 @@ def evaluate(
     probability = calibrator.probability(test.outputs)
     predictions = (probability > 0.5).astype(np.int8)
     losses = (predictions != test.labels).astype(np.float64)
+    confidence = confidence_of(test, probability, params.gate_score)
     units = test.units(params.unit, params.seed)
     entrants = contenders(params, rules, thresholds)
     decided = {entrant.name: entrant.policy.decide(test.outputs) for entrant in entrants}
@@ -190,12 +195,13 @@ def evaluate(
         alpha=params.alpha,
         delta=params.delta,
         unit=params.unit,
-        alone=_alone(test, probability, losses, params.alpha, settings),
+        ranked_by=params.gate_score,
+        alone=_alone(test, confidence, probability, losses, params.alpha, settings),
         policies=tuple(
             judge_policy(entrant, decided[entrant.name], test, units, params, settings.seed) for entrant in entrants
         ),
         gained=_gained(test, decided["scrc"], decided["threshold_baseline"], settings),
-        curve=_curve(test, predictions, losses, settings),
+        curve=_curve(test, confidence, predictions, losses, settings),
         calibration={
             fitted.kind: judge(fitted.probabilities(test.outputs.logits)[:, 1], test.labels) for fitted in head.fitted
         },
@@ -206,14 +212,28 @@ def evaluate(
     )
 
 
+def confidence_of(
+    rows: LabelledOutputs, probability: NDArray[np.float64], gate_score: GateScore
+) -> NDArray[np.floating]:
+    """How far the answer to each row is to be trusted, by what the gate asks, `(N,)`.
+
+    Args:
+        rows: the rows.
+        probability: of roadwork, as it is answered, `(N,)`; its distance from 1/2 is half the margin of the answer.
+        gate_score: what the gate asks.
+    """
+    return rows.outputs.select_score if gate_score == "select_score" else np.abs(probability - 0.5)
+
+
 def _alone(
     test: LabelledOutputs,
+    confidence: NDArray[np.floating],
     probability: NDArray[np.float64],
     losses: NDArray[np.float64],
     alpha: float,
     settings: EvaluationSettings,
 ) -> dict[str, Estimate]:
-    confidence, labels = test.outputs.select_score, test.labels
+    labels = test.labels
     predictions = (probability > 0.5).astype(np.int8)
     ranking = risk_coverage.Ranking.of(confidence, losses)
     curve = ranking.curve()
@@ -283,11 +303,11 @@ def _gained(
 
 def _curve(
     test: LabelledOutputs,
+    confidence: NDArray[np.floating],
     predictions: NDArray[np.int8],
     losses: NDArray[np.float64],
     settings: EvaluationSettings,
 ) -> tuple[CurvePoint, ...]:
-    confidence = test.outputs.select_score
     ranking = risk_coverage.Ranking.of(confidence, losses)
     whole = ranking.curve()
     missed = risk_coverage.miss_rate_curve(test.labels, predictions, confidence)

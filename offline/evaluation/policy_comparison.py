@@ -17,6 +17,7 @@ from stage1.certificate.params import ScrcParams
 from stage1.certificate.risks import Rate, Risk, Units, measure
 from stage1.certificate.statistics.percent import at_most, confidence
 from stage1.decisions import Decisions, Level
+from stage1.exit_rule import ExitRule
 from stage1.metrics.classification import accuracy
 from stage1.metrics.reward import subnet_reward
 from stage1.metrics.risk_coverage import average_set_size
@@ -65,7 +66,7 @@ class Contender:
     Attributes:
         name: which policy.
         policy: decides.
-        gate: lowest selection score that it lets exit, minus infinity without a gate.
+        rule: its exit rule; None where it has none, and then it has no gate.
         promise: what its method promises.
         certified: whether anything was certified.
         infeasible: why its method found no rule.
@@ -73,7 +74,7 @@ class Contender:
 
     name: PolicyName
     policy: Policy
-    gate: float
+    rule: ExitRule | None
     promise: str
     certified: bool = False
     infeasible: str = ""
@@ -91,16 +92,17 @@ def contenders(
     """
     certified = params.status == "CERTIFIED"
     promise = f"{params.risk} <= {at_most(params.alpha)} with {confidence(params.delta)} confidence"
-    everyone = -np.inf
-    gate = everyone if params.rule is None else params.rule.tau
-    found = [Contender("scrc", ScrcPolicy(params), gate, promise, certified, params.reason)]
-    for rule in () if rules is None else rules.rules:
-        gate = everyone if rule.rule is None else rule.rule.tau
-        found.append(Contender(rule.name, RulePolicy(rule.rule), gate, rule.promise, infeasible=rule.reason))
-    found.append(Contender("threshold_baseline", ThresholdPolicy(), everyone, "nothing"))
+    found = [
+        Contender("scrc", ScrcPolicy(params), params.rule, promise, certified, params.reason),
+        *(
+            Contender(rule.name, RulePolicy(rule.rule), rule.rule, rule.promise, infeasible=rule.reason)
+            for rule in (() if rules is None else rules.rules)
+        ),
+        Contender("threshold_baseline", ThresholdPolicy(), None, "nothing"),
+    ]
     if thresholds is not None:
         told = "nothing; the miss rate was observed on val_select"
-        found.append(Contender("threshold_swept", thresholds.policy, everyone, told))
+        found.append(Contender("threshold_swept", thresholds.policy, None, told))
     return found
 
 
@@ -123,7 +125,7 @@ def judge_policy(
         seed: of the orders in which challenges may arrive.
     """
     exits, labels = decisions.exits, test.labels
-    gate = test.outputs.select_score >= contender.gate
+    gate = np.ones(len(test), bool) if contender.rule is None else contender.rule.gate(test.outputs)
     risks = measure(labels, decisions, gate, units, delta=params.delta)
     return PolicyReport(
         policy=contender.name,

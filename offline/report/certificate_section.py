@@ -8,6 +8,7 @@ from html import escape
 
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.risks import Risk
+from stage1.certificate.statements import GATE_ADDS_NOTHING
 from stage1.certificate.statistics.binomial import power
 from stage1.certificate.statistics.percent import at_least, at_most
 
@@ -31,8 +32,14 @@ def certificate_section(params: ScrcParams) -> str:
     )
     return (
         '<div class="scroll"><table><thead><tr><th>proved on val_calib</th><th>bound</th><th>counts</th>'
-        f"<th>p-value</th><th>tested at</th></tr></thead><tbody>{proofs}</tbody></table></div>{_forecast(params)}"
+        f"<th>p-value</th><th>tested at</th></tr></thead><tbody>{proofs}</tbody></table></div>"
+        f"{_gate(params)}{_forecast(params)}"
     )
+
+
+def _gate(params: ScrcParams) -> str:
+    """What the gate asks, where it asks something that the thresholds know already."""
+    return f"<p>{GATE_ADDS_NOTHING}</p>" if params.gate_score == "margin" else ""
 
 
 def _claim(risk: Risk | None, subgroup: str) -> str:

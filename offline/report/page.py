@@ -18,6 +18,7 @@ from offline.report.training_section import comparison_section
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.risks import Risk
 from stage1.certificate.statistics.percent import at_most, confidence
+from stage1.outputs import GateScore
 from stage1.probability.quality import CalibrationQuality
 
 NAMES = {
@@ -88,6 +89,10 @@ ul.key i { display: inline-block; width: .8em; height: .8em; border-radius: 2px;
 .mistakes figure { margin: 0; } .mistakes img { width: 100%; border-radius: 4px; display: block; }
 .mistakes figcaption { overflow-wrap: anywhere; }
 """
+RANKED_BY: dict[GateScore, str] = {
+    "margin": "the margin of its calibrated probability",
+    "select_score": "its selection score",
+}
 
 
 def render(
@@ -137,7 +142,7 @@ the first policy can be certified; the others promise:
 {_gained(report)}
 <h2>Miss rate against exit coverage</h2>
 <figure>{_miss_chart(report, params)}<figcaption>Line: every image answered by its likelier class, the safest by
-selection score first. Numbers: the policies of the table. Dashed: the target.</figcaption></figure>
+{RANKED_BY[report.ranked_by]} first. Numbers: the policies of the table. Dashed: the target.</figcaption></figure>
 <h2>Risk against coverage</h2>
 <figure>{_risk_chart(report.curve, generalized=False)}<figcaption>Selective risk: error rate among the answered images.
 Band: 95% group bootstrap, pointwise.</figcaption></figure>

@@ -20,7 +20,7 @@ from stage1.artifacts import Artifact
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.search.candidates import Candidates
 from stage1.exit_rule import ExitRule, Mask
-from stage1.outputs import Floats
+from stage1.outputs import Floats, GateScore
 
 RuleName = Literal["scrc_i", "scrc_t", "scrc_t_label", "crc"]
 ON_AVERAGE = "not for a given calibration draw, if images are independent"
@@ -77,16 +77,18 @@ def reference_rules(
     Args:
         val_select: rows that give SCRC-I its grid of gates.
         data: rows of val_calib; every row counts as independent.
-        candidates: gate and t1 from val_select, for the rules that choose t0 alone.
+        candidates: gate and t1 from val_select, for the rules that choose t0 alone, and what all gates ask.
         alpha: risk.
         delta: one minus the confidence of SCRC-I.
         coverage: coverage of the gate of SCRC-T and SCRC-I.
     """
+    asks, chain = candidates.gate_score, candidates.chains[0]
+    known = val_select.outputs.confidence(asks)
     rules = (
-        scrc_i(data, val_select.outputs.select_score, alpha=alpha, delta=delta, coverage=coverage),
-        scrc_t(data, alpha=alpha, coverage=coverage),
-        scrc_t_label(data, alpha=alpha, coverage=coverage, t1=candidates.chains[0].t1),
-        crc(data, alpha=alpha, tau=candidates.chains[0].tau, t1=candidates.chains[0].t1),
+        scrc_i(data, known, alpha=alpha, delta=delta, coverage=coverage, gate_score=asks),
+        scrc_t(data, alpha=alpha, coverage=coverage, gate_score=asks),
+        scrc_t_label(data, alpha=alpha, coverage=coverage, t1=chain.t1, gate_score=asks),
+        crc(data, alpha=alpha, tau=chain.tau, t1=chain.t1, gate_score=asks),
     )
     return ReferenceRules(alpha=alpha, delta=delta, coverage=coverage, rules=rules)
 
@@ -101,7 +103,7 @@ def conformal_budget(rows: int, alpha: float) -> int:
     return math.floor((rows + 1) * alpha + 1e-9) - 1
 
 
-def selected(select_score: Floats, coverage: float) -> tuple[float, Mask]:
+def selected(confidence: Floats, coverage: float) -> tuple[float, Mask]:
     """Gate of SCRC-T for a test image, and the calibration rows that any image behind it is compared with.
 
     A test image is selected if its score is at least the q-th lowest calibration score, q being the whole part of
@@ -109,51 +111,58 @@ def selected(select_score: Floats, coverage: float) -> tuple[float, Mask]:
     image (Eq. 11 and 13).
 
     Args:
-        select_score: of the calibration rows, `(N,)`.
+        confidence: gate score of the calibration rows, `(N,)`.
         coverage: share of images that are to be selected.
     """
-    q = math.floor((1 - coverage) * (len(select_score) + 1) + 1e-9)
-    ranked = np.sort(select_score)
+    q = math.floor((1 - coverage) * (len(confidence) + 1) + 1e-9)
+    ranked = np.sort(confidence)
     tau = LOWEST if q == 0 else float(ranked[q - 1])
     barrier = ranked[q] if q < len(ranked) else np.float32(np.inf)
-    return tau, select_score >= barrier
+    return tau, confidence >= barrier
 
 
-def scrc_t(data: LabelledOutputs, *, alpha: float, coverage: float) -> ReferenceRule:
+def scrc_t(
+    data: LabelledOutputs, *, alpha: float, coverage: float, gate_score: GateScore = "select_score"
+) -> ReferenceRule:
     """SCRC-T with the corrected budget: P(label not in the set | selected) is at most alpha, in expectation.
 
     The set holds every label whose probability is at least 1 - lambda; lambda < 1/2 would make some sets empty.
     """
     promise = f"E[label outside the set | selected] <= alpha, {ON_AVERAGE}"
-    tau, rows = selected(data.outputs.select_score, coverage)
+    tau, rows = selected(data.outputs.confidence(gate_score), coverage)
     allowed = conformal_budget(int(rows.sum()), alpha)
     if allowed < 0:
         return _infeasible("scrc_t", promise, int(rows.sum()), alpha, "selected rows")
     barrier = min(float(np.sort(_true_label_score(data)[rows])[allowed]), 0.0)
-    return ReferenceRule(name="scrc_t", rule=symmetric_rule(tau, barrier), promise=promise)
+    return ReferenceRule(name="scrc_t", rule=symmetric_rule(tau, barrier, gate_score), promise=promise)
 
 
-def scrc_t_label(data: LabelledOutputs, *, alpha: float, coverage: float, t1: float) -> ReferenceRule:
+def scrc_t_label(
+    data: LabelledOutputs, *, alpha: float, coverage: float, t1: float, gate_score: GateScore = "select_score"
+) -> ReferenceRule:
     """SCRC-T for the positives alone: D2', misses among roadwork behind the gate, at most alpha in expectation."""
     promise = f"E[missed | roadwork, selected] <= alpha, {ON_AVERAGE}"
-    tau, rows = selected(data.outputs.select_score, coverage)
+    tau, rows = selected(data.outputs.confidence(gate_score), coverage)
     scores = np.sort(data.outputs.roadwork_score[rows & data.positive])
     allowed = conformal_budget(len(scores), alpha)
     if allowed < 0:
         return _infeasible("scrc_t_label", promise, len(scores), alpha, "selected positives")
-    rule = ExitRule(tau=tau, t0=min(float(scores[allowed]), t1), t1=t1)
+    rule = ExitRule(tau=tau, t0=min(float(scores[allowed]), t1), t1=t1, gate_score=gate_score)
     return ReferenceRule(name="scrc_t_label", rule=rule, promise=promise)
 
 
-def crc(data: LabelledOutputs, *, alpha: float, tau: float, t1: float) -> ReferenceRule:
+def crc(
+    data: LabelledOutputs, *, alpha: float, tau: float, t1: float, gate_score: GateScore = "select_score"
+) -> ReferenceRule:
     """Algorithm A in its conformal form: D1 at most alpha in expectation."""
     promise = f"E[missed | roadwork] <= alpha, {ON_AVERAGE}"
-    gate = data.outputs.select_score[data.positive] >= tau
+    gate = data.outputs.confidence(gate_score)[data.positive] >= tau
     scores = np.sort(np.where(gate, data.outputs.roadwork_score[data.positive], np.float32(np.inf)))
     allowed = conformal_budget(len(scores), alpha)
     if allowed < 0:
         return _infeasible("crc", promise, len(scores), alpha, "positives")
-    return ReferenceRule(name="crc", rule=ExitRule(tau=tau, t0=min(float(scores[allowed]), t1), t1=t1), promise=promise)
+    rule = ExitRule(tau=tau, t0=min(float(scores[allowed]), t1), t1=t1, gate_score=gate_score)
+    return ReferenceRule(name="crc", rule=rule, promise=promise)
 
 
 def scrc_i(
@@ -165,20 +174,22 @@ def scrc_i(
     coverage: float,
     gates: int = 10,
     levels: int = 10,
+    gate_score: GateScore = "select_score",
 ) -> ReferenceRule:
     """SCRC-I as printed in v2 (Eqs. 17-22): P(label not in the set | selected) <= alpha with probability 1 - delta.
 
     Args:
         data: rows of val_calib.
-        known: selection scores of other rows, whose quantiles are the grid of lambda_1: Prop. 4 wants it fixed, `(M,)`.
+        known: gate scores of other rows, whose quantiles are the grid of lambda_1: Prop. 4 wants it fixed, `(M,)`.
         alpha: risk.
         delta: one minus the confidence.
         coverage: share of images that are to be selected.
         gates: size of the grid of lambda_1.
         levels: size of the grid of lambda_2, from 1/2 to 1.
+        gate_score: what the gate asks.
     """
     promise = "P(label outside the set | selected) <= alpha with confidence 1 - delta, if images are independent"
-    score, rows = data.outputs.select_score, len(data)
+    score, rows = data.outputs.confidence(gate_score), len(data)
     taus = np.append(np.float32(LOWEST), np.quantile(known, np.arange(1, gates) / gates).astype(np.float32))
     shares = np.array([np.mean(score >= tau) for tau in taus])
     tau, share = max(zip(taus[shares >= coverage], shares[shares >= coverage], strict=True), key=lambda pair: pair[0])
@@ -190,7 +201,7 @@ def scrc_i(
         barrier = math.log(needed / (1 - needed)) if needed > 0 else LOWEST
         lost = float(np.mean((score >= tau) & (true_score < np.float32(barrier))))
         if needed > 0 and lost + error <= alpha * certain:
-            return ReferenceRule(name="scrc_i", rule=symmetric_rule(float(tau), barrier), promise=promise)
+            return ReferenceRule(name="scrc_i", rule=symmetric_rule(float(tau), barrier, gate_score), promise=promise)
     enough = scrc_i_rows_needed(alpha, delta, coverage, gates * levels)
     reason = (
         f"with {rows} rows the correction alone is {error:.3f}, the bound must stay below alpha times coverage, "
@@ -213,9 +224,10 @@ def scrc_i_rows_needed(alpha: float, delta: float, coverage: float, pairs: int) 
     return math.ceil((scaled / (alpha * coverage)) ** 2)
 
 
-def symmetric_rule(tau: float, barrier: float) -> ExitRule:
+def symmetric_rule(tau: float, barrier: float, gate_score: GateScore = "select_score") -> ExitRule:
     """The set of labels with a log-odds of at least `barrier` <= 0, behind a gate."""
-    return ExitRule(tau=tau, t0=barrier, t1=float(np.nextafter(np.float32(-barrier), np.float32(np.inf))))
+    t1 = float(np.nextafter(np.float32(-barrier), np.float32(np.inf)))
+    return ExitRule(tau=tau, t0=barrier, t1=t1, gate_score=gate_score)
 
 
 def _true_label_score(data: LabelledOutputs) -> Floats:

@@ -163,9 +163,8 @@ def obstacle(
         if everything >= needed:
             return None
         return statements.too_few_for_coverage(everything, needed, settings, context.calib_share)
-    chains = settings.gates if settings.algorithm == "C" else 1
     names = subgroups_of(val_select, val_calib, settings)
-    claims = claims_of(val_calib, settings, budget.level, chains=chains, subgroups=names)
+    claims = claims_of(val_calib, settings, budget.level, chains=settings.chains, subgroups=names)
     return _too_few(val_calib, units, claims, settings, context.calib_share)
 
 
@@ -226,7 +225,8 @@ def _uncertified(
         stream=context.stream,
         stream_weights=dict(context.stream_weights),
         rule=None,
-        ambiguous_below=ambiguous_cut(val_select, found.rule, settings.ambiguous_share),
+        gate_score=settings.gate,
+        ambiguous_below=ambiguous_cut(val_select, found.rule, settings.ambiguous_share, settings.gate),
         chains=found.chains,
         chosen=found.chosen,
         evidence=found.evidence,

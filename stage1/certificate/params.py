@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationInfo,
+    model_serializer,
+    model_validator,
+)
 
 from stage1.artifacts import Artifact, sha256_json
 from stage1.certificate.budget import MOST_LOOKS, MOST_USES, Budget, Spending
@@ -14,13 +22,16 @@ from stage1.certificate.settings import MOST_SLACK, Algorithm, Mode, Multiplicit
 from stage1.certificate.statistics.binomial import p_value
 from stage1.certificate.stream import EraWeights, Stream, even_weights
 from stage1.errors import CertificateError
-from stage1.exit_rule import ExitRule
+from stage1.exit_rule import ExitRule, without_old_gate
+from stage1.outputs import GateScore
 from stage1.tolerance import TOLERANCE
 
 Sha256 = str
 # Up to it p-values are right to 1e-4 (measured); at ten times as many `bdtr` is off by hundredths.
 MOST_ROWS = 10**7
-SINCE_VERSION_2 = frozenset({"spending", "looks", "spent_before", "tolerance", "stream", "stream_weights"})
+SINCE_VERSION_2 = frozenset(
+    {"spending", "looks", "spent_before", "tolerance", "stream", "stream_weights", "gate_score"}
+)
 Status = Literal["CERTIFIED", "INFEASIBLE"]
 
 
@@ -48,7 +59,7 @@ class Chain(_Part):
     """One gate and the values of t0 that were tested behind it.
 
     Attributes:
-        tau: gate on the selection score.
+        tau: lowest gate score with which an image may exit.
         t1: exit-1 threshold.
         grid: candidate values of t0 in the order of testing; empty where t0 is an order statistic.
         tested: how many of them were tested.
@@ -149,7 +160,8 @@ class ScrcParams(Artifact):
         stream: what the calibration rows went through; a file of version 2 is one of originals.
         stream_weights: how often each era was drawn in a mixture, up to a factor.
         rule: the thresholds, None if infeasible.
-        ambiguous_below: deferred images with a lower selection score are AMBIGUOUS.
+        gate_score: what tells how far an image is to be trusted; see `ExitRule`.
+        ambiguous_below: deferred images with a lower gate score are AMBIGUOUS.
         chosen: the chain that the rule comes from.
         evidence: every claim that was tested at the rule, or at the most cautious rule if infeasible.
         rows: rows of val_calib.
@@ -190,6 +202,7 @@ class ScrcParams(Artifact):
     stream: Stream = "originals"
     stream_weights: EraWeights = Field(default_factory=even_weights)
     rule: ExitRule | None
+    gate_score: GateScore = "select_score"
     ambiguous_below: float
     chosen: int = Field(default=0, ge=0, le=MOST_ROWS)
     evidence: tuple[Evidence, ...] = ()
@@ -251,6 +264,10 @@ class ScrcParams(Artifact):
             raise ValueError("the seal is broken: the file was edited after it was computed; calibrate again")
         return self
 
+    @model_serializer(mode="wrap")
+    def _named_if_new(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return without_old_gate(handler(self))
+
     @property
     def budget(self) -> Budget:
         """What this certification might spend."""
@@ -261,6 +278,8 @@ class ScrcParams(Artifact):
         if self.chosen >= len(self.chains):
             raise ValueError(f"the rule comes from chain {self.chosen} of {len(self.chains)}")
         chain = self.chains[self.chosen]
+        if rule.gate_score != self.gate_score:
+            raise ValueError(f"the gate of the rule asks {rule.gate_score}, the certificate is of {self.gate_score}")
         if (rule.tau, rule.t1) != (chain.tau, chain.t1):
             raise ValueError("tau and t1 are not those that were tested")
         walked = self.mode != "coverage" and self.algorithm != "A" and self.multiplicity == "chains"

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from stage1.certificate.budget import MOST_LOOKS, Spending
 from stage1.certificate.risks import Risk, Unit
 from stage1.certificate.stream import EraWeights, Stream, even_weights
+from stage1.outputs import GateScore
 from stage1.settings import Section
 
 Mode = Literal["risk", "coverage", "balanced"]
@@ -43,15 +44,18 @@ class CalibrationSettings(Section):
         subgroups: column of the metadata that names the subgroups in mode `balanced`.
         subgroup_slack: highest risk of a subgroup, as a multiple of alpha.
         also: further risks of algorithm C and their levels, certified together with `risk`.
-        gates: number of gates of algorithm C.
+        gates: number of gates of algorithm C; with the margin there is one.
         multiplicity: how algorithm C pays for them: `chains` walks each at delta / gates, `holm` tests every pair of
             gate and t0.
+        gate: what tells how far an image is to be trusted, in the gate tau, in the level AMBIGUOUS and in what reports
+            rank by: the softmax `margin`, to which tau adds nothing with two classes, so one gate is tried, which
+            everything passes; or what the selection head says, `select_score`.
         agreement: named heads that must say the label an image exits with.
         false_alarm_rate: share of gate-passing negatives of val_select that may exit as 1; sets t1, which is never
             below the cut with the highest balanced accuracy.
         safety: tau is chosen where the smoothed risk on val_select is at most `safety * alpha`.
         grid_size: number of candidate values of t0.
-        gate_size: number of candidate values of tau.
+        gate_size: number of candidate values of tau; with the margin there is one.
         ambiguous_share: share of the deferred images of val_select that are AMBIGUOUS.
     """
 
@@ -73,12 +77,18 @@ class CalibrationSettings(Section):
     also: dict[Risk, float] = Field(default_factory=dict)
     gates: int = Field(default=3, ge=1, le=10)
     multiplicity: Multiplicity = "chains"
+    gate: GateScore = "margin"
     agreement: tuple[str, ...] = ()
     false_alarm_rate: float = Field(default=0.02, ge=0, lt=1)
     safety: float = Field(default=0.75, gt=0, le=1)
     grid_size: int = Field(default=1000, ge=2)
     gate_size: int = Field(default=25, ge=1)
     ambiguous_share: float = Field(default=0.10, ge=0, le=1)
+
+    @property
+    def chains(self) -> int:
+        """How many gates are walked at, at most."""
+        return self.gates if self.algorithm == "C" and self.gate == "select_score" else 1
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -13,6 +13,7 @@ from stage1.certificate.statistics.binomial import trials_needed
 from stage1.certificate.statistics.percent import at_least, at_most, confidence
 from stage1.certificate.stream import stream_in_words
 
+GATE_ADDS_NOTHING = "The gate asks the softmax margin; with two classes tau adds nothing to t0 and t1, and is 0."
 NOTHING_CERTIFIED = "Nothing could be certified: every image is deferred to Stage-2."
 CLASS_NAMES = ("images without roadwork", "roadwork images")
 
@@ -210,6 +211,7 @@ def statement(
         f"the roadwork exits; upper bounds, each by itself at {confidence(params.bound_delta)}: {bounds}), assuming "
         f"deployment {units} are exchangeable with calibration {units} and labels are correct. It is true of "
         f"{stream_in_words(params.stream, params.stream_weights)}. It does not hold under drift.{_reuse(params)}"
+        f"{f' {GATE_ADDS_NOTHING}' if params.gate_score == 'margin' else ''}"
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -60,3 +62,37 @@ class TestSettled:
                 moved(here.logits, rng), moved(here.select_score, rng), {"works": moved(here.heads["works"], rng)}
             )
             assert (rule.exit_labels(there) == rule.exit_labels(here))[settled].all()
+
+
+class TestMargin:
+    """A gate on the margin moves with the roadwork score."""
+
+    def test_passes_whatever_the_selection_head_says(self, outputs_of: Callable[..., Stage1Outputs]) -> None:
+        outputs = outputs_of(np.array([-3.0, 0.0, 3.0]), np.full(3, -9.0))
+        rule = ExitRule(tau=0.0, t0=-1.0, t1=1.0, gate_score="margin")
+        assert rule.gate(outputs).all()
+        assert rule.exit_labels(outputs).tolist() == [0, -1, 1]
+
+    @pytest.mark.parametrize(
+        ("tau", "t0", "t1"), [(0.0, -1.0, 1.0), (0.5, 0.9, 0.9), (0.05, 0.4, 2.0), (2.0, 0.0, 0.0)]
+    )
+    def test_settled_is_what_no_move_changes(
+        self, outputs_of: Callable[..., Stage1Outputs], tau: float, t0: float, t1: float
+    ) -> None:
+        rule, tolerance = ExitRule(tau=tau, t0=t0, t1=t1, gate_score="margin"), 0.1
+        score = np.linspace(-3, 3, 601).astype(np.float32)
+        moved = np.stack([rule.exit_labels(outputs_of(score + d)) for d in np.linspace(-0.2, 0.2, 401)])
+        alike = (moved == moved[0]).all(axis=0)
+        settled = rule.settled(outputs_of(score), tolerance)
+        assert not (settled & ~alike).any()
+        # What lies on the very edge of the tolerance may be told either way.
+        assert np.sum(settled != alike) <= 8
+
+    def test_a_rule_of_the_selection_score_is_written_as_it_was(self) -> None:
+        """Seals of certificates that were written before rules named their gate hold."""
+        rule = ExitRule(tau=0.5, t0=-1.0, t1=1.0)
+        assert set(rule.model_dump()) == {"tau", "t0", "t1", "agreement"}
+        assert ExitRule.model_validate_json(rule.model_dump_json()) == rule
+        margin = ExitRule(tau=0.0, t0=-1.0, t1=1.0, gate_score="margin")
+        assert margin.model_dump()["gate_score"] == "margin"
+        assert ExitRule.model_validate_json(margin.model_dump_json()) == margin

@@ -19,6 +19,7 @@ from stage1.certificate.settings import CalibrationSettings
 from stage1.certificate.statistics.binomial import losses_allowed, p_values, upper_bound
 from stage1.certificate.statistics.multiplicity import holm
 from stage1.exit_rule import ExitRule, HeadAgreement, Mask, eligible
+from stage1.outputs import GateScore
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,7 @@ def walk(
     chain: Chain,
     claims: Sequence[Claim],
     agreement: tuple[HeadAgreement, ...] = (),
+    gate_score: GateScore = "select_score",
 ) -> Walk:
     """Certify t0 on val_calib by fixed-sequence testing (Algorithm B).
 
@@ -91,6 +93,7 @@ def walk(
         chain: what val_select froze.
         claims: what must hold at a value of t0 for the walk to go on.
         agreement: heads that must agree.
+        gate_score: what the gate asks.
 
     Raises:
         ValueError: the grid is empty.
@@ -98,7 +101,7 @@ def walk(
     if not chain.grid:
         raise ValueError("the grid of t0 is empty")
     grid = np.asarray(chain.grid, np.float32)
-    rule = eligible(data.outputs, tau=chain.tau, t1=chain.t1, agreement=agreement)
+    rule = eligible(data.outputs, tau=chain.tau, t1=chain.t1, agreement=agreement, gate_score=gate_score)
     counts = tuple(sweep(onset(c.risk, data.labels, rule), units, grid, among=c.among) for c in claims)
     p = np.array([p_values(k.losses, k.trials, c.bound) for c, k in zip(claims, counts, strict=True)])
     levels = np.array([claim.level for claim in claims])
@@ -124,7 +127,9 @@ def certify_chains(
         claims: what must hold, at the level of one chain, or of all of them if the multiplicity is `holm`.
         settings: how several gates are paid for.
     """
-    walks = [walk(data, units, chain, claims, candidates.agreement) for chain in candidates.chains]
+    walks = [
+        walk(data, units, chain, claims, candidates.agreement, candidates.gate_score) for chain in candidates.chains
+    ]
     if settings.multiplicity == "holm":
         return _holm(data, candidates, walks, claims)
     chains = tuple(found.chain for found in walks)
@@ -152,7 +157,7 @@ def _holm(
         claims = [replace(claim, level=claim.level / len(p)) for claim in claims]
         evidence = _evidence(walks[places[best][0]], places[best][1], claims)
         return SearchOutcome(None, chains, places[best][0], evidence, statements.no_pair_proved(len(p), evidence))
-    exits = np.concatenate([_exits_along(data, chain, candidates.agreement) for chain in candidates.chains])
+    exits = np.concatenate([_exits_along(data, chain, candidates) for chain in candidates.chains])
     best = max(np.flatnonzero(granted).tolist(), key=exits.__getitem__)
     claims = [replace(claim, level=float(granted[best])) for claim in claims]
     chosen, at = places[best]
@@ -161,16 +166,16 @@ def _holm(
 
 def _rule(candidates: Candidates, chosen: int, at: int) -> ExitRule:
     chain = candidates.chains[chosen]
-    return ExitRule(tau=chain.tau, t0=chain.grid[at], t1=chain.t1, agreement=candidates.agreement)
+    return candidates.rule(chain, chain.grid[at])
 
 
 def _exits(data: LabelledOutputs, candidates: Candidates, chosen: int, at: int) -> int:
     return int(np.sum(_rule(candidates, chosen, at).exit_labels(data.outputs) >= 0))
 
 
-def _exits_along(data: LabelledOutputs, chain: Chain, agreement: tuple[HeadAgreement, ...]) -> NDArray[np.intp]:
+def _exits_along(data: LabelledOutputs, chain: Chain, candidates: Candidates) -> NDArray[np.intp]:
     """How many rows exit at each t0 of a chain."""
-    rule = eligible(data.outputs, tau=chain.tau, t1=chain.t1, agreement=agreement)
+    rule = candidates.eligible(data.outputs, chain)
     below = np.searchsorted(np.sort(rule.score[rule.zero]), np.asarray(chain.grid, np.float32), side="left")
     exits: NDArray[np.intp] = below + np.count_nonzero(rule.one)
     return exits
@@ -205,7 +210,7 @@ def certify_order_statistic(
         settings: what was asked for.
     """
     chain = candidates.chains[0]
-    rule = eligible(data.outputs, tau=chain.tau, t1=chain.t1, agreement=candidates.agreement)
+    rule = candidates.eligible(data.outputs, chain)
     rows = units.representatives(data.positive)
     scores = np.sort(np.where(rule.zero[rows], rule.score[rows], np.float32(np.inf)))
     allowed = losses_allowed(len(rows), claim.bound, claim.level)
@@ -240,7 +245,7 @@ def certify_coverage(
     proved: list[tuple[float, int, tuple[Evidence, ...]]] = []
     attempts: list[Evidence] = []
     for number, chain in enumerate(chains):
-        rule = eligible(data.outputs, tau=chain.tau, t1=chain.t1, agreement=candidates.agreement)
+        rule = candidates.eligible(data.outputs, chain)
         grid = np.asarray(chain.grid, np.float32)
         exits, misses = (
             (int(c.losses[0]), int(c.trials[0]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from stage1.certificate.settings import CalibrationSettings
 from stage1.certificate.statistics.binomial import p_values
 from stage1.decisions import DEFERRED
 from stage1.exit_rule import Eligible, ExitRule, HeadAgreement, Mask, consent, eligible
-from stage1.outputs import Floats, Stage1Outputs
+from stage1.outputs import Floats, GateScore, Stage1Outputs
 from stage1.tolerance import TOLERANCE
 
 LARGEST_GATED_SHARE = 0.6
@@ -28,6 +28,8 @@ COVERAGE_MARGINS = (1.5, 2.5, 3.5, 5.0)
 # Gaps that are passed over where scores lie too densely for the tolerance, and the least margin as a share of it.
 NARROW = 0.75
 LEAST_SHARE = 0.01
+# No margin is below it, so everything passes.
+EVERY_MARGIN = 0.0
 # Their trials are few where t0 is low, and then nothing can be certified: the walk must start where it has power.
 STARTS_LATE = frozenset({Risk.FALSE_OMISSION, Risk.ERROR_EXIT})
 
@@ -41,12 +43,22 @@ class Candidates:
         agreement: heads that must agree, with their cuts.
         expected_coverage: exit coverage on val_select at the t0 it would choose itself, 0 if none looks safe.
         chosen: the rule with that t0, None if none looks safe; nothing certifies it.
+        gate_score: what the gates ask.
     """
 
     chains: tuple[Chain, ...]
     agreement: tuple[HeadAgreement, ...] = ()
     expected_coverage: float = 0.0
     chosen: ExitRule | None = None
+    gate_score: GateScore = "select_score"
+
+    def eligible(self, outputs: Stage1Outputs, chain: Chain) -> Eligible:
+        """What a rule of this chain leaves open when t0 is not yet chosen."""
+        return eligible(outputs, tau=chain.tau, t1=chain.t1, agreement=self.agreement, gate_score=self.gate_score)
+
+    def rule(self, chain: Chain, t0: float) -> ExitRule:
+        """The rule of this chain with this t0."""
+        return ExitRule(tau=chain.tau, t0=t0, t1=chain.t1, agreement=self.agreement, gate_score=self.gate_score)
 
 
 @dataclass(frozen=True)
@@ -65,13 +77,10 @@ class _Option:
         safe = self.ratio <= safety
         return float(self.coverage[safe].max()) if safe.any() else -1.0
 
-    def rule(self, safety: float, agreement: tuple[HeadAgreement, ...]) -> ExitRule | None:
-        """The rule of that coverage, None if it never is."""
+    def chosen(self, safety: float) -> float | None:
+        """The t0 of that coverage, None if it never is."""
         safe = np.flatnonzero(self.ratio <= safety)
-        if not len(safe):
-            return None
-        t0 = float(self.grid[safe[np.argmax(self.coverage[safe])]])
-        return ExitRule(tau=self.tau, t0=t0, t1=self.t1, agreement=agreement)
+        return float(self.grid[safe[np.argmax(self.coverage[safe])]]) if len(safe) else None
 
     def chain(self) -> Chain:
         return Chain(tau=self.tau, t1=self.t1, grid=tuple(self.grid[self.start :].tolist()))
@@ -183,11 +192,11 @@ def select(data: LabelledOutputs, settings: CalibrationSettings, tolerance: floa
         return best >= 0, best if best >= 0 else -float(option.ratio.min())
 
     ranked = sorted(options, key=rank, reverse=True)
-    gates = settings.gates if settings.algorithm == "C" else 1
-    chains = tuple(option.chain() for option in ranked[:gates])
+    chains = tuple(option.chain() for option in ranked[: settings.chains])
     best = ranked[0]
-    chosen = best.rule(settings.safety, agreement)
-    return Candidates(chains, agreement, max(best.best(settings.safety), 0.0), chosen)
+    found = Candidates(chains, agreement, max(best.best(settings.safety), 0.0), gate_score=settings.gate)
+    t0 = best.chosen(settings.safety)
+    return found if t0 is None else replace(found, chosen=found.rule(best.chain(), t0))
 
 
 def select_for_coverage(
@@ -214,22 +223,26 @@ def select_for_coverage(
         chain = Chain(tau=option.tau, t1=option.t1, grid=(float(option.grid[at]),))
         if chain not in chains:
             chains.append(chain)
-    return Candidates(tuple(chains), agreement)
+    return Candidates(tuple(chains), agreement, gate_score=settings.gate)
 
 
 def _options(
     data: LabelledOutputs, agreement: tuple[HeadAgreement, ...], settings: CalibrationSettings, tolerance: float
 ) -> list[_Option]:
-    shares = np.linspace(0, LARGEST_GATED_SHARE, settings.gate_size)
-    passes = cuts(np.sort(data.outputs.select_score), tolerance)
-    wanted = np.quantile(data.outputs.select_score, shares).astype(np.float32)
-    # The smallest selection score passes the first gate, as everything does.
-    gates = sorted({float(passes[0]), *(_at_or_above(passes, value) for value in wanted[1:])})
+    gates = [EVERY_MARGIN] if settings.gate == "margin" else _gates(data.outputs.select_score, settings, tolerance)
     # What passes a gate keeps its order, so one sort serves all of them.
     order = np.argsort(data.outputs.roadwork_score)
     outputs, labels = data.outputs.rows(order), data.labels[order]
     units = data.units(settings.unit, settings.seed).reordered(order)
     return [_option(outputs, labels, units, tau, agreement, settings, tolerance) for tau in gates]
+
+
+def _gates(select_score: Floats, settings: CalibrationSettings, tolerance: float) -> list[float]:
+    shares = np.linspace(0, LARGEST_GATED_SHARE, settings.gate_size)
+    passes = cuts(np.sort(select_score), tolerance)
+    wanted = np.quantile(select_score, shares).astype(np.float32)
+    # The smallest selection score passes the first gate, as everything does.
+    return sorted({float(passes[0]), *(_at_or_above(passes, value) for value in wanted[1:])})
 
 
 def _option(
@@ -242,11 +255,11 @@ def _option(
     tolerance: float,
 ) -> _Option:
     """What a gate promises on rows whose roadwork scores ascend."""
-    passing = outputs.select_score >= tau
+    passing = outputs.confidence(settings.gate) >= tau
     scores = outputs.roadwork_score[passing if passing.any() else slice(None)]
     thresholds = cuts(scores, tolerance)
-    t1 = _exit_one(outputs, labels == 1, tau, agreement, settings.false_alarm_rate, thresholds)
-    rule = eligible(outputs, tau=tau, t1=t1, agreement=agreement)
+    t1 = _exit_one(outputs, labels == 1, passing, agreement, settings.false_alarm_rate, thresholds)
+    rule = eligible(outputs, tau=tau, t1=t1, agreement=agreement, gate_score=settings.gate)
     grid = _grid(scores, thresholds, t1, settings.grid_size)
     claims = {settings.risk: settings.alpha, **settings.also}
     counted = {risk: sweep(onset(risk, labels, rule), units, grid) for risk in claims}
@@ -270,12 +283,12 @@ def _grid(scores: Floats, thresholds: Floats, t1: float, size: int) -> Floats:
 def _exit_one(
     outputs: Stage1Outputs,
     positive: Mask,
-    tau: float,
+    gate: Mask,
     agreement: tuple[HeadAgreement, ...],
     rate: float,
     thresholds: Floats,
 ) -> float:
-    score, gate = outputs.roadwork_score, outputs.select_score >= tau
+    score = outputs.roadwork_score
     if not gate.any():
         return float(thresholds[-1])
     negative = gate & ~positive
@@ -292,14 +305,15 @@ def _row_coverage(rule: Eligible, grid: Floats) -> NDArray[np.float64]:
     return coverage
 
 
-def ambiguous_cut(data: LabelledOutputs, rule: ExitRule | None, share: float) -> float:
-    """Selection score below which a deferred image is AMBIGUOUS: the lowest `share` of what this rule defers.
+def ambiguous_cut(data: LabelledOutputs, rule: ExitRule | None, share: float, gate_score: GateScore) -> float:
+    """Gate score below which a deferred image is AMBIGUOUS: the lowest `share` of what this rule defers.
 
     Args:
         data: rows of val_select.
         rule: the rule in force, None if everything is deferred.
         share: share of the deferred images.
+        gate_score: what tells how far an image is to be trusted.
     """
-    select_score = data.outputs.select_score
-    deferred = select_score if rule is None else select_score[rule.exit_labels(data.outputs) == DEFERRED]
-    return float(np.quantile(deferred if len(deferred) else select_score.min(), share))
+    confidence = data.outputs.confidence(gate_score)
+    deferred = confidence if rule is None else confidence[rule.exit_labels(data.outputs) == DEFERRED]
+    return float(np.quantile(deferred if len(deferred) else confidence.min(), share))

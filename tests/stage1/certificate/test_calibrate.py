@@ -31,7 +31,7 @@ from stage1.policy import ScrcPolicy
 Maker = Callable[..., LabelledOutputs]
 Pair = Callable[..., tuple[LabelledOutputs, LabelledOutputs]]
 CONTEXT = CalibrationContext("e" * 64, "p" * 64, prior_uses=0, code_version="test")
-SMALL = CalibrationSettings(alpha=0.05, grid_size=40, gate_size=5)
+SMALL = CalibrationSettings(alpha=0.05, grid_size=40, gate_size=5, gate="select_score")
 FIRST_USE = 0.1 / 6
 
 

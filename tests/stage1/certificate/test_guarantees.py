@@ -64,7 +64,8 @@ def draw(rng: np.random.Generator, rows: int, prefix: str) -> LabelledOutputs:
 def exit_probabilities(rule: ExitRule, label: int) -> tuple[float, float, float]:
     """P(exits as 0), P(exits as 1) and P(passes the gate) for an image of a class, by integration over its score."""
     # The probability of passing the gate, P(noise > x) = P(noise < -x), at each score.
-    density = DENSITIES[label] * ndtr((FROM_MIDDLE - rule.tau) / GATE_NOISE)
+    passes = 1.0 if rule.gate_score == "margin" else ndtr((FROM_MIDDLE - rule.tau) / GATE_NOISE)
+    density = DENSITIES[label] * passes
     below = np.append(0.0, np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(AXIS)))
     as_zero, before_one = np.interp([rule.t0, rule.t1], AXIS, below)
     return float(as_zero), float(below[-1] - before_one), float(below[-1])
@@ -106,7 +107,9 @@ def certified_rules(
     return rules, levels
 
 
-SETTINGS = CalibrationSettings(alpha=0.02, delta=0.10, unit="row", spending="single_use", gate_size=8, grid_size=400)
+SETTINGS = CalibrationSettings(
+    alpha=0.02, delta=0.10, unit="row", spending="single_use", gate="select_score", gate_size=8, grid_size=400
+)
 
 
 def test_the_oracle_of_this_generator() -> None:
@@ -117,6 +120,20 @@ def test_the_oracle_of_this_generator() -> None:
     rule = ExitRule(tau=-9.0, t0=t0, t1=t1)
     assert true_risk(Risk.MISS_EXIT, rule) == pytest.approx(0.02, abs=1e-4)
     assert true_coverage(rule) == pytest.approx(0.884, abs=1e-3)
+
+
+class TestMargin:
+    @pytest.mark.parametrize("rows", [1000, 4000])
+    def test_keeps_its_promise_and_lets_no_less_exit_than_the_selection_score(self, rows: int) -> None:
+        """On the same draws. A noisy gate that was chosen on val_select costs coverage; none costs nothing."""
+        draws, coverage = 500, {}
+        for gate in ("margin", "select_score"):
+            settings = SETTINGS.model_copy(update={"gate": gate})
+            rules, _ = certified_rules(settings, draws=draws, rows=rows, seed=7)
+            violations = sum(true_risk(Risk.MISS_EXIT, rule) > 0.02 for rule in rules)
+            assert not exceeds(violations / draws, 0.10, draws)
+            coverage[gate] = sum(true_coverage(rule) for rule in rules) / draws
+        assert coverage["margin"] > coverage["select_score"]
 
 
 class TestAlgorithmB:

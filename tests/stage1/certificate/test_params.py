@@ -118,6 +118,35 @@ class TestTheVersionBefore:
             ScrcParams.model_validate_json(json.dumps(self.written(certificate, prior_uses=3)))
 
 
+class TestGateScore:
+    def test_a_file_that_names_no_gate_is_one_of_the_selection_score_and_its_seal_holds(
+        self, certificate: Callable[..., ScrcParams]
+    ) -> None:
+        made = certificate(gate="select_score")
+        assert b"gate_score" not in made.to_json()
+        found = ScrcParams.model_validate_json(made.to_json())
+        assert found == made
+        assert found.rule is not None
+        assert (found.gate_score, found.rule.gate_score) == ("select_score", "select_score")
+
+    def test_the_margin_is_named_in_fields_and_words(self, certificate: Callable[..., ScrcParams]) -> None:
+        made = certificate(gate="margin")
+        assert made.rule is not None
+        assert (made.rule.tau, made.rule.gate_score, made.gate_score) == (0.0, "margin", "margin")
+        assert "with two classes tau adds nothing to t0 and t1, and is 0" in made.statement
+        assert ScrcParams.model_validate_json(made.to_json()) == made
+        assert "tau adds nothing" not in certificate(gate="select_score").statement
+
+    def test_a_rule_of_another_gate_is_refused(self, certificate: Callable[..., ScrcParams]) -> None:
+        made = certificate(gate="margin")
+        fields = made.model_dump(exclude={"seal"}) | {"gate_score": "select_score"}
+        with pytest.raises(ValueError, match="the gate of the rule asks margin, the certificate is of select_score"):
+            ScrcParams.model_validate(fields)
+
+    def test_what_is_infeasible_says_what_tells_ambiguous(self, certificate: Callable[..., ScrcParams]) -> None:
+        assert certificate(gate="margin", feasible=False).gate_score == "margin"
+
+
 class TestCertificate:
     def test_survives_the_disk(self, tmp_path: Path, certificate: Callable[..., ScrcParams]) -> None:
         for name, params in (("yes", certificate()), ("no", certificate(feasible=False))):

@@ -34,7 +34,7 @@ from stage1.tolerance import TOLERANCE
 
 Maker = Callable[..., LabelledOutputs]
 CONTEXT = CalibrationContext("e" * 64, "p" * 64, code_version="test")
-SMALL = CalibrationSettings(alpha=0.05, grid_size=40, gate_size=5)
+SMALL = CalibrationSettings(alpha=0.05, grid_size=40, gate_size=5, gate="select_score")
 
 
 def fairest_cut(negatives: NDArray[np.float32], positives: NDArray[np.float32]) -> float:
@@ -216,7 +216,7 @@ class TestSelect:
 
 class TestSelectForCoverage:
     def test_offers_rules_of_growing_coverage_above_the_target(self, binormal: Maker) -> None:
-        settings = CalibrationSettings(mode="coverage", coverage=0.7, gate_size=5)
+        settings = CalibrationSettings(mode="coverage", coverage=0.7, gate_size=5, gate="select_score")
         data = binormal(1500, seed=3)
         chains = select_for_coverage(data, settings, units=1500).chains
         coverage = [
@@ -227,7 +227,7 @@ class TestSelectForCoverage:
         assert coverage[0] > 0.7
 
     def test_all_that_can_exit_is_the_most_it_offers(self, binormal: Maker) -> None:
-        settings = CalibrationSettings(mode="coverage", coverage=0.999, gate_size=5)
+        settings = CalibrationSettings(mode="coverage", coverage=0.999, gate_size=5, gate="select_score")
         data = binormal(500, seed=3)
         for chain in select_for_coverage(data, settings, units=500).chains:
             rule = ExitRule(tau=chain.tau, t0=chain.grid[0], t1=chain.t1)
@@ -250,20 +250,58 @@ class TestAgreement:
         assert balanced(agreement.says_roadwork(outputs)) == pytest.approx(best)
 
 
+class TestMargin:
+    """With two classes the margin is the absolute roadwork score, and a gate on it cuts where t0 and t1 do."""
+
+    @pytest.mark.parametrize("algorithm", ["B", "C"])
+    def test_there_is_one_gate_and_everything_passes_it(self, binormal: Maker, algorithm: str) -> None:
+        data = binormal(800, seed=4)
+        (chain,) = select(data, SMALL.model_copy(update={"gate": "margin", "algorithm": algorithm})).chains
+        assert chain.tau == 0.0
+        chosen = select(data, SMALL.model_copy(update={"gate": "margin"})).chosen
+        assert chosen is not None
+        assert chosen.gate(data.outputs).all()
+
+    def test_what_the_selection_head_says_changes_nothing(self, binormal: Maker) -> None:
+        data = binormal(800, seed=4)
+        other = replace(data, outputs=replace(data.outputs, select_score=-data.outputs.select_score))
+        settings = SMALL.model_copy(update={"gate": "margin"})
+        assert select(data, settings) == select(other, settings)
+
+    def test_no_gate_on_it_lets_more_exit_than_none(self, binormal: Maker) -> None:
+        """Every pair of exits that a gate on the margin leaves can be had without it."""
+        data = binormal(600, seed=4)
+        for tau in (0.3, 1.0, 2.5):
+            for t0, t1 in ((-0.5, 0.5), (-2.0, 1.0), (0.2, 0.4)):
+                gated = ExitRule(tau=tau, t0=t0, t1=t1, gate_score="margin").exit_labels(data.outputs)
+                free = ExitRule(tau=0.0, t0=min(t0, -tau), t1=max(t1, tau), gate_score="margin")
+                outside = np.abs(data.outputs.roadwork_score) != np.float32(tau)
+                assert np.array_equal(gated[outside], free.exit_labels(data.outputs)[outside])
+
+    def test_ambiguous_are_the_narrowest_of_what_is_deferred(self, binormal: Maker) -> None:
+        data = binormal(3000, seed=2)
+        rule = ExitRule(tau=0.0, t0=-1.0, t1=1.0, gate_score="margin")
+        deferred = rule.exit_labels(data.outputs) == DEFERRED
+        margin = np.abs(data.outputs.roadwork_score)[deferred]
+        assert np.mean(margin < ambiguous_cut(data, rule, 0.2, "margin")) == pytest.approx(0.2, abs=2e-3)
+
+
 class TestAmbiguous:
     @pytest.mark.parametrize("share", [0.1, 0.3])
     def test_is_a_share_of_what_the_rule_defers(self, binormal: Maker, share: float) -> None:
         data = binormal(3000, seed=2)
         rule = ExitRule(tau=0.5, t0=-1.0, t1=1.0)
         deferred = rule.exit_labels(data.outputs) == DEFERRED
-        below = data.outputs.select_score[deferred] < ambiguous_cut(data, rule, share)
+        below = data.outputs.select_score[deferred] < ambiguous_cut(data, rule, share, "select_score")
         assert np.mean(below) == pytest.approx(share, abs=2e-3)
 
     def test_is_a_share_of_everything_if_nothing_exits(self, binormal: Maker) -> None:
         data = binormal(3000, seed=2)
-        assert np.mean(data.outputs.select_score < ambiguous_cut(data, None, 0.1)) == pytest.approx(0.1, abs=1e-3)
+        assert np.mean(data.outputs.select_score < ambiguous_cut(data, None, 0.1, "select_score")) == pytest.approx(
+            0.1, abs=1e-3
+        )
 
     def test_a_rule_that_defers_nothing_finds_nothing_ambiguous(self, binormal: Maker) -> None:
         data = binormal(300, seed=2)
         everything = ExitRule(tau=-99.0, t0=0.0, t1=0.0)
-        assert not (data.outputs.select_score < ambiguous_cut(data, everything, 0.1)).any()
+        assert not (data.outputs.select_score < ambiguous_cut(data, everything, 0.1, "select_score")).any()
