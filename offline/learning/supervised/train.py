@@ -285,6 +285,7 @@ class _Supervised:
             "epoch": at.epoch,
             "train_loss": float(np.mean(at.losses)) if at.losses else float("nan"),
             "val_select_loss": -score.negative_loss,
+            "val_select_value": score.value,
             "val_select_coverage": score.coverage,
         }
         at.records.append(record)
@@ -292,7 +293,7 @@ class _Supervised:
             at.score = astuple(score)
             at.best = tensors or self._trained.state_dict()
         at.step, at.order, at.losses = 0, None, []
-        at.note = f"epoch {at.epoch}: loss {-score.negative_loss:.3f}, exit coverage {score.coverage:.2f}"
+        at.note = f"epoch {at.epoch}: loss {-score.negative_loss:.3f}, score {score.value:.2f}"
         self._tell(at.epoch * self._steps, self._settings.epochs * self._steps, at.note)
 
     def _score(self, watch: Watch) -> SelectiveScore:

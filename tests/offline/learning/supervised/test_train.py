@@ -244,7 +244,7 @@ def test_the_best_checkpoint_of_val_select_is_the_one_that_is_left(tmp_path: Pat
     outcome = train_supervised(Trainee(made, train_set, val_select), recipe, CALIBRATION, seed=0, progress=silent)
     best, records = outcome.score, outcome.records
     assert best == selective_score(predict(made, val_select.images), val_select.data, CALIBRATION)
-    assert best.coverage == max(record["val_select_coverage"] for record in records)
+    assert best.value == max(record["val_select_value"] for record in records)
 
 
 def test_selectivenet_takes_a_batch_as_a_whole() -> None:
