@@ -1,4 +1,4 @@
-"""The precision of the forward pass, and memory for time."""
+"""The precision of the forward pass and of the weights that it reads, and memory for time."""
 
 from __future__ import annotations
 
@@ -6,21 +6,83 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
+from peft.tuners.lora.layer import LoraLayer
 from torch import nn
 from torch.amp import GradScaler
 
 from offline.errors import TrainingError
 from offline.learning.settings import Precision
+from stage1.model.trunk import blocks_of
 
 AUTOCAST = {"auto": torch.bfloat16, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[None]:
     """The context in which a forward pass runs at this precision; `auto` is bf16 on a GPU and fp32 on a CPU."""
-    if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
+    dtype = autocast_dtype(device, precision)
+    if dtype is None:
         return nullcontext()
-    context: AbstractContextManager[None] = torch.autocast(device.type, dtype=AUTOCAST[precision])
+    context: AbstractContextManager[None] = torch.autocast(device.type, dtype=dtype)
     return context
+
+
+def autocast_dtype(device: torch.device, precision: Precision) -> torch.dtype | None:
+    """What matrix products are computed in at this precision; None for fp32."""
+    if precision == "fp32" or (precision == "auto" and device.type == "cpu"):
+        return None
+    return AUTOCAST[precision]
+
+
+@contextmanager
+def lowered(backbone: nn.Module, device: torch.device, precision: Precision, *, frozen: bool = True) -> Iterator[None]:
+    """Within it, weights of the blocks that autocast would cast in every pass are kept in what it casts them to.
+
+    Autocast remembers a cast only of a weight that trains, so each pass through frozen blocks would read all of their
+    weights in fp32 and write them in half of that. The results are the same to the bit. A projection whose rows have a
+    learned length reads its weight in fp32 and keeps it.
+
+    Args:
+        backbone: changed in place, and put back at the end.
+        device: where it computes. A GPU's fp32 weights wait on the host meanwhile.
+        precision: of the forward pass; with fp32 nothing changes.
+        frozen: leave out what trains; without it, nothing within may train.
+    """
+    dtype = autocast_dtype(device, precision)
+    found = [] if dtype is None else [p for p in _cast(backbone) if not (frozen and p.requires_grad)]
+    kept = [(parameter, parameter.data.cpu()) for parameter in found]
+    try:
+        for parameter in found:
+            parameter.data = parameter.data.to(dtype)
+        yield
+    finally:
+        for parameter, weight in kept:
+            parameter.data = weight.to(device)
+
+
+def _cast(backbone: nn.Module) -> list[nn.Parameter]:
+    """Parameters in fp32 of the blocks of a backbone that autocast casts, each once."""
+    try:
+        blocks = blocks_of(backbone)
+    except ValueError:
+        return []
+    adapted = (m for m in blocks.modules() if isinstance(m, LoraLayer) and m.lora_magnitude_vector)
+    precise = {module.get_base_layer() for module in adapted}
+    cast = [m for m in blocks.modules() if isinstance(m, nn.Linear | nn.Conv2d) and m not in precise]
+    return [p for p in dict.fromkeys(p for m in cast for p in m.parameters(recurse=False)) if p.dtype == torch.float32]
+
+
+@contextmanager
+def fast_products(device: torch.device) -> Iterator[None]:
+    """Within it, products in fp32 on a GPU may be computed in TF32: for scores that compare, and certify nothing."""
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def build_scaler(device: torch.device, precision: Precision) -> GradScaler | None:

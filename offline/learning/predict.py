@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from offline.data.dataset import Dataset
-from offline.learning.precision import autocast
+from offline.learning.precision import autocast, fast_products, lowered
 from offline.learning.settings import Precision
 from stage1.model.net import NetOutputs, Stage1Net
 from stage1.outputs import Stage1Outputs
@@ -54,7 +56,8 @@ def predict(
     Args:
         net: anywhere.
         images: uint8 `(N, 3, H, W)`.
-        precision: of the forward pass.
+        precision: of the forward pass; fp32, what a compiled engine is compared with, is exact, and where it is any
+            other, products that stay in fp32 may be computed in TF32.
         check: called before each batch; may raise.
     """
     device = device_of(net)
@@ -62,7 +65,8 @@ def predict(
     def features(start: int, stop: int) -> Tensor:
         return net.features(torch.from_numpy(images[start:stop]).to(device))
 
-    return answers(net, len(images), features, precision, check)
+    with lowered(net.backbone, device, precision, frozen=False):
+        return answers(net, len(images), features, precision, check)
 
 
 @torch.no_grad()
@@ -81,14 +85,47 @@ def answers(
         features: features `(stop - start, width)` of rows `start` to `stop`.
         precision: of the forward pass.
         check: called before each batch; may raise.
+
+    Raises:
+        torch.OutOfMemoryError: memory is not enough for one row.
     """
     net.eval()
-    parts = []
-    for start in range(0, count, EVAL_BATCH):
+    device = device_of(net)
+
+    def answer(start: int, stop: int) -> Stage1Outputs:
         check()
-        with autocast(device_of(net), precision):
-            parts.append(to_numpy(net.outputs(features(start, min(count, start + EVAL_BATCH)))))
-    return Stage1Outputs.concatenate(parts)
+        with autocast(device, precision):
+            return to_numpy(net.outputs(features(start, stop)))
+
+    with nullcontext() if precision == "fp32" else fast_products(device):
+        return Stage1Outputs.concatenate(in_fitting_batches(answer, count))
+
+
+Part = TypeVar("Part")
+
+
+def in_fitting_batches(make: Callable[[int, int], Part], count: int, size: int | None = None) -> list[Part]:
+    """What is made of rows `start` to `stop`, for all of N rows, in batches that memory is enough for.
+
+    Args:
+        make: called with start and stop; rows do not depend on those beside them.
+        count: N.
+        size: rows of a batch, `EVAL_BATCH` if it is None; halved whenever memory is not enough.
+
+    Raises:
+        torch.OutOfMemoryError: memory is not enough for one row.
+    """
+    parts, start, size = list[Part](), 0, size or EVAL_BATCH
+    while start < count:
+        try:
+            parts.append(make(start, min(count, start + size)))
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size //= 2
+        else:
+            start += size
+    return parts
 
 
 def to_numpy(outputs: NetOutputs) -> Stage1Outputs:
@@ -103,8 +140,10 @@ def features(net: Stage1Net, images: Pixels) -> Tensor:
     """Features `(N, width)` in evaluation mode, fp32; computed in bf16 on a GPU."""
     net.eval()
     device = device_of(net)
-    parts = []
-    for start in range(0, len(images), EVAL_BATCH):
+
+    def some(start: int, stop: int) -> Tensor:
         with autocast(device, "auto"):
-            parts.append(net.features(torch.from_numpy(images[start : start + EVAL_BATCH]).to(device)).float())
-    return torch.cat(parts)
+            return net.features(torch.from_numpy(images[start:stop]).to(device)).float()
+
+    with lowered(net.backbone, device, "auto", frozen=False), fast_products(device):
+        return torch.cat(in_fitting_batches(some, len(images)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -14,6 +14,7 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from offline.errors import TrainingError
 from offline.learning.optimiser import Average, FSam, base_of
 
 Batch = TypeVar("Batch")
@@ -46,8 +47,14 @@ class Updater(Generic[Batch]):
         scaler: for fp16.
         schedule: moved on after each update; a batch that was left out does not count.
         average: follows each update.
+        halve: cuts a micro-batch in two, each with its share of it; none if it cannot be cut. With it, a pass for which
+            memory is not enough is made again in smaller parts, from the same random numbers; so are all that follow.
+            The gradient is that of the whole batch, up to the order in which it is summed.
         local_climb: with several devices, let each climb along the gradient of its own part of the batch, which saves
             one synchronisation.
+
+    Attributes:
+        halvings: how often micro-batches had to be cut in two; the caller brings them so, and checkpoints keep it.
     """
 
     def __init__(
@@ -60,6 +67,7 @@ class Updater(Generic[Batch]):
         scaler: GradScaler | None = None,
         schedule: LRScheduler | None = None,
         average: Average | None = None,
+        halve: Callable[[Batch], Sequence[tuple[Batch, float]]] | None = None,
         local_climb: bool = False,
     ) -> None:
         self._model = model
@@ -70,7 +78,17 @@ class Updater(Generic[Batch]):
         self._scaler = scaler
         self._schedule = schedule
         self._average = average
+        self._halve = halve
         self._local_climb = local_climb
+        self.halvings = 0
+
+    def state_dict(self) -> dict[str, int]:
+        """Of what steps of this training have found out."""
+        return {"halvings": self.halvings}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from there."""
+        self.halvings = state["halvings"]
 
     @property
     def _parameters(self) -> list[Tensor]:
@@ -82,12 +100,15 @@ class Updater(Generic[Batch]):
         Args:
             micro_batches: the parts.
             shares: share of each part in the batch, summing to 1; None if all have the same.
+
+        Raises:
+            TrainingError: memory is not enough for the smallest part.
         """
         weights = shares or [1 / len(micro_batches)] * len(micro_batches)
-        parts = list(zip(micro_batches, weights, strict=True))
+        parts: Sequence[tuple[Batch, float]] = list(zip(micro_batches, weights, strict=True))
         self._base.zero_grad(set_to_none=True)
         before = [] if self._sam is None else _random_state()
-        loss = self._pass(parts, synchronise=self._sam is None or not self._local_climb)
+        loss, parts = self._fitting_pass(parts, synchronise=self._sam is None or not self._local_climb)
         climbed = self._sam is None or self._climb(loss, before, parts)
         update = self._step(loss) if climbed else Update(loss, math.nan, stepped=False)
         self._base.zero_grad(set_to_none=True)
@@ -97,6 +118,37 @@ class Updater(Generic[Batch]):
             if self._average is not None:
                 self._average.update()
         return update
+
+    def _fitting_pass(
+        self, parts: Sequence[tuple[Batch, float]], *, synchronise: bool
+    ) -> tuple[float, Sequence[tuple[Batch, float]]]:
+        """A pass in parts that fit into memory; returns the mean loss of the batch and the parts."""
+        while True:
+            before = [] if self._halve is None else _random_state()
+            try:
+                return self._pass(parts, synchronise=synchronise), parts
+            except torch.OutOfMemoryError as error:
+                parts = self._halved(parts)
+                if not parts:
+                    raise TrainingError(
+                        "the memory of the device is not enough for one image: set gradient_checkpointing to true, or "
+                        "take a smaller backbone, preprocess.size_px or train_supervised.batch_size"
+                    ) from error
+            # Behind the handler: until its end the error holds what the pass had computed.
+            self.halvings += 1
+            self._base.zero_grad(set_to_none=True)
+            _set_random_state(before)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _halved(self, parts: Sequence[tuple[Batch, float]]) -> list[tuple[Batch, float]]:
+        """Each part in two, where it can be cut; none if no part can."""
+        if self._halve is None:
+            return []
+        cut = [(self._halve(batch), batch, share) for batch, share in parts]
+        if not any(found for found, _, _ in cut):
+            return []
+        return [(piece, share * own) for found, batch, share in cut for piece, own in (found or [(batch, 1.0)])]
 
     def _pass(self, parts: Sequence[tuple[Batch, float]], *, synchronise: bool) -> float:
         """Add up the gradient of the batch; returns its mean loss."""
@@ -125,7 +177,7 @@ class Updater(Generic[Batch]):
         try:
             self._sam.first_step(zero_grad=True)
             _set_random_state(before)
-            self._pass(parts, synchronise=True)
+            self._fitting_pass(parts, synchronise=True)
         finally:
             self._sam.restore()
             _set_random_state(after)
@@ -153,6 +205,19 @@ class Updater(Generic[Batch]):
         flag = torch.tensor(float(finite), device=self._parameters[0].device)
         torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
         return bool(flag)
+
+
+def halves(batch: tuple[Tensor, Tensor]) -> list[tuple[tuple[Tensor, Tensor], float]]:
+    """A micro-batch in two parts with their shares of it; none if it has one row.
+
+    Args:
+        batch: two tensors of the same number of rows.
+    """
+    first, second = batch
+    if len(first) < 2:
+        return []
+    pieces = zip(first.tensor_split(2), second.tensor_split(2), strict=True)
+    return [(piece, len(piece[0]) / len(first)) for piece in pieces]
 
 
 def _finite(tensors: Sequence[Tensor]) -> bool:

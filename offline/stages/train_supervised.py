@@ -28,6 +28,8 @@ class TrainingRecord(Artifact):
         all_parameters: of the network with its adapters.
         cached: whether it started behind the frozen blocks.
         inputs: how, or why not.
+        accumulation: parts in which a step's images went through the network in the end; more than
+            `train_supervised.accumulation` where memory was not enough.
         coverage: exit coverage on val_select of the checkpoint that was kept.
         loss: its mean cross-entropy there.
     """
@@ -39,6 +41,7 @@ class TrainingRecord(Artifact):
     all_parameters: int
     cached: bool
     inputs: str
+    accumulation: int = 1
     coverage: float
     loss: float
 
@@ -100,6 +103,7 @@ def run_train_supervised(context: Context) -> None:
         all_parameters=whole,
         cached=outcome.cached,
         inputs=outcome.inputs,
+        accumulation=outcome.accumulation,
         coverage=outcome.score.coverage,
         loss=-outcome.score.negative_loss,
     ).write(context.out / TRAINING)

@@ -54,7 +54,7 @@ def below(names: list[str]) -> list[str]:
 
 
 # Packages that an extra brings: a live miner is installed without them.
-OF_EXTRAS = {"torch", "transformers", "peft", "safetensors", "kornia", "accelerate", "pytorch_optimizer"}
+OF_EXTRAS = {"torch", "transformers", "peft", "safetensors", "accelerate", "pytorch_optimizer"}
 # Run by name in processes of their own, or only where an extra is installed.
 NEVER_IMPORTED = {
     "miner.cli.__main__",

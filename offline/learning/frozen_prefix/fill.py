@@ -5,7 +5,9 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from offline.learning import augmentation, challenge_views
-from offline.learning.augmentation import Augment
+from offline.learning.augmentation import Augment, unchanged, views
 from offline.learning.challenge_views import Challenges
-from offline.learning.frozen_prefix.cache import PrefixCache, key_of
-from offline.learning.precision import autocast
+from offline.learning.frozen_prefix.cache import PrefixCache, digest_of, key_of
+from offline.learning.precision import autocast, lowered
 from offline.learning.settings import Precision
+from offline.learning.throughput.ahead import ahead
 from offline.stream import challenge, distortions, geometry
 from stage1 import image_file, preprocess
 from stage1.model import net as network
@@ -34,7 +37,7 @@ PLAIN = -1
 BUILD_BATCH = 32
 # Their code, and that of these packages, decides what a view looks like and what is kept of it.
 MODULES = (augmentation, challenge_views, challenge, geometry, distortions, preprocess, image_file, network, trunk)
-DISTRIBUTIONS = ("torch", "transformers", "peft", "kornia", "numpy", "pillow", "scipy", "simplejpeg")
+DISTRIBUTIONS = ("torch", "transformers", "peft", "numpy", "pillow", "scipy", "simplejpeg")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class Frozen:
     cut: int
     precision: Precision
     device: torch.device
+    _shapes: dict[tuple[int, ...], tuple[int, ...]] = field(default_factory=dict, init=False, repr=False)
 
     @torch.no_grad()
     def states(self, images: Tensor) -> Tensor:
@@ -62,6 +66,13 @@ class Frozen:
             found = self.net.prefix(images.to(self.device), self.cut)
         self.net.train(training)
         return found
+
+    def shape(self, image: Sequence[int]) -> tuple[int, ...]:
+        """Shape of the state of one image of this shape, tried once."""
+        image = tuple(image)
+        if image not in self._shapes:
+            self._shapes[image] = tuple(self.states(torch.zeros((1, *image), dtype=torch.uint8)).shape[1:])
+        return self._shapes[image]
 
     def sha256(self, decides: tuple[object, ...]) -> str:
         """Hash of everything that decides a state but the image: weights, config, code and versions.
@@ -75,8 +86,13 @@ class Frozen:
         buffers = [("mean", net.mean), ("std", net.std)]
         code = [inspect.getsource(module) for module in (*MODULES, sys.modules[__name__])]
         versions = [version(name) for name in DISTRIBUTIONS]
-        everything = (*about, config.to_json_string(use_diff=False), code, versions)
-        return weights_sha256([*self._weights(), *buffers], everything)
+        everything = (*about, config.to_json_string(use_diff=False), code, versions, self._weights_sha256)
+        return weights_sha256(buffers, everything)
+
+    @cached_property
+    def _weights_sha256(self) -> str:
+        """Of the frozen weights, taken once: gigabytes are copied to the host for it."""
+        return weights_sha256([*self._weights()], ())
 
     def _weights(self) -> Iterator[tuple[str, Tensor]]:
         backbone = plain(self.net.backbone)
@@ -117,9 +133,8 @@ class Views:
     def keys(self, seed: int) -> list[tuple[bytes, int, int]]:
         """Key, row and number of each view, those of a row one after another."""
         numbers = [PLAIN] if self.kind == "plain" else range(self.count)
-        return [
-            (key_of(image, number, seed), row, number) for row, image in enumerate(self.images) for number in numbers
-        ]
+        digests = [digest_of(image) for image in self.images]
+        return [(key_of(digest, number, seed), row, number) for row, digest in enumerate(digests) for number in numbers]
 
     def made(self, wanted: Sequence[tuple[bytes, int, int]]) -> Tensor:
         """Some views, each the same whichever are made beside it, uint8 `(len(wanted), 3, H, W)`.
@@ -128,12 +143,25 @@ class Views:
             wanted: key, row and number of each; the key seeds what is drawn.
         """
         rows, seeds = [row for _, row, _ in wanted], [int.from_bytes(key[:7]) for key, _, _ in wanted]
-        pixels = self.images[rows] if self.challenges is None else self.challenges(rows, seeds)
-        images = torch.from_numpy(pixels)
-        if self.kind == "plain":
-            return images
-        drawn = [torch.Generator().manual_seed(seed) for seed in seeds]
-        return torch.cat([self.augment(image[None], each) for image, each in zip(images, drawn, strict=True)])
+        augment = unchanged if self.kind == "plain" else self.augment
+        return torch.from_numpy(views(self.images, self.challenges, augment, rows, seeds))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Views that are to be in a cache.
+
+    Attributes:
+        views: of which images; held, so that no other object has its id.
+        cache: where.
+        keys: key, row and number of each, those of a row one after another.
+        missing: those that are not there, each once.
+    """
+
+    views: Views
+    cache: PrefixCache
+    keys: list[tuple[bytes, int, int]]
+    missing: list[tuple[bytes, int, int]]
 
 
 @dataclass(frozen=True)
@@ -153,18 +181,22 @@ class Filler:
     seed: int
     progress: Callable[[int, int, str], None]
     check: Callable[[], None]
+    _wanted: dict[int, Wanted] = field(default_factory=dict, init=False, repr=False)
 
     def needed(self, views: Views) -> int:
-        """Bytes that filling would write."""
-        cache = self._open(views)
-        return cache.slot_bytes * len({key for key, _, _ in views.keys(self.seed) if key not in cache})
+        """Bytes that filling would write; what is looked up for it is not looked up again to fill."""
+        self._wanted[id(views)] = found = self._look_up(views)
+        return found.cache.slot_bytes * len(found.missing)
 
-    def _open(self, views: Views) -> PrefixCache:
-        shape = self.frozen.states(torch.from_numpy(views.images[:1])).shape[1:]
-        return PrefixCache(self.directory / self.frozen.sha256(views.decides)[:16], shape)
+    def _look_up(self, views: Views) -> Wanted:
+        shape = self.frozen.shape(views.images.shape[1:])
+        cache = PrefixCache(self.directory / self.frozen.sha256(views.decides)[:16], shape)
+        keys = views.keys(self.seed)
+        missing = {key: (key, row, number) for key, row, number in keys if key not in cache}
+        return Wanted(views, cache, keys, list(missing.values()))
 
     def fill(self, views: Views) -> tuple[PrefixCache, NDArray[np.int64]]:
-        """Compute what is missing.
+        """Compute what is missing; views are made ahead, while the network computes.
 
         Returns:
             The cache and the slot of each view, `(N, K)`.
@@ -172,11 +204,18 @@ class Filler:
         Raises:
             TrainingError: the disk is full.
         """
-        cache, wanted = self._open(views), views.keys(self.seed)
-        missing = list({key: (key, row, number) for key, row, number in wanted if key not in cache}.values())
-        for start in range(0, len(missing), BUILD_BATCH):
-            self.check()
-            batch = missing[start : start + BUILD_BATCH]
-            cache.append([key for key, _, _ in batch], self.frozen.states(views.made(batch)))
-            self.progress(start + len(batch), len(missing), "keeping the activations of the frozen blocks")
-        return cache, cache.slots([key for key, _, _ in wanted]).reshape(len(views.images), -1)
+        wanted = self._wanted.pop(id(views), None) or self._look_up(views)
+        cache, missing, done = wanted.cache, wanted.missing, 0
+        groups = [missing[start : start + BUILD_BATCH] for start in range(0, len(missing), BUILD_BATCH)]
+        made = ahead(views.made, groups)
+        with (
+            closing(made),
+            cache.together(),
+            lowered(self.frozen.net.backbone, self.frozen.device, self.frozen.precision),
+        ):
+            for group, images in zip(groups, made, strict=True):
+                self.check()
+                cache.append([key for key, _, _ in group], self.frozen.states(images))
+                done += len(group)
+                self.progress(done, len(missing), "keeping the activations of the frozen blocks")
+        return cache, cache.slots([key for key, _, _ in wanted.keys]).reshape(len(views.images), -1)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from offline.errors import TrainingError
-from offline.learning.augmentation import SEE_CHALLENGES, Augment, augmenter, unchanged
+from offline.learning.augmentation import SEE_CHALLENGES, Augment, augmenter, unchanged, views
 from offline.learning.challenge_views import MOST_SEEDS, Challenges
 from offline.learning.frozen_prefix.cache import PrefixCache
 from offline.learning.frozen_prefix.fill import Filler, Frozen, Views
@@ -26,14 +26,18 @@ from stage1.preprocess import Pixels
 
 
 class Inputs(Protocol):
-    """Where a training gets its batches from."""
+    """Where a training gets its batches from.
+
+    What is drawn stays on the host, in memory that a GPU copies from while it computes; `features` moves it. So batches
+    can be drawn in a thread beside the training, which never waits for a copy.
+    """
 
     def draw(self, rows: NDArray[np.intp], generator: torch.Generator) -> Tensor:
-        """A view of each of some rows, on the training device, `(len(rows), ...)`."""
+        """A view of each of some rows, `(len(rows), ...)`; random numbers come from this generator alone."""
         ...
 
     def features(self, net: Stage1Net, batch: Tensor) -> Tensor:
-        """Features `(N, width)` of what was drawn, or of a part of it."""
+        """Features `(N, width)`, on the training device, of what was drawn, or of a part of it."""
         ...
 
 
@@ -55,17 +59,13 @@ class FreshViews:
 
     def draw(self, rows: NDArray[np.intp], generator: torch.Generator) -> Tensor:
         """See `Inputs.draw`; uint8 `(N, 3, H, W)`."""
-        return self.augment(torch.from_numpy(self._shown(rows, generator)).to(self.device), generator)
-
-    def _shown(self, rows: NDArray[np.intp], generator: torch.Generator) -> Pixels:
-        if self.challenges is None:
-            return self.images[rows]
-        seeds = torch.randint(MOST_SEEDS, (len(rows),), generator=generator)
-        return self.challenges(rows.tolist(), seeds.tolist())
+        seeds = torch.randint(MOST_SEEDS, (len(rows),), generator=generator).tolist()
+        shown = views(self.images, self.challenges, self.augment, rows.tolist(), seeds)
+        return _on_host(torch.from_numpy(shown), self.device)
 
     def features(self, net: Stage1Net, batch: Tensor) -> Tensor:
         """See `Inputs.features`."""
-        return net.features(batch)
+        return net.features(batch.to(self.device, non_blocking=True))
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,12 @@ class CachedViews:
 
     def draw(self, rows: NDArray[np.intp], generator: torch.Generator) -> Tensor:
         """See `Inputs.draw`; bf16 `(N, V, ...)`, whose views are drawn evenly."""
-        views = torch.randint(self.slots.shape[1], (len(rows),), generator=generator).numpy()
-        return self.cache.read(self.slots[rows, views]).to(self.device)
+        numbers = torch.randint(self.slots.shape[1], (len(rows),), generator=generator).numpy()
+        return _on_host(self.cache.read(self.slots[rows, numbers]), self.device)
 
     def features(self, net: Stage1Net, batch: Tensor) -> Tensor:
         """See `Inputs.features`."""
-        return net.rest(batch.float(), self.cut)
+        return net.rest(batch.to(self.device, non_blocking=True).float(), self.cut)
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,11 @@ def choose_inputs(
         cached=False,
         reason=reason,
     )
+
+
+def _on_host(batch: Tensor, device: torch.device) -> Tensor:
+    """A batch in memory that the device copies from beside its work."""
+    return batch.pin_memory() if device.type == "cuda" else batch
 
 
 def _why_not(net: Stage1Net, settings: TrainSettings, directory: Path | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
@@ -17,13 +18,14 @@ from offline.learning.challenge_views import Challenges
 from offline.learning.checkpoint_score import SelectiveScore, selective_score
 from offline.learning.checkpoints import Checkpoints, Randomness, Stateful, Trained, Watch, interruptible
 from offline.learning.optimiser import Average, build_optimiser, build_schedule, parameter_groups
-from offline.learning.precision import autocast, build_scaler, recomputing
+from offline.learning.precision import autocast, build_scaler, lowered, recomputing
 from offline.learning.predict import ImageSet, answers, device_of
 from offline.learning.row_order import batches, check_both_classes, epoch_order
 from offline.learning.settings import TrainSettings
 from offline.learning.supervised.inputs import Sources, choose_inputs
 from offline.learning.supervised.losses import supervised_loss
-from offline.learning.update import Update, Updater
+from offline.learning.throughput.ahead import drawn_ahead
+from offline.learning.update import Update, Updater, halves
 from stage1.certificate.settings import CalibrationSettings
 from stage1.model.net import Stage1Net, head
 from stage1.model.settings import NamedHead
@@ -87,12 +89,14 @@ class TrainingOutcome:
         records: one an epoch.
         cached: whether it started behind the frozen blocks.
         inputs: how, or why not.
+        accumulation: parts in which a step's images went through the network in the end.
     """
 
     score: SelectiveScore
     records: list[dict[str, float]]
     cached: bool
     inputs: str
+    accumulation: int
 
 
 def train_supervised(
@@ -168,6 +172,8 @@ class _Supervised:
             scaler=scaler,
             schedule=schedule,
             average=self._average,
+            # What is held to a coverage is held to it by the whole batch.
+            halve=None if settings.selection == "selectivenet" else halves,
         )
         self._states: dict[str, Stateful | None] = {
             "net": self._all,
@@ -176,6 +182,7 @@ class _Supervised:
             "average": self._average,
             "scaler": scaler,
             "random": self._random,
+            "updater": self._updater,
         }
         self._directory = checkpoints
 
@@ -192,7 +199,11 @@ class _Supervised:
             {name: state for name, state in self._states.items() if state is not None},
             settings.checkpoint_steps,
         )
-        with recomputing(self._net.backbone, settings.gradient_checkpointing):
+        backbone = self._net.backbone
+        with (
+            recomputing(backbone, settings.gradient_checkpointing),
+            lowered(backbone, self._device, settings.precision),
+        ):
             at = TrainingState(**(keeper.restore() or {}))
             with keeper.watch(vars(at)) as watch:
                 while at.epoch < settings.epochs:
@@ -202,7 +213,8 @@ class _Supervised:
         assert at.score is not None
         assert at.best is not None
         self._trained.load_state_dict(at.best)
-        return TrainingOutcome(SelectiveScore(*at.score), at.records, self._sources.cached, self._sources.reason)
+        source = self._sources
+        return TrainingOutcome(SelectiveScore(*at.score), at.records, source.cached, source.reason, self._parts)
 
     def _choose_inputs(self, check: Callable[[], None]) -> Sources:
         return choose_inputs(
@@ -233,18 +245,24 @@ class _Supervised:
             at.order = torch.from_numpy(order)
         self._net.train()
         total = self._settings.epochs * self._steps
-        for index in batches(at.order.numpy(), self._settings.batch_size)[at.step :]:
-            # Before the step, which moves the schedule on.
-            rate = self._optimiser.param_groups[0]["lr"]
-            self._note(at, self._step(index), rate)
-            at.step += 1
-            self._tell(at.epoch * self._steps + at.step, total, at.note)
-            watch.step_done()
+        left = batches(at.order.numpy(), self._settings.batch_size)[at.step :]
+        with closing(drawn_ahead(self._sources.train, left, self._random.views)) as drawn:
+            for index, batch in drawn:
+                # Before the step, which moves the schedule on.
+                rate = self._optimiser.param_groups[0]["lr"]
+                self._note(at, self._step(index, batch), rate)
+                at.step += 1
+                self._tell(at.epoch * self._steps + at.step, total, at.note)
+                watch.step_done()
 
-    def _step(self, index: NDArray[np.intp]) -> Update:
-        batch = self._sources.train.draw(index, self._random.views)
+    @property
+    def _parts(self) -> int:
+        """In which a step's images go through the network; more than the settings say where memory was not enough."""
+        return self._settings.accumulation << self._updater.halvings
+
+    def _step(self, index: NDArray[np.intp], batch: Tensor) -> Update:
         rows = torch.from_numpy(index).to(self._device)
-        parts = min(self._settings.accumulation, len(index))
+        parts = min(self._parts, len(index))
         split = list(zip(batch.tensor_split(parts), rows.tensor_split(parts), strict=True))
         return self._updater.update(split, [len(part) / len(index) for _, part in split])
 

@@ -97,9 +97,10 @@ class Ablations:
         return self.config.calibrate_scrc.model_copy(update={"agreement": ()})
 
     def _outputs(self, net: Stage1Net) -> tuple[LabelledOutputs, LabelledOutputs]:
-        """For the test rows and those of val_select."""
+        """For the test rows and those of val_select, at the precision of the training: nothing is certified on them."""
+        precision = self.config.train_supervised.precision
         both = [
-            LabelledOutputs(predict(net, rows.images), rows.data.labels, rows.data.ids, rows.data.groups)
+            LabelledOutputs(predict(net, rows.images, precision), rows.data.labels, rows.data.ids, rows.data.groups)
             for rows in (self.test, self.val_select)
         ]
         return both[0], both[1]

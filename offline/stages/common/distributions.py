@@ -8,7 +8,6 @@ FOR_TRAINING = (
     "torch",
     "transformers",
     "peft",
-    "kornia",
     "numpy",
     "pillow",
     "pytorch_optimizer",

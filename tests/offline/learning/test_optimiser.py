@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from offline.errors import TrainingError
 from offline.learning.optimiser import (
     Average,
     FSam,
@@ -24,7 +25,7 @@ from offline.learning.optimiser import (
 )
 from offline.learning.precision import autocast, build_scaler
 from offline.learning.settings import FSamSettings, TrainSettings
-from offline.learning.update import Updater
+from offline.learning.update import Updater, halves
 
 OPTIMISERS = ("adamw", "lion", "fsam")
 Batch = tuple[Tensor, Tensor]
@@ -468,3 +469,73 @@ def test_two_devices_are_one(tmp_path: Path, kind: str) -> None:
     assert torch.allclose(found[0]["weights"], flat(alone), atol=1e-9, rtol=0)
     assert found[0]["left_out"]
     assert found[1]["left_out"]
+
+
+def scarce(net: nn.Module, rows: int, told: list[int]) -> Callable[[Batch], Tensor]:
+    """A loss that memory is enough for if a part has at most so many rows."""
+    loss = cross_entropy(net)
+
+    def guarded(batch: Batch) -> Tensor:
+        told.append(len(batch[0]))
+        if len(batch[0]) > rows:
+            # After a forward pass has drawn dropout, as on a GPU.
+            loss(batch)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return loss(batch)
+
+    return guarded
+
+
+@pytest.mark.parametrize("kind", OPTIMISERS)
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_out_of_memory_the_batch_goes_through_in_smaller_parts_and_the_step_is_the_same(
+    kind: str, dropout: float
+) -> None:
+    """To the bit as if the parts had been so small from the start; dropout is drawn again from where it was."""
+    told: list[int] = []
+    ours, theirs = network(dropout=dropout), network(dropout=dropout)
+    scarcely = updater(ours, kind, loss=scarce(ours, 8, told), halve=halves)
+    amply = updater(theirs, kind)
+    for step in range(3):
+        batch = data(seed=step)
+        for made, count in ((scarcely, 1 if step == 0 else 2**scarcely.halvings), (amply, 4)):
+            torch.manual_seed(step)
+            update = made.update(parts(batch, count))
+            assert update.stepped
+    assert torch.equal(flat(ours), flat(theirs))
+    assert scarcely.halvings == 2
+    # Once it is known, no pass is tried in vain.
+    assert [rows for rows in told if rows > 8] == [32, 16]
+
+
+def test_parts_of_unequal_size_weigh_what_they_hold() -> None:
+    told: list[int] = []
+    ours, theirs = network(), network()
+    batch = data(count=13)
+    updater(ours, loss=scarce(ours, 3, told), halve=halves).update([batch])
+    updater(theirs).update([batch])
+    assert flat(ours).tolist() == pytest.approx(flat(theirs).tolist(), abs=1e-6)
+
+
+def test_what_was_found_out_of_memory_is_in_the_checkpoint() -> None:
+    net = network()
+    first = updater(net, loss=scarce(net, 8, []), halve=halves)
+    first.update([data()])
+    again = updater(net, halve=halves)
+    again.load_state_dict(first.state_dict())
+    assert again.halvings == first.halvings == 2
+
+
+@pytest.mark.parametrize("halve", [halves, None])
+def test_where_nothing_smaller_is_left_it_says_what_to_do(halve: Any) -> None:
+    net = network()
+    with pytest.raises(TrainingError, match=r"memory of the device is not enough.*gradient_checkpointing"):
+        updater(net, loss=scarce(net, 0, []), halve=halve).update([data()])
+
+
+def test_no_other_error_is_taken_for_a_lack_of_memory() -> None:
+    def broken(_: Batch) -> Tensor:
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        updater(network(), loss=broken, halve=halves).update([data()])

@@ -50,6 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-3,
         "ema_decay": 0.9,
         "gradient_checkpointing": True,
+        "precision": "bf16",
         "selection": "selectivenet",
         "auxiliary_weight": 0.5,
     },
@@ -212,6 +213,44 @@ def test_the_loss_scale_goes_on_too(kind: str, tmp_path: Path, monkeypatch: pyte
     with pytest.raises(TrainingInterrupted):
         supervised(kind, tmp_path, stop_at(9), precision="fp16")
     assert weights(supervised(kind, tmp_path, precision="fp16")) == expected
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_what_is_drawn_ahead_is_what_would_have_been_drawn(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ahead = weights(supervised(kind, None))
+
+    def in_turn(inputs: Any, left: Any, generator: torch.Generator) -> Any:
+        for rows in left:
+            yield rows, inputs.draw(rows, generator)
+
+    monkeypatch.setattr("offline.learning.supervised.train.drawn_ahead", in_turn)
+    assert weights(supervised(kind, None)) == ahead
+
+
+@pytest.mark.parametrize("stop", [2, 7])
+def test_out_of_memory_is_met_by_smaller_parts_also_after_an_interruption(
+    stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the fifth step on memory is enough for two rows of eight."""
+    features, passes = Stage1Net.features, [0]
+
+    def scarce(self: Stage1Net, image: Tensor) -> Tensor:
+        if self.training:
+            passes[0] += 1
+            if passes[0] > 4 and len(image) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+        return features(self, image)
+
+    monkeypatch.setattr(Stage1Net, "features", scarce)
+    whole = weights(supervised("adamw", None))
+    passes[0] = 0
+    with pytest.raises(TrainingInterrupted):
+        supervised("adamw", tmp_path, stop_at(stop))
+    assert weights(supervised("adamw", tmp_path)) == whole
+    passes[0] = 4
+    made, sets = net(), (coloured(ROWS, 1), coloured(64, 2))
+    trainee = Trainee(made, *sets, challenges=SquareChallenges(sets[0].images))
+    assert train_supervised(trainee, recipe("adamw"), CALIBRATION, seed=0, progress=silent).accumulation == 4
 
 
 def test_every_epoch_has_an_order_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

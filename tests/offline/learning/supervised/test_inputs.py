@@ -16,7 +16,7 @@ from offline.data.dataset import Dataset, Row
 from offline.errors import TrainingError, TrainingInterrupted
 from offline.learning.augmentation import augmenter, unchanged
 from offline.learning.challenge_views import ChallengeViews
-from offline.learning.frozen_prefix.cache import KEYS, STATES, PrefixCache, key_of
+from offline.learning.frozen_prefix.cache import KEYS, STATES, PrefixCache, digest_of, key_of
 from offline.learning.frozen_prefix.fill import BUILD_BATCH, Frozen, Views
 from offline.learning.predict import ImageSet
 from offline.learning.settings import TrainSettings
@@ -97,7 +97,7 @@ class _SameViews(FreshViews):
     def draw(self, rows: np.ndarray, generator: Generator) -> Tensor:
         numbers = torch.randint(2, (len(rows),), generator=generator).tolist()
         wanted = [
-            (key_of(self.images[row], number, 0), row, number)
+            (key_of(digest_of(self.images[row]), number, 0), row, number)
             for row, number in zip(rows.tolist(), numbers, strict=True)
         ]
         return Views(self.images, "validators", self.augment, 2, self.challenges).made(wanted)
@@ -145,11 +145,11 @@ def test_what_an_earlier_night_kept_is_not_computed_again(
     monkeypatch.setattr(Frozen, "states", counting)
     images = coloured(48, 1).images
     first = sources(network(backbones[0]), images[:40], tmp_path, [])
-    # Two views of each image and four as they are; one more tells a set's shape, to measure and to fill.
-    assert sum(computed) == 2 * 40 + 4 + 4
+    # Two views of each image and four as they are; one more tells the shape of a state.
+    assert sum(computed) == 2 * 40 + 4 + 1
     computed.clear()
     again = sources(network(backbones[0]), images[::-1].copy(), tmp_path, [])
-    assert sum(computed) == 2 * 8 + 4 + 4
+    assert sum(computed) == 2 * 8 + 4 + 1
     old, new = (Tensor.float(s.train.draw(np.array([row]), torch.Generator())) for s, row in ((first, 7), (again, 40)))
     assert torch.equal(old, new)
 
@@ -312,6 +312,79 @@ def test_insisting_on_a_cache_that_cannot_be_had_stops(
 ) -> None:
     with pytest.raises(TrainingError, match=r"train_supervised\.cache is on, but"):
         train(network(backbones[0], last_layers=None), tmp_path if place else None, cache="on")
+
+
+def test_states_that_are_added_together_reach_the_disk_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", synced.append)
+    keys, states = [bytes([n]) * 16 for n in range(40)], torch.arange(80.0).reshape(40, 2)
+    cache = PrefixCache(tmp_path, (2,))
+    with cache.together():
+        for n in range(40):
+            cache.append(keys[n : n + 1], states[n : n + 1])
+        assert len(PrefixCache(tmp_path, (2,))) == 0
+    assert len(synced) == 2
+    for each in (cache, PrefixCache(tmp_path, (2,))):
+        assert torch.equal(each.read(each.slots(keys)).float(), states)
+
+
+def test_what_was_added_before_an_error_is_kept(tmp_path: Path) -> None:
+    keys = [bytes([n]) * 16 for n in range(3)]
+    cache = PrefixCache(tmp_path, (1,))
+
+    def add() -> None:
+        with cache.together():
+            cache.append(keys, torch.ones(3, 1))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        add()
+    assert len(PrefixCache(tmp_path, (1,))) == 3
+
+
+def test_a_group_does_not_grow_without_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("offline.learning.frozen_prefix.cache.GROUP_BYTES", 8)
+    cache = PrefixCache(tmp_path, (2,))
+    with cache.together():
+        cache.append([b"a" * 16], torch.ones(1, 2))
+        assert len(PrefixCache(tmp_path, (2,))) == 0
+        cache.append([b"b" * 16], torch.ones(1, 2))
+        assert len(PrefixCache(tmp_path, (2,))) == 2
+
+
+def test_only_keys_that_are_new_are_read(tmp_path: Path) -> None:
+    first, second = PrefixCache(tmp_path, (1,)), PrefixCache(tmp_path, (1,))
+    first.append([b"a" * 16], torch.ones(1, 1))
+    second.append([b"b" * 16], torch.ones(1, 1))
+    # What it knows is not looked up again: another beginning of the file goes unseen.
+    content = (tmp_path / KEYS).read_bytes()
+    (tmp_path / KEYS).write_bytes(b"x" * 16 + content[16:])
+    first.append([b"c" * 16], torch.ones(1, 1))
+    assert [key in first for key in (b"a" * 16, b"b" * 16, b"c" * 16, b"x" * 16)] == [True, True, True, False]
+
+
+def test_frozen_weights_and_images_are_hashed_once(
+    backbones: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights: list[int] = []
+    pixels: list[int] = []
+    hashed = Frozen._weights
+
+    def counted(self: Frozen) -> Any:
+        weights.append(1)
+        return hashed(self)
+
+    def told(image: np.ndarray) -> bytes:
+        pixels.append(1)
+        return digest_of(image)
+
+    monkeypatch.setattr(Frozen, "_weights", counted)
+    monkeypatch.setattr("offline.learning.frozen_prefix.fill.digest_of", told)
+    sources(network(backbones[0]), coloured(8, 1).images, tmp_path, [], cache_views=3)
+    assert len(weights) == 1
+    assert len(pixels) == 8 + 4
 
 
 def test_a_full_disk_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
