@@ -77,10 +77,12 @@ class Pipeline(Generic[ConfigT, DataT]):
         try:
             with FileLock(self.workspace / ".lock", timeout=0):
                 self._sweep()
-                for stage in self.stages:
+                asked = self.config
+                for number, stage in enumerate(self.stages):
                     if stage.name in wanted:
                         self._done[stage.name] = self._ensure(stage, run)
-                return self._link(run)
+                        self._follow(number, wanted, run)
+                return self._link(run, asked)
         except Timeout as error:
             raise PipelineBusy(
                 f"{self.workspace}: another run is at work here; wait for it or use another workspace"
@@ -94,7 +96,8 @@ class Pipeline(Generic[ConfigT, DataT]):
         """
         wanted = self._wanted(name)
         for stage in self.stages:
-            if stage.name not in wanted:
+            # What a stage decided for a kept run is in the config that was kept.
+            if stage.name not in wanted or stage.decides is not None:
                 continue
             home = self._home(stage)[1]
             if not home.exists() or not _complete(home):
@@ -110,12 +113,26 @@ class Pipeline(Generic[ConfigT, DataT]):
             return set(by_name)
         if only not in by_name:
             raise PipelineError(f"no stage is called {only!r}; the stages are {', '.join(by_name)}")
-        wanted, queue = set[str](), [only]
+        before = list(by_name)[: list(by_name).index(only)]
+        wanted, queue = set[str](), [only, *(name for name in before if by_name[name].decides is not None)]
         while queue:
             name = queue.pop()
             wanted.add(name)
             queue += by_name[name].needs
         return wanted
+
+    def _follow(self, number: int, wanted: set[str], run: str) -> None:
+        """Take over what a finished stage has decided; stages before it are made anew where that concerns them."""
+        decided = self.stages[number]
+        if decided.decides is None:
+            return
+        config = decided.decides(self.config, self._done[decided.name])
+        if config == self.config:
+            return
+        self.config = config
+        for stage in self.stages[:number]:
+            if stage.name in wanted and not stage.always and self._home(stage)[1] != self._done[stage.name]:
+                self._done[stage.name] = self._ensure(stage, run)
 
     def _ensure(self, stage: Stage[ConfigT, DataT], run: str) -> Path:
         inputs, home = self._home(stage)
@@ -180,7 +197,7 @@ class Pipeline(Generic[ConfigT, DataT]):
         for directory in {*many, *(path for path in (*checkpoints, *prefixes) if path.stat().st_mtime < given_up)}:
             shutil.rmtree(directory, ignore_errors=True)
 
-    def _link(self, run: str) -> Path:
+    def _link(self, run: str, asked: ConfigT) -> Path:
         home = self.workspace / "runs" / run
         home.mkdir(parents=True, exist_ok=True)
         # What a later stage made of a file takes the place of it.
@@ -188,7 +205,7 @@ class Pipeline(Generic[ConfigT, DataT]):
         for name in sorted(files.keys() - {MANIFEST}):
             (home / name).unlink(missing_ok=True)
             os.link(files[name], home / name)
-        self.config.write(home / CONFIG)
+        asked.write(home / CONFIG)
         return home
 
 

@@ -142,6 +142,9 @@ class Stage(Generic[ConfigT, DataT]):
         outside: files and directories that the config names and the stage reads; names, sizes and times of change of
             what is there are part of its key.
         machine: what of this machine decides its result; part of its key.
+        decides: the config of the run after what a finished directory of this stage has decided, or None if it decides
+            nothing. It runs before every stage after it, which see that config alone and have in their keys what it
+            changed of their sections; a stage before it whose sections it changed is made again.
     """
 
     name: str
@@ -152,3 +155,4 @@ class Stage(Generic[ConfigT, DataT]):
     always: bool = False
     outside: Callable[[ConfigT], Sequence[Path]] = _nothing
     machine: Callable[[ConfigT], str] = _any_machine
+    decides: Callable[[ConfigT, Path], ConfigT] | None = None

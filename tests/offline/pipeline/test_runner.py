@@ -382,3 +382,51 @@ def test_a_run_killed_at_any_step_on_the_file_system_is_finished_by_the_next(tmp
     # What was finished stays finished, however much later the kill came.
     assert cached == sorted(cached)
     assert set(cached) == {0, 1, 2, 3}
+
+
+def deciding(context: StageContext) -> None:
+    (context.out / "choice.txt").write_text("3")
+
+
+def chosen(config: RunConfig, home: Path) -> RunConfig:
+    return override(config, {"train_supervised.epochs": int((home / "choice.txt").read_text())})
+
+
+def plan_with_a_choice(choose: Callable[[StageContext], None] = deciding) -> tuple[Stage, ...]:
+    """draw depends on the training settings and comes before the choice, train and export come after it."""
+    split, train, export = stages()
+    draw = Stage("draw", ("split",), ("train_supervised",), writes("draw"))
+    choice = Stage("choice", ("split",), ("seed",), choose, decides=chosen)
+    return split, draw, choice, replace(train, needs=("split", "draw")), export
+
+
+def test_later_stages_follow_what_a_stage_decided_and_earlier_ones_are_made_anew(tmp_path: Path) -> None:
+    home, seen = run(tmp_path, plan_with_a_choice())
+    assert seen.ran() == ["split", "draw", "choice", "draw", "train", "export"]
+    assert (home / "train.txt").read_text() == "train(draw(split())split()3)"
+    # The config of the run is what was asked for, so that it can be asked for again.
+    assert RunConfig.read(home / "config.json") == RunConfig()
+    again = run(tmp_path, plan_with_a_choice())[1]
+    assert again.ran() == []
+
+
+def test_the_key_of_a_later_stage_depends_on_the_choice_and_not_on_how_it_was_made(tmp_path: Path) -> None:
+    def noisily(context: StageContext) -> None:
+        deciding(context)
+        (context.out / "seconds.txt").write_text("17.2")
+
+    run(tmp_path, plan_with_a_choice())
+    seen = run(tmp_path, plan_with_a_choice(noisily), config=override(RunConfig(), {"seed": 1}))[1]
+    assert seen.ran() == ["choice"]
+
+
+def test_a_single_stage_waits_for_the_choice_before_it_though_it_reads_nothing_of_it(tmp_path: Path) -> None:
+    seen = run(tmp_path, plan_with_a_choice(), only="train")[1]
+    assert "choice" in seen.ran()
+    assert "choice" not in run(tmp_path / "other", plan_with_a_choice(), only="draw")[1].ran()
+
+
+def test_a_kept_run_of_the_chosen_config_needs_no_choice(tmp_path: Path) -> None:
+    run(tmp_path, plan_with_a_choice())
+    kept = override(RunConfig(), {"train_supervised.epochs": 3, "seed": 5})
+    made(tmp_path, plan_with_a_choice(), config=kept).check_finished("train")
