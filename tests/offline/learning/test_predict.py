@@ -35,7 +35,7 @@ def test_memory_that_is_not_enough_for_one_row_is_an_error() -> None:
 
 def test_outputs_in_half_precision_are_near_and_leave_the_weights_as_they_were() -> None:
     model = ModelSettings(backbone=RandomBackbone(hidden=32, layers=2, heads=2, patch_px=8), adapter="none")
-    net = build(model, size_px=32, seed=0)
+    net = build(model, shape=(32, 32), seed=0)
     weights = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     images = np.random.default_rng(0).integers(0, 256, (6, 3, 32, 32), np.uint8)
     exact, near = predict(net, images), predict(net, images, "bf16")
