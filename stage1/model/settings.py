@@ -69,7 +69,8 @@ class ModelSettings(Section):
         views: see `stage1.model.net.Stage1Net`.
         adapter: what is trained of the backbone. `doran`, `dora` and `lora` are low-rank and merged into plain weights;
             `prompts` are extra tokens in each block and `parallel` is a bottleneck beside each MLP, and both stay in
-            the graph; `none` trains the heads alone. Convolutional backbones take `lora`, `dora` and `none`.
+            the graph; `none` trains the heads alone. Every backbone takes `lora`, `dora` and `none`; `doran` needs
+            linear layers, `prompts` a CLS token, and `parallel` blocks with an MLP.
         targets: projections that low-rank adapters are put on; of a convolutional backbone its 1x1 convolutions,
             whatever this says.
         rank: rank of low-rank adapters (their alpha is twice that), number of prompts in a block, or width of the

@@ -19,15 +19,35 @@ def plain(backbone: nn.Module) -> nn.Module:
 
 
 def blocks_of(backbone: nn.Module) -> nn.ModuleList:
-    """The blocks of a backbone in their order: its longest list of modules.
+    """The blocks of a backbone in their order, through all its stages where it has any.
+
+    A transformer or MobileNet keeps its blocks in one list, which is what comes back and may be written to. Swin and
+    ConvNeXt keep a list in each stage of a list of stages; then it is a new list of the same blocks.
 
     Raises:
         ValueError: it has none.
     """
-    lists = [module for module in plain(backbone).modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
+    found = max((_unfolded(each) for each in _outermost_lists(plain(backbone))), key=len, default=None)
+    if found is None:
         raise ValueError(f"{type(plain(backbone)).__name__} has no list of blocks")
-    return max(lists, key=len)
+    return found
+
+
+def _outermost_lists(module: nn.Module) -> list[nn.ModuleList]:
+    """Lists of modules that are in no other list."""
+    if isinstance(module, nn.ModuleList):
+        return [module]
+    return [found for child in module.children() for found in _outermost_lists(child)]
+
+
+def _unfolded(stages: nn.ModuleList) -> nn.ModuleList:
+    """The blocks of a list of stages, or the list itself if its members have none."""
+    inside = [[each for each in _outermost_lists(stage) if len(each)] for stage in stages]
+    if not all(inside):
+        return stages
+    # A stage of ConvNeXt also keeps a list of its norm and its downsampling: those of blocks are all of a kind.
+    picked = [max(lists, key=lambda each: (len({*map(type, each)}) == 1, len(each))) for lists in inside]
+    return nn.ModuleList(block for each in picked for block in _unfolded(each))
 
 
 def can_be_cut(backbone: nn.Module) -> bool:

@@ -63,22 +63,36 @@ def with_low_rank(backbone: nn.Module, config: LoraConfig) -> nn.Module:
 def add_side_modules(net: Stage1Net, settings: ModelSettings) -> None:
     """Put in what stays in the graph after training: prompts or parallel bottlenecks; nothing for other adapters.
 
+    What is new is drawn by the CPU, so that a seed means the same on every device, and then moved to that of its block.
+
     Raises:
-        ModelError: the backbone is no transformer whose blocks are known.
+        ModelError: this backbone does not take this adapter; says which does.
     """
     if settings.adapter not in {"prompts", "parallel"}:
         return
-    blocks, width = blocks_of(net.backbone), net.layout.width
-    if not net.layout.first_patch or not all(hasattr(block, "mlp") for block in blocks):
+    blocks, name = blocks_of(net.backbone), type(net.backbone).__name__
+    if settings.adapter == "prompts" and not net.layout.first_patch:
         raise ModelError(
-            f"{type(net.backbone).__name__} has no transformer blocks with an MLP, which the adapter "
-            f"{settings.adapter!r} needs: set model.adapter to lora or dora"
+            f"{name} has no CLS token, behind which the adapter 'prompts' puts its tokens: set model.adapter to lora "
+            "or dora"
+        )
+    if not all(hasattr(block, "mlp") for block in blocks):
+        raise ModelError(
+            f"the blocks of {name} have no MLP of their own, beside which the adapter {settings.adapter!r} is put: set "
+            "model.adapter to lora or dora"
         )
     for index in _adapted(blocks, settings):
+        block = blocks[index]
+        device = next(block.parameters()).device
         if settings.adapter == "prompts":
-            blocks[index] = PromptedBlock(blocks[index], settings.rank, width)
+            blocks[index] = PromptedBlock(block, settings.rank, net.layout.width).to(device)
         else:
-            blocks[index].mlp = ParallelMlp(blocks[index].mlp, settings.rank, width)  # type: ignore[arg-type]
+            block.mlp = ParallelMlp(block.mlp, settings.rank, _width(block.mlp)).to(device)  # type: ignore[arg-type]
+
+
+def _width(mlp: nn.Module) -> int:
+    """Channels that go into an MLP: the stages of a backbone may differ in them."""
+    return next(module.in_features for module in mlp.modules() if isinstance(module, nn.Linear))
 
 
 def _adapted(blocks: nn.ModuleList, settings: ModelSettings) -> range:

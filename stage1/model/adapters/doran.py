@@ -204,7 +204,8 @@ class DoranLayer(nn.Module):
         super().__init__()
         rows = _row_norms(base_weight.detach())
         tau = tau_init * rows.mean()
-        if not 0 < tau < math.inf:
+        # A tensor on the meta device has a shape and no value.
+        if not (tau.is_meta or 0 < tau < math.inf):
             raise ModelError("a projection whose weight is zero or not finite cannot be adapted: leave it out")
         raw = tau + torch.log(-torch.expm1(-tau))
         self.raw_tau = nn.Parameter(raw.repeat(len(rows) if tau_per_row else 1))

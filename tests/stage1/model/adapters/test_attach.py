@@ -184,7 +184,7 @@ def test_a_convolutional_backbone_is_adapted_at_its_late_pointwise_convolutions(
     ("adapter", "match"),
     [
         ("doran", "DoRAN adapts linear layers, and MobileNetV2Model has none"),
-        ("prompts", "MobileNetV2Model has no transformer blocks"),
+        ("prompts", "MobileNetV2Model has no CLS token"),
         ("parallel", "set model.adapter to lora or dora"),
     ],
 )
