@@ -212,6 +212,7 @@ class DoranLayer(nn.Module):
         self.weight = nn.Parameter(rows + tau)
         self.register_buffer("initial", self.weight.detach().clone(), persistent=False)
         self._detach_norm = detach_norm
+        self._known: tuple[object, Tensor] | None = None
 
     @property
     def tau(self) -> Tensor:
@@ -233,10 +234,18 @@ class DoranLayer(nn.Module):
             precise = _precise(weight.dtype)
             w, a, b = weight.to(precise), factor_a.to(precise), factor_b.to(precise)
             crossed, own = ((w @ a.T) * b).sum(1), ((b @ (a @ a.T)) * b).sum(1)
-            squared = _row_norms(w).square() + 2 * scaling * crossed + scaling**2 * own
+            squared = self._squared(weight) + 2 * scaling * crossed + scaling**2 * own
             # Rounding may leave less than nothing, and a root of nothing has no finite gradient.
             norm = squared.clamp_min(torch.finfo(precise).tiny).sqrt()
             return self.weight.to(precise) / (norm + self.tau.to(precise))
+
+    def _squared(self, weight: Tensor) -> Tensor:
+        """`||W0||^2` row by row, `(out,)`, computed when `W0` is another tensor, or has been written to."""
+        # A tensor counts the writes to it; all of it is read for the norm, in every pass.
+        state = (weight.data_ptr(), weight._version, weight.dtype, weight.device)  # noqa: SLF001
+        if weight.requires_grad or self._known is None or self._known[0] != state:
+            self._known = state, _row_norms(weight).square()
+        return self._known[1]
 
     def forward(
         self,

@@ -17,6 +17,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
 from offline.learning.optimiser import parameter_groups
 from stage1.errors import ModelError
+from stage1.model.adapters import doran
 from stage1.model.adapters.doran import (
     ACTIVATIONS,
     SHARED,
@@ -306,6 +307,29 @@ def test_the_norm_is_not_taken_in_half_precision() -> None:
             added = layer(x, **kept, scaling=2.0, base_layer=module.get_base_layer())
         assert float(added.detach().abs().max()) < 1e-5, name
     assert apart(said(model), said(base)) < 1e-5
+
+
+def test_the_norm_of_a_frozen_weight_is_taken_once_and_anew_when_it_is_written_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, taken, norms = adapted(), list[int](), doran._row_norms
+
+    def told(weight: Tensor) -> Tensor:
+        taken.append(1)
+        return norms(weight)
+
+    monkeypatch.setattr(doran, "_row_norms", told)
+    first = said(model)
+    count = len(taken)
+    assert count == len(projections(model))
+    assert torch.equal(said(model), first)
+    assert len(taken) == count
+    layer = next(iter(projections(model).values()))
+    with torch.no_grad():
+        layer.get_base_layer().weight.mul_(2)
+    doubled = said(model)
+    assert len(taken) == count + 1
+    assert torch.equal(said(copy.deepcopy(model)), doubled)
 
 
 def attention(index: int, name: str) -> str:
