@@ -23,7 +23,7 @@ def net(adapter: Any, last: int | None = 1) -> Stage1Net:
     settings = ModelSettings(
         backbone=RandomBackbone(hidden=32, layers=3, heads=2, patch_px=8), adapter=adapter, rank=4, last_layers=last
     )
-    made = build(settings, size_px=32, seed=0)
+    made = build(settings, shape=(32, 32), seed=0)
     add_adapters(made, settings)
     return made
 

@@ -61,7 +61,7 @@ def settings(directory: Path, adapter: str, **changes: Any) -> ModelSettings:
 
 
 def adapted(model: ModelSettings, device: str = "cpu") -> Stage1Net:
-    net = build(model, size_px=SIZE_PX, seed=0).to(device)
+    net = build(model, shape=(SIZE_PX, SIZE_PX), seed=0).to(device)
     add_adapters(net, model)
     return net.eval()
 
@@ -112,11 +112,11 @@ def test_what_is_left_after_training_says_the_same_and_comes_back_from_disk(
     merge_adapters(net)
     assert torch.allclose(net.features(images()), expected, atol=1e-4)
     save_weights(net, tmp_path / "model.safetensors")
-    again = build(model, size_px=SIZE_PX, seed=9)
+    again = build(model, shape=(SIZE_PX, SIZE_PX), seed=9)
     add_side_modules(again, model)
     load_weights(again, tmp_path / "model.safetensors")
     assert torch.equal(again.eval().features(images()), net.features(images()))
-    plain = list(build(model, size_px=SIZE_PX, seed=9).state_dict())
+    plain = list(build(model, shape=(SIZE_PX, SIZE_PX), seed=9).state_dict())
     assert (list(net.state_dict()) == plain) == (adapter not in {"prompts", "parallel"})
 
 
@@ -127,7 +127,7 @@ def test_the_engine_says_what_the_adapted_network_says(
     net = adapted(settings(directories[kind], adapter))
     disturb(net)
     merge_adapters(net)
-    export_onnx(net, tmp_path / "model.onnx", SIZE_PX)
+    export_onnx(net, tmp_path / "model.onnx", (SIZE_PX, SIZE_PX))
     assert check_export(net, tmp_path / "model.onnx", images(17).numpy()) < 1e-4
 
 
@@ -137,7 +137,7 @@ def test_a_fresh_adapter_changes_nothing(directories: dict[str, Path], kind: str
     if (kind, adapter) in REFUSED:
         pytest.skip("refused")
     model = settings(directories[kind], adapter)
-    plain = build(model, size_px=SIZE_PX, seed=0).eval()
+    plain = build(model, shape=(SIZE_PX, SIZE_PX), seed=0).eval()
     assert torch.allclose(adapted(model).features(images()), plain.features(images()), atol=1e-5)
 
 
@@ -157,7 +157,7 @@ def test_every_tensor_of_an_adapter_is_where_the_network_is(
 @pytest.mark.parametrize(("kind", "adapter"), REFUSED)
 def test_what_makes_no_sense_is_refused_with_what_to_do(directories: dict[str, Path], kind: str, adapter: str) -> None:
     for change in (add_adapters, add_side_modules):
-        net = build(settings(directories[kind], adapter), size_px=SIZE_PX, seed=0)
+        net = build(settings(directories[kind], adapter), shape=(SIZE_PX, SIZE_PX), seed=0)
         with pytest.raises(ModelError, match=rf"{REFUSED[kind, adapter]}.*set model\.adapter to"):
             change(net, settings(directories[kind], adapter))
 
