@@ -11,6 +11,9 @@ from engines.errors import Unavailable
 
 # Measured on ONNX Runtime: a session holds its weights, and packs the matrices for its kernels while it still has them.
 COPIES_OF_WEIGHTS = 2.0
+# What is left of it when it is there, and what a pixel of a batch takes while it is computed: of a ViT-S/16 of 12
+# blocks 190 to 360 bytes from 224 x 224 to 448 x 448 px, at 16 images. Wider networks take more, and weigh far more.
+KEPT_OF_WEIGHTS, PIXEL_BYTES = 1.5, 300
 OVERHEAD_BYTES = 96 * 2**20
 # Of glibc's mallopt.
 ARENA_MAX, MMAP_THRESHOLD = -8, -3
@@ -20,13 +23,15 @@ CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 
 
-def needed_bytes(weights: int) -> int:
-    """Most memory that loading an engine takes.
+def needed_bytes(weights: int, pixels: int = 0) -> int:
+    """Most memory that loading an engine and warming it up takes.
 
     Args:
         weights: size of its files.
+        pixels: of all images of its largest batch; 0 where a GPU computes them.
     """
-    return round(COPIES_OF_WEIGHTS * weights) + OVERHEAD_BYTES
+    warm = KEPT_OF_WEIGHTS * weights + PIXEL_BYTES * pixels
+    return round(max(COPIES_OF_WEIGHTS * weights, warm)) + OVERHEAD_BYTES
 
 
 def available_bytes(read: Callable[[Path], str] = Path.read_text) -> int | None:
@@ -58,28 +63,30 @@ def _control_group(read: Callable[[Path], str]) -> int | None:
     return None
 
 
-def fits(weights: int, available: int | None) -> bool:
+def fits(weights: int, available: int | None, pixels: int = 0) -> bool:
     """Whether an engine can be loaded; where nobody knows what is left, it is tried.
 
     Args:
         weights: size of its files, bytes.
         available: memory that is left, bytes; None if that is unknown.
+        pixels: see `needed_bytes`.
     """
-    return available is None or needed_bytes(weights) <= available
+    return available is None or needed_bytes(weights, pixels) <= available
 
 
-def admit(weights: int, available: int | None) -> None:
+def admit(weights: int, available: int | None, pixels: int = 0) -> None:
     """Refuse an engine that does not fit beside what is loaded.
 
     Args:
         weights: size of its files, bytes.
         available: memory that is left, bytes; None if that is unknown.
+        pixels: see `needed_bytes`.
 
     Raises:
         Unavailable: with the numbers.
     """
-    if available is not None and not fits(weights, available):
-        needed = needed_bytes(weights)
+    if available is not None and not fits(weights, available, pixels):
+        needed = needed_bytes(weights, pixels)
         raise Unavailable(
             f"loading it takes about {needed / 2**20:,.0f} MiB, and {available / 2**20:,.0f} MiB are left: "
             "free memory, or restart the miner, which loads it alone"

@@ -215,7 +215,7 @@ class BundleLoader:
         options = self._options
         if not self._settings.trial or not self._slot.generation:
             return False
-        if not fits(checked.weights, options.memory()):
+        if not fits(checked.weights, options.memory(), checked.pixels(options.most)):
             self._slot.release_standby()
         life.to(State.TRYING)
         await self.quietly(

@@ -48,6 +48,14 @@ class CheckedBundle:
         """Size of the largest engine in it, bytes."""
         return largest_engine(((name, entry.size) for name, entry in self.manifest.files.items()), self.spec)
 
+    def pixels(self, most: int) -> int:
+        """Pixels of a batch of so many images in the memory of this process; none where a GPU computes them."""
+        if self.spec.device != "cpu":
+            return 0
+        height, width = self.preprocess.shape
+        # In int8 images are computed one by one.
+        return height * width * (1 if self.spec.precision == "int8" else most)
+
 
 @dataclass(frozen=True)
 class LiveBundle:
@@ -132,7 +140,7 @@ def load_checked(
     name = checked.directory.name
     report(State.LOADING)
     try:
-        admit(checked.weights, memory())
+        admit(checked.weights, memory(), checked.pixels(most))
     except Unavailable as error:
         raise Unavailable(f"{name}: {error}") from None
     engine = opens()
