@@ -2,6 +2,7 @@
 
     python -m benchmarks.training_throughput --tree ../before
     python -m benchmarks.training_throughput --tree ../before --precision bf16 --rounds 12 --only steps_anew predict
+    python -m benchmarks.training_throughput --tree ../before --memory 20000
 
 Each checkout has a process that holds a network and images and waits. The two take turns: in every round each does the
 same work once, and who is first changes from round to round, because whoever comes second finds a warm machine. A ratio
@@ -11,6 +12,9 @@ this one is faster. Without `--tree` both processes run this checkout, which sho
 `augment` draws a batch of views as validators send them; `steps_anew` is the steps of an epoch on such views, and
 `steps_kept` those behind the frozen blocks; `fill` fills the cache of frozen activations; `look_up` finds all of it
 there; `predict` is what the report's comparison asks of a network, each checkout at the precision that it asks it at.
+
+With `--memory` each decodes so many pictures, as a stage does, and draws batches of them. Printed is the most memory
+that its process had: of its own, which the system cannot take back, and with the pages of files that it can.
 """
 
 from __future__ import annotations
@@ -108,6 +112,68 @@ def compare(options: argparse.Namespace) -> None:
             print(f"{work:12}{medians[0]:>9.2f}{medians[1]:>10.2f}{ratio(walls):>24}{ratio(cpus):>24}", flush=True)
         for each in sides.values():
             each.close()
+
+
+def memory(options: argparse.Namespace) -> None:
+    """Print what pictures take, in each checkout."""
+    with tempfile.TemporaryDirectory() as name:
+        print(f"{'':10}{'own, MiB':>10}{'all, MiB':>10}{'seconds':>9}")
+        for side, tree in {"ours": HERE, "theirs": options.tree}.items():
+            told = json.dumps({"count": options.memory, "size": options.size, "home": name, "tree": str(tree)})
+            child = subprocess.run(
+                [sys.executable, __file__, "--hold", told],
+                stdout=subprocess.PIPE,
+                text=True,
+                env=os.environ | {"PYTHONPATH": str(tree)},
+                cwd=tree,
+                check=True,
+            )
+            own, everything, seconds = json.loads(child.stdout)
+            print(f"{side:10}{own / 1024:>10.0f}{everything / 1024:>10.0f}{seconds:>9.0f}", flush=True)
+
+
+def hold(told: str) -> None:
+    """Be a stage that reads pictures, and write what memory it had at most, in KiB, and how long it took."""
+    given = json.loads(told)
+    sys.path[0] = given["tree"]
+    import hashlib
+    import threading
+
+    import numpy as np
+
+    from offline.data.dataset import Dataset, Row
+    from stage1.preprocess import PreprocessSettings
+
+    home, files, settings = Path(given["home"]), 64, PreprocessSettings(size_px=given["size"])
+    for number in range(files):
+        _draw(home / f"{number}.jpg", number, (320, 180))
+    rows = tuple(Row(image=f"row {n}", label=n % 2, group=str(n)) for n in range(given["count"]))
+    data = Dataset(home, rows, paths={row.image: f"{n % files}.jpg" for n, row in enumerate(rows)})
+    most, ended = [0, 0], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.05):
+            lines = (line.split() for line in Path("/proc/self/status").read_text().splitlines())
+            status = {words[0]: int(words[1]) for words in lines if words[0] in {"RssAnon:", "VmRSS:"}}
+            for place, name in enumerate(("RssAnon:", "VmRSS:")):
+                most[place] = max(most[place], status[name])
+
+    watching = threading.Thread(target=look)
+    watching.start()
+    began = time.perf_counter()
+    try:
+        from offline.data.pixel_store import PixelStore
+    except ImportError:
+        images = data.array(settings)
+    else:
+        known = {row.image: hashlib.sha256(data.file_of(row.image).read_bytes()).hexdigest() for row in rows}
+        images = PixelStore(home / "pixels").array(data, settings, known)
+    order = np.random.default_rng(0).permutation(len(images))
+    total = sum(int(images[order[start : start + 32]].sum()) for start in range(0, len(order), 32))
+    assert total
+    ended.set()
+    watching.join()
+    print(json.dumps([*most, time.perf_counter() - began]))
 
 
 class Workplace:
@@ -269,13 +335,13 @@ def _void(_: object) -> None:
     """Drop what work returns."""
 
 
-def _draw(path: Path, seed: int) -> None:
-    """A street of noise, 1280 x 720."""
+def _draw(path: Path, seed: int, size: tuple[int, int] = (1280, 720)) -> None:
+    """A street of noise."""
     import numpy as np
     from PIL import Image
 
     rough = np.random.default_rng(seed).integers(0, 256, (45, 80, 3), np.uint8)
-    Image.fromarray(rough).resize((1280, 720), Image.Resampling.BICUBIC).save(path, quality=85)
+    Image.fromarray(rough).resize(size, Image.Resampling.BICUBIC).save(path, quality=85)
 
 
 def work(told: str) -> None:
@@ -300,13 +366,22 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64, help="images that train")
     parser.add_argument("--batch", type=int, default=16, help="images of a step")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of a matrix product")
+    parser.add_argument("--memory", type=int, help="pictures to hold, instead of the comparison of times")
     parser.add_argument("--work", help=argparse.SUPPRESS)
+    parser.add_argument("--hold", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work is not None:
         work(options.work)
         return
+    if options.hold is not None:
+        hold(options.hold)
+        return
     options.tree = options.tree.resolve()
-    shown = ", ".join(f"{name} {value}" for name, value in vars(options).items() if name not in {"work", "only"})
+    if options.memory is not None:
+        memory(options)
+        return
+    hidden = {"work", "hold", "memory", "only"}
+    shown = ", ".join(f"{name} {value}" for name, value in vars(options).items() if name not in hidden)
     print(f"{shown}\n")
     compare(options)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -203,7 +203,7 @@ class Dataset:
         names = sorted({name for row in self.rows for name in row.metadata})
         return {name: [word(said(row.metadata.get(name, "")) or "") for row in self.rows] for name in names}
 
-    def pixels(self, settings: PreprocessSettings) -> Iterator[Pixels]:
+    def pixels(self, settings: PreprocessSettings) -> Generator[Pixels, None, None]:
         """Every image through the serving preprocess, in order, decoded on all cores.
 
         Raises:

@@ -63,7 +63,7 @@ def predict(
     device = device_of(net)
 
     def features(start: int, stop: int) -> Tensor:
-        return net.features(torch.from_numpy(images[start:stop]).to(device))
+        return net.features(torch.tensor(images[start:stop]).to(device))
 
     with lowered(net.backbone, device, precision, frozen=False):
         return answers(net, len(images), features, precision, check)
@@ -143,7 +143,7 @@ def features(net: Stage1Net, images: Pixels) -> Tensor:
 
     def some(start: int, stop: int) -> Tensor:
         with autocast(device, "auto"):
-            return net.features(torch.from_numpy(images[start:stop]).to(device)).float()
+            return net.features(torch.tensor(images[start:stop]).to(device)).float()
 
     with lowered(net.backbone, device, "auto", frozen=False), fast_products(device):
         return torch.cat(in_fitting_batches(some, len(images)))

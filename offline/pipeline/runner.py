@@ -24,12 +24,24 @@ from engines.store.store import Store
 from offline.errors import PipelineBusy, PipelineError
 from offline.pipeline.content_key import run_id, stage_key
 from offline.pipeline.progress import Progress
-from offline.pipeline.stage import CHECKPOINTS, MANIFEST, PREFIXES, ConfigT, DataT, Stage, StageContext, StageManifest
+from offline.pipeline.stage import (
+    CHECKPOINTS,
+    MANIFEST,
+    PIXELS,
+    PREFIXES,
+    ConfigT,
+    DataT,
+    Stage,
+    StageContext,
+    StageManifest,
+)
 from stage1.artifacts import fsync_directory, fsync_tree, sha256_file
 from stage1.errors import ArtifactError
 
 # Of one night: training and val_select, each with and without domain adaptation.
 PREFIXES_KEPT = 4
+# Sets of pictures: those that train, choose, judge features and are reported on, of two nights.
+PIXELS_KEPT = 8
 # So long a checkpoint waits for the stage that wrote it, and kept activations for a training; then their settings,
 # data or code have been given up.
 CHECKPOINT_DAYS = 14
@@ -194,6 +206,11 @@ class Pipeline(Generic[ConfigT, DataT]):
         checkpoints, prefixes = (list((self.workspace / name).glob("*")) for name in (CHECKPOINTS, PREFIXES))
         # Other frozen weights, after an adaptation for example, have a directory of their own, and each is large.
         many = sorted(prefixes, key=lambda path: path.stat().st_mtime)[:-PREFIXES_KEPT]
+        pixels = sorted((self.workspace / PIXELS).glob("*"), key=lambda path: path.stat().st_mtime)
+        for path in pixels:
+            # Names that begin with a dot are of files that a killed run did not finish.
+            if path.name.startswith(".") or path in pixels[:-PIXELS_KEPT] or path.stat().st_mtime < given_up:
+                path.unlink()
         for directory in {*many, *(path for path in (*checkpoints, *prefixes) if path.stat().st_mtime < given_up)}:
             shutil.rmtree(directory, ignore_errors=True)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MANIFEST = "stage.json"
 CHECKPOINTS = "checkpoints"
 PREFIXES = "prefixes"
+PIXELS = "pixels"
 
 
 class Config(Protocol):
@@ -113,6 +114,11 @@ class StageContext(Generic[ConfigT, DataT]):
     def prefixes(self) -> Path:
         """Where what frozen blocks make of images is kept over the nights."""
         return self.workspace / PREFIXES
+
+    @property
+    def pixels(self) -> Path:
+        """Where pictures as an engine sees them are kept for the stages of a night."""
+        return self.workspace / PIXELS
 
     @property
     def checkpoints(self) -> Path:

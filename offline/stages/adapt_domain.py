@@ -52,7 +52,7 @@ def run_adapt_domain(context: Context) -> None:
     from offline.data.sources.unlabelled import COPIES_DISTANCE, hashes_of, read_unlabelled  # noqa: PLC0415
     from offline.learning.self_distillation.adapt import adapt_domain  # noqa: PLC0415
     from offline.learning.self_distillation.probe import feature_judge, fitting  # noqa: PLC0415
-    from offline.stages.common.network import images_of, network_of  # noqa: PLC0415
+    from offline.stages.common.network import images_of, network_of, pixel_store  # noqa: PLC0415
     from stage1.model.weights import save_weights  # noqa: PLC0415
 
     config = context.config
@@ -67,6 +67,7 @@ def run_adapt_domain(context: Context) -> None:
         hashes_of(judged, context.workspace / FINGERPRINTS),
         config.splits.hash_distance or COPIES_DISTANCE,
         ahead=train.images,
+        room=pixel_store(context).scratch,
         progress=context.progress.step,
     )
     found = adapt_domain(

@@ -46,6 +46,7 @@ def read_unlabelled(
     distance: int,
     *,
     ahead: Pixels,
+    room: Callable[[Sequence[int]], Pixels] = lambda shape: np.empty(shape, np.uint8),
     progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> Unlabelled:
     """All images below some directories, through the serving preprocess, behind those that are there already.
@@ -59,6 +60,7 @@ def read_unlabelled(
         judged: perceptual hashes, 64 hex digits, of the rows that judge.
         distance: largest number of bits in which pictures that look alike differ.
         ahead: images that come first, uint8 `(M, 3, H, W)`.
+        room: gives an array of a shape, uint8; see `PixelStore.scratch`.
         progress: called with files read, files in all, and a note.
 
     Raises:
@@ -66,7 +68,7 @@ def read_unlabelled(
     """
     paths = [path for directory in directories for path in _files(directory)]
     # Once, at the size that it may get at most: what is not written takes no memory.
-    images = np.empty((len(ahead) + len(paths), *ahead.shape[1:]), np.uint8)
+    images = room((len(ahead) + len(paths), *ahead.shape[1:]))
     images[: len(ahead)] = ahead
     hashes: list[str | None] = []
     unreadable = 0

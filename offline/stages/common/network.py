@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from offline.data.dataset import Dataset
+from offline.data.pixel_store import PixelStore
 from offline.learning.predict import ImageSet, best_device
+from offline.stages.common.inputs import splits_of
 from stage1.model.adapters.attach import add_side_modules
 from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
@@ -15,8 +17,14 @@ if TYPE_CHECKING:
 
 
 def images_of(context: Context, rows: Dataset) -> ImageSet:
-    """The pictures of some rows, as an engine sees them."""
-    return ImageSet(rows.array(context.config.preprocess), rows)
+    """The pictures of some rows, as an engine sees them; decoded once for all stages of a night."""
+    contents = splits_of(context).contents
+    return ImageSet(pixel_store(context).array(rows, context.config.preprocess, contents), rows)
+
+
+def pixel_store(context: Context) -> PixelStore:
+    """Where the pictures of this workspace are kept."""
+    return PixelStore(context.pixels, context.progress.step)
 
 
 def network_of(context: Context, *, trained: bool) -> Stage1Net:

@@ -29,7 +29,7 @@ from offline.learning.self_distillation.adapt import adapt_domain
 from offline.learning.settings import AdaptSettings, ConformalTrainingSettings, TrainSettings
 from offline.learning.supervised.train import Trainee, train_supervised
 from offline.pipeline.progress import Silence
-from offline.pipeline.runner import CHECKPOINT_DAYS, Pipeline
+from offline.pipeline.runner import CHECKPOINT_DAYS, PIXELS_KEPT, Pipeline
 from offline.pipeline.stage import Stage, StageContext
 from stage1.certificate.settings import CalibrationSettings
 from stage1.model.adapters.attach import add_adapters
@@ -366,6 +366,18 @@ def test_checkpoints_that_nobody_came_back_for_are_removed(tmp_path: Path) -> No
         made.append(directory)
     run_stages(tmp_path, lambda context: (context.out / "done").touch())
     assert [directory.exists() for directory in made] == [False, True]
+
+
+def test_pictures_of_nights_long_ago_are_removed_and_what_a_killed_run_did_not_finish(tmp_path: Path) -> None:
+    home, now = tmp_path / "workspace" / "pixels", datetime.now(UTC).timestamp()
+    home.mkdir(parents=True)
+    ages = {f"{n}.npy": float(n) for n in range(PIXELS_KEPT + 2)} | {".partial-1-a.npy": 0.0}
+    ages["0.npy"] = 86400.0 * (CHECKPOINT_DAYS + 1)
+    for name, age in ages.items():
+        (home / name).touch()
+        os.utime(home / name, (now - age, now - age))
+    run_stages(tmp_path, lambda context: (context.out / "done").touch())
+    assert sorted(path.name for path in home.iterdir()) == sorted(f"{n}.npy" for n in range(1, PIXELS_KEPT))
 
 
 def test_the_old_answer_to_sigterm_is_put_back(tmp_path: Path) -> None:
