@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
+
+from pydantic import model_validator
 
 from engines.backends.registry import KnownEngine
 from engines.backends.settings import CompileSettings
 from engines.spec import EngineSpec
 from offline.data.settings import PreflightSettings
 from offline.evaluation.settings import EvalSettings
-from offline.learning.settings import AdaptSettings, CompareSettings, ConformalTrainingSettings, TrainSettings
+from offline.learning.settings import (
+    AdaptSettings,
+    CompareSettings,
+    ConformalTrainingSettings,
+    LearnSettings,
+    TrainSettings,
+)
 from offline.publish.settings import GateSettings, ModelCardSettings
 from offline.splits.settings import SplitSettings
 from stage1.artifacts import Artifact
@@ -40,6 +48,7 @@ class RunConfig(Artifact):
     splits: SplitSettings = SplitSettings()
     model: ModelSettings = ModelSettings()
     adapt_domain: AdaptSettings = AdaptSettings()
+    learn: LearnSettings = LearnSettings()
     train_supervised: TrainSettings = TrainSettings()
     train_conformal_risk: ConformalTrainingSettings = ConformalTrainingSettings()
     compare_training: CompareSettings = CompareSettings()
@@ -49,6 +58,15 @@ class RunConfig(Artifact):
     eval_selective: EvalSettings = EvalSettings()
     gate: GateSettings = GateSettings()
     model_card: ModelCardSettings = ModelCardSettings()
+
+    @model_validator(mode="after")
+    def _races_from_the_start(self) -> Self:
+        if self.learn.recipe == "auto" and self.train_supervised.warm_start is not None:
+            raise ValueError(
+                "learn.recipe auto holds rows out, and the adapter in train_supervised.warm_start has seen them: set "
+                "learn.recipe to fixed, or train without it"
+            )
+        return self
 
 
 PRESETS: dict[str, RunConfig] = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, model_validator
 
 from stage1.settings import Section, UserPath
 
@@ -219,3 +219,41 @@ class CompareSettings(Section):
     cross_entropy: bool = True
     adaptation: bool = True
     repetitions: int = Field(default=1000, ge=1)
+
+
+class LearnSettings(Section):
+    """How a night chooses the way it trains (`learn`).
+
+    Attributes:
+        recipe: `fixed` trains as the config says; `auto` lets recipes race on held-out folds of train and val_select,
+            and goes on as the winner does.
+        budget_minutes: minutes that the race may take; a recipe is started only if what has to follow it fits.
+        budget_trainings: the same in whole trainings of one fold, so that the outcome does not depend on the machine;
+            it takes the place of the minutes.
+        starters: most recipes that start.
+        finalists: most recipes on the last rung beside the simplest.
+        folds: of the rows by group: one is held out, one chooses the checkpoint, the others train.
+        seeds: trainings of a finalist on each fold.
+        level: of the interval of a finalist's gain over the simplest recipe that must be above zero, for all finalists
+            together.
+        repetitions: replicates of its group bootstrap.
+        axes: what may vary beside `offline.learning.race.recipes.AXES`, or instead of an axis of the same name; an
+            empty one takes that axis out. Options by name, the simplest first, and what each changes of the config, by
+            dotted path. A text that begins with `*` multiplies the value of the config.
+        review: with `fixed`, train the folds to list the rows whose labels held-out answers contradict most; `auto`
+            lists them always.
+        ray: train through Ray Tune, several folds at a time, on the GPUs and hosts of a Ray cluster.
+    """
+
+    recipe: Literal["fixed", "auto"] = "fixed"
+    budget_minutes: float = Field(default=120, gt=0)
+    budget_trainings: float | None = Field(default=None, gt=0)
+    starters: int = Field(default=27, ge=1)
+    finalists: int = Field(default=3, ge=1)
+    folds: int = Field(default=5, ge=3)
+    seeds: int = Field(default=1, ge=1)
+    level: float = Field(default=0.95, gt=0, lt=1)
+    repetitions: int = Field(default=2000, ge=100)
+    axes: dict[str, dict[str, dict[str, JsonValue]]] = Field(default_factory=dict)
+    review: bool = False
+    ray: bool = False

@@ -105,6 +105,7 @@ def render(
     comparison: TrainingComparison | None = None,
     second_look: Mapping[str, bytes] | None = None,
     notes: Sequence[str] = (),
+    race: str = "",
 ) -> str:
     """The page, with a place for the verdict of the gate.
 
@@ -117,6 +118,7 @@ def render(
         comparison: ways of training side by side.
         second_look: small JPEGs of the rows of val_calib whose labels a person should look at again, by id.
         notes: sentences on rows that were left out, or that are not where one would look for them.
+        race: the part on recipes that raced and on labels to look at (see `offline.report.race_section`), as HTML.
     """
     certificate = params.statement if params.rule is not None else params.reason
     return f"""<!doctype html>
@@ -156,6 +158,7 @@ probability that is answered ({report.answers}); bars: share of the images in ea
 <div class="scroll"><table>{_calibration_rows(report)}</table></div>
 {stream_section(report.cells, params)}
 {comparison_section(comparison)}
+{race}
 {_subgroups(report)}
 {_mistakes(report.mistakes, thumbnails or {})}
 {second_look_section(second_look or {})}

@@ -4,6 +4,7 @@
 STAGE_NAMES = (
     "splits",
     "adapt_domain",
+    "race",
     "train_supervised",
     "train_conformal_risk",
     "compare_training",

@@ -14,9 +14,11 @@ from offline.data.engine_outputs import run_engine
 from offline.evaluation.evaluate import EvaluationSettings, evaluate, metrics_csv
 from offline.evaluation.stream_cells import judge_cells
 from offline.evaluation.training_comparison import TrainingComparison
-from offline.pipeline.run_files import COMPARISON, REFERENCES, REPORT, SECOND_LOOK, THRESHOLDS
+from offline.learning.race.outcome import RaceRecord
+from offline.pipeline.run_files import COMPARISON, RACE, REFERENCES, REPORT, SECOND_LOOK, THRESHOLDS
 from offline.pipeline.stage import Stage
 from offline.report.page import render
+from offline.report.race_section import SHOWN, race_section
 from offline.report.row_notes import row_notes
 from offline.report.thumbnails import thumbnails
 from offline.splits.splits_file import Splits
@@ -65,8 +67,19 @@ def run_eval_selective(context: Context) -> None:
         comparison=comparison,
         second_look=again,
         notes=row_notes(PreflightReport.read(context.inputs["splits"] / PREFLIGHT), splits),
+        race=_race(context, preprocess),
     )
     write_atomic(context.out / PAGE, page.encode())
+
+
+def _race(context: Context, preprocess: PreprocessSettings) -> str:
+    """The part of the page on recipes and labels; none where a kept run is only compiled anew."""
+    home = context.inputs.get("race")
+    if home is None:
+        return ""
+    race = RaceRecord.read(home / RACE)
+    shown = [one.row for one in race.suspects[:SHOWN]]
+    return race_section(race, thumbnails(context.data, shown, preprocess))
 
 
 def _about(rows: Dataset, splits: Splits) -> str:
@@ -82,7 +95,7 @@ def _about(rows: Dataset, splits: Splits) -> str:
 
 STAGE: NightStage = Stage(
     name="eval_selective",
-    needs=("splits", "compare_training", "export", "calibrate_scrc"),
+    needs=("splits", "race", "compare_training", "export", "calibrate_scrc"),
     sections=("eval_selective",),
     run=run_eval_selective,
     distributions=FOR_JUDGEMENT,

@@ -1,0 +1,1 @@
+"""Which recipe of training wins on held-out folds; nothing here imports torch."""

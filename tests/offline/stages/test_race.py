@@ -1,0 +1,226 @@
+"""The race of recipes as a stage: what it may see, that it goes on where it was killed, and who follows it."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.store.store import Store
+from offline.config import RunConfig, load_config
+from offline.data.sources.source import read_dataset
+from offline.data.sources.synthetic_streets import draw_frame, plan_scene
+from offline.errors import DatasetError, TrainingError, TrainingInterrupted
+from offline.learning.race.outcome import RaceRecord
+from offline.night import stages
+from offline.pipeline.progress import Silence
+from offline.pipeline.runner import Pipeline
+from offline.splits.splits_file import Splits
+from offline.stages.common import fold_trainings
+from stage1.errors import SettingsError
+
+SCENES = 56
+NONE: dict[str, dict[str, dict[str, object]]] = {
+    name: {} for name in ("adapter", "optimiser", "adaptation", "conformal training")
+}
+AXES = NONE | {
+    "adapter": {"lora": {"model.adapter": "lora"}, "dora": {"model.adapter": "dora"}},
+    "conformal training": {
+        "off": {"train_conformal_risk.enabled": False},
+        "on": {"train_conformal_risk.enabled": True},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("race")
+    (home / "data" / "images").mkdir(parents=True)
+    with (home / "data" / "labels.csv").open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["image", "label", "group"])
+        for number in range(SCENES):
+            scene = plan_scene(number, seed=1, difficulty=0.1)
+            draw_frame(scene, 0).save(home / "data" / "images" / f"{number}.jpg", quality=85)
+            writer.writerow([f"images/{number}.jpg", scene.label, number])
+    return home
+
+
+def config(**changes: object) -> RunConfig:
+    common: dict[str, object] = {
+        "preprocess.size_px": 32,
+        "model.backbone": {"kind": "random", "hidden": 32, "layers": 2},
+        "model.last_layers": 1,
+        "model.rank": 2,
+        "train_supervised.epochs": 4,
+        "train_supervised.cache_views": 1,
+        "train_conformal_risk.enabled": True,
+        "train_conformal_risk.steps": 3,
+        "calibrate_scrc.stream": "originals",
+        "learn.recipe": "auto",
+        "learn.axes": AXES,
+        "learn.folds": 3,
+        "learn.budget_trainings": 100.0,
+        "learn.repetitions": 100,
+    }
+    return load_config("tiny", None, common | changes)
+
+
+def raced(
+    home: Path, workspace: Path, chosen: RunConfig, *, data: str = "data", last: str = "race"
+) -> tuple[Path, RaceRecord]:
+    now: Callable[[], datetime] = lambda: datetime(2026, 1, 1, tzinfo=UTC)  # noqa: E731
+    rows = read_dataset(home / data)
+    run = Pipeline(stages(), workspace, Store(workspace / "store"), rows, chosen, now, Silence()).run(last)
+    return run, RaceRecord.read(run / "race.json")
+
+
+@pytest.fixture(scope="module")
+def first(home: Path) -> tuple[Path, RaceRecord]:
+    return raced(home, home / "workspace", config())
+
+
+def test_every_recipe_is_in_the_record_with_what_it_cost(first: tuple[Path, RaceRecord]) -> None:
+    record = first[1]
+    assert record.entrants[0].name == record.simplest == "lora + off"
+    assert {one.name for one in record.entrants} == {"lora + off", "lora + on", "dora + off", "dora + on"}
+    assert all(one.rungs[0].exits is not None for one in record.entrants)
+    finalists = [one for one in record.entrants if not one.dropped]
+    # Two short trainings, two of half the epochs, and three whole ones.
+    assert {one.trainings for one in finalists} == {0.5 + 1.0 + 3.0}
+    assert all(one.gain is not None for one in finalists if one.name != record.simplest)
+    assert record.winner in {one.name for one in finalists}
+
+
+def test_rows_of_exams_are_never_opened_and_change_nothing(home: Path, tmp_path: Path) -> None:
+    """The pictures of val_calib and test are gone before the race begins."""
+    shutil.copytree(home / "data", tmp_path / "data")
+    rows = read_dataset(tmp_path / "data")
+    now = lambda: datetime(2026, 1, 1, tzinfo=UTC)  # noqa: E731
+    pipeline = Pipeline(stages(), tmp_path / "work", Store(tmp_path / "store"), rows, config(), now, Silence())
+    splits = Splits.read(pipeline.run("splits") / "splits.json")
+    for name in ("val_calib", "test"):
+        for row in splits.sets[name].ids:
+            (tmp_path / "data" / row).unlink()
+    found = RaceRecord.read(pipeline.run("race") / "race.json")
+    assert found == raced(home, home / "workspace", config())[1]
+    held_out = len(splits.sets["train"].ids) + len(splits.sets["val_select"].ids)
+    assert found.rows == held_out
+
+
+@pytest.mark.parametrize("at", [1, 9])
+def test_a_race_that_was_killed_loses_one_unit_and_ends_as_it_would_have(
+    home: Path, first: tuple[Path, RaceRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    done: list[str] = []
+    train = fold_trainings.FoldTrainings._log_odds
+
+    def killed(self: Any, unit: Any, place: Path) -> tuple[float, ...]:
+        if len(done) == at:
+            raise TrainingInterrupted("told to end")
+        done.append(unit.key)
+        return train(self, unit, place)
+
+    monkeypatch.setattr(fold_trainings.FoldTrainings, "_log_odds", killed)
+    with pytest.raises(TrainingInterrupted):
+        raced(home, tmp_path, config())
+    again: list[str] = []
+
+    def counted(self: Any, unit: Any, place: Path) -> tuple[float, ...]:
+        again.append(unit.key)
+        return train(self, unit, place)
+
+    monkeypatch.setattr(fold_trainings.FoldTrainings, "_log_odds", counted)
+    found = raced(home, tmp_path, config())[1]
+    assert found == first[1]
+    assert not set(again) & set(done)
+
+
+def test_a_training_that_diverges_drops_its_recipe_and_not_the_race(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = fold_trainings.FoldTrainings._log_odds
+
+    def diverging(self: Any, unit: Any, place: Path) -> tuple[float, ...]:
+        if unit.recipe == "dora + off":
+            raise TrainingError("the loss is not finite")
+        return train(self, unit, place)
+
+    monkeypatch.setattr(fold_trainings.FoldTrainings, "_log_odds", diverging)
+    found = raced(home, tmp_path, config())[1]
+    assert [one.dropped for one in found.entrants if one.name == "dora + off"] == ["the loss is not finite"]
+    monkeypatch.setattr(
+        fold_trainings.FoldTrainings, "_log_odds", lambda *_: (_ for _ in ()).throw(TrainingError("no"))
+    )
+    with pytest.raises(TrainingError, match=r"the simplest recipe, lora \+ off, could not be trained.*: no"):
+        raced(home, tmp_path / "other", config())
+
+
+def test_the_budget_says_how_many_start(home: Path, tmp_path: Path) -> None:
+    # The simplest on all rungs is 4.5, and each rival as much again where it comes far.
+    short: dict[str, object] = {"train_supervised.epochs": 1, "train_conformal_risk.steps": 1}
+    found = raced(home, tmp_path, config(**short, **{"learn.budget_trainings": 9.0}))[1]
+    why = [one.dropped for one in found.entrants]
+    assert why.count("not started: the budget was spent") == 2
+    assert sum(one.trainings for one in found.entrants) <= 9.0
+    alone = raced(home, tmp_path, config(**short, **{"learn.budget_trainings": 1.0}))[1]
+    assert alone.winner == "lora + off"
+
+
+def test_what_ships_is_trained_as_the_winner_was_on_train_alone(home: Path, tmp_path: Path) -> None:
+    axes = NONE | {"adapter": {"dora": {"model.adapter": "dora"}}}
+    run, found = raced(home, tmp_path, config(**{"learn.axes": axes}), last="train_supervised")
+    assert found.winner == "dora"
+    assert '"adapter": "dora"' in (run / "training.json").read_text()
+    splits = Splits.read(run / "splits.json")
+    adapter = (run / "adapter.json").read_text()
+    assert all(f'"{row}"' in adapter for row in splits.sets["train"].ids)
+    # The config of the run is what was asked for, and that of a bundle what was trained.
+    assert RunConfig.read(run / "config.json").learn.recipe == "auto"
+    # A night that is told to train so finds the training there, because the race is not in its key.
+    fixed = config(**{"learn.axes": axes, "learn.recipe": "fixed", "model.adapter": "dora"})
+    again, _ = raced(home, tmp_path, fixed, last="train_supervised")
+    assert (again / "adapter.safetensors").samefile(run / "adapter.safetensors")
+
+
+def test_an_adapted_backbone_races_against_the_one_that_came(home: Path, tmp_path: Path) -> None:
+    axes = NONE | {"adaptation": {"off": {"adapt_domain.enabled": False}, "on": {"adapt_domain.enabled": True}}}
+    chosen = config(
+        **{
+            "learn.axes": axes,
+            "adapt_domain.enabled": True,
+            "adapt_domain.epochs": 1,
+            "adapt_domain.head_steps": 0,
+            "adapt_domain.patience": None,
+            "learn.repetitions": 100,
+        }
+    )
+    run, found = raced(home, tmp_path, chosen, last="train_supervised")
+    assert [one.name for one in found.entrants] == ["off", "on"]
+    # The other backbone did not win, so it is not what was trained on.
+    assert found.winner == "off"
+    assert not (run / "backbone.safetensors").exists()
+
+
+def test_a_fixed_recipe_trains_nothing_but_lists_suspects_if_asked(home: Path, tmp_path: Path) -> None:
+    run, found = raced(home, tmp_path, config(**{"learn.recipe": "fixed"}))
+    assert found == RaceRecord(recipe="fixed")
+    assert not (run / "suspects.csv").exists()
+    run, found = raced(home, tmp_path, config(**{"learn.recipe": "fixed", "learn.review": True}))
+    assert found.reviewed == found.rows > 0
+    assert found.entrants == ()
+    assert (run / "suspects.csv").read_text().splitlines()[0] == "image,label,probability,loss,new_label"
+
+
+def test_settings_that_cannot_race_are_refused_before_the_first_training(home: Path, tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="has seen them"):
+        config(**{"train_supervised.warm_start": str(tmp_path)})
+    with pytest.raises(SettingsError, match=r"model\.adapter"):
+        raced(home, tmp_path, config(**{"learn.axes": NONE | {"adapter": {"sora": {"model.adapter": "sora"}}}}))
+    with pytest.raises(DatasetError, match=r"learn\.folds asks for 99 folds"):
+        raced(home, tmp_path, config(**{"learn.folds": 99}))
