@@ -36,7 +36,7 @@ from pydantic import Field, model_validator
 
 from stage1.artifacts import Artifact, sha256_json
 from stage1.errors import ImageError
-from stage1.image_file import ImageLimits, decode, opened
+from stage1.image_file import ImageLimits, decode, decoded, opened
 
 Pixels = NDArray[np.uint8]
 Geometry = Literal["squash", "crop", "letterbox", "wide", "tiles"]
@@ -220,7 +220,13 @@ def preprocess(content: bytes, settings: PreprocessSettings, served: ImageLimits
     Raises:
         ImageError: not an image, of another format, truncated, or over a limit.
     """
-    return _pixels(upright(content, settings, served), settings)
+    found = decoded(content, _limits(content, settings, served))
+    if isinstance(found, np.ndarray):
+        if found.shape[:2] == settings.shape and settings.geometry not in CUT_BARS:
+            # What validators cut to the size of the input is seen as it is.
+            return _planes(found)
+        found = Image.fromarray(found)
+    return _pixels(found, settings)
 
 
 def preprocess_picture(picture: Image.Image, settings: PreprocessSettings) -> Pixels:
@@ -240,8 +246,12 @@ def preprocess_picture(picture: Image.Image, settings: PreprocessSettings) -> Pi
 
 
 def _pixels(image: Image.Image, settings: PreprocessSettings) -> Pixels:
-    image = framed(image, settings.geometry, settings.shape)
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    return _planes(np.asarray(framed(image, settings.geometry, settings.shape)))
+
+
+def _planes(pixels: NDArray[np.uint8]) -> Pixels:
+    """Pixels `(H, W, 3)` as `(3, H, W)`."""
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
 def upright(content: bytes, settings: PreprocessSettings, served: ImageLimits | None = None) -> Image.Image:
@@ -255,11 +265,20 @@ def upright(content: bytes, settings: PreprocessSettings, served: ImageLimits | 
     Raises:
         ImageError: not an image, of another format, cut off, damaged beyond decoding, or over a limit.
     """
+    return decode(content, _limits(content, settings, served))
+
+
+def _limits(content: bytes, settings: PreprocessSettings, served: ImageLimits | None) -> ImageLimits:
+    """What of this file may be decoded.
+
+    Raises:
+        ImageError: it has too many bytes.
+    """
     if len(content) > settings.max_bytes:
         raise ImageError(f"the image has {len(content)} bytes, the limit is {settings.max_bytes}")
     if served is None:
-        return decode(content, ImageLimits(settings.max_pixels))
-    return decode(content, ImageLimits(min(settings.max_pixels, served.max_pixels), served.formats))
+        return ImageLimits(settings.max_pixels)
+    return ImageLimits(min(settings.max_pixels, served.max_pixels), served.formats)
 
 
 def view_of(width: int, height: int, bars: Bars, geometry: Geometry, shape: Shape) -> View:

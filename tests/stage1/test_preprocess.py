@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from stage1.errors import ImageError
-from stage1.preprocess import PreprocessSettings, decode_base64, preprocess
+from stage1.preprocess import Geometry, PreprocessSettings, decode_base64, framed, preprocess, upright
 
 Encoder = Callable[..., bytes]
 SETTINGS = PreprocessSettings(size_px=64)
@@ -95,6 +95,19 @@ class TestPixels:
         pixels = preprocess(content, PreprocessSettings())
         with Image.open(io.BytesIO(content)) as image:
             assert np.array_equal(pixels, np.asarray(image).transpose(2, 0, 1))
+
+    @pytest.mark.parametrize("geometry", ["squash", "letterbox", "crop"])
+    @pytest.mark.parametrize("orientation", [1, 3])
+    @pytest.mark.parametrize("bars", [0, 40])
+    def test_of_a_picture_of_the_right_size_are_those_of_its_view(
+        self, encoded: Encoder, geometry: Geometry, orientation: int, bars: int
+    ) -> None:
+        picture = Image.new("RGB", (224, 224))
+        picture.paste(street(224, 224 - 2 * bars), (0, bars))
+        content = encoded(picture, "JPEG", quality=90, exif=turned(orientation))
+        settings = PreprocessSettings(geometry=geometry)
+        view = framed(upright(content, settings), geometry, settings.shape)
+        assert np.array_equal(preprocess(content, settings), np.asarray(view).transpose(2, 0, 1))
 
     def test_squash_whatever_the_aspect_ratio(self, encoded: Encoder) -> None:
         halves = Image.new("RGB", (400, 100), (255, 0, 0))
