@@ -176,6 +176,20 @@ def orientation(image: Image.Image) -> int:
     return int(value) if isinstance(value, int) and value in UPRIGHT else 1
 
 
+def is_plain_jpeg(content: bytes, longest_px: int) -> bool:
+    """Whether a file is a JPEG in colour that stands as it is stored, and no side is longer; by its header alone.
+
+    Args:
+        content: of the file.
+        longest_px: most pixels of a side.
+    """
+    try:
+        with _refusing(("JPEG",)), Image.open(_Metered(content), formats=("JPEG",)) as image:
+            return image.mode == "RGB" and orientation(image) == 1 and max(image.size) <= longest_px
+    except ImageError:
+        return False
+
+
 def frame_size(file: IO[bytes]) -> tuple[int, int]:
     """Width and height in pixels of the picture in a file, upright; of most formats only the header is read.
 

@@ -13,7 +13,6 @@ import hashlib
 import inspect
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -101,13 +100,6 @@ class PixelStore:
             finally:
                 partial.unlink(missing_ok=True)
         return True
-
-    def scratch(self, shape: Sequence[int]) -> Pixels:
-        """Room for pictures, uint8 of this shape, on the disk if it has any: it is gone when nobody holds it."""
-        if 0 in shape or not self._has_room(shape):
-            return np.empty(shape, np.uint8)
-        with tempfile.TemporaryFile(dir=self.directory, prefix=PARTIAL) as handle:
-            return np.memmap(handle, np.uint8, "w+", shape=tuple(shape)).view(np.ndarray)
 
     def _has_room(self, shape: Sequence[int]) -> bool:
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -27,8 +27,7 @@ from stage1.preprocess import Pixels
 Augment = Callable[[Pixels, np.random.Generator], Pixels]
 
 BRIGHTNESS = 0.2
-# Of the usual stack: smallest share of the area in a crop, and how far its proportions are from those of the image.
-CROP_AREA, CROP_ASPECT = 0.5, 1.25
+# Of the usual stack.
 COLOURED, BLURRED, ERASED = 0.8, 0.1, 0.25
 JITTER, HUE = 0.3, 0.05
 BLUR_PX = 0.1, 1.5
@@ -98,8 +97,11 @@ def light(image: Pixels, rng: np.random.Generator) -> Pixels:
 
 
 def usual_stack(image: Pixels, rng: np.random.Generator) -> Pixels:
-    """Random crop, horizontal flip, colour, blur and erasing of a uint8 image `(3, H, W)`."""
-    picture = _cropped(Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))), rng)
+    """Random horizontal flip, colour, blur and erasing of a uint8 image `(3, H, W)`.
+
+    Crops are cut from the originals, before they lose detail: see `offline.learning.training_views`.
+    """
+    picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
     if rng.random() < 0.5:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     if rng.random() < COLOURED:
@@ -108,17 +110,6 @@ def usual_stack(image: Pixels, rng: np.random.Generator) -> Pixels:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(*BLUR_PX)))
     pixels = np.asarray(picture).transpose(2, 0, 1)
     return _erased(pixels, rng) if rng.random() < ERASED else np.ascontiguousarray(pixels)
-
-
-def _cropped(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    width, height = picture.size
-    aspect = math.exp(rng.uniform(-1, 1) * math.log(CROP_ASPECT))
-    # No side may be longer than the image's, whatever the proportions.
-    area = rng.uniform(CROP_AREA, 1) * min(aspect, 1 / aspect)
-    across, down = width * math.sqrt(area * aspect), height * math.sqrt(area / aspect)
-    left, top = rng.uniform(0, width - across), rng.uniform(0, height - down)
-    box = (left, top, min(width, left + across), min(height, top + down))
-    return picture.resize(picture.size, Image.Resampling.BILINEAR, box=box)
 
 
 def _coloured(picture: Image.Image, rng: np.random.Generator) -> Image.Image:

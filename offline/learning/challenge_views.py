@@ -11,12 +11,13 @@ import numpy as np
 
 from engines.machine.cores import usable_cores
 from offline.data.dataset import Dataset
+from offline.data.originals import Originals, cropped, random_crop
 from offline.errors import DatasetError
-from offline.stream.challenge import drawn_cell, sent
+from offline.stream.challenge import as_jpeg, challenge, drawn_cell
 from stage1.certificate.settings import CalibrationSettings
 from stage1.certificate.stream import Era, Stream, era_shares
 from stage1.errors import ImageError
-from stage1.preprocess import Pixels, PreprocessSettings, preprocess
+from stage1.preprocess import Pixels, PreprocessSettings, preprocess, upright
 
 # Views are seeded by whole numbers below this.
 MOST_SEEDS = 2**56
@@ -52,17 +53,23 @@ class ChallengeViews:
         settings: what engines see of an image.
         weights: how often each era is drawn in a mixture, up to a factor.
         stream: what the views are drawn from; not originals, of which there is only one view.
+        originals: what is sent of each row; None sends its file.
+        crops: whether a random part of the original is sent, and not the whole. It is cut out before anything is made
+            smaller, so that what is small in the frame is seen near.
     """
 
     data: Dataset
     settings: PreprocessSettings
     weights: Mapping[Era, float]
     stream: Stream = "mixture"
+    originals: Originals | None = None
+    crops: bool = False
 
     @property
     def decides(self) -> tuple[object, ...]:
         """See `Challenges.decides`."""
-        return self.settings.model_dump(), era_shares(self.stream, self.weights)
+        shares = era_shares(self.stream, self.weights)
+        return self.settings.model_dump(), shares, self.crops, () if self.originals is None else self.originals.decides
 
     def __call__(self, rows: Sequence[int], seeds: Sequence[int]) -> Pixels:
         """See `Challenges`."""
@@ -73,7 +80,13 @@ class ChallengeViews:
         path, rng = self.data.file_of(self.data.rows[row].image), np.random.default_rng(seed)
         cell = drawn_cell(era_shares(self.stream, self.weights), rng)
         try:
-            return preprocess(sent(path.read_bytes(), cell, rng, self.settings), self.settings)
+            if self.originals is None:
+                picture = upright(path.read_bytes(), self.settings)
+            else:
+                picture = self.originals.picture(row)
+            if self.crops:
+                picture = cropped(picture, random_crop(rng))
+            return preprocess(as_jpeg(challenge(picture, cell, rng)), self.settings)
         except (OSError, ImageError) as error:
             raise DatasetError(f"{path}: {error}") from error
 

@@ -128,8 +128,8 @@ class TrainSettings(Section):
         gradient_checkpointing: compute activations twice instead of keeping them.
         class_balanced: as many images of each class in an epoch; those of the smaller class are repeated.
         augmentation: `none` shows images as they are; `light` mirrors and dims; `validators` shows what validators make
-            of pictures, drawn anew each time by `calibrate_scrc.stream_weights`; `strong` does the usual crops, colours
-            and erasures after that.
+            of pictures, drawn anew each time by `calibrate_scrc.stream_weights`; `strong` makes them of random
+            crops of the files, and does the usual colours and erasures after that.
         checkpoint_steps: steps between two checkpoints that a killed run can go on from.
         cache: keep what the frozen blocks below the adapters make of `cache_views` augmented views of each image on
             disk, and train from there: `auto` if they take no more than `cache_share` of the free disk, `on` or stop,

@@ -27,6 +27,7 @@ from offline.pipeline.progress import Progress
 from offline.pipeline.stage import (
     CHECKPOINTS,
     MANIFEST,
+    ORIGINALS,
     PIXELS,
     PREFIXES,
     ConfigT,
@@ -213,6 +214,9 @@ class Pipeline(Generic[ConfigT, DataT]):
                 path.unlink()
         for directory in {*many, *(path for path in (*checkpoints, *prefixes) if path.stat().st_mtime < given_up)}:
             shutil.rmtree(directory, ignore_errors=True)
+        for copy in (self.workspace / ORIGINALS).glob("*/*"):
+            if copy.suffix == ".partial" or copy.stat().st_mtime < given_up:
+                copy.unlink()
 
     def _link(self, run: str, asked: ConfigT) -> Path:
         home = self.workspace / "runs" / run

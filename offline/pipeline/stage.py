@@ -19,6 +19,7 @@ MANIFEST = "stage.json"
 CHECKPOINTS = "checkpoints"
 PREFIXES = "prefixes"
 PIXELS = "pixels"
+ORIGINALS = "originals"
 
 
 class Config(Protocol):
@@ -119,6 +120,11 @@ class StageContext(Generic[ConfigT, DataT]):
     def pixels(self) -> Path:
         """Where pictures as an engine sees them are kept for the stages of a night."""
         return self.workspace / PIXELS
+
+    @property
+    def originals(self) -> Path:
+        """Where larger copies of pictures that train are kept over the nights."""
+        return self.workspace / ORIGINALS
 
     @property
     def checkpoints(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from offline.data.checks.fingerprints import FINGERPRINTS
@@ -49,30 +50,33 @@ def run_adapt_domain(context: Context) -> None:
     settings = context.config.adapt_domain
     if not settings.enabled:
         return
+    from offline.data.originals import Copies, originals_of  # noqa: PLC0415
     from offline.data.sources.unlabelled import COPIES_DISTANCE, hashes_of, read_unlabelled  # noqa: PLC0415
     from offline.learning.self_distillation.adapt import adapt_domain  # noqa: PLC0415
+    from offline.learning.self_distillation.pictures import Unshrunk  # noqa: PLC0415
     from offline.learning.self_distillation.probe import feature_judge, fitting  # noqa: PLC0415
-    from offline.stages.common.network import images_of, network_of, pixel_store  # noqa: PLC0415
+    from offline.stages.common.network import images_of, network_of  # noqa: PLC0415
     from stage1.model.weights import save_weights  # noqa: PLC0415
 
     config = context.config
     net = network_of(context, trained=False)
-    train = images_of(context, rows_of(context, "train"))
+    train = rows_of(context, "train")
     sent = sent_rows_of(context, "train")
     fit = images_of(context, sent.pick([sent.ids[number] for number in fitting(len(sent)).tolist()]))
     judged = Dataset(context.data.root, tuple(row for name in JUDGING for row in rows_of(context, name).rows))
+    copies = Copies(context.originals, config.preprocess)
     more = read_unlabelled(
         settings.images,
-        config.preprocess,
+        copies,
         hashes_of(judged, context.workspace / FINGERPRINTS),
         config.splits.hash_distance or COPIES_DISTANCE,
-        ahead=train.images,
-        room=pixel_store(context).scratch,
         progress=context.progress.step,
     )
+    known = originals_of([train.file_of(row) for row in train.ids], copies, context.progress.step)
+    pictures = Unshrunk(replace(known, files=(*known.files, *more.files)), config.preprocess.geometry)
     found = adapt_domain(
         net,
-        more.images,
+        pictures,
         settings,
         seed=config.seed,
         progress=context.progress.step,
@@ -81,7 +85,7 @@ def run_adapt_domain(context: Context) -> None:
     )
     save_weights(net.backbone, context.out / BACKBONE)
     AdaptationRecord(
-        images=len(more.images),
+        images=len(pictures),
         unreadable=more.unreadable,
         alike=more.alike,
         kept_epoch=found.kept,

@@ -29,6 +29,7 @@ def run_compare_training(context: Context) -> None:
         weights=Weights(supervised / SUPERVISED, final / BEST),
         checkpoints=context.checkpoints,
         cache=context.prefixes,
+        originals=context.originals,
         progress=context.progress.step,
     ).run().write(context.out / COMPARISON)
 

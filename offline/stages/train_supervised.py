@@ -51,9 +51,10 @@ def run_train_supervised(context: Context) -> None:
 
     Writes `model_supervised.safetensors`, the adapter by itself, `training.csv` and `training.json`.
     """
+    from offline.data.originals import Copies  # noqa: PLC0415
     from offline.learning.adapter_file import AdapterOrigin, Judges, load_adapter, save_adapter  # noqa: PLC0415
-    from offline.learning.challenge_views import ChallengeViews  # noqa: PLC0415
     from offline.learning.supervised.train import Trainee, train_supervised  # noqa: PLC0415
+    from offline.learning.training_views import training_views  # noqa: PLC0415
     from offline.stages.common.network import images_of, network_of  # noqa: PLC0415
     from stage1.model.adapters.attach import add_adapters, merge_adapters  # noqa: PLC0415
     from stage1.model.weights import load_weights, save_weights  # noqa: PLC0415
@@ -78,7 +79,14 @@ def run_train_supervised(context: Context) -> None:
     if settings.warm_start is not None:
         exams = [row for name in EXAMS for row in rows_of(context, name).ids]
         about = load_adapter(net, about, settings.warm_start, Judges(known, select.ids, exams))
-    challenges = ChallengeViews(train.data, config.preprocess, config.calibrate_scrc.stream_weights)
+    challenges = training_views(
+        train.data,
+        config.preprocess,
+        config.calibrate_scrc,
+        settings.augmentation,
+        Copies(context.originals, config.preprocess),
+        context.progress.step,
+    )
     outcome = train_supervised(
         Trainee(net, train, images_of(context, select), config.model.heads, challenges),
         settings,

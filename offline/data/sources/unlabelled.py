@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from engines.machine.cores import usable_cores
 from offline.data.checks.fingerprints import Fingerprint, fingerprint, fingerprints
 from offline.data.checks.perceptual_hash import near_others, words_of
 from offline.data.dataset import Dataset
+from offline.data.originals import Copies, no_copy
 from offline.errors import DatasetError
 from stage1.errors import ImageError
-from stage1.preprocess import Pixels, PreprocessSettings, preprocess
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 READ_TOGETHER = 256
@@ -29,66 +30,56 @@ class Unlabelled:
     """Images without labels.
 
     Attributes:
-        images: uint8 `(N, 3, H, W)`.
+        files: to cut from, see `offline.data.originals`.
         unreadable: files that could not be decoded.
         alike: files that look like a row that judges.
     """
 
-    images: Pixels
+    files: tuple[Path, ...]
     unreadable: int
     alike: int
 
 
 def read_unlabelled(
     directories: Sequence[Path],
-    settings: PreprocessSettings,
+    copies: Copies,
     judged: Sequence[str],
     distance: int,
     *,
-    ahead: Pixels,
-    room: Callable[[Sequence[int]], Pixels] = lambda shape: np.empty(shape, np.uint8),
     progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> Unlabelled:
-    """All images below some directories, through the serving preprocess, behind those that are there already.
+    """All images below some directories that can be decoded.
 
     A model that has seen a picture, even without its label, knows it better than a new one; so what looks like a row of
     val_select, val_calib or test is left out.
 
     Args:
         directories: searched with their subdirectories.
-        settings: of the preprocess.
+        copies: where copies of large ones are.
         judged: perceptual hashes, 64 hex digits, of the rows that judge.
         distance: largest number of bits in which pictures that look alike differ.
-        ahead: images that come first, uint8 `(M, 3, H, W)`.
-        room: gives an array of a shape, uint8; see `PixelStore.scratch`.
         progress: called with files read, files in all, and a note.
 
     Raises:
-        DatasetError: a directory does not exist, or there is no image in it.
+        DatasetError: a directory does not exist, or there is no image in it, or the disk takes no copy.
     """
     paths = [path for directory in directories for path in _files(directory)]
-    # Once, at the size that it may get at most: what is not written takes no memory.
-    images = room((len(ahead) + len(paths), *ahead.shape[1:]))
-    images[: len(ahead)] = ahead
+    files: list[Path] = []
     hashes: list[str | None] = []
     unreadable = 0
     with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(paths), READ_TOGETHER):
             some = paths[start : start + READ_TOGETHER]
-            for pixels, taken in pool.map(lambda path: _read(path, settings), some):
-                if pixels is None or taken is None:
+            for file, taken in pool.map(lambda path: _read(path, copies), some):
+                if file is None or taken is None:
                     unreadable += 1
                 else:
-                    images[len(ahead) + len(hashes)] = pixels
+                    files.append(file)
                     hashes.append(taken.phash)
             progress(start + len(some), len(paths), "unlabelled images")
     alike = _alike(hashes, judged, distance)
-    kept = [*range(len(ahead)), *(len(ahead) + place for place in np.flatnonzero(~alike).tolist())]
-    # One at a time: all of them at once would be in memory twice.
-    for place, index in enumerate(kept):
-        if place != index:
-            images[place] = images[index]
-    return Unlabelled(images[: len(kept)], unreadable, int(alike.sum()))
+    kept = tuple(file for file, is_alike in zip(files, alike.tolist(), strict=True) if not is_alike)
+    return Unlabelled(kept, unreadable, int(alike.sum()))
 
 
 def hashes_of(data: Dataset, cache: Path) -> list[str]:
@@ -110,10 +101,16 @@ def _files(directory: Path) -> list[Path]:
     return found
 
 
-def _read(path: Path, settings: PreprocessSettings) -> tuple[Pixels | None, Fingerprint | None]:
+def _read(path: Path, copies: Copies) -> tuple[Path | None, Fingerprint | None]:
     try:
-        return preprocess(path.read_bytes(), settings), fingerprint(path)
-    except (OSError, ImageError, DatasetError):
+        # Decodes it, so that what is read here can be read later.
+        taken = fingerprint(path)
+        return copies.of(path), taken
+    except (ImageError, DatasetError):
+        return None, None
+    except OSError as error:
+        if os.access(path, os.R_OK):
+            raise no_copy(path, copies, error) from error
         return None, None
 
 

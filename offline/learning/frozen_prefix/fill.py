@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from offline.data import originals
 from offline.learning import augmentation, challenge_views
 from offline.learning.augmentation import Augment, unchanged, views
 from offline.learning.challenge_views import Challenges
@@ -36,7 +37,18 @@ from stage1.preprocess import Pixels
 PLAIN = -1
 BUILD_BATCH = 32
 # Their code, and that of these packages, decides what a view looks like and what is kept of it.
-MODULES = (augmentation, challenge_views, challenge, geometry, distortions, preprocess, image_file, network, trunk)
+MODULES = (
+    augmentation,
+    challenge_views,
+    originals,
+    challenge,
+    geometry,
+    distortions,
+    preprocess,
+    image_file,
+    network,
+    trunk,
+)
 DISTRIBUTIONS = ("torch", "transformers", "peft", "numpy", "pillow", "scipy", "simplejpeg")
 
 

@@ -42,6 +42,7 @@ from offline.learning.self_distillation.losses import (
     sinkhorn,
     view_loss,
 )
+from offline.learning.self_distillation.pictures import Batch, Pictures, pictures_of
 from offline.learning.self_distillation.views import random_masks, random_view
 from offline.learning.settings import AdaptSettings
 from stage1.model.adapters.attach import with_low_rank
@@ -100,7 +101,7 @@ class Adaptation:
 
 def adapt_domain(
     net: Stage1Net,
-    images: Pixels,
+    images: Pixels | Pictures,
     settings: AdaptSettings,
     *,
     seed: int,
@@ -112,7 +113,7 @@ def adapt_domain(
 
     Args:
         net: a DINOv3 without adapters, on the device that is to train.
-        images: unlabelled uint8 images `(N, 3, H, W)`, N at least two.
+        images: unlabelled, N at least two; pictures to cut from, or uint8 `(N, 3, H, W)`, whose detail is lost already.
         settings: schedule, losses and what trains.
         seed: seed of order, views and the projection head.
         progress: called with steps done, steps in all, and a note.
@@ -165,14 +166,15 @@ class _Adapting:
     def __init__(
         self,
         net: Stage1Net,
-        images: Pixels,
+        images: Pixels | Pictures,
         settings: AdaptSettings,
         seed: int,
         progress: Callable[[int, int, str], None],
         checkpoints: Path | None,
         judge: Judge | None,
     ) -> None:
-        self._net, self._images, self._settings, self._tell, self._judge = net, images, settings, progress, judge
+        self._net, self._settings, self._tell, self._judge = net, settings, progress, judge
+        self._images = pictures_of(images)
         self._device = device_of(net)
         torch.manual_seed(seed)
         self._config: Any = plain(net.backbone).config
@@ -204,7 +206,7 @@ class _Adapting:
         self._best = Trained(net=self._teacher)
         self._keeper = Checkpoints(
             checkpoints,
-            [settings.model_dump(mode="json"), seed, list(images.shape), judge is not None],
+            [settings.model_dump(mode="json"), seed, list(self._images.decides), judge is not None],
             {
                 "student": Trained(net=net, head=self._head),
                 "teacher": Trained(net=self._teacher, head=self._teacher_head),
@@ -286,7 +288,7 @@ class _Adapting:
     def _step(self, index: NDArray[np.intp], done: int, at: AdaptationState) -> dict[str, float]:
         settings = self._settings
         with autocast(self._device, settings.precision):
-            terms, entropy = self._losses(torch.from_numpy(self._images[index]).to(self._device), done)
+            terms, entropy = self._losses(self._images.opened(index.tolist(), self._device), done)
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             raise self._diverged("loss", at)
@@ -307,7 +309,7 @@ class _Adapting:
             f"{self._steps}, at a learning rate of {self._settings.learning_rate:.3g}: lower adapt_domain.learning_rate"
         )
 
-    def _losses(self, batch: Tensor, done: int) -> tuple[dict[str, Tensor], Tensor]:
+    def _losses(self, batch: Batch, done: int) -> tuple[dict[str, Tensor], Tensor]:
         """The weighted terms of the objective, and the entropy of the mean assignment."""
         settings = self._settings
         large = torch.cat([self._view(batch, number) for number in range(LARGE_VIEWS)])
@@ -334,11 +336,11 @@ class _Adapting:
             terms["gram"] = settings.gram_weight * gram_loss(own_patches, anchor)
         return terms, marginal_entropy(targets)
 
-    def _view(self, batch: Tensor, number: int) -> Tensor:
+    def _view(self, batch: Batch, number: int) -> Tensor:
         scale = self._settings.global_scale, 1.0
         return random_view(batch, self._net.view_shape, scale, self._random.views, solarise=number == 1)
 
-    def _small(self, batch: Tensor) -> Tensor:
+    def _small(self, batch: Batch) -> Tensor:
         patch = int(self._config.patch_size)
         height, width = (max(2, round(side / 2 / patch)) * patch for side in self._net.view_shape)
         scale = self._settings.local_scale, self._settings.global_scale

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from offline.learning.self_distillation.pictures import Batch, Opened
+
 ASPECT = 4 / 3
 COLOURED, GREY, BLURRED, SOLARISED = 0.8, 0.2, 0.3, 0.2
 BRIGHTNESS, CONTRAST, SATURATION = 0.4, 0.4, 0.2
@@ -25,7 +27,7 @@ ATTEMPTS = 10
 
 
 def random_view(
-    images: Tensor,
+    images: Batch,
     shape: tuple[int, int],
     scale: tuple[float, float],
     generator: torch.Generator,
@@ -35,7 +37,7 @@ def random_view(
     """One view of each image: a crop, perhaps mirrored, in other colours, perhaps blurred.
 
     Args:
-        images: uint8 `(N, 3, H, W)`.
+        images: N pictures to cut from, or uint8 `(N, 3, H, W)`.
         shape: height and width of the view, px.
         scale: smallest and largest share of the image's area in a crop.
         generator: on the CPU.
@@ -44,12 +46,16 @@ def random_view(
     Returns:
         fp32 `(N, 3, *shape)`, in [0, 255].
     """
-    theta = crop_boxes(len(images), scale, generator).to(images.device)
+    boxes = crop_boxes(len(images), scale, generator)
+    view = images.cut(boxes, shape) if isinstance(images, Opened) else _sampled(images, boxes, shape)
+    return _coloured(view, generator, solarise=solarise)
+
+
+def _sampled(images: Tensor, boxes: Tensor, shape: tuple[int, int]) -> Tensor:
     # A place in bf16 is only good to half a pixel in an image of 224 px.
     with torch.autocast(images.device.type, enabled=False):
-        grid = F.affine_grid(theta, [len(images), 3, *shape], align_corners=False)
-    view = F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return _coloured(view, generator, solarise=solarise)
+        grid = F.affine_grid(boxes.to(images.device), [len(images), 3, *shape], align_corners=False)
+    return F.grid_sample(images.float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def crop_boxes(count: int, scale: tuple[float, float], generator: torch.Generator) -> Tensor:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from offline.config import RunConfig
+from offline.data.originals import Copies
 from offline.evaluation.training_comparison import TrainingComparison, VariantName, compare
 from offline.learning.challenge_views import ChallengeViews, certified_views
 from offline.learning.conformal.train import train_conformal_risk
 from offline.learning.predict import ImageSet, best_device, predict
 from offline.learning.settings import TrainSettings
 from offline.learning.supervised.train import Trainee, train_supervised
+from offline.learning.training_views import training_views
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.settings import CalibrationSettings
 from stage1.model.adapters.attach import add_adapters, add_side_modules, merge_adapters
@@ -50,6 +53,7 @@ class Ablations:
         weights: of the run.
         checkpoints: directory from which a killed training goes on.
         cache: directory of what frozen blocks make of images.
+        originals: directory of larger copies of pictures.
         progress: called with steps done, steps in all, and a note.
     """
 
@@ -60,6 +64,7 @@ class Ablations:
     weights: Weights
     checkpoints: Path
     cache: Path
+    originals: Path
     progress: Callable[[int, int, str], None]
 
     def run(self) -> TrainingComparison:
@@ -172,9 +177,12 @@ class Ablations:
             checkpoints=self.checkpoints / name,
         )
 
-    @property
+    @cached_property
     def _challenges(self) -> ChallengeViews:
-        return ChallengeViews(self.train.data, self.config.preprocess, self.config.calibrate_scrc.stream_weights)
+        config = self.config
+        copies = Copies(self.originals, config.preprocess)
+        kind = config.train_supervised.augmentation
+        return training_views(self.train.data, config.preprocess, config.calibrate_scrc, kind, copies)
 
     def _told(self, name: str) -> Callable[[int, int, str], None]:
         return lambda done, total, note: self.progress(done, total, f"{name}: {note}")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,7 +126,6 @@ def test_without_room_on_the_disk_it_says_so_and_decodes_into_memory(
     assert np.array_equal(found, rows.array(SETTINGS))
     assert "decoding into memory: 0.0 GiB of pixels are more than 0% of the" in told[0]
     assert list((tmp_path / "pixels").iterdir()) == []
-    assert store.scratch((2, 3)).shape == (2, 3)
 
 
 def test_a_disk_that_fills_up_on_the_way_is_no_end_of_the_night(
@@ -150,34 +147,3 @@ def test_rows_whose_files_nobody_hashed_are_decoded_into_memory(rows: Dataset, t
     assert np.array_equal(found, rows.array(SETTINGS))
     assert not (tmp_path / "pixels").exists()
     assert len(PixelStore(tmp_path).array(replace(rows, rows=()), SETTINGS, {})) == 0
-
-
-def test_scratch_leaves_no_file_and_holds_what_is_written(tmp_path: Path) -> None:
-    room = PixelStore(tmp_path / "pixels").scratch((7, 3, 4, 4))
-    assert list((tmp_path / "pixels").iterdir()) == []
-    room[:] = np.arange(7, dtype=np.uint8)[:, None, None, None]
-    assert room[5].max() == room[5].min() == 5
-
-
-LIMITED = """
-import resource, sys
-from pathlib import Path
-import numpy as np
-from offline.data.pixel_store import PixelStore
-limit = 200 * 2**20
-used = int(next(l for l in open("/proc/self/status") if l.startswith("VmData")).split()[1]) * 1024
-resource.setrlimit(resource.RLIMIT_DATA, (used + limit, used + limit))
-shape = (2000, 3, 224, 224)
-room = np.empty(shape, np.uint8) if sys.argv[1] == "memory" else PixelStore(Path(sys.argv[2])).scratch(shape)
-room[:] = 1
-assert room[-1].sum() == 3 * 224 * 224
-"""
-
-
-@pytest.mark.parametrize(("where", "status"), [("disk", 0), ("memory", 1)])
-def test_three_hundred_megabytes_of_pictures_do_not_need_as_much_memory(
-    where: str, status: int, tmp_path: Path
-) -> None:
-    """With 200 MiB of memory of its own allowed, a process holds them on the disk and not in memory."""
-    child = subprocess.run([sys.executable, "-c", LIMITED, where, str(tmp_path)], capture_output=True, check=False)
-    assert child.returncode == status, child.stderr

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from offline.data.dataset import Dataset, Row
+from offline.data.originals import Copies
 from offline.errors import DatasetError
 from offline.learning.augmentation import unchanged
 from offline.learning.challenge_views import ChallengeViews, certified_views
 from offline.learning.supervised.inputs import FreshViews
+from offline.learning.training_views import training_views
 from offline.stream.challenge import Cell, drawn_cell, sent
 from stage1.certificate.settings import CalibrationSettings
 from stage1.certificate.stream import era_shares, even_weights
@@ -33,7 +37,7 @@ def views(tmp_path: Path) -> ChallengeViews:
     return ChallengeViews(Dataset(tmp_path, rows), SETTINGS, even_weights())
 
 
-@pytest.mark.parametrize("geometry", ["squash", "crop", "letterbox"])
+@pytest.mark.parametrize("geometry", get_args(Geometry))
 def test_training_draws_the_very_transforms_that_are_certified(views: ChallengeViews, geometry: Geometry) -> None:
     """From the file and by the same functions, up to the serving preprocess; there is no second implementation."""
     settings = PreprocessSettings(size_px=64, geometry=geometry)
@@ -83,3 +87,48 @@ def test_a_picture_that_is_gone_is_named(views: ChallengeViews) -> None:
     (views.data.root / "3.jpg").unlink()
     with pytest.raises(DatasetError, match=r"3\.jpg: .*No such file"):
         views([3], [0])
+
+
+class TestOriginals:
+    """What trains is cut from the file, and what is small in it is seen near."""
+
+    @pytest.fixture
+    def trained(self, views: ChallengeViews, tmp_path: Path) -> ChallengeViews:
+        copies = Copies(tmp_path / "copies", SETTINGS)
+        made = training_views(views.data, SETTINGS, CalibrationSettings(), "strong", copies)
+        assert made.originals is not None
+        return made
+
+    def test_files_that_are_small_are_sent_themselves(self, views: ChallengeViews, tmp_path: Path) -> None:
+        copies = Copies(tmp_path / "copies", SETTINGS)
+        whole = training_views(views.data, SETTINGS, CalibrationSettings(), "validators", copies)
+        assert not copies.directory.exists()
+        assert np.array_equal(whole([4, 1], [7, 8]), views([4, 1], [7, 8]))
+
+    def test_only_what_sees_challenges_has_originals(self, views: ChallengeViews, tmp_path: Path) -> None:
+        made = training_views(views.data, SETTINGS, CalibrationSettings(), "light", Copies(tmp_path / "c", SETTINGS))
+        assert made.originals is None
+
+    def test_a_crop_is_the_same_whichever_are_made_beside_it(self, trained: ChallengeViews) -> None:
+        together = trained([4, 1, 4], [7, 8, 9])
+        assert np.array_equal(trained([1], [8])[0], together[1])
+        assert not np.array_equal(together[0], together[2])
+
+    def test_a_crop_shows_columns_that_the_input_of_the_whole_frame_blurs(self, tmp_path: Path) -> None:
+        """Columns of four pixels in a frame of 512 px are half a pixel wide at 64 px, and wider in a crop of it."""
+        pixels = np.zeros((512, 512, 3), np.uint8)
+        pixels[:, np.arange(512) % 8 < 4] = 255
+        Image.fromarray(pixels).save(tmp_path / "0.png")
+        data = Dataset(tmp_path, (Row(image="0.png", label=0, group="0"),))
+        only = CalibrationSettings(stream_weights={"challenges-2026-05": 1})
+        contrast = {}
+        for kind in ("validators", "strong"):
+            made = training_views(data, SETTINGS, only, kind, Copies(tmp_path / "copies", SETTINGS))
+            contrast[kind] = made([0] * 8, range(8)).astype(np.float64).std(axis=(1, 2, 3)).max()
+        assert contrast["strong"] > 2 * contrast["validators"]
+
+    def test_what_decides_a_view_tells_crops_and_copies_apart(
+        self, views: ChallengeViews, trained: ChallengeViews
+    ) -> None:
+        several = [views, trained, replace(trained, crops=False)]
+        assert len({repr(each.decides) for each in several}) == 3

@@ -15,19 +15,23 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from engines.store.store import Store
 from offline.config import RunConfig
 from offline.data.dataset import Dataset, Row
+from offline.data.originals import Copies, originals_of
 from offline.errors import TrainingError, TrainingInterrupted
 from offline.learning.checkpoints import FILE, Checkpoints, Randomness, Trained
 from offline.learning.conformal.train import train_conformal_risk
 from offline.learning.predict import ImageSet
 from offline.learning.row_order import batches, epoch_order
 from offline.learning.self_distillation.adapt import adapt_domain
+from offline.learning.self_distillation.pictures import Unshrunk
 from offline.learning.settings import AdaptSettings, ConformalTrainingSettings, TrainSettings
 from offline.learning.supervised.train import Trainee, train_supervised
+from offline.learning.training_views import training_views
 from offline.pipeline.progress import Silence
 from offline.pipeline.runner import CHECKPOINT_DAYS, PIXELS_KEPT, Pipeline
 from offline.pipeline.stage import Stage, StageContext
@@ -36,6 +40,7 @@ from stage1.model.adapters.attach import add_adapters
 from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
 from stage1.model.settings import ModelSettings, PretrainedBackbone, RandomBackbone
+from stage1.preprocess import PreprocessSettings
 from tests.support.challenges import SquareChallenges
 
 SIZE_PX = 32
@@ -62,6 +67,18 @@ RECIPES: dict[str, dict[str, Any]] = {
         "label_smoothing": 0.1,
     },
 }
+ADAPTATION = AdaptSettings(
+    enabled=True,
+    epochs=EPOCHS,
+    batch_size=BATCH,
+    rank=4,
+    head_steps=5,
+    prototypes=16,
+    head_hidden=16,
+    head_bottleneck=8,
+    gradient_checkpointing=True,
+    patience=None,
+)
 Tell = Callable[[int, int, str], None]
 
 
@@ -133,25 +150,46 @@ def behind_frozen_blocks(backbone: str, place: Path | None, tell: Tell = silent)
 
 def adapted(_: str, place: Path | None, tell: Tell = silent) -> Stage1Net:
     made = net(adapters=False)
-    settings = AdaptSettings(
-        enabled=True,
-        epochs=EPOCHS,
-        batch_size=BATCH,
-        rank=4,
-        head_steps=5,
-        prototypes=16,
-        head_hidden=16,
-        head_bottleneck=8,
-        gradient_checkpointing=True,
-        patience=None,
-    )
     shown = coloured(ROWS, 1).images
 
     def judge(other: Stage1Net) -> float:
         with torch.no_grad():
             return float(other.features(torch.from_numpy(shown)).std())
 
-    adapt_domain(made, shown, settings, seed=0, progress=tell, checkpoints=place, judge=judge)
+    adapt_domain(made, shown, ADAPTATION, seed=0, progress=tell, checkpoints=place, judge=judge)
+    return made
+
+
+def files_of(shown: ImageSet, home: Path) -> ImageSet:
+    """The same pictures as files, larger than a network sees them."""
+    for row, pixels in zip(shown.data.rows, shown.images, strict=True):
+        path = home / f"{row.image}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels.transpose(1, 2, 0)).resize((3 * SIZE_PX, 2 * SIZE_PX)).save(path)
+    rows = tuple(row.model_copy(update={"image": f"{row.image}.png"}) for row in shown.data.rows)
+    return ImageSet(shown.images, Dataset(home, rows))
+
+
+def cut_from_files(_: str, place: Path | None, tell: Tell = silent) -> Stage1Net:
+    """Crops of files, each run with copies of its own: a killed one makes them anew."""
+    made, settings = net(), recipe("adamw", augmentation="strong")
+    with TemporaryDirectory() as home:
+        train = files_of(coloured(ROWS, 1), Path(home))
+        copies = Copies(Path(home) / "copies", PreprocessSettings(size_px=SIZE_PX))
+        challenges = training_views(train.data, copies.settings, CALIBRATION, "strong", copies)
+        trainee = Trainee(made, train, coloured(64, 2), challenges=challenges)
+        train_supervised(trainee, settings, CALIBRATION, seed=0, progress=tell, checkpoints=place)
+    return made
+
+
+def adapted_to_files(_: str, place: Path | None, tell: Tell = silent) -> Stage1Net:
+    made = net(adapters=False)
+    with TemporaryDirectory() as home:
+        data = files_of(coloured(ROWS, 1), Path(home)).data
+        copies = Copies(Path(home) / "copies", PreprocessSettings(size_px=SIZE_PX))
+        originals = originals_of([data.file_of(row) for row in data.ids], copies)
+        pictures = Unshrunk(originals, "letterbox")
+        adapt_domain(made, pictures, ADAPTATION, seed=0, progress=tell, checkpoints=place)
     return made
 
 
@@ -166,6 +204,8 @@ def conformal(_: str, place: Path | None, tell: Tell = silent) -> Stage1Net:
 MODES: dict[str, tuple[Callable[..., Stage1Net], str]] = {
     **{f"supervised, {kind}": (supervised, kind) for kind in RECIPES},
     "domain adaptation": (adapted, ""),
+    "domain adaptation to files": (adapted_to_files, ""),
+    "crops of files": (cut_from_files, ""),
     "conformal risk": (conformal, ""),
     "behind frozen blocks": (behind_frozen_blocks, ""),
 }

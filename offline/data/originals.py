@@ -1,0 +1,234 @@
+"""Pictures larger than an engine sees them, from which what trains is cut: detail that the input lost is still there.
+
+A file that is large, or stands otherwise than it is stored, has a copy: a JPEG that is upright and no longer than what
+the input needs, which decodes several times as fast. A copy is named by the hash of the bytes of its file, so every
+set and every night shares it, and one that was removed is made again to the bit. Every other file is read itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from engines.machine.cores import usable_cores
+from offline.errors import DatasetError
+from stage1.artifacts import write_atomic
+from stage1.errors import ImageError
+from stage1.image_file import decode, is_plain_jpeg
+from stage1.preprocess import PreprocessSettings, Shape, upright
+
+# The frames of cameras of 720 lines are read themselves; half the area of a copy fills an input of 905 px.
+LONGEST_PX = 1280
+# Share of a picture that a crop has at least, as the usual stack of augmentations has it, and its proportions.
+CROP_AREA, CROP_ASPECT = (0.5, 1.0), (0.8, 1.25)
+# Above what validators send, and without thinning out colours: small orange things are what is looked for.
+QUALITY, SCHEME = 90, "v1"
+MADE_TOGETHER = 64
+
+
+@dataclass(frozen=True)
+class Crop:
+    """A part of a picture, in shares of its sides.
+
+    Attributes:
+        left: of its left edge.
+        top: of its upper edge.
+        width: of it, in (0, 1].
+        height: of it, in (0, 1].
+        mirrored: whether left and right are swapped.
+    """
+
+    left: float = 0.0
+    top: float = 0.0
+    width: float = 1.0
+    height: float = 1.0
+    mirrored: bool = False
+
+    def edges(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """Left, upper, right and lower edge in pixels of a picture of a size (width, height)."""
+        across, down = size
+        right, lower = min(1.0, self.left + self.width), min(1.0, self.top + self.height)
+        return self.left * across, self.top * down, right * across, lower * down
+
+
+def random_crop(rng: np.random.Generator) -> Crop:
+    """A crop of random area, proportions and place, as torchvision's `RandomResizedCrop` draws it.
+
+    Args:
+        rng: draws it.
+    """
+    area, aspect = rng.uniform(*CROP_AREA), math.exp(rng.uniform(*np.log(CROP_ASPECT)))
+    width, height = min(1.0, math.sqrt(area * aspect)), min(1.0, math.sqrt(area / aspect))
+    return Crop(rng.uniform(0, 1 - width), rng.uniform(0, 1 - height), width, height)
+
+
+def cropped(picture: Image.Image, crop: Crop) -> Image.Image:
+    """A crop of a picture at its own resolution, at least one pixel.
+
+    Args:
+        picture: of any size.
+        crop: of it; what is mirrored is not asked for.
+    """
+    left, top, right, lower = (round(edge) for edge in crop.edges(picture.size))
+    left, top = min(left, picture.width - 1), min(top, picture.height - 1)
+    return picture.crop((left, top, max(left + 1, right), max(top + 1, lower)))
+
+
+def resized(picture: Image.Image, crop: Crop, shape: Shape) -> Image.Image:
+    """A crop of a picture, resized with antialiasing.
+
+    Args:
+        picture: RGB.
+        crop: of it.
+        shape: height and width of what is returned, px.
+    """
+    left, top, right, lower = crop.edges(picture.size)
+    box = left, top, max(right, left + 1e-3), max(lower, top + 1e-3)
+    found = picture.resize((shape[1], shape[0]), Image.Resampling.BILINEAR, box=box)
+    return found.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if crop.mirrored else found
+
+
+def longest_side(shape: Shape) -> int:
+    """Longest side of a copy, px: a crop of the least area that is drawn still fills the input.
+
+    Args:
+        shape: height and width of the input, px.
+    """
+    return max(LONGEST_PX, math.ceil(max(shape) / math.sqrt(CROP_AREA[0])))
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Where copies are, and how they are made.
+
+    Attributes:
+        directory: made if needed.
+        settings: of the preprocess: limits of what is decoded, and the input that is cut.
+    """
+
+    directory: Path
+    settings: PreprocessSettings
+
+    @property
+    def longest_px(self) -> int:
+        """Longest side of a copy."""
+        return longest_side(self.settings.shape)
+
+    def of(self, path: Path) -> Path:
+        """The file to cut from: the copy of a file, made if it is not there, or the file itself.
+
+        Raises:
+            OSError: it cannot be read, or the disk is full.
+            ImageError: it is no image, or over a limit.
+        """
+        content = path.read_bytes()
+        if len(content) > self.settings.max_bytes:
+            raise ImageError(f"the image has {len(content)} bytes, the limit is {self.settings.max_bytes}")
+        if is_plain_jpeg(content, self.longest_px):
+            return path
+        digest = hashlib.sha256(content).hexdigest()
+        copy = self.directory / digest[:2] / f"{digest}-{self.longest_px}-{SCHEME}.jpg"
+        try:
+            # What is in use is not swept away.
+            os.utime(copy)
+        except FileNotFoundError:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(copy, self._made(content))
+        return copy
+
+    def _made(self, content: bytes) -> bytes:
+        picture = upright(content, self.settings)
+        scale = min(1.0, self.longest_px / max(picture.size))
+        size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+        buffer = io.BytesIO()
+        picture.resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Files to cut from, one for each row.
+
+    Attributes:
+        files: copies, or the files themselves.
+        longest_px: longest side of a copy.
+    """
+
+    files: tuple[Path, ...]
+    longest_px: int
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @property
+    def decides(self) -> tuple[object, ...]:
+        """What decides a picture but its file, as JSON values."""
+        return self.longest_px, QUALITY, SCHEME
+
+    def picture(self, row: int) -> Image.Image:
+        """The picture of a row, RGB and upright.
+
+        Raises:
+            DatasetError: the file cannot be read.
+        """
+        path = self.files[row]
+        try:
+            return decode(path.read_bytes())
+        except (OSError, ImageError) as error:
+            raise DatasetError(f"{path}: {error}") from error
+
+    def pictures(self, rows: Sequence[int]) -> list[Image.Image]:
+        """The pictures of some rows, decoded on all cores.
+
+        Raises:
+            DatasetError: a file cannot be read.
+        """
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            return list(pool.map(self.picture, rows))
+
+
+def originals_of(
+    paths: Sequence[Path],
+    copies: Copies,
+    progress: Callable[[int, int, str], None] = lambda *_: None,
+) -> Originals:
+    """What to cut from, of some files.
+
+    Args:
+        paths: of the rows.
+        copies: where copies are.
+        progress: called with files done, files in all, and a note.
+
+    Raises:
+        DatasetError: a file cannot be read, or a copy cannot be written; names it.
+    """
+    found: list[Path] = []
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for start in range(0, len(paths), MADE_TOGETHER):
+            found += pool.map(partial(_named, copies), paths[start : start + MADE_TOGETHER])
+            progress(len(found), len(paths), "larger copies of the pictures that train")
+    return Originals(tuple(found), copies.longest_px)
+
+
+def _named(copies: Copies, path: Path) -> Path:
+    try:
+        return copies.of(path)
+    except ImageError as error:
+        raise DatasetError(f"{path}: {error}") from error
+    except OSError as error:
+        raise no_copy(path, copies, error) from error
+
+
+def no_copy(path: Path, copies: Copies, error: OSError) -> DatasetError:
+    """What is told of a file that cannot be read, or whose copy cannot be written."""
+    return DatasetError(f"{path}: it has no copy in {copies.directory}: {error.strerror or error}")
