@@ -59,6 +59,7 @@ class Scene:
         hidden: share of the roadwork that a parked vehicle hides, in [0, 1].
         frames: number of frames of this scene.
         seed: seed of everything else in the picture.
+        scale: the picture is so many times 320 x 240 px. The scene is the same; noise and rain are drawn anew.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Scene:
     hidden: float
     frames: int
     seed: tuple[int, int]
+    scale: int = 1
 
     @property
     def visibility(self) -> float:
@@ -77,7 +79,7 @@ class Scene:
         return float(np.clip(2.2 / self.depth, 0.05, 1.0) * (1 - 0.8 * self.hidden) * dimmed)
 
 
-def plan_scene(index: int, *, seed: int, difficulty: float, prefix: str = "synthetic") -> Scene:
+def plan_scene(index: int, *, seed: int, difficulty: float, prefix: str = "synthetic", scale: int = 1) -> Scene:
     """Decide what scene number `index` shows.
 
     Args:
@@ -85,6 +87,7 @@ def plan_scene(index: int, *, seed: int, difficulty: float, prefix: str = "synth
         seed: seed of the whole set.
         difficulty: 0 (near, bright, dry) to 1 (far, dark, wet, half hidden).
         prefix: first part of the scene's name.
+        scale: see `Scene`.
     """
     rng = np.random.default_rng((seed, index))
     label = int(rng.random() < 0.5)
@@ -99,22 +102,24 @@ def plan_scene(index: int, *, seed: int, difficulty: float, prefix: str = "synth
         hidden=float(hidden),
         frames=2 if rng.random() < 0.25 else 1,
         seed=(seed, index),
+        scale=scale,
     )
 
 
 class _Canvas:
     """A street seen from the driver's seat: world positions on the ground, drawn far to near."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
-        self.rng = rng
-        self.horizon = HEIGHT * rng.uniform(0.36, 0.48)
-        self.vanish = WIDTH * rng.uniform(0.4, 0.6)
-        self.image = Image.new("RGB", (WIDTH, HEIGHT))
+    def __init__(self, rng: np.random.Generator, scale: int) -> None:
+        self.rng, self.zoom = rng, scale
+        self.width, self.height = scale * WIDTH, scale * HEIGHT
+        self.horizon = self.height * rng.uniform(0.36, 0.48)
+        self.vanish = self.width * rng.uniform(0.4, 0.6)
+        self.image = Image.new("RGB", (self.width, self.height))
         self.draw = ImageDraw.Draw(self.image)
 
     def ground(self, lateral: float, depth: float) -> tuple[float, float, float]:
         """Pixel `(x, y)` of a point of the ground and the pixels of one metre there."""
-        scale = (HEIGHT - self.horizon) / 1.5 / depth
+        scale = (self.height - self.horizon) / 1.5 / depth
         return self.vanish + lateral * scale, self.horizon + 1.5 * scale, scale
 
     def box(self, x: float, y: float, width: float, height: float, fill: Colour) -> None:
@@ -133,13 +138,15 @@ def _backdrop(canvas: _Canvas) -> None:
     top, low = canvas.jitter((110, 150, 205), 40), canvas.jitter((190, 205, 220), 30)
     for y in range(int(horizon) + 1):
         t = y / horizon
-        draw.line((0, y, WIDTH, y), fill=tuple(int(a + (b - a) * t) for a, b in zip(top, low, strict=True)))
-    draw.rectangle((0, horizon, WIDTH, HEIGHT), fill=canvas.jitter((112, 118, 96), 25))
+        draw.line((0, y, canvas.width, y), fill=tuple(int(a + (b - a) * t) for a, b in zip(top, low, strict=True)))
+    draw.rectangle((0, horizon, canvas.width, canvas.height), fill=canvas.jitter((112, 118, 96), 25))
     road = [canvas.ground(side * 5.5, depth)[:2] for side, depth in ((-1, 40), (1, 40), (1, 0.8), (-1, 0.8))]
     draw.polygon(road, fill=canvas.jitter((84, 86, 90), 18))
     for side in (-1, 1):
         draw.line(
-            (*canvas.ground(side * 5.3, 40)[:2], *canvas.ground(side * 5.3, 0.8)[:2]), fill=(200, 200, 196), width=2
+            (*canvas.ground(side * 5.3, 40)[:2], *canvas.ground(side * 5.3, 0.8)[:2]),
+            fill=(200, 200, 196),
+            width=2 * canvas.zoom,
         )
     for start in np.arange(1.0, 24.0, 1.6):
         a, b = canvas.ground(-0.08, start), canvas.ground(0.08, start + 0.8)
@@ -294,9 +301,9 @@ def _roadwork(scene: Scene, canvas: _Canvas, zoom: float) -> list[tuple[float, C
 
 
 def _weathered(scene: Scene, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-    pixels = np.asarray(image, dtype=np.float64)
+    pixels, zoom = np.asarray(image, dtype=np.float64), scene.scale
     if scene.daytime == "night":
-        yy, xx = np.mgrid[0:HEIGHT, 0:WIDTH]
+        yy, xx = np.mgrid[0 : image.height, 0 : image.width] / zoom
         beam = np.exp(-(((xx - WIDTH / 2) / 130) ** 2) - ((yy - HEIGHT * 0.8) / 80) ** 2)[..., None]
         pixels = pixels * (0.30 + 0.5 * beam) * np.asarray((0.95, 0.97, 1.1))
     if scene.weather == "rain":
@@ -306,9 +313,9 @@ def _weathered(scene: Scene, image: Image.Image, rng: np.random.Generator) -> Im
     if scene.weather == "rain":
         draw = ImageDraw.Draw(image)
         for _ in range(60):
-            x, y, length = rng.uniform(0, WIDTH), rng.uniform(0, HEIGHT), rng.uniform(4, 11)
-            draw.line((x, y, x - 0.25 * length, y + length), fill=(170, 178, 186))
-        image = image.filter(ImageFilter.GaussianBlur(0.6))
+            x, y, length = zoom * rng.uniform(0, WIDTH), zoom * rng.uniform(0, HEIGHT), zoom * rng.uniform(4, 11)
+            draw.line((x, y, x - 0.25 * length, y + length), fill=(170, 178, 186), width=zoom)
+        image = image.filter(ImageFilter.GaussianBlur(0.6 * zoom))
     return image
 
 
@@ -319,7 +326,7 @@ def draw_frame(scene: Scene, frame: int) -> Image.Image:
         scene: what to draw.
         frame: 0 .. `scene.frames - 1`; the camera is a little nearer in each later frame.
     """
-    canvas = _Canvas(np.random.default_rng((*scene.seed, 1)))
+    canvas = _Canvas(np.random.default_rng((*scene.seed, 1)), scene.scale)
     zoom = 1.0 + 0.15 * frame
     _backdrop(canvas)
     rng = canvas.rng
@@ -364,7 +371,9 @@ def _refuse_to_overwrite(labels: Path) -> None:
         )
 
 
-def write_scenes(directory: Path, *, scenes: int, seed: int = 0, difficulty: float = 0.25) -> Iterator[int]:
+def write_scenes(
+    directory: Path, *, scenes: int, seed: int = 0, difficulty: float = 0.25, scale: int = 1
+) -> Iterator[int]:
     """Draw a labelled set into `directory` (`images/` and `labels.csv`), in parallel.
 
     `labels.csv` is written last, so a directory that has one is complete.
@@ -374,6 +383,7 @@ def write_scenes(directory: Path, *, scenes: int, seed: int = 0, difficulty: flo
         scenes: number of scenes; about 1.25 frames each.
         seed: seed of the set.
         difficulty: see `plan_scene`.
+        scale: see `Scene`.
 
     Yields:
         The number of scenes drawn so far.
@@ -384,7 +394,7 @@ def write_scenes(directory: Path, *, scenes: int, seed: int = 0, difficulty: flo
     _refuse_to_overwrite(directory / LABELS_FILE)
     images = directory / "images"
     images.mkdir(parents=True, exist_ok=True)
-    tasks = [(plan_scene(index, seed=seed, difficulty=difficulty), images) for index in range(scenes)]
+    tasks = [(plan_scene(index, seed=seed, difficulty=difficulty, scale=scale), images) for index in range(scenes)]
     rows: list[tuple[str, ...]] = []
     workers = len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import HEIGHT, WIDTH, draw_frame, plan_scene, write_scenes
@@ -47,3 +48,13 @@ def test_a_written_set_is_a_readable_one_and_calls_itself_synthetic(tmp_path: Pa
     assert all("synthetic" in row.image for row in data.rows)
     assert {"daytime", "weather", "visibility"} <= set(data.rows[0].metadata)
     assert data.array(PreprocessSettings()).std() > 10
+
+
+def test_a_larger_picture_shows_the_same_scene_with_more_detail() -> None:
+    small = plan_scene(3, seed=1, difficulty=0.2)
+    large = draw_frame(plan_scene(3, seed=1, difficulty=0.2, scale=3), 0)
+    assert large.size == (3 * WIDTH, 3 * HEIGHT)
+    shrunk = np.asarray(large.resize((WIDTH, HEIGHT), Image.Resampling.BOX), float)
+    other = np.asarray(draw_frame(plan_scene(4, seed=1, difficulty=0.2), 0), float)
+    difference, apart = np.abs(shrunk - np.asarray(draw_frame(small, 0), float)), np.abs(shrunk - other)
+    assert difference.mean() < apart.mean() / 3
