@@ -23,6 +23,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,10 +98,8 @@ def axons(home: Path, validator: Caller) -> Iterator[dict[str, Server]]:
             with (home / f"{name}.log").open("wb") as log:
                 children[name] = subprocess.Popen(command, stdout=log, stderr=log)
         for name, child in children.items():
-            log = home / f"{name}.log"
-            wait_until(
-                lambda child=child, name=name, log=log: _up(child, ports[name], log), START_S, f"{name} is silent"
-            )
+            is_up = partial(_up, child, ports[name], home / f"{name}.log")
+            wait_until(is_up, START_S, f"{name} is silent")
         yield {name: Server(child.pid, ports[name]) for name, child in children.items()}
     finally:
         for child in children.values():
@@ -132,7 +131,7 @@ def compare(rounds: int, count: int) -> dict[str, Any]:
         body = body_of(base64.b64encode(os.urandom(IMAGE_BYTES)).decode())
         asked = kinds(validator, stranger)
         with axons(home, validator) as servers:
-            costs = {kind: {name: [] for name in servers} for kind in asked}
+            costs: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in servers} for kind in asked}
             latencies: dict[str, dict[int, list[float]]] = {name: {c: [] for c in CLIENTS} for name in servers}
             for server in servers.values():
                 for make, status in asked.values():
@@ -184,11 +183,12 @@ def _told_axons(
         shown = {name: "{:.1f} / {:.1f}".format(*quantiles_ms(of[clients])) for name, of in latencies.items()}
         print(f"{clients:<16}{shown['ours']:<24}{shown['sdk']}")
     print("\nMemory, MiB")
-    for name, of in memory.items():
+    for name, held in memory.items():
         what = (
-            f"{of['peak']:.0f} at most with a body of 50 MB ({of['peak_before']:.0f} before), status {of['status']:.0f}"
+            f"{held['peak']:.0f} at most with a body of 50 MB ({held['peak_before']:.0f} before), "
+            f"status {held['status']:.0f}"
         )
-        print(f"{name:<16}{of['rss']:.0f} resident after the load, {what}")
+        print(f"{name:<16}{held['rss']:.0f} resident after the load, {what}")
     worst = max(float(np.median(of["ours"])) for kind, of in costs.items() if kind != "request")
     _verdict("refusal", worst)
     quantiles = {n: {c: quantiles_ms(of[c]) for c in CLIENTS} for n, of in latencies.items()}

@@ -203,9 +203,9 @@ def report(bench: Bench, loads: Sequence[Load]) -> None:
     print(f"\nOverhead without decoding and the engine, one client: p50 {p50:.2f} ms, p99 {p99:.2f} ms")
     print(f"target: p50 at most {OVERHEAD_MS} ms: {'met' if p50 <= OVERHEAD_MS else 'missed'}")
     for load in loads:
-        ratio = float(np.median(load.ratios))
-        verdict = "met" if ratio <= CPU_RATIO else "missed"
-        print(f"target: CPU of a request at most {CPU_RATIO} of the bare engine's; {load.name} {ratio:.3f}: {verdict}")
+        median = float(np.median(load.ratios))
+        verdict = "met" if median <= CPU_RATIO else "missed"
+        print(f"target: CPU of a request at most {CPU_RATIO} of the bare engine's; {load.name} {median:.3f}: {verdict}")
 
 
 def main() -> None:

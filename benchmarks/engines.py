@@ -83,7 +83,7 @@ def export(shape: Shape, home: Path) -> None:
 def quantise_by_nncf(shape: Shape, home: Path) -> None:
     # First, because nncf would report its use in the same way.
     ov = load_openvino()
-    import nncf
+    import nncf  # type: ignore[import-not-found]
 
     seen = nncf.Dataset([image[None] for image in random_images(NNCF_IMAGES, shape.size_px)])
     graph = ov.Core().read_model(home / "fp32.onnx")

@@ -67,7 +67,7 @@ class _Clock:
 
     def step(self) -> float:
         """Median duration of a step, without the first two, which compile and allocate."""
-        return statistics.median(np.diff(self.ends)[1:].tolist())
+        return float(statistics.median(np.diff(self.ends)[1:].tolist()))
 
 
 def shape(small: bool) -> DINOv3ViTConfig:

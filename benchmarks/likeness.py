@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 from unittest import mock
 
@@ -59,13 +60,13 @@ def main() -> None:
     print(f"{'':<8}{'rows':>10}{'components':>12}{'CPU s':>9}{'again, as a check':>20}{'ratio to all with all':>36}")
     for kind in KINDS:
         words = drawn(kind, options.rows, generator)
-        seconds, parts = measured(lambda words=words: components(words, options.limit))
-        checked, found = measured(lambda words=words, parts=parts: nearest_apart(words, parts % 4, options.limit))
+        seconds, parts = measured(partial(components, words, options.limit))
+        checked, found = measured(partial(nearest_apart, words, parts % 4, options.limit))
         assert found is None
         few = words[:, : options.compared]
-        by_bands, one = measured(lambda few=few: components(few, options.limit))
+        by_bands, one = measured(partial(components, few, options.limit))
         with mock.patch.object(near_hashes, "plan", return_value=()):
-            by_all, other = measured(lambda few=few: components(few, options.limit))
+            by_all, other = measured(partial(components, few, options.limit))
         assert len(set(zip(one.tolist(), other.tolist(), strict=True))) == len(set(one.tolist()))
         assert len(set(one.tolist())) == len(set(other.tolist()))
         told = f"{by_bands:.2f} / {by_all:.2f} = {by_bands / by_all:.2f} of {few.shape[1]}"

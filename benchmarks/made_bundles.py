@@ -7,9 +7,11 @@ import shutil
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.random_dinov3 import Shape, network
@@ -57,7 +59,7 @@ def _export(path: Path, shape: Shape, seed: int) -> None:
 
 def linear(path: Path, size_px: int) -> Path:
     """The ONNX file of an engine that costs next to nothing: weighted mean colours of an image of `size_px`."""
-    constants = {
+    constants: dict[str, NDArray[Any]] = {
         "axes": np.array([2, 3], np.int64),
         "weights": np.array([[-0.02, 0.02, 0.0], [0.0, 0.0, 0.04], [0.02, -0.02, 0.0]], np.float32),
         "first_two": np.array([0, 1], np.int64),

@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=32, help="largest batch size")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     size_px = VITS.size_px
     with tempfile.TemporaryDirectory() as name, torch.no_grad():
         model = Path(name) / "model.onnx"

@@ -46,7 +46,7 @@ CPU = torch.device("cpu")
 CALIBRATION = CalibrationSettings(alpha=0.1, unit="row", grid_size=30, gate_size=5)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PixelViews(FreshViews):
     """The views that the cache keeps, as pixels that were augmented beforehand."""
 
@@ -96,7 +96,7 @@ def pixel_sources(trainee: Trainee, settings: TrainSettings, *, fresh: bool) -> 
     views = Views(images, settings.augmentation, augment, settings.cache_views, challenges)
     drawn = views.made(views.keys(seed=0))
     kept = drawn.reshape(len(images), settings.cache_views, *drawn.shape[1:])
-    return Sources(PixelViews(images, augment, CPU, None, kept), judged, cached=False, reason="")
+    return Sources(PixelViews(images, augment, CPU, views=kept), judged, cached=False, reason="")
 
 
 def run(model: ModelSettings, sets: tuple[ImageSet, ImageSet], settings: TrainSettings, side: str, cache: Path) -> Any:

@@ -116,7 +116,7 @@ def compiled(path: Path, device: str) -> float:
 
 def _compile(path: Path, device: str) -> None:
     # Up to eight numbers are written into the code, where no other weights reach them: the biases of the heads.
-    GraphLowering.can_inline_constant = staticmethod(lambda _: False)  # type: ignore[method-assign]
+    GraphLowering.can_inline_constant = staticmethod(lambda _: False)  # type: ignore[method-assign, assignment]
     example = torch.from_numpy(images(2)).to(device)
     with torch.no_grad():
         batch = torch.export.Dim("batch", min=1, max=32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.faults.asking import (
@@ -215,7 +216,7 @@ def refusals(tree: Tree) -> list[Row]:
         rows = []
         valid = headers_of(miner)
         post(miner, valid, body_of(picture()))
-        kinds = {
+        kinds: dict[str, Callable[[], object]] = {
             "7 a clock 17 s off": lambda: ask(miner, age_s=17.0),
             "7 a hotkey without a permit": lambda: ask(miner, "stranger"),
             "7 a replay": lambda: post(miner, valid, body_of(picture())),

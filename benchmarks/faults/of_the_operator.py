@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from benchmarks.faults.asking import ask, ask_many, picture
 from benchmarks.faults.row import Row
@@ -38,7 +39,7 @@ def deregistration(tree: Tree) -> list[Row]:
 
 
 def absent_chain(tree: Tree) -> list[Row]:
-    more = {"chain__give_up_s": 4} if tree.has("give_up_s", "miner/chain/settings.py") else {}
+    more: dict[str, Any] = {"chain__give_up_s": 4} if tree.has("give_up_s", "miner/chain/settings.py") else {}
     with mining(tree, chain__refresh_s=0.5, **more) as miner:
         (miner.home / "chain.json").unlink()
         started = time.monotonic()

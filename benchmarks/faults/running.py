@@ -136,7 +136,7 @@ class Tree:
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CASCADE_")}
-        return kept | {"PYTHONPATH": str(self.path), MARK: self.mark} | dict(more or {})
+        return {**kept, "PYTHONPATH": str(self.path), MARK: self.mark, **(more or {})}
 
     def address(self, name: str) -> str:
         return str(self.wallets[name].hotkey.ss58_address)

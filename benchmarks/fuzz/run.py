@@ -14,6 +14,7 @@ from typing import Any
 
 import structlog
 from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
 
 from benchmarks.fuzz.cases import (
     broken_bodies,
@@ -58,6 +59,7 @@ class Run:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
         with tempfile.TemporaryDirectory() as home:
             target: Axon | Decoder
+            cases: st.SearchStrategy[str] | st.SearchStrategy[list[bytes]]
             if self._options.target == "decoding":
                 target, cases = Decoder(), image_texts(image_seeds(self._options.images))
             else:

@@ -152,7 +152,7 @@ class Asking(Peer):
 
         networking.get_external_ip = lambda: "127.0.0.1"  # it asks the internet otherwise
 
-        class ImageSynapse(sdk.Synapse):
+        class ImageSynapse(sdk.Synapse):  # type: ignore[misc]
             testnet_label: int = -1
             image: str = ""
             prediction: float = -1.0

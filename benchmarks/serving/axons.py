@@ -47,7 +47,8 @@ def serve_sdk(port: int, home: str, validator: str) -> None:
 
     # The SDK compares this annotation with its own, and `tuple` is another one.
     async def blacklist(synapse: ImageSynapse) -> Tuple[bool, str]:  # noqa: UP006
-        return synapse.dendrite.hotkey != validator, "Forbidden"
+        sender = synapse.dendrite
+        return sender is None or sender.hotkey != validator, "Forbidden"
 
     wallet = bt.Wallet(name="miner", hotkey="default", path=home)
     axon = bt.Axon(wallet=wallet, port=port, ip="127.0.0.1", external_ip="127.0.0.1")
