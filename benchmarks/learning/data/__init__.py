@@ -1,0 +1,1 @@
+"""What is trained and judged on: photographs of cities, and drawn scenes."""

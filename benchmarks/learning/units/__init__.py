@@ -1,0 +1,1 @@
+"""Single trainings: which there are, in what order, and what runs one."""

@@ -1,0 +1,118 @@
+"""ExPLoRA for the rows that start from an adapted backbone: on unlabelled frames, at a size that can be afforded.
+
+A ViT takes any size, so what is learned from crops of 112 px is used at 224 px. Labels have no part in it: the last
+epoch is kept.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from offline.config import RunConfig
+from offline.data.dataset import Dataset
+from offline.learning.self_distillation.adapt import adapt_domain
+from offline.learning.settings import AdaptSettings
+from stage1.model.backbones import build
+from stage1.model.settings import ModelSettings
+from stage1.preprocess import PreprocessSettings
+
+SIDE_PX = 112
+DONE = "adapted.json"
+
+
+@dataclass(frozen=True)
+class AdaptationSizes:
+    """How long an adaptation is.
+
+    Attributes:
+        steps: of the backbone and the projection heads together.
+        batch: images a step.
+        head_share: share of the steps in which the projection heads train alone.
+    """
+
+    steps: int = 240
+    batch: int = 32
+    head_share: float = 0.05
+
+
+def adaptation_settings(images: int, sizes: AdaptationSizes) -> AdaptSettings:
+    """Settings of so many steps on so many images.
+
+    The teacher's time constant is a twentieth of the steps, so that it arrives; prototypes are few, as batches are
+    small.
+    """
+    batch = min(sizes.batch, images)
+    return AdaptSettings(
+        enabled=True,
+        epochs=math.ceil(sizes.steps / max(1, images // batch)),
+        batch_size=batch,
+        rank=16,
+        learning_rate=5e-4,
+        head_steps=round(sizes.head_share * sizes.steps),
+        momentum=max(0.5, 1 - 20 / sizes.steps),
+        prototypes=512,
+        head_hidden=512,
+        head_bottleneck=128,
+        precision="bf16",
+        patience=None,
+    )
+
+
+def teacher_share(settings: AdaptSettings, images: int) -> float:
+    """Share of a straight way of the student that its teacher has come at the end, in [0, 1].
+
+    The student is taken to move evenly in every step after those of the heads, and the momentum to rise to 1 along half
+    a cosine, as `adapt_domain` has it.
+    """
+    total = settings.epochs * max(1, images // settings.batch_size)
+    steps = total - min(settings.head_steps, total // 2)
+    teacher = 0.0
+    for step in range(steps):
+        kept = 1 - (1 - settings.momentum) * (1 + math.cos(math.pi * step / steps)) / 2
+        teacher = kept * teacher + (1 - kept) * (step + 1) / steps
+    return teacher
+
+
+def adapted_backbone(
+    home: Path,
+    config: RunConfig,
+    settings: AdaptSettings,
+    unlabelled: Dataset,
+    *,
+    seed: int,
+) -> Path:
+    """Directory of the backbone after adaptation; it is made once, and goes on where it was stopped.
+
+    Args:
+        home: where this one is kept, named after what decides it.
+        config: names the backbone that it starts from.
+        settings: of the adaptation.
+        unlabelled: frames that it sees.
+        seed: of the adaptation.
+
+    Raises:
+        TrainingError: the backbone cannot be adapted.
+    """
+    done = home / DONE
+    if not done.exists():
+        model = ModelSettings(backbone=config.model.backbone, adapter="none")
+        net = build(model, size_px=SIDE_PX, seed=seed)
+        images = unlabelled.array(PreprocessSettings(size_px=SIDE_PX))
+        home.mkdir(parents=True, exist_ok=True)
+        adapt_domain(net, images, settings, seed=seed, progress=lambda *_: None, checkpoints=home / "checkpoints")
+        _save(net.backbone, home)
+        done.write_text(settings.model_dump_json())
+    return home
+
+
+def _save(backbone: Any, directory: Path) -> None:
+    if not isinstance(backbone, PreTrainedModel):
+        raise TypeError(f"{type(backbone).__name__} is no model of transformers")
+    with torch.no_grad():
+        backbone.save_pretrained(directory)
