@@ -104,13 +104,12 @@ def joined(parts: Sequence[LabelledOutputs]) -> LabelledOutputs:
 
 
 def _settings(level: float, *, by_row: bool) -> CalibrationSettings:
-    # One gate that all pass: distance from even odds is the ranking itself. One look: nothing is certified again.
+    # One look: nothing is certified again.
     return CalibrationSettings(
         alpha=level,
         false_alarm_rate=FALSE_ALARMS,
         unit="row" if by_row else "group",
         allow_row_unit=by_row,
-        gate_size=1,
         looks=1,
     )
 

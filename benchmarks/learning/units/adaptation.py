@@ -102,7 +102,7 @@ def adapted_backbone(
     done = home / DONE
     if not done.exists():
         model = ModelSettings(backbone=config.model.backbone, adapter="none")
-        net = build(model, size_px=SIDE_PX, seed=seed)
+        net = build(model, shape=(SIDE_PX, SIDE_PX), seed=seed)
         images = unlabelled.array(PreprocessSettings(size_px=SIDE_PX))
         home.mkdir(parents=True, exist_ok=True)
         adapt_domain(net, images, settings, seed=seed, progress=lambda *_: None, checkpoints=home / "checkpoints")

@@ -44,10 +44,10 @@ class Speed:
 def measured(config: RunConfig) -> Speed:
     """Try it on a few pictures."""
     torch.set_num_threads(1)
-    net = build(config.model, size_px=config.preprocess.size_px, seed=0)
+    net = build(config.model, shape=config.preprocess.shape, seed=0)
     add_adapters(net, config.model)
-    side, cut = config.preprocess.size_px, frozen_blocks(net)
-    images = torch.zeros((PICTURES, 3, side, side), dtype=torch.uint8)
+    cut = frozen_blocks(net)
+    images = torch.zeros((PICTURES, 3, *config.preprocess.shape), dtype=torch.uint8)
 
     def seconds(*, frozen: bool, trains: bool) -> float:
         before = time.process_time()

@@ -83,8 +83,7 @@ def base_settings(backbone: Path | None, sizes: Sizes) -> RunConfig:
         "train_supervised.learning_rate": 2e-3,
         "train_supervised.augmentation": "light",
         "train_supervised.precision": "bf16",
-        # A random backbone trains its first norms too, so nothing of it is frozen.
-        "train_supervised.cache": "auto" if backbone is None else "on",
+        "train_supervised.cache": "auto",
         "train_supervised.cache_views": sizes.views,
         "train_supervised.cache_share": 1.0,
         "train_conformal_risk.enabled": False,
