@@ -70,8 +70,12 @@ class _InBf16(nn.Module):
         super().__init__()
         self.inner = copy.deepcopy(backbone).bfloat16()
 
-    def forward(self, pixels: Tensor) -> BaseModelOutput:
-        hidden: Tensor = self.inner(pixels.bfloat16()).last_hidden_state
+    def get_base_model(self) -> nn.Module:
+        """The backbone itself, as a wrapper of peft is asked for it."""
+        return self.inner
+
+    def forward(self, pixels: Tensor, **options: bool) -> BaseModelOutput:
+        hidden: Tensor = self.inner(pixels.bfloat16(), **options).last_hidden_state
         return BaseModelOutput(last_hidden_state=hidden.float())
 
 

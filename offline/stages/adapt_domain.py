@@ -102,7 +102,7 @@ STAGE: NightStage = Stage(
         "seed",
         "preprocess",
         "model.backbone",
-        "model.views",
+        "model.pooled_blocks",
         "splits.hash_distance",
         "adapt_domain",
         "calibrate_scrc.stream",

@@ -13,18 +13,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stage1.model import trunk
+from stage1.model.pooling import AttentionPool, pool_of
+from stage1.model.settings import Pooling
 from stage1.preprocess import Shape
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-Views = Literal["whole", "whole_and_quadrants"]
 STEM_WIDTH = 32
 
 
@@ -35,7 +36,7 @@ class Layout:
     Attributes:
         width: channels D.
         first_patch: index of the first patch token after the CLS token and registers; 0 if there is no CLS token, as in
-            a grid `(N, D, H, W)`. Then the largest value of each channel stands in for it.
+            a grid `(N, D, H, W)`.
         patch_px: side of the square that a patch or a cell of the grid stands for.
     """
 
@@ -67,17 +68,27 @@ class NetOutputs:
 class Stage1Net(nn.Module):
     """uint8 images to outputs; normalisation and the cutting of views are part of the module, so of every engine.
 
+    The pool of attention belongs to the features, not to the heads: supervised training trains it, and what trains
+    heads on features that were computed once takes it as it is.
+
     Args:
-        backbone: maps pixel values `(N, 3, H, W)` to an output with `last_hidden_state`: tokens `(N, T, D)` or a grid
+        backbone: maps pixel values `(N, 3, h, w)` to an output with `last_hidden_state`: tokens `(N, T, D)` or a grid
             `(N, D, H, W)`.
         layout: of that state.
         shape: height and width of the images, px.
         head_hidden: width of the hidden layer of each head.
-        views: `whole` sees the image as it is; `whole_and_quadrants` sees it at half its size and its four quarters at
-            full size, so that small things count, and is as expensive as five images of half the side.
+        tiles: rows and columns that the image is cut into. The backbone sees each tile at full size and the whole image
+            shrunk to the size of a tile, all in one batch, so that small things count; attention looks at the patches
+            of all of them together. None shows the image as it is.
+        pooling: see `stage1.model.settings.ModelSettings`.
+        queries: of attention.
+        pooled_blocks: numbers of blocks, from 1, whose patches are pooled beside those of the last hidden state.
         named: classes of each named head.
         multi_scale: patch embeddings half and twice as coarse as the backbone's, trained from scratch on the whole
             image and pooled over it, go into the heads beside the backbone's features.
+
+    Raises:
+        ValueError: the image cannot be cut into such tiles.
     """
 
     mean: Tensor
@@ -90,17 +101,26 @@ class Stage1Net(nn.Module):
         *,
         shape: Shape,
         head_hidden: int,
-        views: Views = "whole",
+        tiles: tuple[int, int] | None = None,
+        pooling: Pooling = "attention",
+        queries: int = 4,
+        pooled_blocks: tuple[int, ...] = (),
         named: Mapping[str, int] | None = None,
         multi_scale: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.layout = layout
-        self.views = views
-        self.view_shape = shape if views == "whole" else (shape[0] // 2, shape[1] // 2)
+        self.shape = shape
+        self.tiles = tiles
+        self.view_shape = view_shape(shape, tiles)
+        self.pooling = pooling
+        self.pooled_blocks = pooled_blocks
+        views = 1 if tiles is None else 1 + tiles[0] * tiles[1]
+        channels = layout.width * (1 + len(pooled_blocks))
+        self.pool = pool_of(pooling, channels, layout.first_patch, views=views, queries=queries)
         self.stems = stems(layout.patch_px) if multi_scale else nn.ModuleList()
-        self.width = 2 * layout.width * (1 if views == "whole" else 2) + 2 * STEM_WIDTH * len(self.stems)
+        self.width = self.pool.width + 2 * STEM_WIDTH * len(self.stems)
         self.class_head = head(self.width, head_hidden, 2)
         self.select_head = head(self.width, head_hidden, 1)
         self.named_heads = nn.ModuleDict({k: head(self.width, head_hidden, n) for k, n in (named or {}).items()})
@@ -117,24 +137,46 @@ class Stage1Net(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """Features `(N, width)` of uint8 images `(N, 3, H, W)`."""
-        found = self._pooled(self.backbone(self._pixels(image)).last_hidden_state)
-        return torch.cat([found, *pooled(self.stems, (image.float() - self.mean) / self.std)], dim=1)
+        pixels = self._normal(image)
+        return torch.cat([self.pool(self._tokens(pixels)), *pooled(self.stems, pixels)], dim=1)
 
     def prefix(self, image: Tensor, cut: int) -> Tensor:
         """What the first `cut` blocks make of uint8 images `(N, 3, H, W)`; `(N, V, ...)` with V views.
 
-        With all blocks before the cut it is the features `(N, width)`. Not for `multi_scale`, which needs the pixels.
+        With all blocks before the cut it is the features `(N, width)`, or the tokens `(N, V, T, C)` for a pool that
+        learns. No pooled block may lie before any other cut. Not for `multi_scale`, which needs the pixels.
         """
+        pixels = self._normal(image)
         if cut == len(trunk.blocks_of(self.backbone)):
-            return self.features(image)
-        hidden = trunk.before(self.backbone, self._pixels(image), cut)
+            tokens = self._tokens(pixels)
+            return tokens if isinstance(self.pool, AttentionPool) else self.pool(tokens)
+        hidden = trunk.before(self.backbone, self._views(pixels), cut)
         return hidden.reshape(len(image), -1, *hidden.shape[1:])
 
     def rest(self, state: Tensor, cut: int) -> Tensor:
         """Features `(N, width)` from what `prefix` returned."""
-        if cut == len(trunk.blocks_of(self.backbone)):
-            return state
-        return self._pooled(trunk.after(self.backbone, state.flatten(0, 1), cut, self.view_shape))
+        if cut < len(trunk.blocks_of(self.backbone)):
+            found = trunk.after(self.backbone, state.flatten(0, 1), cut, self.view_shape, self.pooled_blocks)
+            features: Tensor = self.pool(side_by_side(found, len(state)))
+            return features
+        return self.pool(state) if isinstance(self.pool, AttentionPool) else state
+
+    def attention(self, image: Tensor) -> Tensor:
+        """How much each query takes of each patch of uint8 images `(N, 3, H, W)`; `(N, Q, V, rows, columns)`.
+
+        The views are the image, or the whole image and its tiles row by row; all weights of a query sum to 1.
+
+        Raises:
+            TypeError: the pool is not one of attention.
+        """
+        if not isinstance(self.pool, AttentionPool):
+            raise TypeError(f"pooling by {self.pooling} does not look anywhere: only attention has weights")
+        tokens = self._tokens(self._normal(image))
+        images, views = tokens.shape[:2]
+        weights = self.pool.weights(tokens).reshape(images, len(self.pool.queries), views, -1)
+        rows, columns = (side // self.layout.patch_px for side in self.view_shape)
+        # Some convolutional networks put a summary before their grid.
+        return weights[..., -rows * columns :].reshape(*weights.shape[:3], rows, columns)
 
     def outputs(self, features: Tensor) -> NetOutputs:
         """What the heads say of features `(N, width)`."""
@@ -146,29 +188,53 @@ class Stage1Net(nn.Module):
         outputs = self.outputs(self.features(image))
         return outputs.logits, outputs.select_score, *outputs.named.values()
 
-    def _pixels(self, image: Tensor) -> Tensor:
-        """Normalised views `(N V, 3, h, w)`, those of an image one after another."""
-        pixels = (image.float() - self.mean) / self.std
-        if self.views == "whole":
+    def _normal(self, image: Tensor) -> Tensor:
+        return (image.float() - self.mean) / self.std
+
+    def _tokens(self, pixels: Tensor) -> Tensor:
+        """Tokens `(N, V, T, C)` of normalised images."""
+        return side_by_side(trunk.states(self.backbone, self._views(pixels), self.pooled_blocks), pixels.shape[0])
+
+    def _views(self, pixels: Tensor) -> Tensor:
+        """Views `(N V, 3, h, w)` of normalised images, those of an image one after another: the whole, the tiles."""
+        if self.tiles is None:
             return pixels
         height, width = self.view_shape
-        corners = [pixels[..., y : y + height, x : x + width] for y in (0, height) for x in (0, width)]
-        return torch.stack([F.avg_pool2d(pixels, 2), *corners], dim=1).flatten(0, 1)
+        rows, columns = self.tiles
+        parts = [
+            pixels[..., row * height : (row + 1) * height, column * width : (column + 1) * width]
+            for row in range(rows)
+            for column in range(columns)
+        ]
+        return torch.stack([F.avg_pool2d(pixels, self.tiles), *parts], dim=1).flatten(0, 1)
 
-    def _pooled(self, hidden: Tensor) -> Tensor:
-        if hidden.ndim == 4:
-            hidden = hidden.flatten(2).transpose(1, 2)
-        patches = hidden[:, self.layout.first_patch :]
-        summary = hidden[:, 0] if self.layout.first_patch else patches.amax(1)
-        found = torch.cat([summary, patches.mean(1)], dim=1)
-        if self.views == "whole":
-            return found
-        views = found.reshape(-1, 5, found.shape[1])
-        return torch.cat([views[:, 0], views[:, 1:].amax(1)], dim=1)
+
+def view_shape(shape: Shape, tiles: tuple[int, int] | None) -> Shape:
+    """Height and width of what the backbone sees of images of a shape.
+
+    Raises:
+        ValueError: the image cannot be cut into such tiles.
+    """
+    rows, columns = tiles or (1, 1)
+    if shape[0] % rows or shape[1] % columns:
+        raise ValueError(f"an image of {shape[0]} x {shape[1]} px cannot be cut into {rows} x {columns} equal tiles")
+    return shape[0] // rows, shape[1] // columns
+
+
+def side_by_side(found: list[Tensor], images: int) -> Tensor:
+    """States of the views of N images as tokens `(N, V, T, C)`, the channels of several blocks side by side.
+
+    Args:
+        found: tokens `(N V, T, D)` each, or one grid `(N V, D, H, W)`.
+        images: N.
+    """
+    tokens = [hidden.flatten(2).transpose(1, 2) if hidden.ndim == 4 else hidden for hidden in found]
+    joined = tokens[0] if len(tokens) == 1 else torch.cat([each.to(tokens[-1].dtype) for each in tokens], dim=2)
+    return joined.reshape(images, -1, *joined.shape[1:])
 
 
 def stems(patch_px: int) -> nn.ModuleList:
-    """Patch embeddings half and twice as coarse as patches of this side, `(N, 3, H, W)` to `(N, STEM_WIDTH, H, W)`."""
+    """Patch embeddings half and twice as coarse as patches of this side, `(N, 3, H, W)` to `(N, STEM_WIDTH, h, w)`."""
     sides = (max(1, patch_px // 2), 2 * patch_px)
     return nn.ModuleList(nn.Sequential(nn.Conv2d(3, STEM_WIDTH, side, stride=side), nn.GELU()) for side in sides)
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from stage1.settings import Section, expanded
 
 Adapter = Literal["doran", "dora", "lora", "prompts", "parallel", "none"]
+Pooling = Literal["attention", "cls_mean", "mean", "largest"]
+
+VIEWS_GONE = (
+    'there is no model.views: set preprocess.geometry = "tiles", which shows the whole picture and its parts. A bundle '
+    "that was trained with whole_and_quadrants goes on serving; to compile it anew, train a night with tiles"
+)
 
 DINOV3 = "facebook/dinov3-vith16plus-pretrain-lvd1689m"
 
@@ -66,7 +72,11 @@ class ModelSettings(Section):
 
     Attributes:
         backbone: where the features come from.
-        views: see `stage1.model.net.Stage1Net`.
+        pooling: what of the patches the heads see: `attention` learns where to look; `mean` is the mean patch,
+            `largest` the largest value of each channel, and `cls_mean` the CLS token and the mean.
+        queries: places that attention looks for; each makes a vector as wide as a patch.
+        pooled_blocks: blocks whose patches are pooled, counted from the end, -1 is the last; several lie side by side.
+            Blocks after the last of them are taken away. Others than the last need a transformer of one width.
         adapter: what is trained of the backbone. `doran`, `dora` and `lora` are low-rank and merged into plain weights;
             `prompts` are extra tokens in each block and `parallel` is a bottleneck beside each MLP, and both stay in
             the graph; `none` trains the heads alone. Every backbone takes `lora`, `dora` and `none`; `doran` needs
@@ -84,7 +94,9 @@ class ModelSettings(Section):
     """
 
     backbone: Annotated[RandomBackbone | PretrainedBackbone, Field(discriminator="kind")] = PretrainedBackbone()
-    views: Literal["whole", "whole_and_quadrants"] = "whole"
+    pooling: Pooling = "attention"
+    queries: int = Field(default=4, ge=1, le=64)
+    pooled_blocks: tuple[int, ...] = Field(default=(-1,), min_length=1)
     adapter: Adapter = "doran"
     targets: Literal["query_value", "attention", "mlp", "all"] = "all"
     rank: int = Field(default=16, ge=1)
@@ -93,3 +105,20 @@ class ModelSettings(Section):
     head_hidden: int = Field(default=64, ge=1)
     heads: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], NamedHead] = Field(default_factory=dict)
     multi_scale: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_views(cls, content: Any) -> Any:  # noqa: ANN401  whatever is in the file
+        """Take over what a program wrote that knew `views` and had CLS and mean as its one way to pool."""
+        if not isinstance(content, dict) or "views" not in content:
+            return content
+        if content["views"] == "whole" and "pooling" not in content:
+            return {name: value for name, value in content.items() if name != "views"} | {"pooling": "cls_mean"}
+        raise ValueError(VIEWS_GONE)
+
+    @field_validator("pooled_blocks")
+    @classmethod
+    def _from_the_end(cls, blocks: tuple[int, ...]) -> tuple[int, ...]:
+        if max(blocks) >= 0 or len(set(blocks)) < len(blocks):
+            raise ValueError(f"blocks are counted from the end, each once, for example [-2, -1], not {[*blocks]}")
+        return tuple(sorted(blocks))

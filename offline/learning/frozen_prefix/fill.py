@@ -28,7 +28,7 @@ from offline.learning.throughput.ahead import ahead
 from offline.stream import challenge, distortions, geometry
 from stage1 import image_file, preprocess
 from stage1.model import net as network
-from stage1.model import trunk
+from stage1.model import pooling, trunk
 from stage1.model.net import Stage1Net
 from stage1.model.trunk import blocks_of, plain
 from stage1.model.weights import weights_sha256
@@ -47,6 +47,7 @@ MODULES = (
     preprocess,
     image_file,
     network,
+    pooling,
     trunk,
 )
 DISTRIBUTIONS = ("torch", "transformers", "peft", "numpy", "pillow", "scipy", "simplejpeg")
@@ -93,7 +94,16 @@ class Frozen:
             decides: what else decides a view, as JSON values.
         """
         net = self.net
-        about = (*decides, self.cut, net.views, net.view_shape, self.precision, self.device.type)
+        about = (
+            *decides,
+            self.cut,
+            net.tiles,
+            net.shape,
+            net.pooling,
+            net.pooled_blocks,
+            self.precision,
+            self.device.type,
+        )
         config: Any = plain(net.backbone).config
         buffers = [("mean", net.mean), ("std", net.std)]
         code = [inspect.getsource(module) for module in (*MODULES, sys.modules[__name__])]

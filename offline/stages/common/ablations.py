@@ -118,7 +118,8 @@ class Ablations:
 
     def _build(self, **changes: object) -> Stage1Net:
         model = self.config.model.model_copy(update=changes)
-        return build(model, shape=self.config.preprocess.shape, seed=self.config.seed).to(best_device())
+        seen = self.config.preprocess
+        return build(model, shape=seen.shape, tiles=seen.tiles, seed=self.config.seed).to(best_device())
 
     def _baseline(self) -> Stage1Net:
         """A head on the frozen features of images as they are, by cross-entropy alone."""

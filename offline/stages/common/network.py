@@ -35,7 +35,7 @@ def network_of(context: Context, *, trained: bool) -> Stage1Net:
         trained: whether it has the shape that it has after training, when some adapters have stayed in it.
     """
     config = context.config
-    net = build(config.model, shape=config.preprocess.shape, seed=config.seed)
+    net = build(config.model, shape=config.preprocess.shape, tiles=config.preprocess.tiles, seed=config.seed)
     if trained:
         add_side_modules(net, config.model)
     return net.to(best_device())

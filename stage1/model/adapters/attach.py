@@ -167,7 +167,7 @@ def merge_adapters(net: Stage1Net) -> None:
 def frozen_blocks(net: Stage1Net) -> int:
     """Number of blocks at the start that, with all before them, no training changes; 0 if the network cannot be cut.
 
-    All blocks count only if what follows them is frozen too.
+    All blocks count only if what follows them is frozen too; otherwise no block after one that is pooled does.
     """
     backbone = net.backbone
     if net.stems or not can_be_cut(backbone):
@@ -180,10 +180,11 @@ def frozen_blocks(net: Stage1Net) -> int:
     after = {p for name, p in backbone.named_parameters() if _follows(name)} & training
     if training - after - set().union(*in_blocks):
         return 0
-    return next((i for i, trained in enumerate(in_blocks) if trained), len(blocks) - 1)
+    first = next((i for i, trained in enumerate(in_blocks) if trained), len(blocks) - 1)
+    return min((first, *net.pooled_blocks))
 
 
 def _follows(name: str) -> bool:
     """Whether a parameter of a backbone that can be cut comes after its blocks."""
     parts = name.split(".")
-    return "layer" not in parts and ("norm" in parts or "conv_1x1" in parts)
+    return "layer" not in parts and (not {"norm", "layernorm", "conv_1x1"}.isdisjoint(parts))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from transformers import (
+    Dinov2Config,
+    Dinov2Model,
     DINOv3ViTConfig,
     DINOv3ViTModel,
     MobileNetV2Config,
@@ -16,7 +19,8 @@ from transformers import (
     ViTModel,
 )
 
-from stage1.model.net import Layout, Stage1Net, Views
+from stage1.model.net import Layout, Stage1Net
+from stage1.model.settings import Pooling
 from stage1.model.trunk import blocks_of, can_be_cut
 
 SIZE_PX = 64
@@ -46,15 +50,24 @@ def dinov3(layers: int = 3) -> DINOv3ViTModel:
     )
 
 
+def dinov2() -> Dinov2Model:
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"hidden_size": 1280, "num_hidden_layers": 3, "num_attention_heads": 4, "mlp_ratio": 1}
+    return Dinov2Model(Dinov2Config(**shape, patch_size=32, image_size=2 * SIZE_PX))
+
+
 def mobilenet() -> MobileNetV2Model:
     torch.manual_seed(0)
     return MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.35, image_size=SIZE_PX))
 
 
-def stage1(backbone: nn.Module, views: Views = "whole", **named: int) -> Stage1Net:
+def stage1(
+    backbone: nn.Module, tiles: tuple[int, int] | None = None, pooling: Pooling = "cls_mean", **named: int
+) -> Stage1Net:
     torch.manual_seed(1)
-    layout = Layout(32, 3) if isinstance(backbone, DINOv3ViTModel) else Layout(1280, 0)
-    net = Stage1Net(backbone, layout, shape=(SIZE_PX, SIZE_PX), head_hidden=8, views=views, named=named)
+    layout = Layout(32, 3, 8) if isinstance(backbone, DINOv3ViTModel) else Layout(1280, 0, 32)
+    shape = SIZE_PX, SIZE_PX
+    net = Stage1Net(backbone, layout, shape=shape, head_hidden=8, tiles=tiles, pooling=pooling, named=named)
     net.eval()
     return net
 
@@ -66,14 +79,18 @@ def images(count: int = 3) -> Tensor:
     return drawn
 
 
-@pytest.mark.parametrize("views", ["whole", "whole_and_quadrants"])
-@pytest.mark.parametrize("make", [dinov3, mobilenet])
-def test_a_backbone_cut_at_any_block_says_the_same(make: type[nn.Module], views: Views) -> None:
-    net = stage1(make(), views)
+@pytest.mark.parametrize("pooling", ["cls_mean", "attention"])
+@pytest.mark.parametrize("tiles", [None, (2, 2), (1, 2)])
+@pytest.mark.parametrize("make", [dinov3, dinov2, mobilenet])
+def test_a_backbone_cut_at_any_block_says_the_same(
+    make: type[nn.Module], tiles: tuple[int, int] | None, pooling: Pooling
+) -> None:
+    net = stage1(make(), tiles, pooling)
     expected = net.features(images())
     for cut in range(len(blocks_of(net.backbone)) + 1):
         state = net.prefix(images(), cut)
         assert len(state) == 3
+        assert state.ndim == 2 or state.shape[1] == (1 if tiles is None else 1 + tiles[0] * tiles[1])
         assert torch.allclose(net.rest(state, cut), expected, atol=1e-5)
 
 
@@ -88,6 +105,7 @@ def test_other_backbones_run_whole() -> None:
         add_pooling_layer=False,
     )
     assert can_be_cut(dinov3())
+    assert can_be_cut(dinov2())
     assert can_be_cut(mobilenet())
     assert not can_be_cut(vit)
     assert len(blocks_of(vit)) == 2
@@ -112,7 +130,7 @@ class _Seen(nn.Module):
 
 
 def test_a_grid_is_pooled_by_its_largest_and_its_mean_value() -> None:
-    net = Stage1Net(_Seen(), Layout(3, 0), shape=(SIZE_PX, SIZE_PX), head_hidden=8)
+    net = Stage1Net(_Seen(), Layout(3, 0), shape=(SIZE_PX, SIZE_PX), head_hidden=8, pooling="cls_mean")
     pixels = (images().float() - net.mean) / net.std
     expected = torch.cat([pixels.amax((2, 3)), pixels.mean((2, 3))], dim=1)
     assert torch.allclose(net.features(images()), expected, atol=1e-5)
@@ -127,7 +145,7 @@ def test_tokens_are_pooled_by_the_first_one_and_the_mean_patch_without_registers
 
 
 def test_views_are_the_image_at_half_size_and_its_quarters_at_full_size() -> None:
-    net = Stage1Net(_Seen(), Layout(3, 0), shape=(SIZE_PX, SIZE_PX), head_hidden=8, views="whole_and_quadrants")
+    net = Stage1Net(_Seen(), Layout(3, 0), shape=(SIZE_PX, SIZE_PX), head_hidden=8, tiles=(2, 2))
     net.features(images(2))
     seen = net.backbone.last_hidden_state.unflatten(0, (2, 5))  # type: ignore[operator]
     pixels = (images(2).float() - net.mean) / net.std
@@ -139,7 +157,7 @@ def test_views_are_the_image_at_half_size_and_its_quarters_at_full_size() -> Non
 
 
 def test_which_quarter_something_is_in_does_not_matter_but_that_it_is_there_does() -> None:
-    net = stage1(dinov3(), "whole_and_quadrants")
+    net = stage1(dinov3(), (2, 2))
     empty = torch.full((1, 3, SIZE_PX, SIZE_PX), 90, dtype=torch.uint8)
     left, right = empty.clone(), empty.clone()
     left[..., 8:16, 8:16] = 250

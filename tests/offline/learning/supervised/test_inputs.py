@@ -103,12 +103,16 @@ class _SameViews(FreshViews):
         return Views(self.images, "validators", self.augment, 2, self.challenges).made(wanted)
 
 
-@pytest.mark.parametrize("last", [1, 2])
+@pytest.mark.parametrize(
+    "changes",
+    [{"last_layers": 1}, {"last_layers": 2}, {"adapter": "none"}, {"last_layers": 1, "pooled_blocks": (-2, -1)}],
+    ids=str,
+)
 def test_behind_the_frozen_blocks_the_loss_is_the_same(
-    backbones: tuple[Path, Path], last: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    backbones: tuple[Path, Path], changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Up to the rounding of what is kept to bf16: eight bits of mantissa."""
-    cached = train(network(backbones[0], last_layers=last), tmp_path)
+    cached = train(network(backbones[0], **changes), tmp_path)
     assert cached.cached
 
     def whole(_: Stage1Net, shown: np.ndarray, judged: np.ndarray, *__: Any, **___: Any) -> Sources:
@@ -116,19 +120,24 @@ def test_behind_the_frozen_blocks_the_loss_is_the_same(
         return Sources(ours, FreshViews(judged, unchanged, CPU), cached=False, reason="")
 
     monkeypatch.setattr("offline.learning.supervised.train.choose_inputs", whole)
-    uncached = train(network(backbones[0], last_layers=last), None)
+    uncached = train(network(backbones[0], **changes), None)
     for name in ("train_loss", "val_select_loss"):
         ours, theirs = ([record[name] for record in outcome.records] for outcome in (cached, uncached))
         assert ours == pytest.approx(theirs, rel=0.01)
     assert cached.records[-1]["train_loss"] < 0.9 * cached.records[0]["train_loss"]
 
 
-def test_the_frozen_backbone_with_a_head_alone_keeps_features(backbones: tuple[Path, Path], tmp_path: Path) -> None:
-    net = network(backbones[0], adapter="none")
+@pytest.mark.parametrize("pooling", ["cls_mean", "attention"])
+def test_the_frozen_backbone_with_heads_alone_keeps_features_or_what_attention_pools(
+    backbones: tuple[Path, Path], pooling: str, tmp_path: Path
+) -> None:
+    net = network(backbones[0], adapter="none", pooling=pooling)
     outcome = train(net, tmp_path)
     assert outcome.inputs == "3 of 3 blocks frozen, 2 views kept of each image"
+    tokens = net.layout.first_patch + (SIZE_PX // net.layout.patch_px) ** 2
+    kept = net.width if pooling == "cls_mean" else tokens * net.layout.width
     sizes = sorted(path.stat().st_size for path in tmp_path.rglob(STATES))
-    assert sizes == [32 * net.width * 2, 2 * 48 * net.width * 2]
+    assert sizes == [32 * kept * 2, 2 * 48 * kept * 2]
 
 
 def test_what_an_earlier_night_kept_is_not_computed_again(
@@ -168,8 +177,7 @@ def test_nothing_is_read_that_anything_else_decided(
     assert told == []
     other = network(backbones[1] if change == "weights" else backbones[0], last_layers=2 if change == "cut" else 1)
     if change == "views":
-        other.views = "whole_and_quadrants"
-        other.view_shape = (SIZE_PX // 2, SIZE_PX // 2)
+        other.tiles, other.view_shape = (2, 2), (SIZE_PX // 2, SIZE_PX // 2)
     elif change == "config":
         config: Any = plain(other.backbone).config
         config.rope_theta = 50.0
