@@ -15,6 +15,7 @@ from offline.report.gate_section import NOT_JUDGED
 from offline.report.rate_cell import rate_cell
 from offline.report.stream_section import stream_section
 from offline.report.training_section import comparison_section
+from offline.report.where_it_looked import TOLD, Look
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.risks import Risk
 from stage1.certificate.statistics.percent import at_most, confidence
@@ -102,6 +103,7 @@ def render(
     title: str,
     data: str,
     thumbnails: Mapping[str, bytes] | None = None,
+    looks: Mapping[str, Look] | None = None,
     comparison: TrainingComparison | None = None,
     second_look: Mapping[str, bytes] | None = None,
     notes: Sequence[str] = (),
@@ -115,6 +117,7 @@ def render(
         title: heading.
         data: one sentence about the data, shown under the heading.
         thumbnails: small JPEGs of the mistakes, by id of the row; those without one are only named.
+        looks: where the network looked at them, by id; none if its pool does not look anywhere.
         comparison: ways of training side by side.
         second_look: small JPEGs of the rows of val_calib whose labels a person should look at again, by id.
         notes: sentences on rows that were left out, or that are not where one would look for them.
@@ -160,7 +163,7 @@ probability that is answered ({report.answers}); bars: share of the images in ea
 {comparison_section(comparison)}
 {race}
 {_subgroups(report)}
-{_mistakes(report.mistakes, thumbnails or {})}
+{_mistakes(report.mistakes, thumbnails or {}, looks or {})}
 {second_look_section(second_look or {})}
 </body></html>
 """
@@ -313,21 +316,26 @@ def _subgroups(report: Report) -> str:
     )
 
 
-def _mistakes(mistakes: Sequence[Mistake], thumbnails: Mapping[str, bytes]) -> str:
+def _mistakes(mistakes: Sequence[Mistake], thumbnails: Mapping[str, bytes], looks: Mapping[str, Look]) -> str:
     if not mistakes:
         return "<h2>Most confident mistakes</h2><p>None on these rows.</p>"
 
     def figure(mistake: Mistake) -> str:
-        picture = thumbnails.get(mistake.row)
-        source = "" if picture is None else b64encode(picture).decode()
-        image = f'<img alt="" src="data:image/jpeg;base64,{source}">' if source else ""
+        look = looks.get(mistake.row)
+        shown = _image(thumbnails.get(mistake.row)) + ("" if look is None else _image(look.picture))
         truth = "roadwork" if mistake.label else "no roadwork"
+        told = "" if look is None else f"<br>{look.caption}"
         return (
-            f"<figure>{image}<figcaption>{truth}, answered {mistake.probability:.3f}, "
-            f"{LEVEL_NAMES[mistake.level]}<br>{escape(mistake.row)}</figcaption></figure>"
+            f"<figure>{shown}<figcaption>{truth}, answered {mistake.probability:.3f}, "
+            f"{LEVEL_NAMES[mistake.level]}{told}<br>{escape(mistake.row)}</figcaption></figure>"
         )
 
+    told = f"<p><small>{TOLD}</small></p>" if looks else ""
     return (
-        '<h2>Most confident mistakes</h2><div class="mistakes">'
+        f'<h2>Most confident mistakes</h2>{told}<div class="mistakes">'
         f"{''.join(figure(mistake) for mistake in mistakes)}</div>"
     )
+
+
+def _image(picture: bytes | None) -> str:
+    return "" if picture is None else f'<img alt="" src="data:image/jpeg;base64,{b64encode(picture).decode()}">'

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from engines.store.file_names import CALIBRATOR, METRICS, PAGE, PARAMS, PREPROCESS
 from offline.certify.engine_agreement import machine_of
 from offline.certify.sample_words import sample_words
@@ -15,12 +17,13 @@ from offline.evaluation.evaluate import EvaluationSettings, evaluate, metrics_cs
 from offline.evaluation.stream_cells import judge_cells
 from offline.evaluation.training_comparison import TrainingComparison
 from offline.learning.race.outcome import RaceRecord
-from offline.pipeline.run_files import COMPARISON, RACE, REFERENCES, REPORT, SECOND_LOOK, THRESHOLDS
+from offline.pipeline.run_files import BEST, COMPARISON, RACE, REFERENCES, REPORT, SECOND_LOOK, THRESHOLDS
 from offline.pipeline.stage import Stage
 from offline.report.page import render
 from offline.report.race_section import SHOWN, race_section
 from offline.report.row_notes import row_notes
 from offline.report.thumbnails import thumbnails
+from offline.report.where_it_looked import Look, looks_at
 from offline.splits.splits_file import Splits
 from offline.stages.common.compiled_engine import compiled_engine
 from offline.stages.common.distributions import FOR_JUDGEMENT
@@ -64,6 +67,7 @@ def run_eval_selective(context: Context) -> None:
         title=title,
         data=_about(rows, splits),
         thumbnails=pictures,
+        looks=_looks(context, rows, [mistake.row for mistake in report.mistakes], preprocess),
         comparison=comparison,
         second_look=again,
         notes=row_notes(PreflightReport.read(context.inputs["splits"] / PREFLIGHT), splits),
@@ -82,6 +86,20 @@ def _race(context: Context, preprocess: PreprocessSettings) -> str:
     return race_section(race, thumbnails(context.data, shown, preprocess))
 
 
+def _looks(context: Context, rows: Dataset, ids: list[str], preprocess: PreprocessSettings) -> dict[str, Look]:
+    """Where the network that was exported looked at some of the rows; nowhere if its pool does not look."""
+    if context.config.model.pooling != "attention" or not ids:
+        return {}
+    from offline.learning.attention_maps import attention_maps  # noqa: PLC0415
+    from offline.stages.common.network import network_of  # noqa: PLC0415
+    from stage1.model.weights import load_weights  # noqa: PLC0415
+
+    net = network_of(context, trained=True)
+    load_weights(net, context.inputs["train_conformal_risk"] / BEST)
+    images = dict(zip(ids, rows.pick(ids).pixels(preprocess), strict=True))
+    return looks_at(images, attention_maps(net, np.stack([*images.values()])))
+
+
 def _about(rows: Dataset, splits: Splits) -> str:
     sources = sorted({row.source or "unnamed source" for row in rows.rows})
     text = f"Data: {', '.join(sources)}."
@@ -95,9 +113,9 @@ def _about(rows: Dataset, splits: Splits) -> str:
 
 STAGE: NightStage = Stage(
     name="eval_selective",
-    needs=("splits", "race", "compare_training", "export", "calibrate_scrc"),
-    sections=("eval_selective",),
+    needs=("splits", "race", "train_conformal_risk", "compare_training", "export", "calibrate_scrc"),
+    sections=("eval_selective", "model"),
     run=run_eval_selective,
-    distributions=FOR_JUDGEMENT,
+    distributions=("torch", "transformers", "peft", *FOR_JUDGEMENT),
     machine=lambda config: machine_of(config.engine),
 )

@@ -14,6 +14,7 @@ from offline.evaluation.evaluate import EvaluationSettings, Report, evaluate
 from offline.report.charts import Chart, Marker, ticks
 from offline.report.gate_section import NOT_JUDGED, with_verdict
 from offline.report.page import render
+from offline.report.where_it_looked import Look
 from stage1.baselines.literature import reference_rules
 from stage1.baselines.softmax import ThresholdPolicy, swept_thresholds
 from stage1.certificate.labelled_outputs import LabelledOutputs
@@ -135,6 +136,19 @@ def test_a_mistake_is_shown_by_its_thumbnail(judged: Judge) -> None:
     assert shown == [f"JPEG of {mistake.row}" for mistake in report.mistakes[1:]]
     text = Page(page).text
     assert all(mistake.row in text for mistake in report.mistakes)
+
+
+def test_below_it_is_where_the_network_looked(judged: Judge) -> None:
+    params, report, _ = judged(True)
+    row = report.mistakes[0].row
+    thumbnails = {mistake.row: f"JPEG of {mistake.row}".encode() for mistake in report.mistakes}
+    page = render(report, params, title="t", data="d", thumbnails=thumbnails, looks={row: Look(b"a map", 3, 196)})
+    shown = [base64.b64decode(found).decode() for found in re.findall(r'base64,([^"]+)"', page)]
+    assert shown[:2] == [f"JPEG of {row}", "a map"]
+    assert "half of the attention on 3 of 196 places" in Page(page).text
+    assert "where the network looked" in Page(page).text
+    without = render(report, params, title="t", data="d", thumbnails=thumbnails)
+    assert "where the network looked" not in Page(without).text
 
 
 def test_subgroups_appear_if_the_data_name_any(judged: Judge) -> None:

@@ -24,6 +24,7 @@ from offline.config import RunConfig, load_config
 from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import draw_frame, plan_scene
 from offline.errors import DatasetError, TrainingError
+from offline.evaluation.evaluate import Report
 from offline.evaluation.training_comparison import TrainingComparison
 from offline.night import recompile, stages
 from offline.pipeline.runner import Pipeline
@@ -33,6 +34,7 @@ from offline.stages.adapt_domain import AdaptationRecord
 from offline.stages.common.compiled_engine import DriftRecord
 from offline.stages.train_supervised import TrainingRecord
 from stage1.certificate.params import ScrcParams
+from stage1.model.backbones import build
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
 from tests.support.backbones import write_dinov3
@@ -143,6 +145,21 @@ def test_the_adapted_backbone_is_another_one_and_goes_on_into_training(first: tu
     name = "model.layer.0.attention.q_proj.weight"
     assert not torch.allclose(adapted[name], start[name], atol=1e-6)
     assert torch.equal(trained[f"backbone.{name}"], adapted[name])
+
+
+def test_queries_train_with_the_adapter_and_conformal_training_leaves_them_alone(
+    first: tuple[Path, Told], home: Path
+) -> None:
+    start = build(config(home).model, shape=(64, 64), seed=0).state_dict()["pool.queries"]
+    supervised = load_file(first[0] / "model_supervised.safetensors")["pool.queries"]
+    assert not torch.allclose(supervised, start, atol=1e-3)
+    assert torch.equal(load_file(first[0] / "model_best.safetensors")["pool.queries"], supervised)
+
+
+def test_the_report_shows_where_the_network_looked(first: tuple[Path, Told]) -> None:
+    report, page = Report.read(first[0] / "report.json"), (first[0] / "report.html").read_text()
+    assert report.mistakes
+    assert page.count("half of the attention on") == len(report.mistakes)
 
 
 def test_training_starts_behind_the_frozen_blocks_of_the_adapted_backbone(first: tuple[Path, Told]) -> None:
