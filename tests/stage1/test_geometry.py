@@ -7,6 +7,8 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import ValidationError
@@ -113,6 +115,28 @@ class TestView:
         assert view_of(720, 1280, NO_BARS, "letterbox", (224, 224)).place == Box(49, 0, 126, 224)
         assert view_of(224, 224, Bars(columns=49), "crop", (224, 224)).part == Box(49, 49, 126, 126)
 
+    @given(
+        geometry=st.sampled_from(["wide", "tiles"]),
+        size=st.tuples(st.integers(1, 6000), st.integers(1, 6000)),
+        bars=st.tuples(st.integers(0, 3000), st.integers(0, 3000)),
+    )
+    def test_whatever_arrives_is_seen_whole_at_one_scale_in_the_middle(
+        self, geometry: Geometry, size: tuple[int, int], bars: tuple[int, int]
+    ) -> None:
+        width, height = size
+        found = Bars(rows=min(bars[0], (height - 1) // 2), columns=min(bars[1], (width - 1) // 2))
+        shape = PreprocessSettings(geometry=geometry).shape
+        part, place = view_of(width, height, found, geometry, shape).part, view_of(*size, found, geometry, shape).place
+        assert part == Box(found.columns, found.rows, width - 2 * found.columns, height - 2 * found.rows)
+        assert place.height == shape[0] or place.width == shape[1]
+        assert 1 <= place.height <= shape[0]
+        assert 1 <= place.width <= shape[1]
+        assert abs(place.left - (shape[1] - place.width - place.left)) <= 1
+        assert abs(place.top - (shape[0] - place.height - place.top)) <= 1
+        scale = min(shape[0] / part.height, shape[1] / part.width)
+        assert place.width == pytest.approx(part.width * scale, abs=1)
+        assert place.height == pytest.approx(part.height * scale, abs=1)
+
     @pytest.mark.parametrize("geometry", GEOMETRIES)
     @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 2), (224, 223)])
     def test_no_picture_is_too_thin_to_be_seen(self, geometry: Geometry, size: tuple[int, int]) -> None:
@@ -199,6 +223,16 @@ class TestOneScale:
         frame = patches()
         assert off(framed(frame, "letterbox", (224, 224)), of_april(1280, 720)) < 4
         assert not np.asarray(framed(frame, "letterbox", (224, 224)))[:49].any()
+
+
+@pytest.mark.parametrize("geometry", GEOMETRIES)
+def test_a_large_file_is_decoded_whole_whatever_the_geometry(geometry: Geometry) -> None:
+    """Decoding at a smaller scale is faster and changes pixels, so no certificate would be true."""
+    content = as_jpeg(patches().resize((3000, 1600)))
+    settings = PreprocessSettings(size_px=64, geometry=geometry)
+    with Image.open(io.BytesIO(content)) as picture:
+        expected = framed(picture.convert("RGB"), geometry, settings.shape)
+    assert np.array_equal(preprocess(content, settings), np.asarray(expected).transpose(2, 0, 1))
 
 
 class TestOlderBundles:

@@ -8,9 +8,12 @@ from offline.data.dataset import Dataset
 from offline.data.pixel_store import PixelStore
 from offline.learning.predict import ImageSet, best_device
 from offline.stages.common.inputs import splits_of
+from stage1.errors import ModelError
 from stage1.model.adapters.attach import add_side_modules
 from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
+from stage1.model.trunk import plain
+from stage1.preprocess import PreprocessSettings
 
 if TYPE_CHECKING:
     from offline.stages.common.context import Context
@@ -33,9 +36,36 @@ def network_of(context: Context, *, trained: bool) -> Stage1Net:
     Args:
         context: of the stage.
         trained: whether it has the shape that it has after training, when some adapters have stayed in it.
+
+    Raises:
+        ModelError: its backbone cannot be had, or does not cut the input, or a tile of it, into whole patches.
     """
     config = context.config
     net = build(config.model, shape=config.preprocess.shape, tiles=config.preprocess.tiles, seed=config.seed)
+    check_patches(net, config.preprocess)
     if trained:
         add_side_modules(net, config.model)
     return net.to(best_device())
+
+
+def check_patches(net: Stage1Net, settings: PreprocessSettings) -> None:
+    """Refuse an input whose right and lower edge a transformer would not see: it drops what is less than a patch.
+
+    Args:
+        net: of `build`.
+        settings: of the input.
+
+    Raises:
+        ModelError: with what to set.
+    """
+    patch_px = getattr(plain(net.backbone).config, "patch_size", None)
+    if not isinstance(patch_px, int) or not any(side % patch_px for side in net.view_shape):
+        return
+    height, width = net.view_shape
+    nearest = max(1, round(height / patch_px)) * patch_px
+    what = {"wide": "size_px and width_px", "tiles": "size_px, the side of a tile,"}.get(settings.geometry, "size_px")
+    raise ModelError(
+        f"{'a tile' if settings.tiles else 'an input'} of {height} x {width} px (height x width) is not cut into whole "
+        f"patches of {patch_px} px, which {type(plain(net.backbone)).__name__} takes: set preprocess.{what} to "
+        f"multiples of {patch_px}, for example size_px {nearest}"
+    )
