@@ -1,6 +1,7 @@
 """Linear heads on pooled frozen patches, all trained alike, one city held out at a time.
 
 References:
+    He et al. (2021), Masked autoencoders, arXiv 2111.06377, appendix A (a batch norm without weights before the layer).
     Psomas et al. (2025), Attention, please! Revisiting attentive probing, arXiv 2506.10178 (learned queries).
 """
 
@@ -17,9 +18,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 Pooling = Literal["cls_mean", "mean", "largest", "attention"]
+# Every channel over the rows of a batch, as linear probes do, or every row over its channels, as the heads do.
+Norm = Literal["channel", "row"]
 POOLINGS: tuple[Pooling, ...] = ("cls_mean", "mean", "largest", "attention")
 QUERIES = 4
 STEPS, BATCH, RATE, DECAY = 150, 96, 3e-3, 0.02
+NEWEST, EPSILON = 0.1, 1e-6
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,11 @@ class Heads(torch.nn.Module):
 
     Args:
         inputs: shapes.
+        norm: of what the linear layer sees.
         seeds: of the first weights, `(M,)`.
     """
 
-    def __init__(self, inputs: Inputs, seeds: Sequence[int]) -> None:
+    def __init__(self, inputs: Inputs, norm: Norm, seeds: Sequence[int]) -> None:
         super().__init__()
         drawn = [torch.Generator().manual_seed(seed) for seed in seeds]
 
@@ -78,16 +83,40 @@ class Heads(torch.nn.Module):
         self.queries = torch.nn.ParameterList([weights(QUERIES, part.shape[2]) for part in inputs.patches])
         self.weight = weights(inputs.width)
         self.bias = torch.nn.Parameter(torch.zeros(len(seeds)))
+        self._norm = norm
+        self._mean, self._var = torch.zeros(len(seeds), inputs.width), torch.ones(len(seeds), inputs.width)
+        self._batches = 0
 
-    def forward(self, inputs: Inputs, rows: Tensor) -> Tensor:
-        """Log-odds `(M, len(rows))`."""
+    def forward(self, inputs: Inputs, rows: Tensor, trains: Tensor | None = None) -> Tensor:
+        """Log-odds `(M, len(rows))`.
+
+        Args:
+            inputs: of all rows.
+            rows: numbers of some.
+            trains: which of them train each head, `(M, len(rows))`; None while nothing is trained.
+        """
         if inputs.pooled is not None:
-            normed = F.layer_norm(inputs.pooled[rows], (inputs.width,))
-            return self.weight @ normed.T + self.bias[:, None]
-        each = zip(inputs.patches, self.queries, strict=True)
-        features = torch.cat([_attended(part[rows].float(), queries) for part, queries in each], dim=2)
-        normed = F.layer_norm(features, (inputs.width,))
-        return torch.einsum("mnw,mw->mn", normed, self.weight) + self.bias[:, None]
+            features = inputs.pooled[rows][None].expand(len(self.bias), -1, -1)
+        else:
+            each = zip(inputs.patches, self.queries, strict=True)
+            features = torch.cat([_attended(part[rows].float(), queries) for part, queries in each], dim=2)
+        return torch.einsum("mnw,mw->mn", self._normed(features, trains), self.weight) + self.bias[:, None]
+
+    def _normed(self, features: Tensor, trains: Tensor | None) -> Tensor:
+        if self._norm == "row":
+            return F.layer_norm(features, features.shape[-1:])
+        if trains is None:
+            mean, var = self._mean, self._var
+        else:
+            shares = (trains / trains.sum(1, keepdim=True))[..., None]
+            mean = (shares * features).sum(1)
+            var = (shares * (features - mean[:, None]).square()).sum(1)
+            # The mean of the last ones, as queries move.
+            self._batches += 1
+            step = max(1 / self._batches, NEWEST)
+            self._mean = self._mean.lerp(mean.detach(), step)
+            self._var = self._var.lerp(var.detach(), step)
+        return (features - mean[:, None]) * (var[:, None] + EPSILON).rsqrt()
 
 
 def _attended(patches: Tensor, queries: Tensor) -> Tensor:
@@ -99,7 +128,7 @@ def _attended(patches: Tensor, queries: Tensor) -> Tensor:
 
 
 def held_out_scores(
-    inputs: Inputs, labels: NDArray[np.int8], cities: NDArray[np.str_], seeds: Sequence[int]
+    inputs: Inputs, norm: Norm, labels: NDArray[np.int8], cities: NDArray[np.str_], seeds: Sequence[int]
 ) -> NDArray[np.float32]:
     """Log-odds of each row of a city by heads that saw nothing of it, mean over seeds, `(N,)`; NaN for other rows.
 
@@ -108,22 +137,25 @@ def held_out_scores(
 
     Args:
         inputs: of N rows.
+        norm: of what the linear layers see.
         labels: 0 or 1, `(N,)`.
         cities: of each row, empty for rows that only train, `(N,)`.
         seeds: of the heads.
     """
     names = sorted({*cities.tolist()} - {""})
-    heads = Heads(inputs, [seed for _ in names for seed in seeds])
+    heads = Heads(inputs, norm, [seed for _ in names for seed in seeds])
     optimiser = torch.optim.AdamW(heads.parameters(), lr=RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, STEPS)
     rng = np.random.default_rng(0)
     for _ in range(STEPS):
         rows = np.concatenate([rng.choice(np.flatnonzero(labels == label), BATCH // 2) for label in (0, 1)])
-        weights = np.stack([_weights(labels[rows], cities[rows] != name) for name in names])
+        each_city = [torch.from_numpy(_weights(labels[rows], cities[rows] != name)) for name in names]
+        weights = torch.stack(each_city).repeat_interleave(len(seeds), 0)
         wanted = torch.from_numpy(labels[rows]).float().expand(len(heads.bias), -1)
-        each = F.binary_cross_entropy_with_logits(heads(inputs, torch.from_numpy(rows)), wanted, reduction="none")
+        said = heads(inputs, torch.from_numpy(rows), (weights > 0).float())
+        each = F.binary_cross_entropy_with_logits(said, wanted, reduction="none")
         # A sum over heads, so that each learns as if it were alone.
-        loss = (each * torch.from_numpy(weights).repeat_interleave(len(seeds), 0)).sum()
+        loss = (each * weights).sum()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()

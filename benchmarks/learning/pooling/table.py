@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,20 +12,25 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.learning.pooling.probe import POOLINGS, QUERIES, Pooling, held_out_scores, inputs_of
+from benchmarks.learning.pooling import probe
+from benchmarks.learning.pooling.probe import POOLINGS, QUERIES, Norm, Pooling, held_out_scores, inputs_of
 from benchmarks.learning.pooling.tokens import BLOCKS, SHAPES, tokens
-from benchmarks.learning.table.statistics import Estimate, aligned, auc, cell, estimate
+from benchmarks.learning.table.statistics import aligned, auc, cell, estimate
 from offline.data.dataset import Dataset
 from offline.data.sources.source import read_dataset
+from stage1.artifacts import sha256_json
 from stage1.metrics.bootstrap import group_weights
 
 CITIES = "roadwork_clips"
 SEEDS = (0, 1, 2)
 REPETITIONS = 2000
-CHOICES: Mapping[str, tuple[int, ...]] = {"-1": (-1,), "-3": (-3,), "-1, -3": (-1, -3), "-2": (-2,)}
-FIRST = ("224 x 224", "-1", "cls_mean")
+CHOICES: Mapping[str, tuple[int, ...]] = {"-3": (-3,), "-1": (-1,), "-1, -3": (-1, -3)}
+NORMS: tuple[Norm, ...] = ("channel", "row")
 
-Key = tuple[str, str, str]
+CODE_LENGTH = 8
+
+Key = tuple[str, str, str, str]
+"""Input, blocks, pooling, norm."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +56,20 @@ def pooling_table(photographs: Path, backbone: Path, home: Path) -> str:
     """
     data = read_dataset(photographs)
     cities = np.asarray([row.group if row.source == CITIES else "" for row in data.rows])
+    code = sha256_json(inspect.getsource(probe))[:CODE_LENGTH]
     probed: dict[Key, Probed] = {}
     for shape in SHAPES:
         made = tokens(backbone, data, shape, home)
-        for name, blocks in CHOICES.items():
+        for (name, blocks), norm, pooling in itertools.product(CHOICES.items(), NORMS, POOLINGS):
             states = [made.states[BLOCKS.index(block)] for block in blocks]
-            for pooling in POOLINGS:
-                key = (f"{shape[0]} x {shape[1]}", name, pooling)
-                path = home / f"scores_{'_'.join(key).replace(' ', '').replace(',', '')}.npy"
-                if not path.exists():
-                    found = held_out_scores(inputs_of(pooling, states), data.labels, cities, SEEDS)
-                    np.save(path, found)
-                    print(f"{' '.join(key)}: done", file=sys.stderr, flush=True)
-                patches, width = states[0].shape[1] - 1, states[0].shape[2]
-                gflops = made.gflops + _pooling_gflops(pooling, patches, width * len(blocks))
-                probed[key] = Probed(np.load(path), gflops)
+            key = (f"{shape[0]} x {shape[1]}", name, pooling, norm)
+            path = home / f"scores_{'_'.join(key).replace(' ', '').replace(',', '')}_{made.key}_{code}.npy"
+            if not path.exists():
+                np.save(path, held_out_scores(inputs_of(pooling, states), norm, data.labels, cities, SEEDS))
+                print(f"{' '.join(key)}: done", file=sys.stderr, flush=True)
+            patches, width = states[0].shape[1] - 1, states[0].shape[2]
+            gflops = made.gflops + _pooling_gflops(pooling, patches, width * len(blocks))
+            probed[key] = Probed(np.load(path), gflops)
     return _table(data, cities, probed)
 
 
@@ -80,14 +86,17 @@ def _table(data: Dataset, cities: NDArray[np.str_], probed: Mapping[Key, Probed]
     plain = {key: auc(labels, row.scores[rows]) for key, row in probed.items()}
     inside = {key: _inside(labels, row.scores[rows], groups) for key, row in probed.items()}
 
-    def against(key: Key, other: Key) -> Estimate:
-        return estimate(plain[key] - plain[other], drawn[key] - drawn[other])
+    def less(key: Key, other: Key) -> str:
+        if key == other:
+            return ""
+        return cell(estimate(plain[key] - plain[other], drawn[key] - drawn[other]), signed=True)
 
-    head = ["input", "blocks", "pooling", "AUC", "inside a city", "less today's head", "less the mean", "GFLOP"]
-    lines = [head]
+    squashed = next(iter(probed))[0]
+    head = ["input", "blocks", "pooling", "norm over", "AUC", "inside a city"]
+    lines = [[*head, "less CLS + mean", "less the mean", "less 224", "GFLOP"]]
     for key, row in probed.items():
-        mean = (key[0], key[1], "mean")
-        paired = [_paired(key, other, against) for other in (FIRST, mean)]
+        others = [(key[0], key[1], pooling, key[3]) for pooling in ("cls_mean", "mean")] + [(squashed, *key[1:])]
+        paired = [less(key, other) for other in others]
         lines.append([*key, cell(estimate(plain[key], drawn[key])), f"{inside[key]:.3f}", *paired, f"{row.gflops:.2f}"])
     negatives = int((labels == 0).sum())
     told = (
@@ -96,12 +105,6 @@ def _table(data: Dataset, cities: NDArray[np.str_], probed: Mapping[Key, Probed]
         "differences under the same draws. All heads are trained alike and nothing is tuned."
     )
     return f"{aligned(lines)}\n\n{told}"
-
-
-def _paired(key: Key, other: Key, against: object) -> str:
-    if key == other or not callable(against):
-        return ""
-    return cell(against(key, other), signed=True)
 
 
 def _inside(labels: NDArray[np.int8], scores: NDArray[np.float32], groups: Sequence[str] | NDArray[np.str_]) -> float:

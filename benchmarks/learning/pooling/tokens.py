@@ -30,10 +30,12 @@ class Tokens:
 
     Attributes:
         states: bf16 `(len(BLOCKS), N, 1 + P, D)`, through the last norm; the first token is CLS.
+        key: of everything that decides them.
         gflops: of one picture through the whole backbone, multiplications and additions.
     """
 
     states: Tensor
+    key: str
     gflops: float
 
 
@@ -56,7 +58,7 @@ def tokens(directory: Path, data: Dataset, shape: tuple[int, int], home: Path) -
         torch.save({"states": _states(model, data, shape), "gflops": _gflops(directory, shape)}, partial)
         partial.rename(path)
     kept = torch.load(path, weights_only=True, mmap=True)
-    return Tokens(kept["states"], kept["gflops"])
+    return Tokens(kept["states"], key, kept["gflops"])
 
 
 @torch.no_grad()
