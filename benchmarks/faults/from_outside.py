@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.faults.asking import (
+    Reply,
     ask,
     ask_many,
     body_of,
@@ -216,7 +217,7 @@ def refusals(tree: Tree) -> list[Row]:
         rows = []
         valid = headers_of(miner)
         post(miner, valid, body_of(picture()))
-        kinds: dict[str, Callable[[], object]] = {
+        kinds: dict[str, Callable[[], Reply]] = {
             "7 a clock 17 s off": lambda: ask(miner, age_s=17.0),
             "7 a hotkey without a permit": lambda: ask(miner, "stranger"),
             "7 a replay": lambda: post(miner, valid, body_of(picture())),

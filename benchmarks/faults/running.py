@@ -135,8 +135,9 @@ class Tree:
         )
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+        ours: dict[str, str] = dict(more or {})
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CASCADE_")}
-        return {**kept, "PYTHONPATH": str(self.path), MARK: self.mark, **(more or {})}
+        return {**kept, "PYTHONPATH": str(self.path), MARK: self.mark, **ours}
 
     def address(self, name: str) -> str:
         return str(self.wallets[name].hotkey.ss58_address)

@@ -63,7 +63,7 @@ def main() -> None:
             assert asked.snapshot is not None
             return SilentChain(OfflineChain.from_file(asked.snapshot), silence)
 
-        process.open_chain = silent
+        process.open_chain = silent  # type: ignore[attr-defined, assignment]
     if options.parts is not None:
         parts = Parts()
         parts.watch()

@@ -28,14 +28,15 @@ class PhotographSizes:
     """How many rows train; all frames of the held cities are answered.
 
     Attributes:
-        city_frames: frames of one class of a city that train at most, evenly apart: frames of a clip are alike.
+        city_frames: frames of one class of a city that train or choose at most, evenly apart, for frames of a clip are
+            alike.
         other_frames: frames of other sources that train at most.
         other_select: frames of other sources that choose at most.
     """
 
-    city_frames: int = 16
-    other_frames: int = 120
-    other_select: int = 40
+    city_frames: int = 10
+    other_frames: int = 70
+    other_select: int = 30
 
 
 def photographs(directory: Path, sizes: PhotographSizes) -> Task:
@@ -78,21 +79,20 @@ def _parts(data: Dataset, groups: Sequence[Sequence[str]], held: int, sizes: Pho
     others = sorted({row.group for row in data.rows if row.source != CITIES})
     other_select = {group for place, group in enumerate(others) if place % FOLDS == held}
     parts: dict[str, Split] = {}
-    train_others, select_others = list[Row](), list[Row]()
     by_city: dict[tuple[str, int], list[Row]] = {}
+    train_others, select_others = list[Row](), list[Row]()
     for row in data.rows:
         if row.source != CITIES:
             (select_others if row.group in other_select else train_others).append(row)
         elif row.group in groups[held]:
             parts[row.image] = "test"
-        elif row.group in selecting:
-            parts[row.image] = "val_select"
         else:
             by_city.setdefault((row.group, row.label), []).append(row)
     parts |= dict.fromkeys((row.image for row in thinned(select_others, sizes.other_select)), "val_select")
     parts |= dict.fromkeys((row.image for row in thinned(train_others, sizes.other_frames)), "train")
-    for rows in by_city.values():
-        parts |= dict.fromkeys((row.image for row in thinned(rows, sizes.city_frames)), "train")
+    for (city, _), rows in by_city.items():
+        part: Split = "val_select" if city in selecting else "train"
+        parts |= dict.fromkeys((row.image for row in thinned(rows, sizes.city_frames)), part)
     return parts
 
 

@@ -32,12 +32,14 @@ class Sizes:
 
     Attributes:
         epochs: of supervised training.
+        batch: images a step.
         steps: of what trains heads on.
         last_layers: blocks that adapters are on.
         views: augmented views kept of each image.
     """
 
-    epochs: int = 10
+    epochs: int = 8
+    batch: int = 8
     steps: int = 200
     last_layers: int = 3
     views: int = 2
@@ -79,7 +81,7 @@ def base_settings(backbone: Path | None, sizes: Sizes) -> RunConfig:
         "model.rank": 8,
         "model.last_layers": sizes.last_layers,
         "train_supervised.epochs": sizes.epochs,
-        "train_supervised.batch_size": 16,
+        "train_supervised.batch_size": sizes.batch,
         "train_supervised.learning_rate": 2e-3,
         "train_supervised.augmentation": "light",
         "train_supervised.precision": "bf16",
