@@ -314,7 +314,7 @@ def test_the_config_of_an_older_bundle_is_read_with_the_pool_that_it_has(tmp_pat
 
 def test_queries_are_kept_with_an_adapter(tmp_path: Path) -> None:
     model = settings(tmp_path, "dinov2").model_copy(update={"adapter": "lora", "rank": 2})
-    origin, nobody = AdapterOrigin(model, SHAPE[0]), Judges(KnownRows(frozenset(), {}))
+    origin, nobody = AdapterOrigin(model, SHAPE), Judges(KnownRows(frozenset(), {}))
     trained, fresh = (build(model, shape=SHAPE, seed=0) for _ in range(2))
     for net in (trained, fresh):
         add_adapters(net, model)
@@ -326,7 +326,7 @@ def test_queries_are_kept_with_an_adapter(tmp_path: Path) -> None:
     other = build(older, shape=SHAPE, seed=0)
     add_adapters(other, older)
     with pytest.raises(TrainingError, match=r"model\.pooling 'attention', not 'cls_mean'"):
-        load_adapter(other, AdapterOrigin(older, SHAPE[0]), tmp_path / "adapter", nobody)
+        load_adapter(other, AdapterOrigin(older, SHAPE), tmp_path / "adapter", nobody)
 
 
 @pytest.mark.parametrize("content", [{"views": "whole_and_quadrants"}, {"views": "whole", "pooling": "attention"}])
