@@ -21,16 +21,19 @@ class AdaptSettings(Section):
             looks like a row of another set is left out.
         epochs: passes over the images, at most.
         batch_size: images a step.
+        accumulation: parts in which a step's images go through the networks; more parts take less memory. The teacher
+            assigns over the whole batch, so the step is the same but for KoLeo, whose neighbours are those of a part,
+            and for the jitter of positions.
         unfrozen_blocks: blocks at the end that are trained in full, the others through low-rank adapters; None trains
             everything, for a backbone that has learned nothing yet.
         rank: rank of the adapters on query and value; their alpha is the same.
         learning_rate: peak rate of adapters and projection heads, and of everything if `unfrozen_blocks` is None.
         block_learning_rate: peak rate of the unfrozen blocks.
         warm_up: share of the steps in which the rates rise.
-        head_steps: steps at the start in which only the projection heads train; at most half of all.
+        head_steps: steps at the start in which only the projection heads train; at most a twentieth of all.
         weight_decay: not applied to vectors.
         gradient_clip: largest norm of a step's gradient.
-        prototypes: outputs of the projection heads.
+        prototypes: outputs of the projection heads; None fits them to the batch: 16 an image, 1,024 at 64.
         head_hidden: width of their hidden layers.
         head_bottleneck: width before the prototypes.
         local_crops: small crops an image beside the two large ones.
@@ -39,21 +42,25 @@ class AdaptSettings(Section):
         masked_images: share of the large crops of which patches are masked.
         masked_patches: smallest and largest share of patches masked in one of them.
         patch_weight: weight of the loss on masked patches (iBOT); 0 for none.
-        koleo_weight: weight of the loss that spreads the features.
+        koleo_weight: weight of the loss that spreads the features, summed over the large crops.
         gram_weight: weight of the anchor that keeps patch similarities as they were before adaptation; 0 for none.
-        momentum: share that the teacher keeps in the first step; rises to 1.
+        momentum: share that the teacher keeps in a step; None lets the number of steps say: its time constant is a
+            twentieth of the steps of the backbone.
         teacher_temperature: of the teacher's assignments at the start and from 30% of the steps on.
         precision: of the forward pass; `auto` is bf16 on a GPU and fp32 on a CPU.
         gradient_checkpointing: compute activations twice instead of keeping them.
-        judge: how an epoch is judged on val_select: by a linear probe or by the nearest neighbours, fitted on train.
-        patience: epochs without a better judgement after which it stops; None goes through all of them. The best
-            epoch is kept, or the backbone as it was if none is better.
+        judge: how student and teacher of an epoch are judged on val_select: by a linear probe or by the nearest
+            neighbours, fitted on train.
+        patience: epochs without a better judgement after which it stops; None goes through all of them.
+        keep: when the best judged takes the place of the backbone as it was: `proven` if the interval of its gain is
+            above zero, `best` if it is better at all.
     """
 
     enabled: bool = False
     images: tuple[UserPath, ...] = ()
     epochs: int = Field(default=10, ge=1)
     batch_size: int = Field(default=64, ge=2)
+    accumulation: int = Field(default=1, ge=1)
     unfrozen_blocks: int | None = Field(default=1, ge=1)
     rank: int = Field(default=64, ge=1)
     learning_rate: float = Field(default=2e-4, gt=0)
@@ -62,7 +69,7 @@ class AdaptSettings(Section):
     head_steps: int = Field(default=500, ge=0)
     weight_decay: float = Field(default=0.04, ge=0)
     gradient_clip: float = Field(default=3.0, gt=0)
-    prototypes: int = Field(default=8192, ge=2)
+    prototypes: int | None = Field(default=None, ge=2)
     head_hidden: int = Field(default=2048, ge=8)
     head_bottleneck: int = Field(default=256, ge=4)
     local_crops: int = Field(default=4, ge=0)
@@ -73,12 +80,13 @@ class AdaptSettings(Section):
     patch_weight: float = Field(default=1.0, ge=0)
     koleo_weight: float = Field(default=0.1, ge=0)
     gram_weight: float = Field(default=0.0, ge=0)
-    momentum: float = Field(default=0.992, ge=0, lt=1)
+    momentum: float | None = Field(default=None, ge=0, lt=1)
     teacher_temperature: tuple[float, float] = (0.04, 0.07)
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
     judge: Literal["probe", "neighbours"] = "probe"
     patience: int | None = Field(default=3, ge=1)
+    keep: Literal["proven", "best"] = "proven"
 
 
 class FSamSettings(Section):

@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from offline.data.checks.fingerprints import FINGERPRINTS
 from offline.data.dataset import Dataset
+from offline.learning.self_distillation.record import AdaptationRecord
 from offline.pipeline.run_files import ADAPTATION, BACKBONE
 from offline.pipeline.stage import Stage
 from offline.stages.common.inputs import JUDGING, rows_of
 from offline.stages.common.outside_files import unlabelled_files
 from offline.stages.common.sent_rows import sent_rows_of
-from stage1.artifacts import Artifact
 
 if TYPE_CHECKING:
     from offline.stages.common.context import Context, NightStage
-
-
-class AdaptationRecord(Artifact):
-    """`adaptation.json`: what domain adaptation saw and what came of it.
-
-    Attributes:
-        images: unlabelled images that it saw.
-        unreadable: files of the directories of unlabelled images that could not be decoded.
-        alike: those that were left out because they look like a row that judges.
-        kept_epoch: the epoch whose backbone was kept; 0 if none was better than the backbone as it came.
-        judge: how epochs were judged.
-        before: Matthews correlation of the judge on val_select with the backbone as it came.
-        epochs: mean loss terms of each epoch, the entropy of the mean assignment, and the judgement.
-    """
-
-    SCHEMA_VERSION: ClassVar[int] = 1
-
-    images: int
-    unreadable: int
-    alike: int
-    kept_epoch: int
-    judge: str
-    before: float | None
-    epochs: tuple[dict[str, float], ...]
 
 
 def run_adapt_domain(context: Context) -> None:
@@ -53,8 +29,9 @@ def run_adapt_domain(context: Context) -> None:
     from offline.data.originals import Copies, originals_of  # noqa: PLC0415
     from offline.data.sources.unlabelled import COPIES_DISTANCE, hashes_of, read_unlabelled  # noqa: PLC0415
     from offline.learning.self_distillation.adapt import adapt_domain  # noqa: PLC0415
+    from offline.learning.self_distillation.judge import feature_judge  # noqa: PLC0415
     from offline.learning.self_distillation.pictures import Unshrunk  # noqa: PLC0415
-    from offline.learning.self_distillation.probe import feature_judge, fitting  # noqa: PLC0415
+    from offline.learning.self_distillation.probe import fitting  # noqa: PLC0415
     from offline.stages.common.network import images_of, network_of  # noqa: PLC0415
     from stage1.model.weights import save_weights  # noqa: PLC0415
 
@@ -88,9 +65,12 @@ def run_adapt_domain(context: Context) -> None:
         images=len(pictures),
         unreadable=more.unreadable,
         alike=more.alike,
-        kept_epoch=found.kept,
         judge=settings.judge,
         before=found.before,
+        gain=found.gain,
+        keep=settings.keep,
+        kept_epoch=found.kept,
+        kept_of=found.of,
         epochs=tuple(found.records),
     ).write(context.out / ADAPTATION)
 

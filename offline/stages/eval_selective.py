@@ -17,7 +17,8 @@ from offline.evaluation.evaluate import EvaluationSettings, evaluate, metrics_cs
 from offline.evaluation.stream_cells import judge_cells
 from offline.evaluation.training_comparison import TrainingComparison
 from offline.learning.race.outcome import RaceRecord
-from offline.pipeline.run_files import BEST, COMPARISON, RACE, REFERENCES, REPORT, SECOND_LOOK, THRESHOLDS
+from offline.learning.self_distillation.record import AdaptationRecord
+from offline.pipeline.run_files import ADAPTATION, BEST, COMPARISON, RACE, REFERENCES, REPORT, SECOND_LOOK, THRESHOLDS
 from offline.pipeline.stage import Stage
 from offline.report.page import render
 from offline.report.race_section import SHOWN, race_section
@@ -61,6 +62,8 @@ def run_eval_selective(context: Context) -> None:
     title = f"Stage-1 report, run {context.run}"
     comparison = TrainingComparison.read(context.inputs["compare_training"] / COMPARISON)
     splits = splits_of(context)
+    adapted = context.inputs["adapt_domain"] / ADAPTATION
+    adaptation = (AdaptationRecord.read(adapted).verdict,) if adapted.exists() else ()
     page = render(
         report,
         params,
@@ -70,7 +73,7 @@ def run_eval_selective(context: Context) -> None:
         looks=_looks(context, rows, [mistake.row for mistake in report.mistakes], preprocess),
         comparison=comparison,
         second_look=again,
-        notes=row_notes(PreflightReport.read(context.inputs["splits"] / PREFLIGHT), splits),
+        notes=(*row_notes(PreflightReport.read(context.inputs["splits"] / PREFLIGHT), splits), *adaptation),
         race=_race(context, preprocess),
     )
     write_atomic(context.out / PAGE, page.encode())
@@ -113,7 +116,7 @@ def _about(rows: Dataset, splits: Splits) -> str:
 
 STAGE: NightStage = Stage(
     name="eval_selective",
-    needs=("splits", "race", "train_conformal_risk", "compare_training", "export", "calibrate_scrc"),
+    needs=("splits", "adapt_domain", "race", "train_conformal_risk", "compare_training", "export", "calibrate_scrc"),
     sections=("eval_selective", "model"),
     run=run_eval_selective,
     distributions=("torch", "transformers", "peft", *FOR_JUDGEMENT),

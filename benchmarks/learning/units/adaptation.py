@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from offline.config import RunConfig
 from offline.data.dataset import Dataset
 from offline.learning.self_distillation.adapt import adapt_domain
+from offline.learning.self_distillation.schedule import Schedule
 from offline.learning.settings import AdaptSettings
 from stage1.model.backbones import build
 from stage1.model.settings import ModelSettings
@@ -44,8 +45,7 @@ class AdaptationSizes:
 def adaptation_settings(images: int, sizes: AdaptationSizes) -> AdaptSettings:
     """Settings of so many steps on so many images.
 
-    The teacher's time constant is a twentieth of the steps, so that it arrives; prototypes are few, as batches are
-    small.
+    Momentum and prototypes are those that `adapt_domain` fits to steps and batches.
     """
     batch = min(sizes.batch, images)
     return AdaptSettings(
@@ -55,8 +55,6 @@ def adaptation_settings(images: int, sizes: AdaptationSizes) -> AdaptSettings:
         rank=16,
         learning_rate=5e-4,
         head_steps=round(sizes.head_share * sizes.steps),
-        momentum=max(0.5, 1 - 20 / sizes.steps),
-        prototypes=512,
         head_hidden=512,
         head_bottleneck=128,
         precision="bf16",
@@ -67,16 +65,14 @@ def adaptation_settings(images: int, sizes: AdaptationSizes) -> AdaptSettings:
 def teacher_share(settings: AdaptSettings, images: int) -> float:
     """Share of a straight way of the student that its teacher has come at the end, in [0, 1].
 
-    The student is taken to move evenly in every step after those of the heads, and the momentum to rise to 1 along half
-    a cosine, as `adapt_domain` has it.
+    The student is taken to move by its rate in every step after those of the heads.
     """
-    total = settings.epochs * max(1, images // settings.batch_size)
-    steps = total - min(settings.head_steps, total // 2)
-    teacher = 0.0
-    for step in range(steps):
-        kept = 1 - (1 - settings.momentum) * (1 + math.cos(math.pi * step / steps)) / 2
-        teacher = kept * teacher + (1 - kept) * (step + 1) / steps
-    return teacher
+    schedule = Schedule.of(settings, images)
+    teacher = student = 0.0
+    for step in range(schedule.head_steps, schedule.total):
+        student += schedule.rate(step)
+        teacher = schedule.momentum * teacher + (1 - schedule.momentum) * student
+    return teacher / student if student else 0.0
 
 
 def adapted_backbone(

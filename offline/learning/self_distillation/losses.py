@@ -95,17 +95,25 @@ def view_loss(targets: Sequence[Tensor], scores: Sequence[Tensor]) -> Tensor:
     return torch.stack(terms).mean()
 
 
-def patch_loss(targets: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
-    """Cross-entropy on masked patches, each image weighing the same and one without a mask nothing, a scalar.
+def patch_weights(mask: Tensor) -> Tensor:
+    """Weights of masked patches that give each image with any the same weight, `(M,)`, in the order of the mask.
 
     Args:
-        targets: assignments `(M, K)` of the masked patches by the teacher, which sees them, in the order of the mask.
-        scores: of the same patches by the student, which does not, `(M, K)`.
-        mask: `(N, P)`, true for the M masked patches, at least one.
+        mask: bool `(N, P)`, true for the M masked patches; an image without one weighs nothing, and still counts.
     """
-    weight = (1.0 / mask.sum(1, keepdim=True).clamp_min(1)).expand_as(mask)[mask]
+    return (1.0 / (len(mask) * mask.sum(1, keepdim=True).clamp_min(1))).expand_as(mask)[mask]
+
+
+def patch_loss(targets: Tensor, scores: Tensor, weights: Tensor) -> Tensor:
+    """Cross-entropy on masked patches, a scalar.
+
+    Args:
+        targets: assignments `(M, K)` of the masked patches by the teacher, which sees them.
+        scores: of the same patches by the student, which does not, `(M, K)`.
+        weights: of `patch_weights`, `(M,)`.
+    """
     losses = -(targets * F.log_softmax(scores.float() / STUDENT_TEMPERATURE, dim=-1)).sum(-1)
-    return (losses * weight).sum() / len(mask)
+    return (losses * weights).sum()
 
 
 def koleo(features: Tensor) -> Tensor:

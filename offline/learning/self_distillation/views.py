@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -23,7 +25,7 @@ COLOURED, GREY, BLURRED, SOLARISED = 0.8, 0.2, 0.3, 0.2
 BRIGHTNESS, CONTRAST, SATURATION = 0.4, 0.4, 0.2
 LUMA = (0.299, 0.587, 0.114)
 SMALLEST_BLOCK, BLOCK_ASPECT = 4, 0.3
-ATTEMPTS = 10
+ATTEMPTS = 40
 
 
 def random_view(
@@ -99,39 +101,42 @@ def _luma(view: Tensor) -> Tensor:
     return (view * torch.tensor(LUMA, device=view.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
 
 
-def block_mask(grid: tuple[int, int], wanted: int, generator: torch.Generator) -> Tensor:
-    """A mask made of rectangles of random size, proportion and place, bool `(rows, columns)`.
+def block_masks(grid: tuple[int, int], wanted: NDArray[np.integer], draws: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Masks made of rectangles of random size, proportion and place, bool `(N, rows, columns)`, all at once.
+
+    Each attempt adds a rectangle of some of the patches that are still wanted, unless there would be too many.
 
     Args:
         grid: rows and columns of patches.
-        wanted: number of patches to mask, at least 1; no more are, and nearly as many.
-        generator: on the CPU.
+        wanted: number of patches to mask in each, at least 1, `(N,)`; no more are, and nearly as many.
+        draws: size, proportion, row and column of each attempt's rectangle, in [0, 1), `(attempts, 4, N)`.
     """
     rows, columns = grid
-    mask = torch.zeros(grid, dtype=torch.bool)
-    for _ in range(ATTEMPTS * 4):
-        left = wanted - int(mask.sum())
-        if left <= 0:
+    down, across = np.arange(rows)[:, None], np.arange(columns)
+    masks = np.zeros((len(wanted), rows, columns), np.bool_)
+    open_ = np.arange(len(wanted))
+    for drawn in draws:
+        left = wanted[open_] - masks[open_].sum((1, 2))
+        open_, left = open_[left > 0], left[left > 0]
+        if not len(open_):
             break
-        draws = torch.rand(4, generator=generator).tolist()
-        area = min(SMALLEST_BLOCK, left) + draws[0] * max(0, left - SMALLEST_BLOCK)
-        aspect = math.exp(math.log(BLOCK_ASPECT) * (1 - 2 * draws[1]))
-        height = min(rows, max(1, round(math.sqrt(area * aspect))))
-        width = min(columns, max(1, round(math.sqrt(area / aspect))))
-        top, first = int(draws[2] * (rows - height + 1)), int(draws[3] * (columns - width + 1))
-        block = torch.zeros_like(mask)
-        block[top : top + height, first : first + width] = True
-        if int((mask | block).sum()) <= wanted:
-            mask |= block
-    if not mask.any():
-        mask.view(-1)[int(torch.randint(mask.numel(), (1,), generator=generator))] = True
-    return mask
+        of_size, of_aspect, of_row, of_column = drawn[:, open_]
+        area = np.minimum(SMALLEST_BLOCK, left) + of_size * np.maximum(0, left - SMALLEST_BLOCK)
+        aspect = np.exp(math.log(BLOCK_ASPECT) * (1 - 2 * of_aspect))
+        height = np.clip(np.rint(np.sqrt(area * aspect)), 1, rows)
+        width = np.clip(np.rint(np.sqrt(area / aspect)), 1, columns)
+        top, first = np.floor(of_row * (rows - height + 1)), np.floor(of_column * (columns - width + 1))
+        top, height, first, width = (each[:, None, None] for each in (top, height, first, width))
+        joined = masks[open_] | ((down >= top) & (down < top + height) & (across >= first) & (across < first + width))
+        fits = joined.sum((1, 2)) <= wanted[open_]
+        masks[open_[fits]] = joined[fits]
+    return masks
 
 
 def random_masks(
     count: int, grid: tuple[int, int], images: float, patches: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """Masks for a batch, bool `(N, rows * columns)`; at least one image has one.
+    """Masks for a batch, bool `(N, rows * columns)` on the CPU; at least one image has one.
 
     Args:
         count: N.
@@ -141,10 +146,14 @@ def random_masks(
         generator: on the CPU.
     """
     chosen = max(1, round(images * count))
-    shares = torch.linspace(*patches, chosen).tolist()
     total = grid[0] * grid[1]
+    wanted = np.maximum(1, np.rint(np.linspace(*patches, chosen) * total)).astype(np.int64)
+    places = torch.randperm(count, generator=generator)[:chosen]
+    draws = torch.rand(ATTEMPTS, 4, chosen, generator=generator).numpy().astype(np.float64)
+    made = torch.from_numpy(block_masks(grid, wanted, draws)).flatten(1)
+    # Where no rectangle was small enough.
+    alone = torch.randint(total, (chosen, 1), generator=generator)
+    made |= torch.zeros_like(made).scatter_(1, alone, True) & ~made.any(1, keepdim=True)
     masks = torch.zeros(count, total, dtype=torch.bool)
-    places = torch.randperm(count, generator=generator)[:chosen].tolist()
-    for place, share in zip(places, shares, strict=True):
-        masks[place] = block_mask(grid, max(1, round(share * total)), generator).view(-1)
+    masks[places] = made
     return masks

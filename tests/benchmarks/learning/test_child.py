@@ -79,9 +79,9 @@ def test_a_report_names_what_is_missing_and_what_is_refused(place: Place, traine
 def test_the_teacher_comes_most_of_the_way_whatever_the_number_of_steps() -> None:
     for steps in (40, 240, 2000):
         settings = adaptation_settings(400, AdaptationSizes(steps=steps))
-        assert 0.6 < teacher_share(settings, 400) < 1
+        assert 0.9 < teacher_share(settings, 400) < 1
 
 
 def test_a_teacher_with_the_momentum_of_long_trainings_hardly_moves() -> None:
     settings = adaptation_settings(64, AdaptationSizes(steps=36, batch=64))
-    assert teacher_share(settings.model_copy(update={"momentum": 0.992, "head_steps": 18}), 64) < 0.1
+    assert teacher_share(settings.model_copy(update={"momentum": 0.992, "head_steps": 18}), 64) < 0.2

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from offline.learning.conformal.train import train_conformal_risk
 from offline.learning.predict import ImageSet
 from offline.learning.row_order import batches, epoch_order
 from offline.learning.self_distillation.adapt import adapt_domain
+from offline.learning.self_distillation.judge import Judge
 from offline.learning.self_distillation.pictures import Unshrunk
 from offline.learning.settings import AdaptSettings, ConformalTrainingSettings, TrainSettings
 from offline.learning.supervised.train import Trainee, train_supervised
@@ -67,18 +69,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "label_smoothing": 0.1,
     },
 }
-ADAPTATION = AdaptSettings(
-    enabled=True,
-    epochs=EPOCHS,
-    batch_size=BATCH,
-    rank=4,
-    head_steps=5,
-    prototypes=16,
-    head_hidden=16,
-    head_bottleneck=8,
-    gradient_checkpointing=True,
-    patience=None,
-)
 Tell = Callable[[int, int, str], None]
 
 
@@ -148,15 +138,29 @@ def behind_frozen_blocks(backbone: str, place: Path | None, tell: Tell = silent)
     return made
 
 
-def adapted(_: str, place: Path | None, tell: Tell = silent) -> Stage1Net:
+ADAPTATIONS: dict[str, dict[str, Any]] = {
+    "in parts": {"gradient_checkpointing": True, "accumulation": 3},
+    "everything": {"unfrozen_blocks": None, "gram_weight": 0.5, "keep": "best", "momentum": 0.7},
+}
+
+
+def adaptation(kind: str) -> AdaptSettings:
+    common = {"epochs": EPOCHS, "batch_size": BATCH, "rank": 4, "head_steps": 5, "patience": None}
+    heads = {"prototypes": 16, "head_hidden": 16, "head_bottleneck": 8}
+    return AdaptSettings.model_validate({"enabled": True} | common | heads | ADAPTATIONS[kind])
+
+
+def adapted(kind: str, place: Path | None, tell: Tell = silent) -> Stage1Net:
     made = net(adapters=False)
-    shown = coloured(ROWS, 1).images
+    settings = adaptation(kind)
+    shown = coloured(ROWS, 1)
 
-    def judge(other: Stage1Net) -> float:
+    def scores(other: Stage1Net) -> NDArray[np.float64]:
         with torch.no_grad():
-            return float(other.features(torch.from_numpy(shown)).std())
+            return other.features(torch.from_numpy(shown.images)).std(1).double().numpy()
 
-    adapt_domain(made, shown, ADAPTATION, seed=0, progress=tell, checkpoints=place, judge=judge)
+    judge = Judge(scores, shown.data.labels, shown.data.groups)
+    adapt_domain(made, shown.images, settings, seed=0, progress=tell, checkpoints=place, judge=judge)
     return made
 
 
@@ -189,7 +193,7 @@ def adapted_to_files(_: str, place: Path | None, tell: Tell = silent) -> Stage1N
         copies = Copies(Path(home) / "copies", PreprocessSettings(size_px=SIZE_PX))
         originals = originals_of([data.file_of(row) for row in data.ids], copies)
         pictures = Unshrunk(originals, "letterbox")
-        adapt_domain(made, pictures, ADAPTATION, seed=0, progress=tell, checkpoints=place)
+        adapt_domain(made, pictures, adaptation("in parts"), seed=0, progress=tell, checkpoints=place)
     return made
 
 
@@ -203,7 +207,7 @@ def conformal(_: str, place: Path | None, tell: Tell = silent) -> Stage1Net:
 
 MODES: dict[str, tuple[Callable[..., Stage1Net], str]] = {
     **{f"supervised, {kind}": (supervised, kind) for kind in RECIPES},
-    "domain adaptation": (adapted, ""),
+    **{f"domain adaptation, {kind}": (adapted, kind) for kind in ADAPTATIONS},
     "domain adaptation to files": (adapted_to_files, ""),
     "crops of files": (cut_from_files, ""),
     "conformal risk": (conformal, ""),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import html
 import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -26,15 +28,18 @@ from offline.data.sources.synthetic_streets import draw_frame, plan_scene
 from offline.errors import DatasetError, TrainingError
 from offline.evaluation.evaluate import Report
 from offline.evaluation.training_comparison import TrainingComparison
+from offline.learning.predict import ImageSet
+from offline.learning.self_distillation.judge import Judge
+from offline.learning.self_distillation.record import AdaptationRecord
 from offline.night import recompile, stages
 from offline.pipeline.runner import Pipeline
 from offline.publish.gate import Publication
 from offline.splits.splits_file import Splits
-from offline.stages.adapt_domain import AdaptationRecord
 from offline.stages.common.compiled_engine import DriftRecord
 from offline.stages.train_supervised import TrainingRecord
 from stage1.certificate.params import ScrcParams
 from stage1.model.backbones import build
+from stage1.model.net import Stage1Net
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
 from tests.support.backbones import write_dinov3
@@ -119,11 +124,19 @@ def night(
 @pytest.fixture(scope="module")
 def first(home: Path) -> Iterator[tuple[Path, Told]]:
     """A night whose adaptation is always judged to be better, so that there is an adapted backbone."""
-    judged = iter(range(100))
+
+    def judge(_kind: str, _fit: ImageSet, held: ImageSet) -> Judge:
+        labels, asked = held.data.labels, iter(range(100))
+
+        def scores(_net: Stage1Net) -> np.ndarray:
+            # Wrong at first, and right ever more.
+            sign = 1.0 if next(asked) else -1.0
+            return sign * labels + 1e-6 * np.arange(len(labels))
+
+        return Judge(scores, labels, held.data.groups)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "offline.learning.self_distillation.probe.feature_judge", lambda *_: lambda _net: float(next(judged))
-        )
+        patch.setattr("offline.learning.self_distillation.judge.feature_judge", judge)
         yield night(home, config(home), "workspace")
 
 
@@ -134,7 +147,16 @@ def test_adaptation_sees_more_images_but_none_that_judges(first: tuple[Path, Tol
     assert record.alike == SCENES - trained
     assert record.images == trained + 6 + trained
     assert record.before is not None
-    assert record.kept_epoch == 1
+    assert (record.kept_epoch, record.kept_of, record.keep) == (1, "teacher", "proven")
+    assert record.gain is not None
+    assert record.gain.lower > 0
+
+
+def test_the_report_says_what_became_of_the_adapted_backbone(first: tuple[Path, Told]) -> None:
+    record = AdaptationRecord.read(first[0] / "adaptation.json")
+    assert f"domain adaptation on {record.images} unlabelled images, 1 epochs" in record.verdict
+    assert "the teacher of epoch 1 is kept" in record.verdict
+    assert html.escape(record.verdict) in (first[0] / "report.html").read_text()
 
 
 def test_the_adapted_backbone_is_another_one_and_goes_on_into_training(first: tuple[Path, Told], home: Path) -> None:

@@ -20,6 +20,7 @@ from offline.learning.self_distillation.losses import (
     koleo,
     marginal_entropy,
     patch_loss,
+    patch_weights,
     sinkhorn,
     view_loss,
 )
@@ -90,7 +91,7 @@ def test_each_image_with_masked_patches_weighs_the_same() -> None:
     targets, scores = sinkhorn(drawn(4, 3), 0.2), drawn(4, 3, seed=1)
     losses = -np.sum(targets.numpy() * np.log(softmax(scores.numpy() / STUDENT_TEMPERATURE)), 1)
     expected = (losses[:3].mean() + losses[3]) / 3
-    assert float(patch_loss(targets, scores, mask)) == pytest.approx(expected, rel=1e-5)
+    assert float(patch_loss(targets, scores, patch_weights(mask))) == pytest.approx(expected, rel=1e-5)
 
 
 def test_spreading_is_the_log_distance_to_the_nearest_neighbour() -> None:
