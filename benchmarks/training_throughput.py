@@ -20,6 +20,7 @@ that its process had: of its own, which the system cannot take back, and with th
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import math
 import os
@@ -243,7 +244,11 @@ class Workplace:
         from stage1.model.adapters.attach import add_adapters
         from stage1.model.backbones import build
 
-        net = build(self._model, size_px=self._options["size"], seed=0)
+        side = self._options["size"]
+        # Checkouts from before an input had a height and a width name its side.
+        named = "shape" in inspect.signature(build).parameters
+        size: Any = {"shape": (side, side)} if named else {"size_px": side}
+        net = build(self._model, **size, seed=0)
         if adapters:
             add_adapters(net, self._model)
         return net.to(self._device)
