@@ -17,9 +17,7 @@ from stage1.model.settings import DINOV3, ModelSettings, PretrainedBackbone, Ran
 from stage1.preprocess import Shape
 
 
-def build(
-    settings: ModelSettings, *, shape: Shape, tiles: tuple[int, int] | None = None, seed: int
-) -> Stage1Net:
+def build(settings: ModelSettings, *, shape: Shape, tiles: tuple[int, int] | None = None, seed: int) -> Stage1Net:
     """Stage-1 with fresh heads, without adapters.
 
     Args:

@@ -104,9 +104,7 @@ def before(backbone: nn.Module, pixels: Tensor, cut: int) -> Tensor:
     return hidden
 
 
-def after(
-    backbone: nn.Module, hidden: Tensor, cut: int, shape: Shape, blocks: Sequence[int] = ()
-) -> list[Tensor]:
+def after(backbone: nn.Module, hidden: Tensor, cut: int, shape: Shape, blocks: Sequence[int] = ()) -> list[Tensor]:
     """What `states` returns, from what goes into block `cut`.
 
     Args:

@@ -40,6 +40,7 @@ from stage2_bridge.bridge import Bridge
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 INPUTS: dict[Geometry, dict[str, Any]] = {
     "wide": {"preprocess.size_px": 48},
+    "tiles": {"preprocess.size_px": 32, "preprocess.rows": 2, "preprocess.columns": 3},
 }
 
 
@@ -119,7 +120,7 @@ def answers(live: LiveBundle, images: list[bytes]) -> list[float]:
 def by_torch(night: Night, images: list[bytes]) -> NDArray[np.float32]:
     """Logits of the trained network itself."""
     chosen = night.config
-    net = build(chosen.model, shape=chosen.preprocess.shape, seed=0)
+    net = build(chosen.model, shape=chosen.preprocess.shape, tiles=chosen.preprocess.tiles, seed=0)
     load_weights(net, night.run / BEST)
     pixels = np.stack([preprocess(image, chosen.preprocess) for image in images])
     return predict(net.eval(), pixels).logits

@@ -21,6 +21,11 @@ def dinov2(settings: PreprocessSettings) -> Stage1Net:
     return Stage1Net(Dinov2Model(config), Layout(32, 1, 14), shape=settings.shape, head_hidden=8)
 
 
+def cut(settings: PreprocessSettings) -> Stage1Net:
+    model = ModelSettings(backbone=RandomBackbone(layers=1, patch_px=32))
+    return build(model, shape=settings.shape, tiles=settings.tiles, seed=0)
+
+
 def settings(**changes: Any) -> PreprocessSettings:
     return PreprocessSettings.model_validate(changes)
 
@@ -48,6 +53,13 @@ def test_a_random_backbone_is_held_to_its_patches_too() -> None:
     net = build(ModelSettings(backbone=RandomBackbone(layers=1, patch_px=32)), shape=chosen.shape, seed=0)
     with pytest.raises(ModelError, match="patches of 32 px"):
         check_patches(net, chosen)
+
+
+def test_tiles_are_held_to_the_patches_and_not_the_whole() -> None:
+    check_patches(cut(settings(size_px=32, geometry="tiles")), settings(size_px=32, geometry="tiles"))
+    chosen = settings(size_px=48, geometry="tiles")
+    with pytest.raises(ModelError, match=r"a tile of 48 x 48 px .*size_px, the side of a tile, .* size_px 64"):
+        check_patches(cut(chosen), chosen)
 
 
 def test_a_convolutional_network_takes_any() -> None:
