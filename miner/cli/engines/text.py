@@ -10,10 +10,11 @@ from engines.backends.registry import check_available, known
 from engines.errors import BundleRefused
 from engines.live.load.load_bundle import load_bundle
 from engines.machine.gpu import Gpu, find_gpu
-from engines.store.file_names import PARAMS
+from engines.store.file_names import PARAMS, PREPROCESS
 from engines.store.model_card import FULL_REWARD_DAYS, age_days
 from engines.store.store import Listed, Store
 from stage1.certificate.params import ScrcParams
+from stage1.preprocess import PreprocessSettings
 
 
 def list_bundles(root: Path, now: datetime) -> str:
@@ -58,6 +59,7 @@ def show_bundle(root: Path, bundle_id: str, now: datetime) -> str:
             f"published  {provenance.created_at} by run {provenance.run}, version {provenance.code_version}",
             f"model age  {age_in_words(age_days(root, manifest, now))}, paid in full for {FULL_REWARD_DAYS:.0f}",
             f"directory  {path}",
+            f"input      {_seen(PreprocessSettings.read(path / PREPROCESS))}",
             f"policy     {params.status}",
             f"stream     {params.stream}",
             words,
@@ -65,6 +67,12 @@ def show_bundle(root: Path, bundle_id: str, now: datetime) -> str:
             *files,
         ]
     )
+
+
+def _seen(settings: PreprocessSettings) -> str:
+    height, width = settings.shape
+    tiles = "" if settings.tiles is None else f", {settings.tiles[0]} x {settings.tiles[1]} of {settings.size_px} px"
+    return f"{height} x {width} px (height x width), {settings.geometry}{tiles}"
 
 
 def verify(root: Path, bundle_id: str) -> str:

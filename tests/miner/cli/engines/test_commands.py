@@ -222,3 +222,17 @@ def test_the_age_of_a_model_is_told(store: Path, bundle: str) -> None:
     now = NOW + timedelta(days=12, hours=3)
     assert "  12 days  " in list_bundles(store, now)
     assert "model age  12 days, paid in full for 90" in show_bundle(store, bundle, now)
+    assert "input      32 x 32 px (height x width), squash" in show_bundle(store, bundle, now)
+
+
+def test_a_bundle_of_tiles_says_what_it_takes(
+    tmp_path: Path, write_bundle_files: Callable[..., Path], write_onnx: Callable[..., Path], provenance: Provenance
+) -> None:
+    settings = PreprocessSettings(size_px=32, geometry="tiles")
+    engine = write_onnx(tmp_path / "tiles.onnx", size_px=64, width_px=96)
+    files = write_bundle_files(tmp_path / "files", engine=engine, preprocess=settings)
+    store = Store(tmp_path / "store")
+    shown = show_bundle(store.root, store.publish(files, provenance), NOW)
+    assert "input      64 x 96 px (height x width), tiles, 2 x 3 of 32 px" in shown
+    status, told = run("verify", store.bundles()[0].manifest.bundle_id, "--store", str(store.root))
+    assert (status, "may serve" in told) == (0, True)
