@@ -3,6 +3,7 @@
 A file that is large, or stands otherwise than it is stored, has a copy: a JPEG that is upright and no longer than what
 the input needs, which decodes several times as fast. A copy is named by the hash of the bytes of its file, so every
 set and every night shares it, and one that was removed is made again to the bit. Every other file is read itself.
+Where the disk takes no copy, it is made anew whenever the picture is wanted, which is slower, and the same to the bit.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import structlog
 from PIL import Image
 
 from engines.machine.cores import usable_cores
@@ -26,6 +28,8 @@ from stage1.artifacts import write_atomic
 from stage1.errors import ImageError
 from stage1.image_file import decode, is_plain_jpeg
 from stage1.preprocess import PreprocessSettings, Shape, upright
+
+log = structlog.get_logger(__name__)
 
 # The frames of cameras of 720 lines are read themselves; half the area of a copy fills an input of 905 px.
 LONGEST_PX = 1280
@@ -125,28 +129,46 @@ class Copies:
         return longest_side(self.settings.shape)
 
     def of(self, path: Path) -> Path:
-        """The file to cut from: the copy of a file, made if it is not there, or the file itself.
+        """The file to cut from: the copy of a file, made if it is not there and the disk takes it, or the file itself.
 
         Raises:
-            OSError: it cannot be read, or the disk is full.
+            OSError: it cannot be read.
             ImageError: it is no image, or over a limit.
         """
         content = path.read_bytes()
-        if len(content) > self.settings.max_bytes:
-            raise ImageError(f"the image has {len(content)} bytes, the limit is {self.settings.max_bytes}")
-        if is_plain_jpeg(content, self.longest_px):
+        if self.is_one(content):
             return path
         digest = hashlib.sha256(content).hexdigest()
         copy = self.directory / digest[:2] / f"{digest}-{self.longest_px}-{SCHEME}.jpg"
+        made = None if copy.exists() else self.made(content)
         try:
-            # What is in use is not swept away.
-            os.utime(copy)
-        except FileNotFoundError:
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(copy, self._made(content))
+            if made is None:
+                # What is in use is not swept away.
+                os.utime(copy)
+            else:
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                write_atomic(copy, made)
+        except OSError as error:
+            log.warning("no_copy_of_a_picture", path=str(path), copy=str(copy), reason=error.strerror or str(error))
+            return path
         return copy
 
-    def _made(self, content: bytes) -> bytes:
+    def is_one(self, content: bytes) -> bool:
+        """Whether a file needs no copy, as copies themselves do.
+
+        Raises:
+            ImageError: it is over a limit.
+        """
+        if len(content) > self.settings.max_bytes:
+            raise ImageError(f"the image has {len(content)} bytes, the limit is {self.settings.max_bytes}")
+        return is_plain_jpeg(content, self.longest_px)
+
+    def made(self, content: bytes) -> bytes:
+        """The copy of a file.
+
+        Raises:
+            ImageError: it is no image, or over a limit.
+        """
         picture = upright(content, self.settings)
         scale = min(1.0, self.longest_px / max(picture.size))
         size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
@@ -161,11 +183,11 @@ class Originals:
 
     Attributes:
         files: copies, or the files themselves.
-        longest_px: longest side of a copy.
+        copies: how they are made.
     """
 
     files: tuple[Path, ...]
-    longest_px: int
+    copies: Copies
 
     def __len__(self) -> int:
         return len(self.files)
@@ -173,7 +195,7 @@ class Originals:
     @property
     def decides(self) -> tuple[object, ...]:
         """What decides a picture but its file, as JSON values."""
-        return self.longest_px, QUALITY, SCHEME
+        return self.copies.longest_px, QUALITY, SCHEME
 
     def picture(self, row: int) -> Image.Image:
         """The picture of a row, RGB and upright.
@@ -183,7 +205,8 @@ class Originals:
         """
         path = self.files[row]
         try:
-            return decode(path.read_bytes())
+            content = path.read_bytes()
+            return decode(content if self.copies.is_one(content) else self.copies.made(content))
         except (OSError, ImageError) as error:
             raise DatasetError(f"{path}: {error}") from error
 
@@ -210,25 +233,18 @@ def originals_of(
         progress: called with files done, files in all, and a note.
 
     Raises:
-        DatasetError: a file cannot be read, or a copy cannot be written; names it.
+        DatasetError: a file cannot be read; names it.
     """
     found: list[Path] = []
     with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(paths), MADE_TOGETHER):
             found += pool.map(partial(_named, copies), paths[start : start + MADE_TOGETHER])
             progress(len(found), len(paths), "larger copies of the pictures that train")
-    return Originals(tuple(found), copies.longest_px)
+    return Originals(tuple(found), copies)
 
 
 def _named(copies: Copies, path: Path) -> Path:
     try:
         return copies.of(path)
-    except ImageError as error:
+    except (OSError, ImageError) as error:
         raise DatasetError(f"{path}: {error}") from error
-    except OSError as error:
-        raise no_copy(path, copies, error) from error
-
-
-def no_copy(path: Path, copies: Copies, error: OSError) -> DatasetError:
-    """What is told of a file that cannot be read, or whose copy cannot be written."""
-    return DatasetError(f"{path}: it has no copy in {copies.directory}: {error.strerror or error}")

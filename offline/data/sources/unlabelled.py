@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from engines.machine.cores import usable_cores
 from offline.data.checks.fingerprints import Fingerprint, fingerprint, fingerprints
 from offline.data.checks.perceptual_hash import near_others, words_of
 from offline.data.dataset import Dataset
-from offline.data.originals import Copies, no_copy
+from offline.data.originals import Copies
 from offline.errors import DatasetError
 from stage1.errors import ImageError
 
@@ -61,7 +60,7 @@ def read_unlabelled(
         progress: called with files read, files in all, and a note.
 
     Raises:
-        DatasetError: a directory does not exist, or there is no image in it, or the disk takes no copy.
+        DatasetError: a directory does not exist, or there is no image in it.
     """
     paths = [path for directory in directories for path in _files(directory)]
     files: list[Path] = []
@@ -106,11 +105,7 @@ def _read(path: Path, copies: Copies) -> tuple[Path | None, Fingerprint | None]:
         # Decodes it, so that what is read here can be read later.
         taken = fingerprint(path)
         return copies.of(path), taken
-    except (ImageError, DatasetError):
-        return None, None
-    except OSError as error:
-        if os.access(path, os.R_OK):
-            raise no_copy(path, copies, error) from error
+    except (OSError, ImageError, DatasetError):
         return None, None
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from structlog.testing import capture_logs
 
 from offline.data.originals import Copies, Crop, cropped, longest_side, originals_of, random_crop, resized
 from offline.errors import DatasetError
@@ -98,11 +99,15 @@ def test_a_file_that_is_no_picture_is_named(tmp_path: Path, copies: Copies, cont
     assert not made(copies)
 
 
-def test_a_disk_that_takes_no_copy_is_told(tmp_path: Path) -> None:
-    patches().save(tmp_path / "a.png")
-    (tmp_path / "copies").write_text("a file")
-    with pytest.raises(DatasetError, match=r"a\.png: it has no copy in .*copies"):
-        originals_of([tmp_path / "a.png"], Copies(tmp_path / "copies", SETTINGS))
+def test_where_the_disk_takes_no_copy_the_picture_is_the_same_to_the_bit(tmp_path: Path, copies: Copies) -> None:
+    patches().resize((2000, 900)).save(tmp_path / "a.png")
+    (tmp_path / "file").write_text("in the way")
+    with capture_logs() as logs:
+        found = originals_of([tmp_path / "a.png"], Copies(tmp_path / "file", SETTINGS))
+    assert found.files == (tmp_path / "a.png",)
+    assert [line["event"] for line in logs] == ["no_copy_of_a_picture"]
+    expected = originals_of([tmp_path / "a.png"], copies).picture(0)
+    assert np.array_equal(np.asarray(found.picture(0)), np.asarray(expected))
 
 
 class TestCrop:

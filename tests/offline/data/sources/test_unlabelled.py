@@ -75,13 +75,6 @@ def test_what_is_over_a_limit_is_counted(street: Path, copies: Copies) -> None:
     assert read_unlabelled([street], narrow, [], 40).unreadable == 1
 
 
-def test_a_disk_that_takes_no_copy_ends_it(street: Path, tmp_path: Path) -> None:
-    Image.open(io.BytesIO(picture(8))).save(street / "b.png")
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DatasetError, match=r"b\.png: it has no copy in .*file"):
-        read_unlabelled([street], Copies(tmp_path / "file", SETTINGS), [], 40)
-
-
 def test_what_looks_like_a_row_that_judges_is_left_out(street: Path, tmp_path: Path, copies: Copies) -> None:
     copy = tmp_path / "copy"
     copy.mkdir()
