@@ -22,7 +22,7 @@ from engines.store.bundle import Provenance
 from engines.store.store import Store
 from stage1.errors import OutputsError
 from stage1.outputs import Stage1Outputs
-from stage1.preprocess import Pixels
+from stage1.preprocess import Pixels, PreprocessSettings
 from tests.support.engines import Watched
 
 FOREVER = 1e9
@@ -285,6 +285,31 @@ def test_a_batch_never_mixes_generations_and_no_engine_closes_under_one(
     batcher.close()
     assert (old.closed, new.closed) == (1, 0)
     assert batcher.stats.images_by_generation == {1: 3, 2: 2}
+
+
+def test_a_swap_to_another_shape_answers_what_waits_for_either(
+    bundle: LiveBundle,
+    slot: BundleSlot,
+    open_batcher: Callable[..., Batcher],
+    tmp_path: Path,
+    write_onnx: Callable[..., Path],
+    write_bundle_files: Callable[..., Path],
+    provenance: Provenance,
+) -> None:
+    batcher, old = open_batcher(), slow_of(bundle)
+    held_up(batcher, slot, bundle)
+    before = [ask(batcher, slot, colour) for colour in (1, 2, 1)]
+    engine = write_onnx(tmp_path / "wide.onnx", size_px=48, width_px=80)
+    preprocess = PreprocessSettings(size_px=48, geometry="wide")
+    files = write_bundle_files(tmp_path / "wide", engine=engine, preprocess=preprocess)
+    store = Store(tmp_path / "wide store")
+    slot.swap(load_bundle(store.path(store.publish(files, provenance)), threads=1))
+    with slot.lease() as lease, pytest.raises(InferenceError, match=r"expected uint8 \(3, 48, 80\)"):
+        batcher.submit(lease, image_of(3), deadline=FOREVER)
+    wide = [batcher.submit(slot.lease(), np.full((3, 48, 80), c, np.uint8), deadline=FOREVER) for c in (3, 4)]
+    old.go.set()
+    answers = [float(future.result(30).select_score[0]) for future in (*before, *wide)]
+    assert answers == pytest.approx([0.04 * colour for colour in (1, 2, 1, 3, 4)])
 
 
 def test_closing_computes_what_waits_and_takes_nothing_more(
