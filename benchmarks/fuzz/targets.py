@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import logging
 import threading
+import zlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import structlog
@@ -26,7 +27,7 @@ from miner.axon.wires import subnet72
 from miner.chain.port import Neuron
 from stage1.errors import ImageError
 from stage1.image_file import ImageLimits
-from stage1.preprocess import PreprocessSettings, decode_base64, preprocess
+from stage1.preprocess import Geometry, PreprocessSettings, decode_base64, preprocess
 
 # How long a reply is waited for that need not come: what was sent may be half a request.
 REPLY_S, STOP_S, ALIVE_S = 0.05, 30.0, 60.0
@@ -39,25 +40,27 @@ class Failed(Exception):
 
 
 class Decoder:
-    """From the text of a request to the pixels an engine sees, with the limits of a miner."""
+    """From the text of a request to the pixels an engine sees, with the limits of a miner and any geometry."""
 
     def __init__(self) -> None:
         limits = EngineSettings()
-        self._settings = PreprocessSettings(size_px=224)
+        self._settings = [PreprocessSettings(geometry=geometry) for geometry in get_args(Geometry)]
         self._served = ImageLimits(limits.max_pixels, limits.formats)
 
     def try_one(self, text: str) -> str:
         """Returns how it ended; raises `Failed` or anything else where that is a defect."""
+        # A text that is tried again is tried with the same one.
+        settings = self._settings[zlib.crc32(text.encode(errors="surrogatepass")) % len(self._settings)]
         with structlog.testing.capture_logs() as logs:
             try:
-                pixels = preprocess(decode_base64(text, self._settings), self._settings, self._served)
+                pixels = preprocess(decode_base64(text, settings), settings, self._served)
             except ImageError:
                 pixels = None
         if any(entry["log_level"] in {"error", "critical"} for entry in logs):
             raise Failed(f"the decoder told of an error that nobody expected: {logs[0].get('event')}")
         if pixels is None:
             return "no image"
-        if pixels.shape != (3, 224, 224) or pixels.dtype != np.uint8 or not pixels.flags.c_contiguous:
+        if pixels.shape != (3, *settings.shape) or pixels.dtype != np.uint8 or not pixels.flags.c_contiguous:
             raise Failed(f"pixels of shape {pixels.shape} and type {pixels.dtype}")
         return "decoded"
 
