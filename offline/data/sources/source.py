@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from offline.data.dataset import Dataset, Row
+from offline.data.sources.corrections import CORRECTIONS_FILE, corrected
 from offline.errors import DatasetError
 
 # Name of the file that a data directory holds, and the module that reads it.
@@ -42,6 +43,8 @@ class DataSource(Protocol):
 def read_dataset(root: Path) -> Dataset:
     """Read and check every source of a data directory, once: whoever needs the rows later is handed what this returns.
 
+    Labels that a person has looked at again are taken from `corrections.csv`.
+
     Args:
         root: the data directory.
 
@@ -58,6 +61,7 @@ def read_dataset(root: Path) -> Dataset:
         for row in source.rows():
             _check(source, row, root, seen)
             rows.append(row.model_copy(update={"train_only": True}) if source.train_only else row)
+    rows = corrected(rows, root / CORRECTIONS_FILE)
     for label in (0, 1):
         if not any(row.label == label for row in rows):
             raise DatasetError(f"{root / present[0]}: no row with label {label}; both classes are needed")
