@@ -5,12 +5,16 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from offline.learning.checkpoint_score import MISS_RATES
+
 Doubles = NDArray[np.float64]
-MISS_RATES = tuple(percent / 100 for percent in range(1, 11))
 
 
 class ExitShare:
     """Mean share of rows that exit at several miss rates, for any weights of the rows.
+
+    Both kinds of exits count, because a cascade saves a call to Stage-2 by either; `checkpoint_score.exit_share`, which
+    chooses among checkpoints of one training, counts the rows without roadwork alone.
 
     At a miss rate m the rows with the lowest scores exit as no roadwork, as many as hold at most a share m of the
     roadwork; the rows with the highest scores exit as roadwork, as many as hold at most a share `false_alarm_rate` of

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import entr
 
 from offline.learning.race.exit_share import ExitShare, log_loss
 from stage1.metrics.bootstrap import bootstrap, interval
@@ -43,10 +44,13 @@ class Mark:
     Attributes:
         exits: mean share of rows that exit at miss rates of 1 to 10 %, averaged over seeds.
         log_loss: mean negative log-likelihood, averaged over seeds.
+        value: mean of the exits and of the share of the labels' entropy that the scores explain, as for a checkpoint
+            (see `offline.learning.checkpoint_score.SelectiveScore`).
     """
 
     exits: float
     log_loss: float
+    value: float
 
 
 @dataclass(frozen=True)
@@ -78,24 +82,22 @@ def marks(table: ScoreTable, false_alarm_rate: float) -> dict[str, Mark]:
         false_alarm_rate: see `ExitShare`.
     """
     weights = np.ones(len(table.labels))
-    return {
-        name: Mark(
-            exits=float(np.mean([share(weights) for share in _shares(table, name, false_alarm_rate)])),
-            log_loss=float(np.mean([log_loss(line, table.labels) for line in scores])),
-        )
-        for name, scores in table.scores.items()
-    }
+    entropy = float(entr(np.bincount(table.labels, minlength=2) / len(table.labels)).sum())
+
+    def mark(name: str) -> Mark:
+        exits = float(np.mean([share(weights) for share in _shares(table, name, false_alarm_rate)]))
+        loss = float(np.mean([log_loss(line, table.labels) for line in table.scores[name]]))
+        return Mark(exits, loss, (exits + 1 - loss / entropy) / 2)
+
+    return {name: mark(name) for name in table.scores}
 
 
 def best_first(found: Mapping[str, Mark]) -> list[str]:
-    """Recipes by the sum of their places by exits and by log-loss; ties by exits, then by the order they came in.
+    """Recipes by their value; ties in the order they came in.
 
     Exits are what a cascade is for, and log-loss is the number that tells two models apart with the fewest rows.
     """
-    by_exits = sorted(found, key=lambda name: -found[name].exits)
-    by_loss = sorted(found, key=lambda name: found[name].log_loss)
-    places = {name: (by_exits.index(name) + by_loss.index(name), by_exits.index(name)) for name in found}
-    return sorted(found, key=places.__getitem__)
+    return sorted(found, key=lambda name: -found[name].value)
 
 
 def holm(p_values: Mapping[str, float], alpha: float) -> dict[str, float]:

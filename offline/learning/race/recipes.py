@@ -29,6 +29,11 @@ AXES: Axes = {
         "lion": {_OPTIMISER: "lion", _RATE: "*0.2", _DECAY: "*5"},
         "lion at three times the rate": {_OPTIMISER: "lion", _RATE: "*0.6", _DECAY: "*5"},
     },
+    "pooling": {
+        "attention pooling": {"model.pooling": "attention"},
+        "mean patch": {"model.pooling": "mean"},
+        "largest patch": {"model.pooling": "largest"},
+    },
     "adaptation": {
         "no adaptation": {"adapt_domain.enabled": False},
         "adapted backbone": {"adapt_domain.enabled": True},

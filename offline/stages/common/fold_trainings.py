@@ -17,13 +17,15 @@ from safetensors.torch import load_file, save_file
 from engines.machine.clock import utc_now
 from offline.config import RunConfig
 from offline.data.dataset import Dataset
+from offline.data.originals import Copies
 from offline.errors import TrainingError, TrainingInterrupted
-from offline.learning.challenge_views import ChallengeViews, certified_views
+from offline.learning.challenge_views import certified_views
 from offline.learning.checkpoints import Trained
 from offline.learning.conformal.train import train_conformal_risk
 from offline.learning.predict import ImageSet, predict
 from offline.learning.race.units import Unit, UnitOutcome
 from offline.learning.supervised.train import Trainee, train_supervised
+from offline.learning.training_views import training_views
 from offline.pipeline.progress import Silence
 from offline.pipeline.run_files import BACKBONE
 from offline.stages.common.network import images_of, network_of
@@ -155,7 +157,14 @@ class FoldTrainings:
         key = sha256_json([decides, unit.fold, unit.seed])[:16]
         kept, trained = context.checkpoints / "adapters" / f"{key}.safetensors", Trained(net=net)
         if not kept.exists():
-            challenges = ChallengeViews(train.data, config.preprocess, config.calibrate_scrc.stream_weights)
+            challenges = training_views(
+                train.data,
+                config.preprocess,
+                config.calibrate_scrc,
+                config.train_supervised.augmentation,
+                Copies(context.originals, config.preprocess),
+                self._told,
+            )
             train_supervised(
                 Trainee(net, train, select, config.model.heads, challenges),
                 config.train_supervised,

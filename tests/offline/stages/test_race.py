@@ -26,7 +26,7 @@ from stage1.errors import SettingsError
 
 SCENES = 56
 NONE: dict[str, dict[str, dict[str, object]]] = {
-    name: {} for name in ("adapter", "optimiser", "adaptation", "conformal training")
+    name: {} for name in ("adapter", "optimiser", "pooling", "adaptation", "conformal training")
 }
 AXES = NONE | {
     "adapter": {"lora": {"model.adapter": "lora"}, "dora": {"model.adapter": "dora"}},

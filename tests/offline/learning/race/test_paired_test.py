@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from offline.learning.race.paired_test import Mark, ScoreTable, best_first, compared, holm, marks, winner
+from offline.learning.race.paired_test import ScoreTable, best_first, compared, holm, marks, winner
 
 ROWS = 400
 
@@ -65,8 +65,15 @@ def test_holms_levels_are_those_of_the_textbook() -> None:
 
 
 def test_a_recipe_is_placed_by_exits_and_log_loss_together() -> None:
-    found = {"a": Mark(0.5, 0.40), "b": Mark(0.6, 0.30), "c": Mark(0.7, 0.50), "d": Mark(0.4, 0.60)}
-    assert best_first(found) == ["b", "c", "a", "d"]
+    labels = np.array([0, 1] * 50)
+    right = (labels - 0.5) * 8
+    wavering = np.where(np.arange(100) < 20, -right, right)
+    scores = {"wavering": wavering[None], "right": right[None], "knows nothing": np.zeros((1, 100))}
+    found = marks(ScoreTable(labels, [str(row) for row in range(100)], scores, {}), 0.02)
+    # So sure of a fifth that is wrong is worse than to know nothing.
+    assert best_first(found) == ["right", "knows nothing", "wavering"]
+    assert found["right"].value == pytest.approx((1 + 1 - np.log1p(np.exp(-4)) / np.log(2)) / 2)
+    assert found["knows nothing"].value == pytest.approx(0.0)
 
 
 def test_several_seeds_are_averaged_under_the_same_draws() -> None:

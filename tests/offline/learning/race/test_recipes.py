@@ -80,7 +80,7 @@ def test_the_default_field_fits_the_config_of_a_night_and_its_simplest_is_lora_b
     config = PRESETS["standard"]
     field = recipes(DEFAULT, config.model_dump(mode="json"))
     # Without an adaptation there is no adapted backbone to try.
-    assert len(field) == 3 * 7 * 1 * 2
-    assert field[0].name == "lora + adamw + no adaptation + no conformal training"
+    assert len(field) == 3 * 7 * 3 * 1 * 2
+    assert field[0].name == "lora + adamw + attention pooling + no adaptation + no conformal training"
     for one in field:
         override(config, one.overrides)

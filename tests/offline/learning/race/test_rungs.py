@@ -27,7 +27,7 @@ class Field:
         return ScoreTable(np.array([0, 1]), ["a", "b"], scores, {self.failing: "diverged"} if self.failing else {})
 
     def marks(self, table: ScoreTable) -> dict[str, Mark]:
-        return {name: Mark(self.worth[name], 1 - self.worth[name]) for name in table.scores}
+        return {name: Mark(self.worth[name], 1 - self.worth[name], self.worth[name]) for name in table.scores}
 
     def race(self):
         return halved(NAMES, rungs(5, 1), 3, self.measure, self.marks)
