@@ -11,6 +11,7 @@ from offline.data.dataset import Dataset
 from offline.pipeline.stage import Stage
 from offline.splits.settings import Split
 from offline.splits.splits_file import SplitRow, Splits, SplitSet
+from stage1.artifacts import sha256_file
 
 if TYPE_CHECKING:
     from offline.stages.common.context import Context, NightStage
@@ -65,7 +66,10 @@ def write_splits(context: Context) -> None:
 
 
 def _set(data: Dataset) -> SplitSet:
-    rows = tuple(SplitRow(row=row.image, group=row.group, label=row.label) for row in data.rows)
+    rows = tuple(
+        SplitRow(row=row.image, group=row.group, label=row.label, sha256=sha256_file(data.file_of(row.image)))
+        for row in data.rows
+    )
     return SplitSet(rows=rows, groups=len(set(data.groups)), positives=int(data.labels.sum()))
 
 

@@ -29,7 +29,7 @@ from offline.night import stages
 from offline.pipeline.run_files import BEST
 from offline.pipeline.runner import Pipeline
 from offline.splits.settings import Split
-from offline.stages.common.network import images_of, network_of
+from offline.stages.common.network import network_of
 from stage1.artifacts import sha256_json
 from stage1.errors import Stage1Error
 from stage1.model.settings import PretrainedBackbone
@@ -91,7 +91,7 @@ def run_unit(place: Place, unit: Unit) -> UnitResult:
         config = place.config(unit)
         if unit.row.adapted:
             config, note = _adapted(place, unit, config)
-        weights = _trained(place, unit, config, workspace, meter)
+        config, weights = _trained(place, unit, config, workspace, meter)
     except TrainingInterrupted:
         raise
     except (OfflineError, Stage1Error) as error:
@@ -121,8 +121,8 @@ def _adapted(place: Place, unit: Unit, config: RunConfig) -> tuple[RunConfig, st
     return override(config, {"model.backbone": PretrainedBackbone(name=str(home)).model_dump()}), note
 
 
-def _trained(place: Place, unit: Unit, config: RunConfig, workspace: Path, meter: Meter) -> Path:
-    """Run the stages up to the final weights, and return the file of these."""
+def _trained(place: Place, unit: Unit, config: RunConfig, workspace: Path, meter: Meter) -> tuple[RunConfig, Path]:
+    """Run the stages up to the final weights; the settings that a race may have changed, and the file of these."""
     workspace.mkdir(parents=True, exist_ok=True)
     # Units share what frozen blocks make of pictures; a workspace keeps few of these, so each kind has its own.
     kind = sha256_json(
@@ -142,7 +142,8 @@ def _trained(place: Place, unit: Unit, config: RunConfig, workspace: Path, meter
         now=lambda: datetime.now(UTC),
         progress=meter,
     )
-    return pipeline.run(LAST) / BEST
+    run = pipeline.run(LAST)
+    return pipeline.config, run / BEST
 
 
 def _answers(config: RunConfig, data: Dataset, weights: Path) -> dict[str, Answers]:
@@ -153,8 +154,8 @@ def _answers(config: RunConfig, data: Dataset, weights: Path) -> dict[str, Answe
     for part in ANSWERED:
         rows = part_of(data, part)
         if len(rows):
-            images = images_of(context, rows)
-            found[part] = Answers.of(rows, predict(net, images.images, config.train_supervised.precision))
+            images = rows.array(config.preprocess)
+            found[part] = Answers.of(rows, predict(net, images, config.train_supervised.precision))
     return found
 
 

@@ -22,7 +22,7 @@ KEY_LENGTH = 16
 # Random, so that it can be said where no pretrained one is at hand.
 RANDOM = RandomBackbone(hidden=96, layers=8, heads=3, initializer_range=0.1)
 # Where training, and what it reads of its pictures, is decided.
-CODE = ("stages.adapt_domain", "stages.train_supervised", "stages.train_conformal_risk", "learning.predict")
+STAGES = ("adapt_domain", "race", "train_supervised", "train_conformal_risk")
 DISTRIBUTIONS = ("torch", "transformers", "peft", "numpy", "pytorch-optimizer", "kornia")
 
 
@@ -38,7 +38,7 @@ class Sizes:
         views: augmented views kept of each image.
     """
 
-    epochs: int = 8
+    epochs: int = 7
     batch: int = 8
     steps: int = 200
     last_layers: int = 3
@@ -138,7 +138,7 @@ def _weights(directory: Path) -> list[str]:
 @cache
 def code_sha256() -> str:
     """Hash of the modules that decide what comes of a training, and of the versions of what they use."""
-    modules = own_modules(f"offline.{name}" for name in CODE)
+    modules = own_modules(["offline.learning.predict", *(f"offline.stages.{name}" for name in STAGES)])
     sources = {module: _source(module) for module in modules}
     return sha256_json([sources, {name: installed(name) for name in DISTRIBUTIONS}])
 

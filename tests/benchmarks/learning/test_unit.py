@@ -51,8 +51,8 @@ def test_rows_have_names_of_their_own() -> None:
 
 
 def test_a_setting_that_does_not_exist_refuses_a_row_with_its_name() -> None:
-    with pytest.raises(SettingsError, match="learn: Extra inputs"):
-        settled(RunConfig(), Row("made", "made", {"learn.nothing": "auto"}))
+    with pytest.raises(SettingsError, match="made_up: Extra inputs"):
+        settled(RunConfig(), Row("made", "made", {"made_up.nothing": "auto"}))
 
 
 def test_a_setting_that_is_only_named_where_there_is_a_choice_is_left_out_where_there_is_none() -> None:
