@@ -77,7 +77,7 @@ def export(shape: Shape, home: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)
     export_onnx(network(shape), home / "incoming.onnx", (shape.size_px, shape.size_px))
     quantise_dynamic(home / "incoming.onnx", home / "fp32.int8.onnx")
-    (home / "incoming.onnx", (shape.size_px, shape.size_px)).rename(home / "fp32.onnx")
+    (home / "incoming.onnx").rename(home / "fp32.onnx")
 
 
 def quantise_by_nncf(shape: Shape, home: Path) -> None:

@@ -73,7 +73,7 @@ class Side:
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
         if not answer:
-            raise SystemExit(f"{self._process.args}: ended with status {self._process.wait()}")
+            raise SystemExit(f"{self._process.args!r}: ended with status {self._process.wait()}")
         return answer
 
     def close(self) -> None:
@@ -332,7 +332,7 @@ class Workplace:
         net = self._net(adapters=False)
         # The report's comparison was computed in fp32 whatever the training's precision was.
         ours = Path(self._options["tree"]) == HERE
-        precision = self._options["precision"] if ours else "fp32"
+        precision: Any = self._options["precision"] if ours else "fp32"
         return lambda: _void(predict(net, self._train.images, precision))
 
 

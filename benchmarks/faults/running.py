@@ -25,7 +25,11 @@ TICKS = os.sysconf("SC_CLK_TCK")
 START_S = 60.0
 MARK = "FAULTS_OF"
 NAMES = ("miner", "validator", "low", "stranger")
-PERMITTED = {"miner": {"uid": 0}, "validator": {"uid": 1, "stake": 1e5}, "low": {"uid": 2, "stake": 1.0}}
+PERMITTED: dict[str, dict[str, Any]] = {
+    "miner": {"uid": 0},
+    "validator": {"uid": 1, "stake": 1e5},
+    "low": {"uid": 2, "stake": 1.0},
+}
 # Stands for `nice`, behind which the nightly job runs: it hears no SIGTERM.
 STUCK = "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\n"
 MAKE_BUNDLE = """
@@ -135,9 +139,8 @@ class Tree:
         )
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
-        ours: dict[str, str] = dict(more or {})
         kept = {name: value for name, value in os.environ.items() if not name.startswith("CASCADE_")}
-        return {**kept, "PYTHONPATH": str(self.path), MARK: self.mark, **ours}
+        return {**kept, "PYTHONPATH": str(self.path), MARK: self.mark, **(more or {})}
 
     def address(self, name: str) -> str:
         return str(self.wallets[name].hotkey.ss58_address)

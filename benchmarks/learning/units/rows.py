@@ -45,6 +45,7 @@ def _wide(height_px: int, width_px: int) -> dict[str, Any]:
     }
 
 
+_FROZEN = {"model.adapter": "none"}
 _LION = {"train_supervised.optimiser": "lion", "train_supervised.learning_rate": 4e-4}
 _FSAM = {"train_supervised.optimiser": "fsam"}
 _RISK = {"train_conformal_risk.enabled": True}
@@ -57,11 +58,14 @@ ROWS: tuple[Row, ...] = (
     Row(
         BASELINE,
         "baseline: frozen backbone, CLS + mean, MLP head",
-        {"model.adapter": "none", "train_supervised.selection_weight": 0.0},
-        {"model.pooling": "cls_mean"},
+        {**_FROZEN, "model.pooling": "cls_mean", "train_supervised.selection_weight": 0.0},
         cost=0.2,
     ),
-    Row("head", "head only", {"model.adapter": "none"}, cost=0.3),
+    Row("head", "head only", _FROZEN, cost=0.3),
+    Row("head_mean", "head only, pooling mean", {**_FROZEN, "model.pooling": "mean"}, cost=0.3),
+    Row("head_largest", "head only, pooling largest", {**_FROZEN, "model.pooling": "largest"}, cost=0.3),
+    Row("head_earlier", "head only, attention over block -3", {**_FROZEN, "model.pooled_blocks": (-3,)}, cost=0.3),
+    Row("head_wide", "head only, wide 252 x 448", {**_FROZEN, **_wide(252, 448)}, cost=0.6, tasks=("photographs",)),
     Row(REFERENCE, "LoRA + AdamW"),
     Row("dora", "DoRA", {"model.adapter": "dora"}, cost=1.1),
     Row("doran", "DoRAN", {"model.adapter": "doran"}, cost=1.1),
