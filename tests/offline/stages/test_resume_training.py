@@ -424,6 +424,17 @@ def test_pictures_of_nights_long_ago_are_removed_and_what_a_killed_run_did_not_f
     assert sorted(path.name for path in home.iterdir()) == sorted(f"{n}.npy" for n in range(1, PIXELS_KEPT))
 
 
+def test_copies_that_no_night_used_are_removed_and_what_a_killed_run_did_not_finish(tmp_path: Path) -> None:
+    home, now = tmp_path / "workspace" / "originals" / "ab", datetime.now(UTC).timestamp()
+    home.mkdir(parents=True)
+    ages = {"old.jpg": CHECKPOINT_DAYS + 1, "recent.jpg": CHECKPOINT_DAYS - 1, ".new.jpg.1.partial": 0}
+    for name, days in ages.items():
+        (home / name).touch()
+        os.utime(home / name, (now - 86400 * days, now - 86400 * days))
+    run_stages(tmp_path, lambda context: (context.out / "done").touch())
+    assert [path.name for path in home.iterdir()] == ["recent.jpg"]
+
+
 def test_the_old_answer_to_sigterm_is_put_back(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(TrainingInterrupted):
