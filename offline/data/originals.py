@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -131,10 +131,18 @@ class Copies:
     def of(self, path: Path) -> Path:
         """The file to cut from: the copy of a file, made if it is not there and the disk takes it, or the file itself.
 
+        A file that this process has looked at is not read again, unless it has changed.
+
         Raises:
             OSError: it cannot be read.
             ImageError: it is no image, or over a limit.
         """
+        state = path.stat()
+        found = _known(self, path, (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
+        return found if found.exists() else self.looked_up(path)
+
+    def looked_up(self, path: Path) -> Path:
+        """See `of`; the file is read."""
         content = path.read_bytes()
         if self.is_one(content):
             return path
@@ -175,6 +183,11 @@ class Copies:
         buffer = io.BytesIO()
         picture.resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=QUALITY, subsampling=0)
         return buffer.getvalue()
+
+
+@lru_cache(maxsize=2**17)
+def _known(copies: Copies, path: Path, _state: tuple[int, ...]) -> Path:
+    return copies.looked_up(path)
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,29 @@ def test_copies_are_named_by_what_is_in_the_file_and_the_same_when_made_again(tm
     assert not list(copies.directory.rglob("*.partial"))
 
 
+def test_a_file_is_read_once_in_a_process_and_again_when_it_has_changed(
+    tmp_path: Path, copies: Copies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A race trains on the same files again and again."""
+    read: list[Path] = []
+    looked_up = Copies.looked_up
+
+    def counted(self: Copies, path: Path) -> Path:
+        read.append(path)
+        return looked_up(self, path)
+
+    monkeypatch.setattr(Copies, "looked_up", counted)
+    patches().save(tmp_path / "a.png")
+    (tmp_path / "b.jpg").write_bytes(as_jpeg(patches()))
+    paths = [tmp_path / "a.png", tmp_path / "b.jpg"]
+    first = originals_of(paths, copies).files
+    assert originals_of(paths, Copies(copies.directory, SETTINGS)).files == first
+    assert sorted(read) == paths
+    patches().rotate(3).save(tmp_path / "a.png")
+    assert originals_of(paths, copies).files[0] != first[0]
+    assert read[2:] == [tmp_path / "a.png"]
+
+
 @pytest.mark.parametrize(
     ("settings", "side"),
     [
