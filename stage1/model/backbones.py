@@ -47,7 +47,7 @@ def build(settings: ModelSettings, *, shape: Shape, tiles: tuple[int, int] | Non
         backbone,
         layout_of(backbone, seen),
         shape=shape,
-        head_hidden=settings.head_hidden,
+        head_hidden=settings.head_hidden if settings.head == "mlp" else None,
         tiles=tiles,
         pooling=settings.pooling,
         queries=settings.queries,

@@ -76,7 +76,7 @@ class Stage1Net(nn.Module):
             `(N, D, H, W)`.
         layout: of that state.
         shape: height and width of the images, px.
-        head_hidden: width of the hidden layer of each head.
+        head_hidden: width of the hidden layer of each head; None for linear heads.
         tiles: rows and columns that the image is cut into. The backbone sees each tile at full size and the whole image
             shrunk to the size of a tile, all in one batch, so that small things count; attention looks at the patches
             of all of them together. None shows the image as it is.
@@ -100,7 +100,7 @@ class Stage1Net(nn.Module):
         layout: Layout,
         *,
         shape: Shape,
-        head_hidden: int,
+        head_hidden: int | None,
         tiles: tuple[int, int] | None = None,
         pooling: Pooling = "attention",
         queries: int = 4,
@@ -245,6 +245,8 @@ def pooled(embeddings: nn.ModuleList, pixels: Tensor) -> list[Tensor]:
     return [pool for grid in grids for pool in (grid.mean(2), grid.amax(2))]
 
 
-def head(width: int, hidden: int, outputs: int) -> nn.Sequential:
-    """A head: normalisation and one hidden layer, `(N, width)` to `(N, outputs)`."""
+def head(width: int, hidden: int | None, outputs: int) -> nn.Sequential:
+    """A head: normalisation and one hidden layer, or one linear layer without any; `(N, width)` to `(N, outputs)`."""
+    if hidden is None:
+        return nn.Sequential(nn.Linear(width, outputs))
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, outputs))

@@ -87,7 +87,9 @@ class ModelSettings(Section):
             parallel bottleneck.
         dropout: before low-rank adapters.
         last_layers: number of blocks, counted from the end, that are adapted; None for all.
-        head_hidden: width of the hidden layer of each head.
+        head: what the heads are: `mlp` has one hidden layer, `linear` has none. A linear head fits less, so conformal
+            risk training has more to gain with it; the hidden layer gains as much by cross-entropy alone.
+        head_hidden: width of the hidden layer of each head, of `mlp`.
         heads: named heads by their name.
         multi_scale: patches half and twice as coarse as the backbone's are trained beside it and go into the heads.
             They see the pixels, so the activations of frozen blocks cannot be kept instead.
@@ -102,6 +104,7 @@ class ModelSettings(Section):
     rank: int = Field(default=16, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     last_layers: int | None = Field(default=6, ge=1)
+    head: Literal["mlp", "linear"] = "mlp"
     head_hidden: int = Field(default=64, ge=1)
     heads: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], NamedHead] = Field(default_factory=dict)
     multi_scale: bool = False
