@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from typing import TYPE_CHECKING, ClassVar
 
@@ -16,13 +17,24 @@ if TYPE_CHECKING:
 
 
 class ConformalRecord(Artifact):
-    """`conformal_training.json`: what conformal risk training did to the exit coverage on val_select."""
+    """`conformal_training.json`: what conformal risk training gained, on rows of val_select that chose nothing.
 
-    SCHEMA_VERSION: ClassVar[int] = 1
+    Attributes:
+        enabled: it ran.
+        kept: its heads replace the supervised ones.
+        exits_before: mean share that exits at miss rates around alpha by the supervised heads.
+        exits_after: that of the trained heads.
+        gain_lower: the difference is above this with 95 % confidence; None where a class is missing.
+    """
+
+    SCHEMA_VERSION: ClassVar[int] = 2
+    schema_version: int = 2
 
     enabled: bool
-    coverage_before: float | None = None
-    coverage_after: float | None = None
+    kept: bool = False
+    exits_before: float | None = None
+    exits_after: float | None = None
+    gain_lower: float | None = None
 
 
 def run_train_conformal_risk(context: Context) -> None:
@@ -41,7 +53,7 @@ def run_train_conformal_risk(context: Context) -> None:
     net = network_of(context, trained=True)
     load_weights(net, supervised)
     train = images_of(context, rows_of(context, "train"))
-    before, after = train_conformal_risk(
+    outcome = train_conformal_risk(
         net,
         train,
         images_of(context, sent_rows_of(context, "val_select")),
@@ -53,8 +65,18 @@ def run_train_conformal_risk(context: Context) -> None:
         checkpoints=context.checkpoints,
     )
     save_weights(net, context.out / BEST)
-    record = ConformalRecord(enabled=True, coverage_before=before.coverage, coverage_after=after.coverage)
-    record.write(context.out / CONFORMAL_TRAINING)
+    ConformalRecord(
+        enabled=True,
+        kept=outcome.gain.kept,
+        exits_before=defined(outcome.before),
+        exits_after=defined(outcome.after),
+        gain_lower=defined(outcome.gain.lower),
+    ).write(context.out / CONFORMAL_TRAINING)
+
+
+def defined(value: float) -> float | None:
+    """None for what is not defined, which JSON has no number for."""
+    return value if math.isfinite(value) else None
 
 
 STAGE: NightStage = Stage(

@@ -53,6 +53,7 @@ def run_train_supervised(context: Context) -> None:
     """
     from offline.data.originals import Copies  # noqa: PLC0415
     from offline.learning.adapter_file import AdapterOrigin, Judges, load_adapter, save_adapter  # noqa: PLC0415
+    from offline.learning.conformal.keep_rule import choosing  # noqa: PLC0415
     from offline.learning.supervised.train import Trainee, train_supervised  # noqa: PLC0415
     from offline.learning.training_views import training_views  # noqa: PLC0415
     from offline.stages.common.network import images_of, network_of  # noqa: PLC0415
@@ -87,8 +88,10 @@ def run_train_supervised(context: Context) -> None:
         Copies(context.originals, config.preprocess),
         context.progress.step,
     )
+    # The other half judges whether heads that train on from here replace these.
+    chooses = choosing(select, config.seed) if config.train_conformal_risk.enabled else select
     outcome = train_supervised(
-        Trainee(net, train, images_of(context, select), config.model.heads, challenges),
+        Trainee(net, train, images_of(context, chooses), config.model.heads, challenges),
         settings,
         config.calibrate_scrc,
         seed=config.seed,
@@ -120,7 +123,7 @@ def run_train_supervised(context: Context) -> None:
 STAGE: NightStage = Stage(
     name="train_supervised",
     needs=("splits", "adapt_domain"),
-    sections=("seed", "preprocess", "model", "train_supervised", "calibrate_scrc"),
+    sections=("seed", "preprocess", "model", "train_supervised", "train_conformal_risk.enabled", "calibrate_scrc"),
     run=run_train_supervised,
     distributions=FOR_TRAINING,
     outside=training_start,

@@ -20,6 +20,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from stage1.outputs import GateScore
+
 BISECTIONS = 60
 WINDOW_SHARE = 0.0125
 
@@ -111,6 +113,28 @@ def implicit_threshold(score: Tensor, gate: Tensor, alpha: float, *, t1: Tensor,
     return low - excess(low) / slope
 
 
+def exit_one_threshold(score: Tensor, positive: Tensor, false_alarm_share: float) -> Tensor:
+    """The t1 that calibration would choose on these rows, without gradient, a scalar.
+
+    It is the score that at most `false_alarm_share` of the negatives exceed, and never below the cut with the highest
+    balanced accuracy: see `stage1.certificate.search.candidates`.
+
+    Args:
+        score: roadwork scores, `(n,)`, of both classes.
+        positive: which rows show roadwork, bool `(n,)`.
+        false_alarm_share: share of the negatives that may exit with 1.
+    """
+    score = score.detach()
+    quiet = score[~positive].quantile(1 - false_alarm_share)
+    ordered, order = score.sort()
+    ranked = positive[order].to(score.dtype)
+    missed, cleared = ranked.cumsum(0), (1 - ranked).cumsum(0)
+    # A cut above the last row gains nothing, so the places between two rows are all there are.
+    gain = (cleared / cleared[-1] - missed / missed[-1])[:-1]
+    at = int(gain.argmax())
+    return torch.maximum(quiet, (ordered[at] + ordered[at + 1]) / 2)
+
+
 def conditional_value_at_risk(losses: Tensor, groups: Tensor, level: float) -> Tensor:
     """Mean loss of the worst groups: of the share `1 - level` of them with the highest mean loss.
 
@@ -139,6 +163,8 @@ class RiskWeights:
         risk: `D1` or `D2`, whose threshold is inside the loss.
         alpha: its level inside a batch.
         temperature: softness of the thresholds, in logits.
+        gate: what the gate asks. The margin lets everything pass, as calibration does; the selection score has a soft
+            gate.
         gate_share: share of the batch that the soft gate holds back.
         false_alarm_share: share of the negatives that may exit with 1; sets t1.
         false_alarm: weight of exits with 1 among negatives.
@@ -150,6 +176,7 @@ class RiskWeights:
     risk: Literal["D1", "D2"] = "D2"
     alpha: float = 0.05
     temperature: float = 0.25
+    gate: GateScore = "margin"
     gate_share: float = 0.05
     false_alarm_share: float = 0.02
     false_alarm: float = 5.0
@@ -176,14 +203,13 @@ def risk_loss(
         A scalar, or None if the batch has too few positives or negatives.
     """
     score, half = logits[:, 1] - logits[:, 0], len(labels) // 2
-    known = select_score.detach()
-    gate = torch.sigmoid((select_score - known.quantile(weights.gate_share)) / (0.25 * known.std() + 1e-6))
+    gate = _gate(select_score, weights)
     positive = labels == 1
-    negatives, positives = score[:half][~positive[:half]], score[:half][positive[:half]]
+    positives = score[:half][positive[:half]]
     judged = score[half:], gate[half:], positive[half:]
-    if not len(negatives) or not len(positives) or not judged[2].any() or judged[2].all():
+    if not 0 < len(positives) < half or not judged[2].any() or judged[2].all():
         return None
-    t1 = negatives.detach().quantile(1 - weights.false_alarm_share)
+    t1 = exit_one_threshold(score[:half], positive[:half], weights.false_alarm_share)
     passing = gate[:half][positive[:half]]
     if weights.risk == "D1":
         t0 = order_statistic_threshold(positives, passing, weights.alpha)
@@ -193,6 +219,14 @@ def risk_loss(
         return None
     rule = SoftRule(torch.minimum(t0, t1), t1, weights.temperature)
     return _judged(rule, *judged, weights, None if groups is None else groups[half:])
+
+
+def _gate(select_score: Tensor, weights: RiskWeights) -> Tensor:
+    """Soft gate of each row, `(N,)`."""
+    if weights.gate == "margin":
+        return torch.ones_like(select_score)
+    known = select_score.detach()
+    return torch.sigmoid((select_score - known.quantile(weights.gate_share)) / (0.25 * known.std() + 1e-6))
 
 
 def _judged(

@@ -15,11 +15,16 @@ from torch import Tensor
 from offline.learning.conformal.risk_loss import (
     RiskWeights,
     conditional_value_at_risk,
+    exit_one_threshold,
     implicit_threshold,
     order_statistic_threshold,
     risk_loss,
 )
 from stage1.baselines.literature import conformal_budget
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.search.candidates import select
+from stage1.certificate.settings import CalibrationSettings
+from stage1.outputs import Stage1Outputs
 
 T1 = torch.tensor(1.5, dtype=torch.float64)
 
@@ -131,6 +136,23 @@ class TestImplicitThreshold:
         assert implicit_threshold(score, 0 * gate, 0.05, t1=T1, temperature=0.25) is None
 
 
+class TestExitOneThreshold:
+    @pytest.mark.parametrize("separation", [0.5, 2.0, 6.0])
+    @pytest.mark.parametrize("share", [0.0, 0.02, 0.05, 0.2])
+    def test_is_the_one_that_calibration_chooses(self, separation: float, share: float) -> None:
+        """But for one negative, where no gap is too narrow for a threshold."""
+        rng = np.random.default_rng(7)
+        labels = (rng.random(400) < 0.4).astype(np.int8)
+        score = rng.normal(labels * separation).astype(np.float32)
+        found = float(exit_one_threshold(torch.from_numpy(score), torch.from_numpy(labels) == 1, share))
+        outputs = Stage1Outputs(np.stack([np.zeros_like(score), score], axis=1), np.zeros(400, np.float32))
+        ids = [str(i) for i in range(400)]
+        settings = CalibrationSettings(false_alarm_rate=share, unit="row")
+        (chain,) = select(LabelledOutputs(outputs, labels, ids, ids), settings, tolerance=1e-9).chains
+        between = (score > min(found, chain.t1)) & (score < max(found, chain.t1))
+        assert np.sum(between & (labels == 0)) <= 1
+
+
 class TestConditionalValueAtRisk:
     @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 9)), min_size=1, max_size=60), st.floats(0, 0.95))
     def test_is_the_mean_of_the_worst_groups(self, rows: list[tuple[float, int]], level: float) -> None:
@@ -155,7 +177,7 @@ class TestRiskLoss:
         logits[:, 1] += 3 * labels - 1
         select_score = torch.randn(200, generator=generator, dtype=torch.float64)
         groups = torch.arange(200) // 5
-        weights = RiskWeights(risk=risk, alpha=0.1, cvar=0.5)
+        weights = RiskWeights(risk=risk, alpha=0.1, gate="select_score", cvar=0.5)
 
         def loss(flat: Tensor) -> Tensor:
             found = risk_loss(flat.reshape(200, 2), select_score, labels, weights, groups)
@@ -164,10 +186,12 @@ class TestRiskLoss:
 
         point = logits.reshape(-1).clone().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(point), point)
-        # t1 is a constant of the loss, so the negatives that it lies between are left out.
-        score = (logits[:, 1] - logits[:, 0])[:100].masked_fill(labels[:100] == 1, -math.inf)
+        # t1 is a constant of the loss, so the rows that it lies between are left out.
+        score = (logits[:, 1] - logits[:, 0])[:100]
+        t1 = exit_one_threshold(score, labels[:100] == 1, weights.false_alarm_share)
         away = torch.ones(200, 2, dtype=torch.bool)
-        away[score.topk(3).indices] = False
+        away[(score - t1).abs().topk(4, largest=False).indices] = False
+        away[score.masked_fill(labels[:100] == 1, -math.inf).topk(3).indices] = False
         expected = differences(lambda flat: loss(flat).detach(), point.detach())
         assert torch.allclose(gradient[away.reshape(-1)], expected[away.reshape(-1)], atol=1e-6, rtol=1e-3)
 
@@ -177,7 +201,7 @@ class TestRiskLoss:
         score = torch.randn(400, generator=generator) + 3.0 * (labels - 0.5)
         logits = torch.stack([-score / 2, score / 2], dim=1).requires_grad_()
         select_score = torch.randn(400, generator=generator).requires_grad_()
-        loss = risk_loss(logits, select_score, labels, RiskWeights(risk="D1", alpha=0.1))
+        loss = risk_loss(logits, select_score, labels, RiskWeights(risk="D1", alpha=0.1, gate="select_score"))
         assert loss is not None
         loss.backward()
         assert logits.grad is not None
