@@ -15,6 +15,7 @@ NAMES: dict[VariantName, str] = {
 }
 
 UNDECIDED = "no difference seen"
+DECIDED = frozenset({"better", "worse"})
 
 
 def comparison_section(found: TrainingComparison | None) -> str:
@@ -23,21 +24,23 @@ def comparison_section(found: TrainingComparison | None) -> str:
         return ""
     variants = "".join(_variant(variant) for variant in found.variants)
     gains = "".join(_gain(gain) for gain in found.gains)
+    risks = "".join(f"<th>exits at {at.risk:.3g} missed</th>" for at in found.variants[0].exits)
     gained = (
-        f"""<div class="scroll"><table><thead><tr><th>this model minus</th><th>exit coverage at equal risk</th>
-<th>accuracy at 0.5</th><th>MCC at 0.5</th><th>AUGRC, lower is better</th><th></th></tr></thead>
+        f"""<div class="scroll"><table><thead><tr><th>this model minus</th>{risks}<th>certified here</th>
+<th>accuracy</th><th>MCC</th><th>AUGRC, lower is better</th><th></th></tr></thead>
 <tbody>{gains}</tbody></table></div>"""
         if gains
         else ""
     )
     return f"""<h2>What the training gained</h2>
-<div class="scroll"><table><thead><tr><th></th><th>accuracy</th><th>MCC</th><th>AUGRC</th><th>exit coverage</th>
-<th>miss rate on exits</th></tr></thead><tbody>{variants}</tbody></table></div>
-<p><small>On the test rows, torch in full precision. Ranked by the selection score, exits by the rule that val_select
-would choose; the baseline does both by its softmax; nothing here is certified. Brackets: 95% group bootstrap, in the
-second table with the same draws for both. Exits at equal risk decide which is better: every model exits by the rule
-that val_select chooses for it at the risk to be certified. The cut of 0.5 is no exit rule, and a training that moves
-scores moves what lies beyond it.</small></p>
+<div class="scroll"><table><thead><tr><th></th>{risks}<th>certified here</th><th>accuracy</th><th>MCC</th><th>AUGRC</th>
+<th>exit coverage</th><th>miss rate on exits</th></tr></thead><tbody>{variants}</tbody></table></div>
+<p><small>On the test rows, torch in full precision, answers by a probability that is calibrated on val_select. Exits at
+a risk: what exits at that miss rate among the roadwork that exits, every model by its own thresholds, found on these
+rows. Certified here: what exits by a rule that val_select chooses and the labels of these rows are enough to prove; it
+serves nothing. The last two columns: the rule that val_select would choose, of the baseline its fixed softmax
+thresholds. Brackets: 95% group bootstrap, in the second table with the same draws for both. Exits at the risk that is
+to be certified decide which is better.</small></p>
 {gained}
 """
 
@@ -46,22 +49,30 @@ def gain_lines(found: TrainingComparison) -> list[str]:
     """What the training gained in exits at equal risk, one line a simpler way, for the terminal."""
     lines = []
     for gain in found.gains:
-        said, exits = verdict(gain), gain.exits
-        numbers = f"exit coverage at equal risk {exits.value:+.3f} [{exits.lower:+.3f}, {exits.upper:+.3f}]"
-        lines.append(f"{said} {'to' if said == UNDECIDED else 'than'} {NAMES[gain.over]}: {numbers}")
+        said, exits, proved = verdict(gain), gain.deciding, gain.certified
+        numbers = (
+            f"exits at a miss rate of {gain.alpha:.3g} {exits.value:+.3f} [{exits.lower:+.3f}, {exits.upper:+.3f}], "
+            f"certified on the test rows {proved.value:+.3f} [{proved.lower:+.3f}, {proved.upper:+.3f}]"
+        )
+        lines.append(f"{said} {'than' if said in DECIDED else 'to'} {NAMES[gain.over]}: {numbers}")
     return lines
 
 
 def verdict(gain: Gain) -> str:
-    """What may be said of the difference of the exits at equal risk."""
-    if gain.exits.lower > 0:
-        return "better"
-    return "worse" if gain.exits.upper < 0 else UNDECIDED
+    """What may be said of the difference: what the intervals of exits and of certified coverage leave open, is not."""
+    exits, proved = gain.deciding, gain.certified
+    if exits.lower > 0:
+        return UNDECIDED if proved.upper < 0 else "better"
+    if exits.upper < 0:
+        return UNDECIDED if proved.lower > 0 else "worse"
+    return UNDECIDED
 
 
 def _variant(variant: Variant) -> str:
     missed = "none exits" if variant.miss_rate is None else f"{variant.miss_rate:.1%}"
     cells = [
+        *(_cell(at.exits, percent=True) for at in variant.exits),
+        f"{variant.certified:.1%}",
         _cell(variant.accuracy, percent=True),
         _cell(variant.mcc),
         _cell(variant.augrc, digits=4),
@@ -74,7 +85,8 @@ def _variant(variant: Variant) -> str:
 
 def _gain(gain: Gain) -> str:
     cells = [
-        _cell(gain.exits, percent=True, sign=True),
+        *(_cell(at.exits, percent=True, sign=True) for at in gain.exits),
+        _cell(gain.certified, percent=True, sign=True),
         _cell(gain.accuracy, percent=True, sign=True),
         _cell(gain.mcc, sign=True),
         _cell(gain.augrc, digits=4, sign=True),

@@ -7,13 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from offline.evaluation.training_comparison import TrainingComparison, VariantName, compare
+from offline.evaluation.training_comparison import AtRisk, Spread, TrainingComparison, VariantName, compare
 from offline.report.training_section import comparison_section, gain_lines, verdict
+from stage1.certificate.calibrate import CalibrationContext, calibrate
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.settings import CalibrationSettings
 from stage1.metrics.classification import matthews_correlation, weighted_mcc
+from stage1.metrics.exit_share import ExitShares
 from stage1.metrics.risk_coverage import augrc
 from stage1.outputs import Stage1Outputs
+from stage1.probability.fit import fit_calibrator
 
 SETTINGS = CalibrationSettings(alpha=0.1, unit="row", grid_size=60, gate_size=5)
 
@@ -69,8 +72,11 @@ def test_a_training_that_moves_all_scores_is_not_said_to_be_worse() -> None:
         repetitions=200,
         seed=0,
     ).gains
-    assert gain.accuracy.upper < 0
-    assert gain.exits.lower <= 0 <= gain.exits.upper
+    # Neither at equal risk nor by its calibrated probability.
+    for at in gain.exits:
+        assert at.exits.value == pytest.approx(0, abs=1e-9)
+    assert gain.accuracy.value == pytest.approx(0, abs=0.01)
+    assert gain.augrc.value == pytest.approx(0, abs=2e-3)
     assert verdict(gain) == "no difference seen"
 
 
@@ -83,9 +89,14 @@ def test_of_the_same_model_nothing_is_said() -> None:
 def test_the_numbers_are_those_of_the_rows() -> None:
     test = outputs(3.0, "t")
     final = found(3.0, 2.0).variants[-1]
-    wrong = (test.outputs.roadwork_score > 0) != test.positive
+    chose = outputs(3.0, "s", seed=1)
+    probability = fit_calibrator(chose.outputs, chose.labels).probability(test.outputs)
+    wrong = (probability > 0.5) != test.positive
     assert final.accuracy.value == pytest.approx(1 - wrong.mean())
-    assert final.augrc.value == pytest.approx(augrc(test.outputs.select_score, wrong.astype(float)))
+    assert final.augrc.value == pytest.approx(augrc(np.abs(probability - 0.5), wrong.astype(float)))
+    assert [at.risk for at in final.exits] == [0.02, 0.05, 0.1]
+    shares = ExitShares.of(test.outputs.roadwork_score, test.labels, 0.02).at(np.array([0.02, 0.05, 0.1]))
+    assert [at.exits.value for at in final.exits] == pytest.approx(shares.tolist())
     assert final.accuracy.lower < final.accuracy.value < final.accuracy.upper
 
 
@@ -105,10 +116,46 @@ def test_the_baseline_ranks_by_its_softmax_whatever_its_selection_head_says() ->
     noisy = LabelledOutputs(noise, test.labels, test.row_ids, test.groups)
     variants: dict[VariantName, LabelledOutputs] = {"baseline": noisy, "final": noisy}
     selecting = {name: outputs(3.0, "s", seed=1) for name in variants}
-    baseline, final = compare(variants, selecting, [], SETTINGS, repetitions=5, seed=0).variants
-    wrong = ((test.outputs.roadwork_score > 0) != test.positive).astype(float)
-    assert baseline.augrc.value == pytest.approx(augrc(np.abs(test.outputs.roadwork_score), wrong))
+    by_head = SETTINGS.model_copy(update={"gate": "select_score"})
+    baseline, final = compare(variants, selecting, [], by_head, repetitions=5, seed=0).variants
     assert final.augrc.value > baseline.augrc.value
+    _, by_margin = compare(variants, selecting, [], SETTINGS, repetitions=5, seed=0).variants
+    assert by_margin.augrc.value == baseline.augrc.value
+
+
+def test_what_is_certified_here_is_what_a_calibration_on_these_rows_would_certify() -> None:
+    final = found(4.0, 2.0).variants[-1]
+    settings = SETTINGS.model_copy(update={"spending": "single_use"})
+    context = CalibrationContext("e" * 64, "p" * 64)
+    params = calibrate(
+        outputs(4.0, "s", seed=1), outputs(4.0, "t"), settings.model_copy(update={"allow_row_unit": True}), context
+    )
+    assert params.rule is not None
+    exits = params.rule.exit_labels(outputs(4.0, "t").outputs) >= 0
+    assert final.certified == pytest.approx(exits.mean())
+    assert found(0.0, 0.0).variants[-1].certified == 0.0
+
+
+def spread(lower: float, upper: float) -> Spread:
+    return Spread(value=(lower + upper) / 2, lower=lower, upper=upper)
+
+
+@pytest.mark.parametrize(
+    ("exits", "certified", "said"),
+    [
+        ((0.01, 0.1), (-0.02, 0.1), "better"),
+        ((0.01, 0.1), (-0.2, -0.1), "no difference seen"),
+        ((-0.1, -0.01), (-0.2, 0.1), "worse"),
+        ((-0.1, -0.01), (0.1, 0.2), "no difference seen"),
+        ((-0.1, 0.2), (0.1, 0.2), "no difference seen"),
+    ],
+)
+def test_the_verdict_follows_from_the_intervals(
+    exits: tuple[float, float], certified: tuple[float, float], said: str
+) -> None:
+    (gain,) = found(3.0, 3.0).gains
+    changes = {"exits": (AtRisk(risk=0.1, exits=spread(*exits)),), "certified": spread(*certified)}
+    assert verdict(gain.model_copy(update=changes)) == said
 
 
 def test_without_roadwork_that_exits_there_is_no_miss_rate() -> None:
@@ -135,7 +182,8 @@ def test_the_page_says_the_verdict_and_the_interval() -> None:
 def test_the_terminal_is_told_in_a_line_a_comparison() -> None:
     (line,) = gain_lines(found(4.0, 2.0))
     assert line.startswith("better than baseline: ")
-    assert "exit coverage at equal risk +0." in line
+    assert "exits at a miss rate of 0.1 +0." in line
+    assert "certified on the test rows +0." in line
     (undecided,) = gain_lines(found(3.0, 3.0))
     assert undecided.startswith("no difference seen to baseline: ")
-    assert undecided.endswith("exit coverage at equal risk +0.000 [+0.000, +0.000]")
+    assert "exits at a miss rate of 0.1 +0.000 [+0.000, +0.000], certified" in undecided
