@@ -4,6 +4,9 @@ A challenger is no worse than a margin allows if the lower bound of the paired d
 test of non-inferiority. So few rows keep the champion, and a challenger that is worse by more than the margin passes
 with at most one minus the confidence.
 
+A margin alone is a ratchet: on many rows a loss that is smaller than the margin is seen, and would be accepted night
+after night. So what is shown to be worse in one respect must be shown to be better in another.
+
 References:
     Wellek (2010), Testing statistical hypotheses of equivalence and noninferiority, 2nd ed., chapter 2.
 """
@@ -127,6 +130,11 @@ def compare(new: Judged, old: Judged, against: str, settings: GateSettings, *, l
         overall.append(_Pair("exit coverage", everything, new.exits, old.exits, settings.coverage_margin))
     found = _losses([*overall, *_subgroups(new, old, settings.subgroup_margin)], new.rows.groups, settings, seed)
     losses, parts = found[: len(overall)], found[len(overall) :]
+    # Exits under other promises are no measure, but something that exits is better than nothing.
+    ahead = any(loss.lower > 0 for loss in losses) or (new.params.status, old.params.status) == (
+        "CERTIFIED",
+        "INFEASIBLE",
+    )
     reasons = [
         f"{loss.of} on {len(new.rows)} test rows differs by {loss.estimate:+.3f}, and a loss of more than "
         f"{loss.margin:g} against {against} is not ruled out: at {settings.confidence:.0%} confidence it is above "
@@ -139,6 +147,12 @@ def compare(new: Judged, old: Judged, against: str, settings: GateSettings, *, l
         f"{loss.upper:+.3f}: a loss of more than {loss.margin:g}"
         for loss in parts
         if loss.estimate < -loss.margin and loss.upper < 0
+    ]
+    reasons += [
+        f"{loss.of} is shown to be lower than that of {against}, by {loss.estimate:+.3f} and at "
+        f"{settings.confidence:.0%} confidence by at most {loss.upper:+.3f}, and nothing is shown to be higher"
+        for loss in losses
+        if loss.lower >= -loss.margin and loss.upper < 0 and not ahead
     ]
     return Comparison(
         against=against,
