@@ -107,7 +107,7 @@ class Updater(Generic[Batch]):
         weights = shares or [1 / len(micro_batches)] * len(micro_batches)
         parts: Sequence[tuple[Batch, float]] = list(zip(micro_batches, weights, strict=True))
         self._base.zero_grad(set_to_none=True)
-        before = [] if self._sam is None else _random_state()
+        before = [] if self._sam is None else random_state()
         loss, parts = self._fitting_pass(parts, synchronise=self._sam is None or not self._local_climb)
         climbed = self._sam is None or self._climb(loss, before, parts)
         update = self._step(loss) if climbed else Update(loss, math.nan, stepped=False)
@@ -124,7 +124,7 @@ class Updater(Generic[Batch]):
     ) -> tuple[float, Sequence[tuple[Batch, float]]]:
         """A pass in parts that fit into memory; returns the mean loss of the batch and the parts."""
         while True:
-            before = [] if self._halve is None else _random_state()
+            before = [] if self._halve is None else random_state()
             try:
                 return self._pass(parts, synchronise=synchronise), parts
             except torch.OutOfMemoryError as error:
@@ -137,7 +137,7 @@ class Updater(Generic[Batch]):
             # Behind the handler: until its end the error holds what the pass had computed.
             self.halvings += 1
             self._base.zero_grad(set_to_none=True)
-            _set_random_state(before)
+            set_random_state(before)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
@@ -173,14 +173,14 @@ class Updater(Generic[Batch]):
             if self._scaler is not None:
                 self._scaler.update(self._scaler.get_scale() * self._scaler.get_backoff_factor())
             return False
-        after = _random_state()
+        after = random_state()
         try:
             self._sam.first_step(zero_grad=True)
-            _set_random_state(before)
+            set_random_state(before)
             self._fitting_pass(parts, synchronise=True)
         finally:
             self._sam.restore()
-            _set_random_state(after)
+            set_random_state(after)
         return True
 
     def _step(self, loss: float) -> Update:
@@ -224,12 +224,13 @@ def _finite(tensors: Sequence[Tensor]) -> bool:
     return bool(torch.stack([torch.isfinite(t).all() for t in tensors]).all())
 
 
-def _random_state() -> list[Tensor]:
+def random_state() -> list[Tensor]:
     """What dropout and stochastic depth draw from: the generator of the CPU, then of each GPU."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
 
 
-def _set_random_state(states: list[Tensor]) -> None:
+def set_random_state(states: list[Tensor]) -> None:
+    """Go on drawing from what `random_state` returned."""
     torch.set_rng_state(states[0])
     if states[1:]:
         torch.cuda.set_rng_state_all(states[1:])

@@ -35,11 +35,20 @@ from offline.learning.row_order import batches
 from offline.learning.self_distillation.gain import Gain
 from offline.learning.self_distillation.judge import Judge
 from offline.learning.self_distillation.losses import PrototypeHead
-from offline.learning.self_distillation.objective import Part, Side, assignments, part_losses, parts_of
+from offline.learning.self_distillation.objective import (
+    LARGE_VIEWS,
+    Drawn,
+    Part,
+    Side,
+    assignments,
+    drawn_of,
+    part_losses,
+)
 from offline.learning.self_distillation.pictures import Pictures, pictures_of
 from offline.learning.self_distillation.schedule import Schedule, prototypes_for
 from offline.learning.self_distillation.student import follow, pairs_of, sharing_copy, student_of, teacher_of, way
 from offline.learning.settings import AdaptSettings
+from offline.learning.update import random_state, set_random_state
 from stage1.model.net import Stage1Net
 from stage1.model.trunk import blocks_of, plain
 from stage1.preprocess import Pixels
@@ -64,6 +73,7 @@ class AdaptationState:
         value: highest judgement so far; of the backbone as it came, if none is higher.
         best: place of the best in `scores`; None for the backbone as it came.
         tensors: what was trained of the best.
+        halvings: how often the parts of a batch had to be halved for the memory of the device.
     """
 
     epoch: int = 0
@@ -76,6 +86,7 @@ class AdaptationState:
     value: float = -math.inf
     best: int | None = None
     tensors: dict[str, Tensor] | None = None
+    halvings: int = 0
 
     @property
     def best_epoch(self) -> int:
@@ -275,9 +286,7 @@ class _Adapting:
     def _step(self, index: NDArray[np.intp], done: int, at: AdaptationState) -> dict[str, float]:
         settings, schedule = self._settings, self._schedule
         batch = self._images.opened(index.tolist(), self._device)
-        parts = parts_of(batch, self._net, settings, self._random.views)
-        self._optimiser.zero_grad(set_to_none=True)
-        told = self._gradient(parts, done)
+        told = self._fitting_gradient(drawn_of(batch, self._net, settings, self._random.views), done, at)
         told["norm"] = nn.utils.clip_grad_norm_(self._trained, settings.gradient_clip)
         # One read for all: each would wait for the device.
         numbers = dict(zip(told, torch.stack([*told.values()]).tolist(), strict=True))
@@ -289,6 +298,26 @@ class _Adapting:
         self._rates.step()
         follow(self._followers, schedule.momentum)
         return numbers
+
+    def _fitting_gradient(self, drawn: Drawn, done: int, at: AdaptationState) -> dict[str, Tensor]:
+        """The gradient in parts that fit into memory, each try from the same random numbers."""
+        before = random_state()
+        while True:
+            self._optimiser.zero_grad(set_to_none=True)
+            parts = drawn.parts(self._settings.accumulation * 2**at.halvings)
+            try:
+                return self._gradient(parts, done)
+            except torch.OutOfMemoryError as error:
+                if max(len(part.large) for part in parts) <= LARGE_VIEWS:
+                    raise TrainingError(
+                        "the memory of the device is not enough for one image: set adapt_domain.gradient_checkpointing "
+                        "to true, or take a smaller backbone, preprocess.size_px or adapt_domain.local_crops"
+                    ) from error
+            # Behind the handler: until its end the error holds what had been computed.
+            at.halvings += 1
+            set_random_state(before)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
 
     def _gradient(self, parts: list[Part], done: int) -> dict[str, Tensor]:
         """Take the gradient of the objective, part by part; its terms, their sum and the entropy."""

@@ -98,36 +98,58 @@ def tokens_of(net: Stage1Net, backbone: nn.Module, view: Tensor, mask: Tensor | 
     return hidden[:, 0], hidden[:, net.layout.first_patch :]
 
 
-def parts_of(batch: Batch, net: Stage1Net, settings: AdaptSettings, generator: torch.Generator) -> list[Part]:
-    """Draw the crops and masks of a batch and cut it into parts.
+@dataclass(frozen=True)
+class Drawn:
+    """Crops and masks of a batch of N images.
 
-    What is drawn does not depend on the number of parts.
+    Attributes:
+        large: fp32 `(2, N, 3, h, w)`.
+        small: `(L, N, 3, s, s')`; None for none.
+        masks: masked patches of the large ones, bool `(2, N, P)`, on the CPU.
+    """
+
+    large: Tensor
+    small: Tensor | None
+    masks: Tensor
+
+    def parts(self, number: int) -> list[Part]:
+        """The batch in so many parts of nearly the same size, or as many as there are images."""
+        count, device = self.masks.shape[1], self.large.device
+        number = min(number, count)
+        cuts = [round(count * place / number) for place in range(number + 1)]
+        return [
+            _part(
+                self.large[:, a:b],
+                None if self.small is None else self.small[:, a:b],
+                self.masks[:, a:b],
+                (b - a) / count,
+                device,
+            )
+            for a, b in pairwise(cuts)
+        ]
+
+
+def drawn_of(batch: Batch, net: Stage1Net, settings: AdaptSettings, generator: torch.Generator) -> Drawn:
+    """Draw the crops and masks of a batch.
 
     Args:
         batch: pictures of N images, or uint8 `(N, 3, H, W)`, on the device that computes.
         net: says how large a view is.
-        settings: of crops, masks and `accumulation`.
+        settings: of crops and masks.
         generator: on the CPU.
     """
     shape, patch = net.view_shape, int(plain(net.backbone).config.patch_size)  # type: ignore[union-attr, arg-type]
-    count, device = len(batch), batch.device
+    count = len(batch)
     scale = settings.global_scale, 1.0
     large = torch.stack(
         [random_view(batch, shape, scale, generator, solarise=number == 1) for number in range(LARGE_VIEWS)]
     )
     grid = shape[0] // patch, shape[1] // patch
     drawn = random_masks(LARGE_VIEWS * count, grid, settings.masked_images, settings.masked_patches, generator)
-    masks = drawn.reshape(LARGE_VIEWS, count, -1)
     height, width = (max(2, round(side / 2 / patch)) * patch for side in shape)
     scale = settings.local_scale, settings.global_scale
     crops = [random_view(batch, (height, width), scale, generator) for _ in range(settings.local_crops)]
-    small = torch.stack(crops) if crops else None
-    cuts = [round(count * number / settings.accumulation) for number in range(settings.accumulation + 1)]
-    return [
-        _part(large[:, a:b], None if small is None else small[:, a:b], masks[:, a:b], (b - a) / count, device)
-        for a, b in pairwise(cuts)
-        if b > a
-    ]
+    return Drawn(large, torch.stack(crops) if crops else None, drawn.reshape(LARGE_VIEWS, count, -1))
 
 
 def _part(large: Tensor, small: Tensor | None, masks: Tensor, share: float, device: torch.device) -> Part:

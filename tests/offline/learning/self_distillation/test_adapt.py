@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import MobileNetV2Config
 
-from offline.errors import TrainingError
+from offline.errors import TrainingError, TrainingInterrupted
 from offline.learning.self_distillation import adapt as adaptation
 from offline.learning.self_distillation import objective
 from offline.learning.self_distillation.adapt import adapt_domain
@@ -411,3 +413,55 @@ def test_parts_of_a_batch_change_memory_not_the_step(tmp_path: Path) -> None:
     for end, record in zip(ends[1:], told[1:], strict=True):
         assert torch.allclose(end, ends[0], atol=2e-3)
         assert record == pytest.approx(told[0], rel=1e-3)
+
+
+def out_of_memory_above(images: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A device whose memory is enough for so many images at once; returns the sizes of the parts that it was asked."""
+    asked: list[int] = []
+    plainly = objective.part_losses
+
+    def losses(student: Any, part: Any, *rest: Any, **named: Any) -> Any:
+        asked.append(len(part.large) // 2)
+        found = plainly(student, part, *rest, **named)
+        if asked[-1] > images:
+            raise torch.OutOfMemoryError
+        return found
+
+    monkeypatch.setattr(adaptation, "part_losses", losses)
+    return asked
+
+
+def test_a_lack_of_memory_is_met_by_smaller_parts_from_the_same_random_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected, made = net(), net()
+    adapt(expected, accumulation=4, epochs=1)
+    asked = out_of_memory_above(3, monkeypatch)
+    adapt(made, epochs=1)
+    # Twelve images in one part, in two, in four; and in four from then on.
+    assert asked == [12, 6] + [3] * 16
+    assert all(torch.equal(tensor, state(expected)[name]) for name, tensor in state(made).items())
+
+
+def test_where_memory_is_not_enough_for_one_image_it_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    out_of_memory_above(0, monkeypatch)
+    with pytest.raises(TrainingError, match=r"not enough for one image.*adapt_domain\.gradient_checkpointing"):
+        adapt(net())
+
+
+def test_a_training_that_resumes_remembers_the_size_of_the_parts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    asked = out_of_memory_above(3, monkeypatch)
+
+    def end(done: int, *_: Any) -> None:
+        if done == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    changes = settings(epochs=1)
+    with pytest.raises(TrainingInterrupted):
+        adapt_domain(net(), streets(), changes, seed=0, progress=end, checkpoints=tmp_path)
+    del asked[:]
+    resumed, whole = net(), net()
+    adapt_domain(resumed, streets(), changes, seed=0, progress=silent, checkpoints=tmp_path)
+    assert asked == [3] * 8
+    adapt_domain(whole, streets(), changes, seed=0, progress=silent)
+    assert all(torch.equal(tensor, state(whole)[name]) for name, tensor in state(resumed).items())

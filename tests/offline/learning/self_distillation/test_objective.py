@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from offline.learning.self_distillation.losses import PrototypeHead, gram_loss, koleo, sinkhorn, view_loss
-from offline.learning.self_distillation.objective import Part, Side, assignments, part_losses, parts_of
+from offline.learning.self_distillation.objective import Part, Side, assignments, drawn_of, part_losses
 from offline.learning.self_distillation.student import pairs_of, student_of, teacher_of, way
 from offline.learning.settings import AdaptSettings
 from stage1.model.backbones import build
@@ -77,7 +77,7 @@ def gradient(side: Side) -> list[Tensor]:
 def test_all_crops_at_once_give_the_terms_and_the_gradient_of_each_by_itself() -> None:
     student, teacher, anchor = made()
     chosen = settings()
-    (part,) = parts_of(pictures(), student.net, chosen, torch.Generator().manual_seed(3))
+    (part,) = drawn_of(pictures(), student.net, chosen, torch.Generator().manual_seed(3)).parts(1)
     ((targets,), _) = assignments(teacher, [part], 0.05)
     found = part_losses(student, part, targets, chosen, anchor=anchor, moving=True)
     torch.stack([*found.values()]).sum().backward()
@@ -91,13 +91,13 @@ def test_all_crops_at_once_give_the_terms_and_the_gradient_of_each_by_itself() -
         assert torch.allclose(one, other, atol=1e-5)
 
 
-@pytest.mark.parametrize("accumulation", [2, 3, 7, 50])
-def test_the_terms_of_all_parts_are_those_of_the_batch(accumulation: int) -> None:
+@pytest.mark.parametrize("number", [2, 3, 7, 50])
+def test_the_terms_of_all_parts_are_those_of_the_batch(number: int) -> None:
     student, teacher, anchor = made()
     terms = []
-    for parts in (1, accumulation):
-        chosen = settings(accumulation=parts, koleo_weight=0.0)
-        drawn = parts_of(pictures(), student.net, chosen, torch.Generator().manual_seed(3))
+    for parts in (1, number):
+        chosen = settings(koleo_weight=0.0)
+        drawn = drawn_of(pictures(), student.net, chosen, torch.Generator().manual_seed(3)).parts(parts)
         assert len(drawn) == min(parts, 7)
         assert sum(part.share for part in drawn) == pytest.approx(1)
         targets, entropy = assignments(teacher, drawn, 0.05)
@@ -114,7 +114,7 @@ def test_the_terms_of_all_parts_are_those_of_the_batch(accumulation: int) -> Non
 def test_while_the_backbone_does_not_move_only_the_head_gets_a_gradient() -> None:
     student, teacher, anchor = made()
     chosen = settings()
-    (part,) = parts_of(pictures(), student.net, chosen, torch.Generator().manual_seed(3))
+    (part,) = drawn_of(pictures(), student.net, chosen, torch.Generator().manual_seed(3)).parts(1)
     ((targets,), _) = assignments(teacher, [part], 0.05)
     found = part_losses(student, part, targets, chosen, anchor=anchor, moving=False)
     torch.stack([*found.values()]).sum().backward()
