@@ -18,6 +18,8 @@ from offline.config import RunConfig, load_config
 from offline.data.checks.preflight import PREFLIGHT, PreflightReport
 from offline.data.inventory import Inventory, inventory_of
 from offline.data.sources.source import read_dataset
+from offline.data.sources.unlabelled import count_images
+from offline.learning.throughput.cost import NightCost, Rows, transformer_of, words
 from offline.pipeline.progress import Progress, Silence
 from offline.pipeline.runner import Pipeline
 from offline.publish.gate import Publication, published, put_in_place
@@ -73,6 +75,7 @@ def run_night(
     kept: str | None = None,
     instead_of: str | None = None,
     on_data: Callable[[Inventory], None] = lambda _: None,
+    on_cost: Callable[[str], None] = lambda _: None,
 ) -> NightOutcome:
     """Run the pipeline; what was finished before is not run again.
 
@@ -88,6 +91,7 @@ def run_night(
         instead_of: id of a bundle whose place the new one takes if it is current, unless that one is certified and the
             new one is INFEASIBLE or promises less; whatever else the gate says of it.
         on_data: told what was read of the data, before any stage runs.
+        on_cost: told what its trainings are to cost, if the backbone is a transformer whose shape is known.
 
     Raises:
         SettingsError: a setting names what is not in the data.
@@ -106,6 +110,8 @@ def run_night(
     home, rows = Store(store), read_dataset(data)
     check_settings_on_data(config, rows, now())
     on_data(inventory_of(rows, config.splits.sequence_columns, places=config.splits.gps_cell_m is not None))
+    if (cost := _cost(config, len(rows))) is not None:
+        on_cost(cost)
     pipeline = Pipeline(
         stages=stages(),
         workspace=workspace,
@@ -128,6 +134,37 @@ def run_night(
         put_in_place(home, publication.bundle, params, instead_of, now=now(), accept_weaker_claim=accepted)
         current = True
     return NightOutcome(run, last, publication, params, current, notes)
+
+
+def night_cost(config: RunConfig) -> NightCost | None:
+    """What the trainings of a config cost; None if the shape of its backbone is not known.
+
+    Args:
+        config: of the run.
+    """
+    transformer = transformer_of(config.model)
+    if transformer is None:
+        return None
+    return NightCost(
+        transformer,
+        config.preprocess,
+        config.model,
+        config.train_supervised,
+        config.train_conformal_risk,
+        config.adapt_domain,
+        config.compare_training,
+    )
+
+
+def _cost(config: RunConfig, count: int) -> str | None:
+    """What a night on so many rows costs, in words."""
+    cost, shares = night_cost(config), config.splits
+    if cost is None:
+        return None
+    unlabelled = sum(map(count_images, config.adapt_domain.images)) if config.adapt_domain.enabled else 0
+    train, select, test = (round(count * share) for share in (shares.train, shares.val_select, shares.test))
+    parts = cost.parts(Rows(train, select, test, unlabelled))
+    return words(parts, cost.training_bytes(), config.train_supervised.batch_size)
 
 
 def _notes(run: Path) -> tuple[str, ...]:

@@ -211,6 +211,7 @@ def retrain(
                 last=mode,
                 progress=screen,
                 on_data=lambda inventory: screen.note(f"data: {inventory}"),
+                on_cost=lambda cost: screen.note(f"plan: {cost}"),
             ),
             progress.value,
         )

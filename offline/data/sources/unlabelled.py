@@ -81,6 +81,11 @@ def read_unlabelled(
     return Unlabelled(kept, unreadable, int(alike.sum()))
 
 
+def count_images(directory: Path) -> int:
+    """Files below a directory that would be read; 0 if there is none."""
+    return sum(path.suffix.lower() in SUFFIXES for path in directory.rglob("*"))
+
+
 def hashes_of(data: Dataset, cache: Path) -> list[str]:
     """Perceptual hashes of the rows that are not blank.
 
