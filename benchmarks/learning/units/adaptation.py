@@ -6,6 +6,7 @@ epoch is kept.
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from offline.data.dataset import Dataset
 from offline.learning.self_distillation.adapt import adapt_domain
 from offline.learning.self_distillation.schedule import Schedule
 from offline.learning.settings import AdaptSettings
+from stage1.artifacts import write_atomic
 from stage1.model.backbones import build
 from stage1.model.settings import ModelSettings
 from stage1.preprocess import PreprocessSettings
@@ -101,10 +103,27 @@ def adapted_backbone(
         net = build(model, shape=(SIDE_PX, SIDE_PX), seed=seed)
         images = unlabelled.array(PreprocessSettings(size_px=SIDE_PX))
         home.mkdir(parents=True, exist_ok=True)
-        adapt_domain(net, images, settings, seed=seed, progress=lambda *_: None, checkpoints=home / "checkpoints")
+        found = adapt_domain(
+            net, images, settings, seed=seed, progress=lambda *_: None, checkpoints=home / "checkpoints"
+        )
         _save(net.backbone, home)
-        done.write_text(settings.model_dump_json())
+        write_atomic(done, json.dumps(found.records[-1]).encode())
     return home
+
+
+def arrival(home: Path, settings: AdaptSettings, images: int) -> str:
+    """How far the teacher that was kept came, in words: as it was measured, or else as the schedule has it.
+
+    Args:
+        home: of an adapted backbone.
+        settings: of the adaptation.
+        images: that it saw.
+    """
+    last = json.loads((home / DONE).read_text())
+    if last.get("student_way"):
+        return f"ExPLoRA's teacher came {last['teacher_way'] / last['student_way']:.0%} as far as its student"
+    share = teacher_share(settings, images)
+    return f"by its schedule, ExPLoRA's teacher came {share:.0%} of a straight way of its student"
 
 
 def _save(backbone: Any, directory: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from benchmarks.learning.data.task import SPLITS_STAGE, part_of
-from benchmarks.learning.units.adaptation import adapted_backbone, teacher_share
+from benchmarks.learning.units.adaptation import adapted_backbone, arrival
 from benchmarks.learning.units.place import FULL, QUICK, Place
 from benchmarks.learning.units.results import Answers, UnitResult, write_result
 from benchmarks.learning.units.rows import row_called
@@ -116,8 +116,7 @@ def run_unit(place: Place, unit: Unit) -> UnitResult:
 def _adapted(place: Place, unit: Unit, config: RunConfig) -> tuple[RunConfig, str]:
     settings, unlabelled = place.adaptation(unit), place.tasks[unit.task].unlabelled()
     home = adapted_backbone(place.adapted_home(unit), config, settings, unlabelled, seed=unit.seed)
-    share = teacher_share(settings, len(unlabelled))
-    note = f"ExPLoRA's teacher came {share:.0%} of a straight way of its student"
+    note = arrival(home, settings, len(unlabelled))
     return override(config, {"model.backbone": PretrainedBackbone(name=str(home)).model_dump()}), note
 
 

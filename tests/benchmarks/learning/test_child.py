@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks.learning.data.photographs import PhotographSizes
 from benchmarks.learning.data.scenes import SceneSizes
 from benchmarks.learning.table.report import TaskResults, best_row, report
-from benchmarks.learning.units.adaptation import AdaptationSizes, adaptation_settings, teacher_share
+from benchmarks.learning.units.adaptation import (
+    AdaptationSizes,
+    adaptation_settings,
+    adapted_backbone,
+    arrival,
+    teacher_share,
+)
 from benchmarks.learning.units.child import run_unit
 from benchmarks.learning.units.place import AllSizes, Place
 from benchmarks.learning.units.results import UnitResult, outdated, read_results, result_path, write_result
@@ -15,6 +23,8 @@ from benchmarks.learning.units.rows import row_called
 from benchmarks.learning.units.unit import Sizes, Unit
 from benchmarks.learning.units.unit_queue import UnitQueue
 from stage1.artifacts import write_atomic
+from stage1.model.backbones import build
+from stage1.model.settings import PretrainedBackbone
 
 SMALLEST = AllSizes(
     Sizes(epochs=1, steps=1, last_layers=1, views=1),
@@ -85,3 +95,24 @@ def test_the_teacher_comes_most_of_the_way_whatever_the_number_of_steps() -> Non
 def test_a_teacher_with_the_momentum_of_long_trainings_hardly_moves() -> None:
     settings = adaptation_settings(64, AdaptationSizes(steps=36, batch=64))
     assert teacher_share(settings.model_copy(update={"momentum": 0.992, "head_steps": 18}), 64) < 0.2
+
+
+def test_a_report_says_how_far_a_teacher_came_as_it_was_measured_or_else_as_it_is_planned(tmp_path: Path) -> None:
+    settings = adaptation_settings(400, AdaptationSizes())
+    (tmp_path / "adapted.json").write_text('{"epoch": 20.0, "loss": 5.1}')
+    assert arrival(tmp_path, settings, 400).startswith("by its schedule")
+    (tmp_path / "adapted.json").write_text('{"teacher_way": 0.9, "student_way": 1.2}')
+    assert arrival(tmp_path, settings, 400).endswith("came 75% as far as its student")
+
+
+def test_a_backbone_is_adapted_once_and_can_be_loaded(place: Place) -> None:
+    unit = Unit("scenes", row_called("explora"), 0, 0)
+    home, settings = place.adapted_home(unit), place.adaptation(unit)
+    unlabelled = place.tasks["scenes"].unlabelled()
+    made = adapted_backbone(home, place.base, settings, unlabelled, seed=0)
+    assert build(
+        place.base.model.model_copy(update={"backbone": PretrainedBackbone(name=str(made))}), shape=(32, 32), seed=0
+    )
+    before = (made / "model.safetensors").read_bytes()
+    adapted_backbone(home, place.base, settings, unlabelled, seed=0)
+    assert (made / "model.safetensors").read_bytes() == before
