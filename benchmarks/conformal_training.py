@@ -34,7 +34,7 @@ from offline.learning.conformal.train import train_conformal_risk
 from offline.learning.predict import ImageSet
 from offline.learning.settings import ConformalTrainingSettings
 from stage1.certificate.settings import CalibrationSettings
-from stage1.metrics.exit_share import ExitShares
+from stage1.metrics.exits_at_risk import ExitShares
 from stage1.model.net import Layout, Stage1Net
 from stage1.preprocess import Pixels
 
@@ -60,7 +60,8 @@ class TableNet(Stage1Net):
     table: Tensor
 
     def __init__(self, table: Tensor, hidden: int | None) -> None:
-        super().__init__(nn.Identity(), Layout(WIDTH // 2, first_patch=0), size_px=16, head_hidden=hidden)
+        layout = Layout(WIDTH, first_patch=0)
+        super().__init__(nn.Identity(), layout, shape=(16, 16), head_hidden=hidden, pooling="mean")
         self.register_buffer("table", table, persistent=False)
 
     def features(self, image: Tensor) -> Tensor:

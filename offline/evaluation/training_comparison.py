@@ -25,7 +25,7 @@ from stage1.certificate.settings import CalibrationSettings
 from stage1.decisions import Decisions
 from stage1.metrics.bootstrap import bootstrap, interval
 from stage1.metrics.classification import weighted_mcc
-from stage1.metrics.exit_share import ExitShares
+from stage1.metrics.exits_at_risk import ExitShares
 from stage1.metrics.risk_coverage import Ranking
 from stage1.policy import RulePolicy
 from stage1.probability.fit import fit_calibrator

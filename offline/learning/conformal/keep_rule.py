@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from offline.data.dataset import Dataset
 from stage1.metrics.bootstrap import paired_difference
-from stage1.metrics.exit_share import ExitShares
+from stage1.metrics.exits_at_risk import ExitShares
 
 CONFIDENCE = 0.95
 REPETITIONS = 1000

@@ -26,7 +26,7 @@ from offline.learning.conformal.risk_loss import RiskWeights, risk_loss
 from offline.learning.predict import EVAL_BATCH, ImageSet, features
 from offline.learning.settings import ConformalTrainingSettings
 from stage1.certificate.settings import CalibrationSettings
-from stage1.metrics.exit_share import ExitShares
+from stage1.metrics.exits_at_risk import ExitShares
 from stage1.model.net import Stage1Net
 
 EVALUATE_EVERY = 25

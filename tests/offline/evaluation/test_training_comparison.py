@@ -13,7 +13,7 @@ from stage1.certificate.calibrate import CalibrationContext, calibrate
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.settings import CalibrationSettings
 from stage1.metrics.classification import matthews_correlation, weighted_mcc
-from stage1.metrics.exit_share import ExitShares
+from stage1.metrics.exits_at_risk import ExitShares
 from stage1.metrics.risk_coverage import augrc
 from stage1.outputs import Stage1Outputs
 from stage1.probability.fit import fit_calibrator

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from offline.learning.conformal.keep_rule import CONFIDENCE, HeadGain, halves, head_gain, rates_around
-from stage1.metrics.exit_share import ExitShares
+from stage1.metrics.exits_at_risk import ExitShares
 
 DRAWS = 150
 SNAPSHOTS = 6

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stage1.metrics.exit_share import ExitShares
+from stage1.metrics.exits_at_risk import ExitShares
 
 RATES = np.array([0.0, 0.02, 0.1, 0.3])
 
