@@ -112,9 +112,8 @@ class Head(nn.Module):
         super().__init__()
         self.pooling = pooling
         width = WIDTH * (2 if pooling == "both" else 1)
-        self.layers = nn.Linear(width, 2)
-        if hidden:
-            self.layers = nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, 2))
+        inner = [nn.Linear(width, hidden), nn.GELU()] if hidden else []
+        self.layers = nn.Sequential(*inner, nn.Linear(hidden or width, 2))
 
     def forward(self, patches: Tensor) -> Tensor:
         mean, largest = patches.mean(1), patches.amax(1)
@@ -133,9 +132,9 @@ def trained(recipe: dict[str, Any], share: float, train: Rows, chooser: Rows, se
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * (len(labels) // size))
     best, kept = np.inf, head.state_dict()
     for _ in range(epochs):
-        for index in torch.randperm(len(labels))[: len(labels) // size * size].split(size):
+        for index in torch.randperm(len(labels))[: len(labels) // size * size].reshape(-1, size):
             optimiser.zero_grad()
-            F.cross_entropy(head(train.patches[index]), labels[index]).backward()
+            F.cross_entropy(head(train.patches[index]), labels[index]).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             schedule.step()
         with torch.no_grad():
@@ -245,7 +244,8 @@ def task(seed: int, kept: Path, settings: LearnSettings) -> dict[str, Any]:
 def drawn_scores(labels: np.ndarray, worth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Scores `(R, N)` of recipes of some separation, whose noise is mostly shared, as that of models of one set is."""
     shared, own = rng.normal(size=len(labels)), rng.normal(size=(len(worth), len(labels)))
-    return worth[:, None] * (labels - 0.5) + np.sqrt(0.8) * shared + np.sqrt(0.2) * own
+    drawn: np.ndarray = worth[:, None] * (labels - 0.5) + np.sqrt(0.8) * shared + np.sqrt(0.2) * own
+    return drawn
 
 
 def selected(
