@@ -12,15 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import MobileNetV2Config
 
+from offline.data.originals import Copies, originals_of
 from offline.errors import TrainingError, TrainingInterrupted
 from offline.learning.self_distillation import adapt as adaptation
 from offline.learning.self_distillation import objective
 from offline.learning.self_distillation.adapt import adapt_domain
 from offline.learning.self_distillation.judge import Judge
 from offline.learning.self_distillation.losses import gram_loss
+from offline.learning.self_distillation.pictures import Unshrunk
 from offline.learning.self_distillation.probe import linear_probe
 from offline.learning.self_distillation.student import follow
 from offline.learning.self_distillation.views import random_view
@@ -30,6 +33,7 @@ from stage1.model.net import Stage1Net
 from stage1.model.settings import ModelSettings, PretrainedBackbone, RandomBackbone
 from stage1.model.trunk import plain
 from stage1.model.weights import load_weights, save_weights
+from stage1.preprocess import PreprocessSettings
 from tests.support.backbones import write_backbone
 
 SIZE_PX = 32
@@ -465,3 +469,29 @@ def test_a_training_that_resumes_remembers_the_size_of_the_parts(
     assert asked == [3] * 8
     adapt_domain(whole, streets(), changes, seed=0, progress=silent)
     assert all(torch.equal(tensor, state(whole)[name]) for name, tensor in state(resumed).items())
+
+
+@pytest.mark.parametrize(("shape", "tiles"), [((32, 48), None), ((64, 96), (2, 3)), ((32, 64), (1, 2))])
+@pytest.mark.parametrize("kind", ["arrays", "files"])
+def test_a_network_of_a_rectangle_or_of_tiles_is_adapted_in_what_its_backbone_sees(
+    shape: tuple[int, int], tiles: tuple[int, int] | None, kind: str, tmp_path: Path
+) -> None:
+    made = build(ModelSettings(backbone=BACKBONE), shape=shape, tiles=tiles, seed=0)
+    before = {name: tensor.clone() for name, tensor in made.backbone.state_dict().items()}
+    seen: set[tuple[int, ...]] = set()
+    made.backbone.embeddings.register_forward_pre_hook(lambda _, given: seen.add(tuple(given[0].shape[2:])))  # type: ignore[union-attr]
+    shown: Any = np.zeros((24, 3, *shape), np.uint8)
+    shown[:] = streets(24).repeat(2, axis=2).repeat(3, axis=3)[:, :, : shape[0], : shape[1]]
+    if kind == "files":
+        for number, pixels in enumerate(shown):
+            Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / f"{number}.png")
+        copies = Copies(tmp_path / "copies", PreprocessSettings(size_px=32, geometry="wide"))
+        shown = Unshrunk(originals_of([tmp_path / f"{n}.png" for n in range(24)], copies), "wide")
+    found = adapt_domain(made, shown, settings(epochs=1), seed=0, progress=silent)
+    assert math.isfinite(found.records[0]["loss"])
+    after = made.backbone.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    height, width = made.view_shape
+    assert (height, width) == (shape[0] // (tiles or (1, 1))[0], shape[1] // (tiles or (1, 1))[1])
+    assert (height, width) in seen
+    assert len(seen) == 2
