@@ -22,8 +22,8 @@ MOST_MODULES = 14
 UNIMPORTED = ("miner.cli.__main__", "miner.simulation.validator", "miner.upstream.__main__", "miner.upstream.plugin")
 MOST_LINES = 400
 SUFFIXES = ("_settings", "ing", "er", "s")
-# A training is a thing, and the stage has this name on the command line.
-GERUNDS = {"compare_training"}
+# A training is a thing, and the stage has this name on the command line; pooling is what the field calls it.
+GERUNDS = {"compare_training", "pooling"}
 
 
 def module_of(path: Path) -> str:

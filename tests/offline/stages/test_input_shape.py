@@ -26,7 +26,8 @@ from miner.answering.deadline import TimeBudget
 from miner.answering.request import Request
 from miner.answering.settings import EngineSettings
 from offline.config import RunConfig, load_config
-from offline.data.sources.synthetic_streets import draw_frame, plan_scene, write_scenes
+from offline.data.sources.scene_plan import plan_scene
+from offline.data.sources.synthetic_streets import draw_frame, write_scenes
 from offline.learning.predict import predict
 from offline.night import run_night
 from offline.pipeline.progress import Silence

@@ -13,8 +13,9 @@ import pytest
 
 from engines.store.store import Store
 from offline.config import RunConfig, load_config
+from offline.data.sources.scene_plan import plan_scene
 from offline.data.sources.source import read_dataset
-from offline.data.sources.synthetic_streets import draw_frame, plan_scene
+from offline.data.sources.synthetic_streets import draw_frame
 from offline.errors import DatasetError, TrainingError, TrainingInterrupted
 from offline.learning.race.outcome import RaceRecord
 from offline.night import stages

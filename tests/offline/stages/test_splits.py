@@ -20,8 +20,9 @@ from offline.config import PRESETS, RunConfig
 from offline.data.checks.fingerprints import FINGERPRINTS
 from offline.data.checks.preflight import PreflightReport
 from offline.data.dataset import Dataset
+from offline.data.sources.scene_plan import plan_scene
 from offline.data.sources.source import read_dataset
-from offline.data.sources.synthetic_streets import draw_frame, plan_scene
+from offline.data.sources.synthetic_streets import draw_frame
 from offline.errors import DatasetError, PipelineBusy
 from offline.night import stages
 from offline.pipeline.content_key import stage_key

@@ -23,8 +23,9 @@ from engines.spec import EngineSpec
 from engines.store.store import Store
 from miner.cli.retrain import told
 from offline.config import RunConfig, load_config
+from offline.data.sources.scene_plan import plan_scene
 from offline.data.sources.source import read_dataset
-from offline.data.sources.synthetic_streets import draw_frame, plan_scene
+from offline.data.sources.synthetic_streets import draw_frame
 from offline.errors import DatasetError, TrainingError
 from offline.evaluation.evaluate import Report
 from offline.evaluation.training_comparison import TrainingComparison

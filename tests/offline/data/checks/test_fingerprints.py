@@ -19,7 +19,8 @@ from offline.data.checks.fingerprints import FINGERPRINTS, SCHEME, Fingerprint, 
 from offline.data.checks.likeness import Likeness
 from offline.data.checks.perceptual_hash import nearest, words_of
 from offline.data.dataset import Dataset, Row
-from offline.data.sources.synthetic_streets import draw_frame, plan_scene
+from offline.data.sources.scene_plan import plan_scene
+from offline.data.sources.synthetic_streets import draw_frame
 from offline.errors import DatasetError
 from offline.splits.dependent_groups import components
 from offline.splits.settings import SplitSettings

@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from offline.data.sources.scene_plan import plan_scene
 from offline.data.sources.source import read_dataset
-from offline.data.sources.synthetic_streets import HEIGHT, WIDTH, draw_frame, plan_scene, write_scenes
+from offline.data.sources.synthetic_streets import HEIGHT, WIDTH, draw_frame, write_scenes
 from stage1.preprocess import PreprocessSettings
 
 

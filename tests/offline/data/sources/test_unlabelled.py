@@ -11,7 +11,8 @@ from PIL import Image
 
 from offline.data.checks.fingerprints import fingerprint
 from offline.data.originals import Copies
-from offline.data.sources.synthetic_streets import draw_frame, plan_scene
+from offline.data.sources.scene_plan import plan_scene
+from offline.data.sources.synthetic_streets import draw_frame
 from offline.data.sources.unlabelled import read_unlabelled
 from offline.errors import DatasetError
 from stage1.image_file import frame_size
