@@ -2,7 +2,9 @@
 
 A cone is one or two of some hundred patches, and their mean hides it. Attention pooling learns where to look: each of a
 few queries is compared with every patch, and the patches are averaged with the softmax of how well they fit. The
-projection of values that the paper has is the first layer of each head here.
+projection of values that the paper has is the first layer of each head here. Scores are not divided by the square root
+of the width, and queries start with a length of about 1, so that they tell patches apart from the first step: divided
+scores stay near the mean for as long as most trainings last.
 
 References:
     Psomas et al. (2025), Attention, Please! Revisiting Attentive Probing Through the Lens of Efficiency, arXiv
@@ -11,16 +13,11 @@ References:
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stage1.model.settings import Pooling
-
-# Near zero, so that training starts from the mean of the patches.
-SPREAD = 0.02
 
 
 class AttentionPool(nn.Module):
@@ -35,7 +32,7 @@ class AttentionPool(nn.Module):
     def __init__(self, channels: int, first_patch: int, queries: int) -> None:
         super().__init__()
         self.first_patch = first_patch
-        self.queries = nn.Parameter(SPREAD * torch.randn(queries, channels))
+        self.queries = nn.Parameter(torch.randn(queries, channels) * channels**-0.5)
         self.width = queries * channels
 
     def weights(self, tokens: Tensor) -> Tensor:
@@ -53,8 +50,7 @@ class AttentionPool(nn.Module):
     def _weights(self, patches: Tensor) -> Tensor:
         # Grids of convolutional networks come in any scale, and the queries should not have to learn it.
         keys = F.layer_norm(patches, patches.shape[-1:])
-        fit = self.queries @ keys.transpose(1, 2) / math.sqrt(patches.shape[-1])
-        return fit.softmax(-1)
+        return (self.queries @ keys.transpose(1, 2)).softmax(-1)
 
 
 class FixedPool(nn.Module):

@@ -20,7 +20,7 @@ def net_of(shape: tuple[int, int], tiles: tuple[int, int] | None = None, pooling
     net = build(model, shape=shape, tiles=tiles, seed=0)
     if isinstance(net.pool, AttentionPool):
         with torch.no_grad():
-            net.pool.queries.mul_(200)
+            net.pool.queries.mul_(4)
     return net
 
 

@@ -78,7 +78,7 @@ def net_of(
 def sharpen(net: Stage1Net) -> None:
     """Queries that look somewhere, as trained ones do."""
     if isinstance(net.pool, AttentionPool):
-        net.pool.queries.mul_(100)
+        net.pool.queries.mul_(3)
 
 
 def images(count: int = 3, shape: tuple[int, int] = SHAPE) -> Tensor:
@@ -99,7 +99,7 @@ def attended(queries: Tensor, patches: Tensor) -> Tensor:
     means = []
     for query in queries:
         keys = (patches - patches.mean(1, keepdim=True)) / (patches.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
-        fit = (keys * query).sum(1) / patches.shape[1] ** 0.5
+        fit = (keys * query).sum(1)
         weights = fit.exp() / fit.exp().sum()
         means.append((weights[:, None] * patches).sum(0))
     return torch.cat(means)
@@ -128,6 +128,15 @@ def test_its_weights_say_where_it_looked(kind: str, tmp_path: Path) -> None:
     state = last_state(net, images())[:, net.layout.first_patch :]
     pooled = net.features(images()).unflatten(1, (2, -1))
     assert torch.allclose(torch.einsum("nqp,npc->nqc", weights.flatten(2), state), pooled, atol=1e-4)
+
+
+def test_fresh_queries_tell_patches_apart() -> None:
+    """Scores of unit spread over patches of any scale: half of the weight is on less than a third of them."""
+    torch.manual_seed(0)
+    for scale in (0.1, 30.0):
+        weights = AttentionPool(384, 1, 8).weights(scale * torch.randn(2, 1, 257, 384))
+        half = (weights.sort(-1, descending=True).values.cumsum(-1) < 0.5).sum(-1) / 256
+        assert 0.1 < float(half.min()) <= float(half.max()) < 0.3
 
 
 def test_a_query_near_zero_takes_the_mean() -> None:
