@@ -13,7 +13,7 @@ Pooling = Literal["attention", "cls_mean", "mean", "largest"]
 
 VIEWS_GONE = (
     'there is no model.views: set preprocess.geometry = "tiles", which shows the whole picture and its parts. A bundle '
-    "that was trained with whole_and_quadrants goes on serving; to compile it anew, train a night with tiles"
+    "that was trained with whole_and_quadrants goes on serving; to compile or audit it, train a night with tiles"
 )
 
 DINOV3 = "facebook/dinov3-vith16plus-pretrain-lvd1689m"

@@ -34,6 +34,7 @@ from stage1.preprocess import Pixels
 from tests.support.challenges import SquareChallenges
 
 SIZE_PX = 32
+Tiles = tuple[int, int] | None
 MODEL = ModelSettings(backbone=RandomBackbone(hidden=32, layers=2, heads=2, patch_px=8), last_layers=None, rank=4)
 CALIBRATION = CalibrationSettings(alpha=0.1, unit="row", grid_size=30, gate_size=5)
 
@@ -65,13 +66,13 @@ def coloured(count: int, seed: int, tmp_path: Path) -> ImageSet:
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], tuple[Stage1Net, Path]]:
-    """A trained network with this adapter merged into it and this way of looking, and its export."""
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Tiles], tuple[Stage1Net, Path]]:
+    """A trained network with this adapter merged into it and these tiles, and its export."""
 
     @functools.cache
-    def of(adapter: str, views: str) -> tuple[Stage1Net, Path]:
-        settings = MODEL.model_copy(update={"adapter": adapter, "views": views})
-        made = build(settings, shape=(SIZE_PX, SIZE_PX), seed=0)
+    def of(adapter: str, tiles: Tiles) -> tuple[Stage1Net, Path]:
+        settings = MODEL.model_copy(update={"adapter": adapter})
+        made = build(settings, shape=(SIZE_PX, SIZE_PX), tiles=tiles, seed=0)
         add_adapters(made, settings)
         disturb(made)
         merge_adapters(made)
@@ -179,11 +180,11 @@ def test_conformal_training_draws_among_kept_views_of_what_is_sent(tmp_path: Pat
     assert first == second
 
 
-@pytest.mark.parametrize(("adapter", "views"), [("lora", "whole"), ("doran", "whole_and_quadrants")])
+@pytest.mark.parametrize(("adapter", "tiles"), [("lora", None), ("doran", (2, 2))])
 def test_the_exported_engine_equals_torch_at_every_batch_size(
-    adapter: str, views: str, exported: Callable[[str, str], tuple[Stage1Net, Path]]
+    adapter: str, tiles: Tiles, exported: Callable[[str, Tiles], tuple[Stage1Net, Path]]
 ) -> None:
-    made, path = exported(adapter, views)
+    made, path = exported(adapter, tiles)
     assert check_export(made, path, images(17)) < 1e-4
     names = {tensor.name for tensor in onnx.load(path).graph.initializer}
     assert names
@@ -210,8 +211,8 @@ def test_weights_that_lie_beside_a_large_graph_are_part_of_the_engines_hash(
     assert engine_sha256(path) == graph
 
 
-def test_an_export_of_another_model_is_caught(exported: Callable[[str, str], tuple[Stage1Net, Path]]) -> None:
-    _, path = exported("lora", "whole")
+def test_an_export_of_another_model_is_caught(exported: Callable[[str, Tiles], tuple[Stage1Net, Path]]) -> None:
+    _, path = exported("lora", None)
     with pytest.raises(TrainingError, match="differs from torch"):
         check_export(net(seed=5), path, images(17))
 
