@@ -19,8 +19,10 @@ from offline.data.checks.preflight import PREFLIGHT, PreflightReport
 from offline.data.inventory import Inventory, inventory_of
 from offline.data.sources.source import read_dataset
 from offline.data.sources.unlabelled import count_images
+from offline.learning.supervised.record import TrainingRecord
 from offline.learning.throughput.cost import NightCost, Rows, transformer_of, words
 from offline.pipeline.progress import Progress, Silence
+from offline.pipeline.run_files import TRAINING
 from offline.pipeline.runner import Pipeline
 from offline.publish.gate import Publication, published, put_in_place
 from offline.report.row_notes import row_notes
@@ -45,7 +47,7 @@ class NightOutcome:
         publication: what became of the challenger; None if the night was to end before it.
         params: the policy of the challenger; None as well.
         current: whether the challenger is the current bundle now.
-        notes: what a person should know of the rows, one sentence each.
+        notes: what a person should know of the rows and of the training, one sentence each.
     """
 
     run: Path
@@ -169,7 +171,8 @@ def _cost(config: RunConfig, count: int) -> str | None:
 
 def _notes(run: Path) -> tuple[str, ...]:
     splits = Splits.read(run / SPLITS)
-    return (*row_notes(PreflightReport.read(run / PREFLIGHT), splits), *lost_words(splits.lost))
+    trained = TrainingRecord.read(run / TRAINING).notes() if (run / TRAINING).exists() else ()
+    return (*row_notes(PreflightReport.read(run / PREFLIGHT), splits), *lost_words(splits.lost), *trained)
 
 
 def recompile(

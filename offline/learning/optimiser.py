@@ -1,13 +1,9 @@
-"""Optimisers: AdamW, Lion and Friendly-SAM, their schedule, and an average of the weights.
-
-Friendly-SAM looks for flat minima: it climbs first, by a step of length rho along the part of the gradient that is the
-batch's own (the gradient less its running mean), and updates with the gradient that it finds up there. Both passes see
-the same batch and draw the same random numbers, or the difference between them would be noise.
+"""Optimisers: AdamW and Lion, the climb of Friendly-SAM before their steps, their schedule, an average of the weights.
 
 References:
     Loshchilov and Hutter (2019), Decoupled weight decay regularization, arXiv 1711.05101 (AdamW).
     Chen et al. (2023), Symbolic discovery of optimization algorithms, arXiv 2302.06675 (Lion).
-    Li, Zhou, He, Cheng, Huang (2024), Friendly sharpness-aware minimization, arXiv 2403.12350, algorithm 1.
+    Clark et al. (2020), ELECTRA, arXiv 2003.10555, appendix A (layer-wise decay of the rate).
 """
 
 from __future__ import annotations
@@ -18,47 +14,31 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from pytorch_optimizer import FriendlySAM, Lion
+from pytorch_optimizer import Lion
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from offline.errors import TrainingError
 from offline.learning.settings import TrainSettings
+from stage1.model.net import Stage1Net
+from stage1.model.trunk import blocks_of
 
-
-class FSam(FriendlySAM):
-    """Friendly-SAM whose climb can be taken back without an update."""
-
-    @torch.no_grad()
-    def restore(self) -> None:
-        """Put the weights back to where the climb began."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if "old_p" in self.state[parameter]:
-                    parameter.copy_(self.state[parameter].pop("old_p"))
+# The average forgets within this share of the steps, so that it does not remember how the training began.
+AVERAGED_SHARE = 0.05
 
 
 def build_optimiser(groups: list[dict[str, Any]], settings: TrainSettings) -> Optimizer:
-    """The optimiser of the settings.
+    """The optimiser of the settings that takes the step; Friendly-SAM's climb before it is a `Climb`.
 
     Args:
-        groups: parameter groups, each with its weight decay.
+        groups: parameter groups, each with its weight decay, and its rate where that is not the one of the settings.
         settings: kind and rates.
     """
     bases: dict[str, type[Optimizer]] = {"adamw": AdamW, "lion": Lion}
-    if settings.optimiser != "fsam":
-        return bases[settings.optimiser](groups, lr=settings.learning_rate)  # type: ignore[call-arg]
-    sam = settings.fsam
-    made: Optimizer = FSam(
-        groups, bases[sam.base], rho=sam.rho, sigma=sam.sigma, lmbda=sam.momentum, lr=settings.learning_rate
-    )
-    return made
-
-
-def base_of(optimiser: Optimizer) -> Optimizer:
-    """The optimiser that steps: inside Friendly-SAM the one it is built on."""
-    return optimiser.base_optimizer if isinstance(optimiser, FSam) else optimiser
+    kind = settings.fsam.base if settings.optimiser == "fsam" else settings.optimiser
+    return bases[kind](groups, lr=settings.learning_rate)  # type: ignore[call-arg]
 
 
 def warm_up_cosine(step: int, total: int, warm_up: float) -> float:
@@ -82,8 +62,8 @@ def warm_up_cosine(step: int, total: int, warm_up: float) -> float:
 
 
 def build_schedule(optimiser: Optimizer, total: int, warm_up: float) -> LambdaLR:
-    """`warm_up_cosine` on the optimiser that steps."""
-    return LambdaLR(base_of(optimiser), lambda step: warm_up_cosine(step, total, warm_up))
+    """`warm_up_cosine` on every rate of an optimiser."""
+    return LambdaLR(optimiser, lambda step: warm_up_cosine(step, total, warm_up))
 
 
 class Average:
@@ -134,16 +114,67 @@ class Average:
         self._average.load_state_dict(state)
 
 
-def parameter_groups(net: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: vectors (norms, biases, magnitudes, DoRAN's tau) are not decayed.
+def average_decay(wanted: float | str, steps: int) -> float:
+    """Share that the average of the weights keeps in a step; 0 for no average.
 
-    Each parameter is there once, also where several modules share it.
+    Args:
+        wanted: the share itself, or `auto`: the average then forgets over a twentieth of the steps, so that it smooths
+            the last of them and not the way there.
+        steps: of the whole training.
+    """
+    return max(0.0, 1 - 1 / (AVERAGED_SHARE * steps)) if isinstance(wanted, str) else wanted
+
+
+def parameter_groups(
+    net: nn.Module, weight_decay: float, rate: float = 0.0, factors: dict[nn.Parameter, float] | None = None
+) -> list[dict[str, Any]]:
+    """Trainable parameters in groups: vectors (norms, biases, magnitudes, DoRAN's tau) are not decayed.
+
+    Each parameter is there once, also where several modules share it. The groups of the highest rate come first.
+
+    Args:
+        net: whose parameters they are.
+        weight_decay: of what is no vector.
+        rate: peak rate of what no factor slows down; not looked at without factors.
+        factors: of the rate, by parameter, of `layer_factors`; None for one rate, which the optimiser knows.
     """
     trainable = [p for p in net.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trainable if not _is_vector(p)], "weight_decay": weight_decay},
-        {"params": [p for p in trainable if _is_vector(p)], "weight_decay": 0.0},
-    ]
+    found = []
+    for factor in sorted({1.0, *(factors or {}).values()}, reverse=True):
+        ours = [p for p in trainable if (factors or {}).get(p, 1.0) == factor]
+        own: dict[str, Any] = {} if factors is None else {"lr": rate * factor}
+        found += [
+            {"params": [p for p in ours if not _is_vector(p)], "weight_decay": weight_decay, **own},
+            {"params": [p for p in ours if _is_vector(p)], "weight_decay": 0.0, **own},
+        ]
+    return [group for group in found if group["params"]] if factors else found
+
+
+def layer_factors(net: Stage1Net, decay: float) -> dict[nn.Parameter, float]:
+    """Factor of the rate of each parameter of the backbone, by its depth; heads are not in it and keep their rate.
+
+    Of L blocks, block b, from 0, learns at `decay ** (L - b)` of the rate, what comes before the blocks at
+    `decay ** (L + 1)`, and what follows them at the whole rate.
+
+    Args:
+        net: with adapters.
+        decay: in (0, 1].
+
+    Raises:
+        TrainingError: the backbone has no blocks.
+    """
+    try:
+        blocks = blocks_of(net.backbone)
+    except ValueError as error:
+        raise TrainingError(f"{error}, whose depth train_supervised.layer_decay needs: set it to 1") from error
+    depth = {p: len(blocks) - index for index, block in enumerate(blocks) for p in block.parameters()}
+    found: dict[nn.Parameter, float] = {}
+    level = len(blocks) + 1
+    for parameter in net.backbone.parameters():
+        if parameter in depth:
+            level = 0
+        found[parameter] = decay ** depth.get(parameter, level)
+    return found
 
 
 def _is_vector(parameter: nn.Parameter) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from peft.tuners.lora.layer import LoraLayer
-from torch import nn
+from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from offline.errors import TrainingError
@@ -34,7 +34,14 @@ def autocast_dtype(device: torch.device, precision: Precision) -> torch.dtype | 
 
 
 @contextmanager
-def lowered(backbone: nn.Module, device: torch.device, precision: Precision, *, frozen: bool = True) -> Iterator[None]:
+def lowered(
+    backbone: nn.Module,
+    device: torch.device,
+    precision: Precision,
+    *,
+    frozen: bool = True,
+    precise: Sequence[Tensor] = (),
+) -> Iterator[None]:
     """Within it, weights of the blocks that autocast would cast in every pass are kept in what it casts them to.
 
     Autocast remembers a cast only of a weight that trains, so each pass through frozen blocks would read all of their
@@ -46,9 +53,12 @@ def lowered(backbone: nn.Module, device: torch.device, precision: Precision, *, 
         device: where it computes. A GPU's fp32 weights wait on the host meanwhile.
         precision: of the forward pass; with fp32 nothing changes.
         frozen: leave out what trains; without it, nothing within may train.
+        precise: parameters that keep fp32, because they are changed by less than what they are cast to can show.
     """
     dtype = autocast_dtype(device, precision)
-    found = [] if dtype is None else [p for p in _cast(backbone) if not (frozen and p.requires_grad)]
+    kept_precise = {id(p) for p in precise}
+    left = [p for p in _cast(backbone) if id(p) not in kept_precise and not (frozen and p.requires_grad)]
+    found = [] if dtype is None else left
     kept = [(parameter, parameter.data.cpu()) for parameter in found]
     try:
         for parameter in found:

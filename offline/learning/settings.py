@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -94,13 +94,17 @@ class FSamSettings(Section):
 
     Attributes:
         base: the optimiser that takes the step.
-        rho: length of the climb.
+        form: what climbs: the weights of the `adapter`, or the weights that it is `merged` into, which sees sharpness
+            that the factors of a low-rank adapter cannot reach, and takes the memory of two more copies of them.
+        rho: length of the climb, as a share of the way that the adapter has come since training began; heads have no
+            part in it. See `offline.learning.supervised.sharpness.FriendlySam`.
         sigma: share of the running mean that is taken out of the climbing gradient.
         momentum: share of the running mean that a step keeps; the paper's lambda.
     """
 
     base: Literal["adamw", "lion"] = "adamw"
-    rho: float = Field(default=0.05, gt=0)
+    form: Literal["adapter", "merged"] = "adapter"
+    rho: float = Field(default=0.01, gt=0)
     sigma: float = Field(default=1.0, ge=0)
     momentum: float = Field(default=0.9, ge=0, lt=1)
 
@@ -109,14 +113,19 @@ class TrainSettings(Section):
     """Supervised training (`train_supervised`).
 
     Attributes:
-        epochs: passes over the training images.
+        epochs: passes over the training images, at least.
+        least_steps: steps, at least: few images are gone through more often. 0 for none.
+        judgements: epochs that are judged on val_select, at most, evenly over the training; the last always is.
         batch_size: images a step.
         accumulation: parts in which a step's images go through the network; more parts take less memory, and the step
             is the same, but for named heads, whose loss is a mean over the rows of a part that have a value.
         optimiser: `lion` wants 3 to 10 times less learning rate and as much more weight decay than `adamw`; `fsam`
             costs twice the time of a step.
         fsam: of the optimiser `fsam`.
-        learning_rate: peak rate of the schedule, a straight line up and half a cosine down.
+        learning_rate: peak rate of the schedule, a straight line up and half a cosine down. A training that has not
+            left the loss of chance after a third of its steps begins again, once, at a third of it.
+        layer_decay: factor of the rate from one block to the one below it; 1 for one rate everywhere. Below 1 it is
+            for `model.last_layers` at null, where all blocks train.
         warm_up: share of the steps in which the rate rises.
         weight_decay: not applied to vectors.
         selection: what the selection head learns: `correctness` predicts whether the class head is right, without
@@ -126,15 +135,19 @@ class TrainSettings(Section):
         auxiliary_weight: weight of a second class head that exists only in training and sees every row, so that the
             features do not forget the rows that the selection head gives up.
         named_weight: weight of each named head's loss.
-        label_smoothing: of the cross-entropy.
+        label_smoothing: of the cross-entropy. It lowers the largest logit most where an answer is likely right, and so
+            spoils the order by which answers exit (Xia et al. 2025, arXiv 2403.14715).
         gradient_clip: largest norm of a step's gradient.
-        ema_decay: share that the moving average of the weights keeps in a step; 0 for none. With one, the average is
-            what is judged and kept.
+        ema_decay: share that the moving average of the weights keeps in a step; 0 for none; `auto` forgets over a
+            twentieth of the steps. With one, the average is what is judged and kept.
         precision: of the forward pass; weights and optimiser stay fp32; `auto` is bf16 on a GPU. A loss that is not
             finite stops the training, in `fp16` only if it happens again and again: single steps are left out while
             the loss scale is found.
         gradient_checkpointing: compute activations twice instead of keeping them.
-        class_balanced: as many images of each class in an epoch; those of the smaller class are repeated.
+        balance: what is done about a rare class: `batches` shows as many images of each class in an epoch, so those of
+            the rare one are repeated; `logits` adds the logarithms of the class shares to the logits in the loss;
+            both train a network that answers as if the classes were equally frequent. `auto` takes `logits` if one
+            class has less than a quarter of the images, and otherwise `none`.
         augmentation: `none` shows images as they are; `light` mirrors and dims; `validators` shows what validators make
             of pictures, drawn anew each time by `calibrate_scrc.stream_weights`; `strong` makes them of random
             crops of the files, and does the usual colours and erasures after that.
@@ -148,11 +161,14 @@ class TrainSettings(Section):
     """
 
     epochs: int = Field(default=12, ge=1)
+    least_steps: int = Field(default=0, ge=0)
+    judgements: int = Field(default=16, ge=1)
     batch_size: int = Field(default=32, ge=2)
     accumulation: int = Field(default=1, ge=1)
     optimiser: Literal["adamw", "lion", "fsam"] = "adamw"
     fsam: FSamSettings = FSamSettings()
     learning_rate: float = Field(default=1e-3, gt=0)
+    layer_decay: float = Field(default=1.0, gt=0, le=1)
     warm_up: float = Field(default=0.15, ge=0, lt=1)
     weight_decay: float = Field(default=0.02, ge=0)
     selection: Literal["correctness", "selectivenet"] = "correctness"
@@ -162,16 +178,35 @@ class TrainSettings(Section):
     named_weight: float = Field(default=0.3, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     gradient_clip: float = Field(default=1.0, gt=0)
-    ema_decay: float = Field(default=0.0, ge=0, lt=1)
+    ema_decay: Literal["auto"] | Annotated[float, Field(ge=0, lt=1)] = "auto"
     precision: Precision = "auto"
     gradient_checkpointing: bool = False
-    class_balanced: bool = False
+    balance: Literal["auto", "none", "batches", "logits"] = "auto"
     augmentation: Augmentation = "light"
     checkpoint_steps: int = Field(default=200, ge=1)
     cache: Literal["auto", "on", "off"] = "auto"
     cache_views: int = Field(default=4, ge=1)
     cache_share: float = Field(default=0.5, gt=0, le=1)
     warm_start: UserPath | None = None
+
+    def steps_an_epoch(self, rows: int) -> int:
+        """Steps of one pass over so many images; a last short batch is left out unless it is the only one."""
+        return max(1, rows // self.batch_size)
+
+    def passes(self, rows: int) -> int:
+        """Passes over so many images, by `epochs` and `least_steps`."""
+        return max(self.epochs, -(-self.least_steps // self.steps_an_epoch(rows)))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_class_balanced(cls, values: object) -> object:
+        """Take over a config of a version that knew balanced batches alone; refuse the name beside the new one."""
+        if not isinstance(values, dict) or "class_balanced" not in values:
+            return values
+        if "balance" in values:
+            raise ValueError("class_balanced is called balance: set balance to batches for true, to none for false")
+        kept = {name: value for name, value in values.items() if name != "class_balanced"}
+        return kept | {"balance": "batches" if values["class_balanced"] else "none"}
 
     @model_validator(mode="after")
     def _whole_batches(self) -> Self:

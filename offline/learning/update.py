@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from offline.errors import TrainingError
-from offline.learning.optimiser import Average, FSam, base_of
+from offline.learning.optimiser import Average
+from offline.learning.supervised.sharpness import Climb
 
 Batch = TypeVar("Batch")
 
@@ -40,7 +41,7 @@ class Updater(Generic[Batch]):
 
     Args:
         model: the network; one that is wrapped for several devices synchronises once a pass.
-        optimiser: of `build_optimiser`.
+        optimiser: takes the step.
         loss: mean loss of a micro-batch; runs the network at the precision that is wanted.
         clip: largest norm of the gradient that is used; Friendly-SAM's first gradient, which only gives the direction
             of the climb, is never clipped.
@@ -50,6 +51,7 @@ class Updater(Generic[Batch]):
         halve: cuts a micro-batch in two, each with its share of it; none if it cannot be cut. With it, a pass for which
             memory is not enough is made again in smaller parts, from the same random numbers; so are all that follow.
             The gradient is that of the whole batch, up to the order in which it is summed.
+        climb: of Friendly-SAM; the gradient that is used is then that of the point it climbs to.
         local_climb: with several devices, let each climb along the gradient of its own part of the batch, which saves
             one synchronisation.
 
@@ -68,11 +70,12 @@ class Updater(Generic[Batch]):
         schedule: LRScheduler | None = None,
         average: Average | None = None,
         halve: Callable[[Batch], Sequence[tuple[Batch, float]]] | None = None,
+        climb: Climb | None = None,
         local_climb: bool = False,
     ) -> None:
         self._model = model
-        self._sam = optimiser if isinstance(optimiser, FSam) else None
-        self._base = base_of(optimiser)
+        self._climb = climb
+        self._base = optimiser
         self._loss = loss
         self._clip = math.inf if clip is None else clip
         self._scaler = scaler
@@ -107,10 +110,10 @@ class Updater(Generic[Batch]):
         weights = shares or [1 / len(micro_batches)] * len(micro_batches)
         parts: Sequence[tuple[Batch, float]] = list(zip(micro_batches, weights, strict=True))
         self._base.zero_grad(set_to_none=True)
-        before = [] if self._sam is None else random_state()
-        loss, parts = self._fitting_pass(parts, synchronise=self._sam is None or not self._local_climb)
-        climbed = self._sam is None or self._climb(loss, before, parts)
-        update = self._step(loss) if climbed else Update(loss, math.nan, stepped=False)
+        if self._climb is None:
+            update = self._step(self._fitting_pass(parts, synchronise=True)[0])
+        else:
+            update = self._climbed(self._climb, parts)
         self._base.zero_grad(set_to_none=True)
         if update.stepped:
             if self._schedule is not None:
@@ -137,6 +140,8 @@ class Updater(Generic[Batch]):
             # Behind the handler: until its end the error holds what the pass had computed.
             self.halvings += 1
             self._base.zero_grad(set_to_none=True)
+            if self._climb is not None:
+                self._climb.drop_gradients()
             set_random_state(before)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -162,26 +167,31 @@ class Updater(Generic[Batch]):
             total += float(loss.detach())
         return total
 
-    def _climb(self, loss: float, before: list[Tensor], parts: Sequence[tuple[Batch, float]]) -> bool:
-        """Friendly-SAM's first step and second pass; False if the first gradient is of no use."""
-        assert self._sam is not None
-        gradients = [p.grad for p in self._parameters if p.grad is not None]
+    def _climbed(self, climb: Climb, parts: Sequence[tuple[Batch, float]]) -> Update:
+        """Friendly-SAM's first pass and climb, and the step by the gradient of its second pass."""
+        before = random_state()
+        with climb.watched():
+            loss, parts = self._fitting_pass(parts, synchronise=not self._local_climb)
+        used = {id(g): g for g in [*climb.gradients, *(p.grad for p in self._parameters if p.grad is not None)]}
+        gradients = list(used.values())
         if self._scaler is not None:
             # By hand: the scaler unscales only once an update, and that is the second gradient's.
             torch._foreach_div_(gradients, self._scaler.get_scale())
         if not self._agreed(math.isfinite(loss) and _finite(gradients)):
+            climb.drop_gradients()
             if self._scaler is not None:
                 self._scaler.update(self._scaler.get_scale() * self._scaler.get_backoff_factor())
-            return False
+            return Update(loss, math.nan, stepped=False)
         after = random_state()
         try:
-            self._sam.first_step(zero_grad=True)
+            climb.up()
+            self._base.zero_grad(set_to_none=True)
             set_random_state(before)
             self._fitting_pass(parts, synchronise=True)
         finally:
-            self._sam.restore()
+            climb.down()
             set_random_state(after)
-        return True
+        return self._step(loss)
 
     def _step(self, loss: float) -> Update:
         if self._scaler is not None:

@@ -120,8 +120,8 @@ def render(
         looks: where the network looked at them, by id; none if its pool does not look anywhere.
         comparison: ways of training side by side.
         second_look: small JPEGs of the rows of val_calib whose labels a person should look at again, by id.
-        notes: sentences on rows that were left out, or that are not where one would look for them, and on what became
-            of the adaptation of the backbone.
+        notes: sentences on rows that were left out, or that are not where one would look for them, on what became of
+            the adaptation of the backbone, and on a training that did not start.
         race: the part on recipes that raced and on labels to look at (see `offline.report.race_section`), as HTML.
     """
     certificate = params.statement if params.rule is not None else params.reason

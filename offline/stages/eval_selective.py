@@ -18,7 +18,18 @@ from offline.evaluation.stream_cells import judge_cells
 from offline.evaluation.training_comparison import TrainingComparison
 from offline.learning.race.outcome import RaceRecord
 from offline.learning.self_distillation.record import AdaptationRecord
-from offline.pipeline.run_files import ADAPTATION, BEST, COMPARISON, RACE, REFERENCES, REPORT, SECOND_LOOK, THRESHOLDS
+from offline.learning.supervised.record import TrainingRecord
+from offline.pipeline.run_files import (
+    ADAPTATION,
+    BEST,
+    COMPARISON,
+    RACE,
+    REFERENCES,
+    REPORT,
+    SECOND_LOOK,
+    THRESHOLDS,
+    TRAINING,
+)
 from offline.pipeline.stage import Stage
 from offline.report.page import render
 from offline.report.race_section import SHOWN, race_section
@@ -73,7 +84,11 @@ def run_eval_selective(context: Context) -> None:
         looks=_looks(context, rows, [mistake.row for mistake in report.mistakes], preprocess),
         comparison=comparison,
         second_look=again,
-        notes=(*row_notes(PreflightReport.read(context.inputs["splits"] / PREFLIGHT), splits), *adaptation),
+        notes=(
+            *row_notes(PreflightReport.read(context.inputs["splits"] / PREFLIGHT), splits),
+            *adaptation,
+            *TrainingRecord.read(context.inputs["train_supervised"] / TRAINING).notes(),
+        ),
         race=_race(context, preprocess),
     )
     write_atomic(context.out / PAGE, page.encode())
@@ -116,7 +131,16 @@ def _about(rows: Dataset, splits: Splits) -> str:
 
 STAGE: NightStage = Stage(
     name="eval_selective",
-    needs=("splits", "adapt_domain", "race", "train_conformal_risk", "compare_training", "export", "calibrate_scrc"),
+    needs=(
+        "splits",
+        "adapt_domain",
+        "race",
+        "train_supervised",
+        "train_conformal_risk",
+        "compare_training",
+        "export",
+        "calibrate_scrc",
+    ),
     sections=("eval_selective", "model"),
     run=run_eval_selective,
     distributions=("torch", "transformers", "peft", *FOR_JUDGEMENT),

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from offline.data.known_rows import KnownRows
+from offline.learning.supervised.record import TrainingRecord
 from offline.pipeline.run_files import BACKBONE, SUPERVISED, TRAINING, TRAINING_LOG
 from offline.pipeline.stage import Stage
 from offline.splits.settings import EXAMS
@@ -13,37 +14,9 @@ from offline.stages.common.distributions import FOR_TRAINING
 from offline.stages.common.inputs import rows_of, splits_of
 from offline.stages.common.outside_files import training_start
 from offline.stages.common.sent_rows import sent_rows_of
-from stage1.artifacts import Artifact
 
 if TYPE_CHECKING:
     from offline.stages.common.context import Context, NightStage
-
-
-class TrainingRecord(Artifact):
-    """`training.json`: what supervised training trained, and from where.
-
-    Attributes:
-        adapter: kind of adapter.
-        trained_parameters: of adapters and heads.
-        all_parameters: of the network with its adapters.
-        cached: whether it started behind the frozen blocks.
-        inputs: how, or why not.
-        accumulation: parts in which a step's images went through the network in the end; more than
-            `train_supervised.accumulation` where memory was not enough.
-        coverage: exit coverage on val_select of the checkpoint that was kept.
-        loss: its mean cross-entropy there.
-    """
-
-    SCHEMA_VERSION: ClassVar[int] = 1
-
-    adapter: str
-    trained_parameters: int
-    all_parameters: int
-    cached: bool
-    inputs: str
-    accumulation: int = 1
-    coverage: float
-    loss: float
 
 
 def run_train_supervised(context: Context) -> None:
@@ -117,6 +90,15 @@ def run_train_supervised(context: Context) -> None:
         accumulation=outcome.accumulation,
         coverage=outcome.score.coverage,
         loss=-outcome.score.negative_loss,
+        value=outcome.score.value,
+        most_coverage=max(record["val_select_coverage"] for record in outcome.records),
+        balance=outcome.balance,
+        steps=outcome.steps,
+        learning_rate=outcome.learning_rate,
+        first_rate=outcome.first_rate,
+        chance=outcome.chance,
+        lowest_loss=outcome.lowest_loss,
+        learned=outcome.learned,
     ).write(context.out / TRAINING)
 
 

@@ -67,6 +67,21 @@ class NamedHead(Section):
     classes: tuple[str, ...] = Field(min_length=2)
 
 
+class DoranSettings(Section):
+    """What there is to choose in DoRAN; see `stage1.model.adapters.doran`.
+
+    Attributes:
+        sharing: `query_value` lets query and value of a block share the trunks that generate their factors, as in the
+            paper; `equal_shapes` lets key and output, and gate and up, share as well.
+        generated: whether the factors are generated; without it DoRAN is DoRA with a learned length in its denominator.
+        detach_norm: no gradient through the norm, as in DoRA.
+    """
+
+    sharing: Literal["query_value", "equal_shapes"] = "query_value"
+    generated: bool = True
+    detach_norm: bool = False
+
+
 class ModelSettings(Section):
     """Backbone, adapter and heads.
 
@@ -81,6 +96,7 @@ class ModelSettings(Section):
             `prompts` are extra tokens in each block and `parallel` is a bottleneck beside each MLP, and both stay in
             the graph; `none` trains the heads alone. Every backbone takes `lora`, `dora` and `none`; `doran` needs
             linear layers, `prompts` a CLS token, and `parallel` blocks with an MLP.
+        doran: what there is to choose in the adapter `doran`.
         targets: projections that low-rank adapters are put on; of a convolutional backbone its 1x1 convolutions,
             whatever this says.
         rank: rank of low-rank adapters (their alpha is twice that), number of prompts in a block, or width of the
@@ -100,6 +116,7 @@ class ModelSettings(Section):
     queries: int = Field(default=4, ge=1, le=64)
     pooled_blocks: tuple[int, ...] = Field(default=(-1,), min_length=1)
     adapter: Adapter = "doran"
+    doran: DoranSettings = DoranSettings()
     targets: Literal["query_value", "attention", "mlp", "all"] = "all"
     rank: int = Field(default=16, ge=1)
     dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -2,6 +2,7 @@
 
 References:
     Geifman and El-Yaniv (2019), SelectiveNet, arXiv 1901.09192, equations 1 to 6.
+    Menon et al. (2021), Long-tail learning via logit adjustment, arXiv 2007.07314, equation 10.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def supervised_loss(
     labels: Tensor,
     targets: Mapping[str, Tensor],
     settings: TrainSettings,
+    offset: Tensor | None = None,
 ) -> Tensor:
     """Everything that supervised training minimises, a scalar.
 
@@ -80,22 +82,27 @@ def supervised_loss(
         labels: `(N,)`, 0 or 1.
         targets: of the named heads.
         settings: weights of the terms.
+        offset: added to the logits of roadwork where their classes are in a loss, `(2,)`: the logarithms of the class
+            shares, so that the logits themselves answer as if both were equally frequent; None for nothing. Whether an
+            answer is right is asked of the logits themselves.
     """
     smoothing = settings.label_smoothing
-    plain = F.cross_entropy(outputs.logits, labels, label_smoothing=smoothing)
+    logits = outputs.logits if offset is None else outputs.logits + offset
+    plain = F.cross_entropy(logits, labels, label_smoothing=smoothing)
     if settings.selection == "correctness":
         loss = plain + settings.selection_weight * selection_loss(outputs.select_score, outputs.logits, labels)
     else:
         # The plain term keeps the class head calibrated where nothing is selected.
         selective = selective_net_loss(
             outputs.select_score,
-            outputs.logits,
+            logits,
             labels,
             coverage=settings.selection_coverage,
             label_smoothing=smoothing,
         )
         loss = TASK_SHARE * plain + settings.selection_weight * selective
     if auxiliary is not None:
-        loss = loss + settings.auxiliary_weight * F.cross_entropy(auxiliary, labels, label_smoothing=smoothing)
+        shown = auxiliary if offset is None else auxiliary + offset
+        loss = loss + settings.auxiliary_weight * F.cross_entropy(shown, labels, label_smoothing=smoothing)
     named = named_loss(outputs.named, targets)
     return loss if named is None else loss + settings.named_weight * named

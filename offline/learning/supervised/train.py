@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,48 +17,40 @@ from offline.errors import TrainingError
 from offline.learning.challenge_views import Challenges
 from offline.learning.checkpoint_score import SelectiveScore, selective_score
 from offline.learning.checkpoints import Checkpoints, Randomness, Stateful, Trained, Watch, interruptible
-from offline.learning.optimiser import Average, build_optimiser, build_schedule, parameter_groups
+from offline.learning.optimiser import (
+    Average,
+    average_decay,
+    build_optimiser,
+    build_schedule,
+    layer_factors,
+    parameter_groups,
+)
 from offline.learning.precision import autocast, build_scaler, lowered, recomputing
 from offline.learning.predict import ImageSet, answers, device_of
-from offline.learning.row_order import batches, check_both_classes, epoch_order
+from offline.learning.row_order import (
+    balance_of,
+    batches,
+    check_both_classes,
+    epoch_order,
+    judged_epochs,
+    log_shares,
+)
 from offline.learning.settings import TrainSettings
 from offline.learning.supervised.inputs import Sources, choose_inputs
 from offline.learning.supervised.losses import supervised_loss
+from offline.learning.supervised.outcome import TrainingOutcome, TrainingState
+from offline.learning.supervised.sharpness import FriendlySam
+from offline.learning.supervised.start import SECOND_RATE, START_SHARE, at_chance, chance_loss, class_loss
 from offline.learning.throughput.ahead import drawn_ahead
 from offline.learning.update import Update, Updater, halves
 from stage1.certificate.settings import CalibrationSettings
 from stage1.model.net import Stage1Net, head
 from stage1.model.settings import NamedHead
 
+# Below the directory of the checkpoints: those of a training that began again.
+SECOND = "second"
 # So many batches in a row without a finite gradient are no search for a loss scale any more.
 MOST_LEFT_OUT = 20
-
-
-@dataclass
-class TrainingState:
-    """How far a training is; everything that its loop needs to go on.
-
-    Attributes:
-        epoch: epochs that are done.
-        step: steps of the next epoch that are done.
-        order: rows of that epoch in their order, `(N,)`; None before it is drawn.
-        losses: of its steps.
-        left_out: batches in a row that were left out because a number was not finite.
-        records: one an epoch that is done.
-        score: fields of the `SelectiveScore` of the best checkpoint.
-        best: its tensors.
-        note: what to show.
-    """
-
-    epoch: int = 0
-    step: int = 0
-    order: Tensor | None = None
-    losses: list[float] = field(default_factory=list)
-    left_out: int = 0
-    records: list[dict[str, float]] = field(default_factory=list)
-    score: tuple[float, float, float] | None = None
-    best: dict[str, Tensor] | None = None
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,25 +72,6 @@ class Trainee:
     challenges: Challenges | None = None
 
 
-@dataclass(frozen=True)
-class TrainingOutcome:
-    """What came of a training.
-
-    Attributes:
-        score: of the best checkpoint.
-        records: one an epoch.
-        cached: whether it started behind the frozen blocks.
-        inputs: how, or why not.
-        accumulation: parts in which a step's images went through the network in the end.
-    """
-
-    score: SelectiveScore
-    records: list[dict[str, float]]
-    cached: bool
-    inputs: str
-    accumulation: int
-
-
 def train_supervised(
     trainee: Trainee,
     settings: TrainSettings,
@@ -110,6 +83,9 @@ def train_supervised(
     cache: Path | None = None,
 ) -> TrainingOutcome:
     """Train in place and leave the best checkpoint of val_select in the network.
+
+    A training whose loss is still that of chance after a third of its steps begins again, once, with the weights that
+    it began with and a third of the rate; see `offline.learning.supervised.start`.
 
     Args:
         trainee: network and images.
@@ -127,7 +103,19 @@ def train_supervised(
         TrainingInterrupted: the process was told to end; a checkpoint is written.
     """
     check_both_classes(trainee.train.data)
-    return _Supervised(trainee, settings, calibration, seed, progress, checkpoints, cache).run()
+    common = calibration, seed
+    first = _Supervised(trainee, settings, *common, progress, checkpoints, cache, second=True).run()
+    if isinstance(first, TrainingOutcome):
+        return first
+    lower = settings.model_copy(update={"learning_rate": SECOND_RATE * settings.learning_rate})
+    below = None if checkpoints is None else checkpoints / SECOND
+
+    def tell(done: int, total: int, note: str) -> None:
+        progress(first + done, first + total, note)
+
+    second = _Supervised(trainee, lower, *common, tell, below, cache, second=False).run()
+    assert isinstance(second, TrainingOutcome)
+    return replace(second, first_rate=settings.learning_rate)
 
 
 class _Supervised:
@@ -142,7 +130,10 @@ class _Supervised:
         progress: Callable[[int, int, str], None],
         checkpoints: Path | None,
         cache: Path | None,
+        *,
+        second: bool,
     ) -> None:
+        self._may_give_up = second
         self._net, self._train, self._val_select = trainee.net, trainee.train, trainee.val_select
         self._challenges = trainee.challenges
         self._settings, self._calibration, self._tell, self._seed = settings, calibration, progress, seed
@@ -152,7 +143,15 @@ class _Supervised:
         check_named(data, trainee.heads)
         targets = named_targets(data, trainee.heads)
         self._targets = {name: torch.from_numpy(found).to(self._device) for name, found in targets.items()}
-        self._steps = max(1, len(data) // settings.batch_size)
+        self._balance = balance_of(data.labels, settings.balance)
+        even = self._balance != "none"
+        self._chance = chance_loss(self._val_select.data.labels, balanced=even)
+        shares = log_shares(data.labels) if self._balance == "logits" else None
+        self._offset = None if shares is None else torch.tensor(shares, device=self._device)
+        self._steps, self._epochs = settings.steps_an_epoch(len(data)), settings.passes(len(data))
+        self._judged = judged_epochs(self._epochs, settings.judgements)
+        # Of the epochs that are judged, the first by which a training must have started, if it is not the last.
+        self._start_by = min(epoch for epoch in self._judged if epoch >= START_SHARE * self._epochs)
         torch.manual_seed(seed)
         weighted = settings.auxiliary_weight > 0
         self._auxiliary = head(self._net.width, self._net.width // 2, 2).to(self._device) if weighted else None
@@ -160,10 +159,15 @@ class _Supervised:
         self._random = Randomness.seeded(seed)
         everything = nn.ModuleList([self._net, *([self._auxiliary] if self._auxiliary is not None else [])])
         self._trained, self._all = Trained(net=self._net), Trained(nets=everything)
-        self._average = Average(self._net, settings.ema_decay) if settings.ema_decay else None
-        self._optimiser = build_optimiser(parameter_groups(everything, settings.weight_decay), settings)
-        schedule = build_schedule(self._optimiser, settings.epochs * self._steps, settings.warm_up)
+        decay = average_decay(settings.ema_decay, self._epochs * self._steps)
+        self._average = Average(self._net, decay) if decay else None
+        factors = layer_factors(self._net, settings.layer_decay) if settings.layer_decay < 1 else None
+        groups = parameter_groups(everything, settings.weight_decay, settings.learning_rate, factors)
+        self._optimiser = build_optimiser(groups, settings)
+        schedule = build_schedule(self._optimiser, self._epochs * self._steps, settings.warm_up)
         scaler = build_scaler(self._device, settings.precision)
+        sam = FriendlySam(self._net, settings.fsam) if settings.optimiser == "fsam" else None
+        self._climbing = [] if sam is None else sam.climb.weights
         self._updater = Updater(
             self._net,
             self._optimiser,
@@ -174,10 +178,12 @@ class _Supervised:
             average=self._average,
             # What is held to a coverage is held to it by the whole batch.
             halve=None if settings.selection == "selectivenet" else halves,
+            climb=None if sam is None else sam.climb,
         )
         self._states: dict[str, Stateful | None] = {
             "net": self._all,
             "optimiser": self._optimiser,
+            "climb": sam,
             "schedule": schedule,
             "average": self._average,
             "scaler": scaler,
@@ -186,7 +192,8 @@ class _Supervised:
         }
         self._directory = checkpoints
 
-    def run(self) -> TrainingOutcome:
+    def run(self) -> TrainingOutcome | int:
+        """Train; returns the steps that were done in vain if it was given up, with the weights as they were."""
         settings = self._settings
         # Not within the watch below: what it would write before the restored state is back would be the beginning.
         with interruptible(self._directory is not None) as check:
@@ -202,19 +209,33 @@ class _Supervised:
         backbone = self._net.backbone
         with (
             recomputing(backbone, settings.gradient_checkpointing),
-            lowered(backbone, self._device, settings.precision),
+            lowered(backbone, self._device, settings.precision, precise=self._climbing),
         ):
-            at = TrainingState(**(keeper.restore() or {}))
+            first = self._trained.state_dict() if self._may_give_up else None
+            at = TrainingState(**(keeper.restore() or {"first": first}))
             with keeper.watch(vars(at)) as watch:
-                while at.epoch < settings.epochs:
+                while at.epoch < self._epochs and not at.given_up:
                     self._train_epoch(at, watch)
                     self._judge(at, watch)
                     watch.save()
+        if at.given_up:
+            assert at.first is not None
+            self._trained.load_state_dict(at.first)
+            return at.epoch * self._steps
         assert at.score is not None
         assert at.best is not None
         self._trained.load_state_dict(at.best)
-        source = self._sources
-        return TrainingOutcome(SelectiveScore(*at.score), at.records, source.cached, source.reason, self._parts)
+        return TrainingOutcome(
+            score=SelectiveScore(*at.score),
+            records=at.records,
+            cached=self._sources.cached,
+            inputs=self._sources.reason,
+            accumulation=self._parts,
+            balance=self._balance,
+            steps=self._epochs * self._steps,
+            learning_rate=settings.learning_rate,
+            chance=self._chance,
+        )
 
     def _choose_inputs(self, check: Callable[[], None]) -> Sources:
         return choose_inputs(
@@ -241,10 +262,11 @@ class _Supervised:
     def _train_epoch(self, at: TrainingState, watch: Watch) -> None:
         """Do the steps of the epoch that are left."""
         if at.order is None:
-            order = epoch_order(self._train.data.labels, self._random.order, balanced=self._settings.class_balanced)
+            even = self._balance == "batches"
+            order = epoch_order(self._train.data.labels, self._random.order, balanced=even)
             at.order = torch.from_numpy(order)
         self._net.train()
-        total = self._settings.epochs * self._steps
+        total = self._epochs * self._steps
         left = batches(at.order.numpy(), self._settings.batch_size)[at.step :]
         with closing(drawn_ahead(self._sources.train, left, self._random.views)) as drawn:
             for index, batch in drawn:
@@ -273,7 +295,7 @@ class _Supervised:
             outputs = self._net.outputs(features).float()
             auxiliary = None if self._auxiliary is None else self._auxiliary(features).float()
         targets = {name: found[rows] for name, found in self._targets.items()}
-        return supervised_loss(outputs, auxiliary, self._labels[rows], targets, self._settings)
+        return supervised_loss(outputs, auxiliary, self._labels[rows], targets, self._settings, self._offset)
 
     def _note(self, at: TrainingState, update: Update, rate: float) -> None:
         """Count the step, or stop."""
@@ -292,17 +314,31 @@ class _Supervised:
         )
 
     def _judge(self, at: TrainingState, watch: Watch) -> None:
-        """Judge the epoch on val_select, keep what is best, and go on to the next epoch."""
-        if self._average is None:
-            score, tensors = self._score(watch), None
-        else:
-            with self._average.in_place():
-                score, tensors = self._score(watch), self._trained.state_dict()
+        """Judge the epoch on val_select if it is its turn, keep what is best, and go on to the next epoch."""
+        if at.epoch + 1 in self._judged:
+            if self._average is None:
+                self._compare(at, *self._score(watch), None)
+            else:
+                with self._average.in_place():
+                    self._compare(at, *self._score(watch), self._trained.state_dict())
         at.epoch += 1
+        at.step, at.order, at.losses = 0, None, []
+        if at.epoch == self._start_by and self._may_give_up:
+            losses = [record["val_select_loss"] for record in at.records]
+            at.given_up = at.epoch < self._epochs and at_chance(losses, self._chance)
+            if at.given_up:
+                at.note = f"epoch {at.epoch}: the loss is still that of chance, so training begins again"
+            else:
+                at.first = None
+        self._tell(at.epoch * self._steps, self._epochs * self._steps, at.note)
+
+    def _compare(
+        self, at: TrainingState, score: SelectiveScore, loss: float, tensors: dict[str, Tensor] | None
+    ) -> None:
         record = {
-            "epoch": at.epoch,
+            "epoch": at.epoch + 1,
             "train_loss": float(np.mean(at.losses)) if at.losses else float("nan"),
-            "val_select_loss": -score.negative_loss,
+            "val_select_loss": loss,
             "val_select_value": score.value,
             "val_select_coverage": score.coverage,
         }
@@ -310,15 +346,15 @@ class _Supervised:
         if at.score is None or score > SelectiveScore(*at.score):
             at.score = astuple(score)
             at.best = tensors or self._trained.state_dict()
-        at.step, at.order, at.losses = 0, None, []
-        at.note = f"epoch {at.epoch}: loss {-score.negative_loss:.3f}, score {score.value:.2f}"
-        self._tell(at.epoch * self._steps, self._settings.epochs * self._steps, at.note)
+        at.note = f"epoch {at.epoch + 1}: loss {loss:.3f}, score {score.value:.2f}"
 
-    def _score(self, watch: Watch) -> SelectiveScore:
+    def _score(self, watch: Watch) -> tuple[SelectiveScore, float]:
+        """Of the network as it is, and its loss with the classes weighing as in training."""
         source, generator = self._sources.judged, torch.Generator()
 
         def features(start: int, stop: int) -> Tensor:
             return source.features(self._net, source.draw(np.arange(start, stop), generator))
 
         outputs = answers(self._net, len(self._val_select.data), features, self._settings.precision, watch.check)
-        return selective_score(outputs, self._val_select.data, self._calibration)
+        loss = class_loss(outputs, self._val_select.data.labels, balanced=self._balance != "none")
+        return selective_score(outputs, self._val_select.data, self._calibration), loss

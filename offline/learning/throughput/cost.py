@@ -225,11 +225,14 @@ class NightCost:
             rows: numbers of pictures.
         """
         frozen, everything = self._forward(self.transformer.blocks - self.trained_blocks), self._forward()
-        epochs, doubled = self.train.epochs, 2 if self.train.optimiser == "fsam" else 1
+        epochs, doubled = self.train.passes(rows.train), 2 if self.train.optimiser == "fsam" else 1
         found: dict[str, float] = {}
         if self.adapt.enabled:
             found["adapt_domain"] = self.adapt.epochs * (rows.train + rows.unlabelled) * self._adaptation()
-        fill, again = self.train.cache_views * rows.train + rows.val_select, epochs * rows.val_select
+        fill, again = (
+            self.train.cache_views * rows.train + rows.val_select,
+            min(epochs, self.train.judgements) * rows.val_select,
+        )
         if self.cached:
             found["cache"] = fill * frozen
             found["train"] = epochs * rows.train * self.step_flops() + again * (everything - frozen)

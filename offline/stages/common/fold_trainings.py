@@ -145,8 +145,12 @@ class FoldTrainings:
 
     def _config(self, unit: Unit) -> RunConfig:
         config = override(self._context.config, unit.overrides)
-        epochs = max(1, round(config.train_supervised.epochs * unit.share))
-        return override(config, {"train_supervised.epochs": epochs})
+        whole = config.train_supervised
+        lengths = {
+            "epochs": max(1, round(whole.epochs * unit.share)),
+            "least_steps": round(whole.least_steps * unit.share),
+        }
+        return override(config, {f"train_supervised.{name}": value for name, value in lengths.items()})
 
     def _supervise(
         self, net: Stage1Net, train: ImageSet, select: ImageSet, context: Context, unit: Unit, place: Path

@@ -15,7 +15,7 @@ from peft.tuners.lora.layer import Conv2d as LoraConv2d
 from torch import nn
 
 from stage1.errors import ModelError
-from stage1.model.adapters.doran import DoranConfig
+from stage1.model.adapters.doran import SHARED, SHARED_BY_SHAPE, DoranConfig
 from stage1.model.adapters.side_modules import ParallelMlp, PromptedBlock
 from stage1.model.net import Stage1Net
 from stage1.model.settings import ModelSettings, RandomBackbone
@@ -108,7 +108,14 @@ def _low_rank(net: Stage1Net, settings: ModelSettings) -> LoraConfig:
         "modules_to_save": list(RANDOM_TRAINED) if isinstance(settings.backbone, RandomBackbone) else None,
     }
     if settings.adapter == "doran":
-        return DoranConfig(**common)
+        chosen = settings.doran
+        groups = SHARED if chosen.sharing == "query_value" else SHARED_BY_SHAPE
+        return DoranConfig(
+            **common,
+            doran_share=[list(group) for group in groups],
+            doran_hypernet=chosen.generated,
+            doran_detach_norm=chosen.detach_norm,
+        )
     return LoraConfig(**common, use_dora=settings.adapter == "dora")
 
 

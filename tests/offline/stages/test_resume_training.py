@@ -52,13 +52,14 @@ ROWS, BATCH, EPOCHS = 48, 8, 3
 STEPS = EPOCHS * ROWS // BATCH
 # Each optimiser with other things that have a state.
 RECIPES: dict[str, dict[str, Any]] = {
-    "adamw": {"augmentation": "strong", "class_balanced": True},
+    "adamw": {"augmentation": "strong", "balance": "batches"},
     "lion": {
         "learning_rate": 1e-3,
         "ema_decay": 0.9,
         "gradient_checkpointing": True,
         "precision": "bf16",
         "selection": "selectivenet",
+        "layer_decay": 0.8,
         "auxiliary_weight": 0.5,
     },
     "fsam": {
@@ -67,6 +68,14 @@ RECIPES: dict[str, dict[str, Any]] = {
         "precision": "fp16",
         "augmentation": "validators",
         "label_smoothing": 0.1,
+        "balance": "logits",
+    },
+    "merged": {
+        "optimiser": "fsam",
+        "fsam": {"form": "merged", "rho": 0.2},
+        "ema_decay": "auto",
+        "least_steps": 18,
+        "judgements": 2,
     },
 }
 Tell = Callable[[int, int, str], None]
@@ -209,6 +218,25 @@ def conformal(_: str, place: Path | None, tell: Tell = silent) -> Stage1Net:
     return made
 
 
+def begun_again(_: str, place: Path | None, tell: Tell = silent) -> Stage1Net:
+    """Images that say nothing: the first training is given up after one epoch of three, and a second one runs."""
+    made = net()
+    train, select = (
+        ImageSet(np.full_like(images.images, 128), images.data) for images in (coloured(ROWS, 1), coloured(64, 2))
+    )
+    outcome = train_supervised(
+        Trainee(made, train, select),
+        recipe("adamw", augmentation="none", balance="none"),
+        CALIBRATION,
+        seed=0,
+        progress=tell,
+        checkpoints=place,
+    )
+    assert outcome.first_rate == pytest.approx(3 * outcome.learning_rate)
+    assert not outcome.learned
+    return made
+
+
 MODES: dict[str, tuple[Callable[..., Stage1Net], str]] = {
     **{f"supervised, {kind}": (supervised, kind) for kind in RECIPES},
     **{f"domain adaptation, {kind}": (adapted, kind) for kind in ADAPTATIONS},
@@ -216,6 +244,7 @@ MODES: dict[str, tuple[Callable[..., Stage1Net], str]] = {
     "crops of files": (cut_from_files, ""),
     "conformal risk": (conformal, ""),
     "behind frozen blocks": (behind_frozen_blocks, ""),
+    "begun again": (begun_again, ""),
 }
 
 

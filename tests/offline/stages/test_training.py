@@ -32,12 +32,12 @@ from offline.evaluation.training_comparison import TrainingComparison
 from offline.learning.predict import ImageSet
 from offline.learning.self_distillation.judge import Judge
 from offline.learning.self_distillation.record import AdaptationRecord
+from offline.learning.supervised.record import TrainingRecord
 from offline.night import recompile, stages
 from offline.pipeline.runner import Pipeline
 from offline.publish.gate import Publication
 from offline.splits.splits_file import Splits
 from offline.stages.common.compiled_engine import DriftRecord
-from offline.stages.train_supervised import TrainingRecord
 from stage1.certificate.params import ScrcParams
 from stage1.model.backbones import build
 from stage1.model.net import Stage1Net

@@ -21,7 +21,8 @@ from offline.learning.frozen_prefix.fill import BUILD_BATCH, Frozen, Views
 from offline.learning.predict import ImageSet
 from offline.learning.settings import TrainSettings
 from offline.learning.supervised.inputs import CachedViews, FreshViews, Sources, choose_inputs
-from offline.learning.supervised.train import Trainee, TrainingOutcome, train_supervised
+from offline.learning.supervised.outcome import TrainingOutcome
+from offline.learning.supervised.train import Trainee, train_supervised
 from stage1.certificate.settings import CalibrationSettings
 from stage1.certificate.stream import even_weights
 from stage1.model.adapters.attach import add_adapters, frozen_blocks

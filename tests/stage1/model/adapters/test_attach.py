@@ -21,6 +21,7 @@ from offline.learning.optimiser import parameter_groups
 from offline.pipeline.run_files import ADAPTER_DESCRIPTION, ADAPTER_TENSORS
 from stage1.errors import ModelError
 from stage1.model.adapters.attach import add_adapters, add_side_modules, frozen_blocks, merge_adapters
+from stage1.model.adapters.doran import DoranLayer
 from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
 from stage1.model.settings import ModelSettings, NamedHead, PretrainedBackbone, RandomBackbone
@@ -244,6 +245,43 @@ def test_vectors_are_not_decayed_and_nothing_is_there_twice(pretrained: Path, mo
     assert held
     assert not [name for name in held if any(part in name for part in vectors)]
     assert all(any(part in names[id(p)] for part in vectors) for p in free["params"])
+
+
+def test_what_there_is_to_choose_in_doran_reaches_the_adapter(pretrained: Path) -> None:
+    def trainable(**doran: Any) -> set[str]:
+        net = adapted(settings(pretrained, "doran", doran=doran))
+        # A shared trunk is told once.
+        return {name for name, p in net.backbone.named_parameters() if p.requires_grad}
+
+    paper, shapes, tau = trainable(), trainable(sharing="equal_shapes"), trainable(generated=False)
+    assert [name for name in paper - shapes if name.endswith("trunk")]
+    assert shapes < paper
+    assert not [name for name in tau if "trunk" in name]
+    assert [name for name in tau if name.endswith("raw_tau")]
+    layers = adapted(settings(pretrained, "doran", doran={"detach_norm": True})).backbone.modules()
+    detached = [layer._detach_norm for layer in layers if isinstance(layer, DoranLayer)]
+    assert detached
+    assert all(detached)
+
+
+def test_an_adapter_from_before_there_was_a_choice_says_the_same_where_less_is_shared(
+    pretrained: Path, tmp_path: Path
+) -> None:
+    """What was shared has one value under both names, so it is read into two."""
+    model, ours = settings(pretrained, "doran", doran={"sharing": "equal_shapes"}), settings(pretrained, "doran")
+    old, new = adapted(model), adapted(ours, seed=1)
+    disturb(old)
+    save_adapter(old, AdapterOrigin(model, (SIZE_PX, SIZE_PX)), tmp_path)
+    judges = Judges(KnownRows(frozenset(), {}))
+    with pytest.raises(TrainingError, match=r"another model: model\.doran"):
+        load_adapter(new, AdapterOrigin(ours, (SIZE_PX, SIZE_PX)), tmp_path, judges)
+    path = tmp_path / ADAPTER_DESCRIPTION
+    told = json.loads(path.read_text())
+    del told["model"]["doran"]
+    path.write_text(json.dumps(told))
+    load_adapter(new, AdapterOrigin(ours, (SIZE_PX, SIZE_PX)), tmp_path, judges)
+    image = torch.randint(256, (2, 3, SIZE_PX, SIZE_PX), dtype=torch.uint8)
+    assert all(torch.equal(one, other) for one, other in zip(old(image), new(image), strict=True))
 
 
 @pytest.mark.parametrize("kind", KINDS)

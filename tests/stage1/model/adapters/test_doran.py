@@ -20,7 +20,7 @@ from stage1.errors import ModelError
 from stage1.model.adapters import doran
 from stage1.model.adapters.doran import (
     ACTIVATIONS,
-    SHARED,
+    SHARED_BY_SHAPE,
     DoranConfig,
     DoranLayer,
     DoranLinear,
@@ -374,8 +374,12 @@ def test_an_average_of_weights_keeps_the_sharing() -> None:
     assert apart(said(merged), said(averaged)) < 1e-5
 
 
-def test_of_all_projections_those_of_one_shape_share_in_pairs() -> None:
+def test_of_all_projections_query_and_value_alone_share_unless_more_are_named() -> None:
     model = adapted(target_modules=ALL)
+    assert share(model, attention(0, "q_proj"), attention(0, "v_proj"))
+    assert not share(model, attention(0, "k_proj"), attention(0, "o_proj"))
+    assert not share(model, "model.layer.0.mlp.gate_proj", "model.layer.0.mlp.up_proj")
+    model = adapted(target_modules=ALL, doran_share=[list(group) for group in SHARED_BY_SHAPE])
     assert share(model, attention(0, "k_proj"), attention(0, "o_proj"))
     assert share(model, "model.layer.0.mlp.gate_proj", "model.layer.0.mlp.up_proj")
     assert not share(model, attention(0, "q_proj"), attention(0, "k_proj"))
@@ -598,5 +602,5 @@ def test_magnitudes_are_told_by_projection() -> None:
 
 
 def test_no_projection_is_in_two_groups_by_default() -> None:
-    names = [name for group in SHARED for name in group]
+    names = [name for group in SHARED_BY_SHAPE for name in group]
     assert len(set(names)) == len(names)
