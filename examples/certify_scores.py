@@ -4,8 +4,9 @@
     python examples/certify_scores.py scores.csv --alpha 0.01 --uses 1
 
 Columns: `row` and `group` (names), `label` (0 or 1), `roadwork_score` (log-odds of roadwork), `set` (`val_select` or
-`val_calib`), and, if there is one, `select_score` (larger is safer to trust). Prints what is certified, or why nothing
-is, and writes it to `scrc_params.json` beside the table. `--uses` says how often the rows of val_calib have certified.
+`val_calib`), and, if the gate is to ask it, `select_score` (larger is safer to trust). Prints what is certified, or why
+nothing is, and writes it to `scrc_params.json` beside the table. `--uses` says how often the rows of val_calib have
+certified.
 """
 
 import csv
@@ -36,7 +37,7 @@ def read(path: Path, name: str) -> LabelledOutputs:
     with path.open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["set"] == name]
     score = np.array([float(row["roadwork_score"]) for row in rows], np.float32)
-    # Without a selection score every image passes the gate.
+    # Without a selection score the gate asks the margin, which every image passes.
     select_score = np.array([float(row.get("select_score", 0)) for row in rows], np.float32)
     outputs = Stage1Outputs(np.stack([np.zeros_like(score), score], axis=1), select_score)
     labels = np.array([int(row["label"]) for row in rows], np.int8)
@@ -52,7 +53,8 @@ def main(scores: Path, example: bool = False, alpha: float = 0.02, delta: float 
     digest = hashlib.sha256(scores.read_bytes()).hexdigest()
     context = CalibrationContext(engine_sha256=digest, preprocess_sha256=digest, prior_uses=uses)
     select, calib = read(scores, "val_select"), read(scores, "val_calib")
-    params = calibrate(select, calib, CalibrationSettings(alpha=alpha, delta=delta), context)
+    gate = "select_score" if select.outputs.select_score.any() else "margin"
+    params = calibrate(select, calib, CalibrationSettings(alpha=alpha, delta=delta, gate=gate), context)
     params.write(scores.with_name("scrc_params.json"))
     print(f"{params.status}: {params.reason or params.statement}")
 

@@ -78,7 +78,7 @@ def test_a_drawn_table_is_certified_and_what_is_certified_is_true(
     expected = calibrate(
         rows_of(table, "val_select", outputs_of),
         rows_of(table, "val_calib", outputs_of),
-        CalibrationSettings(alpha=0.03),
+        CalibrationSettings(alpha=0.03, gate="select_score"),
         CalibrationContext(digest, digest),
     )
     assert params == expected
@@ -106,8 +106,8 @@ def test_a_table_without_selection_scores_is_certified_on_its_roadwork_scores(tm
     run("certify_scores.py", "scores.csv", "--alpha", 0.04, cwd=tmp_path)
     rule = ScrcParams.read(tmp_path / PARAMS).rule
     assert rule is not None
-    # All selection scores are the same, and the gate lies below them: everything passes.
-    assert rule.tau < 0
+    # The gate asks the margin, which everything passes.
+    assert (rule.tau, rule.gate_score) == (0.0, "margin")
     missed, found = ndtr(rule.t0 - 1.5), ndtr(1.5 - rule.t1)
     assert 0.01 < missed / (missed + found) <= 0.04
 
