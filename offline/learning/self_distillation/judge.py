@@ -45,19 +45,24 @@ class Judge:
 def feature_judge(kind: Literal["probe", "neighbours"], train: ImageSet, val_select: ImageSet) -> Judge:
     """Judges a network by what its features of train say of val_select.
 
-    The features are those that the heads of the network get, pooled as it pools.
+    The features are those that the heads of the network get, pooled as it pools. Where it pools by attention, the probe
+    trains a pool of its own, because that of the network has not learned yet where to look; neighbours see the mean.
 
     Args:
         kind: `probe` or `neighbours`.
         train: images that fit the judge; see `fitting`.
         val_select: images that it is judged on.
     """
-    from offline.learning.predict import features  # noqa: PLC0415  torch is loaded only where a network is judged
+    # torch is loaded only where a network is judged
+    from offline.learning.predict import features  # noqa: PLC0415
+    from offline.learning.self_distillation.attentive_probe import attentive_probe, looks  # noqa: PLC0415
 
     judge = linear_probe if kind == "probe" else nearest_neighbours
     picked = fitting(len(train.images))
 
     def scores(net: Stage1Net) -> Scores:
+        if kind == "probe" and looks(net):
+            return attentive_probe(net, train.images[picked], train.data.labels[picked], val_select.images)
         ours, theirs = (
             features(net, images).float().cpu().numpy() for images in (train.images[picked], val_select.images)
         )

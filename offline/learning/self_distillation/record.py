@@ -45,7 +45,7 @@ class AdaptationRecord(Artifact):
         tried = f"domain adaptation on {self.images} unlabelled images, {len(self.epochs)} epochs"
         if self.before is None:
             return f"{tried}: nobody judged it, and the last teacher is kept."
-        judge = {"probe": "a linear probe", "neighbours": "the nearest neighbours"}.get(self.judge, self.judge)
+        judge = {"probe": "a probe", "neighbours": "the nearest neighbours"}.get(self.judge, self.judge)
         if self.gain is None:
             return (
                 f"{tried}: the backbone stays as it came. No epoch had better features by {judge} on val_select, area "
