@@ -53,7 +53,7 @@ def judge_cells(
     """Send rows in every way there is, and count what the certified rule does.
 
     Args:
-        engine: whose numbers were certified.
+        engine: whose numbers were certified, or one that says the same.
         rows: that trained, chose and certified nothing.
         params: the rule; without one nothing exits, and nothing is sent.
         preprocess: what the engine sees of an image.

@@ -26,6 +26,7 @@ from offline.pipeline.run_files import (
     RACE,
     REFERENCES,
     REPORT,
+    SCORING,
     SECOND_LOOK,
     THRESHOLDS,
     TRAINING,
@@ -37,10 +38,10 @@ from offline.report.row_notes import row_notes
 from offline.report.thumbnails import thumbnails
 from offline.report.where_it_looked import Look, looks_at
 from offline.splits.splits_file import Splits
-from offline.stages.common.compiled_engine import compiled_engine
+from offline.stages.common.compiled_engine import compiled_engine, scoring_engine
 from offline.stages.common.distributions import FOR_JUDGEMENT
 from offline.stages.common.inputs import rows_of, splits_of
-from offline.stream.sender import sender_of
+from offline.stream.sender import every_sender, sender_of
 from stage1.artifacts import write_atomic
 from stage1.baselines.literature import ReferenceRules
 from stage1.baselines.softmax import Thresholds
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 
 def run_eval_selective(context: Context) -> None:
-    """Evaluate on the test rows; writes `metrics.csv`, `report.json` and `report.html`."""
+    """Evaluate on the test rows; writes `metrics.csv`, `scoring.json`, `report.json` and `report.html`."""
     export, calibrated = context.inputs["export"], context.inputs["calibrate_scrc"]
     params = ScrcParams.read(calibrated / PARAMS)
     calibrator = ProbabilityCalibrator.read(calibrated / CALIBRATOR)
@@ -63,7 +64,10 @@ def run_eval_selective(context: Context) -> None:
     rows = originals.sent_by(sender_of(params))
     test = run_engine(engine, rows, preprocess, told, "test")
     most = context.config.eval_selective.cell_rows
-    cells = judge_cells(engine, originals, params, preprocess, most=most, progress=told)
+    sent = 0 if params.rule is None else min(most, len(originals)) * len(every_sender(params.seed))
+    with scoring_engine(context, engine, sent) as (scoring, scored):
+        cells = judge_cells(scoring, originals, params, preprocess, most=most, progress=told)
+    scored.write(context.out / SCORING)
     rules, thresholds = ReferenceRules.read(calibrated / REFERENCES), Thresholds.read(calibrated / THRESHOLDS)
     report = evaluate(test, params, calibrator, rules, thresholds, EvaluationSettings(seed=context.config.seed), cells)
     report.write(context.out / REPORT)
@@ -79,7 +83,7 @@ def run_eval_selective(context: Context) -> None:
         report,
         params,
         title=title,
-        data=_about(rows, splits),
+        data=f"{_about(rows, splits)} {scored.words}".rstrip(),
         thumbnails=pictures,
         looks=_looks(context, rows, [mistake.row for mistake in report.mistakes], preprocess),
         comparison=comparison,

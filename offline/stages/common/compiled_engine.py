@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -13,9 +18,11 @@ from engines.engine import Engine
 from engines.spec import REFERENCE, EngineSpec
 from engines.store.file_names import ENGINE, SPEC
 from offline.certify.engine_agreement import check_agreement, correlation
+from offline.certify.scoring_engine import ScoringRecord, Trials, candidates, compiled
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
 from offline.pipeline.run_files import DRIFT
+from offline.stages.common.sent_rows import sent_rows_of
 from stage1.artifacts import Artifact
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
@@ -23,6 +30,10 @@ from stage1.policy import ScrcPolicy
 
 if TYPE_CHECKING:
     from offline.stages.common.context import Context
+
+
+# With fewer pictures to score, comparing engines takes longer than it saves.
+FEWEST_SCORED, COMPARED = 1000, 64
 
 
 class DriftRecord(Artifact):
@@ -49,6 +60,35 @@ def compiled_engine(context: Context) -> Engine:
     """The compiled engine: whose numbers are certified, and which serves."""
     export = context.inputs["export"]
     return open_engine(EngineSpec.read(export / SPEC), export / ENGINE)
+
+
+@contextmanager
+def scoring_engine(context: Context, serving: Engine, pictures: int) -> Iterator[tuple[Engine, ScoringRecord]]:
+    """The engine for pictures that certify nothing: the serving one, or a faster one that says the same.
+
+    Args:
+        context: of the stage.
+        serving: whose numbers are certified; stays open.
+        pictures: how many are to be scored.
+    """
+    spec, wanted = serving.describe().spec, context.config.eval_selective.cell_engine
+    others = candidates(spec) if wanted == "fastest" and pictures >= FEWEST_SCORED else []
+    if not others:
+        yield serving, ScoringRecord(serving=spec, engine=spec)
+        return
+    rows, graph = sent_rows_of(context, "val_select"), context.inputs["export"] / ENGINE
+    some = replace(rows, rows=rows.rows[:COMPARED]).array(context.config.preprocess)
+    with TemporaryDirectory(dir=context.workspace, prefix=".scoring-") as home:
+
+        def opened(other: EngineSpec) -> Engine:
+            return compiled(other, graph, Path(home) / str(other).replace(" ", "-"))
+
+        engine, record = Trials(some, time.perf_counter).choose(serving, others, opened)
+        try:
+            yield engine, record
+        finally:
+            if engine is not serving:
+                engine.close()
 
 
 def agreed(context: Context, spec: EngineSpec, rows: Dataset, ours: LabelledOutputs) -> LabelledOutputs:

@@ -1,16 +1,27 @@
-"""An engine that computes something else than its graph is found before calibration rows are spent on it."""
+"""An engine that computes something else than its graph is found before rows are spent on it; and what scores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from engines.backends.onnxruntime import OnnxEngine
 from engines.errors import ParityError
-from engines.spec import EngineSpec
+from engines.spec import REFERENCE, EngineSpec
 from offline.certify.engine_agreement import check_agreement, correlation
+from offline.certify.scoring_engine import ScoringRecord
+from offline.config import load_config
+from offline.stages.common import compiled_engine
+from offline.stages.common.compiled_engine import COMPARED, FEWEST_SCORED, scoring_engine
 from stage1.outputs import Stage1Outputs
+from stage1.preprocess import Pixels
 
 SPEC = EngineSpec(backend="tensorrt", precision="bf16", device="cuda")
 OutputsOf = Callable[..., Stage1Outputs]
@@ -39,3 +50,55 @@ def test_a_network_that_says_the_same_of_everything_agrees_with_itself(outputs_o
     constant = np.full(20, 0.3)
     check_agreement(SPEC, outputs_of(constant + 1e-5), outputs_of(constant))
     assert correlation(outputs_of(constant + 1e-5), outputs_of(constant)) == 1.0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Pictures that are in memory."""
+
+    images: Pixels
+    rows: tuple[int, ...] = ()
+
+    def array(self, _: object) -> Pixels:
+        return self.images[: len(self.rows)]
+
+
+@pytest.fixture
+def context(
+    tiny_engine: Path, plain_images: Callable[..., Pixels], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """Of a stage behind the export of a small graph."""
+    colours = np.random.default_rng(0).integers(0, 256, (80, 3))
+    rows = Rows(plain_images(colours), tuple(range(80)))
+    monkeypatch.setattr(compiled_engine, "sent_rows_of", lambda *_: rows)
+    return SimpleNamespace(
+        config=load_config("tiny"), inputs={"export": tiny_engine.parent}, workspace=tmp_path, out=tmp_path
+    )
+
+
+def test_openvino_is_compared_on_the_pictures_that_choose_and_nothing_of_it_stays(
+    context: Any, tiny_engine: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    with (
+        closing(OnnxEngine(tiny_engine)) as serving,
+        scoring_engine(context, serving, FEWEST_SCORED) as (engine, record),
+    ):
+        trial = next(trial for trial in record.trials if trial.engine.backend == "openvino")
+        assert trial.difference is not None
+        assert trial.difference < 1e-3
+        assert trial.images_a_second is not None
+        assert record.images == COMPARED
+        assert record.engine == engine.describe().spec
+        assert record.engine in {REFERENCE, trial.engine}
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("wanted", "pictures"), [("serving", 10**6), ("fastest", FEWEST_SCORED - 1)])
+def test_the_serving_engine_scores_where_it_is_asked_to_or_there_is_little_to_score(
+    context: Any, tiny_engine: Path, wanted: str, pictures: int
+) -> None:
+    context.config = load_config("tiny", None, {"eval_selective.cell_engine": wanted})
+    with closing(OnnxEngine(tiny_engine)) as serving, scoring_engine(context, serving, pictures) as (engine, record):
+        assert engine is serving
+        assert record == ScoringRecord(serving=REFERENCE, engine=REFERENCE)
