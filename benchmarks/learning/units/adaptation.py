@@ -112,7 +112,7 @@ def adapted_backbone(
 
 
 def arrival(home: Path, settings: AdaptSettings, images: int) -> str:
-    """How far the teacher that was kept came, in words: as it was measured, or else as the schedule has it.
+    """How far the teacher that was kept came, in words.
 
     Args:
         home: of an adapted backbone.
@@ -120,10 +120,8 @@ def arrival(home: Path, settings: AdaptSettings, images: int) -> str:
         images: that it saw.
     """
     last = json.loads((home / DONE).read_text())
-    if last.get("student_way"):
-        return f"ExPLoRA's teacher came {last['teacher_way'] / last['student_way']:.0%} as far as its student"
-    share = teacher_share(settings, images)
-    return f"by its schedule, ExPLoRA's teacher came {share:.0%} of a straight way of its student"
+    came, planned = last["teacher_way"] / last["student_way"], teacher_share(settings, images)
+    return f"ExPLoRA's teacher came {came:.0%} as far as its student; by its schedule, {planned:.0%} of a straight way"
 
 
 def _save(backbone: Any, directory: Path) -> None:
