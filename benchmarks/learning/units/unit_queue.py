@@ -110,6 +110,9 @@ class UnitQueue:
             self._failed.clear()
             return
         self._failed.append(unit.name)
-        print(f"{unit.name} failed with status {status}, see {self._log(unit)}", file=sys.stderr)
+        told = f"failed with status {status}, see {self._log(unit)}"
+        if status == 0:
+            told = "was trained by other code than this run began with: start the benchmark again"
+        print(f"{unit.name} {told}", file=sys.stderr, flush=True)
         if len(self._failed) >= MOST_FAILURES:
             raise SystemExit(f"{MOST_FAILURES} units failed one after another; nothing more is started")
