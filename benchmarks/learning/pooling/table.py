@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from benchmarks.learning.pooling import probe
 from benchmarks.learning.pooling.probe import POOLINGS, QUERIES, Norm, Pooling, held_out_scores, inputs_of
 from benchmarks.learning.pooling.tokens import BLOCKS, SHAPES, tokens
-from benchmarks.learning.table.statistics import aligned, auc, cell, estimate
+from benchmarks.learning.table.statistics import aligned, auc, cell, estimate, pairs_in_groups
 from offline.data.dataset import Dataset
 from offline.data.sources.source import read_dataset
 from stage1.artifacts import sha256_json
@@ -84,7 +84,8 @@ def _table(data: Dataset, cities: NDArray[np.str_], probed: Mapping[Key, Probed]
     weights = list(group_weights(groups, REPETITIONS, np.random.default_rng(0)))
     drawn = {key: np.array([auc(labels, row.scores[rows], w) for w in weights]) for key, row in probed.items()}
     plain = {key: auc(labels, row.scores[rows]) for key, row in probed.items()}
-    inside = {key: _inside(labels, row.scores[rows], groups) for key, row in probed.items()}
+    pairs = {key: pairs_in_groups(labels, row.scores[rows], groups) for key, row in probed.items()}
+    inside = {key: right.sum() / every.sum() for key, (right, every) in pairs.items()}
 
     def less(key: Key, other: Key) -> str:
         if key == other:
@@ -105,15 +106,3 @@ def _table(data: Dataset, cities: NDArray[np.str_], probed: Mapping[Key, Probed]
         "differences under the same draws. All heads are trained alike and nothing is tuned."
     )
     return f"{aligned(lines)}\n\n{told}"
-
-
-def _inside(labels: NDArray[np.int8], scores: NDArray[np.float32], groups: Sequence[str] | NDArray[np.str_]) -> float:
-    """Share of the pairs of a city that are in order, over all cities."""
-    right = pairs = 0.0
-    for group in np.unique(np.asarray(groups)):
-        here = np.asarray(groups) == group
-        count = float((labels[here] == 0).sum() * (labels[here] == 1).sum())
-        if count:
-            right += count * auc(labels[here], scores[here])
-            pairs += count
-    return right / pairs

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.learning.table.exits import LEVELS, Answered, answered
-from benchmarks.learning.table.statistics import Doubles, Estimate, auc, estimate
+from benchmarks.learning.table.statistics import Doubles, Estimate, auc, estimate, pairs_in_groups
 from benchmarks.learning.units.results import UnitResult
 from stage1.metrics.bootstrap import group_weights
 from stage1.metrics.classification import weighted_mcc
@@ -17,7 +17,7 @@ from stage1.metrics.risk_coverage import Ranking
 
 REPETITIONS = 1000
 EXITS = tuple(f"exits at {level:.0%}" for level in LEVELS)
-METRICS = ("AUGRC", "MCC", "AUC", *EXITS)
+METRICS = ("AUGRC", "MCC", "AUC", "AUC in a group", *EXITS)
 LOWER_IS_BETTER = {"AUGRC"}
 
 ByUnit = Mapping[tuple[int, int], UnitResult]
@@ -95,6 +95,7 @@ class _Metrics:
         self._labels = found.data.labels
         self._said: NDArray[np.int8] = (self._score > 0).astype(np.int8)
         self._ranking = Ranking.of(found.data.outputs.select_score, (self._said != self._labels).astype(np.float64))
+        self._right, self._pairs = pairs_in_groups(self._labels, self._score, found.data.groups)
         nobody = np.full(len(self._labels), np.nan)
         self._exits = np.stack(
             [(found.exits[level] >= 0).astype(np.float64) if found.exits else nobody for level in LEVELS]
@@ -106,4 +107,7 @@ class _Metrics:
     def __call__(self, weights: Doubles) -> Doubles:
         mcc = weighted_mcc(self._labels, self._said, weights)
         shares = self._exits @ weights / weights.sum()
-        return np.array([self._ranking.augrc(weights), mcc, auc(self._labels, self._score, weights), *shares])
+        pairs = weights @ self._pairs
+        inside = weights @ self._right / pairs if pairs else np.nan
+        everywhere = auc(self._labels, self._score, weights)
+        return np.array([self._ranking.augrc(weights), mcc, everywhere, inside, *shares])

@@ -25,6 +25,7 @@ SHOWN_MISSES = 0.05
 NOTES = """\
 Rates are not tuned: one for adapters and heads, a fifth of it for Lion.
 Exits: a rule is chosen as the product chooses one, by row, on calibrated log-odds of rows that did not train.
+AUC in a group: of pairs in one city, which a shift of the scores between cities does not move.
 Certified: by group, at 90% confidence; a seed for which nothing is certified counts as coverage 0.
 Intervals draw groups and seeds again; of few groups they are too short. No allowance is made for many comparisons.
 CPU s is of training, without what was kept of frozen blocks; MiB is the most that its process held.
@@ -144,7 +145,13 @@ def _differences(task: TaskResults, other: str) -> str:
     if not seen:
         return "nothing to compare yet"
     smallest = [np.median([found.metrics[name].visible for found in seen]) for name in METRICS]
-    lines.append(["smallest difference seen in 80%, median", "", *[f"{value:.3f}" for value in smallest]])
+    lines.append(
+        [
+            "smallest difference seen in 80%, median",
+            "",
+            *["-" if np.isnan(value) else f"{value:.3f}" for value in smallest],
+        ]
+    )
     return aligned(lines)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from benchmarks.learning.table.statistics import aligned, auc, estimate
+from benchmarks.learning.table.statistics import aligned, auc, estimate, pairs_in_groups
 
 
 def test_auc_is_that_of_scikit_learn_with_weights_and_ties() -> None:
@@ -40,3 +40,16 @@ def test_what_is_nowhere_defined_has_no_sign() -> None:
 
 def test_a_table_is_aligned() -> None:
     assert aligned([["a", "bb"], ["ccc", "d"]]).splitlines() == ["| a   | bb |", "|-----|----|", "| ccc | d  |"]
+
+
+def test_pairs_inside_groups_do_not_feel_a_shift_between_them() -> None:
+    rng = np.random.default_rng(0)
+    groups = np.repeat(["a", "b", "c"], [40, 60, 20])
+    labels = np.where(groups == "c", 1, rng.integers(2, size=120))
+    scores = rng.normal(size=120) + labels
+    right, pairs = pairs_in_groups(labels, scores, groups)
+    shifted = pairs_in_groups(labels, scores + 100.0 * (groups == "a"), groups)
+    assert np.array_equal(right, shifted[0])
+    ours = [auc(labels[groups == name], scores[groups == name]) for name in "ab"]
+    count = [(labels[groups == name] == 0).sum() * (labels[groups == name] == 1).sum() for name in "ab"]
+    assert right.sum() / pairs.sum() == pytest.approx(np.average(ours, weights=count))
