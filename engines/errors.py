@@ -4,6 +4,7 @@ EngineError
 ├── InferenceError         the runtime failed on a batch
 ├── BuildFailed            a runtime could not compile a graph
 ├── QueueFull              as many images wait for the engine as may
+├── RemoteError            another machine did not answer, or not as its protocol says
 ├── DeadlineExceeded       the engine had no time for an image before it was due
 ├── Interrupted            loading was given up because something else is wanted; nothing is wrong with the bundle
 ├── BundleRefused          a bundle failed a check; whatever was live stays live
@@ -35,6 +36,30 @@ class BuildFailed(EngineError):
 
 class QueueFull(EngineError):
     """As many images wait for the engine as may."""
+
+
+class RemoteError(EngineError):
+    """Another machine did not answer, or not as its protocol says.
+
+    Args:
+        told: what happened.
+        status: of the HTTP reply; None if there was none.
+        passing: whether nothing was computed, and the same request may be answered a moment later.
+        retry_after_s: how long the server wants to be left alone; None if it does not say.
+        timed_out: whether the time was over.
+    """
+
+    def __init__(
+        self,
+        told: str,
+        *,
+        status: int | None = None,
+        passing: bool = False,
+        retry_after_s: float | None = None,
+        timed_out: bool = False,
+    ) -> None:
+        super().__init__(told)
+        self.status, self.passing, self.retry_after_s, self.timed_out = status, passing, retry_after_s, timed_out
 
 
 class DeadlineExceeded(EngineError):

@@ -44,13 +44,16 @@ from miner.signals import stop_before_ready, stop_or_reload
 from miner.start_checks import held_state, out_of_reach, published_ip
 from stage1.errors import CascadeError, Stage1Error
 from stage2_bridge.bridge import Bridge
-from stage2_bridge.servers.open_server import open_server
+from stage2_bridge.servers.open_server import servers_of
+from stage2_bridge.servers.preferred import PreferredServers
 
 log = structlog.get_logger(__name__)
 
 # For the requests in flight; longer where `requests.deadline_s` is.
 DRAIN_S = 7.0
 # Threads of these pools are not waited for any longer at the end of the process.
+# For a model that is loaded by its first request.
+STAGE2_START_S = 60.0
 POOLS, LEAVE_S = ("stage1", "stage2"), 0.5
 
 
@@ -244,11 +247,15 @@ async def _cascade(
 ) -> tuple[Cascade, Bridge]:
     try:
         await follower.start()
-        client = open_server(settings.stage2)
+        client = servers_of(settings.stage2) if settings.stage2.all_servers else None
     except (EngineError, Stage1Error) as error:
         raise StartError(str(error)) from error
     if client is None:
         log.warning("no_stage2", consequence="deferred images are answered with Stage-1's calibrated probability")
+    else:
+        # Not waited for: a server may come up after the miner, and Stage-1 answers until then.
+        looking = asyncio.create_task(_look_at_stage2(client))
+        stack.push_async_callback(_end, looking)
     stage2 = settings.stage2
     bridge = Bridge(client, max_in_flight=stage2.max_in_flight, max_waiting=stage2.max_waiting, clock=time.monotonic)
     cascade = Cascade(
@@ -263,6 +270,15 @@ async def _cascade(
     )
     stack.push_async_callback(cascade.close)
     return cascade, bridge
+
+
+async def _look_at_stage2(servers: PreferredServers) -> None:
+    """Tell at the start, and not with the first request, which servers would not answer as the settings say."""
+    for name, told in (await servers.check(STAGE2_START_S)).items():
+        if isinstance(told, Exception):
+            log.warning("stage2_server_fails", server=name, reason=str(told), remedy="see `cascade stage2 check`")
+        else:
+            log.info("stage2_server", server=name, told=told)
 
 
 def _watch(

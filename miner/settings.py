@@ -146,7 +146,7 @@ class MinerSettings(BaseSettings):
         """
         if self.hotkeys:
             self._check_hotkeys()
-        if self.stage2.engine is not None and self.stage2.reserve_s >= self.requests.deadline_s:
+        if self.stage2.all_servers and self.stage2.reserve_s >= self.requests.deadline_s:
             raise ValueError(
                 f"stage2.reserve_s is {self.stage2.reserve_s:g} and requests.deadline_s is "
                 f"{self.requests.deadline_s:g}: no time is left for Stage-2"

@@ -2,17 +2,147 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections import Counter
+from typing import Annotated, Literal, Self
 
+from pydantic import AfterValidator, Field, model_validator
+
+from stage1.preprocess import PreprocessSettings
 from stage1.settings import Section, UserPath
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,40}$")]
+
+
+def _address(url: str) -> str:
+    if not url.startswith(("http://", "https://")) or not url.split("//", 1)[1].strip("/"):
+        raise ValueError(f"{url!r} is no address of a server: write http://HOST:PORT or https://HOST")
+    return url.rstrip("/")
+
+
+Url = Annotated[str, AfterValidator(_address)]
+
+
+class EngineServer(Section):
+    """A larger engine in this process.
+
+    Attributes:
+        kind: tells it from the others.
+        name: what the journal calls it.
+        directory: of the engine.
+        threads: intra-op threads.
+    """
+
+    kind: Literal["engine"] = "engine"
+    name: Name = "local-engine"
+    directory: UserPath
+    threads: int | None = Field(default=None, ge=1)
+
+
+class _RemoteServer(Section):
+    """A server that is asked over HTTP.
+
+    Attributes:
+        name: what the journal calls it.
+        url: of the server, without the path of its protocol.
+        model: its name on the server.
+        timeout_s: longest time for one attempt; never more than is left until the validator's deadline.
+        connections: open at a time.
+        key_env: variable of the environment that holds the key.
+        key_file: file that holds the key, instead.
+    """
+
+    name: Name
+    url: Url
+    model: str = Field(min_length=1)
+    timeout_s: float = Field(default=4.0, gt=0, le=60)
+    connections: int = Field(default=16, ge=1, le=1024)
+    key_env: str | None = None
+    key_file: UserPath | None = None
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if self.key_env is not None and self.key_file is not None:
+            raise ValueError("key_env and key_file are both given: give one of them")
+        return self
+
+
+class _InferenceServer(_RemoteServer):
+    """A server that speaks the Open Inference Protocol.
+
+    Attributes:
+        version: of the model; None leaves the choice to the server.
+        input: name of the model's input.
+        image: what it takes: the file as it came (`file`, of the type BYTES), or `pixels` of the type UINT8.
+        preprocess: how a picture becomes pixels.
+        binary: whether the server has the binary extension of the protocol; None asks it.
+        channels: where the pixels have their channels: `first`, `(1, 3, H, W)`, or `last`, `(1, H, W, 3)`.
+    """
+
+    version: str | None = None
+    input: str = "image"
+    image: Literal["file", "pixels"] = "file"
+    preprocess: PreprocessSettings = PreprocessSettings()
+    channels: Literal["first", "last"] = "first"
+    binary: bool | None = None
+
+
+class KserveServer(_InferenceServer):
+    """A classifier behind the Open Inference Protocol: Triton, MLServer, KServe, OpenVINO Model Server.
+
+    Attributes:
+        kind: tells it from the others.
+        output: name of the model's output.
+        reads: what it is: the `probability` of roadwork, its `logit`, or the two `logits` of no roadwork and roadwork.
+    """
+
+    kind: Literal["kserve"] = "kserve"
+    output: str = "probability"
+    reads: Literal["probability", "logit", "logits"] = "probability"
+
+
+class DetectorServer(_InferenceServer):
+    """A detector behind the same protocol, whose boxes become one score.
+
+    Attributes:
+        kind: tells it from the others.
+        scores: name of the output with the score of each box, in [0, 1]; `(K,)`, or with other axes of one.
+        classes: name of the output with the class of each box, a number, of the same shape.
+        roadwork: classes that count as roadwork.
+        combine: `max` takes the surest box, `noisy_or` the probability that at least one box is right.
+    """
+
+    kind: Literal["detector"] = "detector"
+    scores: str = "scores"
+    classes: str = "classes"
+    roadwork: tuple[int, ...] = Field(min_length=1)
+    combine: Literal["max", "noisy_or"] = "max"
+
+
+class OpenAiServer(_RemoteServer):
+    """A vision-language model behind chat completions: vLLM, SGLang, llama.cpp, Ollama, a paid service.
+
+    Attributes:
+        kind: tells it from the others.
+        prompt_file: what is asked beside the image; a question that is answered by yes or no.
+        constrained: have the server allow the two answers alone. Only for one whose log-probabilities are those after
+            the constraint; see docs/using.md.
+    """
+
+    kind: Literal["openai"] = "openai"
+    prompt_file: UserPath | None = None
+    constrained: bool = False
+
+
+Server = Annotated[EngineServer | KserveServer | DetectorServer | OpenAiServer, Field(discriminator="kind")]
 
 
 class Stage2Settings(Section):
     """Where deferred images go.
 
     Attributes:
-        engine: directory of a larger engine in this process; None for no Stage-2.
+        engine: directory of a larger engine in this process; short for one server of that kind.
         threads: intra-op threads of that engine.
+        servers: in order of preference; a later one is asked where the earlier ones fail or are full.
         max_in_flight: hand-offs at a time.
         max_waiting: hand-offs that wait for one to end, while there is time left for an answer.
         reserve_s: time kept before the deadline to answer without Stage-2.
@@ -20,6 +150,21 @@ class Stage2Settings(Section):
 
     engine: UserPath | None = None
     threads: int | None = Field(default=None, ge=1)
+    servers: tuple[Server, ...] = ()
     max_in_flight: int = Field(default=16, ge=1)
     max_waiting: int = Field(default=256, ge=0)
     reserve_s: float = Field(default=0.25, ge=0)
+
+    @property
+    def all_servers(self) -> tuple[EngineServer | KserveServer | DetectorServer | OpenAiServer, ...]:
+        """All servers in order of preference, that of `engine` first."""
+        if self.engine is None:
+            return self.servers
+        return (EngineServer(directory=self.engine, threads=self.threads), *self.servers)
+
+    @model_validator(mode="after")
+    def _named_once(self) -> Self:
+        twice = [name for name, count in Counter(one.name for one in self.all_servers).items() if count > 1]
+        if twice:
+            raise ValueError(f"two servers have the name {twice[0]!r}: give each its own")
+        return self

@@ -36,7 +36,8 @@ from offline.data.sources.source import read_dataset
 from offline.settings_and_data import check_settings_on_data
 from stage1.errors import CascadeError, SettingsError, Stage1Error
 from stage1.settings import dotted
-from stage2_bridge.servers.open_server import open_server
+from stage2_bridge.sample_image import black_image
+from stage2_bridge.servers.inspection import inspected
 
 SILENT_AFTER_H = 6.0
 ASK_S, MOST_BYTES = 10.0, 2**20
@@ -265,16 +266,9 @@ def wire(settings: MinerSettings) -> Finding:
 
 
 async def stage2(settings: MinerSettings) -> list[Finding]:
-    """Whether the Stage-2 that is named can be opened; nothing where none is named."""
-    if settings.stage2.engine is None:
-        return []
-    try:
-        client = open_server(settings.stage2)
-    except (EngineError, Stage1Error) as error:
-        return [Finding("stage2", "failed", str(error))]
-    if client is not None:
-        await client.close()
-    return [Finding("stage2", "ok", f"{settings.stage2.engine}: opens")]
+    """Whether each Stage-2 server answers; nothing where none is named."""
+    found = await inspected(settings.stage2, black_image(), ASK_S)
+    return [Finding("stage2", "failed" if one.failed else "ok", f"{one.name}: {one.in_words}") for one in found]
 
 
 async def _chain(settings: MinerSettings) -> list[Finding]:

@@ -28,6 +28,7 @@ from miner.cli.options import (
     say,
 )
 from miner.cli.simulate import simulate
+from miner.cli.stage2 import stage2
 from miner.upstream.natix_registration import BASE_URL
 from offline.stages import STAGE_NAMES
 
@@ -42,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(engines)
+app.add_typer(stage2)
 app.command()(simulate)
 
 

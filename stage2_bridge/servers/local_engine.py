@@ -22,13 +22,15 @@ class LocalEngineClient:
     Args:
         directory: holds `model.onnx`, `preprocess.json` and `calibrator.json`.
         threads: intra-op threads of the engine.
+        name: what the journal calls it.
 
     Raises:
         engines.errors.BundleRefused: the engine cannot be loaded.
         stage1.errors.ArtifactError: a settings file is missing or damaged.
     """
 
-    def __init__(self, directory: Path, *, threads: int | None = None) -> None:
+    def __init__(self, directory: Path, *, threads: int | None = None, name: str = "local-engine") -> None:
+        self._name = name
         self._preprocess = PreprocessSettings.read(directory / PREPROCESS)
         self._calibrator = ProbabilityCalibrator.read(directory / CALIBRATOR)
         self._engine = OnnxEngine(directory / ENGINE, threads=threads)
@@ -39,11 +41,16 @@ class LocalEngineClient:
     @property
     def name(self) -> str:
         """See `Stage2Client.name`."""
-        return "local-engine"
+        return self._name
 
     async def ask(self, content: bytes, timeout_s: float) -> float:  # noqa: ARG002  the bridge ends the wait
         """See `Stage2Client.ask`."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._infer, content)
+
+    async def check(self, timeout_s: float) -> str:  # noqa: ARG002  it was loaded and warmed up before
+        """See `Checked.check`."""
+        height, width = self._preprocess.shape
+        return f"an engine of this process for images of {height} x {width} px"
 
     async def close(self) -> None:
         """See `Stage2Client.close`."""

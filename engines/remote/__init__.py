@@ -1,0 +1,1 @@
+"""Engines that other machines run, and the protocol that they are asked by."""

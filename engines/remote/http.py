@@ -1,0 +1,106 @@
+"""One request to another machine: bounded in time and size, and its failure as one error that says what may be done."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import httpx2
+
+from engines.errors import RemoteError
+
+# Nothing that a server says of one image is longer.
+MOST_BYTES = 16 * 2**20
+TOLD_CHARACTERS = 200
+# What a server answers that may answer the same request a moment later.
+PASSING = frozenset({429, 502, 503})
+UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
+
+
+@dataclass(frozen=True)
+class Response:
+    """What came back, with a status below 300.
+
+    Attributes:
+        content: the body.
+        headers: by their name in lower case.
+    """
+
+    content: bytes
+    headers: Mapping[str, str]
+
+
+def client(*, connections: int, headers: Mapping[str, str] | None = None) -> httpx2.AsyncClient:
+    """A client that keeps its connections and follows nobody elsewhere.
+
+    Args:
+        connections: open at a time.
+        headers: of each request.
+    """
+    limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=60)
+    # Compressed, a small reply could become a large one; and a proxy of the environment is not meant for it.
+    own = {"accept-encoding": "identity", **(headers or {})}
+    return httpx2.AsyncClient(limits=limits, headers=own, trust_env=False, timeout=None)
+
+
+async def ask(
+    http: httpx2.AsyncClient,
+    method: str,
+    url: str,
+    *,
+    timeout_s: float,
+    content: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Send one request and read the whole reply.
+
+    Args:
+        http: the client.
+        method: GET or POST.
+        url: where to.
+        timeout_s: for everything together; a server that sends a byte a second does not last longer.
+        content: the body.
+        headers: beside those of the client.
+
+    Raises:
+        RemoteError: no reply in time, a reply that is too long, or a status of 300 and above.
+    """
+    try:
+        async with asyncio.timeout(timeout_s):
+            async with http.stream(method, url, content=content, headers=headers) as reply:
+                body = bytearray()
+                async for chunk in reply.aiter_raw():
+                    body += chunk
+                    if len(body) > MOST_BYTES:
+                        raise RemoteError(f"{url}: the reply is longer than {MOST_BYTES} bytes")
+    except TimeoutError as error:
+        raise RemoteError(f"{url}: no reply within {timeout_s:.2g} s", timed_out=True) from error
+    except httpx2.HTTPError as error:
+        raise RemoteError(f"{url}: {_told(error)}", passing=isinstance(error, UNSENT)) from error
+    except httpx2.InvalidURL as error:
+        raise RemoteError(f"{url}: no such address: {error}") from error
+    if reply.status_code >= 300:
+        told = bytes(body[:TOLD_CHARACTERS]).decode(errors="replace").strip()
+        raise RemoteError(
+            f"{url}: status {reply.status_code}{f': {told}' if told else ''}",
+            status=reply.status_code,
+            passing=reply.status_code in PASSING,
+            retry_after_s=_seconds(reply.headers.get("retry-after", "")),
+        )
+    return Response(bytes(body), reply.headers)
+
+
+def _told(error: Exception) -> str:
+    """What a library says of a failure, which for some is nothing."""
+    return f"{type(error).__name__}{f': {error}' if str(error) else ''}"
+
+
+def _seconds(retry_after: str) -> float | None:
+    """The seconds of a `Retry-After`; None if there are none, or a date."""
+    try:
+        seconds = float(retry_after)
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None

@@ -1,0 +1,1 @@
+"""What stands between the cascade and servers that fail."""

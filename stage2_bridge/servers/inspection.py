@@ -1,0 +1,69 @@
+"""Whether Stage-2 servers would answer: ready, of the right model, and with a probability of one image."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+from engines.errors import EngineError
+from stage1.errors import CascadeError, Stage1Error
+from stage2_bridge.client import Stage2Error
+from stage2_bridge.servers.open_server import client_of
+from stage2_bridge.settings import Server, Stage2Settings
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found of one server.
+
+    Attributes:
+        name: of the server.
+        kind: of it.
+        told: what it says of itself, or what is wrong.
+        failed: whether something is.
+        probability: of roadwork in the image; None if it gave none.
+        seconds: that it took for it.
+    """
+
+    name: str
+    kind: str
+    told: str
+    failed: bool
+    probability: float | None = None
+    seconds: float | None = None
+
+    @property
+    def in_words(self) -> str:
+        """What was found, in one line."""
+        if self.probability is None or self.seconds is None:
+            return self.told
+        return f"{self.told}; {self.probability:.3f} for the image, in {self.seconds * 1e3:.0f} ms"
+
+
+async def inspected(settings: Stage2Settings, content: bytes, timeout_s: float) -> list[Inspection]:
+    """Look at every server, all at once, in the order of the settings.
+
+    Args:
+        settings: of the servers.
+        content: an encoded image that each is asked about.
+        timeout_s: for each.
+    """
+    return list(await asyncio.gather(*(_inspected(one, content, timeout_s) for one in settings.all_servers)))
+
+
+async def _inspected(settings: Server, content: bytes, timeout_s: float) -> Inspection:
+    try:
+        client = client_of(settings)
+    except (EngineError, Stage1Error, CascadeError) as error:
+        return Inspection(settings.name, settings.kind, str(error), failed=True)
+    try:
+        told = await client.check(timeout_s)
+        began = time.perf_counter()
+        probability = await client.ask(content, timeout_s)
+        seconds = time.perf_counter() - began
+    except (EngineError, Stage2Error) as error:
+        return Inspection(settings.name, settings.kind, str(error), failed=True)
+    finally:
+        await client.close()
+    return Inspection(settings.name, settings.kind, told, failed=False, probability=probability, seconds=seconds)

@@ -1,0 +1,160 @@
+"""Several Stage-2 servers in order of preference, as one: whoever fails or is full is passed over."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from engines.errors import EngineError, RemoteError
+from stage1.errors import Stage1Error
+from stage2_bridge.client import Stage2Client, Stage2Error
+from stage2_bridge.protection.breaker import Breaker, State
+
+log = structlog.get_logger(__name__)
+
+# Before the one server that there is is asked again, if it does not say when.
+PAUSE_S = 0.05
+# Of the time that an attempt was given: who is given up after it was too slow, and before it was not waited for.
+LATE_SHARE = 0.9
+
+
+class Checked(Stage2Client, Protocol):
+    """A Stage-2 client that can say whether its server would answer."""
+
+    async def check(self, timeout_s: float) -> str:
+        """What the server says of itself, in a line.
+
+        Raises:
+            EngineError: it does not answer, or is not what the settings say.
+            Stage2Error: what it answers cannot be read.
+        """
+        ...
+
+
+@dataclass
+class Member:
+    """One of the servers.
+
+    Attributes:
+        client: asks it.
+        breaker: knows how it did of late.
+        most: requests at a time.
+        in_flight: requests under way.
+    """
+
+    client: Checked
+    breaker: Breaker
+    most: int
+    in_flight: int = field(default=0, init=False)
+
+    @property
+    def state(self) -> str:
+        """Why it is not asked, or how its breaker stands."""
+        if self.breaker.state is not State.OPEN and self.in_flight >= self.most:
+            return "full"
+        return self.breaker.state.value
+
+
+class PreferredServers:
+    """One `Stage2Client` for several servers.
+
+    An image is sent to the first server that is neither open nor full. If nothing was computed there (it could not be
+    reached, or said 429, 502 or 503), it is sent once more, to the next one or to the same; everything else that fails
+    ends the hand-off, because a second inference would cost the time of the first.
+
+    Args:
+        members: in order of preference.
+        clock: monotonic time in seconds.
+    """
+
+    def __init__(self, members: Sequence[Member], clock: Callable[[], float]) -> None:
+        self._members = tuple(members)
+        self._clock = clock
+
+    @property
+    def name(self) -> str:
+        """See `Stage2Client.name`."""
+        return ", ".join(member.client.name for member in self._members)
+
+    @property
+    def states(self) -> dict[str, str]:
+        """How each server stands, by name."""
+        return {member.client.name: member.state for member in self._members}
+
+    async def ask(self, content: bytes, timeout_s: float) -> float:
+        """See `Stage2Client.ask`."""
+        until = self._clock() + timeout_s
+        first = self._next()
+        try:
+            return await self._attempt(first, content, until)
+        except RemoteError as error:
+            second, pause_s = self._second(first, error)
+            if not error.passing or second is None or self._clock() + pause_s >= until:
+                raise Stage2Error(f"{first.client.name}: {error}") from error
+        await asyncio.sleep(pause_s)
+        try:
+            return await self._attempt(second, content, until)
+        except RemoteError as error:
+            raise Stage2Error(f"{second.client.name}: {error}") from error
+
+    async def check(self, timeout_s: float) -> dict[str, str | Exception]:
+        """What each server says of itself, or what was wrong; asked all at once."""
+        told = await asyncio.gather(
+            *(member.client.check(timeout_s) for member in self._members), return_exceptions=True
+        )
+        found: dict[str, str | Exception] = {}
+        for member, one in zip(self._members, told, strict=True):
+            if isinstance(one, BaseException) and not isinstance(one, EngineError | Stage1Error | Stage2Error):
+                raise one
+            found[member.client.name] = one
+        return found
+
+    async def close(self) -> None:
+        """See `Stage2Client.close`."""
+        await asyncio.gather(*(member.client.close() for member in self._members))
+
+    def _next(self) -> Member:
+        """The first that may be asked.
+
+        Raises:
+            Stage2Error: there is none; says how they stand.
+        """
+        if (found := self._free(None)) is not None:
+            return found
+        raise Stage2Error(f"no server can be asked: {', '.join(f'{n} is {s}' for n, s in self.states.items())}")
+
+    def _second(self, first: Member, error: RemoteError) -> tuple[Member | None, float]:
+        """Who is asked after the first has computed nothing, and after how many seconds; None for nobody."""
+        if (other := self._free(first)) is not None:
+            return other, 0.0
+        pause_s = PAUSE_S if error.retry_after_s is None else error.retry_after_s
+        return (first if first.breaker.state is State.CLOSED else None), pause_s
+
+    def _free(self, passed: Member | None) -> Member | None:
+        for member in self._members:
+            if member is not passed and member.in_flight < member.most and member.breaker.admits():
+                return member
+        return None
+
+    async def _attempt(self, member: Member, content: bytes, until: float) -> float:
+        began = self._clock()
+        member.in_flight += 1
+        failed = True
+        try:
+            found = await member.client.ask(content, until - began)
+            failed = False
+        except asyncio.CancelledError:
+            failed = self._clock() - began >= LATE_SHARE * (until - began)
+            raise
+        else:
+            return found
+        finally:
+            member.in_flight -= 1
+            before = member.breaker.state
+            member.breaker.note(failed=failed)
+            if (after := member.breaker.state) is not before:
+                log.warning("stage2_server", server=member.client.name, state=after.value, before=before.value)

@@ -1,0 +1,227 @@
+"""Classifiers and detectors behind the Open Inference Protocol, asked over a real socket."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from engines.errors import RemoteError
+from stage1.preprocess import PreprocessSettings, preprocess
+from stage2_bridge.client import Stage2Error
+from stage2_bridge.sample_image import black_image
+from stage2_bridge.servers.inference import box_score, probability_of
+from stage2_bridge.servers.open_server import client_of
+from stage2_bridge.settings import DetectorServer, KserveServer
+from tests.support.stage2_servers import Fake, classifier, http
+
+IMAGE = black_image()
+
+
+def f32(values: Any) -> NDArray[np.float32]:
+    return np.asarray(values, np.float32)
+
+
+def i64(values: Any) -> NDArray[np.int64]:
+    return np.asarray(values, np.int64)
+
+
+def asked(fake: Fake, do: Callable[[Any], Any], kind: type = KserveServer, **changes: Any) -> Any:
+    async def run() -> Any:
+        async with fake.running():
+            client = client_of(kind(**({"name": "one", "url": fake.url, "model": "roadwork"} | changes)))
+            try:
+                return await do(client)
+            finally:
+                await client.close()
+
+    return asyncio.run(run())
+
+
+def gives(**outputs: Any) -> Callable[[bytes], dict[str, np.ndarray]]:
+    return lambda _content: {name: np.asarray(values) for name, values in outputs.items()}
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize(
+    ("reads", "values", "expected"),
+    [
+        ("probability", [[0.25]], 0.25),
+        ("logit", [1.5], 1 / (1 + math.exp(-1.5))),
+        ("logits", [[2.0, -1.0]], 1 / (1 + math.exp(3))),
+    ],
+)
+def test_a_classifier_gives_the_probability_of_what_its_output_is(
+    binary: bool, reads: str, values: Any, expected: float
+) -> None:
+    fake = Fake(classifier(gives(probability=f32(values)), binary=binary))
+    found = asked(fake, lambda client: client.ask(IMAGE, 5.0), reads=reads)
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_the_file_arrives_as_it_came(binary: bool) -> None:
+    seen: list[bytes] = []
+
+    def give(content: bytes) -> dict[str, np.ndarray]:
+        seen.append(content)
+        return {"probability": f32([0.5])}
+
+    asked(Fake(classifier(give, binary=binary)), lambda client: client.ask(IMAGE, 5.0))
+    assert seen == [IMAGE]
+
+
+@pytest.mark.parametrize("binary", [True, False])
+@pytest.mark.parametrize("channels", ["first", "last"])
+def test_pixels_arrive_as_every_engine_sees_them(channels: str, binary: bool) -> None:
+    seen: list[bytes] = []
+    settings = PreprocessSettings(size_px=32)
+
+    def give(content: bytes) -> dict[str, np.ndarray]:
+        seen.append(content)
+        return {"probability": f32([0.5])}
+
+    fake = Fake(classifier(give, kind="UINT8", binary=binary))
+    asked(fake, lambda client: client.ask(IMAGE, 5.0), image="pixels", preprocess=settings, channels=channels)
+    pixels = preprocess(IMAGE, settings)
+    assert seen == [(pixels if channels == "first" else pixels.transpose(1, 2, 0)).tobytes()]
+
+
+def test_a_pinned_version_is_the_one_that_is_asked() -> None:
+    fake = Fake(classifier(gives(probability=f32([0.5])), version="7"))
+    asked(fake, lambda client: client.ask(IMAGE, 5.0), version="7")
+    assert fake.asked[-1].path == "/v2/models/roadwork/versions/7/infer"
+    with pytest.raises(RemoteError, match="status 404"):
+        asked(fake, lambda client: client.ask(IMAGE, 5.0), version="8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"model": "another"}, "status 404"),
+        ({"input": "picture"}, "has no input 'picture'; it has 'image'"),
+        ({"output": "score"}, "has no output 'score'; it has 'probability'"),
+        ({"image": "pixels"}, "takes BYTES, and image = 'pixels' sends UINT8"),
+        ({"version": "3"}, "status 404"),
+    ],
+)
+def test_settings_that_do_not_fit_the_model_are_told_by_the_check(changes: dict[str, Any], problem: str) -> None:
+    fake = Fake(classifier(gives(probability=f32([0.5]))))
+    with pytest.raises(RemoteError, match=problem):
+        asked(fake, lambda client: client.check(5.0), **changes)
+
+
+def test_the_check_names_what_it_found() -> None:
+    fake = Fake(classifier(gives(probability=f32([0.5]))))
+    assert asked(fake, lambda client: client.check(5.0)) == "model roadwork, versions 1"
+
+
+@pytest.mark.parametrize(
+    ("values", "reads", "problem"),
+    [
+        ([1.2], "probability", "no probability; is it a logit"),
+        ([math.nan], "logit", "no finite numbers"),
+        ([0.1, 0.2], "probability", "expected 1 of one image"),
+        ([0.1], "logits", "expected 2 of one image"),
+        ([], "logit", "expected 1"),
+    ],
+)
+def test_what_is_no_probability_is_an_error(values: list[float], reads: str, problem: str) -> None:
+    with pytest.raises(Stage2Error, match=problem):
+        probability_of(f32(values), reads)
+
+
+def test_boxes_of_other_classes_do_not_count() -> None:
+    scores, classes = f32([[0.9, 0.4, 0.5]]), i64([[3, 9, 11]])
+    assert box_score(scores, classes, (9, 11), "max") == pytest.approx(0.5)
+    assert box_score(scores, classes, (9, 11), "noisy_or") == pytest.approx(1 - 0.6 * 0.5)
+    assert box_score(scores.T, classes.T, (9, 11), "max") == pytest.approx(0.5)
+    assert box_score(scores, classes, (7,), "max") == 0.0
+    assert box_score(f32([]), i64([]), (7,), "noisy_or") == 0.0
+    assert box_score(f32([1.0]), i64([7]), (7,), "noisy_or") == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("scores", "classes"),
+    [([0.5, 0.5], [9]), ([1.5], [9]), ([math.nan], [9]), ([[0.1, 0.2], [0.3, 0.4]], [[9, 9], [9, 9]])],
+)
+def test_boxes_that_are_none_are_an_error(scores: Any, classes: Any) -> None:
+    with pytest.raises(Stage2Error):
+        box_score(f32(scores), i64(classes), (9,), "max")
+
+
+def test_a_detector_gives_one_score() -> None:
+    fake = Fake(classifier(gives(scores=f32([0.2, 0.7]), classes=i64([9, 9]))))
+    found = asked(fake, lambda client: client.ask(IMAGE, 5.0), DetectorServer, roadwork=(9,), combine="noisy_or")
+    assert found == pytest.approx(1 - 0.8 * 0.3, abs=1e-6)
+
+
+def replies(body: bytes, status: int = 200, **headers: str) -> Fake:
+    return Fake(lambda _: http(status, body, {name.replace("_", "-"): value for name, value in headers.items()}))
+
+
+LIE = b'{"outputs":[{"name":"probability","datatype":"FP32","shape":[1,999999999],"data":[0.5]}]}'
+FAULTS: dict[str, tuple[Fake, str]] = {
+    "slow": (Fake(classifier(gives(probability=f32([0.5]))), before_s=3.0), "no reply within"),
+    "slow loris": (Fake(classifier(gives(probability=f32([0.5]))), bytes_a_second=20), "no reply within"),
+    "cut off": (Fake(classifier(gives(probability=f32([0.5]))), cut=90), "RemoteProtocolError"),
+    "reset": (Fake(lambda _: None), "RemoteProtocolError"),
+    "503": (replies(b"busy", 503), "status 503: busy"),
+    "no HTTP": (Fake(lambda _: b"\x00\x01\x02\x03\r\n\r\n"), "RemoteProtocolError"),
+    "no JSON": (replies(b"[]"), "none of the Open Inference Protocol"),
+    "huge": (replies(b" " * 17 * 2**20), "longer than"),
+    "other output": (Fake(classifier(gives(score=f32([0.5])))), "no output 'probability'; it has 'score'"),
+    "wrong length": (replies(b"{}", inference_header_content_length="50"), "says that its JSON has 50"),
+    "no length": (replies(b"{}", inference_header_content_length="-1"), "the header"),
+    "lies about its size": (replies(LIE), "has the shape"),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_whatever_a_server_does_is_an_error_that_says_so_in_time(fault: str) -> None:
+    fake, problem = FAULTS[fault]
+    with pytest.raises(RemoteError, match=problem):
+        asked(fake, lambda client: client.ask(IMAGE, 0.5), binary=True)
+
+
+def test_a_server_that_is_not_there_may_be_asked_again() -> None:
+    async def run() -> None:
+        client = client_of(KserveServer(name="one", url="http://127.0.0.1:9", model="roadwork"))
+        with pytest.raises(RemoteError, match="ConnectError") as caught:
+            await client.ask(IMAGE, 5.0)
+        assert caught.value.passing
+        await client.close()
+
+    asyncio.run(run())
+
+
+def test_a_server_without_tls_is_an_error_where_tls_is_asked_for() -> None:
+    fake = Fake(classifier(gives(probability=f32([0.5]))))
+
+    async def run() -> None:
+        async with fake.running():
+            client = client_of(KserveServer(name="one", url=fake.url.replace("http:", "https:"), model="roadwork"))
+            with pytest.raises(RemoteError, match="ConnectError"):
+                await client.ask(IMAGE, 5.0)
+            await client.close()
+
+    asyncio.run(run())
+
+
+def test_a_key_goes_along_and_into_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake = Fake(lambda _: b"HTTP/1.1 401 .\r\ncontent-length: 2\r\n\r\nno")
+    monkeypatch.setenv("STAGE2_KEY", "geheim")
+    with pytest.raises(RemoteError) as caught:
+        asked(fake, lambda client: client.ask(IMAGE, 5.0), key_env="STAGE2_KEY")
+    assert fake.asked[-1].headers["authorization"] == "Bearer geheim"
+    assert "geheim" not in str(caught.value)
+    (tmp_path / "key").write_text("geheimer\n")
+    with pytest.raises(RemoteError):
+        asked(fake, lambda client: client.ask(IMAGE, 5.0), key_file=tmp_path / "key")
+    assert fake.asked[-1].headers["authorization"] == "Bearer geheimer"

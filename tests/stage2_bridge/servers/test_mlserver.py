@@ -1,0 +1,112 @@
+"""A real MLServer, with a classifier and with YOLOX-Nano: see `scripts/stage2_servers`."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stage2_bridge.servers.inspection import inspected
+from stage2_bridge.servers.open_server import servers_of
+from stage2_bridge.settings import DetectorServer, KserveServer, Stage2Settings
+from tests.support.stage2_servers import free_port
+
+pytestmark = pytest.mark.stage2_servers
+
+START_S = 90.0
+CONE_LIKE = 11
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a server that runs."""
+    directory = tmp_path_factory.mktemp("mlserver")
+    http, grpc, metrics = (free_port() for _ in range(3))
+    settings = {"host": "127.0.0.1", "http_port": http, "grpc_port": grpc, "metrics_port": metrics}
+    (directory / "settings.json").write_text(json.dumps(settings | {"parallel_workers": 0}))
+    for name in ("Brightness", "Yolox"):
+        model = directory / name.lower()
+        model.mkdir()
+        about = {"name": name.lower(), "implementation": f"mlserver_models.{name}", "parameters": {"version": "1"}}
+        inputs = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
+        (model / "model-settings.json").write_text(json.dumps(about | {"inputs": inputs}))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    with (directory / "log").open("wb") as log:
+        command = [str(Path(os.environ["MLSERVER_PYTHON"]).parent / "mlserver"), "start", str(directory)]
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            _wait(f"http://127.0.0.1:{http}/v2/models/yolox/ready", server, directory / "log")
+            yield f"http://127.0.0.1:{http}"
+        finally:
+            server.terminate()
+            server.wait(20)
+
+
+def _wait(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    until = time.monotonic() + START_S
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=2)
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            assert server.poll() is None, log.read_text()[-2000:]
+            assert time.monotonic() < until, log.read_text()[-2000:]
+            time.sleep(0.2)
+        else:
+            return
+
+
+def grey(value: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (300, 200), (value, value, value)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def settings(url: str, *names: str) -> Stage2Settings:
+    known = {
+        "brightness": KserveServer(name="brightness", url=url, model="brightness"),
+        "yolox": DetectorServer(name="yolox", url=url, model="yolox", roadwork=(CONE_LIKE,), timeout_s=20),
+    }
+    return Stage2Settings(servers=tuple(known[name] for name in names))
+
+
+def test_two_hundred_images_are_answered_each_with_its_own_probability(url: str) -> None:
+    async def run() -> list[float]:
+        servers = servers_of(settings(url, "brightness"))
+        try:
+            some = asyncio.Semaphore(16)
+
+            async def one(value: int) -> float:
+                async with some:
+                    return await servers.ask(grey(value), 30.0)
+
+            return await asyncio.gather(*(one(value) for value in range(200)))
+        finally:
+            await servers.close()
+
+    assert np.allclose(asyncio.run(run()), np.arange(200) / 255, atol=1e-6)
+
+
+def test_both_are_ready_and_answer_the_check(url: str) -> None:
+    for one in asyncio.run(inspected(settings(url, "brightness", "yolox"), grey(128), 30.0)):
+        assert not one.failed, one.told
+        assert one.probability is not None
+        assert 0 <= one.probability <= 1
+
+
+@pytest.mark.parametrize(("model", "problem"), [("nothing", "status 404"), ("yolox", "no output 'probability'")])
+def test_a_model_that_is_another_is_told_by_the_check(url: str, model: str, problem: str) -> None:
+    wrong = Stage2Settings(servers=(KserveServer(name="one", url=url, model=model),))
+    [found] = asyncio.run(inspected(wrong, grey(128), 30.0))
+    assert found.failed
+    assert problem in found.told
