@@ -56,6 +56,8 @@ NEEDS = {
         "miner/demo",
         "offline/learning",
         "offline/stages/test_resume_training.py",
+        "offline/stages/test_race.py",
+        "offline/stages/test_teacher.py",
         "offline/stages/test_training.py",
         "offline/stages/test_stream.py",
         "offline/test_night.py",

@@ -290,6 +290,13 @@ class LearnSettings(Section):
         review: with `fixed`, train the folds to list the rows whose labels held-out answers contradict most; `auto`
             lists them always.
         ray: train through Ray Tune, several folds at a time, on the GPUs and hosts of a Ray cluster.
+        teacher: whose answers training follows beside the labels: a bundle or a run, a directory of several, whose mean
+            is taken, or a table of verdicts on pictures with the columns `image` and `probability`; None for nobody. It
+            is asked about rows that train and about pictures without labels, and never about val_select, val_calib or
+            test. Recipes race without it.
+        teacher_images: directories of pictures without labels that a bundle or a run is asked about.
+        teacher_weight: of the teacher in the loss; that of the labels is one minus it.
+        teacher_temperature: by which the log-odds of teacher and model are divided before they are compared.
     """
 
     recipe: Literal["fixed", "auto"] = "fixed"
@@ -304,3 +311,7 @@ class LearnSettings(Section):
     axes: dict[str, dict[str, dict[str, JsonValue]]] = Field(default_factory=dict)
     review: bool = False
     ray: bool = False
+    teacher: UserPath | None = None
+    teacher_images: tuple[UserPath, ...] = ()
+    teacher_weight: float = Field(default=0.5, ge=0, le=1)
+    teacher_temperature: float = Field(default=2.0, gt=0)

@@ -12,7 +12,7 @@ from offline.pipeline.stage import Stage
 from offline.splits.settings import EXAMS
 from offline.stages.common.distributions import FOR_TRAINING
 from offline.stages.common.inputs import rows_of, splits_of
-from offline.stages.common.outside_files import training_start
+from offline.stages.common.outside_files import teacher_files, training_start
 from offline.stages.common.sent_rows import sent_rows_of
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def run_train_supervised(context: Context) -> None:
     from offline.learning.supervised.train import Trainee, train_supervised  # noqa: PLC0415
     from offline.learning.training_views import training_views  # noqa: PLC0415
     from offline.stages.common.network import images_of, network_of  # noqa: PLC0415
+    from offline.stages.common.taught_rows import taught_rows  # noqa: PLC0415
     from stage1.model.adapters.attach import add_adapters, merge_adapters  # noqa: PLC0415
     from stage1.model.weights import load_weights, save_weights  # noqa: PLC0415
 
@@ -40,14 +41,15 @@ def run_train_supervised(context: Context) -> None:
     if adapted.exists():
         load_weights(net.backbone, adapted)
     add_adapters(net, config.model)
-    train = images_of(context, rows_of(context, "train"))
+    taught = taught_rows(context, rows_of(context, "train"))
+    train = images_of(context, taught.rows)
     select = sent_rows_of(context, "val_select")
     known = KnownRows(frozenset(context.data.ids), splits_of(context).contents)
     about = AdapterOrigin(
         config.model,
         config.preprocess.shape,
         config.preprocess.tiles,
-        trained=known.note(train.data.ids),
+        trained=known.note(rows_of(context, "train").ids) | taught.unlabelled,
         chose=known.note(select.ids),
     )
     if settings.warm_start is not None:
@@ -64,7 +66,7 @@ def run_train_supervised(context: Context) -> None:
     # The other half judges whether heads that train on from here replace these.
     chooses = choosing(select, config.seed) if config.train_conformal_risk.enabled else select
     outcome = train_supervised(
-        Trainee(net, train, images_of(context, chooses), config.model.heads, challenges),
+        Trainee(net, train, images_of(context, chooses), config.model.heads, challenges, taught.soft),
         settings,
         config.calibrate_scrc,
         seed=config.seed,
@@ -99,14 +101,27 @@ def run_train_supervised(context: Context) -> None:
         chance=outcome.chance,
         lowest_loss=outcome.lowest_loss,
         learned=outcome.learned,
+        teacher=None if taught.record is None else taught.record.model_dump(mode="json"),
     ).write(context.out / TRAINING)
 
 
 STAGE: NightStage = Stage(
     name="train_supervised",
     needs=("splits", "adapt_domain"),
-    sections=("seed", "preprocess", "model", "train_supervised", "train_conformal_risk.enabled", "calibrate_scrc"),
+    sections=(
+        "seed",
+        "preprocess",
+        "model",
+        "splits.hash_distance",
+        "train_supervised",
+        "train_conformal_risk.enabled",
+        "calibrate_scrc",
+        "learn.teacher",
+        "learn.teacher_images",
+        "learn.teacher_weight",
+        "learn.teacher_temperature",
+    ),
     run=run_train_supervised,
     distributions=FOR_TRAINING,
-    outside=training_start,
+    outside=lambda config: [*training_start(config), *teacher_files(config)],
 )

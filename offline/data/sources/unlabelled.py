@@ -62,7 +62,7 @@ def read_unlabelled(
     Raises:
         DatasetError: a directory does not exist, or there is no image in it.
     """
-    paths = [path for directory in directories for path in _files(directory)]
+    paths = [path for directory in directories for path in pictures_in(directory)]
     files: list[Path] = []
     hashes: list[str | None] = []
     unreadable = 0
@@ -76,7 +76,7 @@ def read_unlabelled(
                     files.append(file)
                     hashes.append(taken.phash)
             progress(start + len(some), len(paths), "unlabelled images")
-    alike = _alike(hashes, judged, distance)
+    alike = look_alike(hashes, judged, distance)
     kept = tuple(file for file, is_alike in zip(files, alike.tolist(), strict=True) if not is_alike)
     return Unlabelled(kept, unreadable, int(alike.sum()))
 
@@ -96,12 +96,21 @@ def hashes_of(data: Dataset, cache: Path) -> list[str]:
     return [taken.phash for taken in fingerprints(data, cache).values() if taken.phash is not None]
 
 
-def _files(directory: Path) -> list[Path]:
+def pictures_in(directory: Path) -> list[Path]:
+    """The pictures below a directory, sorted.
+
+    Raises:
+        DatasetError: the directory does not exist, or there is none in it.
+    """
     if not directory.is_dir():
-        raise DatasetError(f"{directory}: no such directory; adapt_domain.images names directories of images")
+        raise DatasetError(
+            f"{directory}: no such directory; adapt_domain.images and learn.teacher_images name directories of images"
+        )
     found = sorted(path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
     if not found:
-        raise DatasetError(f"{directory}: no image in it; adapt_domain.images reads {', '.join(sorted(SUFFIXES))}")
+        raise DatasetError(
+            f"{directory}: no image in it; a directory of images is read for {', '.join(sorted(SUFFIXES))}"
+        )
     return found
 
 
@@ -114,8 +123,14 @@ def _read(path: Path, copies: Copies) -> tuple[Path | None, Fingerprint | None]:
         return None, None
 
 
-def _alike(hashes: Sequence[str | None], judged: Sequence[str], distance: int) -> NDArray[np.bool_]:
-    """Which of N pictures look like a row that judges, `(N,)`; blank ones look like nothing."""
+def look_alike(hashes: Sequence[str | None], judged: Sequence[str], distance: int) -> NDArray[np.bool_]:
+    """Which of N pictures look like a row that judges, `(N,)`; blank ones look like nothing.
+
+    Args:
+        hashes: perceptual hash of each, 64 hex digits, None for a blank one.
+        judged: hashes of the rows that judge.
+        distance: largest number of bits in which pictures that look alike differ.
+    """
     # Copies have the same hash, and are looked for once.
     known = list({one for one in hashes if one is not None})
     near = near_others(words_of(known), words_of(list(set(judged))), distance)

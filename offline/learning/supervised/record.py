@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from pydantic import JsonValue
+
 from stage1.artifacts import Artifact
 
 
@@ -29,6 +31,7 @@ class TrainingRecord(Artifact):
         chance: least loss on val_select of an answer that is the same for every row.
         lowest_loss: lowest loss on val_select of the training that was kept, both classes weighing as in training.
         learned: whether that is clearly below chance.
+        teacher: whose answers it followed beside the labels, and in what; None for nobody.
     """
 
     SCHEMA_VERSION: ClassVar[int] = 1
@@ -50,6 +53,7 @@ class TrainingRecord(Artifact):
     chance: float = 0.0
     lowest_loss: float = 0.0
     learned: bool = True
+    teacher: dict[str, JsonValue] | None = None
 
     def notes(self) -> tuple[str, ...]:
         """What a person should know of it, one sentence each."""

@@ -17,6 +17,7 @@ from offline.errors import TrainingError
 from offline.learning.challenge_views import Challenges
 from offline.learning.checkpoint_score import SelectiveScore, selective_score
 from offline.learning.checkpoints import Checkpoints, Randomness, Stateful, Trained, Watch, interruptible
+from offline.learning.distillation.soft_labels import SoftLabels
 from offline.learning.optimiser import (
     Average,
     average_decay,
@@ -41,6 +42,7 @@ from offline.learning.supervised.losses import supervised_loss
 from offline.learning.supervised.outcome import TrainingOutcome, TrainingState
 from offline.learning.supervised.sharpness import FriendlySam
 from offline.learning.supervised.start import SECOND_RATE, START_SHARE, at_chance, chance_loss, class_loss
+from offline.learning.supervised.taught_loss import TaughtLoss
 from offline.learning.throughput.ahead import drawn_ahead
 from offline.learning.update import Update, Updater, halves
 from stage1.certificate.settings import CalibrationSettings
@@ -63,6 +65,7 @@ class Trainee:
         val_select: images that choose the checkpoint.
         heads: columns and classes of the named heads that the network has.
         challenges: makes views of the pictures that train, as validators send them; None where no setting wants them.
+        taught: what a teacher says of the rows that train; None without one.
     """
 
     net: Stage1Net
@@ -70,6 +73,7 @@ class Trainee:
     val_select: ImageSet
     heads: Mapping[str, NamedHead] = field(default_factory=dict)
     challenges: Challenges | None = None
+    taught: SoftLabels | None = None
 
 
 def train_supervised(
@@ -142,12 +146,15 @@ class _Supervised:
         self._labels = torch.from_numpy(data.labels).long().to(self._device)
         check_named(data, trainee.heads)
         targets = named_targets(data, trainee.heads)
+        taught = trainee.taught
         self._targets = {name: torch.from_numpy(found).to(self._device) for name, found in targets.items()}
-        self._balance = balance_of(data.labels, settings.balance)
+        known = data.labels if taught is None else data.labels[taught.labelled]
+        self._balance = balance_of(known, settings.balance)
         even = self._balance != "none"
         self._chance = chance_loss(self._val_select.data.labels, balanced=even)
-        shares = log_shares(data.labels) if self._balance == "logits" else None
+        shares = log_shares(known) if self._balance == "logits" else None
         self._offset = None if shares is None else torch.tensor(shares, device=self._device)
+        self._taught = None if taught is None else TaughtLoss(taught, settings, self._device, self._offset)
         self._steps, self._epochs = settings.steps_an_epoch(len(data)), settings.passes(len(data))
         self._judged = judged_epochs(self._epochs, settings.judgements)
         # Of the epochs that are judged, the first by which a training must have started, if it is not the last.
@@ -257,7 +264,9 @@ class _Supervised:
         rows = [[*zip(data.ids, data.labels.tolist(), strict=True)] for data in sets]
         targets = {name: found.tolist() for name, found in self._targets.items()}
         settings = self._settings.model_dump(mode="json")
-        return [settings, self._calibration.model_dump(mode="json"), self._seed, rows, targets, self._sources.cached]
+        taught = [] if self._taught is None else [self._taught.soft.decides]
+        about = [settings, self._calibration.model_dump(mode="json"), self._seed, rows, targets, self._sources.cached]
+        return [*about, *taught]
 
     def _train_epoch(self, at: TrainingState, watch: Watch) -> None:
         """Do the steps of the epoch that are left."""
@@ -295,7 +304,9 @@ class _Supervised:
             outputs = self._net.outputs(features).float()
             auxiliary = None if self._auxiliary is None else self._auxiliary(features).float()
         targets = {name: found[rows] for name, found in self._targets.items()}
-        return supervised_loss(outputs, auxiliary, self._labels[rows], targets, self._settings, self._offset)
+        if self._taught is None:
+            return supervised_loss(outputs, auxiliary, self._labels[rows], targets, self._settings, self._offset)
+        return self._taught(outputs, auxiliary, self._labels[rows], targets, rows)
 
     def _note(self, at: TrainingState, update: Update, rate: float) -> None:
         """Count the step, or stop."""

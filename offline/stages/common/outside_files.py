@@ -35,3 +35,9 @@ def training_start(config: RunConfig) -> list[Path]:
     start = config.train_supervised.warm_start
     adapter = () if start is None else (start / ADAPTER_TENSORS, start / ADAPTER_DESCRIPTION)
     return [*backbone_files(config), *adapter]
+
+
+def teacher_files(config: RunConfig) -> list[Path]:
+    """Who teaches, and the directories of pictures without labels that it is asked about."""
+    teacher = config.learn.teacher
+    return [] if teacher is None else [teacher, *config.learn.teacher_images]

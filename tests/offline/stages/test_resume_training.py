@@ -26,6 +26,7 @@ from offline.data.originals import Copies, originals_of
 from offline.errors import TrainingError, TrainingInterrupted
 from offline.learning.checkpoints import FILE, Checkpoints, Randomness, Trained
 from offline.learning.conformal.train import train_conformal_risk
+from offline.learning.distillation.soft_labels import SoftLabels
 from offline.learning.predict import ImageSet
 from offline.learning.row_order import batches, epoch_order
 from offline.learning.self_distillation.adapt import adapt_domain
@@ -122,6 +123,17 @@ def supervised(kind: str, place: Path | None, tell: Tell = silent, **changes: An
     sets = coloured(ROWS, 1), coloured(64, 2)
     trainee = Trainee(made, *sets, challenges=SquareChallenges(sets[0].images))
     train_supervised(trainee, recipe(kind, **changes), CALIBRATION, seed=0, progress=tell, checkpoints=place)
+    return made
+
+
+def taught(_: str, place: Path | None, tell: Tell = silent) -> Stage1Net:
+    """By a teacher as well, who says nothing of some rows, while others have no label."""
+    made, rng = net(), np.random.default_rng(5)
+    said = np.where(rng.random(ROWS) < 0.2, np.nan, rng.random(ROWS))
+    soft = SoftLabels(said, rng.random(ROWS) < 0.8, temperature=2.0, weight=0.5)
+    sets = coloured(ROWS, 1), coloured(64, 2)
+    trainee = Trainee(made, *sets, challenges=SquareChallenges(sets[0].images), taught=soft)
+    train_supervised(trainee, recipe("adamw"), CALIBRATION, seed=0, progress=tell, checkpoints=place)
     return made
 
 
@@ -245,6 +257,7 @@ MODES: dict[str, tuple[Callable[..., Stage1Net], str]] = {
     "conformal risk": (conformal, ""),
     "behind frozen blocks": (behind_frozen_blocks, ""),
     "begun again": (begun_again, ""),
+    "taught by a teacher": (taught, ""),
 }
 
 

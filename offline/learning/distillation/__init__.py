@@ -1,0 +1,1 @@
+"""Training by what a teacher says of pictures."""

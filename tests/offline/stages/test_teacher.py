@@ -1,0 +1,130 @@
+"""A night that learns from a teacher: what it asks, what it never asks, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from engines.store.store import Store
+from offline.config import RunConfig, load_config
+from offline.data.dataset import Dataset
+from offline.data.sources.scene_plan import plan_scene
+from offline.data.sources.source import read_dataset
+from offline.data.sources.synthetic_streets import draw_frame
+from offline.errors import TrainingError
+from offline.learning.distillation.teacher import answers_of
+from offline.learning.supervised.record import TrainingRecord
+from offline.night import stages
+from offline.pipeline.progress import Silence
+from offline.pipeline.runner import Pipeline
+from offline.splits.splits_file import Splits
+from offline.stages.common import taught_rows
+
+SCENES, MORE = 56, 5
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data directory, and pictures without labels, of which one looks like each row."""
+    home = tmp_path_factory.mktemp("teacher")
+    (home / "data" / "images").mkdir(parents=True)
+    (home / "more").mkdir()
+    with (home / "data" / "labels.csv").open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["image", "label", "group"])
+        for number in range(SCENES):
+            scene = plan_scene(number, seed=1, difficulty=0.1)
+            picture = draw_frame(scene, 0)
+            picture.save(home / "data" / "images" / f"{number}.jpg", quality=85)
+            picture.save(home / "more" / f"like{number}.jpg", quality=60)
+            writer.writerow([f"images/{number}.jpg", scene.label, number])
+    for number in range(MORE):
+        draw_frame(plan_scene(1000 + number, seed=2, difficulty=0.1), 0).save(home / "more" / f"new{number}.jpg")
+    (home / "more" / "torn.jpg").write_bytes(b"no picture")
+    return home
+
+
+def config(**changes: object) -> RunConfig:
+    common: dict[str, object] = {
+        "preprocess.size_px": 32,
+        "model.backbone": {"kind": "random", "hidden": 32, "layers": 2},
+        "model.last_layers": 1,
+        "model.rank": 2,
+        "train_supervised.epochs": 1,
+        "train_supervised.cache_views": 1,
+        "calibrate_scrc.stream": "originals",
+    }
+    return load_config("tiny", None, common | changes)
+
+
+def night(home: Path, workspace: Path, chosen: RunConfig, last: str = "train_supervised") -> Path:
+    now = lambda: datetime(2026, 1, 1, tzinfo=UTC)  # noqa: E731
+    rows = read_dataset(home / "data")
+    return Pipeline(stages(), workspace, Store(workspace / "store"), rows, chosen, now, Silence()).run(last)
+
+
+@pytest.fixture(scope="module")
+def teacher(home: Path) -> Path:
+    """A run with a graph."""
+    return night(home, home / "workspace", config(), "export")
+
+
+def test_a_run_teaches_rows_that_train_and_pictures_without_labels_and_no_row_that_judges(
+    home: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    answers = answers_of
+
+    def noted(models: Any, rows: Dataset, progress: Any) -> Any:
+        asked.extend(rows.ids)
+        return answers(models, rows, progress)
+
+    monkeypatch.setattr(taught_rows, "answers_of", noted)
+    chosen = config(**{"learn.teacher": str(teacher), "learn.teacher_images": [str(home / "more")]})
+    run = night(home, home / "workspace", chosen)
+    found = TrainingRecord.read(run / "training.json").teacher
+    splits = Splits.read(run / "splits.json")
+    train = splits.sets["train"].ids
+    # What looks like a row that trains may be seen, what looks like one that judges may not.
+    assert found is not None
+    assert (found["taught"], found["unlabelled"]) == (len(train), MORE + len(train))
+    assert found["left_out"] == SCENES - len(train) + 1
+    judging = {row for name in ("val_select", "val_calib", "test") for row in splits.sets[name].ids}
+    assert not judging & set(asked)
+    assert set(train) <= set(asked)
+    # Another training than without a teacher.
+    assert (run / "adapter.safetensors").read_bytes() != (teacher / "adapter.safetensors").read_bytes()
+
+
+def test_a_table_of_verdicts_teaches_what_it_names_and_is_not_heard_on_rows_that_judge(
+    home: Path, teacher: Path, tmp_path: Path
+) -> None:
+    splits = Splits.read(teacher / "splits.json")
+    named = {
+        "train": home / "data" / splits.sets["train"].ids[0],
+        "calib": home / "data" / splits.sets["val_calib"].ids[0],
+        "new": home / "more" / "new0.jpg",
+    }
+    for name, path in named.items():
+        shutil.copyfile(path, tmp_path / f"{name}.jpg")
+    (tmp_path / "verdicts.csv").write_text("image,probability\ntrain.jpg,0.9\ncalib.jpg,0.9\nnew.jpg,0.1\n")
+    run = night(home, home / "workspace", config(**{"learn.teacher": str(tmp_path / "verdicts.csv")}))
+    found = TrainingRecord.read(run / "training.json").teacher
+    assert found is not None
+    assert (found["taught"], found["unlabelled"], found["left_out"]) == (1, 1, 1)
+
+
+def test_a_teacher_that_has_learned_from_rows_that_certify_here_is_refused(home: Path, tmp_path: Path) -> None:
+    other = night(home, tmp_path, config(**{"splits.seed": 7}), "splits")
+    shutil.copytree(other, tmp_path / "teacher")
+    (tmp_path / "teacher" / "model.onnx").write_bytes(b"never opened")
+    with pytest.raises(TrainingError, match=r"learned from \d+ rows that certify or report here"):
+        night(home, home / "workspace", config(**{"learn.teacher": str(tmp_path / "teacher")}))
+    (tmp_path / "teacher" / "splits.json").unlink()
+    with pytest.raises(TrainingError, match="does not say what it was trained on"):
+        night(home, home / "workspace", config(**{"learn.teacher": str(tmp_path / "teacher")}))
