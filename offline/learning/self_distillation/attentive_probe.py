@@ -83,4 +83,4 @@ def _tokens(net: Stage1Net, images: Pixels) -> Iterator[Tensor]:
     device, cut = device_of(net), len(blocks_of(net.backbone))
     for start in range(0, len(images), EVAL_BATCH):
         with autocast(device, "auto"):
-            yield net.prefix(torch.from_numpy(images[start : start + EVAL_BATCH]).to(device), cut)
+            yield net.prefix(torch.tensor(images[start : start + EVAL_BATCH]).to(device), cut)
