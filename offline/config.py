@@ -59,6 +59,15 @@ class RunConfig(Artifact):
     gate: GateSettings = GateSettings()
     model_card: ModelCardSettings = ModelCardSettings()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _with_one_gate(cls, content: Any) -> Any:  # noqa: ANN401  whatever is in the file
+        """Take over what a program wrote that knew `model.views`, when every gate asked the selection score."""
+        match content:
+            case {"model": {"views": _}, "calibrate_scrc": dict(asked)} if "gate" not in asked:
+                return content | {"calibrate_scrc": asked | {"gate": "select_score"}}
+        return content
+
     @model_validator(mode="after")
     def _races_from_the_start(self) -> Self:
         if self.learn.recipe == "auto" and self.train_supervised.warm_start is not None:

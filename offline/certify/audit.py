@@ -184,7 +184,8 @@ def _other_numbers(
         stream_weights=params.stream_weights,
     )
     again = calibrate(recorded["val_select"], recorded["val_calib"], settings, context)
-    ours, theirs = again.model_dump(mode="json"), params.model_dump(mode="json")
+    # A certificate of the selection score is written without it.
+    ours, theirs = (one.model_dump(mode="json") | {"gate_score": one.gate_score} for one in (again, params))
     left_out = {"seal", "statement", "chains"}
     found = [
         f"{name} is {theirs[name]}, and {ours[name]} when it is computed again"

@@ -152,6 +152,24 @@ def test_the_command_says_so_with_the_counts(
     assert text.endswith(f"{bundle.name}: equal, {SELECT + CALIB} rows computed again")
 
 
+def test_a_bundle_of_a_program_that_knew_one_gate_is_audited_by_that_gate(
+    files: Files, published: Callable[[Path], Path], data: Path, sets: Sets, tiny_engine: Path
+) -> None:
+    asked = SETTINGS.model_copy(update={"gate": "select_score"})
+    certified = calibrate(
+        sets["val_select"], sets["val_calib"], asked, CalibrationContext(sha256_file(tiny_engine), PREPROCESS.sha256)
+    )
+    home = files()
+    certified.write(home / "scrc_params.json")
+    assert "gate_score" not in (home / "scrc_params.json").read_text()
+    old = RunConfig(calibrate_scrc=asked).model_dump(mode="json")
+    del old["calibrate_scrc"]["gate"], old["model"]["pooling"]
+    old["model"]["views"] = "whole"
+    (home / "config.json").write_text(json.dumps(old))
+    found = audited_here(published(home), data)
+    assert found.equal, found.differences
+
+
 class TestRenamed:
     """A row is known by what is in its file."""
 
@@ -310,6 +328,15 @@ class TestTampered:
         config.write(home / "config.json")
         found = audited_here(published(home), data)
         assert any("alpha is 0.05, and 0.04 when it is computed again" in line for line in found.differences)
+
+    def test_another_gate(self, files: Files, published: Callable[[Path], Path], data: Path, sets: Sets) -> None:
+        home = files()
+        binding = ScrcParams.read(home / "scrc_params.json").binding
+        context = CalibrationContext(binding.engine_sha256, binding.preprocess_sha256)
+        asked = SETTINGS.model_copy(update={"gate": "select_score"})
+        calibrate(sets["val_select"], sets["val_calib"], asked, context).write(home / "scrc_params.json")
+        found = audited_here(published(home), data)
+        assert any("gate_score is select_score, and margin when" in line for line in found.differences)
 
     def test_counts_that_were_not_counted(
         self, files: Files, published: Callable[[Path], Path], data: Path, params: ScrcParams
