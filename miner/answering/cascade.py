@@ -201,11 +201,12 @@ class Cascade:
             lease.release()
             raise
         try:
-            self._pool.submit(self._infer, request, inference)
+            work = self._pool.submit(self._infer, request, inference)
         except RuntimeError:
             self._turns.end(request.hotkey)
             lease.release()
             raise
+        work.add_done_callback(lambda done: self._drop(request, inference) if done.cancelled() else None)
         outputs = await asyncio.wrap_future(inference.outputs)
         return _decided(lease, outputs, inference.content)
 
@@ -225,6 +226,12 @@ class Cascade:
             lease.release()
         else:
             inference.follow(batch)
+
+    def _drop(self, request: Request, inference: _Inference) -> None:
+        """Of a request that no worker began with before the pool was closed."""
+        self._turns.end(request.hotkey)
+        inference.outputs.cancel()
+        inference.lease.release()
 
     def _decoded(self, lease: Lease, image_b64: str) -> tuple[bytes, Pixels]:
         """The image's bytes, and its pixels as the bundle of the lease wants them."""

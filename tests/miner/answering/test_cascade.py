@@ -8,6 +8,7 @@ import io
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,17 +19,18 @@ import pytest
 from PIL import Image
 from structlog.testing import capture_logs
 
+from engines.errors import InferenceError
 from engines.live.batcher import Batcher
 from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.live.settings import BatchSettings
-from engines.live.slot import BundleSlot
+from engines.live.slot import BundleSlot, Lease
 from engines.store.bundle import Provenance
 from engines.store.store import Store
 from miner.answering.cascade import Cascade
 from miner.answering.deadline import TimeBudget
 from miner.answering.journal import Journal, read_journal
 from miner.answering.record import RequestRecord
-from miner.answering.request import Request
+from miner.answering.request import Prediction, Request
 from miner.answering.settings import EngineSettings
 from offline.data.dataset import Dataset, Row
 from offline.data.engine_outputs import run_engine
@@ -37,7 +39,8 @@ from stage1.artifacts import sha256_file
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.stream import ERAS
 from stage1.decisions import Action
-from stage1.preprocess import Geometry, PreprocessSettings
+from stage1.outputs import Stage1Outputs
+from stage1.preprocess import Geometry, Pixels, PreprocessSettings
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.client import Outcome, Stage2Error
 from tests.support.challenges import jpeg, patches
@@ -320,6 +323,68 @@ def test_a_torn_last_line_of_the_journal_is_skipped(bundle: LiveBundle, tmp_path
     with (tmp_path / "journal.jsonl").open("a") as handle:
         handle.write('{"request_id": "half')
     assert list(read_journal(tmp_path)) == records
+
+
+class Held(Future[Stage1Outputs]):
+    """Outputs that keep the worker which wants to hear of them, as a slow end of a loan does."""
+
+    def __init__(self, begun: threading.Event, go_on: threading.Event) -> None:
+        super().__init__()
+        self.begun, self.go_on = begun, go_on
+
+    def add_done_callback(self, fn: Callable[[Future[Stage1Outputs]], object]) -> None:
+        self.begun.set()
+        self.go_on.wait(60)
+        super().add_done_callback(fn)
+
+
+class Holding(Batcher):
+    """Keeps the worker that submits to it."""
+
+    def __init__(self) -> None:
+        super().__init__(BatchSettings())
+        self.begun, self.go_on = threading.Event(), threading.Event()
+
+    def submit(self, lease: Lease, image: Pixels, *, deadline: float, priority: float = 0.0) -> Future[Stage1Outputs]:  # noqa: ARG002
+        held = Held(self.begun, self.go_on)
+        held.set_exception(InferenceError("no engine"))
+        lease.release()
+        return held
+
+
+def test_a_request_that_no_worker_began_with_ends_with_the_cascade_and_gives_its_bundle_back(
+    bundle: LiveBundle,
+) -> None:
+    async def run() -> tuple[list[object], dict[int, int]]:
+        slot, batcher = BundleSlot(), Holding()
+        slot.swap(bundle)
+        cascade = Cascade(
+            slot,
+            batcher,
+            Bridge(None, max_in_flight=1, clock=time.monotonic),
+            engine=EngineSettings(workers=1),
+            clock=time.monotonic,
+            now=lambda: datetime.now(UTC),
+        )
+        asking = []
+        for number in range(2):
+            due = BUDGET.deadline(time.monotonic(), 1e6)
+            request = Request(f"request-{number}", "5Validator", 1, encoded(ROAD), due)
+            asking.append(asyncio.create_task(cascade.answer(request)))
+            async with asyncio.timeout(20):
+                await asyncio.to_thread(batcher.begun.wait)
+        # The turn of the first is over, and its worker is not yet free.
+        closing = asyncio.create_task(cascade.close())
+        await asyncio.sleep(0)
+        batcher.go_on.set()
+        await closing
+        async with asyncio.timeout(20):
+            ended = await asyncio.gather(*asking, return_exceptions=True)
+        return list(ended), slot.leases
+
+    ended, leases = asyncio.run(run())
+    assert [type(one) for one in ended] == [Prediction, asyncio.CancelledError]
+    assert not any(leases.values())
 
 
 class Forgotten(Expert):
