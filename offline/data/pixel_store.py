@@ -14,7 +14,7 @@ import inspect
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -70,8 +70,9 @@ class PixelStore:
             found = _mapped(path)
         if found is None:
             return _checked(rows, contents).array(settings)
-        # The directory's sweeper goes by when a file was last of use.
-        os.utime(path)
+        # The directory's sweeper goes by when a file was last of use; a file of somebody else is read all the same.
+        with suppress(OSError):
+            os.utime(path)
         return found
 
     def _write(self, path: Path, rows: Dataset, settings: PreprocessSettings) -> bool:
@@ -79,10 +80,10 @@ class PixelStore:
         with closing(rows.pixels(settings)) as decoded:
             first = next(decoded)
             shape = (len(rows), *first.shape)
-            if not self._has_room(shape):
-                return False
             partial = path.with_name(f"{PARTIAL}{os.getpid()}-{path.name}")
             try:
+                if not self._has_room(shape):
+                    return False
                 with partial.open("wb") as handle:
                     header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                     np.lib.format.write_array_header_1_0(handle, header)
@@ -98,7 +99,8 @@ class PixelStore:
                 self.tell(0, len(rows), told)
                 return False
             finally:
-                partial.unlink(missing_ok=True)
+                with suppress(OSError):
+                    partial.unlink()
         return True
 
     def _has_room(self, shape: Sequence[int]) -> bool:

@@ -142,6 +142,27 @@ def test_a_disk_that_fills_up_on_the_way_is_no_end_of_the_night(
     assert list((tmp_path / "pixels").iterdir()) == []
 
 
+def test_a_directory_that_cannot_be_made_is_no_end_of_the_night(rows: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "pixels").write_bytes(b"no directory")
+    told: list[str] = []
+    store = PixelStore(tmp_path / "pixels", lambda _done, _total, note: told.append(note))
+    assert np.array_equal(store.array(rows, SETTINGS, contents(rows)), rows.array(SETTINGS))
+    assert "pixels cannot be written (File exists)" in told[-1]
+
+
+def test_a_file_of_another_user_is_read_although_its_time_cannot_be_set(
+    rows: Dataset, decoded: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def foreign(_: Path) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    known = contents(rows)
+    expected = PixelStore(tmp_path / "pixels").array(rows, SETTINGS, known).copy()
+    monkeypatch.setattr("os.utime", foreign)
+    assert np.array_equal(PixelStore(tmp_path / "pixels").array(rows, SETTINGS, known), expected)
+    assert len(decoded) == 5
+
+
 def test_rows_whose_files_nobody_hashed_are_decoded_into_memory(rows: Dataset, tmp_path: Path) -> None:
     found = PixelStore(tmp_path / "pixels").array(rows, SETTINGS, {})
     assert np.array_equal(found, rows.array(SETTINGS))
