@@ -87,9 +87,11 @@ def admit(weights: int, available: int | None, pixels: int = 0) -> None:
     """
     if available is not None and not fits(weights, available, pixels):
         needed = needed_bytes(weights, pixels)
+        # A smaller batch is no help to one whose weights do not fit.
+        smaller = "lower engine.batch.max_batch, " if fits(weights, available) else ""
         raise Unavailable(
             f"loading it takes about {needed / 2**20:,.0f} MiB, and {available / 2**20:,.0f} MiB are left: "
-            "free memory, or restart the miner, which loads it alone"
+            f"free memory, {smaller}or restart the miner, which loads it alone"
         )
 
 

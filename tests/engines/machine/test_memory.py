@@ -75,6 +75,15 @@ def test_a_larger_input_takes_more_while_it_is_computed() -> None:
     assert needed_bytes(2000 * MIB, 16 * 224 * 224) == needed_bytes(2000 * MIB)
 
 
+def test_who_has_memory_for_a_smaller_batch_is_told_of_it() -> None:
+    weights, pixels = 57 * MIB, 8 * 448 * 448
+    with pytest.raises(BundleRefused, match=r"free memory, lower engine\.batch\.max_batch, or restart"):
+        admit(weights, 250 * MIB, pixels)
+    admit(weights, 250 * MIB, pixels // 8)
+    with pytest.raises(BundleRefused, match="free memory, or restart"):
+        admit(weights, 100 * MIB, pixels)
+
+
 def test_what_fits_or_cannot_be_known_is_let_in() -> None:
     admit(10, needed_bytes(10))
     admit(10**12, None)
