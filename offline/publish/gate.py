@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from engines.errors import BundleRefused, EngineError
+from engines.errors import BundleRefused, EngineError, Unavailable
 from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.store.file_names import GOLDEN, PARAMS
 from engines.store.golden import read_golden
@@ -100,8 +100,8 @@ def judge(bench: Bench, challenger: Path) -> Publication:
     """Judge a challenger that is in the store.
 
     It is refused if it cannot be loaded, if the test rows disprove its certificate, or if it does not reach the bars.
-    It is kept beside the champion if it is not shown to be as good, or promises less, or if the champion cannot be
-    judged. A bundle that an operator has rolled back stays rolled back.
+    It is kept beside the champion if it is not shown to be as good, or promises less, or if this machine lacks what one
+    of them needs to be judged. A bundle that an operator has rolled back stays rolled back.
 
     Args:
         bench: what it is judged with.
@@ -122,7 +122,10 @@ def judge(bench: Bench, challenger: Path) -> Publication:
     try:
         new = load_bundle(challenger)
     except (EngineError, Stage1Error) as error:
-        return _with(verdict, "REFUSE", f"it cannot be loaded: {error}")
+        # Nothing is wrong with what lacks memory: to remove it would throw a night's work away.
+        lacking = isinstance(error, Unavailable)
+        where = " here" if lacking else ""
+        return _with(verdict, "KEEP" if lacking else "REFUSE", f"it cannot be loaded{where}: {error}")
     with closing(new):
         judged = bench.outputs(new, bench.test, "test, by the challenger")
         latency = median_latency_ms(new, read_golden(challenger / GOLDEN)[0])

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import offline.publish.champion
+import offline.publish.gate
 from engines.errors import ParityError, Unavailable
 from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.spec import EngineSpec
@@ -333,6 +334,17 @@ class TestRefused:
         verdict = judged(store, new, data)
         assert verdict.verdict == "REFUSE"
         assert "it cannot be loaded: " in verdict.reasons[0]
+
+    def test_one_that_does_not_fit_at_the_moment_is_kept(
+        self, store: Store, publish: Publish, data: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def load(_: Path) -> LiveBundle:
+            raise Unavailable("loading it takes about 9,000 MiB, and 1 MiB are left")
+
+        monkeypatch.setattr(offline.publish.gate, "load_bundle", load)
+        verdict = judged(store, publish("new"), data)
+        assert verdict.verdict == "KEEP"
+        assert "it cannot be loaded here: loading it takes about 9,000 MiB" in verdict.reasons[0]
 
     @pytest.mark.parametrize(
         ("bar", "why"), [("latency_ms", "one image takes"), ("memory_mib", "its engine has 0 MiB")]
