@@ -97,7 +97,7 @@ def _bundle(settings: MinerSettings) -> Finding:
         pointer = store.current()
         if pointer is None:
             return Finding("bundle", "failed", f"{settings.store}: none is current; run `cascade retrain`")
-        bundle = load_bundle(store.path(pointer.bundle))
+        bundle = load_bundle(store.path(pointer.bundle), most=settings.engine.batch.max_batch)
     except (EngineError, Stage1Error) as error:
         return Finding("bundle", "failed", str(error))
     params = bundle.params

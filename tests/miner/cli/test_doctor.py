@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from bittensor_wallet import Wallet
 
+from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.store.model_card import ModelCard, card_path, write_card
 from engines.store.store import Store
 from miner.answering.journal import FILE
@@ -82,6 +83,24 @@ def bundle_finding(store: Store, publish: Callable[..., str], tmp_path: Path) ->
 def test_it_says_which_stream_the_certificate_is_for(bundle_finding: doctor.Finding) -> None:
     assert bundle_finding.verdict == "ok"
     assert "CERTIFIED for stream mixture, loads and reproduces" in bundle_finding.detail
+
+
+def test_the_bundle_is_loaded_for_the_batches_that_the_miner_makes(
+    store: Store, publish: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine may have the memory for these, and not for larger ones."""
+    batches: list[int] = []
+
+    def load(directory: Path, *, most: int) -> LiveBundle:
+        batches.append(most)
+        return load_bundle(directory, most=most)
+
+    publish("a")
+    monkeypatch.setattr(doctor, "load_bundle", load)
+    chain = {"chain.kind": "offline", "chain.snapshot": str(tmp_path / "no chain")}
+    store_and_state = {"store": str(store.root), "state": str(tmp_path / "state")}
+    asyncio.run(doctor.examine(load_settings(None, {**store_and_state, **chain, "engine.batch.max_batch": 3})))
+    assert batches == [3]
 
 
 class TestWhatAStartNeeds:
