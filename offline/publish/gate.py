@@ -190,11 +190,13 @@ def _compared(bench: Bench, judged: Judged, other: Champion, verdict: Publicatio
     except (EngineError, Stage1Error) as error:
         return _with(verdict, "KEEP", f"{other.bundle} cannot be judged on the test rows: {error}")
     ours = Judged.of(judged.params, judged.calibrator, rows)
-    like = {ours.params.status, theirs.params.status} == {"CERTIFIED"} and Terms.of(ours.params) == Terms.of(
-        theirs.params
-    )
+    alike = Terms.of(ours.params) == Terms.of(theirs.params)
+    # Exits that break their promise are nothing to be measured by.
+    broken = disproved(theirs)
+    like = {ours.params.status, theirs.params.status} == {"CERTIFIED"} and alike and not broken
     found = compare(ours, theirs, other.bundle, bench.settings, like=like, seed=bench.seed)
-    verdict = verdict.model_copy(update={"compared": (*verdict.compared, found)})
+    notes = tuple(f"exits are not compared with those of {other.bundle}: {reason}" for reason in broken)
+    verdict = verdict.model_copy(update={"compared": (*verdict.compared, found), "notes": (*verdict.notes, *notes)})
     return _with(verdict, "KEEP", *found.reasons)
 
 

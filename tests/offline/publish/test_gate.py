@@ -233,6 +233,18 @@ class TestKept:
         assert (store.current() or verdict).bundle == old.name
 
 
+class TestBroken:
+    """A champion whose promise the test rows speak against."""
+
+    def test_keeps_nobody_out_by_its_exits(self, store: Store, publish: Publish, data: Dataset) -> None:
+        old = publish("old", shift=-2.5, live=NOW)
+        verdict = judged(store, publish("new", shift=0.01), data, coverage_margin=0.0)
+        assert verdict.verdict == "PROMOTE", verdict.reasons
+        assert not verdict.compared[0].like
+        assert verdict.notes[0].startswith(f"exits are not compared with those of {old.name}: D")
+        assert "on the test rows it is" in verdict.notes[0]
+
+
 class TestClaims:
     """Only like claims are compared: more exits at a weaker promise are no improvement."""
 
