@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from stage1.settings import Section, UserPath
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 Augmentation = Literal["none", "light", "validators", "strong"]
+# What an axis of a race may change: what its folds train with. What a certificate claims, and which rows judge, is
+# no recipe, and of an adaptation the folds know only whether they start from it.
+RACED = ("adapt_domain.enabled", "model.", "preprocess.", "train_conformal_risk.", "train_supervised.")
 
 
 class AdaptSettings(Section):
@@ -286,7 +289,7 @@ class LearnSettings(Section):
         repetitions: replicates of its group bootstrap.
         axes: what may vary beside `offline.learning.race.recipes.AXES`, or instead of an axis of the same name; an
             empty one takes that axis out. Options by name, the simplest first, and what each changes of the config, by
-            dotted path. A text that begins with `*` multiplies the value of the config.
+            dotted path below `RACED`. A text that begins with `*` multiplies the value of the config.
         review: with `fixed`, train the folds to list the rows whose labels held-out answers contradict most; `auto`
             lists them always.
         ray: train through Ray Tune, several folds at a time, on the GPUs and hosts of a Ray cluster.
@@ -315,3 +318,18 @@ class LearnSettings(Section):
     teacher_images: tuple[UserPath, ...] = ()
     teacher_weight: float = Field(default=0.5, ge=0, le=1)
     teacher_temperature: float = Field(default=2.0, gt=0)
+
+    @field_validator("axes")
+    @classmethod
+    def _trainings_alone(
+        cls, axes: dict[str, dict[str, dict[str, JsonValue]]]
+    ) -> dict[str, dict[str, dict[str, JsonValue]]]:
+        """Refuse an axis of what a race must not choose."""
+        for axis, options in axes.items():
+            for path in {path for overrides in options.values() for path in overrides}:
+                if not path.startswith(RACED):
+                    raise ValueError(
+                        f"{axis}: an axis cannot change {path}, which is no part of a training: it may change "
+                        f"{', '.join(one + '*' if one.endswith('.') else one for one in RACED)}"
+                    )
+        return axes

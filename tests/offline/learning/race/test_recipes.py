@@ -7,6 +7,7 @@ import pytest
 from offline.config import PRESETS
 from offline.learning.race.recipes import AXES as DEFAULT
 from offline.learning.race.recipes import Axes, recipe_of, recipes, starting_order
+from offline.learning.settings import LearnSettings
 from stage1.errors import SettingsError
 from stage1.settings import override
 
@@ -84,3 +85,18 @@ def test_the_default_field_fits_the_config_of_a_night_and_its_simplest_is_lora_b
     assert field[0].name == "lora + adamw + attention pooling + no adaptation + no conformal training"
     for one in field:
         override(config, one.overrides)
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["calibrate_scrc.alpha", "splits.val_calib", "seed", "adapt_domain.epochs", "compare_training.baseline", "model"],
+)
+def test_what_is_certified_and_which_rows_judge_never_races(path: str) -> None:
+    with pytest.raises(ValueError, match=rf"an axis cannot change {path}"):
+        LearnSettings(axes={"more": {"as it is": {}, "other": {path: 0.5}}})
+
+
+def test_whatever_trains_may_race() -> None:
+    LearnSettings(axes={"more": {"other": {"train_supervised.fsam.rho": 0.02, "preprocess.size_px": 64}}})
+    for options in DEFAULT.values():
+        LearnSettings(axes={"again": {name: dict(overrides) for name, overrides in options.items()}})
