@@ -145,7 +145,7 @@ STAGE: NightStage = Stage(
         "export",
         "calibrate_scrc",
     ),
-    sections=("eval_selective", "model"),
+    sections=("seed", "eval_selective", "model"),
     run=run_eval_selective,
     distributions=("torch", "transformers", "peft", *FOR_JUDGEMENT),
     machine=lambda config: machine_of(config.engine),
