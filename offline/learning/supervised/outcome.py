@@ -55,7 +55,7 @@ class TrainingOutcome:
         balance: how the classes were balanced.
         steps: steps of the training.
         learning_rate: its peak rate.
-        chance: least loss on val_select of an answer that is the same for every row, in nats.
+        chance: least loss of an answer that is the same for every row, the classes weighing as in training, in nats.
         first_rate: peak rate of a first training that never left the loss of chance; None if there was none.
     """
 

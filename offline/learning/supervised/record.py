@@ -28,7 +28,7 @@ class TrainingRecord(Artifact):
         steps: of the training that was kept.
         learning_rate: its peak rate.
         first_rate: peak rate of a first training that never left the loss of chance; None if there was none.
-        chance: least loss on val_select of an answer that is the same for every row.
+        chance: least loss of an answer that is the same for every row, the classes weighing as in training.
         lowest_loss: lowest loss on val_select of the training that was kept, both classes weighing as in training.
         learned: whether that is clearly below chance.
         teacher: whose answers it followed beside the labels, and in what; None for nobody.

@@ -25,29 +25,28 @@ START_SHARE = 1 / 3
 SECOND_RATE = 1 / 3
 
 
-def chance_loss(labels: NDArray[np.integer], *, balanced: bool) -> float:
+def chance_loss(share: float) -> float:
     """The least loss of an answer that is the same for every row: the entropy of the shares of the classes, in nats.
 
     Args:
-        labels: 0 or 1, both present, `(N,)`.
-        balanced: whether both classes weigh the same; then it is ln 2.
+        share: of roadwork, as training weighs it, in (0, 1); ln 2 at one half.
     """
-    shares = np.full(2, 0.5) if balanced else np.bincount(labels, minlength=2) / len(labels)
-    return float(entr(shares).sum())
+    return float(entr([share, 1 - share]).sum())
 
 
-def class_loss(outputs: Stage1Outputs, labels: NDArray[np.integer], *, balanced: bool) -> float:
-    """Mean cross-entropy of the class head, in nats.
+def class_loss(outputs: Stage1Outputs, labels: NDArray[np.integer], share: float) -> float:
+    """Mean cross-entropy of the class head, in nats, with the classes weighing as they do in training.
+
+    The rows that choose may have other shares than those that train. By their own a network that learned well could
+    have a larger loss than one that answers all rows alike.
 
     Args:
         outputs: for N rows.
         labels: 0 or 1, both present, `(N,)`.
-        balanced: take the mean of the two classes' means.
+        share: of roadwork, as training weighs it.
     """
     losses = -log_softmax(outputs.logits.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
-    if not balanced:
-        return float(losses.mean())
-    return float(np.mean([losses[labels == label].mean() for label in (0, 1)]))
+    return float((1 - share) * losses[labels == 0].mean() + share * losses[labels == 1].mean())
 
 
 def at_chance(losses: Sequence[float], chance: float) -> bool:

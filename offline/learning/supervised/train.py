@@ -150,8 +150,9 @@ class _Supervised:
         self._targets = {name: torch.from_numpy(found).to(self._device) for name, found in targets.items()}
         known = data.labels if taught is None else data.labels[taught.labelled]
         self._balance = balance_of(known, settings.balance)
-        even = self._balance != "none"
-        self._chance = chance_loss(self._val_select.data.labels, balanced=even)
+        # Of roadwork, as the loss weighs it.
+        self._share = 0.5 if self._balance != "none" else float(np.mean(known))
+        self._chance = chance_loss(self._share)
         shares = log_shares(known) if self._balance == "logits" else None
         self._offset = None if shares is None else torch.tensor(shares, device=self._device)
         self._taught = None if taught is None else TaughtLoss(taught, settings, self._device, self._offset)
@@ -328,14 +329,18 @@ class _Supervised:
         """Judge the epoch on val_select if it is its turn, keep what is best, and go on to the next epoch."""
         if at.epoch + 1 in self._judged:
             if self._average is None:
-                self._compare(at, *self._score(watch), None)
+                self._compare(at, *self._score(watch.check), None)
             else:
                 with self._average.in_place():
-                    self._compare(at, *self._score(watch), self._trained.state_dict())
+                    self._compare(at, *self._score(watch.check), self._trained.state_dict())
         at.epoch += 1
         at.step, at.order, at.losses = 0, None, []
         if at.epoch == self._start_by and self._may_give_up:
             losses = [record["val_select_loss"] for record in at.records]
+            if at_chance(losses, self._chance) and self._average is not None:
+                # A slow average is still near where training began when the weights have long left it. Not to be
+                # interrupted: what would be written here is of an epoch that is half judged.
+                losses.append(self._score(lambda: None)[1])
             at.given_up = at.epoch < self._epochs and at_chance(losses, self._chance)
             if at.given_up:
                 at.note = f"epoch {at.epoch}: the loss is still that of chance, so training begins again"
@@ -359,13 +364,13 @@ class _Supervised:
             at.best = tensors or self._trained.state_dict()
         at.note = f"epoch {at.epoch + 1}: loss {loss:.3f}, score {score.value:.2f}"
 
-    def _score(self, watch: Watch) -> tuple[SelectiveScore, float]:
+    def _score(self, check: Callable[[], None]) -> tuple[SelectiveScore, float]:
         """Of the network as it is, and its loss with the classes weighing as in training."""
         source, generator = self._sources.judged, torch.Generator()
 
         def features(start: int, stop: int) -> Tensor:
             return source.features(self._net, source.draw(np.arange(start, stop), generator))
 
-        outputs = answers(self._net, len(self._val_select.data), features, self._settings.precision, watch.check)
-        loss = class_loss(outputs, self._val_select.data.labels, balanced=self._balance != "none")
+        outputs = answers(self._net, len(self._val_select.data), features, self._settings.precision, check)
+        loss = class_loss(outputs, self._val_select.data.labels, self._share)
         return selective_score(outputs, self._val_select.data, self._calibration), loss

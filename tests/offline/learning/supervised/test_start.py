@@ -37,7 +37,9 @@ def coloured(count: int, seed: int, share: float = 0.5, *, told: bool = True) ->
     return ImageSet((pixels if told else np.full_like(pixels, 128)).astype(np.uint8), Dataset(Path("nowhere"), rows))
 
 
-def train(train_set: ImageSet, settings: TrainSettings = RECIPE, *, told: bool = True) -> TrainingOutcome:
+def train(
+    train_set: ImageSet, settings: TrainSettings = RECIPE, *, told: bool = True, chosen: float = 0.5
+) -> TrainingOutcome:
     model = ModelSettings(
         backbone=RandomBackbone(hidden=32, layers=2, heads=2, patch_px=8), last_layers=None, rank=4, adapter="lora"
     )
@@ -46,20 +48,28 @@ def train(train_set: ImageSet, settings: TrainSettings = RECIPE, *, told: bool =
     # So that it begins at chance: as it comes, it happens to see some of what is red.
     for parameter in net.class_head[-1].parameters():
         nn.init.zeros_(parameter)
-    select = coloured(96, 2, told=told)
+    select = coloured(96, 2, chosen, told=told)
     return train_supervised(Trainee(net, train_set, select), settings, CALIBRATION, seed=0, progress=lambda *_: None)
 
 
 def test_chance_is_the_entropy_of_the_shares_and_not_ln_2() -> None:
     labels = np.array([0] * 10 + [1] * 90)
-    assert chance_loss(labels, balanced=False) == pytest.approx(-(0.1 * math.log(0.1) + 0.9 * math.log(0.9)))
-    assert chance_loss(labels, balanced=True) == pytest.approx(math.log(2))
-    for balanced, answer in ((False, math.log(9)), (True, 0.0)):
+    assert chance_loss(0.9) == pytest.approx(-(0.1 * math.log(0.1) + 0.9 * math.log(0.9)))
+    assert chance_loss(0.5) == pytest.approx(math.log(2))
+    for share, answer in ((0.9, math.log(9)), (0.5, 0.0)):
         logits = np.tile(np.array([[0.0, answer]], np.float32), (100, 1))
-        same = class_loss(Stage1Outputs(logits, np.zeros(100, np.float32)), labels, balanced=balanced)
-        assert same == pytest.approx(chance_loss(labels, balanced=balanced), abs=1e-6)
-        assert at_chance([same + 1, same], chance_loss(labels, balanced=balanced))
+        same = class_loss(Stage1Outputs(logits, np.zeros(100, np.float32)), labels, share)
+        assert same == pytest.approx(chance_loss(share), abs=1e-6)
+        assert at_chance([same + 1, same], chance_loss(share))
     assert not at_chance([0.7, 0.6, 0.8], math.log(2))
+
+
+def test_rows_that_choose_may_have_other_shares_than_those_that_train() -> None:
+    """A network that tells the classes apart as its training had them is not at chance where one of them is rare."""
+    labels = np.array([1] * 5 + [0] * 95)
+    score = np.where(labels == 1, 1.5, -1.5) * np.where(np.arange(100) % 10 == 7, -1, 1)
+    outputs = Stage1Outputs(np.stack([0 * score, score], 1).astype(np.float32), np.zeros(100, np.float32))
+    assert not at_chance([class_loss(outputs, labels, 0.5)], chance_loss(0.5))
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1])
@@ -69,6 +79,19 @@ def test_a_training_that_learns_is_left_alone(share: float) -> None:
     assert outcome.learned
     assert outcome.balance == ("none" if share == 0.5 else "logits")
     assert outcome.lowest_loss < 0.5 * outcome.chance
+
+
+def test_an_average_that_lags_behind_does_not_begin_a_training_again() -> None:
+    """After a third of these steps nearly all of a slow average is what the network began as."""
+    outcome = train(coloured(160, 1), RECIPE.model_copy(update={"ema_decay": 0.9995}))
+    assert outcome.first_rate is None
+
+
+def test_where_roadwork_is_rarer_among_the_rows_that_choose_a_training_that_learns_is_left_alone() -> None:
+    settings = RECIPE.model_copy(update={"learning_rate": 3e-4, "judgements": 6})
+    outcome = train(coloured(160, 1), settings, chosen=0.04)
+    assert outcome.first_rate is None
+    assert outcome.learned
 
 
 def test_the_second_training_begins_as_the_first_one_did(monkeypatch: pytest.MonkeyPatch) -> None:
