@@ -261,7 +261,8 @@ class CompareSettings(Section):
     Attributes:
         baseline: a small head by cross-entropy on features of the backbone as it came, which exits at 0.88 and 0.12.
         cross_entropy: where conformal risk training is on, the same steps by cross-entropy alone.
-        adaptation: where domain adaptation is on, the whole training without it; costs as much again.
+        adaptation: where domain adaptation is on, the whole training without it; costs as much again. Not where
+            there is a teacher or an adapter to start from, which it would lack as well.
         repetitions: replicates of the group bootstrap.
     """
 

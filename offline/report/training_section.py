@@ -35,12 +35,12 @@ def comparison_section(found: TrainingComparison | None) -> str:
     return f"""<h2>What the training gained</h2>
 <div class="scroll"><table><thead><tr><th></th>{risks}<th>certified here</th><th>accuracy</th><th>MCC</th><th>AUGRC</th>
 <th>exit coverage</th><th>miss rate on exits</th></tr></thead><tbody>{variants}</tbody></table></div>
-<p><small>On the test rows, torch in full precision, answers by a probability that is calibrated on val_select. Exits at
-a risk: what exits at that miss rate among the roadwork that exits, every model by its own thresholds, found on these
-rows. Certified here: what exits by a rule that val_select chooses and the labels of these rows are enough to prove; it
-serves nothing. The last two columns: the rule that val_select would choose, of the baseline its fixed softmax
-thresholds. Brackets: 95% group bootstrap, in the second table with the same draws for both. Exits at the risk that is
-to be certified decide which is better.</small></p>
+<p><small>On the test rows, torch at the precision of the training, answers by a probability that is calibrated on
+val_select. Exits at a risk: what exits at that miss rate among the roadwork that exits, every model by its own
+thresholds, found on these rows. Certified here: what exits by a rule that val_select chooses and the labels of these
+rows are enough to prove; it serves nothing. The last two columns: the rule that val_select would choose, of the
+baseline its fixed softmax thresholds. Brackets: 95% group bootstrap, in the second table with the same draws for both.
+Exits at the risk that is to be certified decide which is better.</small></p>
 {gained}
 """
 

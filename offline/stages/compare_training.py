@@ -45,6 +45,7 @@ STAGE: NightStage = Stage(
         "train_supervised",
         "train_conformal_risk",
         "compare_training",
+        "learn.teacher",
         "calibrate_scrc",
     ),
     run=run_compare_training,

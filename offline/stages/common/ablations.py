@@ -70,18 +70,7 @@ class Ablations:
     def run(self) -> TrainingComparison:
         """Train what the settings want beside the model and set all side by side."""
         config, wanted = self.config, self.config.compare_training
-        nets: dict[VariantName, Callable[[], Stage1Net]] = {}
-        if wanted.baseline:
-            nets["baseline"] = self._baseline
-        conformal = config.train_conformal_risk.enabled
-        # An adapter to start from belongs to the adapted weights, and nothing else could start there.
-        if wanted.adaptation and config.adapt_domain.enabled and config.train_supervised.warm_start is None:
-            nets["unadapted"] = self._unadapted
-        if conformal:
-            nets["supervised"] = lambda: self._load(self.weights.supervised)
-            if wanted.cross_entropy:
-                nets["cross_entropy"] = self._cross_entropy
-        nets["final"] = lambda: self._load(self.weights.final)
+        nets = self.variants()
         found = {}
         for name, make in nets.items():
             found[name] = self._outputs(make())
@@ -95,6 +84,25 @@ class Ablations:
             repetitions=wanted.repetitions,
             seed=config.seed,
         )
+
+    def variants(self) -> dict[VariantName, Callable[[], Stage1Net]]:
+        """What trains each variant that the settings want; the model itself is the last."""
+        config, wanted = self.config, self.config.compare_training
+        nets: dict[VariantName, Callable[[], Stage1Net]] = {}
+        if wanted.baseline:
+            nets["baseline"] = self._baseline
+        conformal = config.train_conformal_risk.enabled
+        # An adapter to start from belongs to the adapted weights, and nothing else could start there. A teacher is
+        # asked in the training of the model alone, so the difference would not be that of the adaptation.
+        alone = config.train_supervised.warm_start is None and config.learn.teacher is None
+        if wanted.adaptation and config.adapt_domain.enabled and alone:
+            nets["unadapted"] = self._unadapted
+        if conformal:
+            nets["supervised"] = lambda: self._load(self.weights.supervised)
+            if wanted.cross_entropy:
+                nets["cross_entropy"] = self._cross_entropy
+        nets["final"] = lambda: self._load(self.weights.final)
+        return nets
 
     @property
     def _calibration(self) -> CalibrationSettings:

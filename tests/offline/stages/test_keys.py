@@ -16,6 +16,8 @@ from offline.pipeline.content_key import stage_key
         ("adapt_domain", {"model.pooling": "mean"}),
         ("adapt_domain", {"model.queries": 3}),
         ("adapt_domain", {"model.multi_scale": True}),
+        # With a teacher no training without adaptation is set beside the model.
+        ("compare_training", {"learn.teacher": "/somewhere/teacher"}),
         # The intervals of the report are drawn by it.
         ("eval_selective", {"seed": 7}),
     ],
