@@ -79,7 +79,8 @@ def train_conformal_risk(
     """Fine-tune the heads in place; the heads as they came stay unless the others are shown to let more exit.
 
     Heads are judged by what exits at equal risk, which only the order of the scores decides: the loss moves the scores
-    off the cut of 0.5, and that is neither gain nor loss. See `offline.learning.conformal.keep_rule`.
+    off the cut of 0.5, and that is neither gain nor loss. Where the rows that judge lack a class, nothing can be shown
+    and nothing is trained. See `offline.learning.conformal.keep_rule`.
 
     Args:
         net: merged, from the supervised stage.
@@ -96,6 +97,10 @@ def train_conformal_risk(
         TrainingError: the loss is not finite.
         TrainingInterrupted: the process was told to end; a checkpoint is written.
     """
+    _, judges = halves_of(val_select, seed)
+    if len(np.unique(val_select.data.labels[judges])) < 2:
+        # Nothing could be shown, and what is not shown is not kept.
+        return ConformalOutcome(HeadGain(np.nan, np.nan), np.nan, np.nan)
     inputs, held = _views(net, train, challenges, settings.views, seed, progress), features(net, val_select.images)
     choose, judge = (_Held.of(held, val_select, rows, calibration) for rows in halves_of(val_select, seed))
     labels = torch.from_numpy(train.data.labels).long().to(inputs.device)
@@ -163,6 +168,12 @@ def train_conformal_risk(
 def halves_of(val_select: ImageSet, seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows of val_select that choose, and rows that judge."""
     return halves(val_select.data.labels, val_select.data.groups, seed)
+
+
+def choosing_of(val_select: ImageSet, seed: int) -> ImageSet:
+    """The images of val_select that choose, also the checkpoint of the training before this one."""
+    data, (places, _) = val_select.data, halves_of(val_select, seed)
+    return ImageSet(val_select.images[places], data.pick([data.ids[place] for place in places.tolist()]))
 
 
 def _decides(

@@ -12,7 +12,7 @@ from offline.config import RunConfig
 from offline.data.originals import Copies
 from offline.evaluation.training_comparison import TrainingComparison, VariantName, compare
 from offline.learning.challenge_views import ChallengeViews, certified_views
-from offline.learning.conformal.train import halves_of, train_conformal_risk
+from offline.learning.conformal.train import choosing_of, train_conformal_risk
 from offline.learning.predict import ImageSet, best_device, predict
 from offline.learning.settings import TrainSettings
 from offline.learning.supervised.train import Trainee, train_supervised
@@ -114,8 +114,7 @@ class Ablations:
         """What chooses a checkpoint: where conformal risk training is judged, the rows that do not judge it."""
         if not self.config.train_conformal_risk.enabled:
             return self.val_select
-        data, (places, _) = self.val_select.data, halves_of(self.val_select, self.config.seed)
-        return ImageSet(self.val_select.images[places], data.pick([data.ids[place] for place in places.tolist()]))
+        return choosing_of(self.val_select, self.config.seed)
 
     def _outputs(self, net: Stage1Net) -> tuple[LabelledOutputs, LabelledOutputs]:
         """For the test rows and those of val_select, at the precision of the training: nothing is certified on them."""

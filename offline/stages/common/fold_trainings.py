@@ -21,7 +21,7 @@ from offline.data.originals import Copies
 from offline.errors import TrainingError, TrainingInterrupted
 from offline.learning.challenge_views import certified_views
 from offline.learning.checkpoints import Trained
-from offline.learning.conformal.train import train_conformal_risk
+from offline.learning.conformal.train import choosing_of, train_conformal_risk
 from offline.learning.predict import ImageSet, predict
 from offline.learning.race.units import Unit, UnitOutcome
 from offline.learning.supervised.train import Trainee, train_supervised
@@ -64,7 +64,8 @@ class FoldTrainings:
     """Does one unit of the race: trains on all folds but two, of which one chooses and one is held out.
 
     The fold after the one that is held out chooses the checkpoint and fits the calibrator, as val_select and val_calib
-    do for the model that ships. Recipes that differ in conformal training alone share a supervised training.
+    do for the model that ships. Recipes that differ in how the heads train on share a supervised training; one without
+    conformal training has its own, because there all rows of that fold choose.
 
     Args:
         context: of the stage; trainings that are under way are kept in its checkpoints.
@@ -158,9 +159,12 @@ class FoldTrainings:
         """Train adapter and heads, or take what another recipe trained in the same way."""
         config = context.config
         decides = config.model_dump(mode="json", exclude={"train_conformal_risk", "learn", "compare_training"})
-        key = sha256_json([decides, unit.fold, unit.seed])[:16]
+        heads_train_on = config.train_conformal_risk.enabled
+        key = sha256_json([decides, heads_train_on, unit.fold, unit.seed])[:16]
         kept, trained = context.checkpoints / "adapters" / f"{key}.safetensors", Trained(net=net)
         if not kept.exists():
+            # The other half judges whether heads that train on from here replace these.
+            chooses = choosing_of(select, unit.seed) if heads_train_on else select
             challenges = training_views(
                 train.data,
                 config.preprocess,
@@ -170,7 +174,7 @@ class FoldTrainings:
                 self._told,
             )
             train_supervised(
-                Trainee(net, train, select, config.model.heads, challenges),
+                Trainee(net, train, chooses, config.model.heads, challenges),
                 config.train_supervised,
                 config.calibrate_scrc,
                 seed=unit.seed,

@@ -17,7 +17,11 @@ from offline.data.sources.scene_plan import plan_scene
 from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import draw_frame
 from offline.errors import DatasetError, TrainingError, TrainingInterrupted
+from offline.learning.conformal.train import halves_of, train_conformal_risk
+from offline.learning.predict import ImageSet
 from offline.learning.race.outcome import RaceRecord
+from offline.learning.supervised.outcome import TrainingOutcome
+from offline.learning.supervised.train import Trainee, train_supervised
 from offline.night import stages
 from offline.pipeline.progress import Silence
 from offline.pipeline.runner import Pipeline
@@ -160,6 +164,29 @@ def test_a_training_that_diverges_drops_its_recipe_and_not_the_race(
     )
     with pytest.raises(TrainingError, match=r"the simplest recipe, lora \+ off, could not be trained.*: no"):
         raced(home, tmp_path / "other", config())
+
+
+def test_rows_that_judge_the_heads_of_a_fold_do_not_choose_its_checkpoint(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the training that ships; or the checkpoint looks better than it is, and the heads never take its place."""
+    chose: list[set[str]] = []
+    judged: list[set[str]] = []
+
+    def chosen(trainee: Trainee, *given: Any, **named: Any) -> TrainingOutcome:
+        chose.append(set(trainee.val_select.data.ids))
+        return train_supervised(trainee, *given, **named)
+
+    def kept(net: Any, train: Any, select: ImageSet, *given: Any, **named: Any) -> Any:
+        _, judge = halves_of(select, named["seed"])
+        judged.append({select.data.ids[row] for row in judge.tolist()})
+        return train_conformal_risk(net, train, select, *given, **named)
+
+    monkeypatch.setattr(fold_trainings, "train_supervised", chosen)
+    monkeypatch.setattr(fold_trainings, "train_conformal_risk", kept)
+    raced(home, tmp_path, config(**{"learn.axes": NONE, "train_supervised.epochs": 1}))
+    assert len(chose) == len(judged) == 3
+    assert all(judges and not judges & rows for rows, judges in zip(chose, judged, strict=True))
 
 
 def test_the_budget_says_how_many_start(home: Path, tmp_path: Path) -> None:

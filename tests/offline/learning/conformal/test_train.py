@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -107,3 +109,24 @@ class TestMatchedShares:
     def test_without_held_out_rows_nothing_can_be_matched(self) -> None:
         labels = np.array([0, 0, 1, 1])
         assert matched_shares(np.arange(4.0), labels, np.zeros(0), np.zeros(0, np.int8)) is None
+
+
+def test_heads_stay_where_no_row_is_left_to_judge_them() -> None:
+    """One group with roadwork and one without both choose."""
+    drawn = Drawn.of(0, train=400, select=400, test=100)
+    select = drawn.images("val_select")
+    rows = tuple(row.model_copy(update={"group": f"city {row.label}"}) for row in select.data.rows)
+    torch.manual_seed(0)
+    net = TableNet(drawn.table, None)
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    outcome = train_conformal_risk(
+        net,
+        drawn.images("train"),
+        replace(select, data=replace(select.data, rows=rows)),
+        ConformalTrainingSettings(steps=25),
+        CALIBRATION,
+        seed=0,
+        progress=lambda *_: None,
+    )
+    assert not outcome.gain.kept
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
