@@ -39,7 +39,8 @@ class AdapterOrigin:
         shape: height and width of the input, px.
         tiles: rows and columns that the network cuts it into; None for none.
         trained: the rows that train it, and those that trained what it starts from.
-        chose: the rows that choose its checkpoint, and those that chose the one that it starts from.
+        chose: the rows that choose its checkpoint, those that chose the one that it starts from, and those that its
+            teacher has learned from.
     """
 
     model: ModelSettings
@@ -74,7 +75,7 @@ class AdapterDescription(Artifact):
         tiles: rows and columns that the network cuts it into; None for none.
         frozen_sha256: hash of the frozen weights that it was trained on.
         rows: the rows that trained it, sorted.
-        chose: the rows that chose it, sorted; a file of version 1 does not say.
+        chose: the rows that chose it, or that its teacher has learned from, sorted; a file of version 1 does not say.
         tensors_sha256: hash of the tensors file.
     """
 

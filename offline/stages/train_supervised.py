@@ -50,7 +50,8 @@ def run_train_supervised(context: Context) -> None:
         config.preprocess.shape,
         config.preprocess.tiles,
         trained=known.note(rows_of(context, "train").ids) | taught.unlabelled,
-        chose=known.note(select.ids),
+        # What a teacher says depends on the labels that it has learned from, so those certify nothing of this either.
+        chose=known.note(select.ids) | taught.learned,
     )
     if settings.warm_start is not None:
         exams = [row for name in EXAMS for row in rows_of(context, name).ids]

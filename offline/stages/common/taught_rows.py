@@ -16,8 +16,10 @@ from offline.data.dataset import Dataset, Row
 from offline.data.known_rows import KnownRows, NotedRow
 from offline.data.sources.unlabelled import COPIES_DISTANCE, hashes_of, look_alike, pictures_in
 from offline.errors import DatasetError, TrainingError
+from offline.learning.adapter_file import AdapterDescription
 from offline.learning.distillation.soft_labels import SoftLabels
 from offline.learning.distillation.teacher import answers_of, models_of, verdicts_of
+from offline.pipeline.run_files import ADAPTER_DESCRIPTION
 from offline.splits.settings import EXAMS
 from offline.splits.splits_file import Splits
 from offline.stages.common.inputs import JUDGING, rows_of, splits_of
@@ -64,12 +66,14 @@ class Taught:
         rows: the rows that train, then pictures without labels; the label of those is what the teacher finds likelier.
         soft: what the teacher says of them; None without one.
         unlabelled: the pictures without labels, noted by their content.
+        learned: the rows that the teacher has learned from, as far as it says so.
         record: who taught; None without a teacher.
     """
 
     rows: Dataset
     soft: SoftLabels | None = None
     unlabelled: frozenset[NotedRow] = frozenset()
+    learned: frozenset[NotedRow] = frozenset()
     record: TeacherRecord | None = None
 
 
@@ -89,10 +93,10 @@ def taught_rows(context: Context, train: Dataset) -> Taught:
     settings = context.config.learn
     if settings.teacher is None:
         return Taught(train)
+    learned = frozenset[NotedRow]()
     if settings.teacher.is_dir():
         models = models_of(settings.teacher)
-        for model in models:
-            check_rows(context, model)
+        learned = learned.union(*(check_rows(context, model) for model in models))
         paths = [path for directory in settings.teacher_images for path in pictures_in(directory)]
         pictures = _pictures(context, paths)
         rows = _with(train, pictures)
@@ -117,6 +121,7 @@ def taught_rows(context: Context, train: Dataset) -> Taught:
             probability, np.arange(len(rows)) < len(train), settings.teacher_temperature, settings.teacher_weight
         ),
         frozenset(NotedRow(row=row, sha256=row.removeprefix(f"{UNLABELLED}/")) for row in pictures),
+        learned,
         TeacherRecord(
             teacher=str(settings.teacher),
             sha256=hashes,
@@ -129,7 +134,7 @@ def taught_rows(context: Context, train: Dataset) -> Taught:
     )
 
 
-def check_rows(context: Context, model: Path) -> None:
+def check_rows(context: Context, model: Path) -> list[NotedRow]:
     """Refuse a teacher that has learned from rows that certify or report here.
 
     What it says of other rows depends on the labels of those, and so would the model.
@@ -138,19 +143,22 @@ def check_rows(context: Context, model: Path) -> None:
         context: of the stage.
         model: directory of the teacher.
 
+    Returns:
+        What it has learned from: by its splits, and by the description of its adapter where it is a run.
+
     Raises:
         TrainingError: it has, or does not say what it has learned from.
     """
+    before: tuple[NotedRow, ...] = ()
     try:
         splits = Splits.read(model / SPLITS)
+        if (model / ADAPTER_DESCRIPTION).exists():
+            adapter = AdapterDescription.read(model / ADAPTER_DESCRIPTION)
+            before = (*adapter.rows, *adapter.chose)
     except ArtifactError as error:
         raise TrainingError(f"{model}: this teacher does not say what it was trained on: {error}") from error
-    noted = [
-        NotedRow(row=row.row, sha256=row.sha256)
-        for name, found in splits.sets.items()
-        if name in LEARNED_FROM
-        for row in found.rows
-    ]
+    own = [row for name, found in splits.sets.items() if name in LEARNED_FROM for row in found.rows]
+    noted = [*(NotedRow(row=row.row, sha256=row.sha256) for row in own), *before]
     known = KnownRows(frozenset(context.data.ids), splits_of(context).contents)
     seen = known.among(noted, [row for name in EXAMS for row in rows_of(context, name).ids])
     if seen:
@@ -158,6 +166,7 @@ def check_rows(context: Context, model: Path) -> None:
             f"{model}: this teacher has learned from {len(seen)} rows that certify or report here, for example "
             f"{seen[0]!r}, so no certificate would be true; take a teacher that was split as this workspace is"
         )
+    return noted
 
 
 def _pictures(context: Context, paths: Sequence[Path]) -> dict[str, Path]:

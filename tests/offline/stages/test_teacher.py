@@ -13,10 +13,12 @@ import pytest
 from engines.store.store import Store
 from offline.config import RunConfig, load_config
 from offline.data.dataset import Dataset
+from offline.data.known_rows import NotedRow
 from offline.data.sources.scene_plan import plan_scene
 from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import draw_frame
 from offline.errors import TrainingError
+from offline.learning.adapter_file import AdapterDescription
 from offline.learning.distillation.teacher import answers_of
 from offline.learning.supervised.record import TrainingRecord
 from offline.night import stages
@@ -97,6 +99,8 @@ def test_a_run_teaches_rows_that_train_and_pictures_without_labels_and_no_row_th
     judging = {row for name in ("val_select", "val_calib", "test") for row in splits.sets[name].ids}
     assert not judging & set(asked)
     assert set(train) <= set(asked)
+    # What the teacher has learned from may certify nothing that starts from this adapter.
+    assert set(train) <= {noted.row for noted in AdapterDescription.read(run / "adapter.json").chose}
     # Another training than without a teacher.
     assert (run / "adapter.safetensors").read_bytes() != (teacher / "adapter.safetensors").read_bytes()
 
@@ -128,3 +132,16 @@ def test_a_teacher_that_has_learned_from_rows_that_certify_here_is_refused(home:
     (tmp_path / "teacher" / "splits.json").unlink()
     with pytest.raises(TrainingError, match="does not say what it was trained on"):
         night(home, home / "workspace", config(**{"learn.teacher": str(tmp_path / "teacher")}))
+
+
+def test_a_teacher_whose_adapter_has_learned_from_such_rows_before_is_refused(
+    home: Path, teacher: Path, tmp_path: Path
+) -> None:
+    """What it started from, or who taught it, stands in the description of its adapter and not in its splits."""
+    (tmp_path / "model.onnx").write_bytes(b"never opened")
+    shutil.copyfile(teacher / "splits.json", tmp_path / "splits.json")
+    about = AdapterDescription.read(teacher / "adapter.json")
+    calib = Splits.read(teacher / "splits.json").sets["val_calib"].ids[0]
+    about.model_copy(update={"chose": (*about.chose, NotedRow(row=calib))}).write(tmp_path / "adapter.json")
+    with pytest.raises(TrainingError, match="learned from 1 rows that certify or report here"):
+        night(home, home / "workspace", config(**{"learn.teacher": str(tmp_path)}))
