@@ -129,11 +129,14 @@ class ModelSettings(Section):
     @model_validator(mode="before")
     @classmethod
     def _with_views(cls, content: Any) -> Any:  # noqa: ANN401  whatever is in the file
-        """Take over what a program wrote that knew `views` and had CLS and mean as its one way to pool."""
+        """Take over what a program wrote that knew `views`, pooled by CLS and mean, and shared all trunks of DoRAN."""
         if not isinstance(content, dict) or "views" not in content:
             return content
         if content["views"] == "whole" and "pooling" not in content:
-            return {name: value for name, value in content.items() if name != "views"} | {"pooling": "cls_mean"}
+            as_then: dict[str, Any] = {"pooling": "cls_mean"}
+            if content.get("adapter", "doran") == "doran":
+                as_then["doran"] = {"sharing": "equal_shapes"}
+            return as_then | {name: value for name, value in content.items() if name != "views"}
         raise ValueError(VIEWS_GONE)
 
     @field_validator("pooled_blocks")

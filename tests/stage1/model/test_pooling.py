@@ -354,3 +354,16 @@ def test_queries_are_drawn_from_the_seed(tmp_path: Path) -> None:
     one, same, other = (build(model, shape=SHAPE, seed=seed).state_dict()["pool.queries"] for seed in (0, 0, 1))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
+
+
+def test_what_was_written_before_doran_had_settings_shares_by_shape_as_it_did_then() -> None:
+    """Or an adapter of then is told to belong to another model, whatever the config says."""
+    old = {name: value for name, value in ModelSettings().model_dump(mode="json").items() if name != "doran"}
+    del old["pooling"]
+    found = ModelSettings.model_validate(old | {"views": "whole"})
+    assert found.doran.sharing == "equal_shapes"
+    assert ModelSettings.model_validate(old | {"adapter": "doran"}).doran.sharing == "query_value"
+    named = old | {"views": "whole", "doran": {"sharing": "query_value"}}
+    assert ModelSettings.model_validate(named).doran.sharing == "query_value"
+    # Of another adapter it says nothing, and would only set the two apart.
+    assert ModelSettings.model_validate(old | {"views": "whole", "adapter": "lora"}).doran.sharing == "query_value"
