@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import astuple, dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,9 @@ def train_supervised(
         DatasetError: a row has a value that a named head does not know.
         TrainingInterrupted: the process was told to end; a checkpoint is written.
     """
-    check_both_classes(trainee.train.data)
+    data, taught = trainee.train.data, trainee.taught
+    # What a person has labelled: the label of the other rows is a place holder.
+    check_both_classes(data if taught is None else data.pick([*compress(data.ids, taught.labelled)]))
     common = calibration, seed
     first = _Supervised(trainee, settings, *common, progress, checkpoints, cache, second=True).run()
     if isinstance(first, TrainingOutcome):

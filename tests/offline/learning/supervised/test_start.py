@@ -10,6 +10,8 @@ import pytest
 from torch import nn
 
 from offline.data.dataset import Dataset, Row
+from offline.errors import TrainingError
+from offline.learning.distillation.soft_labels import SoftLabels
 from offline.learning.predict import ImageSet
 from offline.learning.settings import TrainSettings
 from offline.learning.supervised.outcome import TrainingOutcome
@@ -19,6 +21,7 @@ from offline.learning.supervised.train import Trainee, train_supervised
 from stage1.certificate.settings import CalibrationSettings
 from stage1.model.adapters.attach import add_adapters
 from stage1.model.backbones import build
+from stage1.model.net import Stage1Net
 from stage1.model.settings import ModelSettings, RandomBackbone
 from stage1.outputs import Stage1Outputs
 
@@ -40,6 +43,14 @@ def coloured(count: int, seed: int, share: float = 0.5, *, told: bool = True) ->
 def train(
     train_set: ImageSet, settings: TrainSettings = RECIPE, *, told: bool = True, chosen: float = 0.5
 ) -> TrainingOutcome:
+    select = coloured(96, 2, chosen, told=told)
+    return train_supervised(
+        Trainee(untrained(), train_set, select), settings, CALIBRATION, seed=0, progress=lambda *_: None
+    )
+
+
+def untrained() -> Stage1Net:
+    """A network with adapters, at chance."""
     model = ModelSettings(
         backbone=RandomBackbone(hidden=32, layers=2, heads=2, patch_px=8), last_layers=None, rank=4, adapter="lora"
     )
@@ -48,8 +59,7 @@ def train(
     # So that it begins at chance: as it comes, it happens to see some of what is red.
     for parameter in net.class_head[-1].parameters():
         nn.init.zeros_(parameter)
-    select = coloured(96, 2, chosen, told=told)
-    return train_supervised(Trainee(net, train_set, select), settings, CALIBRATION, seed=0, progress=lambda *_: None)
+    return net
 
 
 def test_chance_is_the_entropy_of_the_shares_and_not_ln_2() -> None:
@@ -135,3 +145,17 @@ def test_few_images_are_gone_through_more_often_and_judged_no_more_often() -> No
     outcome = train(coloured(96, 1), settings)
     assert outcome.steps == 60
     assert [record["epoch"] for record in outcome.records] == [3, 5, 8, 10]
+
+
+def test_what_a_teacher_finds_likelier_is_no_label_of_a_class_that_has_none() -> None:
+    train_set = coloured(32, 1)
+    labels = train_set.data.labels
+    soft = SoftLabels(np.full(32, 0.5), labels == 0, temperature=1.0, weight=0.5)
+    with pytest.raises(TrainingError, match=rf"0 of the {np.sum(labels == 0)} rows that train show roadwork"):
+        train_supervised(
+            Trainee(untrained(), train_set, coloured(32, 2), taught=soft),
+            RECIPE,
+            CALIBRATION,
+            seed=0,
+            progress=lambda *_: None,
+        )
