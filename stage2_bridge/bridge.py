@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import structlog
 
 from engines.machine.tally import Tally
-from stage2_bridge.client import Outcome, Stage2Client, Stage2Error, Verdict
+from stage2_bridge.client import NamedProbability, Outcome, Stage2Client, Stage2Error, Verdict
 from stage2_bridge.slots import Slots
 
 log = structlog.get_logger(__name__)
@@ -70,8 +70,10 @@ class Bridge:
         started = self._clock()
         outcome, probability = await self._outcome(content, deadline - started, deadline if turn is None else turn)
         self._outcomes[outcome.value] += 1
-        name = "" if self._client is None else self._client.name
-        return Verdict(outcome, probability, (self._clock() - started) * 1e3, name)
+        latency_ms = (self._clock() - started) * 1e3
+        if isinstance(probability, NamedProbability):
+            return Verdict(outcome, float(probability), latency_ms, probability.server)
+        return Verdict(outcome, probability, latency_ms, "" if self._client is None else self._client.name)
 
     @property
     def stats(self) -> BridgeStats:
@@ -142,4 +144,4 @@ def _checked(probability: float) -> float:
     # Its type is a promise of foreign code.
     if not isinstance(probability, int | float) or not (math.isfinite(probability) and 0 <= probability <= 1):
         raise Stage2Error(f"it answered {probability!r}, which is no probability")
-    return float(probability)
+    return probability if isinstance(probability, NamedProbability) else float(probability)

@@ -4,13 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, Self
 
 from stage1.errors import CascadeError
 
 
 class Stage2Error(CascadeError):
     """Stage-2 could not answer this image."""
+
+
+class ImageRefused(Stage2Error):
+    """Stage-2 could not answer this image, and the image is to blame; of the server it says nothing."""
+
+
+class NamedProbability(float):
+    """A probability, and who gave it.
+
+    Args:
+        probability: in [0, 1].
+        server: its name.
+    """
+
+    server: str
+
+    def __new__(cls, probability: float, server: str) -> Self:
+        """See the class."""
+        made = super().__new__(cls, probability)
+        made.server = server
+        return made
 
 
 class Stage2Client(Protocol):
@@ -22,7 +43,7 @@ class Stage2Client(Protocol):
         ...
 
     async def ask(self, content: bytes, timeout_s: float) -> float:
-        """Probability of roadwork in an encoded image.
+        """Probability of roadwork in an encoded image; a `NamedProbability` where one of several servers gives it.
 
         Args:
             content: the image as it arrived.
@@ -56,7 +77,7 @@ class Verdict:
         outcome: what became of it.
         probability: Stage-2's probability of roadwork, None unless answered.
         latency_ms: time spent in the bridge.
-        server: name of the Stage-2 client, empty if there is none.
+        server: name of the server that answered; of the client if nobody did, empty if there is none.
     """
 
     outcome: Outcome

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 
 WINDOW_S, FEWEST_CALLS, FAILED_SHARE = 10.0, 20, 0.5
@@ -21,6 +22,19 @@ class State(StrEnum):
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half_open"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A request that was let through.
+
+    Attributes:
+        period: counts how often the breaker had opened or closed by then.
+        trial: whether the server is tried with it.
+    """
+
+    period: int
+    trial: bool
 
 
 class Breaker:
@@ -49,6 +63,7 @@ class Breaker:
         self._failed = 0
         self._opened_at = -math.inf
         self._open = False
+        self._period = 0
         self._tried_at: float | None = None
 
     @property
@@ -58,41 +73,49 @@ class Breaker:
             return State.CLOSED
         return State.HALF_OPEN if self._clock() - self._opened_at >= self._open_s else State.OPEN
 
-    def admits(self) -> bool:
-        """Whether a request may go to the server; whoever is let through has to report by `note`."""
+    def admit(self) -> Call | None:
+        """Let a request through to the server, whose end has to be reported by `note`; None if it may not go there."""
         if not self._open:
-            return True
+            return Call(self._period, trial=False)
         now = self._clock()
         if now - self._opened_at < self._open_s:
-            return False
-        # One at a time; a trial that never reported, because its caller went away, does not keep it open for ever.
+            return None
+        # One at a time; one that takes long does not keep the others away for ever.
         if self._tried_at is not None and now - self._tried_at < self._open_s:
-            return False
+            return None
         self._tried_at = now
-        return True
+        return Call(self._period, trial=True)
 
-    def note(self, *, failed: bool) -> None:
-        """Count what became of a request that was let through."""
+    def note(self, call: Call, *, failed: bool | None) -> None:
+        """Count what became of a request.
+
+        Args:
+            call: as it was let through; one from before the breaker last opened or closed says nothing of the server
+                as it is by now, and is passed over.
+            failed: whether the server did; None where the request says nothing of it, and then another may try it.
+        """
+        if call.period != self._period:
+            return
         now = self._clock()
-        if self._open:
-            if self._tried_at is None:
-                # It was let through before the breaker opened, and says nothing of the server as it is by now.
-                return
+        if call.trial:
             self._tried_at = None
             if failed:
                 self._opened_at = now
-            else:
-                self._open = False
-                self._forget()
+            elif failed is not None:
+                self._turn(is_open=False)
+            return
+        if failed is None:
             return
         self._calls.append((now, failed))
         self._failed += failed
         while self._calls[0][0] < now - self._window_s:
             self._failed -= self._calls.popleft()[1]
         if len(self._calls) >= self._fewest and self._failed >= self._failed_share * len(self._calls):
-            self._open, self._opened_at, self._tried_at = True, now, None
-            self._forget()
+            self._opened_at = now
+            self._turn(is_open=True)
 
-    def _forget(self) -> None:
+    def _turn(self, *, is_open: bool) -> None:
+        self._open, self._tried_at = is_open, None
+        self._period += 1
         self._calls.clear()
         self._failed = 0

@@ -11,8 +11,8 @@ import structlog
 
 from engines.errors import EngineError, RemoteError
 from stage1.errors import Stage1Error
-from stage2_bridge.client import Stage2Client, Stage2Error
-from stage2_bridge.protection.breaker import Breaker, State
+from stage2_bridge.client import ImageRefused, NamedProbability, Stage2Client, Stage2Error
+from stage2_bridge.protection.breaker import Breaker, Call, State
 
 log = structlog.get_logger(__name__)
 
@@ -20,6 +20,10 @@ log = structlog.get_logger(__name__)
 PAUSE_S = 0.05
 # Of the time that an attempt was given: who is given up after it was too slow, and before it was not waited for.
 LATE_SHARE = 0.9
+# Callers choose their own deadlines. Who has no answer after less says nothing of the server.
+FAIR_S = 1.0
+# Of replies that blame the request, which is an image that a caller chose.
+REFUSED = frozenset({400, 413, 415, 422})
 
 
 class Checked(Stage2Client, Protocol):
@@ -64,7 +68,9 @@ class PreferredServers:
 
     An image is sent to the first server that is neither open nor full. If nothing was computed there (it could not be
     reached, or said 429, 502 or 503), it is sent once more, to the next one or to the same; everything else that fails
-    ends the hand-off, because a second inference would cost the time of the first.
+    ends the hand-off, because a second inference would cost the time of the first. What a caller can bring about alone,
+    by an image that is refused or by too little time, does not count as a failure of the server: one caller could have
+    it left alone for all.
 
     Args:
         members: in order of preference.
@@ -85,21 +91,21 @@ class PreferredServers:
         """How each server stands, by name."""
         return {member.client.name: member.state for member in self._members}
 
-    async def ask(self, content: bytes, timeout_s: float) -> float:
+    async def ask(self, content: bytes, timeout_s: float) -> NamedProbability:
         """See `Stage2Client.ask`."""
         until = self._clock() + timeout_s
-        first = self._next()
+        first, call = self._next()
         try:
-            return await self._attempt(first, content, until)
+            return await self._attempt(first, call, content, until)
         except RemoteError as error:
-            second, pause_s = self._second(first, error)
-            if not error.passing or second is None or self._clock() + pause_s >= until:
-                raise Stage2Error(f"{first.client.name}: {error}") from error
-        await asyncio.sleep(pause_s)
+            again = await self._again(first, error, until) if error.passing else None
+            if again is None:
+                raise _failure(first, error) from error
+        second, call = again
         try:
-            return await self._attempt(second, content, until)
+            return await self._attempt(second, call, content, until)
         except RemoteError as error:
-            raise Stage2Error(f"{second.client.name}: {error}") from error
+            raise _failure(second, error) from error
 
     async def check(self, timeout_s: float) -> dict[str, str | Exception]:
         """What each server says of itself, or what was wrong; asked all at once."""
@@ -117,7 +123,7 @@ class PreferredServers:
         """See `Stage2Client.close`."""
         await asyncio.gather(*(member.client.close() for member in self._members))
 
-    def _next(self) -> Member:
+    def _next(self) -> tuple[Member, Call]:
         """The first that may be asked.
 
         Raises:
@@ -127,34 +133,52 @@ class PreferredServers:
             return found
         raise Stage2Error(f"no server can be asked: {', '.join(f'{n} is {s}' for n, s in self.states.items())}")
 
-    def _second(self, first: Member, error: RemoteError) -> tuple[Member | None, float]:
-        """Who is asked after the first has computed nothing, and after how many seconds; None for nobody."""
+    async def _again(self, first: Member, error: RemoteError, until: float) -> tuple[Member, Call] | None:
+        """Who is asked after the first has computed nothing: another at once, or whoever is free after a pause."""
         if (other := self._free(first)) is not None:
-            return other, 0.0
+            return other
         pause_s = PAUSE_S if error.retry_after_s is None else error.retry_after_s
-        return (first if first.breaker.state is State.CLOSED else None), pause_s
+        if self._clock() + pause_s >= until:
+            return None
+        await asyncio.sleep(pause_s)
+        return self._free(None)
 
-    def _free(self, passed: Member | None) -> Member | None:
+    def _free(self, passed: Member | None) -> tuple[Member, Call] | None:
         for member in self._members:
-            if member is not passed and member.in_flight < member.most and member.breaker.admits():
-                return member
+            if member is passed or member.in_flight >= member.most:
+                continue
+            if (call := member.breaker.admit()) is not None:
+                return member, call
         return None
 
-    async def _attempt(self, member: Member, content: bytes, until: float) -> float:
+    async def _attempt(self, member: Member, call: Call, content: bytes, until: float) -> NamedProbability:
         began = self._clock()
+        given_s = until - began
         member.in_flight += 1
-        failed = True
+        failed: bool | None = True
         try:
-            found = await member.client.ask(content, until - began)
+            found = await member.client.ask(content, given_s)
             failed = False
         except asyncio.CancelledError:
-            failed = self._clock() - began >= LATE_SHARE * (until - began)
+            late = self._clock() - began >= LATE_SHARE * given_s
+            failed = True if late and given_s >= FAIR_S else None
+            raise
+        except ImageRefused:
+            failed = None
+            raise
+        except RemoteError as error:
+            failed = None if error.status in REFUSED or (error.timed_out and given_s < FAIR_S) else True
             raise
         else:
-            return found
+            return NamedProbability(found, member.client.name)
         finally:
             member.in_flight -= 1
             before = member.breaker.state
-            member.breaker.note(failed=failed)
+            member.breaker.note(call, failed=failed)
             if (after := member.breaker.state) is not before:
                 log.warning("stage2_server", server=member.client.name, state=after.value, before=before.value)
+
+
+def _failure(member: Member, error: RemoteError) -> Stage2Error:
+    told = f"{member.client.name}: {error}"
+    return ImageRefused(told) if error.status in REFUSED else Stage2Error(told)

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from stage2_bridge.protection.breaker import Breaker, State
+from stage2_bridge.protection.breaker import Breaker, Call, State
 
 
 class Clock:
@@ -11,47 +11,65 @@ class Clock:
         return self.now
 
 
+def admitted(breaker: Breaker) -> Call:
+    call = breaker.admit()
+    assert call is not None
+    return call
+
+
+def note(breaker: Breaker, *, failed: bool | None, times: int = 1) -> None:
+    for _ in range(times):
+        breaker.note(admitted(breaker), failed=failed)
+
+
 def opened(clock: Clock) -> Breaker:
     breaker = Breaker(clock)
-    for _ in range(20):
-        assert breaker.admits()
-        breaker.note(failed=True)
+    note(breaker, failed=True, times=20)
     return breaker
 
 
 def test_few_failures_say_nothing() -> None:
     breaker = Breaker(Clock())
-    for _ in range(19):
-        breaker.note(failed=True)
+    note(breaker, failed=True, times=19)
     assert breaker.state is State.CLOSED
-    assert breaker.admits()
+    assert breaker.admit() is not None
 
 
 def test_it_opens_where_half_of_the_calls_fail() -> None:
     for failures, state in ((9, State.CLOSED), (10, State.OPEN)):
         breaker = Breaker(Clock())
         for number in range(20):
-            breaker.note(failed=number >= 20 - failures)
+            note(breaker, failed=number >= 20 - failures)
         assert breaker.state is state
 
 
 def test_what_is_long_ago_does_not_count() -> None:
     clock = Clock()
     breaker = Breaker(clock)
-    for _ in range(19):
-        breaker.note(failed=True)
+    note(breaker, failed=True, times=19)
     clock.now += 10.1
-    breaker.note(failed=True)
+    note(breaker, failed=True)
     assert breaker.state is State.CLOSED
+
+
+def test_what_says_nothing_of_the_server_neither_opens_it_nor_hides_failures() -> None:
+    breaker = Breaker(Clock())
+    note(breaker, failed=None, times=100)
+    note(breaker, failed=True, times=19)
+    assert breaker.state is State.CLOSED
+    note(breaker, failed=None, times=100)
+    note(breaker, failed=True)
+    assert breaker.state is State.OPEN
 
 
 def test_one_request_tries_a_server_that_was_left_alone() -> None:
     clock = Clock()
     breaker = opened(clock)
-    assert not breaker.admits()
+    assert breaker.admit() is None
     clock.now += 5.0
     assert breaker.state is State.HALF_OPEN
-    assert [breaker.admits(), breaker.admits()] == [True, False]
+    assert breaker.admit() is not None
+    assert breaker.admit() is None
 
 
 def test_a_trial_that_answers_closes_it_and_one_that_fails_does_not() -> None:
@@ -59,25 +77,44 @@ def test_a_trial_that_answers_closes_it_and_one_that_fails_does_not() -> None:
         clock = Clock()
         breaker = opened(clock)
         clock.now += 5.0
-        assert breaker.admits()
-        breaker.note(failed=failed)
+        note(breaker, failed=failed)
         assert breaker.state is state
 
 
-def test_a_trial_that_never_reports_does_not_keep_it_open_for_ever() -> None:
+def test_a_trial_that_says_nothing_leaves_its_place_to_the_next() -> None:
     clock = Clock()
     breaker = opened(clock)
     clock.now += 5.0
-    assert breaker.admits()
+    note(breaker, failed=None)
+    assert breaker.state is State.HALF_OPEN
+    note(breaker, failed=False)
+    assert breaker.state is State.CLOSED
+
+
+def test_a_trial_that_takes_long_does_not_keep_it_open_for_ever() -> None:
+    clock = Clock()
+    breaker = opened(clock)
     clock.now += 5.0
-    assert breaker.admits()
+    slow = admitted(breaker)
+    clock.now += 5.0
+    assert breaker.admit() is not None
+    clock.now += 1.0
+    breaker.note(slow, failed=False)
+    assert breaker.state is State.CLOSED
 
 
 def test_what_was_sent_before_it_opened_neither_closes_nor_prolongs_it() -> None:
     clock = Clock()
-    breaker = opened(clock)
-    clock.now += 4.0
-    breaker.note(failed=False)
-    breaker.note(failed=True)
-    clock.now += 1.0
+    breaker = Breaker(clock)
+    late = [admitted(breaker) for _ in range(40)]
+    note(breaker, failed=True, times=20)
+    clock.now += 5.0
+    trial = admitted(breaker)
+    breaker.note(late[0], failed=False)
     assert breaker.state is State.HALF_OPEN
+    breaker.note(late[1], failed=True)
+    assert breaker.state is State.HALF_OPEN
+    breaker.note(trial, failed=False)
+    for call in late[2:]:
+        breaker.note(call, failed=True)
+    assert breaker.state is State.CLOSED

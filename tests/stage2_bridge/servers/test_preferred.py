@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 
 import pytest
 
 from engines.errors import RemoteError
-from stage2_bridge.client import Stage2Error
+from stage2_bridge.bridge import Bridge
+from stage2_bridge.client import ImageRefused, NamedProbability, Outcome, Stage2Error
 from stage2_bridge.protection.breaker import Breaker
 from stage2_bridge.servers.preferred import Member, PreferredServers
 
 GONE = RemoteError("nobody there", passing=True)
-WRONG = RemoteError("status 400")
+WRONG = RemoteError("status 500", status=500)
 
 
 @dataclass
@@ -77,7 +79,7 @@ def test_a_server_without_another_is_asked_once_more() -> None:
 def test_what_may_have_been_computed_is_not_asked_for_again() -> None:
     async def run() -> None:
         first, second = Server("a", [WRONG]), Server("b", [0.9])
-        with pytest.raises(Stage2Error, match="a: status 400"):
+        with pytest.raises(Stage2Error, match="a: status 500"):
             await several(first, second).ask(b"", 5.0)
         assert (first.asked, second.asked) == (1, 0)
 
@@ -127,17 +129,118 @@ def test_where_no_server_can_be_asked_it_is_told_why() -> None:
     asyncio.run(run())
 
 
-def test_one_that_is_given_up_early_says_nothing_of_its_server() -> None:
-    async def run() -> None:
+class Ahead:
+    """The clock of the loop, which can be put forward."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+        self._loop = asyncio.get_running_loop()
+
+    def __call__(self) -> float:
+        return self._loop.time() + self.ahead
+
+
+def given_up(given_s: float, after_s: float) -> dict[str, str]:
+    """How a server stands after thirty requests that were cancelled so late."""
+
+    async def run() -> dict[str, str]:
+        clock = Ahead()
         slow = Server("a", [0.5], seconds=60.0)
-        servers = several(slow, most=100)
-        for timeout_s, state in ((5.0, "closed"), (0.001, "open")):
-            for _ in range(25):
-                task = asyncio.ensure_future(servers.ask(b"", timeout_s))
-                await asyncio.sleep(0.002)
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-            assert servers.states == {"a": state}
+        servers = PreferredServers([Member(slow, Breaker(clock), 100)], clock)
+        for _ in range(30):
+            task = asyncio.ensure_future(servers.ask(b"", given_s))
+            await asyncio.sleep(0)
+            clock.ahead += after_s
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            clock.ahead -= after_s
+        return servers.states
+
+    return asyncio.run(run())
+
+
+def test_one_that_is_given_up_early_says_nothing_of_its_server() -> None:
+    assert given_up(5.0, 0.1) == {"a": "closed"}
+
+
+def test_one_that_is_not_waited_for_any_longer_counts_unless_it_had_hardly_time() -> None:
+    assert given_up(5.0, 5.0) == {"a": "open"}
+    assert given_up(0.5, 0.5) == {"a": "closed"}
+
+
+@pytest.mark.parametrize(
+    ("error", "given_s"),
+    [
+        (ImageRefused("neither yes nor no"), 5.0),
+        (RemoteError("status 400", status=400), 5.0),
+        (RemoteError("status 422", status=422), 5.0),
+        (RemoteError("no reply within 0.5 s", timed_out=True), 0.5),
+    ],
+)
+def test_what_one_caller_can_bring_about_does_not_have_a_server_left_alone(error: Exception, given_s: float) -> None:
+    async def run() -> None:
+        servers = several(Server("a", [error] * 100 + [0.5]))
+        for _ in range(100):
+            with pytest.raises(Stage2Error):
+                await servers.ask(b"", given_s)
+        assert await servers.ask(b"", 5.0) == 0.5
+
+    asyncio.run(run())
+
+
+def test_a_server_that_has_no_answer_in_a_fair_time_is_left_alone() -> None:
+    async def run() -> None:
+        servers = several(Server("a", [RemoteError("no reply within 4 s", timed_out=True)]))
+        for _ in range(20):
+            with pytest.raises(Stage2Error):
+                await servers.ask(b"", 5.0)
+        assert servers.states == {"a": "open"}
+
+    asyncio.run(run())
+
+
+def test_a_failure_that_is_not_sent_again_uses_up_nobodys_trial() -> None:
+    async def run() -> None:
+        clock = Ahead()
+        first, second = Server("a", [0.1] * 20 + [WRONG, GONE]), Server("b", [WRONG] * 20 + [0.9])
+        a, b = (Member(one, Breaker(clock), 4) for one in (first, second))
+        for _ in range(20):
+            with pytest.raises(Stage2Error):
+                await PreferredServers([b], clock).ask(b"", 5.0)
+        servers = PreferredServers([a, b], clock)
+        for _ in range(20):
+            await servers.ask(b"", 5.0)
+        clock.ahead += 6.0
+        with pytest.raises(Stage2Error, match="status 500"):
+            await servers.ask(b"", 5.0)
+        assert await servers.ask(b"", 5.0) == 0.9
+        assert servers.states == {"a": "closed", "b": "closed"}
+
+    asyncio.run(run())
+
+
+def test_a_second_attempt_finds_no_place_in_a_server_that_filled_up_meanwhile() -> None:
+    async def run() -> None:
+        only = Server("a", [GONE, 0.4], seconds=0.2)
+        servers = several(only, most=1)
+        first = asyncio.ensure_future(servers.ask(b"", 5.0))
+        await asyncio.sleep(0.21)
+        assert await servers.ask(b"", 5.0) == 0.4
+        with pytest.raises(Stage2Error, match="nobody there"):
+            await first
+        assert only.asked == 2
+
+    asyncio.run(run())
+
+
+def test_the_answer_names_who_gave_it() -> None:
+    async def run() -> None:
+        found = await several(Server("a", [GONE]), Server("b", [0.9])).ask(b"", 5.0)
+        assert isinstance(found, NamedProbability)
+        assert found.server == "b"
+        bridge = Bridge(several(Server("a", [GONE]), Server("b", [0.9])), max_in_flight=4, clock=time.monotonic)
+        verdict = await bridge.ask(b"", time.monotonic() + 5.0)
+        assert (verdict.outcome, verdict.probability, verdict.server) == (Outcome.ANSWERED, 0.9, "b")
 
     asyncio.run(run())
 
