@@ -4,18 +4,33 @@ from __future__ import annotations
 
 from collections import Counter
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
 
 from stage1.preprocess import PreprocessSettings
 from stage1.settings import Section, UserPath
 
+WRITE_URL = "write http://HOST:PORT or https://HOST"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,40}$")]
 
 
 def _address(url: str) -> str:
-    if not url.startswith(("http://", "https://")) or not url.split("//", 1)[1].strip("/"):
-        raise ValueError(f"{url!r} is no address of a server: write http://HOST:PORT or https://HOST")
+    """Without the address in any error: it may hold a password.
+
+    Raises:
+        ValueError: it is none, or has more than a host, a port and a path.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"not an address of a server: {WRITE_URL}") from error
+    if "@" in parts.netloc:
+        raise ValueError("an address with a name or a password in it would be in the log: use key_env or key_file")
+    more = parts.query or parts.fragment or " " in url or not url.isprintable()
+    if parts.scheme not in {"http", "https"} or not host or more:
+        raise ValueError(f"not an address of a server: {WRITE_URL}")
     return url.rstrip("/")
 
 

@@ -13,7 +13,10 @@ from engines.errors import RemoteError
 
 # Nothing that a server says of one image is longer.
 MOST_BYTES = 16 * 2**20
-TOLD_CHARACTERS = 200
+# More than is told, so that a key is not cut where it is looked for.
+MOST_TOLD_BYTES, TOLD_CHARACTERS = 4096, 200
+# For an address that answers nothing, so that there is time left for another server.
+CONNECT_S = 1.5
 # What a server answers that may answer the same request a moment later.
 PASSING = frozenset({429, 502, 503})
 UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
@@ -42,7 +45,9 @@ def client(*, connections: int, headers: Mapping[str, str] | None = None) -> htt
     limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=60)
     # Compressed, a small reply could become a large one; and a proxy of the environment is not meant for it.
     own = {"accept-encoding": "identity", **(headers or {})}
-    return httpx2.AsyncClient(limits=limits, headers=own, trust_env=False, timeout=None)
+    return httpx2.AsyncClient(
+        limits=limits, headers=own, trust_env=False, timeout=httpx2.Timeout(None, connect=CONNECT_S)
+    )
 
 
 async def ask(
@@ -82,7 +87,7 @@ async def ask(
     except httpx2.InvalidURL as error:
         raise RemoteError(f"{url}: no such address: {error}") from error
     if reply.status_code >= 300:
-        told = bytes(body[:TOLD_CHARACTERS]).decode(errors="replace").strip()
+        told = _printable(bytes(body[:MOST_TOLD_BYTES]), http.headers.get("authorization", ""))
         raise RemoteError(
             f"{url}: status {reply.status_code}{f': {told}' if told else ''}",
             status=reply.status_code,
@@ -90,6 +95,15 @@ async def ask(
             retry_after_s=_seconds(reply.headers.get("retry-after", "")),
         )
     return Response(bytes(body), reply.headers)
+
+
+def _printable(body: bytes, authorization: str) -> str:
+    """The beginning of a reply in one line, without the key if the server says that too."""
+    text = body.decode(errors="replace")
+    if key := authorization.rpartition(" ")[2]:
+        text = text.replace(key, "***")
+    line = "".join(character for character in " ".join(text.split()) if character.isprintable())
+    return line[:TOLD_CHARACTERS]
 
 
 def _told(error: Exception) -> str:

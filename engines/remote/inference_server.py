@@ -6,6 +6,7 @@ Reference:
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from urllib.parse import quote
 
@@ -19,6 +20,8 @@ from engines.remote.tensors import Inference, Tensor, read_reply, request_body
 BINARY_EXTENSION = "binary_tensor_data"
 JSON_LENGTH = "inference-header-content-length"
 OCTETS = "application/octet-stream"
+# A millisecond of JSON.
+READ_AT_ONCE_BYTES = 65536
 
 
 class TensorMetadata(BaseModel):
@@ -82,11 +85,16 @@ class InferenceServer:
     async def check_ready(self, timeout_s: float) -> None:
         """Ask whether the server is ready, and then whether the model is.
 
+        Args:
+            timeout_s: for both together.
+
         Raises:
             RemoteError: one of them is not, or there is no reply.
         """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
         await remote.ask(self._client, "GET", f"{self._url}/v2/health/ready", timeout_s=timeout_s)
-        await remote.ask(self._client, "GET", f"{self._model}/ready", timeout_s=timeout_s)
+        await remote.ask(self._client, "GET", f"{self._model}/ready", timeout_s=until - loop.time())
 
     async def metadata(self, timeout_s: float) -> ModelMetadata:
         """What the model says of itself.
@@ -113,17 +121,23 @@ class InferenceServer:
         Raises:
             RemoteError: no reply in time, or it is not what the protocol or the names promise.
         """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
         if self._binary is None:
             self._binary = await self._has_binary_extension(timeout_s)
-        body, length = request_body(inputs, outputs, binary=self._binary)
+        # Of large images, and of pixels as JSON, a thread of its own: the event loop answers others meanwhile.
+        body, length = await asyncio.to_thread(request_body, inputs, outputs, binary=self._binary)
         headers = {"content-type": "application/json"} if length is None else _binary_headers(length)
         reply = await remote.ask(
-            self._client, "POST", f"{self._model}/infer", timeout_s=timeout_s, content=body, headers=headers
+            self._client, "POST", f"{self._model}/infer", timeout_s=until - loop.time(), content=body, headers=headers
         )
         told = reply.headers.get(JSON_LENGTH)
         if told is not None and not (told.isascii() and told.isdigit() and len(told) <= 9):
             raise RemoteError(f"{self._model}: the header {JSON_LENGTH} is {told[:20]!r}")
-        return read_reply(reply.content, None if told is None else int(told), outputs)
+        length = None if told is None else int(told)
+        if len(reply.content) < READ_AT_ONCE_BYTES:
+            return read_reply(reply.content, length, outputs)
+        return await asyncio.to_thread(read_reply, reply.content, length, outputs)
 
     async def _has_binary_extension(self, timeout_s: float) -> bool:
         reply = await remote.ask(self._client, "GET", f"{self._url}/v2", timeout_s=timeout_s)

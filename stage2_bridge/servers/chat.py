@@ -14,18 +14,22 @@ import base64
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import httpx2
+import structlog
 from pydantic import BaseModel, Field, ValidationError
 
 from engines.errors import RemoteError
 from engines.remote import http as remote
 from stage1.errors import SettingsError
-from stage2_bridge.client import Stage2Error
+from stage2_bridge.client import ImageRefused
 from stage2_bridge.sample_image import black_image
 from stage2_bridge.settings import OpenAiServer
+
+log = structlog.get_logger(__name__)
 
 QUESTION = (
     "Is there roadwork in this street image: cones, barriers, barrels, signs of works, diggers or people at work? "
@@ -97,7 +101,7 @@ class ChatClient:
 
         Raises:
             RemoteError: the server did not answer as the protocol says.
-            Stage2Error: the answer is neither yes nor no, nor a probability.
+            ImageRefused: the answer is neither yes nor no, nor a probability; an image with words in it can do that.
         """
         completion = await self._completion(content, min(self._settings.timeout_s, timeout_s))
         choice = completion.choices[0]
@@ -123,22 +127,28 @@ class ChatClient:
     async def _completion(self, content: bytes, timeout_s: float) -> _Completion:
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
+        without = frozenset(self._without)
         while True:
-            body = self._body(content)
+            # An image of 16 MB takes a tenth of a second, in which the event loop answers others.
+            sent = await asyncio.to_thread(self._sent, content, without)
             try:
                 reply = await remote.ask(
                     self._http,
                     "POST",
                     self._url,
                     timeout_s=until - loop.time(),
-                    content=json.dumps(body).encode(),
+                    content=sent,
                     headers={"content-type": "application/json"},
                 )
             except RemoteError as error:
-                if error.status in {400, 422} and (unknown := self._blamed(str(error), body)):
-                    self._without.add(unknown)
+                if error.status in {400, 422} and (unknown := self._blamed(str(error), without)):
+                    without |= {unknown}
                     continue
                 raise
+            # An image that is refused is refused without them too: only what helped is remembered.
+            if unknown_parts := without - self._without:
+                self._without |= unknown_parts
+                log.warning("stage2_server_lacks", server=self.name, parts=sorted(unknown_parts))
             try:
                 return _Completion.model_validate_json(reply.content)
             except ValidationError as error:
@@ -146,12 +156,13 @@ class ChatClient:
                     f"{self._url}: the reply is no chat completion: {error.errors()[0]['msg']}"
                 ) from error
 
-    def _blamed(self, told: str, body: Mapping[str, Any]) -> str | None:
-        """Which optional part of a request a server does not know; None if it has nothing against them."""
-        named = [part for part in ("structured_outputs", "logprobs") if part in body]
+    def _blamed(self, told: str, without: AbstractSet[str]) -> str | None:
+        """Which optional part of a request a server may not know; None if all are left out."""
+        parts = ("structured_outputs", "logprobs") if self._settings.constrained else ("logprobs",)
+        named = [part for part in parts if part not in without]
         return next((part for part in named if part in told), named[0] if named else None)
 
-    def _body(self, content: bytes) -> dict[str, Any]:
+    def _sent(self, content: bytes, without: AbstractSet[str]) -> bytes:
         kind = KINDS.get(content[:2], "jpeg")
         image = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
         body: dict[str, Any] = {
@@ -166,13 +177,13 @@ class ChatClient:
                 }
             ],
             "temperature": 0,
-            "max_tokens": TOKENS_OF_TEXT if "logprobs" in self._without else 1,
+            "max_tokens": TOKENS_OF_TEXT if "logprobs" in without else 1,
         }
-        if "logprobs" not in self._without:
+        if "logprobs" not in without:
             body |= {"logprobs": True, "top_logprobs": TOP}
-        if self._settings.constrained and "structured_outputs" not in self._without:
+        if self._settings.constrained and "structured_outputs" not in without:
             body["structured_outputs"] = {"choice": ["yes", "no"]}
-        return body
+        return json.dumps(body).encode()
 
 
 def _prompt(settings: OpenAiServer) -> str:
@@ -199,7 +210,7 @@ def yes_share(likely: Sequence[tuple[str, float]]) -> float:
         likely: tokens with their natural log-probabilities.
 
     Raises:
-        Stage2Error: neither is among them to speak of.
+        ImageRefused: neither is among them to speak of.
     """
     mass = {"yes": 0.0, "no": 0.0}
     for token, logprob in likely:
@@ -209,7 +220,7 @@ def yes_share(likely: Sequence[tuple[str, float]]) -> float:
     total = sum(mass.values())
     if total < LEAST_MASS:
         shown = ", ".join(repr(token) for token, _ in likely[:5])
-        raise Stage2Error(f"yes and no have {total:.1%} of the first token; likelier were {shown}: see its prompt")
+        raise ImageRefused(f"yes and no have {total:.1%} of the first token; likelier were {shown}: see its prompt")
     return mass["yes"] / total
 
 
@@ -217,7 +228,7 @@ def spoken(text: str) -> float:
     """Probability in the words of an answer: a number if it has one, otherwise yes or no.
 
     Raises:
-        Stage2Error: it has neither.
+        ImageRefused: it has neither.
     """
     words = WORD.split(text.lower())
     if (number := NUMBER.search(text)) is not None:
@@ -227,4 +238,4 @@ def spoken(text: str) -> float:
     for word in words:
         if word in {"yes", "no"}:
             return float(word == "yes")
-    raise Stage2Error(f"the answer {text[:60]!r} is neither yes nor no")
+    raise ImageRefused(f"the answer {text[:60]!r} is neither yes nor no")

@@ -17,7 +17,7 @@ from engines.remote.inference_server import InferenceServer, ModelMetadata, Tens
 from engines.remote.tensors import BYTES, Inference, Tensor, files, pixels
 from stage1.errors import Stage1Error
 from stage1.preprocess import preprocess
-from stage2_bridge.client import Stage2Error
+from stage2_bridge.client import ImageRefused, Stage2Error
 from stage2_bridge.settings import DetectorServer, KserveServer
 
 Read = Callable[[Inference], float]
@@ -47,7 +47,8 @@ class InferenceClient:
 
         Raises:
             RemoteError: the server did not answer as the protocol says.
-            Stage2Error: what it answered is no probability, or the image cannot be decoded.
+            Stage2Error: what it answered is no probability.
+            ImageRefused: the image cannot be decoded.
         """
         until = asyncio.get_running_loop().time() + timeout_s
         tensor = await self._tensor(content)
@@ -56,8 +57,10 @@ class InferenceClient:
 
     async def check(self, timeout_s: float) -> str:
         """See `Checked.check`."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
         await self._server.check_ready(timeout_s)
-        found = await self._server.metadata(timeout_s)
+        found = await self._server.metadata(until - loop.time())
         _check(found, self._settings, self._outputs)
         versions = f", versions {', '.join(found.versions)}" if found.versions else ""
         return f"model {found.name}{versions}{f', {found.platform}' if found.platform else ''}"
@@ -74,7 +77,7 @@ class InferenceClient:
             # Tens of milliseconds for a photograph, in which the event loop answers others.
             image = await asyncio.to_thread(preprocess, content, settings.preprocess)
         except Stage1Error as error:
-            raise Stage2Error(str(error)) from error
+            raise ImageRefused(str(error)) from error
         batch = image[None] if settings.channels == "first" else image.transpose(1, 2, 0)[None]
         return pixels(settings.input, batch)
 

@@ -47,7 +47,7 @@ async def inspected(settings: Stage2Settings, content: bytes, timeout_s: float) 
     Args:
         settings: of the servers.
         content: an encoded image that each is asked about.
-        timeout_s: for each.
+        timeout_s: for each, for everything that is asked of it.
     """
     return list(await asyncio.gather(*(_inspected(one, content, timeout_s) for one in settings.all_servers)))
 
@@ -58,10 +58,13 @@ async def _inspected(settings: Server, content: bytes, timeout_s: float) -> Insp
     except (EngineError, Stage1Error, CascadeError) as error:
         return Inspection(settings.name, settings.kind, str(error), failed=True)
     try:
-        told = await client.check(timeout_s)
-        began = time.perf_counter()
-        probability = await client.ask(content, timeout_s)
-        seconds = time.perf_counter() - began
+        async with asyncio.timeout(timeout_s):
+            told = await client.check(timeout_s)
+            began = time.perf_counter()
+            probability = await client.ask(content, timeout_s)
+            seconds = time.perf_counter() - began
+    except TimeoutError:
+        return Inspection(settings.name, settings.kind, f"not answered within {timeout_s:g} s", failed=True)
     except (EngineError, Stage2Error) as error:
         return Inspection(settings.name, settings.kind, str(error), failed=True)
     finally:

@@ -13,7 +13,7 @@ from engines.store.file_names import CALIBRATOR, ENGINE, PREPROCESS
 from stage1.errors import Stage1Error
 from stage1.preprocess import PreprocessSettings, preprocess
 from stage1.probability.calibrator import ProbabilityCalibrator
-from stage2_bridge.client import Stage2Error
+from stage2_bridge.client import ImageRefused, Stage2Error
 
 
 class LocalEngineClient:
@@ -59,7 +59,11 @@ class LocalEngineClient:
 
     def _infer(self, content: bytes) -> float:
         try:
-            outputs = self._engine.infer(preprocess(content, self._preprocess)[None])
-        except (Stage1Error, InferenceError) as error:
+            pixels = preprocess(content, self._preprocess)
+        except Stage1Error as error:
+            raise ImageRefused(str(error)) from error
+        try:
+            outputs = self._engine.infer(pixels[None])
+        except InferenceError as error:
             raise Stage2Error(str(error)) from error
         return float(self._calibrator.probability(outputs)[0])

@@ -22,6 +22,10 @@ def note(breaker: Breaker, *, failed: bool | None, times: int = 1) -> None:
         breaker.note(admitted(breaker), failed=failed)
 
 
+def stands(breaker: Breaker) -> State:
+    return breaker.state
+
+
 def opened(clock: Clock) -> Breaker:
     breaker = Breaker(clock)
     note(breaker, failed=True, times=20)
@@ -31,7 +35,7 @@ def opened(clock: Clock) -> Breaker:
 def test_few_failures_say_nothing() -> None:
     breaker = Breaker(Clock())
     note(breaker, failed=True, times=19)
-    assert breaker.state is State.CLOSED
+    assert stands(breaker) is State.CLOSED
     assert breaker.admit() is not None
 
 
@@ -40,7 +44,7 @@ def test_it_opens_where_half_of_the_calls_fail() -> None:
         breaker = Breaker(Clock())
         for number in range(20):
             note(breaker, failed=number >= 20 - failures)
-        assert breaker.state is state
+        assert stands(breaker) is state
 
 
 def test_what_is_long_ago_does_not_count() -> None:
@@ -49,17 +53,17 @@ def test_what_is_long_ago_does_not_count() -> None:
     note(breaker, failed=True, times=19)
     clock.now += 10.1
     note(breaker, failed=True)
-    assert breaker.state is State.CLOSED
+    assert stands(breaker) is State.CLOSED
 
 
 def test_what_says_nothing_of_the_server_neither_opens_it_nor_hides_failures() -> None:
     breaker = Breaker(Clock())
     note(breaker, failed=None, times=100)
     note(breaker, failed=True, times=19)
-    assert breaker.state is State.CLOSED
+    assert stands(breaker) is State.CLOSED
     note(breaker, failed=None, times=100)
     note(breaker, failed=True)
-    assert breaker.state is State.OPEN
+    assert stands(breaker) is State.OPEN
 
 
 def test_one_request_tries_a_server_that_was_left_alone() -> None:
@@ -67,7 +71,7 @@ def test_one_request_tries_a_server_that_was_left_alone() -> None:
     breaker = opened(clock)
     assert breaker.admit() is None
     clock.now += 5.0
-    assert breaker.state is State.HALF_OPEN
+    assert stands(breaker) is State.HALF_OPEN
     assert breaker.admit() is not None
     assert breaker.admit() is None
 
@@ -78,7 +82,7 @@ def test_a_trial_that_answers_closes_it_and_one_that_fails_does_not() -> None:
         breaker = opened(clock)
         clock.now += 5.0
         note(breaker, failed=failed)
-        assert breaker.state is state
+        assert stands(breaker) is state
 
 
 def test_a_trial_that_says_nothing_leaves_its_place_to_the_next() -> None:
@@ -86,9 +90,9 @@ def test_a_trial_that_says_nothing_leaves_its_place_to_the_next() -> None:
     breaker = opened(clock)
     clock.now += 5.0
     note(breaker, failed=None)
-    assert breaker.state is State.HALF_OPEN
+    assert stands(breaker) is State.HALF_OPEN
     note(breaker, failed=False)
-    assert breaker.state is State.CLOSED
+    assert stands(breaker) is State.CLOSED
 
 
 def test_a_trial_that_takes_long_does_not_keep_it_open_for_ever() -> None:
@@ -100,7 +104,7 @@ def test_a_trial_that_takes_long_does_not_keep_it_open_for_ever() -> None:
     assert breaker.admit() is not None
     clock.now += 1.0
     breaker.note(slow, failed=False)
-    assert breaker.state is State.CLOSED
+    assert stands(breaker) is State.CLOSED
 
 
 def test_what_was_sent_before_it_opened_neither_closes_nor_prolongs_it() -> None:
@@ -111,10 +115,10 @@ def test_what_was_sent_before_it_opened_neither_closes_nor_prolongs_it() -> None
     clock.now += 5.0
     trial = admitted(breaker)
     breaker.note(late[0], failed=False)
-    assert breaker.state is State.HALF_OPEN
+    assert stands(breaker) is State.HALF_OPEN
     breaker.note(late[1], failed=True)
-    assert breaker.state is State.HALF_OPEN
+    assert stands(breaker) is State.HALF_OPEN
     breaker.note(trial, failed=False)
     for call in late[2:]:
         breaker.note(call, failed=True)
-    assert breaker.state is State.CLOSED
+    assert stands(breaker) is State.CLOSED

@@ -14,7 +14,7 @@ import pytest
 
 from engines.errors import RemoteError
 from stage1.errors import SettingsError
-from stage2_bridge.client import Stage2Error
+from stage2_bridge.client import ImageRefused, Stage2Error
 from stage2_bridge.sample_image import black_image
 from stage2_bridge.servers.chat import spoken, yes_share
 from stage2_bridge.servers.open_server import client_of
@@ -72,6 +72,30 @@ def test_what_a_server_does_not_know_is_left_out_from_then_on() -> None:
 
     assert asked(fake, twice, constrained=True) == [0.0, 0.0]
     assert len(fake.asked) == 2 + 1 + 1
+
+
+def test_an_image_that_is_refused_takes_nothing_from_the_others() -> None:
+    knows = chat({"yes": log(0.7), "no": log(0.3)})
+    bad = base64.b64encode(b"bad image").decode()
+
+    def answer(asked: Asked) -> bytes | None:
+        if bad in asked.body.decode():
+            return as_json({"error": {"message": "cannot identify image file"}}, 400)
+        return knows(asked)
+
+    async def after_a_bad_one(client: Any) -> float:
+        with pytest.raises(RemoteError, match="cannot identify"):
+            await client.ask(b"bad image", 5.0)
+        return float(await client.ask(IMAGE, 5.0))
+
+    fake = Fake(answer)
+    assert asked(fake, after_a_bad_one, constrained=True) == pytest.approx(0.7)
+    assert "structured_outputs" in json.loads(fake.asked[-1].body)
+
+
+def test_an_answer_in_other_words_is_the_images_fault() -> None:
+    with pytest.raises(ImageRefused):
+        asked(Fake(chat({"The": 0.0})), lambda client: client.ask(IMAGE, 5.0))
 
 
 def test_the_check_says_whether_there_are_log_probabilities() -> None:

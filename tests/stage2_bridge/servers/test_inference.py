@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from stage1.preprocess import PreprocessSettings, preprocess
 from stage2_bridge.client import Stage2Error
 from stage2_bridge.sample_image import black_image
 from stage2_bridge.servers.inference import box_score, probability_of
+from stage2_bridge.servers.inspection import inspected
 from stage2_bridge.servers.open_server import client_of
-from stage2_bridge.settings import DetectorServer, KserveServer
+from stage2_bridge.settings import DetectorServer, KserveServer, Stage2Settings
 from tests.support.stage2_servers import Fake, classifier, http
 
 IMAGE = black_image()
@@ -190,6 +192,71 @@ def test_whatever_a_server_does_is_an_error_that_says_so_in_time(fault: str) -> 
         asked(fake, lambda client: client.ask(IMAGE, 0.5), binary=True)
 
 
+def test_the_question_for_the_extension_and_the_image_have_one_time_together() -> None:
+    fake = Fake(classifier(gives(probability=f32([0.5]))), before_s=0.3)
+
+    async def run(client: Any) -> float:
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(RemoteError, match="no reply within"):
+            await client.ask(IMAGE, 0.4)
+        return asyncio.get_running_loop().time() - began
+
+    asked(fake, run)
+    assert [one.path for one in fake.asked] == ["/v2", "/v2/models/roadwork/infer"]
+    with pytest.raises(RemoteError, match="no reply within"):
+        asked(Fake(fake.answer, before_s=0.3), lambda client: client.check(0.5))
+
+
+def test_an_inspection_takes_no_longer_than_it_may() -> None:
+    fake = Fake(classifier(gives(probability=f32([0.5]))), before_s=0.2)
+
+    async def run() -> Any:
+        async with fake.running():
+            one = KserveServer(name="one", url=fake.url, model="roadwork")
+            return await inspected(Stage2Settings(servers=(one,)), IMAGE, 0.5)
+
+    [found] = asyncio.run(run())
+    assert found.failed
+    assert "within" in found.told
+
+
+def test_an_address_that_answers_nothing_leaves_time_for_another_server() -> None:
+    async def run() -> None:
+        with socket.socket() as deaf:
+            deaf.bind(("127.0.0.1", 0))
+            deaf.listen(0)
+            port = deaf.getsockname()[1]
+            # The queue of the socket is full, and the next one is not answered.
+            waiting = [socket.socket() for _ in range(3)]
+            for one in waiting:
+                one.setblocking(False)
+                one.connect_ex(("127.0.0.1", port))
+            client = client_of(KserveServer(name="one", url=f"http://127.0.0.1:{port}", model="roadwork"))
+            with pytest.raises(RemoteError, match="ConnectTimeout") as caught:
+                await client.ask(IMAGE, 5.0)
+            assert caught.value.passing
+            await client.close()
+            for one in waiting:
+                one.close()
+
+    asyncio.run(run())
+
+
+def test_many_that_are_given_up_leave_no_connection_taken() -> None:
+    fake = Fake(classifier(gives(probability=f32([0.5]))), before_s=0.05)
+
+    async def run(client: Any) -> list[float]:
+        for round_ in range(10):
+            tasks = [asyncio.ensure_future(client.ask(IMAGE, 5.0)) for _ in range(8)]
+            await asyncio.sleep(0.01 * round_)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        return list(await asyncio.gather(*(client.ask(IMAGE, 5.0) for _ in range(8))))
+
+    assert asked(fake, run, connections=2) == [0.5] * 8
+
+
 def test_a_server_that_is_not_there_may_be_asked_again() -> None:
     async def run() -> None:
         client = client_of(KserveServer(name="one", url="http://127.0.0.1:9", model="roadwork"))
@@ -221,6 +288,9 @@ def test_a_key_goes_along_and_into_no_error(monkeypatch: pytest.MonkeyPatch, tmp
         asked(fake, lambda client: client.ask(IMAGE, 5.0), key_env="STAGE2_KEY")
     assert fake.asked[-1].headers["authorization"] == "Bearer geheim"
     assert "geheim" not in str(caught.value)
+    fake.answer = lambda asked: http(401, b"\x1b[2J\nwrong key: " + asked.headers["authorization"].encode())
+    with pytest.raises(RemoteError, match=r"status 401: \[2J wrong key: Bearer \*\*\*$"):
+        asked(fake, lambda client: client.ask(IMAGE, 5.0), key_env="STAGE2_KEY")
     (tmp_path / "key").write_text("geheimer\n")
     with pytest.raises(RemoteError):
         asked(fake, lambda client: client.ask(IMAGE, 5.0), key_file=tmp_path / "key")

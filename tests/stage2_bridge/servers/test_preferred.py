@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -21,7 +22,7 @@ WRONG = RemoteError("status 500", status=500)
 @dataclass
 class Server:
     name: str
-    answers: list[float | Exception]
+    answers: Sequence[float | Exception]
     asked: int = field(default=0, init=False)
     seconds: float = 0.0
 
