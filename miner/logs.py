@@ -14,6 +14,8 @@ from stage1.errors import without_addresses
 from stage1.settings import Section
 
 SDK_LOGGER = "bittensor"
+# Has a line for each request, which the miner's own lines tell of.
+HTTP_LOGGER = "httpx2"
 
 
 def configure_logging(level: str = "INFO", json: bool | None = None, *, stream: TextIO | None = None) -> None:
@@ -51,6 +53,12 @@ def configure_logging(level: str = "INFO", json: bool | None = None, *, stream: 
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(number)
+    # Not a level: `repair_loggers_after_bittensor` resets those.
+    logging.getLogger(HTTP_LOGGER).addFilter(_worth_telling)
+
+
+def _worth_telling(record: logging.LogRecord) -> bool:
+    return record.levelno > logging.INFO or logging.getLogger().isEnabledFor(logging.DEBUG)
 
 
 def repair_loggers_after_bittensor() -> None:

@@ -11,7 +11,15 @@ from dataclasses import dataclass
 import structlog
 
 from engines.machine.tally import Tally
-from stage2_bridge.client import NamedProbability, Outcome, Stage2Client, Stage2Error, Verdict
+from stage2_bridge.client import (
+    NamedProbability,
+    Outcome,
+    ServerStatus,
+    SeveralServers,
+    Stage2Client,
+    Stage2Error,
+    Verdict,
+)
 from stage2_bridge.slots import Slots
 
 log = structlog.get_logger(__name__)
@@ -29,11 +37,13 @@ class BridgeStats:
         in_flight: hand-offs that are under way, those that nobody waits for any more among them.
         waiting: images that wait for one of them to end.
         outcomes: what became of the hand-offs so far, by `Outcome`.
+        servers: how each server stands, where the client asks several.
     """
 
     in_flight: int
     waiting: int
     outcomes: dict[str, int]
+    servers: tuple[ServerStatus, ...] = ()
 
 
 class Bridge:
@@ -78,7 +88,8 @@ class Bridge:
     @property
     def stats(self) -> BridgeStats:
         """What it has done so far."""
-        return BridgeStats(self._slots.taken, self._slots.waiting, dict(self._outcomes))
+        servers = self._client.servers if isinstance(self._client, SeveralServers) else ()
+        return BridgeStats(self._slots.taken, self._slots.waiting, dict(self._outcomes), servers)
 
     async def close(self) -> None:
         """Close the client; one that is computing still is not waited for."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 from stage1.errors import CascadeError
 
@@ -56,6 +56,31 @@ class Stage2Client(Protocol):
 
     async def close(self) -> None:
         """Free what the client holds."""
+        ...
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """How one of several servers stands.
+
+    Attributes:
+        name: of it.
+        state: `closed` where it is asked, `open` where it is left alone, `half_open` where it is tried; `full`.
+        in_flight: requests under way.
+    """
+
+    name: str
+    state: str
+    in_flight: int
+
+
+@runtime_checkable
+class SeveralServers(Protocol):
+    """A Stage-2 client that asks several servers and knows how each of them stands."""
+
+    @property
+    def servers(self) -> tuple[ServerStatus, ...]:
+        """In order of preference."""
         ...
 
 

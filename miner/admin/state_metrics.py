@@ -158,6 +158,10 @@ def stage2(miner: LiveMiner) -> Iterator[Metric]:
         "cascade_stage2_handoffs", "Deferred images, by what became of the hand-off.", _by(stats.outcomes), "outcome"
     )
     yield _gauge("cascade_stage2_in_flight", "Hand-offs that are under way.", _one(stats.in_flight))
+    states = {(one.name, one.state): 1 for one in stats.servers}
+    yield _gauge("cascade_stage2_server_state", "1 for how a Stage-2 server stands.", states, "server", "state")
+    under_way = {(one.name,): one.in_flight for one in stats.servers}
+    yield _gauge("cascade_stage2_server_in_flight", "Requests to a Stage-2 server under way.", under_way, "server")
     yield _gauge("cascade_stage2_waiting", "Images that wait for a hand-off to end.", _one(stats.waiting))
 
 

@@ -264,6 +264,7 @@ class Cascade:
             stage1_ms=stage1_ms,
             stage2=None if verdict is None else verdict.outcome,
             stage2_probability=None if verdict is None else verdict.probability,
+            stage2_server=None if verdict is None or verdict.probability is None else verdict.server,
             stage2_ms=None if verdict is None else verdict.latency_ms,
             total_ms=(self._clock() - started) * 1e3,
             **seen,

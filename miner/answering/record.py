@@ -38,6 +38,7 @@ class RequestRecord(BaseModel):
         stage1_probability: Stage-1's calibrated probability.
         stage2: what became of the hand-off.
         stage2_probability: Stage-2's probability.
+        stage2_server: name of the server that gave it.
         stage2_ms: the hand-off, from the wait for its turn to its end.
         stage1_ms: decoding and Stage-1, the wait for a worker included.
         total_ms: from arrival to answer.
@@ -65,6 +66,7 @@ class RequestRecord(BaseModel):
     stage1_probability: float | None = None
     stage2: Outcome | None = None
     stage2_probability: float | None = None
+    stage2_server: str | None = None
     stage2_ms: float | None = None
     stage1_ms: float | None = None
     total_ms: float

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -11,7 +12,7 @@ import structlog
 
 from engines.errors import EngineError, RemoteError
 from stage1.errors import Stage1Error
-from stage2_bridge.client import ImageRefused, NamedProbability, Stage2Client, Stage2Error
+from stage2_bridge.client import ImageRefused, NamedProbability, ServerStatus, Stage2Client, Stage2Error
 from stage2_bridge.protection.breaker import Breaker, Call, State
 
 log = structlog.get_logger(__name__)
@@ -22,6 +23,7 @@ PAUSE_S = 0.05
 LATE_SHARE = 0.9
 # Callers choose their own deadlines. Who has no answer after less says nothing of the server.
 FAIR_S = 1.0
+FULL = "full"
 # Of replies that blame the request, which is an image that a caller chose.
 REFUSED = frozenset({400, 413, 415, 422})
 
@@ -59,16 +61,17 @@ class Member:
     def state(self) -> str:
         """Why it is not asked, or how its breaker stands."""
         if self.breaker.state is not State.OPEN and self.in_flight >= self.most:
-            return "full"
+            return FULL
         return self.breaker.state.value
 
 
 class PreferredServers:
     """One `Stage2Client` for several servers.
 
-    An image is sent to the first server that is neither open nor full. If nothing was computed there (it could not be
-    reached, or said 429, 502 or 503), it is sent once more, to the next one or to the same; everything else that fails
-    ends the hand-off, because a second inference would cost the time of the first. What a caller can bring about alone,
+    An image is sent to the first server that is neither open nor full, and waits where all that are not open are full.
+    If nothing was computed there (it could not be reached, or said 429, 502 or 503), it is sent once more, to the next
+    one or to the same; everything else that fails ends the hand-off, because a second inference would cost the time of
+    the first. What a caller can bring about alone,
     by an image that is refused or by too little time, does not count as a failure of the server: one caller could have
     it left alone for all.
 
@@ -80,6 +83,8 @@ class PreferredServers:
     def __init__(self, members: Sequence[Member], clock: Callable[[], float]) -> None:
         self._members = tuple(members)
         self._clock = clock
+        # Of those that wait for a place; whoever gave up stays in it until it is its turn.
+        self._waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def name(self) -> str:
@@ -87,14 +92,19 @@ class PreferredServers:
         return ", ".join(member.client.name for member in self._members)
 
     @property
+    def servers(self) -> tuple[ServerStatus, ...]:
+        """See `SeveralServers.servers`."""
+        return tuple(ServerStatus(one.client.name, one.state, one.in_flight) for one in self._members)
+
+    @property
     def states(self) -> dict[str, str]:
         """How each server stands, by name."""
-        return {member.client.name: member.state for member in self._members}
+        return {one.name: one.state for one in self.servers}
 
     async def ask(self, content: bytes, timeout_s: float) -> NamedProbability:
         """See `Stage2Client.ask`."""
         until = self._clock() + timeout_s
-        first, call = self._next()
+        first, call = await self._next(until)
         try:
             return await self._attempt(first, call, content, until)
         except RemoteError as error:
@@ -123,15 +133,38 @@ class PreferredServers:
         """See `Stage2Client.close`."""
         await asyncio.gather(*(member.client.close() for member in self._members))
 
-    def _next(self) -> tuple[Member, Call]:
-        """The first that may be asked.
+    async def _next(self, until: float) -> tuple[Member, Call]:
+        """The first that may be asked, once there is one.
 
         Raises:
             Stage2Error: there is none; says how they stand.
         """
-        if (found := self._free(None)) is not None:
-            return found
+        # Whoever was called, and found the place taken by one that came later, is the first to be called again.
+        line = self._waiting.append
+        while True:
+            if (found := self._free(None)) is not None:
+                return found
+            left_s = until - self._clock()
+            if left_s <= 0 or FULL not in self.states.values():
+                break
+            called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            line(called)
+            line = self._waiting.appendleft
+            try:
+                await asyncio.wait({called}, timeout=left_s)
+            except asyncio.CancelledError:
+                if called.done():
+                    self._call_next()
+                raise
+            finally:
+                called.cancel()
         raise Stage2Error(f"no server can be asked: {', '.join(f'{n} is {s}' for n, s in self.states.items())}")
+
+    def _call_next(self) -> None:
+        while self._waiting:
+            if not (called := self._waiting.popleft()).done():
+                called.set_result(None)
+                return
 
     async def _again(self, first: Member, error: RemoteError, until: float) -> tuple[Member, Call] | None:
         """Who is asked after the first has computed nothing: another at once, or whoever is free after a pause."""
@@ -173,6 +206,7 @@ class PreferredServers:
             return NamedProbability(found, member.client.name)
         finally:
             member.in_flight -= 1
+            self._call_next()
             before = member.breaker.state
             member.breaker.note(call, failed=failed)
             if (after := member.breaker.state) is not before:

@@ -96,3 +96,14 @@ def test_what_a_library_says_is_the_same_from_run_to_run():
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
     first, second = map(json.loads, done.stderr.splitlines())
     assert first["reason"] == second["event"] == "cannot read <_io.BytesIO object>"
+
+
+def test_a_line_for_each_request_to_stage2_is_left_to_the_miner() -> None:
+    load = """http = logging.getLogger("httpx2")
+http.info("HTTP Request")
+http.warning("odd")
+configure_logging("DEBUG")
+http.info("wanted")
+configure_logging("INFO")"""
+    lines, _ = logged(load=load, repair="repair_loggers_after_bittensor()\nhttp.info('HTTP Request again')")
+    assert [line["event"] for line in lines if line["logger"] == "httpx2"] == ["odd", "wanted"]

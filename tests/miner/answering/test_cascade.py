@@ -198,6 +198,7 @@ def test_an_uncertain_image_gets_stage2s_answer(bundle: LiveBundle, tmp_path: Pa
     answers, [record] = ask(bundle, tmp_path, encoded(unsure(bundle)), expert=expert)
     assert answers == [0.77]
     assert (record.action, record.prediction_set, record.stage2) == (Action.DEFER, (0, 1), Outcome.ANSWERED)
+    assert record.stage2_server == "expert"
     assert expert.asked == [base64.b64decode(encoded(unsure(bundle)))]
 
 
@@ -217,6 +218,7 @@ def test_without_an_answer_of_stage2_stage1s_probability_is_answered(
     answers, [record] = ask(bundle, tmp_path, encoded(unsure(bundle)), expert=expert, deadline_s=1.0)
     assert answers == [record.stage1_probability]
     assert record.stage2 is outcome
+    assert record.stage2_server is None
     assert record.stage2_ms is not None
     assert record.stage1_ms is not None
     assert 0 <= record.stage2_ms <= record.total_ms - record.stage1_ms

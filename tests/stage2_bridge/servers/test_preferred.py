@@ -11,7 +11,7 @@ import pytest
 
 from engines.errors import RemoteError
 from stage2_bridge.bridge import Bridge
-from stage2_bridge.client import ImageRefused, NamedProbability, Outcome, Stage2Error
+from stage2_bridge.client import ImageRefused, NamedProbability, Outcome, ServerStatus, Stage2Error
 from stage2_bridge.protection.breaker import Breaker
 from stage2_bridge.servers.preferred import Member, PreferredServers
 
@@ -102,6 +102,24 @@ def test_what_does_not_fit_goes_to_the_next() -> None:
         first, second = Server("a", [0.1], seconds=0.05), Server("b", [0.9], seconds=0.05)
         servers = several(first, second, most=2)
         assert sorted(await asyncio.gather(*(servers.ask(b"", 5.0) for _ in range(4)))) == [0.1, 0.1, 0.9, 0.9]
+
+    asyncio.run(run())
+
+
+def test_where_all_are_full_an_image_waits_and_whoever_gives_up_takes_no_turn_away() -> None:
+    async def run() -> None:
+        first, second = Server("a", [0.1], seconds=0.02), Server("b", [0.9], seconds=0.02)
+        servers = several(first, second, most=1)
+        tasks = [asyncio.ensure_future(servers.ask(b"", 5.0)) for _ in range(12)]
+        await asyncio.sleep(0.01)
+        assert servers.servers == (ServerStatus("a", "full", 1), ServerStatus("b", "full", 1))
+        for task in tasks[2::3]:
+            task.cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert sum(isinstance(one, float) for one in found) == 8
+        late = several(Server("a", [0.1], seconds=0.2), most=1)
+        with pytest.raises(Stage2Error, match="a is full"):
+            await asyncio.gather(late.ask(b"", 5.0), late.ask(b"", 0.05))
 
     asyncio.run(run())
 
@@ -241,6 +259,7 @@ def test_the_answer_names_who_gave_it() -> None:
         assert found.server == "b"
         bridge = Bridge(several(Server("a", [GONE]), Server("b", [0.9])), max_in_flight=4, clock=time.monotonic)
         verdict = await bridge.ask(b"", time.monotonic() + 5.0)
+        assert bridge.stats.servers == (ServerStatus("a", "closed", 0), ServerStatus("b", "closed", 0))
         assert (verdict.outcome, verdict.probability, verdict.server) == (Outcome.ANSWERED, 0.9, "b")
 
     asyncio.run(run())
