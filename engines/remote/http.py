@@ -58,6 +58,7 @@ async def ask(
     timeout_s: float,
     content: bytes | None = None,
     headers: Mapping[str, str] | None = None,
+    most_bytes: int = MOST_BYTES,
 ) -> Response:
     """Send one request and read the whole reply.
 
@@ -68,6 +69,7 @@ async def ask(
         timeout_s: for everything together; a server that sends a byte a second does not last longer.
         content: the body.
         headers: beside those of the client.
+        most_bytes: of the body of the reply.
 
     Raises:
         RemoteError: no reply in time, a reply that is too long, or a status of 300 and above.
@@ -78,8 +80,8 @@ async def ask(
                 body = bytearray()
                 async for chunk in reply.aiter_raw():
                     body += chunk
-                    if len(body) > MOST_BYTES:
-                        raise RemoteError(f"{url}: the reply is longer than {MOST_BYTES} bytes")
+                    if len(body) > most_bytes:
+                        raise RemoteError(f"{url}: the reply is longer than {most_bytes} bytes")
     except TimeoutError as error:
         raise RemoteError(f"{url}: no reply within {timeout_s:.2g} s", timed_out=True) from error
     except httpx2.HTTPError as error:

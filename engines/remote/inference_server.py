@@ -20,8 +20,8 @@ from engines.remote.tensors import Inference, Tensor, read_reply, request_body
 BINARY_EXTENSION = "binary_tensor_data"
 JSON_LENGTH = "inference-header-content-length"
 OCTETS = "application/octet-stream"
-# A millisecond of JSON.
-READ_AT_ONCE_BYTES = 65536
+# A millisecond of JSON, or of copied memory; what takes longer has a thread, and the event loop answers others.
+JSON_AT_ONCE_BYTES, BINARY_AT_ONCE_BYTES = 2**16, 2**21
 
 
 class TensorMetadata(BaseModel):
@@ -125,8 +125,11 @@ class InferenceServer:
         until = loop.time() + timeout_s
         if self._binary is None:
             self._binary = await self._has_binary_extension(timeout_s)
-        # Of large images, and of pixels as JSON, a thread of its own: the event loop answers others meanwhile.
-        body, length = await asyncio.to_thread(request_body, inputs, outputs, binary=self._binary)
+        size = sum(len(element) for one in inputs for element in one.elements)
+        if size <= (BINARY_AT_ONCE_BYTES if self._binary else JSON_AT_ONCE_BYTES):
+            body, length = request_body(inputs, outputs, binary=self._binary)
+        else:
+            body, length = await asyncio.to_thread(request_body, inputs, outputs, binary=self._binary)
         headers = {"content-type": "application/json"} if length is None else _binary_headers(length)
         reply = await remote.ask(
             self._client, "POST", f"{self._model}/infer", timeout_s=until - loop.time(), content=body, headers=headers
@@ -134,10 +137,10 @@ class InferenceServer:
         told = reply.headers.get(JSON_LENGTH)
         if told is not None and not (told.isascii() and told.isdigit() and len(told) <= 9):
             raise RemoteError(f"{self._model}: the header {JSON_LENGTH} is {told[:20]!r}")
-        length = None if told is None else int(told)
-        if len(reply.content) < READ_AT_ONCE_BYTES:
-            return read_reply(reply.content, length, outputs)
-        return await asyncio.to_thread(read_reply, reply.content, length, outputs)
+        json_length = None if told is None else int(told)
+        if len(reply.content) <= JSON_AT_ONCE_BYTES:
+            return read_reply(reply.content, json_length, outputs)
+        return await asyncio.to_thread(read_reply, reply.content, json_length, outputs)
 
     async def _has_binary_extension(self, timeout_s: float) -> bool:
         reply = await remote.ask(self._client, "GET", f"{self._url}/v2", timeout_s=timeout_s)

@@ -42,6 +42,10 @@ WORD = re.compile(r"[^a-z]+")
 NUMBER = re.compile(r"\d*\.?\d+%?")
 KINDS = {b"\xff\xd8": "jpeg", b"\x89P": "png", b"RI": "webp"}
 TOKENS_OF_TEXT = 8
+# So many tokens have less, with twenty others beside each, and reading it takes the event loop milliseconds.
+MOST_BYTES = 2**18
+# A larger image takes a millisecond and more to write as JSON, in which the event loop answers others.
+AT_ONCE_BYTES = 2**16
 
 
 class _Likely(BaseModel):
@@ -129,8 +133,10 @@ class ChatClient:
         until = loop.time() + timeout_s
         without = frozenset(self._without)
         while True:
-            # An image of 16 MB takes a tenth of a second, in which the event loop answers others.
-            sent = await asyncio.to_thread(self._sent, content, without)
+            if len(content) <= AT_ONCE_BYTES:
+                sent = self._sent(content, without)
+            else:
+                sent = await asyncio.to_thread(self._sent, content, without)
             try:
                 reply = await remote.ask(
                     self._http,
@@ -139,6 +145,7 @@ class ChatClient:
                     timeout_s=until - loop.time(),
                     content=sent,
                     headers={"content-type": "application/json"},
+                    most_bytes=MOST_BYTES,
                 )
             except RemoteError as error:
                 if error.status in {400, 422} and (unknown := self._blamed(str(error), without)):

@@ -64,6 +64,6 @@ class LocalEngineClient:
             raise ImageRefused(str(error)) from error
         try:
             outputs = self._engine.infer(pixels[None])
-        except InferenceError as error:
+        except (Stage1Error, InferenceError) as error:
             raise Stage2Error(str(error)) from error
         return float(self._calibrator.probability(outputs)[0])

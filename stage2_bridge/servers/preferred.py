@@ -71,9 +71,8 @@ class PreferredServers:
     An image is sent to the first server that is neither open nor full, and waits where all that are not open are full.
     If nothing was computed there (it could not be reached, or said 429, 502 or 503), it is sent once more, to the next
     one or to the same; everything else that fails ends the hand-off, because a second inference would cost the time of
-    the first. What a caller can bring about alone,
-    by an image that is refused or by too little time, does not count as a failure of the server: one caller could have
-    it left alone for all.
+    the first. What a caller can bring about alone, by an image that is refused or by too little time, does not count as
+    a failure of the server: one caller could have it left alone for all.
 
     Args:
         members: in order of preference.

@@ -111,6 +111,19 @@ def test_a_model_that_answers_something_else_is_told_by_the_check() -> None:
         asked(Fake(chat(None, "A street.")), lambda client: client.check(5.0))
 
 
+def test_thousands_of_log_probabilities_are_not_read() -> None:
+    with pytest.raises(RemoteError, match="longer than"):
+        asked(Fake(chat({f"t{number}": -9.0 for number in range(20_000)})), lambda client: client.ask(IMAGE, 5.0))
+
+
+@pytest.mark.parametrize("content", [IMAGE, IMAGE + bytes(2**20)], ids=["small", "large"])
+def test_an_image_of_any_size_arrives_whole(content: bytes) -> None:
+    fake = Fake(chat({"yes": 0.0}))
+    assert asked(fake, lambda client: client.ask(content, 5.0)) == 1.0
+    _, image = json.loads(fake.asked[-1].body)["messages"][0]["content"]
+    assert base64.b64decode(image["image_url"]["url"].removeprefix("data:image/jpeg;base64,")) == content
+
+
 def wrong(_: Asked) -> bytes:
     return as_json({"choices": []})
 

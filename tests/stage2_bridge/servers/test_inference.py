@@ -242,6 +242,19 @@ def test_an_address_that_answers_nothing_leaves_time_for_another_server() -> Non
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("binary", [True, False])
+def test_a_large_image_and_a_large_reply_arrive_whole(binary: bool) -> None:
+    seen: list[bytes] = []
+
+    def give(content: bytes) -> dict[str, np.ndarray]:
+        seen.append(content)
+        return {"more": np.zeros(40_000, np.float32), "probability": f32([0.25])}
+
+    content = IMAGE + bytes(3 * 2**20)
+    assert asked(Fake(classifier(give, binary=binary)), lambda client: client.ask(content, 9.0)) == 0.25
+    assert seen[-1] == content
+
+
 def test_many_that_are_given_up_leave_no_connection_taken() -> None:
     fake = Fake(classifier(gives(probability=f32([0.5]))), before_s=0.05)
 
