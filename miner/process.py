@@ -51,9 +51,9 @@ log = structlog.get_logger(__name__)
 
 # For the requests in flight; longer where `requests.deadline_s` is.
 DRAIN_S = 7.0
-# Threads of these pools are not waited for any longer at the end of the process.
 # For a model that is loaded by its first request.
 STAGE2_START_S = 60.0
+# Threads of these pools are not waited for any longer at the end of the process.
 POOLS, LEAVE_S = ("stage1", "stage2"), 0.5
 
 
@@ -252,10 +252,6 @@ async def _cascade(
         raise StartError(str(error)) from error
     if client is None:
         log.warning("no_stage2", consequence="deferred images are answered with Stage-1's calibrated probability")
-    else:
-        # Not waited for: a server may come up after the miner, and Stage-1 answers until then.
-        looking = asyncio.create_task(_look_at_stage2(client))
-        stack.push_async_callback(_end, looking)
     stage2 = settings.stage2
     bridge = Bridge(client, max_in_flight=stage2.max_in_flight, max_waiting=stage2.max_waiting, clock=time.monotonic)
     cascade = Cascade(
@@ -269,6 +265,11 @@ async def _cascade(
         tally=degraded,
     )
     stack.push_async_callback(cascade.close)
+    if client is not None:
+        # Not waited for: a server may come up after the miner, and Stage-1 answers until then.
+        looking = asyncio.create_task(_look_at_stage2(client))
+        # Before the client closes, or it would blame the server for that.
+        stack.push_async_callback(_end, looking)
     return cascade, bridge
 
 

@@ -319,6 +319,19 @@ def test_sigterm_ends_the_miner_with_status_0_and_frees_the_port(miner: Miner) -
         assert probe.connect_ex(("127.0.0.1", miner.port)) != 0
 
 
+def test_a_stop_while_stage2_is_silent_is_quick_and_blames_nobody(stocked: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        servers = json.dumps([{"kind": "kserve", "name": "mute", "url": url, "model": "roadwork"}])
+        with running(stocked, **{"stage2.servers": servers}) as miner:
+            asked, _ = silent.accept()
+            with asked:
+                assert asked.recv(12) == b"GET /v2/heal"
+                miner.process.send_signal(signal.SIGTERM)
+                assert miner.process.wait(LIMIT_S) == 0
+            assert not miner.events("stage2_server_fails")
+
+
 def test_a_miner_that_is_told_again_and_again_to_end_does_so_with_status_0(miner: Miner) -> None:
     while miner.process.poll() is None:
         miner.process.send_signal(signal.SIGTERM)

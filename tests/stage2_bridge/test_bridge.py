@@ -19,7 +19,7 @@ from engines.store.file_names import CALIBRATOR, ENGINE, PREPROCESS
 from stage1.errors import ArtifactError
 from stage1.preprocess import PreprocessSettings
 from stage2_bridge.bridge import Bridge, BridgeStats
-from stage2_bridge.client import Outcome, Stage2Client, Stage2Error, Verdict
+from stage2_bridge.client import ImageRefused, Outcome, Stage2Client, Stage2Error, Verdict
 from stage2_bridge.servers.local_engine import LocalEngineClient
 from tests.support.calibrators import calibrator_of_slopes
 
@@ -496,7 +496,7 @@ class TestLocalEngine:
     def test_an_image_it_cannot_read_is_an_error(self, directory: Path) -> None:
         async def scenario() -> None:
             client = LocalEngineClient(directory, threads=1)
-            with pytest.raises(Stage2Error, match="not a readable"):
+            with pytest.raises(ImageRefused, match="not a readable"):
                 await client.ask(b"not an image", 1.0)
             await client.close()
 
