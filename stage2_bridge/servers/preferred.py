@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ LATE_SHARE = 0.9
 # Callers choose their own deadlines. Who has no answer after less says nothing of the server.
 FAIR_S = 1.0
 FULL = "full"
+# What a server says that fails on one image, and one that fails on all. It is the image if another was answered so
+# short a time ago.
+FAILS, ANSWERS_S = 500, 5.0
 # Of replies that blame the request, which is an image that a caller chose.
 REFUSED = frozenset({400, 413, 415, 422})
 
@@ -50,12 +54,14 @@ class Member:
         breaker: knows how it did of late.
         most: requests at a time.
         in_flight: requests under way.
+        answered_at: monotonic time of its last answer, in seconds.
     """
 
     client: Checked
     breaker: Breaker
     most: int
     in_flight: int = field(default=0, init=False)
+    answered_at: float = field(default=-math.inf, init=False)
 
     @property
     def state(self) -> str:
@@ -71,8 +77,8 @@ class PreferredServers:
     An image is sent to the first server that is neither open nor full, and waits where all that are not open are full.
     If nothing was computed there (it could not be reached, or said 429, 502 or 503), it is sent once more, to the next
     one or to the same; everything else that fails ends the hand-off, because a second inference would cost the time of
-    the first. What a caller can bring about alone, by an image that is refused or by too little time, does not count as
-    a failure of the server: one caller could have it left alone for all.
+    the first. What a caller can bring about alone, by an image that is refused or failed on, or by too little time,
+    does not count as a failure of the server: one caller could have it left alone for all.
 
     Args:
         members: in order of preference.
@@ -191,6 +197,7 @@ class PreferredServers:
         try:
             found = await member.client.ask(content, given_s)
             failed = False
+            member.answered_at = self._clock()
         except asyncio.CancelledError:
             late = self._clock() - began >= LATE_SHARE * given_s
             failed = True if late and given_s >= FAIR_S else None
@@ -199,7 +206,9 @@ class PreferredServers:
             failed = None
             raise
         except RemoteError as error:
-            failed = None if error.status in REFUSED or (error.timed_out and given_s < FAIR_S) else True
+            answers = self._clock() - member.answered_at < ANSWERS_S
+            the_image = error.status in REFUSED or (error.status == FAILS and answers)
+            failed = None if the_image or (error.timed_out and given_s < FAIR_S) else True
             raise
         else:
             return NamedProbability(found, member.client.name)

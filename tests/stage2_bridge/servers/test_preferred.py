@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -203,6 +204,24 @@ def test_what_one_caller_can_bring_about_does_not_have_a_server_left_alone(error
             with pytest.raises(Stage2Error):
                 await servers.ask(b"", given_s)
         assert await servers.ask(b"", 5.0) == 0.5
+
+    asyncio.run(run())
+
+
+def test_an_image_that_a_server_fails_on_does_not_have_it_left_alone_while_it_answers_others() -> None:
+    async def run() -> None:
+        clock = Ahead()
+        answers: list[float | Exception] = [0.5, WRONG, WRONG, WRONG] * 30
+        mixed = PreferredServers([Member(Server("a", answers), Breaker(clock), 4)], clock)
+        for number in range(150):
+            assert mixed.states == {"a": "closed"}, number
+            with contextlib.suppress(Stage2Error):
+                await mixed.ask(b"", 5.0)
+        clock.ahead += 11.0
+        for _ in range(20):
+            with pytest.raises(Stage2Error):
+                await mixed.ask(b"", 5.0)
+        assert mixed.states == {"a": "open"}
 
     asyncio.run(run())
 
