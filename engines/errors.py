@@ -47,6 +47,7 @@ class RemoteError(EngineError):
         passing: whether nothing was computed, and the same request may be answered a moment later.
         retry_after_s: how long the server wants to be left alone; None if it does not say.
         timed_out: whether the time was over.
+        stale: whether a connection was used that the server had done with, which says nothing of the server.
     """
 
     def __init__(
@@ -57,9 +58,11 @@ class RemoteError(EngineError):
         passing: bool = False,
         retry_after_s: float | None = None,
         timed_out: bool = False,
+        stale: bool = False,
     ) -> None:
         super().__init__(told)
         self.status, self.passing, self.retry_after_s, self.timed_out = status, passing, retry_after_s, timed_out
+        self.stale = stale
 
 
 class DeadlineExceeded(EngineError):

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Any
 
 import httpx2
 
@@ -19,6 +21,8 @@ MOST_TOLD_BYTES, TOLD_CHARACTERS = 4096, 200
 CONNECT_S = 1.5
 # What a server answers that may answer the same request a moment later.
 PASSING = frozenset({429, 502, 503})
+# Of a kept connection that the server has closed meanwhile, which shows only once it is used again.
+DONE_WITH = (httpx2.ReadError, httpx2.WriteError, httpx2.RemoteProtocolError)
 UNSENT = (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.PoolTimeout)
 
 
@@ -74,9 +78,15 @@ async def ask(
     Raises:
         RemoteError: no reply in time, a reply that is too long, or a status of 300 and above.
     """
+    steps: set[str] = set()
+
+    async def trace(step: str, _: Mapping[str, Any]) -> None:
+        steps.add(step)
+
     try:
         async with asyncio.timeout(timeout_s):
-            async with http.stream(method, url, content=content, headers=headers) as reply:
+            extensions = {"trace": trace}
+            async with http.stream(method, url, content=content, headers=headers, extensions=extensions) as reply:
                 body = bytearray()
                 async for chunk in reply.aiter_raw():
                     body += chunk
@@ -85,7 +95,9 @@ async def ask(
     except TimeoutError as error:
         raise RemoteError(f"{url}: no reply within {timeout_s:.2g} s", timed_out=True) from error
     except httpx2.HTTPError as error:
-        raise RemoteError(f"{url}: {_told(error)}", passing=isinstance(error, UNSENT)) from error
+        stale = _stale(error, steps)
+        passing = stale or isinstance(error, UNSENT)
+        raise RemoteError(f"{url}: {_told(error)}", passing=passing, stale=stale) from error
     except httpx2.InvalidURL as error:
         raise RemoteError(f"{url}: no such address: {error}") from error
     if reply.status_code >= 300:
@@ -97,6 +109,16 @@ async def ask(
             retry_after_s=_seconds(reply.headers.get("retry-after", "")),
         )
     return Response(bytes(body), reply.headers)
+
+
+def _stale(error: Exception, steps: AbstractSet[str]) -> bool:
+    """Whether a kept connection broke before the head of a reply. An inference changes nothing: it may be sent again.
+
+    Reference:
+        RFC 9110, HTTP Semantics, section 9.2.2, Idempotent Methods.
+    """
+    opened, replied = "connection.connect_tcp.started", "http11.receive_response_headers.complete"
+    return isinstance(error, DONE_WITH) and opened not in steps and replied not in steps
 
 
 def _printable(body: bytes, authorization: str) -> str:

@@ -208,7 +208,7 @@ class PreferredServers:
         except RemoteError as error:
             answers = self._clock() - member.answered_at < ANSWERS_S
             the_image = error.status in REFUSED or (error.status == FAILS and answers)
-            failed = None if the_image or (error.timed_out and given_s < FAIR_S) else True
+            failed = None if the_image or error.stale or (error.timed_out and given_s < FAIR_S) else True
             raise
         else:
             return NamedProbability(found, member.client.name)

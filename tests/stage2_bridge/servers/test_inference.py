@@ -255,6 +255,28 @@ def test_a_large_image_and_a_large_reply_arrive_whole(binary: bool) -> None:
     assert seen[-1] == content
 
 
+def test_a_kept_connection_that_the_server_has_done_with_is_no_failure_of_the_next_request() -> None:
+    knows = classifier(gives(probability=f32([0.5])))
+    fake = Fake(lambda one: None if len(fake.asked) == 2 else knows(one))
+
+    async def run(client: Any) -> float:
+        assert await client.ask(IMAGE, 5.0) == 0.5
+        with pytest.raises(RemoteError) as caught:
+            await client.ask(IMAGE, 5.0)
+        assert caught.value.passing
+        assert caught.value.stale
+        return float(await client.ask(IMAGE, 5.0))
+
+    assert asked(fake, run, binary=True) == 0.5
+
+
+def test_a_new_connection_that_is_cut_is_not_asked_again() -> None:
+    fake = Fake(lambda _: None)
+    with pytest.raises(RemoteError) as caught:
+        asked(fake, lambda client: client.ask(IMAGE, 5.0), binary=True)
+    assert not caught.value.passing
+
+
 def test_many_that_are_given_up_leave_no_connection_taken() -> None:
     fake = Fake(classifier(gives(probability=f32([0.5]))), before_s=0.05)
 

@@ -195,6 +195,7 @@ def test_one_that_is_not_waited_for_any_longer_counts_unless_it_had_hardly_time(
         (RemoteError("status 400", status=400), 5.0),
         (RemoteError("status 422", status=422), 5.0),
         (RemoteError("no reply within 0.5 s", timed_out=True), 0.5),
+        (RemoteError("ReadError", stale=True), 5.0),
     ],
 )
 def test_what_one_caller_can_bring_about_does_not_have_a_server_left_alone(error: Exception, given_s: float) -> None:
