@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stage2_bridge.client import Stage2Error
 from stage2_bridge.servers.inspection import inspected
 from stage2_bridge.servers.open_server import servers_of
 from stage2_bridge.settings import DetectorServer, KserveServer, Stage2Settings
@@ -95,6 +96,23 @@ def test_two_hundred_images_are_answered_each_with_its_own_probability(url: str)
             await servers.close()
 
     assert np.allclose(asyncio.run(run()), np.arange(200) / 255, atol=1e-6)
+
+
+def test_images_that_it_fails_on_keep_no_others_from_it(url: str) -> None:
+    async def run() -> list[float]:
+        servers = servers_of(settings(url, "brightness"))
+        found: list[float] = []
+        try:
+            for value in range(20):
+                found.append(await servers.ask(grey(value), 30.0))
+                for _ in range(2):
+                    with pytest.raises(Stage2Error, match="status 500"):
+                        await servers.ask(b"no image", 30.0)
+            return found
+        finally:
+            await servers.close()
+
+    assert np.allclose(asyncio.run(run()), np.arange(20) / 255, atol=1e-6)
 
 
 def test_both_are_ready_and_answer_the_check(url: str) -> None:
