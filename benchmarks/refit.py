@@ -41,7 +41,7 @@ from engines.live.batcher import Batcher
 from engines.live.load.background_loader import EngineOptions
 from engines.live.settings import BatchSettings, SwapSettings
 from engines.live.swap.follower import StoreFollower
-from engines.machine.memory import give_back, lean_allocator
+from engines.machine.memory import few_arenas, give_back
 from engines.spec import REFERENCE, EngineSpec
 from engines.store.store import Store
 from stage1.outputs import Stage1Outputs
@@ -204,7 +204,7 @@ def main() -> None:
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     warnings.simplefilter("ignore")
-    lean_allocator()
+    few_arenas()
     refits: list[float] = []
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.exit(2, "no GPU that this torch can use\n")

@@ -38,7 +38,7 @@ from engines.live.settings import BatchSettings, SwapSettings
 from engines.live.slot import BundleSlot
 from engines.live.states import State
 from engines.live.swap.follower import StoreFollower
-from engines.machine.memory import give_back, lean_allocator
+from engines.machine.memory import few_arenas, give_back
 from engines.store.file_names import ENGINE
 from engines.store.store import Store
 from stage1.preprocess import Pixels
@@ -350,7 +350,7 @@ def main() -> None:
     options = parser.parse_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     findings = Findings()
-    lean_allocator()
+    few_arenas()
     with tempfile.TemporaryDirectory() as home:
         made = ring(Path(home), options.cache)
         asyncio.run(swaps(made, options.tried, SwapSettings(), findings))

@@ -21,7 +21,7 @@ from engines.live.swap.follower import StoreFollower
 from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.clock import utc_now
 from engines.machine.descriptors import raise_descriptor_limit
-from engines.machine.memory import lean_allocator
+from engines.machine.memory import few_arenas, give_back
 from engines.machine.tally import Tally
 from engines.store.store import Store
 from miner.admin.live_miner import Axon, LiveMiner
@@ -53,6 +53,8 @@ log = structlog.get_logger(__name__)
 DRAIN_S = 7.0
 # For a model that is loaded by its first request.
 STAGE2_START_S = 60.0
+# Between two times at which freed memory is returned to the system; each takes some milliseconds of another thread.
+GIVE_BACK_S = 10.0
 # Threads of these pools are not waited for any longer at the end of the process.
 POOLS, LEAVE_S = ("stage1", "stage2"), 0.5
 
@@ -96,7 +98,7 @@ async def _run(
     retrain_now: bool,
     started: float | None,
 ) -> None:
-    lean_allocator()
+    few_arenas()
     raise_descriptor_limit()
     tally = Tally("refused")
     degraded, journal_failed = Tally("degraded"), Tally("journal_failed")
@@ -298,11 +300,19 @@ def _watch(
     return ChainWatch(chain, settings.chain, addresses, first=first, update=update)
 
 
+async def _give_back_memory() -> None:
+    """Now and then, for ever."""
+    while True:
+        await asyncio.sleep(GIVE_BACK_S)
+        await asyncio.to_thread(give_back)
+
+
 async def _serve(
     watch: ChainWatch, identities: Sequence[Identity], follower: StoreFollower, stop: asyncio.Event
 ) -> None:
     """Until `stop` is set, or a server ends by itself."""
     background = [
+        asyncio.create_task(_give_back_memory(), name="give back memory"),
         asyncio.create_task(follower.run(stop), name="follow the store"),
         asyncio.create_task(watch.run(), name="watch the chain"),
         *(asyncio.create_task(identity.server.wait(), name="axon") for identity in identities),

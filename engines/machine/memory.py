@@ -16,9 +16,7 @@ COPIES_OF_WEIGHTS = 2.0
 KEPT_OF_WEIGHTS, PIXEL_BYTES = 1.5, 300
 OVERHEAD_BYTES = 96 * 2**20
 # Of glibc's mallopt.
-ARENA_MAX, MMAP_THRESHOLD = -8, -3
-# A frame of 640 x 480 is nearly as large.
-LARGE_BYTES = 2**20
+ARENA_MAX = -8
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
 
@@ -95,26 +93,25 @@ def admit(weights: int, available: int | None, pixels: int = 0) -> None:
         )
 
 
-def lean_allocator(most_arenas: int = 2) -> None:
-    """Have the C library return what is freed: images and weights come and go in a miner for months.
-
-    It keeps freed memory in few places instead of one for each thread, where nobody else finds it. And it maps every
-    large block by itself, and unmaps it when it is freed: by default a large block that was freed once makes it keep
-    all that are smaller on the heap, where a few small ones behind them hold them for ever.
+def few_arenas(most: int = 2) -> None:
+    """Have the C library keep freed memory in few places instead of one for each thread, where nobody else finds it.
 
     To be called before threads are started; nothing where there is no glibc.
 
     Args:
-        most_arenas: how many places.
+        most: arenas.
     """
     with contextlib.suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(ARENA_MAX, most_arenas)
-        libc.mallopt(MMAP_THRESHOLD, LARGE_BYTES)
+        ctypes.CDLL("libc.so.6").mallopt(ARENA_MAX, most)
 
 
 def give_back() -> None:
-    """Return freed memory to the system: the C library keeps the weights of closed engines, so that swaps add up."""
+    """Return freed memory to the system, also from between what is in use.
+
+    The C library keeps the weights of closed engines, and what images took below a few small blocks that stay: so swaps
+    add up, and so do weeks of images. To map each large block by itself would cost an engine the pages of its
+    activations, anew for each image, which is a twentieth of its time.
+    """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 

@@ -12,9 +12,9 @@ from engines.machine.memory import (
     MEMINFO,
     admit,
     available_bytes,
+    few_arenas,
     fits,
     give_back,
-    lean_allocator,
     needed_bytes,
 )
 
@@ -89,18 +89,15 @@ def test_what_fits_or_cannot_be_known_is_let_in() -> None:
     admit(10**12, None)
 
 
-def test_giving_back_and_lean_allocator_are_harmless() -> None:
-    lean_allocator()
+def test_giving_back_and_few_arenas_are_harmless() -> None:
+    few_arenas()
     give_back()
 
 
 # One large block that is freed, and then many of half its size, each with a small one behind it that stays.
 FRAGMENTS = """
-import ctypes, sys
-from engines.machine.memory import lean_allocator, resident_mib
-import os
-if sys.argv[1] == "lean":
-    lean_allocator()
+import ctypes, os
+from engines.machine.memory import give_back, resident_mib
 libc = ctypes.CDLL("libc.so.6")
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 def block(size):
@@ -113,14 +110,14 @@ pairs = [(block(8 << 20), block(200_000)) for _ in range(16)]
 for large, _ in pairs:
     libc.free(large)
 print(resident_mib(os.getpid()) - before)
+give_back()
+print(resident_mib(os.getpid()) - before)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
 def test_what_large_blocks_took_is_given_back_although_small_ones_stay() -> None:
-    def kept_mib(allocator: str) -> float:
-        command = [sys.executable, "-c", FRAGMENTS, allocator]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-    assert kept_mib("default") > 100
-    assert kept_mib("lean") < 5
+    told = subprocess.run([sys.executable, "-c", FRAGMENTS], check=True, capture_output=True, text=True).stdout
+    kept, left = map(float, told.split())
+    assert kept > 100
+    assert left < 10
