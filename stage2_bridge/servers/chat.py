@@ -90,7 +90,7 @@ class ChatClient:
     def __init__(self, http: httpx2.AsyncClient, settings: OpenAiServer) -> None:
         self._http = http
         self._settings = settings
-        self._url = f"{settings.url}/v1/chat/completions"
+        self._url = f"{settings.url.removesuffix('/v1')}/v1/chat/completions"
         self._prompt = QUESTION if settings.prompt_file is None else _prompt(settings)
         # What this server was found not to know.
         self._without: set[str] = set()

@@ -58,6 +58,20 @@ def test_the_image_and_the_question_are_sent_and_one_token_is_wanted(tmp_path: P
     assert "structured_outputs" not in body
 
 
+def test_an_address_may_end_with_the_path_that_other_clients_want() -> None:
+    fake = Fake(chat({"yes": 0.0}))
+
+    async def run() -> float:
+        async with fake.running():
+            client = client_of(OpenAiServer(name="vlm", url=f"{fake.url}/v1/", model="see"))
+            try:
+                return await client.ask(IMAGE, 5.0)
+            finally:
+                await client.close()
+
+    assert asyncio.run(run()) == 1.0
+
+
 def test_a_constraint_is_sent_only_where_it_is_wanted() -> None:
     fake = Fake(chat({"yes": 0.0}))
     asked(fake, lambda client: client.ask(IMAGE, 5.0), constrained=True)
