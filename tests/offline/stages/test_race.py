@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -13,9 +12,7 @@ import pytest
 
 from engines.store.store import Store
 from offline.config import RunConfig, load_config
-from offline.data.sources.scene_plan import plan_scene
 from offline.data.sources.source import read_dataset
-from offline.data.sources.synthetic_streets import draw_frame
 from offline.errors import DatasetError, TrainingError, TrainingInterrupted
 from offline.learning.conformal.train import halves_of, train_conformal_risk
 from offline.learning.predict import ImageSet
@@ -28,6 +25,7 @@ from offline.pipeline.runner import Pipeline
 from offline.splits.splits_file import Splits
 from offline.stages.common import fold_trainings
 from stage1.errors import SettingsError
+from tests.support.scenes import write_labelled_scenes
 
 SCENES = 56
 NONE: dict[str, dict[str, dict[str, object]]] = {
@@ -45,14 +43,7 @@ AXES = NONE | {
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("race")
-    (home / "data" / "images").mkdir(parents=True)
-    with (home / "data" / "labels.csv").open("w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["image", "label", "group"])
-        for number in range(SCENES):
-            scene = plan_scene(number, seed=1, difficulty=0.1)
-            draw_frame(scene, 0).save(home / "data" / "images" / f"{number}.jpg", quality=85)
-            writer.writerow([f"images/{number}.jpg", scene.label, number])
+    write_labelled_scenes(home / "data", SCENES)
     return home
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +25,7 @@ from offline.pipeline.progress import Silence
 from offline.pipeline.runner import Pipeline
 from offline.splits.splits_file import Splits
 from offline.stages.common import taught_rows
+from tests.support.scenes import scene_picture, write_labelled_scenes
 
 SCENES, MORE = 56, 5
 
@@ -34,17 +34,10 @@ SCENES, MORE = 56, 5
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data directory, and pictures without labels, of which one looks like each row."""
     home = tmp_path_factory.mktemp("teacher")
-    (home / "data" / "images").mkdir(parents=True)
+    write_labelled_scenes(home / "data", SCENES)
     (home / "more").mkdir()
-    with (home / "data" / "labels.csv").open("w", newline="") as handle:
-        writer = csv.writer(handle)
-        writer.writerow(["image", "label", "group"])
-        for number in range(SCENES):
-            scene = plan_scene(number, seed=1, difficulty=0.1)
-            picture = draw_frame(scene, 0)
-            picture.save(home / "data" / "images" / f"{number}.jpg", quality=85)
-            picture.save(home / "more" / f"like{number}.jpg", quality=60)
-            writer.writerow([f"images/{number}.jpg", scene.label, number])
+    for number in range(SCENES):
+        scene_picture(number).save(home / "more" / f"like{number}.jpg", quality=60)
     for number in range(MORE):
         draw_frame(plan_scene(1000 + number, seed=2, difficulty=0.1), 0).save(home / "more" / f"new{number}.jpg")
     (home / "more" / "torn.jpg").write_bytes(b"no picture")
