@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
+from pydantic import BaseModel, ValidationError
 
 from engines.errors import RemoteError
 
+Model = TypeVar("Model", bound=BaseModel)
+Made = TypeVar("Made")
+
+# A millisecond of JSON.
+JSON_AT_ONCE_BYTES = 2**16
 # Nothing that a server says of one image is longer.
 MOST_BYTES = 16 * 2**20
 # More than is told, so that a key is not cut where it is looked for.
@@ -37,6 +43,32 @@ class Response:
 
     content: bytes
     headers: Mapping[str, str]
+
+    def read(self, model: type[Model], told: str) -> Model:
+        """The JSON of the body.
+
+        Args:
+            model: what it is.
+            told: where it is from, and what it should have been, for the error.
+
+        Raises:
+            RemoteError: it is something else.
+        """
+        try:
+            return model.model_validate_json(self.content)
+        except ValidationError as error:
+            raise RemoteError(f"{told}: {error.errors(include_url=False)[0]['msg']}") from error
+
+
+async def made(make: Callable[[], Made], size: int, at_once: int) -> Made:
+    """What `make` makes: there and then of little, and of much in a thread, while the event loop answers others.
+
+    Args:
+        make: blocks while it works.
+        size: bytes that it works on.
+        at_once: most bytes for which a thread is not worth its time.
+    """
+    return make() if size <= at_once else await asyncio.to_thread(make)
 
 
 def client(*, connections: int, headers: Mapping[str, str] | None = None) -> httpx2.AsyncClient:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from urllib.parse import quote
 
 import httpx2
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from engines.errors import RemoteError
 from engines.remote import http as remote
+from engines.remote.http import JSON_AT_ONCE_BYTES, made
 from engines.remote.tensors import Inference, Tensor, read_reply, request_body
 
 BINARY_EXTENSION = "binary_tensor_data"
 JSON_LENGTH = "inference-header-content-length"
 OCTETS = "application/octet-stream"
-# A millisecond of JSON, or of copied memory; what takes longer has a thread, and the event loop answers others.
-JSON_AT_ONCE_BYTES, BINARY_AT_ONCE_BYTES = 2**16, 2**21
+# A millisecond of copied memory.
+BINARY_AT_ONCE_BYTES = 2**21
 
 
 class TensorMetadata(BaseModel):
@@ -103,12 +105,7 @@ class InferenceServer:
             RemoteError: there is no reply, or it is no metadata.
         """
         reply = await remote.ask(self._client, "GET", self._model, timeout_s=timeout_s)
-        try:
-            return ModelMetadata.model_validate_json(reply.content)
-        except ValidationError as error:
-            raise RemoteError(
-                f"{self._model}: the reply is no metadata of a model: {error.errors()[0]['msg']}"
-            ) from error
+        return reply.read(ModelMetadata, f"{self._model}: the reply is no metadata of a model")
 
     async def infer(self, inputs: Sequence[Tensor], outputs: Sequence[str], timeout_s: float) -> Inference:
         """Have the model compute.
@@ -126,10 +123,8 @@ class InferenceServer:
         if self._binary is None:
             self._binary = await self._has_binary_extension(timeout_s)
         size = sum(len(element) for one in inputs for element in one.elements)
-        if size <= (BINARY_AT_ONCE_BYTES if self._binary else JSON_AT_ONCE_BYTES):
-            body, length = request_body(inputs, outputs, binary=self._binary)
-        else:
-            body, length = await asyncio.to_thread(request_body, inputs, outputs, binary=self._binary)
+        at_once = BINARY_AT_ONCE_BYTES if self._binary else JSON_AT_ONCE_BYTES
+        body, length = await made(partial(request_body, inputs, outputs, binary=self._binary), size, at_once)
         headers = {"content-type": "application/json"} if length is None else _binary_headers(length)
         reply = await remote.ask(
             self._client, "POST", f"{self._model}/infer", timeout_s=until - loop.time(), content=body, headers=headers
@@ -138,16 +133,13 @@ class InferenceServer:
         if told is not None and not (told.isascii() and told.isdigit() and len(told) <= 9):
             raise RemoteError(f"{self._model}: the header {JSON_LENGTH} is {told[:20]!r}")
         json_length = None if told is None else int(told)
-        if len(reply.content) <= JSON_AT_ONCE_BYTES:
-            return read_reply(reply.content, json_length, outputs)
-        return await asyncio.to_thread(read_reply, reply.content, json_length, outputs)
+        read = partial(read_reply, reply.content, json_length, outputs)
+        return await made(read, len(reply.content), JSON_AT_ONCE_BYTES)
 
     async def _has_binary_extension(self, timeout_s: float) -> bool:
         reply = await remote.ask(self._client, "GET", f"{self._url}/v2", timeout_s=timeout_s)
-        try:
-            return BINARY_EXTENSION in _ServerMetadata.model_validate_json(reply.content).extensions
-        except ValidationError as error:
-            raise RemoteError(f"{self._url}/v2: the reply is no metadata of a server") from error
+        told = f"{self._url}/v2: the reply is no metadata of a server"
+        return BINARY_EXTENSION in reply.read(_ServerMetadata, told).extensions
 
 
 class _ServerMetadata(BaseModel):

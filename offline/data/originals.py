@@ -22,7 +22,7 @@ import numpy as np
 import structlog
 from PIL import Image
 
-from engines.machine.cores import usable_cores
+from engines.machine.cores import on_all_cores, usable_cores
 from offline.errors import DatasetError
 from stage1.artifacts import write_atomic
 from stage1.errors import ImageError
@@ -229,8 +229,7 @@ class Originals:
         Raises:
             DatasetError: a file cannot be read.
         """
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            return list(pool.map(self.picture, rows))
+        return on_all_cores(self.picture, rows)
 
 
 def originals_of(

@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from engines.machine.cores import usable_cores
+from engines.machine.cores import on_all_cores
 from offline.learning.challenge_views import Challenges
 from offline.learning.settings import Augmentation
 from stage1.preprocess import Pixels
@@ -71,8 +70,7 @@ def views(
     shown = images[list(rows)] if challenges is None else challenges(rows, seeds)
     if augment is unchanged:
         return shown
-    with ThreadPoolExecutor(usable_cores()) as pool:
-        return np.stack([*pool.map(lambda image, seed: augment(image, generator_of(seed)), shown, seeds)])
+    return np.stack(on_all_cores(lambda image, seed: augment(image, generator_of(seed)), shown, seeds))
 
 
 def generator_of(seed: int) -> np.random.Generator:

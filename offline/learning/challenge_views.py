@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-from engines.machine.cores import usable_cores
+from engines.machine.cores import on_all_cores
 from offline.data.dataset import Dataset
 from offline.data.originals import Originals, cropped, random_crop
 from offline.errors import DatasetError
@@ -73,8 +72,7 @@ class ChallengeViews:
 
     def __call__(self, rows: Sequence[int], seeds: Sequence[int]) -> Pixels:
         """See `Challenges`."""
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            return np.stack([*pool.map(self._one, rows, seeds)])
+        return np.stack(on_all_cores(self._one, rows, seeds))
 
     def _one(self, row: int, seed: int) -> Pixels:
         path, rng = self.data.file_of(self.data.rows[row].image), np.random.default_rng(seed)

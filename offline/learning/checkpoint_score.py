@@ -88,5 +88,15 @@ def information(outputs: Stage1Outputs, labels: NDArray[np.integer]) -> float:
     except CalibrationError:
         # The search does not end where the classes hardly overlap; there the raw scores say nearly as much.
         probability = expit(outputs.roadwork_score.astype(np.float64))
+    return explained(negative_log_likelihood(probability, labels), labels)
+
+
+def explained(loss: float, labels: NDArray[np.integer]) -> float:
+    """Share of the entropy of the labels that is explained where such a loss is left, at most 1.
+
+    Args:
+        loss: mean negative log-likelihood of the labels, in nats.
+        labels: 0 or 1, both present, `(N,)`.
+    """
     shares = np.bincount(labels, minlength=2) / len(labels)
-    return 1 - negative_log_likelihood(probability, labels) / float(entr(shares).sum())
+    return 1 - loss / float(entr(shares).sum())

@@ -16,14 +16,16 @@ import math
 import re
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Any
 
 import httpx2
 import structlog
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from engines.errors import RemoteError
 from engines.remote import http as remote
+from engines.remote.http import JSON_AT_ONCE_BYTES, made
 from stage1.errors import SettingsError
 from stage2_bridge.client import ImageRefused
 from stage2_bridge.sample_image import black_image
@@ -44,8 +46,6 @@ KINDS = {b"\xff\xd8": "jpeg", b"\x89P": "png", b"RI": "webp"}
 TOKENS_OF_TEXT = 8
 # So many tokens have less, with twenty others beside each, and reading it takes the event loop milliseconds.
 MOST_BYTES = 2**18
-# A larger image takes a millisecond and more to write as JSON, in which the event loop answers others.
-AT_ONCE_BYTES = 2**16
 
 
 class _Likely(BaseModel):
@@ -133,10 +133,7 @@ class ChatClient:
         until = loop.time() + timeout_s
         without = frozenset(self._without)
         while True:
-            if len(content) <= AT_ONCE_BYTES:
-                sent = self._sent(content, without)
-            else:
-                sent = await asyncio.to_thread(self._sent, content, without)
+            sent = await made(partial(self._sent, content, without), len(content), JSON_AT_ONCE_BYTES)
             try:
                 reply = await remote.ask(
                     self._http,
@@ -156,12 +153,7 @@ class ChatClient:
             if unknown_parts := without - self._without:
                 self._without |= unknown_parts
                 log.warning("stage2_server_lacks", server=self.name, parts=sorted(unknown_parts))
-            try:
-                return _Completion.model_validate_json(reply.content)
-            except ValidationError as error:
-                raise RemoteError(
-                    f"{self._url}: the reply is no chat completion: {error.errors()[0]['msg']}"
-                ) from error
+            return reply.read(_Completion, f"{self._url}: the reply is no chat completion")
 
     def _blamed(self, told: str, without: AbstractSet[str]) -> str | None:
         """Which optional part of a request a server may not know; None if all are left out."""

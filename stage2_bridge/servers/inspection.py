@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 
 from engines.errors import EngineError
-from stage1.errors import CascadeError, Stage1Error
+from stage1.errors import CascadeError
 from stage2_bridge.client import Stage2Error
 from stage2_bridge.servers.open_server import client_of
 from stage2_bridge.settings import Server, Stage2Settings
@@ -55,7 +55,7 @@ async def inspected(settings: Stage2Settings, content: bytes, timeout_s: float) 
 async def _inspected(settings: Server, content: bytes, timeout_s: float) -> Inspection:
     try:
         client = client_of(settings)
-    except (EngineError, Stage1Error, CascadeError) as error:
+    except CascadeError as error:
         return Inspection(settings.name, settings.kind, str(error), failed=True)
     try:
         async with asyncio.timeout(timeout_s):

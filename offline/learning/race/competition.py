@@ -94,7 +94,7 @@ class Competition:
             lambda number, names: self._measured(number, [by_name[name] for name in names]),
             lambda table: marks(table, self.false_alarm_rate),
         )
-        comparisons = compared(
+        gains = compared(
             table,
             simplest,
             false_alarm_rate=self.false_alarm_rate,
@@ -102,18 +102,7 @@ class Competition:
             repetitions=self.settings.repetitions,
             rng=np.random.default_rng(self.seed),
         )
-        name = winner(marks(table, self.false_alarm_rate), comparisons, simplest)
-        gains = {
-            other: Gain(
-                exits=one.gain,
-                lower=one.lower,
-                upper=one.upper,
-                p_value=one.p_value,
-                level=one.level,
-                better=one.better,
-            )
-            for other, one in comparisons.items()
-        }
+        name = winner(marks(table, self.false_alarm_rate), gains, simplest)
         entrants = tuple(self._entrant(recipe, standings, gains.get(recipe.name)) for recipe in self.order)
         log_odds = np.empty(len(self.rows.labels))
         log_odds[self._held(plan[-1])] = table.scores[name].mean(axis=0)

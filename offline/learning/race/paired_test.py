@@ -12,9 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import entr
 
+from offline.learning.checkpoint_score import explained
 from offline.learning.race.exit_share import ExitShare, log_loss
+from offline.learning.race.outcome import Gain
 from stage1.metrics.bootstrap import bootstrap, interval
 
 Doubles = NDArray[np.float64]
@@ -53,27 +54,6 @@ class Mark:
     value: float
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """A finalist against the simplest recipe on the same rows, with the same bootstrap draws.
-
-    Attributes:
-        gain: difference of the exits.
-        lower: lower end of its interval at the level that Holm's procedure gives this finalist.
-        upper: upper end.
-        p_value: one-sided, that it is no better.
-        level: of the interval.
-        better: whether it beats the simplest recipe, all finalists considered.
-    """
-
-    gain: float
-    lower: float
-    upper: float
-    p_value: float
-    level: float
-    better: bool
-
-
 def marks(table: ScoreTable, false_alarm_rate: float) -> dict[str, Mark]:
     """How good each recipe of a table is.
 
@@ -82,12 +62,11 @@ def marks(table: ScoreTable, false_alarm_rate: float) -> dict[str, Mark]:
         false_alarm_rate: see `ExitShare`.
     """
     weights = np.ones(len(table.labels))
-    entropy = float(entr(np.bincount(table.labels, minlength=2) / len(table.labels)).sum())
 
     def mark(name: str) -> Mark:
         exits = float(np.mean([share(weights) for share in _shares(table, name, false_alarm_rate)]))
         loss = float(np.mean([log_loss(line, table.labels) for line in table.scores[name]]))
-        return Mark(exits, loss, (exits + 1 - loss / entropy) / 2)
+        return Mark(exits, loss, (exits + explained(loss, table.labels)) / 2)
 
     return {name: mark(name) for name in table.scores}
 
@@ -128,7 +107,7 @@ def compared(
     level: float,
     repetitions: int,
     rng: np.random.Generator,
-) -> dict[str, Comparison]:
+) -> dict[str, Gain]:
     """Every other recipe of a table against the simplest one; empty if that has no scores.
 
     Args:
@@ -159,19 +138,26 @@ def compared(
         own = 1 - 2 * alphas[name]
         ends = interval(drawn[:, at], own)
         better = p_values[name] <= alphas[name] and ends.lower > 0
-        found[name] = Comparison(float(observed[at]), ends.lower, ends.upper, p_values[name], own, better)
+        found[name] = Gain(
+            exits=float(observed[at]),
+            lower=ends.lower,
+            upper=ends.upper,
+            p_value=p_values[name],
+            level=own,
+            better=better,
+        )
     return found
 
 
-def winner(found: Mapping[str, Mark], comparisons: Mapping[str, Comparison], simplest: str) -> str:
+def winner(found: Mapping[str, Mark], gains: Mapping[str, Gain], simplest: str) -> str:
     """The finalist with the most exits among those that beat the simplest recipe, or the simplest.
 
     Args:
         found: marks of the finalists.
-        comparisons: each of them against the simplest recipe.
+        gains: what each of them has over the simplest recipe.
         simplest: its name.
     """
-    beating = [name for name, one in comparisons.items() if one.better]
+    beating = [name for name, one in gains.items() if one.better]
     return max(beating, key=lambda name: found[name].exits, default=simplest)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from engines.machine.cores import usable_cores
+from engines.machine.cores import on_all_cores
 from offline.data.originals import Crop, Originals, resized
 from stage1.preprocess import Geometry, Pixels, Shape
 
@@ -51,8 +50,7 @@ class Opened:
             stretch = 1.0 if self.geometry == "squash" else shape[1] * picture.height / (shape[0] * picture.width)
             return np.asarray(resized(picture, crop_of(box, stretch), shape)).transpose(2, 0, 1)
 
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            found = np.stack([*pool.map(one, self.pictures, boxes.tolist())])
+        found = np.stack(on_all_cores(one, self.pictures, boxes.tolist()))
         return torch.from_numpy(found).to(self.device).float()
 
 

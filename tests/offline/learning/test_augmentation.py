@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from engines.machine import cores
 from offline.learning import augmentation
 from offline.learning.augmentation import augmenter, generator_of, light, usual_stack, views
 from stage1.preprocess import Pixels
@@ -66,7 +67,7 @@ def test_the_number_of_threads_does_not_matter_nor_what_is_beside_it(
     images, seeds = scene(12), list(range(70, 82))
     found = []
     for threads in (1, 3, 8):
-        monkeypatch.setattr(augmentation, "usable_cores", lambda threads=threads: threads)
+        monkeypatch.setattr(cores, "usable_cores", lambda threads=threads: threads)
         found.append(views(images, None, augmenter(kind), range(12), seeds))
     assert np.array_equal(found[0], found[1])
     assert np.array_equal(found[0], found[2])
