@@ -197,7 +197,7 @@ def load_settings(
     """
     check_variables(os.environ)
     path = settings_file(file)
-    trees = () if path is None else (_read_toml(path),)
+    trees = () if path is None else (read_settings_file(path),)
     token = _trees.set((*trees, merged({}, defaults or {})))
     try:
         return MinerSettings(**merged({}, changes or {}))
@@ -248,7 +248,12 @@ def _unreadable(error: UnreadableVariable) -> str:
     )
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """What a settings file says, as a tree.
+
+    Raises:
+        SettingsError: it cannot be read, or is not TOML in UTF-8.
+    """
     try:
         content = path.read_bytes()
     except OSError as error:

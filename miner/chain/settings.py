@@ -90,7 +90,7 @@ def _by_name(value: object) -> object:
 
 
 # In a list of hotkeys a name alone will do.
-HotkeyEntry = Annotated[HotkeySettings, BeforeValidator(_by_name)]
+HotkeyEntry = Annotated[HotkeySettings, BeforeValidator(_by_name, json_schema_input_type=str | HotkeySettings)]
 
 
 class ChainSettings(Section):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,11 +52,13 @@ class Used:
         settings: all of them.
         remarks: what a person should know of the reference miner's flags and variables.
         origins: where a value comes from, by dotted name, if it is one of those.
+        file: that settings were read from, None for none.
     """
 
     settings: MinerSettings
     remarks: tuple[Remark, ...]
     origins: Mapping[str, str]
+    file: Path | None
 
     def tell(self) -> None:
         """Log every remark as a warning of one line."""
@@ -66,11 +68,15 @@ class Used:
         for remark in self.remarks:
             log.warning("reference_miner_setting", name=remark.name, consequence=remark.consequence)
 
-    def as_toml(self) -> str:
-        """A `cascade.toml` with these settings; see `settings_as_toml`."""
-        from miner.cli.settings_text import settings_as_toml  # noqa: PLC0415
+    def as_toml(self, origin: Callable[[str], str | None] | None = None) -> str:
+        """A `cascade.toml` with these settings; see `settings_as_toml`.
 
-        return settings_as_toml(self.settings, self.origins)
+        Args:
+            origin: where a value comes from, by dotted name; None to say so of the reference miner's alone.
+        """
+        from miner.cli.config.toml_text import settings_as_toml  # noqa: PLC0415
+
+        return settings_as_toml(self.settings, origin or self.origins.get)
 
 
 def settings_of(context: typer.Context, config: Path | None, changes: dict[str, Any], env_file: Path | None) -> Used:
@@ -105,7 +111,7 @@ def settings_of(context: typer.Context, config: Path | None, changes: dict[str, 
     settings = load_settings(file, changes, {name: taken.value for name, taken in told.settings.items()})
     effective = {name: _value(settings, name) for name in told.settings}
     origins = {name: taken.origin for name, taken in told.settings.items() if effective[name] == taken.value}
-    return Used(settings, (*told.remarks, *passed_over, *overruled(told, effective)), origins)
+    return Used(settings, (*told.remarks, *passed_over, *overruled(told, effective)), origins, file)
 
 
 def _export(variables: Mapping[str, str], kept: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from miner.cli.config.commands import config, init
 from miner.cli.drop_in import DropInCommand, EnvFileOption, settings_of
 from miner.cli.engines.commands import engines
 from miner.cli.options import (
@@ -44,6 +45,8 @@ app = typer.Typer(
 )
 app.add_typer(engines)
 app.add_typer(stage2)
+app.add_typer(config)
+app.command()(init)
 app.command()(simulate)
 
 

@@ -15,9 +15,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from miner.cli.config.toml_text import settings_as_toml
 from miner.cli.drop_in import PARTED, settings_of
 from miner.cli.main import app
-from miner.cli.settings_text import settings_as_toml
 from miner.settings import MinerSettings, load_settings
 from miner.upstream.command_line import part
 from stage1.errors import SettingsError
@@ -238,7 +238,7 @@ def test_printed_settings_are_a_settings_file(elsewhere: Path) -> None:
         },
     )
     path = elsewhere / "printed.toml"
-    path.write_text(settings_as_toml(given, {"axon.port": "--axon.port"}))
+    path.write_text(settings_as_toml(given, {"axon.port": "--axon.port"}.get))
     assert load_settings(path) == given
     assert "axon.port = 8091  # --axon.port" in path.read_text()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError
@@ -14,12 +14,12 @@ from stage1.errors import SettingsError
 _BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def settings_as_toml(settings: BaseModel, origins: Mapping[str, str]) -> str:
+def settings_as_toml(settings: BaseModel, origin: Callable[[str], str | None]) -> str:
     """One line a setting, under its dotted name; a value that is not set is a comment.
 
     Args:
         settings: the tree.
-        origins: what stands behind a line as a comment, by dotted name.
+        origin: what stands behind the line of a dotted name as a comment, None for nothing.
 
     Raises:
         SettingsError: a value is no text in UTF-8, as the name of a file may be.
@@ -28,31 +28,32 @@ def settings_as_toml(settings: BaseModel, origins: Mapping[str, str]) -> str:
         tree = json.loads(settings.model_dump_json())
     except PydanticSerializationError as error:
         raise SettingsError(f"the settings cannot be printed: {error}") from error
-    return "\n".join(_lines(tree, "", origins))
+    return "\n".join(_lines(tree, "", origin))
 
 
-def _lines(tree: Mapping[str, object], prefix: str, origins: Mapping[str, str]) -> Iterator[str]:
+def _lines(tree: Mapping[str, object], prefix: str, origin: Callable[[str], str | None]) -> Iterator[str]:
     for key, value in tree.items():
         name = f"{prefix}{_key(key)}"
         if value is None:
             yield f"# {name} is not set"
         elif isinstance(value, Mapping) and value:
-            yield from _lines(value, f"{name}.", origins)
+            yield from _lines(value, f"{name}.", origin)
         else:
-            origin = f"  # {origins[name]}" if name in origins else ""
-            yield f"{name} = {_inline(value)}{origin}"
+            comment = origin(name)
+            yield f"{name} = {toml_value(value)}" + (f"  # {comment}" if comment else "")
 
 
 def _key(key: str) -> str:
     return key if _BARE.fullmatch(key) else _text(key)
 
 
-def _inline(value: object) -> str:
+def toml_value(value: object) -> str:
+    """A plain value as it stands behind a key, in one line; what is None in a table is left out."""
     if isinstance(value, Mapping):
-        parts = (f"{_key(key)} = {_inline(part)}" for key, part in value.items() if part is not None)
+        parts = (f"{_key(key)} = {toml_value(part)}" for key, part in value.items() if part is not None)
         return "{" + ", ".join(parts) + "}"
     if isinstance(value, list):
-        return "[" + ", ".join(_inline(part) for part in value) + "]"
+        return "[" + ", ".join(toml_value(part) for part in value) + "]"
     return _text(value)
 
 

@@ -1,0 +1,1 @@
+"""`cascade config` and `cascade init`: the settings of a miner, shown, described and written."""
