@@ -30,6 +30,7 @@ from miner.cli.options import (
 )
 from miner.cli.simulate import simulate
 from miner.cli.stage2 import stage2
+from miner.cli.support.commands import support
 from miner.upstream.natix_registration import BASE_URL
 from offline.stages import STAGE_NAMES
 
@@ -47,6 +48,7 @@ app.add_typer(engines)
 app.add_typer(stage2)
 app.add_typer(config)
 app.command()(init)
+app.command(cls=DropInCommand)(support)
 app.command()(simulate)
 
 

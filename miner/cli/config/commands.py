@@ -37,7 +37,7 @@ def show(
     with clear_errors():
         changes = parsed_changes(change)
         used = settings_of(context, file, changes, env_file)
-        say(used.as_toml(_origins(used, changes) if origin else None))
+        say(used.as_toml(origin_of(used, changes) if origin else None))
         for remark in used.remarks:
             typer.secho(f"{remark.name} {remark.consequence}", err=True, fg="yellow")
 
@@ -135,7 +135,13 @@ def _next_steps(file: Path, values: Mapping[str, Any]) -> str:
     return "\n".join(f"  {command:<{width}}  {what}" for command, what in steps.items())
 
 
-def _origins(used: Used, changes: Mapping[str, Any]) -> Callable[[str], str]:
+def origin_of(used: Used, changes: Mapping[str, Any]) -> Callable[[str], str]:
+    """Where the value of a dotted name comes from.
+
+    Args:
+        used: the settings of a command.
+        changes: what its options change, by dotted name.
+    """
     from miner.cli.config.origins import origins  # noqa: PLC0415
     from miner.settings import PREFIX, read_settings_file  # noqa: PLC0415
 

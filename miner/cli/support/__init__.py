@@ -1,0 +1,1 @@
+"""`cascade support`: what somebody who helps from afar needs to see, and nothing that they must not."""

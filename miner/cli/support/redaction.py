@@ -1,0 +1,90 @@
+"""What leaves the machine: texts without names of wallets, coldkeys, secrets and home directories."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from miner.chain.settings import WalletSettings, endpoint_name
+from miner.settings import MinerSettings
+from stage1.settings import expanded
+
+HIDDEN = "(left out)"
+# Shorter ones would be found in words.
+LEAST_SECRET = 6
+_SECRET_NAME = re.compile(r"key|token|secret|password|passwd|mnemonic|seed", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Redaction:
+    """What is replaced in every text.
+
+    Attributes:
+        replaced: what stands for a part of a text, the longest parts first.
+    """
+
+    replaced: Mapping[str, str] = field(default_factory=dict)
+
+    def text(self, text: str) -> str:
+        """The text without what must not leave."""
+        for part, instead in self.replaced.items():
+            text = text.replace(part, instead)
+        return text
+
+
+def redaction(settings: MinerSettings, variables: Mapping[str, str], home: Path) -> Redaction:
+    """What must not leave this machine.
+
+    That is: the directory and the names of wallets, the address of their coldkeys, what follows the host of a chain's
+    endpoint (providers put keys there), values of variables whose name says that they are secret, the files of keys for
+    Stage-2 servers, and the home directory's name. Addresses of hotkeys are public and stay.
+
+    Args:
+        settings: of the miner.
+        variables: of the environment.
+        home: the home directory.
+    """
+    found: dict[str, str] = {}
+    for served in settings.served:
+        found |= _of_wallet(served.wallet)
+    for endpoint in (settings.chain.network, settings.chain.endpoint, *settings.chain.endpoints):
+        if endpoint and "://" in endpoint and (named := endpoint_name(endpoint)) != endpoint:
+            found[endpoint] = f"{named}/{HIDDEN}"
+            # Some lines say the path alone.
+            found |= {part: HIDDEN for part in endpoint.removeprefix(named).split("/") if len(part) >= LEAST_SECRET}
+    secrets = [value for name, value in variables.items() if _SECRET_NAME.search(name)]
+    for server in settings.stage2.all_servers:
+        name, file = getattr(server, "key_env", None), getattr(server, "key_file", None)
+        secrets += [variables[name]] if name is not None and name in variables else []
+        secrets += [_read(file)] if file is not None else []
+    found |= {secret.strip(): HIDDEN for secret in secrets if len(secret.strip()) >= LEAST_SECRET}
+    if len(home.parts) > 1:
+        found.setdefault(str(home), "~")
+    return Redaction({part: found[part] for part in sorted(found, key=len, reverse=True)})
+
+
+def _of_wallet(wallet: WalletSettings) -> dict[str, str]:
+    directory = expanded(wallet.path)
+    found: dict[str, str] = {}
+    for path in {str(wallet.path), str(directory)}:
+        found |= {f"{path}/{wallet.name}": f"WALLETS/{HIDDEN}", path: "WALLETS"}
+    # As messages and records name a hotkey.
+    found |= {f"{wallet.name}/{wallet.hotkey}": f"{HIDDEN}/{wallet.hotkey}", f'"{wallet.name}"': f'"{HIDDEN}"'}
+    try:
+        told = json.loads(_read(directory / wallet.name / "coldkeypub.txt") or "{}")
+    except ValueError:
+        told = {}
+    if isinstance(told, dict):
+        names = ("ss58Address", "accountId", "publicKey")
+        found |= {told[name]: HIDDEN for name in names if isinstance(told.get(name), str) and told[name]}
+    return found
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

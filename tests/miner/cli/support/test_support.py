@@ -1,0 +1,130 @@
+"""`cascade support`: an archive for somebody who helps from afar."""
+
+from __future__ import annotations
+
+import json
+import stat
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from miner.cli.main import app
+from miner.cli.support.contents import LOG_BYTES, log_end
+from miner.cli.support.redaction import HIDDEN, redaction
+from miner.settings import load_settings
+
+COLDKEY = "5DAAnrj7VHTznn2AWBemMuyBwZWs6FNFjdyVXUeYum3PTXFy"
+HOTKEY = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+API_KEY = "sk-very-secret-0123456789"
+NODE_KEY = "9f8e7d6c5b4a"
+SETTINGS = f"""
+state = "state"
+store = "store"
+[wallet]
+name = "natix-vault"
+hotkey = "one"
+[chain]
+kind = "offline"
+snapshot = "chain.json"
+endpoints = ["wss://node.example/v2/{NODE_KEY}", "finney"]
+external_ip = "203.0.113.7"
+[log]
+json_lines = true
+"""
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("OPENAI_API_KEY", API_KEY)
+    (tmp_path / "cascade.toml").write_text(SETTINGS)
+    wallet = tmp_path / ".bittensor" / "wallets" / "natix-vault"
+    wallet.mkdir(parents=True)
+    (wallet / "coldkeypub.txt").write_text(json.dumps({"ss58Address": COLDKEY, "accountId": "0xabcdef012345"}))
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "journal.jsonl").write_text("".join(f'{{"number":{number}}}\n' for number in range(500)))
+    (tmp_path / "miner.log").write_text(
+        f"wss://node.example/v2/{NODE_KEY} failed\n{tmp_path}/.bittensor/wallets/natix-vault/hotkeys/one\n"
+        f"asked with {API_KEY}\ncoldkey {COLDKEY}\nhotkey {HOTKEY}\nthe hotkey natix-vault/one\n"
+    )
+    return tmp_path
+
+
+def archive(*arguments: str) -> tuple[str, dict[str, str]]:
+    """What is said, and the files of the archive."""
+    done = CliRunner().invoke(app, ["support", "--yes", "--output", "help.tar.gz", *arguments])
+    assert done.exit_code == 0, done.output
+    with tarfile.open("help.tar.gz") as found:
+        names = [member.name for member in found.getmembers()]
+        return done.stdout, {
+            name.removeprefix("cascade-support/"): (found.extractfile(name) or pytest.fail(name)).read().decode()
+            for name in names
+        }
+
+
+def test_what_helps_is_in_it_and_is_listed_before(publish: Callable[..., str]) -> None:
+    publish("live")
+    said, files = archive("--log", "miner.log")
+    assert {"versions.json", "settings.toml", "doctor.txt", "journal.jsonl", "logs/0-miner.log"} <= files.keys()
+    assert {"bundle/manifest.json", "bundle/scrc_params.json"} <= files.keys()
+    for name in files:
+        assert name in said
+    assert said.index("settings.toml") < said.index("help.tar.gz is written")
+    assert [json.loads(line)["number"] for line in files["journal.jsonl"].splitlines()] == list(range(300, 500))
+    assert json.loads(files["versions.json"])["packages"]["numpy"]
+    assert "203.0.113.7" in files["settings.toml"]
+    assert "cascade.toml" in files["settings.toml"]
+    assert stat.S_IMODE(Path("help.tar.gz").stat().st_mode) == 0o600
+
+
+def test_nothing_in_it_names_the_wallet_or_holds_a_secret(home: Path) -> None:
+    _, files = archive("--log", "miner.log")
+    everything = "\n".join(files.values())
+    for secret in ("natix-vault", COLDKEY, "0xabcdef012345", API_KEY, NODE_KEY, str(home)):
+        assert secret not in everything
+    assert HOTKEY in everything
+    assert f"wss://node.example/{HIDDEN} failed" in files["logs/0-miner.log"]
+    assert "wss://node.example" in files["settings.toml"]
+
+
+def test_what_cannot_be_had_says_so_in_its_place(home: Path) -> None:
+    (home / "state" / "journal.jsonl").unlink()
+    said, files = archive("--set", "admin.port=9", "--log", "nowhere.log")
+    assert files["journal.jsonl"].startswith("not there: ")
+    assert files["status.json"].startswith("not there: ")
+    assert "No such file" in files["logs/0-nowhere.log"]
+    assert "not there: " in said
+
+
+def test_a_file_that_is_there_is_not_written_over(home: Path) -> None:
+    (home / "help.tar.gz").write_text("mine")
+    done = CliRunner().invoke(app, ["support", "--yes", "--output", "help.tar.gz"])
+    assert done.exit_code == 2
+    assert (home / "help.tar.gz").read_text() == "mine"
+
+
+def test_without_a_yes_nothing_is_written(home: Path) -> None:
+    done = CliRunner().invoke(app, ["support", "--output", "help.tar.gz"], input="n\n")
+    assert done.exit_code == 1
+    assert "Write help.tar.gz?" in done.stdout
+    assert not (home / "help.tar.gz").exists()
+
+
+def test_the_end_of_a_long_log_begins_with_a_whole_line(home: Path) -> None:
+    line = "x" * 99 + "\n"
+    (home / "long.log").write_text(line * (LOG_BYTES // 100 + 100))
+    end = log_end(home / "long.log")
+    assert LOG_BYTES - 100 <= len(end) <= LOG_BYTES
+    assert set(end.splitlines()) == {"x" * 99}
+
+
+def test_the_key_of_a_stage2_server_does_not_leave(home: Path) -> None:
+    (home / "key").write_text("in-a-file-4711\n")
+    servers = '[{"kind":"openai","name":"vlm","url":"http://vlm","model":"m","key_file":"key"}]'
+    settings = load_settings(changes={"stage2.servers": json.loads(servers)})
+    text = redaction(settings, {}, home).text("Bearer in-a-file-4711")
+    assert text == f"Bearer {HIDDEN}"
