@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from miner.cli.chain.commands import chain
 from miner.cli.config.commands import config, init
 from miner.cli.drop_in import DropInCommand, EnvFileOption, settings_of
 from miner.cli.engines.commands import engines
@@ -47,6 +48,7 @@ app = typer.Typer(
 app.add_typer(engines)
 app.add_typer(stage2)
 app.add_typer(config)
+app.add_typer(chain)
 app.command()(init)
 app.command(cls=DropInCommand)(support)
 app.command()(simulate)

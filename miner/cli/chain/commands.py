@@ -1,0 +1,68 @@
+"""`cascade chain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from miner.cli.chain.allowlist import ListFormat
+from miner.cli.drop_in import DropInCommand, EnvFileOption, settings_of
+from miner.cli.options import PATH, ChangeOption, clear_errors, parsed_changes, say
+
+chain = typer.Typer(name="chain", help="Ask the chain about the subnet.", no_args_is_help=True)
+
+
+@chain.callback()
+def _group() -> None:
+    """Ask the chain about the subnet."""
+
+
+@chain.command("allowlist", cls=DropInCommand)
+def chain_allowlist(
+    context: typer.Context,
+    output: Annotated[Path | None, typer.Option(help="Write it here instead of printing it.", **PATH)] = None,
+    form: Annotated[ListFormat, typer.Option("--format", help="Who reads it.")] = ListFormat.TEXT,
+    also: Annotated[list[str] | None, typer.Option(help="A further address or network; repeatable.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
+    change: ChangeOption = None,
+    env_file: EnvFileOption = None,
+) -> None:
+    """Write the addresses that those who may ask have published, for a firewall or a proxy in front of the axon.
+
+    Many validators publish no address: let others pass as well, at a lower rate. See deploy/nginx and deploy/nftables.
+
+    Examples: `cascade chain allowlist` ·
+    `cascade chain allowlist --format nftables --output /etc/cascade/validators.nft`
+    """
+    with clear_errors():
+        import asyncio  # noqa: PLC0415
+
+        from miner.chain.adapter import open_chain  # noqa: PLC0415
+        from miner.chain.port import ChainSnapshot, checked  # noqa: PLC0415
+        from miner.cli.chain.allowlist import allowlist, written  # noqa: PLC0415
+        from miner.logs import configure_logging  # noqa: PLC0415
+        from stage1.artifacts import write_atomic  # noqa: PLC0415
+
+        settings = settings_of(context, config, parsed_changes(change), env_file).settings
+        configure_logging("WARNING", settings.log.json_lines)
+
+        async def snapshot() -> ChainSnapshot:
+            opened = open_chain(settings.chain, logs=settings.log)
+            try:
+                return checked(await opened.snapshot())
+            finally:
+                await opened.close()
+
+        read = asyncio.run(snapshot())
+        found = allowlist(read.neurons, settings.access, also or ())
+        text = written(found, form, read.block)
+        if output is None:
+            say(text.rstrip("\n"))
+            return
+        write_atomic(output, text.encode())
+        say(
+            f"{output}: {len(found.networks)} addresses; {found.admitted} hotkeys may ask, {found.silent} of them "
+            "publish no address"
+        )
