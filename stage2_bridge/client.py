@@ -34,6 +34,25 @@ class NamedProbability(float):
         return made
 
 
+@dataclass(frozen=True)
+class ServerIdentity:
+    """What decides the meaning of a score: a calibrator is for one of these.
+
+    Attributes:
+        kind: of the server, as in the settings.
+        name: what the journal calls it.
+        model: its name on the server.
+        version: of the model, as the server tells it; empty if it does not.
+        fingerprint: hash of what else decides its scores: how it is asked, and how its reply is read.
+    """
+
+    kind: str
+    name: str
+    model: str
+    version: str = ""
+    fingerprint: str = ""
+
+
 class Stage2Client(Protocol):
     """One Stage-2 server, in this process or another."""
 

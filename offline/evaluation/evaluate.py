@@ -28,6 +28,7 @@ from stage1.decisions import Decisions, Level
 from stage1.metrics import risk_coverage
 from stage1.metrics.bootstrap import bootstrap, curve_band, interval, paired_difference, rate
 from stage1.metrics.classification import matthews_correlation, weighted_mcc
+from stage1.metrics.estimate import LEVEL, Estimate
 from stage1.outputs import GateScore
 from stage1.probability.calibrator import MAIN_HEAD, Kind, ProbabilityCalibrator
 from stage1.probability.quality import CalibrationQuality, judge
@@ -35,7 +36,6 @@ from stage1.probability.quality import CalibrationQuality, judge
 CURVE_COVERAGES = np.linspace(0.02, 1.0, 50)
 WORKING_COVERAGES = (0.5, 0.8, 0.9)
 MISTAKES = 12
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -49,22 +49,6 @@ class EvaluationSettings:
 
     repetitions: int = 1000
     seed: int = 0
-
-
-class Estimate(BaseModel):
-    """A number with its 95% group-bootstrap interval.
-
-    Attributes:
-        value: on the rows as they are; None if it is not defined.
-        lower: lower end; None without an interval.
-        upper: upper end; None without an interval.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    value: float | None
-    lower: float | None = None
-    upper: float | None = None
 
 
 class CurvePoint(BaseModel):

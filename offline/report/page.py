@@ -6,7 +6,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from offline.evaluation.evaluate import CurvePoint, Estimate, Mistake, Report
+from offline.evaluation.evaluate import CurvePoint, Mistake, Report
 from offline.evaluation.policy_comparison import PolicyReport, SubgroupReport
 from offline.evaluation.training_comparison import TrainingComparison
 from offline.report.certificate_section import SHOWN_RISKS, certificate_section, second_look_section
@@ -19,6 +19,7 @@ from offline.report.where_it_looked import TOLD, Look
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.risks import Risk
 from stage1.certificate.statistics.percent import at_most, confidence
+from stage1.metrics.estimate import Estimate
 from stage1.outputs import GateScore
 from stage1.probability.quality import CalibrationQuality
 
