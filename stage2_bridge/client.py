@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol, Self, runtime_checkable
 
+from stage1.artifacts import sha256_json
 from stage1.errors import CascadeError
 
 
@@ -36,21 +37,29 @@ class NamedProbability(float):
 
 @dataclass(frozen=True)
 class ServerIdentity:
-    """What decides the meaning of a score: a calibrator is for one of these.
+    """Who answers, as far as the server tells. Scores of two servers with one fingerprint may be taken for each other.
 
     Attributes:
-        kind: of the server, as in the settings.
+        kind: of the settings, such as `kserve`.
         name: what the journal calls it.
-        model: its name on the server.
-        version: of the model, as the server tells it; empty if it does not.
-        fingerprint: hash of what else decides its scores: how it is asked, and how its reply is read.
+        model: its name as the server has it.
+        version: of the model as the server reports it; empty if it reports none.
+        fingerprint: SHA-256 of all that is known to move its scores: the model and its version, what is asked, how an
+            image is sent, what is made of the reply, and the flags that the server tells. Neither its name nor its
+            address is in it.
     """
 
     kind: str
     name: str
     model: str
-    version: str = ""
-    fingerprint: str = ""
+    version: str
+    fingerprint: str
+
+    @classmethod
+    def made(cls, kind: str, name: str, model: str, version: str, **moves: object) -> Self:
+        """One whose fingerprint covers the model, its version and whatever else moves the scores, as plain values."""
+        whole = {"kind": kind, "model": model, "version": version, **moves}
+        return cls(kind, name, model, version, sha256_json(whole))
 
 
 class Stage2Client(Protocol):

@@ -32,9 +32,9 @@ class ChallengeRewards:
     """What a validator computes after each challenge.
 
     Attributes:
-        reward: reward of the challenge, in [0, 1], `(N,)`.
-        mcc: Matthews correlation of the last 100 challenges, floored at 0, `(N,)`.
-        accuracy: accuracy of the last 10 challenges, `(N,)`.
+        reward: reward of the challenge, in [0, 1], `(..., N)`.
+        mcc: Matthews correlation of the last 100 challenges, floored at 0, `(..., N)`.
+        accuracy: accuracy of the last 10 challenges, `(..., N)`.
     """
 
     reward: NDArray[np.float64]
@@ -43,12 +43,12 @@ class ChallengeRewards:
 
     @property
     def mean(self) -> float:
-        """Mean reward; 0 for no challenges."""
-        return float(np.mean(self.reward)) if len(self.reward) else 0.0
+        """Mean reward over all streams; 0 for no challenges."""
+        return float(np.mean(self.reward)) if self.reward.size else 0.0
 
     @property
     def score(self) -> NDArray[np.float64]:
-        """The validator's moving average of the rewards after each challenge, which begins at 0, `(N,)`."""
+        """The validator's moving average of the rewards of one stream after each challenge, from 0, `(N,)`."""
         score, scores = 0.0, np.empty(len(self.reward))
         for place, reward in enumerate(self.reward):
             score = SCORE_WEIGHT * float(reward) + (1 - SCORE_WEIGHT) * score
@@ -57,7 +57,7 @@ class ChallengeRewards:
 
 
 def challenge_rewards(labels: NDArray[np.integer], answers: NDArray[np.floating]) -> ChallengeRewards:
-    """What a validator pays for each challenge of a stream.
+    """What a validator pays for each challenge of a stream, or of several streams at once.
 
     After a challenge the reward is (0.5 MCC of the last 100 challenges + 0.5 accuracy of the last 10) cubed. An answer
     of -1 earns 0. It takes a place in both windows, and is left out of what is computed from them. An answer outside
@@ -66,8 +66,8 @@ def challenge_rewards(labels: NDArray[np.integer], answers: NDArray[np.floating]
     windows in which every label is 1.
 
     Args:
-        labels: 0 or 1, in order of arrival, `(N,)`.
-        answers: what came, -1 if nothing did, `(N,)`.
+        labels: 0 or 1, in order of arrival, `(..., N)`.
+        answers: what came, -1 if nothing did, `(..., N)`.
     """
     answered, classes = answers != NO_ANSWER, np.round(answers)
     known = answered & ((classes == 0) | (classes == 1))
@@ -100,7 +100,7 @@ def subnet_reward(labels: NDArray[np.integer], probabilities: NDArray[np.floatin
 
 
 def _in_window(values: NDArray[np.bool_], window: int) -> NDArray[np.int64]:
-    """How many of the last `window` values are true, after each of them, `(N,)`."""
-    count = np.cumsum(values, dtype=np.int64)
-    count[window:] -= count[:-window].copy()
+    """How many of the last `window` values are true, after each of them along the last axis, `(..., N)`."""
+    count = np.cumsum(values, axis=-1, dtype=np.int64)
+    count[..., window:] -= count[..., :-window].copy()
     return count

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
@@ -39,6 +41,30 @@ class AnswerQuality(BaseModel):
     misses: Estimate
     false_alarms: Estimate
     calibration: CalibrationQuality
+
+
+class SubgroupQuality(BaseModel):
+    """How good answers are in a part of the rows.
+
+    Attributes:
+        column: what tells the parts apart.
+        value: the part.
+        rows: its rows.
+        positives: those with roadwork.
+        accuracy: share of right answers.
+        mcc: Matthews correlation; 0 where the rows or the answers are of one class.
+        auroc: see `AnswerQuality.auroc`; None where the rows are of one class.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    column: str
+    value: str
+    rows: int
+    positives: int
+    accuracy: float
+    mcc: float
+    auroc: float | None
 
 
 def judge_answers(
@@ -79,3 +105,53 @@ def answer_statistics(probability: NDArray[np.float64], labels: NDArray[np.integ
         "misses": rate(roadwork, ~right),
         "false_alarms": rate(~roadwork, ~right),
     }
+
+
+def judge_subgroups(
+    probability: NDArray[np.float64],
+    labels: NDArray[np.integer],
+    columns: Mapping[str, Sequence[str]],
+    *,
+    least_rows: int = 10,
+    most_values: int = 24,
+) -> tuple[SubgroupQuality, ...]:
+    """Answers in every part of the rows, for every column that has a few values.
+
+    Args:
+        probability: of roadwork, as it is answered, `(N,)`.
+        labels: 0 or 1, `(N,)`.
+        columns: what is known of each row, N values each; an empty value is no part.
+        least_rows: smaller parts are left out.
+        most_values: columns with more values are left out, and those with one.
+    """
+    found = []
+    for column, values in columns.items():
+        known = np.asarray(values)
+        parts, counts = np.unique(known, return_counts=True)
+        if not 1 < len(parts) <= most_values:
+            continue
+        for part, count in zip(parts.tolist(), counts.tolist(), strict=True):
+            if part and count >= least_rows:
+                found.append(_subgroup(column, part, probability, labels, known == part))
+    return tuple(found)
+
+
+def _subgroup(
+    column: str,
+    part: str,
+    probability: NDArray[np.float64],
+    labels: NDArray[np.integer],
+    inside: NDArray[np.bool_],
+) -> SubgroupQuality:
+    statistics = answer_statistics(probability[inside], labels[inside])
+    ones = np.ones(int(inside.sum()))
+    numbers = {name: float(np.asarray(statistics[name](ones))) for name in ("accuracy", "mcc", "auroc")}
+    return SubgroupQuality(
+        column=column,
+        value=part,
+        rows=len(ones),
+        positives=int(labels[inside].sum()),
+        accuracy=numbers["accuracy"],
+        mcc=numbers["mcc"],
+        auroc=None if np.isnan(numbers["auroc"]) else numbers["auroc"],
+    )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from stage1.artifacts import Artifact
-from stage1.probability.answer_quality import AnswerQuality
+from stage1.probability.answer_quality import AnswerQuality, SubgroupQuality
 from stage1.probability.calibrator import HeadCalibrator
 from stage2_bridge.client import ServerIdentity
 
@@ -124,28 +124,6 @@ class Latency(_Part):
     p99_ms: float
 
 
-class SubgroupNumbers(_Part):
-    """A part of the test rows.
-
-    Attributes:
-        column: of the metadata, or `source` or `group`.
-        value: the part.
-        rows: its rows.
-        positives: those with roadwork.
-        accuracy: of the calibrated answers.
-        mcc: of them.
-        auroc: of them; None where it has one class.
-    """
-
-    column: str
-    value: str
-    rows: int
-    positives: int
-    accuracy: float
-    mcc: float
-    auroc: float | None
-
-
 class Stage2Record(Artifact):
     """`stage2.json`: of one server, by the rows of one bundle.
 
@@ -180,7 +158,7 @@ class Stage2Record(Artifact):
     raw: AnswerQuality
     answers: AnswerQuality
     stage1: AnswerQuality
-    subgroups: tuple[SubgroupNumbers, ...] = ()
+    subgroups: tuple[SubgroupQuality, ...] = ()
     refused: int = 0
     latency: Latency
     price: float | None = None
@@ -194,5 +172,11 @@ class Stage2Record(Artifact):
         return self
 
     def speaks_of(self, server: ServerIdentity) -> bool:
-        """Whether it was this very server that was asked."""
-        return server == self.server
+        """Whether scores of a server mean what those of the one that was asked did; its name decides nothing."""
+        asked = self.server
+        return (server.kind, server.model, server.version, server.fingerprint) == (
+            asked.kind,
+            asked.model,
+            asked.version,
+            asked.fingerprint,
+        )

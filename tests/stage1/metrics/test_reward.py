@@ -176,3 +176,11 @@ def test_one_wrong_answer_among_right_ones_costs_less_with_every_challenge() -> 
     mcc = challenge_rewards(labels, answers).mcc
     assert all(later >= earlier for earlier, later in pairwise(mcc[1::2].tolist()))
     assert (mcc[100:] == 1).all()
+
+
+def test_several_streams_are_paid_as_each_alone() -> None:
+    rng = np.random.default_rng(8)
+    labels, answers = rng.integers(0, 2, (2, 3, 250)), rng.choice([-1.0, 0.1, 0.9, 1.2], (2, 3, 250))
+    together = challenge_rewards(labels, answers).reward
+    for place in np.ndindex(2, 3):
+        assert np.array_equal(together[place], challenge_rewards(labels[place], answers[place]).reward)

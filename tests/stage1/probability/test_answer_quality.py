@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import matthews_corrcoef, roc_auc_score
 
-from stage1.probability.answer_quality import judge_answers
+from stage1.probability.answer_quality import judge_answers, judge_subgroups
 
 
 def test_the_numbers_are_those_of_scikit_learn() -> None:
@@ -22,7 +22,7 @@ def test_the_numbers_are_those_of_scikit_learn() -> None:
     assert found.misses.value == pytest.approx((answers[labels == 1] == 0).mean())
     assert found.false_alarms.value == pytest.approx((answers[labels == 0] == 1).mean())
     assert found.auroc.lower is not None
-    assert found.auroc.lower < found.auroc.value
+    assert found.auroc.lower < roc_auc_score(labels, probability)
 
 
 def test_half_is_answered_no_roadwork_as_validators_round_it() -> None:
@@ -30,3 +30,21 @@ def test_half_is_answered_no_roadwork_as_validators_round_it() -> None:
     assert (found.misses.value, found.false_alarms.value) == (1.0, 0.0)
     assert found.mcc.value == 0.0
     assert found.mcc.lower is None
+
+
+def test_a_column_of_a_few_values_has_parts_and_one_of_many_has_none() -> None:
+    labels = np.array([0, 1] * 20)
+    probability = np.where(np.arange(40) < 20, labels, 1 - labels) * 0.8 + 0.1
+    columns = {
+        "source": ["right"] * 20 + ["wrong"] * 20,
+        "drive": [str(n) for n in range(40)],
+        "city": [""] * 25 + ["x"] * 5 + ["y"] * 10,
+        "same": ["one"] * 40,
+    }
+    found = judge_subgroups(probability, labels, columns)
+    assert [(one.column, one.value, one.rows, one.accuracy, one.mcc, one.auroc) for one in found] == [
+        ("source", "right", 20, 1.0, 1.0, 1.0),
+        ("source", "wrong", 20, 0.0, -1.0, 0.0),
+        ("city", "y", 10, 0.0, -1.0, 0.0),
+    ]
+    assert judge_subgroups(probability[::2], labels[::2], {"half": ["a"] * 10 + ["b"] * 10})[0].auroc is None

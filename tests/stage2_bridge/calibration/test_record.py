@@ -111,7 +111,8 @@ def test_a_record_is_read_as_it_was_written_and_speaks_of_no_other_server(tmp_pa
     read = Stage2Record.read(tmp_path / "stage2.json")
     assert read == written
     assert read.speaks_of(SERVER)
-    for other in ("kind", "name", "model", "version", "fingerprint"):
+    assert read.speaks_of(replace(SERVER, name="its-twin"))
+    for other in ("kind", "model", "version", "fingerprint"):
         assert not read.speaks_of(replace(SERVER, **{other: "other"}))
 
 
