@@ -87,6 +87,29 @@ class Stage2Client(Protocol):
         ...
 
 
+@runtime_checkable
+class TwoOrders(Protocol):
+    """A Stage-2 client whose question names the two answers, so that it can be put with either of them first.
+
+    The order moves the probabilities of a language model. The gap between the two says how far.
+    """
+
+    async def ask_in_both_orders(self, content: bytes, timeout_s: float) -> tuple[float, float] | None:
+        """Probability of roadwork by the question as it is asked, and by the same with the answers the other way round.
+
+        Args:
+            content: the image as it arrived.
+            timeout_s: for both, which are asked at once.
+
+        Returns:
+            None if the question does not name the answers.
+
+        Raises:
+            Stage2Error: no answer can be had.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class ServerStatus:
     """How one of several servers stands.

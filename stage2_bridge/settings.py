@@ -64,6 +64,7 @@ class _RemoteServer(Section):
         connections: open at a time.
         key_env: variable of the environment that holds the key.
         key_file: file that holds the key, instead.
+        ca_file: certificates in PEM of the authorities that may vouch for the server, instead of the public ones.
     """
 
     name: Name
@@ -73,11 +74,16 @@ class _RemoteServer(Section):
     connections: int = Field(default=16, ge=1, le=1024)
     key_env: str | None = None
     key_file: UserPath | None = None
+    ca_file: UserPath | None = None
 
     @model_validator(mode="after")
     def _one_key(self) -> Self:
         if self.key_env is not None and self.key_file is not None:
             raise ValueError("key_env and key_file are both given: give one of them")
+        if self.ca_file is not None and not self.url.lower().startswith("https:"):
+            raise ValueError(
+                "ca_file is given, and the address does not begin with https:// : nothing would be checked"
+            )
         return self
 
 
@@ -90,7 +96,9 @@ class _InferenceServer(_RemoteServer):
         image: what it takes: the file as it came (`file`, of the type BYTES), or `pixels` of the type UINT8.
         preprocess: how a picture becomes pixels.
         binary: whether the server has the binary extension of the protocol; None asks it.
-        channels: where the pixels have their channels: `first`, `(1, 3, H, W)`, or `last`, `(1, H, W, 3)`.
+        channels: where the pixels have their channels: `first`, `(N, 3, H, W)`, or `last`, `(N, H, W, 3)`.
+        max_batch: most images of one call. More than one go together where they wait because all `connections` are
+            under way.
     """
 
     version: str | None = None
@@ -99,6 +107,7 @@ class _InferenceServer(_RemoteServer):
     preprocess: PreprocessSettings = PreprocessSettings()
     channels: Literal["first", "last"] = "first"
     binary: bool | None = None
+    max_batch: int = Field(default=1, ge=1, le=256)
 
 
 class KserveServer(_InferenceServer):
@@ -141,11 +150,16 @@ class OpenAiServer(_RemoteServer):
         prompt_file: what is asked beside the image; a question that is answered by yes or no.
         constrained: have the server allow the two answers alone. Only for one whose log-probabilities are those after
             the constraint; see docs/using.md.
+        both_orders: ask with each of the two answers first and take the mean, which costs twice as much.
+        max_tokens: of an answer; by default one with log-probabilities and a few without. A model that reasons before
+            it answers needs more.
     """
 
     kind: Literal["openai"] = "openai"
     prompt_file: UserPath | None = None
     constrained: bool = False
+    both_orders: bool = False
+    max_tokens: int | None = Field(default=None, ge=1, le=100_000)
 
 
 Server = Annotated[EngineServer | KserveServer | DetectorServer | OpenAiServer, Field(discriminator="kind")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -71,18 +72,28 @@ async def made(make: Callable[[], Made], size: int, at_once: int) -> Made:
     return make() if size <= at_once else await asyncio.to_thread(make)
 
 
-def client(*, connections: int, headers: Mapping[str, str] | None = None) -> httpx2.AsyncClient:
+def client(
+    *,
+    connections: int,
+    headers: Mapping[str, str] | None = None,
+    authorities: ssl.SSLContext | None = None,
+) -> httpx2.AsyncClient:
     """A client that keeps its connections and follows nobody elsewhere.
 
     Args:
         connections: open at a time.
         headers: of each request.
+        authorities: who may vouch for a server; the public ones by default.
     """
     limits = httpx2.Limits(max_connections=connections, max_keepalive_connections=connections, keepalive_expiry=60)
     # Compressed, a small reply could become a large one; and a proxy of the environment is not meant for it.
     own = {"accept-encoding": "identity", **(headers or {})}
     return httpx2.AsyncClient(
-        limits=limits, headers=own, trust_env=False, timeout=httpx2.Timeout(None, connect=CONNECT_S)
+        limits=limits,
+        headers=own,
+        trust_env=False,
+        timeout=httpx2.Timeout(None, connect=CONNECT_S),
+        verify=True if authorities is None else authorities,
     )
 
 

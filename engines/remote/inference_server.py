@@ -79,6 +79,7 @@ class InferenceServer:
         binary: bool | None = None,
     ) -> None:
         self._binary = binary
+        self._version = version
         self._client = client
         self._url = url.rstrip("/")
         chosen = "" if version is None else f"/versions/{quote(version, safe='')}"
@@ -116,7 +117,8 @@ class InferenceServer:
             timeout_s: for the whole call.
 
         Raises:
-            RemoteError: no reply in time, or it is not what the protocol or the names promise.
+            RemoteError: no reply in time, it is not what the protocol or the names promise, or another version than
+                the pinned one gave it.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
@@ -134,7 +136,10 @@ class InferenceServer:
             raise RemoteError(f"{self._model}: the header {JSON_LENGTH} is {told[:20]!r}")
         json_length = None if told is None else int(told)
         read = partial(read_reply, reply.content, json_length, outputs)
-        return await made(read, len(reply.content), JSON_AT_ONCE_BYTES)
+        found = await made(read, len(reply.content), JSON_AT_ONCE_BYTES)
+        if self._version is not None and found.model_version not in {"", self._version}:
+            raise RemoteError(f"{self._model}: version {found.model_version} answered, asked for {self._version}")
+        return found
 
     async def _has_binary_extension(self, timeout_s: float) -> bool:
         reply = await remote.ask(self._client, "GET", f"{self._url}/v2", timeout_s=timeout_s)

@@ -136,7 +136,7 @@ class _Output(BaseModel):
 
 class _Reply(BaseModel):
     model_name: str = ""
-    model_version: str = ""
+    model_version: str | None = None
     outputs: tuple[_Output, ...]
 
 
@@ -187,7 +187,7 @@ def read_reply(content: bytes, json_length: int | None, wanted: Sequence[str]) -
     if missing:
         given = ", ".join(repr(output.name) for output in reply.outputs) or "none"
         raise RemoteError(f"the reply has no output {missing[0]!r}; it has {given}")
-    return Inference(reply.model_version, found)
+    return Inference(reply.model_version or "", found)
 
 
 def _numbers(output: _Output, part: bytes | None) -> NDArray[Any]:

@@ -1,79 +1,37 @@
 """A vision-language model behind chat completions, asked a question that it answers by yes or no.
 
-The probability is that of the first token of the answer, summed over the spellings of yes and of no among the likeliest
-twenty, because one spelling alone has a share that depends on the tokeniser.
-
-References:
-    OpenAI API reference, chat completions, `logprobs`, `top_logprobs`; vLLM, `structured_outputs`.
+It is asked freely and read by its log-probabilities, or asked under a constraint and read by those after it, and stays
+with what the first answer had: scores of two kinds cannot share a calibration.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-import math
-import re
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
 from functools import partial
-from typing import Any
 
 import httpx2
 import structlog
-from pydantic import BaseModel, Field
 
 from engines.errors import RemoteError
 from engines.remote import http as remote
 from engines.remote.http import JSON_AT_ONCE_BYTES, made
 from stage1.errors import SettingsError
-from stage2_bridge.client import ImageRefused
+from stage2_bridge.client import ServerIdentity, Stage2Error
 from stage2_bridge.sample_image import black_image
+from stage2_bridge.servers.answers import Completion, spoken, yes_share
+from stage2_bridge.servers.dialect import CHOICE, INSTEAD, LOGPROBS, blamed, body
+from stage2_bridge.servers.server_facts import facts_of
 from stage2_bridge.settings import OpenAiServer
 
 log = structlog.get_logger(__name__)
 
+OPTIONS, YES_NO, NO_YES = "{options}", "yes or no", "no or yes"
 QUESTION = (
     "Is there roadwork in this street image: cones, barriers, barrels, signs of works, diggers or people at work? "
-    "Answer with one word, yes or no."
+    f"Answer with one word, {OPTIONS}."
 )
-TOP = 20
-# Of the likeliest tokens; below it the model answered something else.
-LEAST_MASS = 0.01
-WORD = re.compile(r"[^a-z]+")
-NUMBER = re.compile(r"\d*\.?\d+%?")
-KINDS = {b"\xff\xd8": "jpeg", b"\x89P": "png", b"RI": "webp"}
-TOKENS_OF_TEXT = 8
 # So many tokens have less, with twenty others beside each, and reading it takes the event loop milliseconds.
 MOST_BYTES = 2**18
-
-
-class _Likely(BaseModel):
-    token: str
-    logprob: float
-
-
-class _Token(BaseModel):
-    token: str = ""
-    top_logprobs: tuple[_Likely, ...] = ()
-
-
-class _Logprobs(BaseModel):
-    content: tuple[_Token, ...] | None = None
-
-
-class _Message(BaseModel):
-    content: str | None = None
-
-
-class _Choice(BaseModel):
-    message: _Message = _Message()
-    logprobs: _Logprobs | None = None
-
-
-class _Completion(BaseModel):
-    model: str = ""
-    choices: tuple[_Choice, ...] = Field(min_length=1)
 
 
 class ChatClient:
@@ -84,16 +42,19 @@ class ChatClient:
         settings: of the server.
 
     Raises:
-        SettingsError: the prompt cannot be read.
+        SettingsError: the prompt cannot be read, or names no options although both orders are wanted.
     """
 
     def __init__(self, http: httpx2.AsyncClient, settings: OpenAiServer) -> None:
         self._http = http
         self._settings = settings
-        self._url = f"{settings.url.removesuffix('/v1')}/v1/chat/completions"
-        self._prompt = QUESTION if settings.prompt_file is None else _prompt(settings)
+        self._base = settings.url.removesuffix("/v1")
+        self._url = f"{self._base}/v1/chat/completions"
+        self._questions = _questions(settings)
         # What this server was found not to know.
         self._without: set[str] = set()
+        # Whether its answers have log-probabilities, once it has answered.
+        self._measured: bool | None = None
 
     @property
     def name(self) -> str:
@@ -101,39 +62,103 @@ class ChatClient:
         return self._settings.name
 
     async def ask(self, content: bytes, timeout_s: float) -> float:
-        """See `Stage2Client.ask`.
+        """See `Stage2Client.ask`; the mean of both orders of the options where `both_orders` is set.
 
         Raises:
             RemoteError: the server did not answer as the protocol says.
+            Stage2Error: it answered in another way than before, or not under the constraint that was asked for.
             ImageRefused: the answer is neither yes nor no, nor a probability; an image with words in it can do that.
         """
-        completion = await self._completion(content, min(self._settings.timeout_s, timeout_s))
-        choice = completion.choices[0]
-        likely = _first_token(choice)
-        if likely:
-            return yes_share(likely)
-        return spoken(choice.message.content or "")
+        if self._settings.both_orders and (both := await self.ask_in_both_orders(content, timeout_s)) is not None:
+            return sum(both) / 2
+        return await self._asked(self._questions[0], content, timeout_s)
+
+    async def ask_in_both_orders(self, content: bytes, timeout_s: float) -> tuple[float, float] | None:
+        """See `TwoOrders.ask_in_both_orders`."""
+        if len(self._questions) == 1:
+            return None
+        first, second = await asyncio.gather(*(self._asked(one, content, timeout_s) for one in self._questions))
+        return first, second
 
     async def check(self, timeout_s: float) -> str:
         """See `Checked.check`: asks for a black image, because nothing else says whether the model sees images."""
-        completion = await self._completion(black_image(), timeout_s)
-        found = _first_token(completion.choices[0])
-        yes_share(found) if found else spoken(completion.choices[0].message.content or "")
-        told = (
-            "with log-probabilities" if found else "without log-probabilities: its answers are yes or no, never maybe"
+        completion = await self._completion(self._questions[0], black_image(), timeout_s)
+        self._read(completion)
+        parts = {*self._without, *(() if self._measured else (LOGPROBS,))}
+        told = [INSTEAD[part] for part in sorted(parts)]
+        if self._measured:
+            told.insert(0, "with log-probabilities")
+        if completion.usage is not None and completion.usage.prompt_tokens:
+            used = completion.usage
+            told.append(f"{used.prompt_tokens} tokens read and {used.completion_tokens} written for an image")
+        return f"model {completion.model or self._settings.model}, {', '.join(told)}"
+
+    async def identity(self, timeout_s: float) -> ServerIdentity:
+        """See `Checked.identity`: an image is asked about first, which shows what the server understands.
+
+        A paid service tells the date of its model by the model that it names in a reply.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        completion = await self._completion(self._questions[0], black_image(), timeout_s)
+        self._read(completion)
+        facts = await facts_of(self._http, self._base, self._settings.model, until - loop.time())
+        named = completion.model if completion.model != self._settings.model else ""
+        return ServerIdentity.made(
+            "openai",
+            self.name,
+            self._settings.model,
+            " ".join(filter(None, (named, facts.version))),
+            questions=list(self._questions if self._settings.both_orders else self._questions[:1]),
+            logprobs="none" if not self._measured else "processed" if self._is_constrained else "raw",
+            without=sorted(self._without),
+            constrained=self._is_constrained,
+            max_tokens=self._settings.max_tokens,
+            flags=[list(one) for one in facts.flags],
         )
-        return f"model {completion.model or self._settings.model}, {told}"
 
     async def close(self) -> None:
         """See `Stage2Client.close`."""
         await self._http.aclose()
 
-    async def _completion(self, content: bytes, timeout_s: float) -> _Completion:
+    @property
+    def _is_constrained(self) -> bool:
+        return self._settings.constrained and CHOICE not in self._without
+
+    async def _asked(self, question: str, content: bytes, timeout_s: float) -> float:
+        return self._read(await self._completion(question, content, min(self._settings.timeout_s, timeout_s)))
+
+    def _read(self, completion: Completion) -> float:
+        choice = completion.choices[0]
+        likely = choice.first_token
+        found = yes_share(likely, constrained=self._is_constrained) if likely else spoken(choice.words)
+        if self._measured is None:
+            self._measured = bool(likely)
+            if not likely and LOGPROBS not in self._without:
+                log.warning("stage2_server_lacks", server=self.name, parts=[LOGPROBS])
+        elif self._measured is not bool(likely):
+            had, has = ("with", "without") if self._measured else ("without", "with")
+            raise Stage2Error(
+                f"it answered {had} log-probabilities before and {has} them this time, and they do not mix"
+            )
+        return found
+
+    async def _completion(self, question: str, content: bytes, timeout_s: float) -> Completion:
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
+        settings = self._settings
         without = frozenset(self._without)
         while True:
-            sent = await made(partial(self._sent, content, without), len(content), JSON_AT_ONCE_BYTES)
+            make = partial(
+                body,
+                settings.model,
+                question,
+                content,
+                without=without,
+                constrained=settings.constrained,
+                max_tokens=settings.max_tokens,
+            )
+            sent = await made(make, len(content), JSON_AT_ONCE_BYTES)
             try:
                 reply = await remote.ask(
                     self._http,
@@ -145,7 +170,8 @@ class ChatClient:
                     most_bytes=MOST_BYTES,
                 )
             except RemoteError as error:
-                if error.status in {400, 422} and (unknown := self._blamed(str(error), without)):
+                unknown = blamed(str(error), without, constrained=settings.constrained)
+                if error.status in {400, 422} and unknown is not None:
                     without |= {unknown}
                     continue
                 raise
@@ -153,36 +179,21 @@ class ChatClient:
             if unknown_parts := without - self._without:
                 self._without |= unknown_parts
                 log.warning("stage2_server_lacks", server=self.name, parts=sorted(unknown_parts))
-            return reply.read(_Completion, f"{self._url}: the reply is no chat completion")
+            return reply.read(Completion, f"{self._url}: the reply is no chat completion")
 
-    def _blamed(self, told: str, without: AbstractSet[str]) -> str | None:
-        """Which optional part of a request a server may not know; None if all are left out."""
-        parts = ("structured_outputs", "logprobs") if self._settings.constrained else ("logprobs",)
-        named = [part for part in parts if part not in without]
-        return next((part for part in named if part in told), named[0] if named else None)
 
-    def _sent(self, content: bytes, without: AbstractSet[str]) -> bytes:
-        kind = KINDS.get(content[:2], "jpeg")
-        image = f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-        body: dict[str, Any] = {
-            "model": self._settings.model,
-            "messages": [
-                {
-                    "role": "user",
-                    "content": [
-                        {"type": "text", "text": self._prompt},
-                        {"type": "image_url", "image_url": {"url": image}},
-                    ],
-                }
-            ],
-            "temperature": 0,
-            "max_tokens": TOKENS_OF_TEXT if "logprobs" in without else 1,
-        }
-        if "logprobs" not in without:
-            body |= {"logprobs": True, "top_logprobs": TOP}
-        if self._settings.constrained and "structured_outputs" not in without:
-            body["structured_outputs"] = {"choice": ["yes", "no"]}
-        return json.dumps(body).encode()
+def _questions(settings: OpenAiServer) -> tuple[str, ...]:
+    """The question, and the same with the options the other way round where it names them."""
+    text = QUESTION if settings.prompt_file is None else _prompt(settings)
+    where = OPTIONS if OPTIONS in text else YES_NO
+    if where in text:
+        return text.replace(where, YES_NO), text.replace(where, NO_YES)
+    if settings.both_orders:
+        raise SettingsError(
+            f"stage2 server {settings.name}: both_orders is set, and {settings.prompt_file} has neither {OPTIONS} nor "
+            f"{YES_NO!r} in it"
+        )
+    return (text,)
 
 
 def _prompt(settings: OpenAiServer) -> str:
@@ -194,47 +205,3 @@ def _prompt(settings: OpenAiServer) -> str:
     if not text:
         raise SettingsError(f"stage2 server {settings.name}: {settings.prompt_file} is empty")
     return text
-
-
-def _first_token(choice: _Choice) -> Sequence[tuple[str, float]]:
-    """The likeliest tokens of the answer's beginning with their log-probabilities; empty without them."""
-    tokens = choice.logprobs.content if choice.logprobs is not None else None
-    return [(one.token, one.logprob) for one in tokens[0].top_logprobs] if tokens else []
-
-
-def yes_share(likely: Sequence[tuple[str, float]]) -> float:
-    """Probability of yes against no.
-
-    Args:
-        likely: tokens with their natural log-probabilities.
-
-    Raises:
-        ImageRefused: neither is among them to speak of.
-    """
-    mass = {"yes": 0.0, "no": 0.0}
-    for token, logprob in likely:
-        word = WORD.sub("", token.lower())
-        if word in mass and not math.isnan(logprob):
-            mass[word] += math.exp(min(0.0, logprob))
-    total = sum(mass.values())
-    if total < LEAST_MASS:
-        shown = ", ".join(repr(token) for token, _ in likely[:5])
-        raise ImageRefused(f"yes and no have {total:.1%} of the first token; likelier were {shown}: see its prompt")
-    return mass["yes"] / total
-
-
-def spoken(text: str) -> float:
-    """Probability in the words of an answer: a number if it has one, otherwise yes or no.
-
-    Raises:
-        ImageRefused: it has neither.
-    """
-    words = WORD.split(text.lower())
-    if (number := NUMBER.search(text)) is not None:
-        value = float(number[0].rstrip("%")) / (100 if number[0].endswith("%") else 1)
-        if 0 <= value <= 1:
-            return value
-    for word in words:
-        if word in {"yes", "no"}:
-            return float(word == "yes")
-    raise ImageRefused(f"the answer {text[:60]!r} is neither yes nor no")

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from engines.errors import RemoteError
 from engines.remote.inference_server import InferenceServer, ModelMetadata, TensorMetadata
-from engines.remote.tensors import BYTES, Inference, Tensor, files, pixels
+from engines.remote.tensors import BYTES, Tensor, files, pixels
 from stage1.errors import Stage1Error
 from stage1.preprocess import preprocess
-from stage2_bridge.client import ImageRefused, Stage2Error
+from stage2_bridge.client import ImageRefused, ServerIdentity, Stage2Error
+from stage2_bridge.sample_image import black_image, noise_image
+from stage2_bridge.servers.outputs import box_score, of_each, probability_of
+from stage2_bridge.servers.shared_calls import Answer, SharedCalls
 from stage2_bridge.settings import DetectorServer, KserveServer
 
-Read = Callable[[Inference], float]
+Read = Callable[[dict[str, NDArray[Any]]], float]
+Image = bytes | NDArray[np.uint8]
+# Of replies to a call of several images, those that one of them may have brought about.
+ONE_TO_BLAME = frozenset({400, 413, 415, 422, 500})
+# Between an image alone and in company, in units of the probability; half precision has less.
+SAME = 5e-3
 
 
 class InferenceClient:
@@ -36,6 +42,8 @@ class InferenceClient:
         self._settings = settings
         self._server = InferenceServer(http, settings.url, settings.model, settings.version, binary=settings.binary)
         self._outputs, self._read = _reader(settings)
+        self._calls = SharedCalls(self._infer, calls=settings.connections, most=settings.max_batch)
+        self._rank: int | None = None
 
     @property
     def name(self) -> str:
@@ -51,96 +59,139 @@ class InferenceClient:
             ImageRefused: the image cannot be decoded.
         """
         until = asyncio.get_running_loop().time() + timeout_s
-        tensor = await self._tensor(content)
+        image = await self._prepared(content)
         left = min(self._settings.timeout_s, until - asyncio.get_running_loop().time())
-        return self._read(await self._server.infer([tensor], self._outputs, left))
+        if self._settings.max_batch > 1:
+            return await self._calls.ask(image, left)
+        return _given((await self._infer([image], left))[0])
 
     async def check(self, timeout_s: float) -> str:
-        """See `Checked.check`."""
+        """See `Checked.check`: asks for two pictures of nothing as well, alone and, where that is set, in one call."""
         loop = asyncio.get_running_loop()
         until = loop.time() + timeout_s
         await self._server.check_ready(timeout_s)
-        found = await self._server.metadata(until - loop.time())
+        found = await self._about(until - loop.time())
         _check(found, self._settings, self._outputs)
+        images = [await self._prepared(one) for one in (black_image(), noise_image())]
+        alone = [_given((await self._infer([one], until - loop.time()))[0]) for one in images]
+        told = ""
+        if self._settings.max_batch > 1:
+            together = [_given(one) for one in await self._infer(images, until - loop.time(), apart=False)]
+            if max(abs(one - other) for one, other in zip(alone, together, strict=True)) > SAME:
+                raise Stage2Error(
+                    f"two images answered {alone} each alone and {together} in one call: set max_batch = 1"
+                )
+            told = f", up to {self._settings.max_batch} images in a call"
         versions = f", versions {', '.join(found.versions)}" if found.versions else ""
-        return f"model {found.name}{versions}{f', {found.platform}' if found.platform else ''}"
+        return f"model {found.name}{versions}{f', {found.platform}' if found.platform else ''}{told}"
+
+    async def identity(self, timeout_s: float) -> ServerIdentity:
+        """See `Checked.identity`: the version is that which answers an image, or the one that is set."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        settings = self._settings
+        found = await self._about(timeout_s)
+        image = await self._prepared(black_image())
+        reply = await self._server.infer([self._tensor([image])], self._outputs, until - loop.time())
+        reads = {"kind", "input", "image", "channels", "output", "reads", "scores", "classes", "roadwork", "combine"}
+        moves = settings.model_dump(mode="json", include=reads)
+        if settings.image == "pixels":
+            moves["preprocess"] = settings.preprocess.sha256
+        ports = [one.model_dump(mode="json") for one in (*found.inputs, *found.outputs)]
+        return ServerIdentity.made(
+            moves.pop("kind"),
+            settings.name,
+            found.name,
+            reply.model_version or settings.version or "",
+            platform=found.platform,
+            ports=ports,
+            **moves,
+        )
 
     async def close(self) -> None:
         """See `Stage2Client.close`."""
+        await self._calls.close()
         await self._http.aclose()
 
-    async def _tensor(self, content: bytes) -> Tensor:
+    async def _about(self, timeout_s: float) -> ModelMetadata:
+        found = await self._server.metadata(timeout_s)
+        self._rank = next((len(one.shape) for one in found.inputs if one.name == self._settings.input), 1)
+        return found
+
+    async def _prepared(self, content: bytes) -> Image:
         settings = self._settings
         if settings.image == "file":
-            return files(settings.input, [content])
+            return content
         try:
             # Tens of milliseconds for a photograph, in which the event loop answers others.
             image = await asyncio.to_thread(preprocess, content, settings.preprocess)
         except Stage1Error as error:
             raise ImageRefused(str(error)) from error
-        batch = image[None] if settings.channels == "first" else image.transpose(1, 2, 0)[None]
-        return pixels(settings.input, batch)
+        return image if settings.channels == "first" else image.transpose(1, 2, 0)
+
+    async def _infer(self, images: Sequence[Image], timeout_s: float, *, apart: bool = True) -> list[Answer]:
+        """One call; if it fails and one image may have brought that about, each is asked about alone."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + timeout_s
+        try:
+            reply = await self._server.infer([self._tensor(images)], self._outputs, timeout_s)
+        except RemoteError as error:
+            if error.status == 400 and await self._learned_another_rank(until - loop.time()):
+                return await self._infer(images, until - loop.time(), apart=apart)
+            if len(images) == 1 or error.status not in ONE_TO_BLAME or not apart:
+                raise
+            each = (self._infer([one], until - loop.time()) for one in images)
+            found = await asyncio.gather(*each, return_exceptions=True)
+            return [_answer(one) for one in found]
+        return [_read(self._read, one) for one in of_each(reply.outputs, len(images))]
+
+    async def _learned_another_rank(self, timeout_s: float) -> bool:
+        """Whether files have to go in another shape than the `(N,)` that they went in; asked once."""
+        if self._rank is not None or self._settings.image != "file":
+            return False
+        try:
+            await self._about(timeout_s)
+        except RemoteError:
+            return False
+        return self._rank != 1
+
+    def _tensor(self, images: Sequence[Image]) -> Tensor:
+        if self._settings.image == "pixels":
+            return pixels(self._settings.input, np.stack(cast("Sequence[NDArray[np.uint8]]", images)))
+        shape = (len(images), *[1] * ((self._rank or 1) - 1))
+        return files(self._settings.input, cast("Sequence[bytes]", images), shape)
+
+
+def _read(read: Read, outputs: dict[str, NDArray[Any]]) -> Answer:
+    try:
+        return read(outputs)
+    except Stage2Error as error:
+        return error
+
+
+def _answer(found: list[Answer] | BaseException) -> Answer:
+    if isinstance(found, RemoteError | Stage2Error):
+        return found
+    if isinstance(found, BaseException):
+        raise found
+    return found[0]
+
+
+def _given(answer: Answer) -> float:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
 
 
 def _reader(settings: KserveServer | DetectorServer) -> tuple[tuple[str, ...], Read]:
     """The outputs that are asked for, and what makes a probability of them."""
     if isinstance(settings, KserveServer):
         output, reads = settings.output, settings.reads
-        return (output,), lambda found: probability_of(found.outputs[output], reads)
+        return (output,), lambda found: probability_of(found[output], reads)
     scores, classes = settings.scores, settings.classes
     return (scores, classes), lambda found: box_score(
-        found.outputs[scores], found.outputs[classes], settings.roadwork, settings.combine
+        found[scores], found[classes], settings.roadwork, settings.combine
     )
-
-
-def probability_of(values: NDArray[Any], reads: str) -> float:
-    """The probability of roadwork in the output of a classifier for one image.
-
-    Args:
-        values: the output, of any shape: one number, or for `logits` two.
-        reads: what it is; see `KserveServer.reads`.
-
-    Raises:
-        Stage2Error: it has another size, or is no probability.
-    """
-    wanted = 2 if reads == "logits" else 1
-    if values.size != wanted:
-        raise Stage2Error(f"the output has the shape {list(values.shape)}, expected {wanted} of one image for {reads}")
-    flat = values.ravel().astype(np.float64)
-    if not np.isfinite(flat).all():
-        raise Stage2Error(f"the output is {flat.tolist()}, which are no finite numbers")
-    if reads == "probability":
-        if not 0 <= flat[0] <= 1:
-            raise Stage2Error(f"the output is {flat[0]:.6g}, which is no probability; is it a logit?")
-        return float(flat[0])
-    return float(expit(flat[0] if reads == "logit" else flat[1] - flat[0]))
-
-
-def box_score(scores: NDArray[Any], classes: NDArray[Any], roadwork: Sequence[int], combine: str) -> float:
-    """One score for the boxes of one image.
-
-    Args:
-        scores: of each box, in [0, 1]; `(K,)`, or with other axes of one.
-        classes: of each box, of the same shape.
-        roadwork: classes that count.
-        combine: `max`, or `noisy_or`: 1 less the product of what is left to 1, for independent boxes.
-
-    Returns:
-        In [0, 1]; 0 without a box that counts.
-
-    Raises:
-        Stage2Error: the two do not belong together, or a score is none.
-    """
-    if scores.shape != classes.shape or scores.size not in {0, max(scores.shape, default=0)}:
-        raise Stage2Error(
-            f"scores have the shape {list(scores.shape)} and classes {list(classes.shape)}, expected one of each a box"
-        )
-    found = scores.ravel().astype(np.float64)[np.isin(classes.ravel(), roadwork)]
-    if not (np.isfinite(found).all() and (found >= 0).all() and (found <= 1).all()):
-        raise Stage2Error("the score of a box is not in [0, 1]")
-    if not len(found):
-        return 0.0
-    return float(found.max() if combine == "max" else -math.expm1(np.log1p(-np.minimum(found, 1 - 1e-12)).sum()))
 
 
 def _check(found: ModelMetadata, settings: KserveServer | DetectorServer, outputs: Sequence[str]) -> None:

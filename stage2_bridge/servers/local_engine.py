@@ -10,10 +10,11 @@ from engines.backends.onnxruntime import OnnxEngine
 from engines.errors import InferenceError
 from engines.live.load.load_bundle import check_shape
 from engines.store.file_names import CALIBRATOR, ENGINE, PREPROCESS
+from stage1.artifacts import sha256_file
 from stage1.errors import Stage1Error
 from stage1.preprocess import PreprocessSettings, preprocess
 from stage1.probability.calibrator import ProbabilityCalibrator
-from stage2_bridge.client import ImageRefused, Stage2Error
+from stage2_bridge.client import ImageRefused, ServerIdentity, Stage2Error
 
 
 class LocalEngineClient:
@@ -31,6 +32,7 @@ class LocalEngineClient:
 
     def __init__(self, directory: Path, *, threads: int | None = None, name: str = "local-engine") -> None:
         self._name = name
+        self._directory = directory
         self._preprocess = PreprocessSettings.read(directory / PREPROCESS)
         self._calibrator = ProbabilityCalibrator.read(directory / CALIBRATOR)
         self._engine = OnnxEngine(directory / ENGINE, threads=threads)
@@ -52,10 +54,20 @@ class LocalEngineClient:
         height, width = self._preprocess.shape
         return f"an engine of this process for images of {height} x {width} px"
 
+    async def identity(self, timeout_s: float) -> ServerIdentity:  # noqa: ARG002  nothing is asked of anybody
+        """See `Checked.identity`: the engine's bytes are its version, and its calibrator is in the fingerprint."""
+        return await asyncio.to_thread(self._identity)
+
     async def close(self) -> None:
         """See `Stage2Client.close`."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._engine.close()
+
+    def _identity(self) -> ServerIdentity:
+        engine, calibrator = (sha256_file(self._directory / name) for name in (ENGINE, CALIBRATOR))
+        return ServerIdentity.made(
+            "engine", self._name, ENGINE, engine, calibrator=calibrator, preprocess=self._preprocess.sha256
+        )
 
     def _infer(self, content: bytes) -> float:
         try:

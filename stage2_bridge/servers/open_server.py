@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from collections.abc import Callable, Mapping
 
@@ -16,6 +17,7 @@ from stage2_bridge.settings import (
     EngineServer,
     KserveServer,
     OpenAiServer,
+    Server,
     Stage2Settings,
 )
 
@@ -37,14 +39,19 @@ def open_server(settings: Stage2Settings, clock: Callable[[], float] = time.mono
 
 def servers_of(settings: Stage2Settings, clock: Callable[[], float] = time.monotonic) -> PreferredServers:
     """All servers of the settings, as one client; see `open_server`."""
-    members = []
-    for one in settings.all_servers:
-        most = settings.max_in_flight if isinstance(one, EngineServer) else one.connections
-        members.append(Member(client_of(one), Breaker(clock), most))
-    return PreferredServers(members, clock)
+    return PreferredServers(
+        [Member(client_of(one), Breaker(clock), _most(one, settings)) for one in settings.all_servers], clock
+    )
 
 
-def client_of(settings: EngineServer | KserveServer | DetectorServer | OpenAiServer) -> Checked:
+def _most(server: Server, settings: Stage2Settings) -> int:
+    """Images at a time."""
+    if isinstance(server, EngineServer):
+        return settings.max_in_flight
+    return server.connections * (server.max_batch if isinstance(server, KserveServer | DetectorServer) else 1)
+
+
+def client_of(settings: Server) -> Checked:
     """The client of one server; see `open_server`."""
     if isinstance(settings, EngineServer):
         return LocalEngineClient(settings.directory, threads=settings.threads, name=settings.name)
@@ -52,7 +59,12 @@ def client_of(settings: EngineServer | KserveServer | DetectorServer | OpenAiSer
     from engines.remote.http import client  # noqa: PLC0415
 
     key = key_of(settings, os.environ)
-    http = client(connections=settings.connections, headers={} if key is None else {"authorization": f"Bearer {key}"})
+    twice = isinstance(settings, OpenAiServer) and settings.both_orders
+    http = client(
+        connections=settings.connections * (2 if twice else 1),
+        headers={} if key is None else {"authorization": f"Bearer {key}"},
+        authorities=authorities_of(settings),
+    )
     if isinstance(settings, OpenAiServer):
         from stage2_bridge.servers.chat import ChatClient  # noqa: PLC0415
 
@@ -72,7 +84,9 @@ def key_of(settings: KserveServer | DetectorServer | OpenAiServer, environment: 
     if settings.key_env is not None:
         key = environment.get(settings.key_env, "").strip()
         if not key:
-            raise SettingsError(f"{where}: the variable {settings.key_env} is not set, and key_env names it")
+            # A key that was written where its name belongs is not told either.
+            told = settings.key_env if settings.key_env.isupper() else "that key_env names"
+            raise SettingsError(f"{where}: the variable {told} is not set; it holds the key of the server")
     elif settings.key_file is not None:
         try:
             key = settings.key_file.read_text(encoding="ascii").strip()
@@ -85,3 +99,19 @@ def key_of(settings: KserveServer | DetectorServer | OpenAiServer, environment: 
     if not (key.isascii() and key.isprintable()):
         raise SettingsError(f"{where}: the key has characters that no header can carry")
     return key
+
+
+def authorities_of(settings: KserveServer | DetectorServer | OpenAiServer) -> ssl.SSLContext | None:
+    """Who may vouch for the server; None for the public authorities.
+
+    Raises:
+        SettingsError: the file that the settings name has no certificate.
+    """
+    if settings.ca_file is None:
+        return None
+    try:
+        return ssl.create_default_context(cafile=settings.ca_file)
+    except (OSError, ValueError) as error:
+        raise SettingsError(
+            f"stage2 server {settings.name}: ca_file {settings.ca_file} cannot be read as certificates in PEM"
+        ) from error

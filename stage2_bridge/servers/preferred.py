@@ -13,7 +13,14 @@ import structlog
 
 from engines.errors import EngineError, RemoteError
 from stage1.errors import Stage1Error
-from stage2_bridge.client import ImageRefused, NamedProbability, ServerStatus, Stage2Client, Stage2Error
+from stage2_bridge.client import (
+    ImageRefused,
+    NamedProbability,
+    ServerIdentity,
+    ServerStatus,
+    Stage2Client,
+    Stage2Error,
+)
 from stage2_bridge.protection.breaker import Breaker, Call, State
 
 log = structlog.get_logger(__name__)
@@ -37,6 +44,18 @@ class Checked(Stage2Client, Protocol):
 
     async def check(self, timeout_s: float) -> str:
         """What the server says of itself, in a line.
+
+        Raises:
+            EngineError: it does not answer, or is not what the settings say.
+            Stage2Error: what it answers cannot be read.
+        """
+        ...
+
+    async def identity(self, timeout_s: float) -> ServerIdentity:
+        """Who answers, asked of the server itself, with an image where nothing else tells.
+
+        Args:
+            timeout_s: for everything that is asked.
 
         Raises:
             EngineError: it does not answer, or is not what the settings say.

@@ -121,15 +121,21 @@ def files_of(body: bytes, json_length: int) -> list[bytes]:
 
 
 def classifier(
-    give: Callable[[bytes], dict[str, np.ndarray]], *, binary: bool = True, version: str = "1", kind: str = "BYTES"
+    give: Callable[[bytes], dict[str, np.ndarray]],
+    *,
+    binary: bool = True,
+    version: str = "1",
+    kind: str = "BYTES",
+    shape: tuple[int, ...] = (-1,),
 ) -> Handler:
     """An Open Inference Protocol server of one model named `roadwork`.
 
     Args:
-        give: outputs for the content of the input.
+        give: outputs for the content of the input; those of several images are stacked.
         binary: whether tensors go behind the JSON, or in it.
         version: of the model.
         kind: datatype of the input.
+        shape: of the input, as it says.
     """
 
     def answer(asked: Asked) -> bytes:
@@ -140,13 +146,15 @@ def classifier(
             return http(200, b"")
         if asked.path in {model, f"{model}/versions/{version}"}:
             ports = [{"name": name, "datatype": "FP32", "shape": [-1]} for name in give(b"")]
-            taken = [{"name": "image", "datatype": kind, "shape": [-1]}]
+            taken = [{"name": "image", "datatype": kind, "shape": list(shape)}]
             return as_json({"name": "roadwork", "versions": [version], "inputs": taken, "outputs": ports})
         if asked.path not in {f"{model}/infer", f"{model}/versions/{version}/infer"}:
             return as_json({"error": "no such model"}, 404)
-        content = _binary_content(asked) if binary else _json_content(asked)
+        contents = _binary_contents(asked) if binary else _json_contents(asked)
+        found = [give(content) for content in contents]
         outputs, tail = [], b""
-        for name, values in give(content).items():
+        for name in found[0]:
+            values = found[0][name] if len(found) == 1 else np.stack([one[name] for one in found])
             output: dict[str, Any] = {"name": name, "datatype": "FP32", "shape": list(values.shape)}
             if values.dtype == np.int64:
                 output["datatype"] = "INT64"
@@ -162,27 +170,49 @@ def classifier(
     return answer
 
 
-def _binary_content(asked: Asked) -> bytes:
+def _binary_contents(asked: Asked) -> list[bytes]:
     length = int(asked.headers["inference-header-content-length"])
     [port] = json.loads(asked.body[:length])["inputs"]
-    return files_of(asked.body, length)[0] if port["datatype"] == "BYTES" else asked.body[length:]
+    if port["datatype"] == "BYTES":
+        return files_of(asked.body, length)
+    return _split(asked.body[length:], port["shape"][0])
 
 
-def _json_content(asked: Asked) -> bytes:
+def _json_contents(asked: Asked) -> list[bytes]:
     [port] = json.loads(asked.body)["inputs"]
-    return base64.b64decode(port["data"][0]) if port["datatype"] == "BYTES" else bytes(port["data"])
+    if port["datatype"] == "BYTES":
+        return [base64.b64decode(one) for one in port["data"]]
+    return _split(bytes(np.uint8(port["data"]).ravel()), port["shape"][0])
 
 
-def chat(tokens: dict[str, float] | None, text: str = "", refuses: tuple[str, ...] = ()) -> Handler:
+def _split(content: bytes, count: int) -> list[bytes]:
+    size = len(content) // count
+    return [content[at * size : (at + 1) * size] for at in range(count)]
+
+
+def chat(
+    tokens: dict[str, float] | None,
+    text: str = "",
+    refuses: tuple[str, ...] = (),
+    *,
+    turned: dict[str, float] | None = None,
+    facts: dict[str, Any] | None = None,
+    model: str | None = None,
+) -> Handler:
     """A chat completions server.
 
     Args:
         tokens: natural log-probabilities of the first token; None for a server without them.
         text: of the answer.
         refuses: parts of a request that it answers with status 400.
+        turned: log-probabilities where the question puts no before yes.
+        facts: what it tells of itself, by path.
+        model: that it says has answered; the one that was asked for by default.
     """
 
     def answer(asked: Asked) -> bytes:
+        if facts is not None and asked.path in facts:
+            return as_json(facts[asked.path])
         if asked.path != "/v1/chat/completions":
             return as_json({"error": "not found"}, 404)
         body = json.loads(asked.body)
@@ -190,10 +220,12 @@ def chat(tokens: dict[str, float] | None, text: str = "", refuses: tuple[str, ..
             if part in body:
                 return as_json({"error": {"message": f"Unrecognized request argument supplied: {part}"}}, 400)
         choice: dict[str, Any] = {"message": {"role": "assistant", "content": text}}
-        if tokens is not None and body.get("logprobs"):
-            likely = [{"token": token, "logprob": value} for token, value in tokens.items()]
-            choice["logprobs"] = {"content": [{"token": next(iter(tokens)), "logprob": 0.0, "top_logprobs": likely}]}
-        return as_json({"id": "1", "object": "chat.completion", "model": body["model"], "choices": [choice]})
+        said = turned if turned is not None and "no or yes" in asked.body.decode() else tokens
+        if said is not None and body.get("logprobs"):
+            likely = [{"token": token, "logprob": value} for token, value in said.items()]
+            choice["logprobs"] = {"content": [{"token": next(iter(said)), "logprob": 0.0, "top_logprobs": likely}]}
+        answered = {"model": model or body["model"], "usage": {"prompt_tokens": 612, "completion_tokens": 1}}
+        return as_json({"id": "1", "object": "chat.completion", "choices": [choice], **answered})
 
     return answer
 

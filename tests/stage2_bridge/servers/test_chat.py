@@ -16,10 +16,10 @@ from engines.errors import RemoteError
 from stage1.errors import SettingsError
 from stage2_bridge.client import ImageRefused, Stage2Error
 from stage2_bridge.sample_image import black_image
-from stage2_bridge.servers.chat import spoken, yes_share
+from stage2_bridge.servers.answers import spoken, yes_share
 from stage2_bridge.servers.open_server import client_of
 from stage2_bridge.settings import OpenAiServer
-from tests.support.stage2_servers import Asked, Fake, as_json, chat
+from tests.support.stage2_servers import Asked, Fake, as_json, chat, http
 
 IMAGE = black_image()
 
@@ -113,9 +113,11 @@ def test_an_answer_in_other_words_is_the_images_fault() -> None:
 
 
 def test_the_check_says_whether_there_are_log_probabilities() -> None:
-    assert asked(Fake(chat({"no": 0.0})), lambda client: client.check(5.0)) == "model see, with log-probabilities"
+    used = "612 tokens read and 1 written for an image"
+    told = asked(Fake(chat({"no": 0.0})), lambda client: client.check(5.0))
+    assert told == f"model see, with log-probabilities, {used}"
     told = asked(Fake(chat(None, "yes")), lambda client: client.check(5.0))
-    assert told == "model see, without log-probabilities: its answers are yes or no, never maybe"
+    assert told == f"model see, without log-probabilities: its answers are yes or no, never maybe, {used}"
 
 
 def test_a_model_that_answers_something_else_is_told_by_the_check() -> None:
@@ -163,3 +165,152 @@ def test_a_prompt_that_is_not_there_is_told_at_the_start(tmp_path: Path) -> None
     settings = OpenAiServer(name="vlm", url="http://here", model="see", prompt_file=tmp_path / "none.txt")
     with pytest.raises(SettingsError, match="vlm: prompt_file cannot be read"):
         client_of(settings)
+
+
+@pytest.mark.parametrize(
+    ("refused", "sent"),
+    [
+        ("max_tokens", ("max_completion_tokens", 1)),
+        ("temperature", ("logprobs", True)),
+        ("top_logprobs", ("top_logprobs", 5)),
+    ],
+)
+def test_what_paid_models_refuse_is_asked_for_in_another_way_from_then_on(refused: str, sent: tuple[str, Any]) -> None:
+    knows = chat({"yes": log(0.7), "no": log(0.3)})
+
+    def answer(one: Asked) -> bytes | None:
+        body = json.loads(one.body)
+        if refused in body and not (refused == "top_logprobs" and body[refused] <= 5):
+            return as_json({"error": {"message": f"Unsupported parameter: '{refused}' is not supported"}}, 400)
+        return knows(one)
+
+    async def twice(client: Any) -> list[float]:
+        return [await client.ask(IMAGE, 5.0), await client.ask(IMAGE, 5.0)]
+
+    fake = Fake(answer)
+    assert asked(fake, twice) == pytest.approx([0.7, 0.7])
+    assert len(fake.asked) == 3
+    body = json.loads(fake.asked[-1].body)
+    assert body[sent[0]] == sent[1]
+    assert refused == "top_logprobs" or refused not in body
+
+
+def test_a_model_that_reasons_before_it_answers_is_told_by_the_check() -> None:
+    def answer(one: Asked) -> bytes:
+        tokens = json.loads(one.body)["max_tokens"]
+        text, why = ("", "length") if tokens < 100 else ("yes", "stop")
+        return as_json({"choices": [{"message": {"content": text}, "finish_reason": why}]})
+
+    with pytest.raises(Stage2Error, match="set max_tokens higher"):
+        asked(Fake(answer), lambda client: client.check(5.0))
+    assert asked(Fake(answer), lambda client: client.ask(IMAGE, 5.0), max_tokens=100) == 1.0
+
+
+def test_log_probabilities_from_before_a_constraint_are_refused_by_the_check() -> None:
+    before = Fake(chat({"The": log(0.6), "yes": log(0.3), "no": log(0.1)}))
+    with pytest.raises(Stage2Error, match="processed_logprobs"):
+        asked(before, lambda client: client.check(5.0), constrained=True)
+    after = Fake(chat({"y": log(0.2), "yes": log(0.55), "no": log(0.25), "The": -9999.0}))
+    assert asked(after, lambda client: client.ask(IMAGE, 5.0), constrained=True) == pytest.approx(0.75)
+
+
+def test_answers_with_and_without_log_probabilities_are_not_mixed() -> None:
+    fake = Fake(chat({"yes": log(0.7), "no": log(0.3)}))
+
+    async def then_without(client: Any) -> None:
+        assert await client.ask(IMAGE, 5.0) == pytest.approx(0.7)
+        fake.answer = chat(None, "yes")
+        with pytest.raises(Stage2Error, match="do not mix"):
+            await client.ask(IMAGE, 5.0)
+        fake.answer = chat({"no": 0.0})
+        assert await client.ask(IMAGE, 5.0) == 0.0
+
+    asked(fake, then_without)
+
+
+def test_both_orders_of_the_options_are_asked_and_their_gap_can_be_told() -> None:
+    fake = Fake(chat({"yes": log(0.8), "no": log(0.2)}, turned={"yes": log(0.4), "no": log(0.6)}))
+    both = asked(fake, lambda client: client.ask_in_both_orders(IMAGE, 5.0))
+    assert both == pytest.approx((0.8, 0.4))
+    assert asked(fake, lambda client: client.ask(IMAGE, 5.0)) == pytest.approx(0.8)
+    assert asked(fake, lambda client: client.ask(IMAGE, 5.0), both_orders=True) == pytest.approx(0.6)
+    texts = {json.loads(one.body)["messages"][0]["content"][0]["text"] for one in fake.asked}
+    assert {text.rsplit(", ", 1)[1] for text in texts} == {"yes or no.", "no or yes."}
+
+
+def test_a_question_of_ones_own_names_the_options_or_has_one_order(tmp_path: Path) -> None:
+    prompt = tmp_path / "prompt.txt"
+    prompt.write_text("Any cones? Say {options}.")
+    fake = Fake(chat({"yes": log(0.8), "no": log(0.2)}, turned={"yes": log(0.4), "no": log(0.6)}))
+    both = asked(fake, lambda client: client.ask_in_both_orders(IMAGE, 5.0), prompt_file=prompt)
+    assert both == pytest.approx((0.8, 0.4))
+    prompt.write_text("Any cones?")
+    assert asked(fake, lambda client: client.ask_in_both_orders(IMAGE, 5.0), prompt_file=prompt) is None
+    with pytest.raises(SettingsError, match="both_orders is set"):
+        asked(fake, lambda client: client.ask(IMAGE, 5.0), prompt_file=prompt, both_orders=True)
+
+
+VLLM = {
+    "/version": {"version": "0.32.0"},
+    "/v1/models": {"data": [{"id": "see", "root": "Qwen/Qwen3-VL-8B-Instruct"}]},
+    "/server_info?config_format=json": {"vllm_config": {"model_config": {"logprobs_mode": "raw_logprobs", "seed": 1}}},
+}
+OLLAMA = {
+    "/api/version": {"version": "0.14.1"},
+    "/api/tags": {"models": [{"name": "see:latest", "digest": "abc123"}]},
+}
+LLAMA_CPP = {"/props": {"build_info": "b7000-1", "model_path": "/m.gguf", "chat_template": "x" * 500}}
+
+
+@pytest.mark.parametrize(
+    ("facts", "version"),
+    [
+        (VLLM, "Qwen/Qwen3-VL-8B-Instruct 0.32.0"),
+        (OLLAMA, "abc123 0.14.1"),
+        (LLAMA_CPP, "/m.gguf b7000-1"),
+        ({}, ""),
+    ],
+    ids=["vllm", "ollama", "llama.cpp", "nothing"],
+)
+def test_the_version_is_what_each_server_program_tells(facts: dict[str, Any], version: str) -> None:
+    fake = Fake(chat({"yes": 0.0}, facts=facts))
+    found = asked(fake, lambda client: client.identity(5.0))
+    assert (found.kind, found.name, found.model, found.version) == ("openai", "vlm", "see", version)
+
+
+def test_a_paid_service_tells_the_date_of_its_model() -> None:
+    fake = Fake(chat({"yes": 0.0}, model="see-2026-08-07"))
+    assert asked(fake, lambda client: client.identity(5.0)).version == "see-2026-08-07"
+
+
+def test_a_fingerprint_changes_with_what_moves_scores_and_with_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "prompt.txt").write_text("Any cones, yes or no?")
+    answers = {"yes": 0.0}
+
+    def fingerprint(handler: Any = None, **changes: Any) -> str:
+        fake = Fake(handler or chat(answers, facts=VLLM))
+        return str(asked(fake, lambda client: client.identity(5.0), **changes).fingerprint)
+
+    info = "/server_info?config_format=json"
+    same = {fingerprint(), fingerprint(timeout_s=3.0), fingerprint(connections=2)}
+    others = {
+        fingerprint(prompt_file=tmp_path / "prompt.txt"),
+        fingerprint(constrained=True),
+        fingerprint(both_orders=True),
+        fingerprint(chat(answers, facts=VLLM | {"/version": {"version": "0.33.0"}})),
+        fingerprint(chat(answers, facts=VLLM | {info: {"a": {"logprobs_mode": "processed_logprobs"}}})),
+        fingerprint(
+            chat(answers, facts=VLLM, refuses=("max_tokens",)),
+        ),
+        fingerprint(chat(None, "yes", facts=VLLM)),
+    }
+    assert len(same) == 1
+    assert len(others) == 7
+    assert not same & others
+
+
+def test_a_server_that_is_busy_has_no_identity_rather_than_another() -> None:
+    knows = chat({"yes": 0.0}, facts=VLLM)
+    fake = Fake(lambda one: http(503, b"") if one.path == "/version" else knows(one))
+    with pytest.raises(RemoteError, match="status 503"):
+        asked(fake, lambda client: client.identity(5.0))

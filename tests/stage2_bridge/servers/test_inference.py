@@ -17,9 +17,9 @@ from engines.errors import RemoteError
 from stage1.preprocess import PreprocessSettings, preprocess
 from stage2_bridge.client import Stage2Error
 from stage2_bridge.sample_image import black_image
-from stage2_bridge.servers.inference import box_score, probability_of
 from stage2_bridge.servers.inspection import inspected
 from stage2_bridge.servers.open_server import client_of
+from stage2_bridge.servers.outputs import box_score, probability_of
 from stage2_bridge.settings import DetectorServer, KserveServer, Stage2Settings
 from tests.support.stage2_servers import Fake, classifier, http
 
@@ -72,7 +72,7 @@ def test_the_file_arrives_as_it_came(binary: bool) -> None:
     seen: list[bytes] = []
 
     def give(content: bytes) -> dict[str, np.ndarray]:
-        seen.append(content)
+        seen.extend([content] if content else [])
         return {"probability": f32([0.5])}
 
     asked(Fake(classifier(give, binary=binary)), lambda client: client.ask(IMAGE, 5.0))
@@ -86,7 +86,7 @@ def test_pixels_arrive_as_every_engine_sees_them(channels: str, binary: bool) ->
     settings = PreprocessSettings(size_px=32)
 
     def give(content: bytes) -> dict[str, np.ndarray]:
-        seen.append(content)
+        seen.extend([content] if content else [])
         return {"probability": f32([0.5])}
 
     fake = Fake(classifier(give, kind="UINT8", binary=binary))
@@ -330,3 +330,122 @@ def test_a_key_goes_along_and_into_no_error(monkeypatch: pytest.MonkeyPatch, tmp
     with pytest.raises(RemoteError):
         asked(fake, lambda client: client.ask(IMAGE, 5.0), key_file=tmp_path / "key")
     assert fake.asked[-1].headers["authorization"] == "Bearer geheimer"
+
+
+def bright(content: bytes) -> dict[str, NDArray[np.float32]]:
+    """The first byte of a file, as a share."""
+    return {"probability": f32([(content or b"\0")[0] / 255])}
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_images_that_wait_go_in_one_call_and_get_their_own_answers(binary: bool) -> None:
+    fake = Fake(classifier(bright, binary=binary), before_s=0.05)
+
+    async def run(client: Any) -> list[float]:
+        return list(await asyncio.gather(*(client.ask(bytes([value]), 5.0) for value in range(40))))
+
+    found = asked(fake, run, binary=binary, connections=2, max_batch=16)
+    assert found == pytest.approx([value / 255 for value in range(40)])
+    assert sum(one.path.endswith("/infer") for one in fake.asked) <= 5
+
+
+def test_pixels_that_wait_go_in_one_call() -> None:
+    fake = Fake(classifier(bright, kind="UINT8"), before_s=0.05)
+
+    async def run(client: Any) -> list[float]:
+        return list(await asyncio.gather(*(client.ask(IMAGE, 5.0) for _ in range(9))))
+
+    settings = PreprocessSettings(size_px=16)
+    found = asked(fake, run, image="pixels", preprocess=settings, channels="last", connections=1, max_batch=8)
+    assert found == [0.0] * 9
+    assert sum(one.path.endswith("/infer") for one in fake.asked) <= 3
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_an_image_that_a_call_fails_on_keeps_its_company_from_nothing(status: int) -> None:
+    knows = classifier(bright)
+    fake = Fake(lambda one: http(status, b"cannot decode") if b"bad" in one.body else knows(one), before_s=0.02)
+
+    async def run(client: Any) -> list[Any]:
+        contents = [b"\x10", b"bad", b"\x20", b"\x30"]
+        return list(await asyncio.gather(*(client.ask(one, 5.0) for one in contents), return_exceptions=True))
+
+    found = asked(fake, run, binary=True, connections=1, max_batch=4)
+    assert [found[0], *found[2:]] == pytest.approx([0x10 / 255, 0x20 / 255, 0x30 / 255])
+    assert isinstance(found[1], RemoteError)
+    assert found[1].status == status
+
+
+def test_a_model_that_takes_one_image_a_call_is_told_by_the_check() -> None:
+    knows = classifier(bright)
+    one = Fake(classifier(gives(probability=f32([0.5])), shape=(1,)))
+    assert "up to 4 images in a call" in asked(one, lambda client: client.check(5.0), max_batch=4)
+
+    def answer(asked: Any) -> bytes | None:
+        mixed = b'"shape": [2]' in asked.body
+        return classifier(gives(probability=f32([0.9])))(asked) if mixed else knows(asked)
+
+    with pytest.raises(Stage2Error, match="set max_batch = 1"):
+        asked(Fake(answer), lambda client: client.check(5.0), max_batch=4)
+    lonely = classifier(gives(probability=f32([0.5])), binary=False)
+
+    def only_one(asked: Any) -> bytes | None:
+        if not asked.path.endswith("/infer"):
+            return lonely(asked)
+        head = b'{"outputs":[{"name":"probability","datatype":"FP32","shape":[1],"data":[0.5]}]}'
+        return http(200, head)
+
+    with pytest.raises(Stage2Error, match=r"2 images were sent in one call, and the output 'probability' has"):
+        asked(Fake(only_one), lambda client: client.check(5.0), max_batch=4)
+
+
+def test_files_go_in_the_shape_that_the_model_wants() -> None:
+    knows = classifier(bright, shape=(-1, 1))
+    fake = Fake(lambda one: http(400, b"unexpected shape") if b'"shape": [1]' in one.body else knows(one))
+
+    async def twice(client: Any) -> list[float]:
+        return [await client.ask(b"\x33", 5.0), await client.ask(b"\x66", 5.0)]
+
+    assert asked(fake, twice, binary=True) == pytest.approx([0.2, 0.4])
+    assert [one.path.rsplit("/", 1)[1] for one in fake.asked] == ["infer", "roadwork", "infer", "infer"]
+
+
+def test_another_version_than_the_pinned_one_is_an_error() -> None:
+    old = classifier(gives(probability=f32([0.5])), version="7")
+
+    def answer(asked: Any) -> bytes | None:
+        reply = old(asked)
+        assert reply is not None
+        return reply.replace(b'"model_version": "7"', b'"model_version": "8"')
+
+    with pytest.raises(RemoteError, match="version 8 answered, asked for 7"):
+        asked(Fake(answer), lambda client: client.ask(IMAGE, 5.0), version="7")
+
+
+def test_a_logit_that_looks_like_a_probability_for_a_black_image_is_told_by_the_check() -> None:
+    black = IMAGE
+
+    def give(content: bytes) -> dict[str, NDArray[np.float32]]:
+        return {"probability": f32([0.3 if content == black else -2.5])}
+
+    with pytest.raises(Stage2Error, match="is it a logit"):
+        asked(Fake(classifier(give)), lambda client: client.check(5.0))
+
+
+def test_who_answers_is_told_by_the_server_and_its_address_is_not_in_the_fingerprint() -> None:
+    def identity(version: str = "1", kind: type = KserveServer, **changes: Any) -> Any:
+        outputs = {"probability": f32([0.5]), "other": f32([0.5]), "scores": f32([]), "classes": i64([])}
+        fake = Fake(classifier(gives(**outputs), version=version))
+        return asked(fake, lambda client: client.identity(5.0), kind, **changes)
+
+    one = identity()
+    assert (one.kind, one.name, one.model, one.version) == ("kserve", "one", "roadwork", "1")
+    assert {identity(name="two").fingerprint, identity(timeout_s=1.0).fingerprint} == {one.fingerprint}
+    others = {
+        identity(version="2").fingerprint,
+        identity(output="other").fingerprint,
+        identity(reads="logit").fingerprint,
+        identity(kind=DetectorServer, roadwork=(3,)).fingerprint,
+        identity(kind=DetectorServer, roadwork=(3, 4)).fingerprint,
+    }
+    assert len(others | {one.fingerprint}) == 6

@@ -12,7 +12,7 @@ import pytest
 
 from engines.errors import RemoteError
 from stage2_bridge.bridge import Bridge
-from stage2_bridge.client import ImageRefused, NamedProbability, Outcome, ServerStatus, Stage2Error
+from stage2_bridge.client import ImageRefused, NamedProbability, Outcome, ServerIdentity, ServerStatus, Stage2Error
 from stage2_bridge.protection.breaker import Breaker
 from stage2_bridge.servers.preferred import Member, PreferredServers
 
@@ -39,6 +39,9 @@ class Server:
         if isinstance(self.answers[0], Exception):
             raise self.answers[0]
         return "ready"
+
+    async def identity(self, timeout_s: float) -> ServerIdentity:  # noqa: ARG002
+        return ServerIdentity.made("fake", self.name, "model", "1")
 
     async def close(self) -> None:
         self.asked = -1
