@@ -12,6 +12,7 @@ from stage2_bridge.client import Stage2Client
 from stage2_bridge.protection.breaker import Breaker
 from stage2_bridge.servers.local_engine import LocalEngineClient
 from stage2_bridge.servers.preferred import Checked, Member, PreferredServers
+from stage2_bridge.servers.refusal_watch import RefusalWatch
 from stage2_bridge.settings import (
     DetectorServer,
     EngineServer,
@@ -40,8 +41,13 @@ def open_server(settings: Stage2Settings, clock: Callable[[], float] = time.mono
 def servers_of(settings: Stage2Settings, clock: Callable[[], float] = time.monotonic) -> PreferredServers:
     """All servers of the settings, as one client; see `open_server`."""
     return PreferredServers(
-        [Member(client_of(one), Breaker(clock), _most(one, settings)) for one in settings.all_servers], clock
+        [Member(_watched(one, clock), Breaker(clock), _most(one, settings)) for one in settings.all_servers], clock
     )
+
+
+def _watched(server: Server, clock: Callable[[], float]) -> Checked:
+    client = client_of(server)
+    return client if isinstance(server, EngineServer) else RefusalWatch(client, clock)
 
 
 def _most(server: Server, settings: Stage2Settings) -> int:
