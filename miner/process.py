@@ -37,7 +37,7 @@ from miner.chain.watch import ChainWatch
 from miner.errors import StartError
 from miner.identities import Identity, ReplyCounts, identities, wallets
 from miner.logs import configure_logging
-from miner.nightly import NightlyJob
+from miner.nights.job import NightlyJob
 from miner.reload import SettingsReload
 from miner.settings import MinerSettings
 from miner.signals import stop_before_ready, stop_or_reload

@@ -22,7 +22,7 @@ from miner.answering.settings import EngineSettings
 from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings, WireSettings
 from miner.chain.settings import ChainSettings, HotkeyEntry, WalletSettings
 from miner.logs import LogSettings
-from miner.nightly import RetrainSettings
+from miner.nights.settings import RetrainSettings
 from stage1.errors import SettingsError
 from stage1.settings import UserPath, expanded, merged, problems
 from stage2_bridge.settings import Stage2Settings

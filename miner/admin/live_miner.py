@@ -61,7 +61,7 @@ class LiveMiner:
         auth_modes: number of proved requests by the way in which they were.
         tallies: what is counted by reason: `refused`, `degraded` and `journal_failed`.
         chain: what is known of the subnet; see `miner.chain.watch.ChainWatch.status`.
-        nightly: see `miner.nightly.NightlyJob.status`.
+        nightly: see `miner.nights.job.NightlyJob.status`.
         stopping: whether the miner was told to stop.
         now: wall-clock time, UTC.
     """

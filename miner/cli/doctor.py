@@ -27,7 +27,7 @@ from miner.chain.port import ChainSnapshot
 from miner.chain.settings import AUTO, ChainSettings, endpoint_name
 from miner.errors import MinerError, NotRegistered, ServerError, StartError, StateInUse
 from miner.identities import wallets
-from miner.nightly import NightlyJob
+from miner.nights.job import NightlyJob
 from miner.settings import MinerSettings
 from miner.start_checks import held_state, out_of_reach, published_ip
 from offline.config import load_config

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from miner.crontab import checked_crontab, crontab_trigger
+from miner.nights.crontab import checked_crontab, crontab_trigger
 
 MONDAY = datetime(2026, 6, 1, tzinfo=UTC)
 

@@ -19,7 +19,8 @@ from engines.spec import EngineSpec
 from engines.store.records import VerdictEntry
 from engines.store.store import Store
 from miner.cli.options import parsed_changes
-from miner.nightly import STAMP, NightlyJob, RetrainSettings, RetrainStamp, missed
+from miner.nights.job import STAMP, NightlyJob, RetrainStamp, missed
+from miner.nights.settings import RetrainSettings
 from offline.config import load_config
 from stage1.errors import SettingsError
 from stage1.model.settings import RandomBackbone
@@ -276,7 +277,7 @@ def test_a_check_that_takes_too_long_keeps_no_miner_from_starting(
 ) -> None:
     nightly = NightlyJob(RetrainSettings(data=tmp_path), store=tmp_path / "s", state=tmp_path, now=lambda: NIGHT)
     monkeypatch.setattr(nightly, "command", lambda: [sys.executable, "-c", "import time; time.sleep(60)"])
-    monkeypatch.setattr("miner.nightly.CHECK_S", 0.2)
+    monkeypatch.setattr("miner.nights.job.CHECK_S", 0.2)
     with capture_logs() as logs:
         asyncio.run(nightly.check())
     assert [entry["event"] for entry in logs] == ["night_settings_not_checked"]

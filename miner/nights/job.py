@@ -13,21 +13,21 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
-from pydantic import AfterValidator, Field, model_validator
 
 from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.child import end_with_parent
 from engines.spec import EngineSpec
 from engines.store.store import Store
-from miner.crontab import checked_crontab, crontab_trigger
+from miner.nights.crontab import crontab_trigger
+from miner.nights.settings import RetrainSettings
 from stage1.artifacts import Artifact
 from stage1.errors import ArtifactError, SettingsError
-from stage1.settings import Section, UserPath, dotted
+from stage1.settings import dotted
 
 log = structlog.get_logger(__name__)
 
@@ -38,36 +38,6 @@ STAMP = "last_retrain.json"
 NOT_STARTED = 126
 # Settings of a night, whose classes a live miner does not import.
 CARD, SUBMITTED_BY = "model_card", "model_card.submitted_by"
-
-
-class RetrainSettings(Section):
-    """The nightly job.
-
-    Attributes:
-        enabled: start it at all.
-        cron: when, in UTC, as five crontab fields; weekdays 0 and 7 are Sunday.
-        data: directory with `labels.csv`.
-        workspace: where stages are cached.
-        preset: preset of the pipeline.
-        config: a `config.json` instead of the preset.
-        niceness: of the child process.
-        timeout_h: after so long it is ended.
-    """
-
-    enabled: bool = False
-    cron: Annotated[str, AfterValidator(checked_crontab)] = "30 3 * * *"
-    data: UserPath | None = None
-    workspace: UserPath = Path("cascade-data/workspace")
-    preset: str = "standard"
-    config: UserPath | None = None
-    niceness: int = Field(default=15, ge=0, le=19)
-    timeout_h: float = Field(default=10.0, gt=0)
-
-    @model_validator(mode="after")
-    def _enabled_needs_data(self) -> Self:
-        if self.enabled and self.data is None:
-            raise ValueError("enabled is true, so data must name a directory with labels.csv")
-        return self
 
 
 class RetrainStamp(Artifact):

@@ -1,0 +1,1 @@
+"""What happens in a miner that a person may want to hear of, and who is told."""
