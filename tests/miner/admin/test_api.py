@@ -44,7 +44,7 @@ Publish = Callable[[str], str]
 
 OURS = "5Ours"
 ROOT = Path(__file__).parents[3]
-PAGE, EXAMPLES = ROOT / "docs/metrics.md", ROOT / "examples/prometheus"
+PAGE, EXAMPLES = ROOT / "docs/metrics.md", ROOT / "deploy/prometheus"
 
 
 @dataclass

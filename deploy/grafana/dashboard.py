@@ -1,0 +1,386 @@
+"""Makes the Grafana dashboard of a miner, `cascade.json`, from the list of panels below.
+
+    python deploy/grafana/dashboard.py
+
+Every metric that a panel asks for stands in docs/metrics.md, which a test holds against a running miner.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+FILE = Path(__file__).with_name("cascade.json")
+# The grid of Grafana.
+COLUMNS, ROW_HEIGHT = 24, 8
+HERE = 'instance=~"$instance"'
+RATE = "$__rate_interval"
+Kind = Literal["timeseries", "stat", "table"]
+
+
+@dataclass(frozen=True)
+class Query:
+    """A line of a panel.
+
+    Attributes:
+        expr: PromQL.
+        legend: its name, with labels in double braces.
+    """
+
+    expr: str
+    legend: str = ""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One panel.
+
+    Attributes:
+        title: above it.
+        queries: its lines.
+        unit: as Grafana calls it.
+        kind: how it is drawn.
+        says: what one should know to read it.
+        width: columns of the grid.
+        words: what stands for a value, by value.
+        limits: values from which on it is yellow and red.
+    """
+
+    title: str
+    queries: tuple[Query, ...]
+    unit: str = "short"
+    kind: Kind = "timeseries"
+    says: str = ""
+    width: int = 8
+    words: tuple[tuple[str, str, str], ...] = ()
+    limits: tuple[float, float] | None = None
+
+
+def quantiles(metric: str) -> tuple[Query, ...]:
+    """Median and 99 % of a histogram."""
+    rate = f"sum by (le) (rate({metric}_bucket{{{HERE}}}[{RATE}]))"
+    return tuple(Query(f"histogram_quantile({q}, {rate})", f"p{100 * q:g}") for q in (0.5, 0.99))
+
+
+def rates(metric: str, label: str, more: str = "") -> Query:
+    """Events a second of a counter, by a label."""
+    return Query(f"sum by ({label}) (rate({metric}{{{HERE}{more}}}[{RATE}]))", f"{{{{{label}}}}}")
+
+
+YES_NO = (("0", "no", "red"), ("1", "yes", "green"))
+ROWS: dict[str, tuple[Panel, ...]] = {
+    "Now": (
+        Panel(
+            "Ready",
+            (Query(f"min by (condition) (cascade_ready{{{HERE}}})", "{{condition}}"),),
+            "short",
+            "stat",
+            "A miner that is not ready answers all the same where it can.",
+            8,
+            YES_NO,
+        ),
+        Panel(
+            "Certificate",
+            (Query(f"cascade_certificate_info{{{HERE}}}", "{{status}} · {{risk}} · a {{unit}}"),),
+            "short",
+            "stat",
+            "CERTIFIED, or INFEASIBLE: then everything is handed to Stage-2.",
+            8,
+        ),
+        Panel(
+            "Live bundle",
+            (Query(f"cascade_bundle_info{{{HERE}}}", "{{bundle}} · {{policy}} · {{stream}}"),),
+            "short",
+            "stat",
+            "",
+            8,
+        ),
+        Panel(
+            "Age of the model",
+            (Query(f"time() - cascade_bundle_created_timestamp_seconds{{{HERE}}}", "age"),),
+            "s",
+            "stat",
+            "NATIX pays a model in full for 90 days.",
+            4,
+            (),
+            (80 * 86400.0, 90 * 86400.0),
+        ),
+        Panel(
+            "Hotkeys on the subnet",
+            (Query(f"cascade_hotkey_registered{{{HERE}}}", "{{hotkey}}"),),
+            "short",
+            "stat",
+            "",
+            8,
+            YES_NO,
+        ),
+        Panel(
+            "Answers in the last day",
+            (Query(f'sum(increase(cascade_requests_total{{{HERE}, status="200"}}[1d]))'),),
+            "short",
+            "stat",
+            "",
+            4,
+        ),
+        Panel(
+            "Answers without Stage-1 or Stage-2, last day",
+            (
+                Query(
+                    f"(sum(increase(cascade_degraded_answers_total{{{HERE}}}[1d])) or vector(0)) / "
+                    f"sum(increase(cascade_answers_total{{{HERE}}}[1d]))"
+                ),
+            ),
+            "percentunit",
+            "stat",
+            "",
+            4,
+            (),
+            (0.01, 0.05),
+        ),
+        Panel(
+            "Last night",
+            (Query(f"cascade_nightly_last_outcome{{{HERE}}} == 1", "{{outcome}}"),),
+            "short",
+            "stat",
+            "",
+            4,
+        ),
+    ),
+    "Requests": (
+        Panel("Replies by status", (rates("cascade_requests_total", "status"),), "reqps"),
+        Panel(
+            "Time of an answer",
+            quantiles("cascade_request_duration_seconds"),
+            "s",
+            says="An answer is due after 7 s; the validator leaves after 9.",
+        ),
+        Panel("Refusals by reason", (rates("cascade_refusals_total", "reason"),), "reqps"),
+        Panel(
+            "Requests and connections",
+            (
+                Query(f"sum(cascade_requests_in_flight{{{HERE}}})", "requests"),
+                Query(f"sum(cascade_connections{{{HERE}}})", "connections"),
+            ),
+        ),
+        Panel("Degraded answers by reason", (rates("cascade_degraded_answers_total", "reason"),), "reqps"),
+        Panel("Answers by result", (rates("cascade_answers_total", "result"),), "reqps"),
+    ),
+    "Stage-1": (
+        Panel(
+            "Exits and hand-offs",
+            (rates("cascade_answers_total", "action", ', action!=""'),),
+            "reqps",
+            says="What exits is answered by Stage-1; what defers goes to Stage-2.",
+        ),
+        Panel("How sure Stage-1 is", (rates("cascade_answers_total", "decision", ', decision!=""'),), "reqps"),
+        Panel("Decoding and Stage-1", quantiles("cascade_stage1_duration_seconds"), "s"),
+        Panel(
+            "Images of one engine call",
+            (
+                Query(
+                    f"rate(cascade_batch_size_sum{{{HERE}}}[{RATE}]) "
+                    f"/ rate(cascade_batch_size_count{{{HERE}}}[{RATE}])",
+                    "mean",
+                ),
+            ),
+        ),
+        Panel("Images that wait", (Query(f"cascade_queued_images{{{HERE}}}", "waiting"),)),
+        Panel(
+            "Images that were lost",
+            (
+                Query(f"rate(cascade_expired_images_total{{{HERE}}}[{RATE}])", "too late"),
+                Query(f"rate(cascade_failed_images_total{{{HERE}}}[{RATE}])", "engine failed"),
+            ),
+            "reqps",
+        ),
+    ),
+    "Stage-2": (
+        Panel("Hand-offs by outcome", (rates("cascade_stage2_handoffs_total", "outcome"),), "reqps"),
+        Panel("Time of a hand-off", quantiles("cascade_stage2_duration_seconds"), "s"),
+        Panel(
+            "Under way and waiting",
+            (
+                Query(f"cascade_stage2_server_in_flight{{{HERE}}}", "{{server}}"),
+                Query(f"cascade_stage2_waiting{{{HERE}}}", "waiting"),
+            ),
+        ),
+        Panel(
+            "Servers",
+            (Query(f"cascade_stage2_server_state{{{HERE}}} == 1", "{{server}}: {{state}}"),),
+            "short",
+            "stat",
+            "Open: left alone after failures, and asked again by one probe.",
+            24,
+        ),
+    ),
+    "Certificate and bundle": (
+        Panel(
+            "Exit coverage on the calibration rows",
+            (Query(f"cascade_calibration_exit_coverage_ratio{{{HERE}}}", "{{estimate}}"),),
+            "percentunit",
+        ),
+        Panel(
+            "Exits of live traffic",
+            (
+                Query(
+                    f'(sum(rate(cascade_answers_total{{{HERE}, action="EXIT"}}[1h])) or vector(0)) / '
+                    f'sum(rate(cascade_answers_total{{{HERE}, action=~".+"}}[1h]))',
+                    "exit",
+                ),
+            ),
+            "percentunit",
+            says="Far from the exit coverage of the calibration rows, the traffic is another one.",
+        ),
+        Panel(
+            "Swaps and refused bundles",
+            (
+                Query(f"increase(cascade_bundle_swaps_total{{{HERE}}}[1d])", "swaps in a day"),
+                Query(f"increase(cascade_bundle_refusals_total{{{HERE}}}[1d])", "refused in a day"),
+            ),
+        ),
+    ),
+    "Chain and night": (
+        Panel(
+            "Age of the metagraph", (Query(f"time() - cascade_metagraph_read_timestamp_seconds{{{HERE}}}", "age"),), "s"
+        ),
+        Panel("Readings that failed", (Query(f"increase(cascade_chain_failures_total{{{HERE}}}[1h])", "in an hour"),)),
+        Panel(
+            "Since the last night that succeeded",
+            (Query(f"time() - cascade_nightly_last_success_timestamp_seconds{{{HERE}}}", "since"),),
+            "s",
+        ),
+    ),
+    "Process": (
+        Panel("CPU", (Query(f'rate(process_cpu_seconds_total{{job="cascade", {HERE}}}[{RATE}])', "cores"),)),
+        Panel("Memory", (Query(f'process_resident_memory_bytes{{job="cascade", {HERE}}}', "resident"),), "bytes"),
+        Panel(
+            "Threads and files",
+            (
+                Query(f"cascade_process_threads{{{HERE}}}", "threads"),
+                Query(f'process_open_fds{{job="cascade", {HERE}}}', "open files"),
+            ),
+        ),
+        Panel(
+            "Failures of what is kept and told",
+            (
+                rates("cascade_journal_failures_total", "reason"),
+                rates("cascade_scrape_failures_total", "part"),
+            ),
+            width=24,
+        ),
+    ),
+}
+
+
+def dashboard(rows: dict[str, tuple[Panel, ...]]) -> dict[str, Any]:
+    """The dashboard as Grafana reads it.
+
+    Args:
+        rows: panels by the heading above them.
+    """
+    return {
+        "uid": "cascade-miner",
+        "title": "Cascade miner",
+        "description": "Made by deploy/grafana/dashboard.py; change it there.",
+        "tags": ["cascade", "bittensor"],
+        "schemaVersion": 39,
+        "editable": True,
+        "timezone": "browser",
+        "refresh": "30s",
+        "time": {"from": "now-24h", "to": "now"},
+        "templating": {"list": [_variable()]},
+        "panels": list(_panels(rows)),
+    }
+
+
+def _variable() -> dict[str, Any]:
+    return {
+        "name": "instance",
+        "label": "Miner",
+        "type": "query",
+        "datasource": {"type": "prometheus", "uid": "prometheus"},
+        "query": {"query": "label_values(cascade_ready, instance)", "refId": "instance"},
+        "refresh": 2,
+        "includeAll": True,
+        "multi": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+    }
+
+
+def _panels(rows: dict[str, tuple[Panel, ...]]) -> Iterator[dict[str, Any]]:
+    number, top = 1, 0
+    for title, panels in rows.items():
+        yield {"id": number, "type": "row", "title": title, "gridPos": _place(0, top, COLUMNS, 1), "panels": []}
+        number, top, left, height = number + 1, top + 1, 0, 0
+        for panel in panels:
+            if left + panel.width > COLUMNS:
+                left, top, height = 0, top + height, 0
+            height = max(height, _height(panel))
+            yield _drawn(panel, number, _place(left, top, panel.width, _height(panel)))
+            number, left = number + 1, left + panel.width
+        top += height
+
+
+def _height(panel: Panel) -> int:
+    return ROW_HEIGHT // 2 if panel.kind == "stat" else ROW_HEIGHT
+
+
+def _place(left: int, top: int, width: int, height: int) -> dict[str, int]:
+    return {"x": left, "y": top, "w": width, "h": height}
+
+
+def _drawn(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
+    source = {"type": "prometheus", "uid": "prometheus"}
+    steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
+    if panel.limits is not None:
+        steps += [{"color": "yellow", "value": panel.limits[0]}, {"color": "red", "value": panel.limits[1]}]
+    options = {value: {"text": text, "color": color} for value, text, color in panel.words}
+    drawn: dict[str, Any] = {
+        "id": number,
+        "type": panel.kind,
+        "title": panel.title,
+        "description": panel.says,
+        "datasource": source,
+        "gridPos": place,
+        "fieldConfig": {
+            "defaults": {
+                "unit": panel.unit,
+                "min": 0,
+                "color": {"mode": "thresholds" if panel.kind == "stat" else "palette-classic"},
+                "thresholds": {"mode": "absolute", "steps": steps},
+                "mappings": [{"type": "value", "options": options}] if options else [],
+            },
+            "overrides": [],
+        },
+        "targets": list(_targets(panel.queries, panel.kind)),
+    }
+    if panel.kind == "stat":
+        # What has no number worth reading is read by its labels.
+        named = panel.queries[0].legend.startswith("{{") and not panel.words
+        drawn["options"] = {
+            "reduceOptions": {"calcs": ["lastNotNull"]},
+            "textMode": "name" if named else "auto",
+            "colorMode": "background" if panel.words else "value",
+            "graphMode": "none",
+        }
+    return drawn
+
+
+def _targets(queries: Iterable[Query], kind: Kind) -> Iterator[dict[str, Any]]:
+    for place, query in enumerate(queries):
+        target = {"refId": chr(ord("A") + place), "expr": query.expr, "legendFormat": query.legend or "__auto"}
+        yield target | ({"instant": True} if kind == "stat" else {})
+
+
+def text() -> str:
+    """The file."""
+    return json.dumps(dashboard(ROWS), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    FILE.write_text(text())
+    print(f"{FILE} is written")

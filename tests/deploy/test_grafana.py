@@ -1,0 +1,91 @@
+"""The dashboard: it is what its script makes, and asks for metrics, labels and words that there are."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from deploy.grafana.dashboard import COLUMNS, FILE, ROWS, dashboard, text
+
+ROOT = Path(__file__).parents[2]
+# Held against a running miner by the tests of the administrator's endpoint.
+METRICS = ROOT / "docs" / "metrics.md"
+SUFFIX = re.compile(r"_(bucket|sum|count)$")
+
+
+def described() -> dict[str, tuple[str, set[str]]]:
+    """Kind and labels of each metric."""
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\|", METRICS.read_text(), re.MULTILINE)
+    return {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+
+
+def queries() -> list[tuple[str, str]]:
+    return [(query.expr, query.legend) for panels in ROWS.values() for panel in panels for query in panel.queries]
+
+
+def test_the_file_is_what_the_script_makes() -> None:
+    assert FILE.read_text() == text(), "run: python deploy/grafana/dashboard.py"
+
+
+@pytest.mark.parametrize(("expr", "legend"), queries())
+def test_a_panel_asks_for_what_there_is(expr: str, legend: str) -> None:
+    known = described()
+    names = set(re.findall(r"(?:cascade|process)_\w+", expr))
+    assert names
+    for name in names:
+        base = name if name in known else SUFFIX.sub("", name)
+        assert base in known, name
+        kind, labels = known[base]
+        assert (SUFFIX.search(name) is None) == (kind != "histogram") or name == base
+        for selector in re.findall(rf"{name}\{{([^}}]*)\}}", expr):
+            asked = set(re.findall(r"(\w+)\s*[=!]~?\s*\"", selector))
+            assert asked <= labels | {"instance", "job"}, selector
+        if kind == "counter":
+            assert re.search(rf"(rate|increase)\({name}", expr), f"{name} only ever grows"
+    for group in re.findall(r"by \(([^)]*)\)", expr):
+        every = set().union(*(known[SUFFIX.sub("", name) if name not in known else name][1] for name in names))
+        assert {label.strip() for label in group.split(",")} <= every | {"le"}
+    shown = set(re.findall(r"\{\{(\w+)\}\}", legend))
+    assert shown <= set().union(*(labels for _, labels in known.values()))
+
+
+def test_panels_stand_beside_each_other_and_never_on_each_other() -> None:
+    taken: set[tuple[int, int]] = set()
+    numbers = set()
+    for panel in dashboard(ROWS)["panels"]:
+        place = panel["gridPos"]
+        assert place["x"] + place["w"] <= COLUMNS
+        cells = {
+            (x, y)
+            for x in range(place["x"], place["x"] + place["w"])
+            for y in range(place["y"], place["y"] + place["h"])
+        }
+        assert not cells & taken, panel["title"]
+        taken |= cells
+        numbers.add(panel["id"])
+    assert len(numbers) == len(dashboard(ROWS)["panels"])
+
+
+def test_prometheus_reads_every_query(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    # Grafana puts these in.
+    filled = [expr.replace("$__rate_interval", "5m").replace("$instance", ".*") for expr, _ in queries()]
+    rules: dict[str, Any] = {
+        "groups": [{"name": "all", "rules": [{"record": f"r:{n}", "expr": expr} for n, expr in enumerate(filled)]}]
+    }
+    (tmp_path / "rules.yml").write_text(json.dumps(rules))
+    done = subprocess.run(
+        [promtool, "check", "rules", str(tmp_path / "rules.yml"), str(ROOT / "deploy" / "prometheus" / "alerts.yml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
