@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from engines.errors import EngineError
 from stage1.errors import CascadeError
-from stage2_bridge.client import Stage2Error
+from stage2_bridge.client import Stage2Error, TwoOrders
 from stage2_bridge.servers.open_server import client_of
 from stage2_bridge.settings import Server, Stage2Settings
 
@@ -24,6 +24,7 @@ class Inspection:
         failed: whether something is.
         probability: of roadwork in the image; None if it gave none.
         seconds: that it took for it.
+        turned: the same with the answers that its question names the other way round; None if it names none.
     """
 
     name: str
@@ -32,13 +33,18 @@ class Inspection:
     failed: bool
     probability: float | None = None
     seconds: float | None = None
+    turned: float | None = None
 
     @property
     def in_words(self) -> str:
         """What was found, in one line."""
         if self.probability is None or self.seconds is None:
             return self.told
-        return f"{self.told}; {self.probability:.3f} for the image, in {self.seconds * 1e3:.0f} ms"
+        told = f"{self.told}; {self.probability:.3f} for the image, in {self.seconds * 1e3:.0f} ms"
+        if self.turned is None:
+            return told
+        gap = abs(self.turned - self.probability)
+        return f"{told}; {self.turned:.3f} if asked for no or yes, a gap of {gap:.3f}"
 
 
 async def inspected(settings: Stage2Settings, content: bytes, timeout_s: float) -> list[Inspection]:
@@ -63,10 +69,12 @@ async def _inspected(settings: Server, content: bytes, timeout_s: float) -> Insp
             began = time.perf_counter()
             probability = await client.ask(content, timeout_s)
             seconds = time.perf_counter() - began
+            both = await client.ask_in_both_orders(content, timeout_s) if isinstance(client, TwoOrders) else None
     except TimeoutError:
         return Inspection(settings.name, settings.kind, f"not answered within {timeout_s:g} s", failed=True)
     except (EngineError, Stage2Error) as error:
         return Inspection(settings.name, settings.kind, str(error), failed=True)
     finally:
         await client.close()
-    return Inspection(settings.name, settings.kind, told, failed=False, probability=probability, seconds=seconds)
+    found = Inspection(settings.name, settings.kind, told, failed=False, probability=probability, seconds=seconds)
+    return found if both is None else replace(found, probability=both[0], turned=both[1])

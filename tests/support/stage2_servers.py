@@ -7,6 +7,7 @@ import base64
 import contextlib
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,6 +16,9 @@ from typing import Any
 
 import numpy as np
 
+MOST_ASKED = 1000
+# Closed like this, a connection is reset.
+NO_LINGER = struct.pack("ii", 1, 0)
 Handler = Callable[["Asked"], bytes | None]
 
 
@@ -37,12 +41,16 @@ class Fake:
         before_s: waits so long before it answers.
         bytes_a_second: writes so slowly; 0 at once.
         cut: closes after so many bytes of the reply.
+        resets: and does so by a reset of the connection.
+        only: paths that end like this get these; all by default.
     """
 
     answer: Handler
     before_s: float = 0.0
     bytes_a_second: int = 0
     cut: int | None = None
+    resets: bool = False
+    only: str = ""
     asked: list[Asked] = field(default_factory=list)
     url: str = ""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -65,11 +73,18 @@ class Fake:
                 method, path, _ = first.split(" ")
                 self.asked.append(Asked(method, path, headers, body))
                 reply = self.answer(self.asked[-1])
+                # Those of a server that runs for long would fill the memory.
+                del self.asked[:-MOST_ASKED]
                 if reply is None:
                     return
+                if not path.endswith(self.only):
+                    writer.write(reply)
+                    continue
                 await asyncio.sleep(self.before_s)
                 await self._write(writer, reply if self.cut is None else reply[: self.cut])
                 if self.cut is not None:
+                    if self.resets:
+                        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
                     return
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
@@ -89,9 +104,9 @@ class Fake:
             await asyncio.sleep(1 / self.bytes_a_second)
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator[Fake]:
-        server = await asyncio.start_server(self._begin, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async def running(self, tls: ssl.SSLContext | None = None) -> AsyncIterator[Fake]:
+        server = await asyncio.start_server(self._begin, "127.0.0.1", 0, ssl=tls)
+        self.url = f"http{'s' if tls else ''}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         try:
             yield self
         finally:

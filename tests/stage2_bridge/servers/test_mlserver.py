@@ -4,67 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
-import os
-import subprocess
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.stage2_servers.running import CONE_LIKE, mlserver
 from stage2_bridge.client import Stage2Error
 from stage2_bridge.servers.inspection import inspected
 from stage2_bridge.servers.open_server import servers_of
 from stage2_bridge.settings import DetectorServer, KserveServer, Stage2Settings
-from tests.support.stage2_servers import free_port
 
 pytestmark = pytest.mark.stage2_servers
-
-START_S = 90.0
-CONE_LIKE = 11
 
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Of a server that runs."""
-    directory = tmp_path_factory.mktemp("mlserver")
-    http, grpc, metrics = (free_port() for _ in range(3))
-    settings = {"host": "127.0.0.1", "http_port": http, "grpc_port": grpc, "metrics_port": metrics}
-    (directory / "settings.json").write_text(json.dumps(settings | {"parallel_workers": 0}))
-    for name in ("Brightness", "Yolox"):
-        model = directory / name.lower()
-        model.mkdir()
-        about = {"name": name.lower(), "implementation": f"mlserver_models.{name}", "parameters": {"version": "1"}}
-        inputs = [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
-        (model / "model-settings.json").write_text(json.dumps(about | {"inputs": inputs}))
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    with (directory / "log").open("wb") as log:
-        command = [str(Path(os.environ["MLSERVER_PYTHON"]).parent / "mlserver"), "start", str(directory)]
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        try:
-            _wait(f"http://127.0.0.1:{http}/v2/models/yolox/ready", server, directory / "log")
-            yield f"http://127.0.0.1:{http}"
-        finally:
-            server.terminate()
-            server.wait(20)
-
-
-def _wait(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + START_S
-    while True:
-        try:
-            urllib.request.urlopen(url, timeout=2)
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            assert server.poll() is None, log.read_text()[-2000:]
-            assert time.monotonic() < until, log.read_text()[-2000:]
-            time.sleep(0.2)
-        else:
-            return
+    with mlserver(tmp_path_factory.mktemp("mlserver")) as url:
+        yield url
 
 
 def grey(value: int) -> bytes:
