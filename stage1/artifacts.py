@@ -127,13 +127,14 @@ def whole_lines(path: Path) -> Iterator[Line]:
     """The lines of an append-only file, none if there is no file; one that a crash cut short is left out."""
     if not path.exists():
         return
-    for number, text in enumerate(path.read_bytes().splitlines(), start=1):
-        try:
-            record = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            yield Line(number, text, record)
+    with path.open("rb") as handle:
+        for number, text in enumerate(handle, start=1):
+            try:
+                record = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                yield Line(number, text.rstrip(b"\r\n"), record)
 
 
 def fsync_directory(directory: Path) -> None:

@@ -4,54 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
-
-from offline.data.chained_ledger import append_chain, read_chain
-from offline.data.jsonl import read_records
+from offline.certify.compact_look import LOOKS, FoldBook, LedgerEntry
+from offline.data.chained_ledger import append_chain, chain
+from offline.data.jsonl import records
 from stage1.artifacts import append_line
 
 LEDGER = "calibration_ledger.jsonl"
 STORE_LOOKS = "looks.jsonl"
 
 
-class LedgerEntry(BaseModel):
-    """One line of the calibration ledger: these rows have been looked at by a certification.
-
-    Attributes:
-        schema_version: version of this record.
-        key: key of the calibration stage; the same key again is the same certification, resumed.
-        rows: ids of the rows, sorted.
-        contents: hashes of their files, sorted; without those that nobody knows.
-        groups: their groups, sorted.
-        level: the part of delta that it spent; None where nobody wrote that down.
-        at: UTC, ISO 8601.
-        known_from: the claim of a night in this workspace, or a bundle of the store that the workspace knew nothing of.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    schema_version: Literal[3] = 3
-    key: str
-    rows: tuple[str, ...]
-    contents: tuple[str, ...] = ()
-    groups: tuple[str, ...]
-    level: float | None = Field(default=None, gt=0, lt=1)
-    at: str
-    known_from: Literal["claim", "store"] = "claim"
-
-
-_ENTRIES = TypeAdapter(LedgerEntry)
-
-
 def read_certifications(workspace: Path) -> list[LedgerEntry]:
     """All certifications so far; a line that a crash cut short is ignored: its rows were not looked at.
 
     Raises:
-        DatasetError: a line is not an entry of this version, or was edited.
+        DatasetError: a line is not a look, or was edited.
     """
-    return read_chain(workspace / LEDGER, _ENTRIES)
+    path = workspace / LEDGER
+    return list(FoldBook().entries(chain(path, LOOKS), path))
+
+
+def append_certifications(workspace: Path, entries: Sequence[LedgerEntry]) -> None:
+    """Write certifications into the ledger of a workspace.
+
+    Raises:
+        DatasetError: what is there already is not a look, or was edited.
+    """
+    if not entries:
+        return
+    path, book = workspace / LEDGER, FoldBook()
+    for _ in book.entries(chain(path, LOOKS), path):
+        pass
+    append_chain(path, [book.compact(entry) for entry in entries])
 
 
 def earlier_than(entries: Sequence[LedgerEntry], key: str) -> tuple[list[LedgerEntry], LedgerEntry | None]:
@@ -77,15 +61,28 @@ def record_look(workspace: Path, entry: LedgerEntry, store: Path | None = None) 
         store: root of the store; None for none.
     """
     if store is not None:
-        store.mkdir(parents=True, exist_ok=True)
-        append_line(store / STORE_LOOKS, entry)
-    append_chain(workspace / LEDGER, [entry])
+        tell_store(store, entry)
+    append_certifications(workspace, [entry])
+
+
+def tell_store(store: Path, entry: LedgerEntry) -> None:
+    """Write a look into the store alone, which keeps it whatever becomes of bundles and workspaces.
+
+    Raises:
+        DatasetError: what is there already is not a look.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    path, book = store / STORE_LOOKS, FoldBook()
+    for _ in book.entries(records(path, LOOKS), path):
+        pass
+    append_line(path, book.compact(entry))
 
 
 def looks_of(store: Path) -> list[LedgerEntry]:
     """The looks that a store has of all workspaces.
 
     Raises:
-        DatasetError: a line is not an entry of this version.
+        DatasetError: a line is not a look.
     """
-    return read_records(store / STORE_LOOKS, _ENTRIES)
+    path = store / STORE_LOOKS
+    return list(FoldBook().entries(records(path, LOOKS), path))

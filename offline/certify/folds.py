@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from offline.certify.calibration_ledger import LedgerEntry
+from offline.certify.compact_look import LedgerEntry
 from offline.splits.splits_file import Splits
 from stage1.certificate.budget import Budget, spent_on
 from stage1.certificate.settings import CalibrationSettings

@@ -10,9 +10,10 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from engines.store.bundle import Manifest
 from engines.store.file_names import MANIFEST, PARAMS
-from offline.certify.calibration_ledger import LEDGER, LedgerEntry, read_certifications
+from offline.certify.calibration_ledger import LEDGER, append_certifications, read_certifications
 from offline.certify.calibration_record import CalibrationRecord
-from offline.data.chained_ledger import append_chain, take_over
+from offline.certify.compact_look import FoldBook, LedgerEntry
+from offline.data.chained_ledger import take_over
 from offline.pipeline.run_files import CALIBRATION
 from offline.splits.bundle_past import PastRow
 from offline.splits.split_ledger import SPLIT_LEDGER, Ledger, read_split_ledger
@@ -85,12 +86,12 @@ def bring_up_to_date(
     Raises:
         DatasetError: a ledger is damaged or was edited.
     """
-    path = workspace / LEDGER
+    path, book = workspace / LEDGER, FoldBook()
     placed = read_split_ledger(workspace / SPLIT_LEDGER)
-    take_over(path, _OLD, OLD_VERSION, lambda old: [_renewed(entry, placed) for entry in old])
+    take_over(path, _OLD, OLD_VERSION, lambda old: [book.compact(_renewed(entry, placed)) for entry in old])
     told = [entry.model_copy(update={"known_from": "store"}) for entry in looks]
     unknown = unknown_uses(read_certifications(workspace), [*told, *certifications_of(history, at)])
-    append_chain(path, unknown)
+    append_certifications(workspace, unknown)
     return unknown
 
 

@@ -8,7 +8,7 @@ knows. One process writes at a time: the lock of the workspace is held by the ru
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +35,16 @@ def read_chain(path: Path, kind: TypeAdapter[Record]) -> list[Record]:
         DatasetError: a line is not such a record, or the chain is broken; the message names the line and says what to
             do.
     """
-    records, before = [], START
+    return list(chain(path, kind))
+
+
+def chain(path: Path, kind: TypeAdapter[Record]) -> Iterator[Record]:
+    """The records of a ledger one by one, as `read_chain` has them, so that a long one is never in memory whole.
+
+    Raises:
+        DatasetError: as `read_chain`, at the line that is wrong.
+    """
+    before = START
     for number, _, line in whole_lines(path):
         where = f"{path}, line {number}"
         previous, seal = line.pop("previous", None), line.pop("seal", None)
@@ -50,9 +59,8 @@ def read_chain(path: Path, kind: TypeAdapter[Record]) -> list[Record]:
             raise DatasetError(
                 f"{where}: it does not follow the line before it: one was removed, added or moved; {REMEDY}"
             )
-        records.append(record)
+        yield record
         before = str(seal)
-    return records
 
 
 def append_chain(path: Path, records: Sequence[BaseModel]) -> None:

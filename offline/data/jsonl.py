@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,13 +23,20 @@ def read_records(path: Path, kind: TypeAdapter[Record]) -> list[Record]:
     Raises:
         DatasetError: a whole line is not such a record; the message names the line.
     """
-    records = []
+    return list(records(path, kind))
+
+
+def records(path: Path, kind: TypeAdapter[Record]) -> Iterator[Record]:
+    """The records of a file one by one, as `read_records` has them.
+
+    Raises:
+        DatasetError: as `read_records`, at the line that is wrong.
+    """
     for line in whole_lines(path):
         try:
-            records.append(kind.validate_json(line.text))
+            yield kind.validate_json(line.text)
         except ValidationError as error:
             problem = first_problem(error, otherwise="the line")
             raise DatasetError(
                 f"{path}, line {line.number}: {problem}; it was changed by hand or by another version"
             ) from error
-    return records

@@ -15,13 +15,13 @@ from engines.store.bundle import certified_sha256_of
 from engines.store.file_names import CALIBRATOR, GOLDEN, PARAMS, PREPROCESS
 from engines.store.golden import golden_count, write_golden
 from offline.certify.calibration_ledger import (
-    LedgerEntry,
     earlier_than,
     looks_of,
     read_certifications,
     record_look,
 )
 from offline.certify.calibration_record import write_record
+from offline.certify.compact_look import LedgerEntry
 from offline.certify.engine_agreement import machine_of
 from offline.certify.folds import Fold, budget_of, folds_on_offer, most_powerful
 from offline.certify.sample_words import sample_words

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from offline.certify.calibration_ledger import LedgerEntry
+from offline.certify.compact_look import LedgerEntry
 from offline.certify.folds import Fold, folds_on_offer, most_powerful
 from stage1.certificate.budget import spent_on
 from stage1.certificate.settings import CalibrationSettings

@@ -13,13 +13,13 @@ from engines.store.bundle import Provenance
 from engines.store.store import Store
 from offline.certify.calibration_ledger import (
     LEDGER,
-    LedgerEntry,
     earlier_than,
     looks_of,
     read_certifications,
     record_look,
 )
 from offline.certify.calibration_record import CalibrationRecord, CalibrationRow
+from offline.certify.compact_look import LedgerEntry
 from offline.certify.folds import folds_on_offer
 from offline.certify.use_history import bring_up_to_date
 from offline.errors import DatasetError
