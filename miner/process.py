@@ -154,8 +154,7 @@ async def _run(
             await open_admin(settings.admin, live, metrics, stack)
         # All at once, and before anything that they need: a stop takes no longer than the slowest.
         stack.push_async_callback(_stop_serving, served, nightly)
-        if settings.retrain.enabled:
-            nightly.start()
+        nightly.start()
         if retrain_now:
             nightly.trigger()
         reloads = stop_or_reload(stop, follower, _reload(settings, read_again, served, watch, nightly))

@@ -26,7 +26,9 @@ class PipelineError(OfflineError):
 
 
 class PipelineBusy(PipelineError):
-    """Another run holds the workspace."""
+    """Another run holds the workspace; when that has ended, this one can be tried again."""
+
+    exit_status = 75
 
 
 class TrainingError(OfflineError):

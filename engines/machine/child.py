@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -14,11 +11,11 @@ from collections.abc import Callable, Sequence
 import typer
 
 from engines.errors import BundleRefused, EngineError, Interrupted
+from engines.machine.bounds import end_with_parent
 from stage1.errors import Stage1Error
 
 NICENESS = 10
 REFUSED = 3
-PR_SET_PDEATHSIG = 1
 TIMEOUT_S = 600.0
 
 
@@ -107,15 +104,6 @@ def _reason(code: int, said: str, doing: str) -> str:
         return last
     how = f"was ended by signal {-code}" if code < 0 else f"ended with status {code}"
     return f"{doing} {how}: {last}"
-
-
-def end_with_parent() -> None:
-    """Have this process, a child, killed when the thread that began it ends: nobody waits for its answer then.
-
-    Does nothing where the system cannot.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def answer(work: Callable[[], None]) -> None:

@@ -243,14 +243,17 @@ def nightly(miner: LiveMiner) -> Iterator[Metric]:
     known = miner.nightly()
     yield _gauge("cascade_nightly_running", "1 while the nightly job runs.", _one(known["running"]))
     for name, key, says in (
-        ("start", "started_at", "When the last run of this process started."),
-        ("end", "ended_at", "When the last run of this process ended."),
+        ("start", "started_at", "When the last run started, also before a restart."),
+        ("end", "ended_at", "When the last run ended, also before a restart."),
         ("success", "last_success", "When the last run that succeeded started, also before a restart."),
     ):
         yield _gauge(f"cascade_nightly_last_{name}_timestamp_seconds", says, _seconds(known[key]))
     yield _counter("cascade_nightly_runs", "Runs that ended, by outcome.", _by(known["outcomes"]), "outcome")
-    last = {known["outcome"]: 1} if known["outcome"] else {}
-    yield _gauge("cascade_nightly_last_outcome", "1 for the outcome of the last run.", _by(last), "outcome")
+    for name in ("outcome", "verdict"):
+        last = {known[name]: 1} if known[name] else {}
+        yield _gauge(f"cascade_nightly_last_{name}", f"1 for the {name} of the last run that ended.", _by(last), name)
+    in_a_row = _one(known["failures_in_a_row"])
+    yield _gauge("cascade_nightly_failures_in_a_row", "Nights that failed since one succeeded.", in_a_row)
 
 
 def readiness(miner: LiveMiner) -> Iterator[Metric]:

@@ -28,6 +28,7 @@ from miner.chain.settings import AUTO, ChainSettings, endpoint_name
 from miner.errors import MinerError, NotRegistered, ServerError, StartError, StateInUse
 from miner.identities import wallets
 from miner.nights.job import NightlyJob
+from miner.nights.record import OUTPUT, Nights
 from miner.settings import MinerSettings
 from miner.start_checks import held_state, out_of_reach, published_ip
 from offline.config import load_config
@@ -40,6 +41,7 @@ from stage2_bridge.sample_image import black_image
 from stage2_bridge.servers.inspection import inspected
 
 SILENT_AFTER_H = 6.0
+NIGHTS_TOLD = 3
 ASK_S, MOST_BYTES = 10.0, 2**20
 RENEWED_BEFORE_DAYS = 10.0
 
@@ -81,6 +83,7 @@ async def examine(settings: MinerSettings) -> list[Finding]:
         *chain,
         traffic(settings, now),
         *await night(settings),
+        *nights(settings),
         *data(settings, now),
     ]
 
@@ -163,6 +166,21 @@ async def night(settings: MinerSettings) -> list[Finding]:
     except CascadeError as error:
         return [Finding("night", "failed", str(error))]
     return [Finding("night", "ok", "its settings fit")]
+
+
+def nights(settings: MinerSettings) -> list[Finding]:
+    """What came of the last nights, each with its verdict or its reason; nothing where there were none."""
+    kept = Nights(settings.state)
+    last = kept.latest(NIGHTS_TOLD)[::-1]
+    if not last:
+        return []
+    failures = kept.failures_in_a_row()
+    told = "; ".join(f"{night.record.started_at:%Y-%m-%d %H:%M} {night.in_words}" for night in last)
+    if failures:
+        lines = f"see {last[0].home / OUTPUT}"
+        counted = "the last one failed" if failures == 1 else f"{failures} in a row have failed"
+        return [Finding("nights", "warning", f"{counted}: {told}; {lines}")]
+    return [Finding("nights", "ok", told)]
 
 
 def where(settings: MinerSettings) -> list[Finding]:

@@ -190,6 +190,10 @@ def retrain(
     check_settings: Annotated[
         bool, typer.Option("--check-settings", help="Only say whether the settings fit; reads no data.")
     ] = False,
+    record: Annotated[
+        Path | None,
+        typer.Option(help="Directory of a miner's night, where a success is written down.", hidden=True, **PATH),
+    ] = None,
 ) -> None:
     """Train, certify and publish a bundle. Run it again after a crash and it goes on after the last finished stage.
 
@@ -209,8 +213,12 @@ def retrain(
         if threads is not None:
             os.environ |= {"OMP_NUM_THREADS": str(threads)}
         from miner.cli.retrain import shown  # noqa: PLC0415
+        from miner.logs import configure_logging  # noqa: PLC0415
         from offline.night import run_night  # noqa: PLC0415
 
+        if progress is ProgressKind.JSON:
+            # A program reads what this one says: its warnings too.
+            configure_logging(json=True)
         outcome = shown(
             lambda screen: run_night(
                 data,
@@ -223,6 +231,7 @@ def retrain(
                 on_cost=lambda cost: screen.note(f"plan: {cost}"),
             ),
             progress.value,
+            record=record,
         )
         if outcome:
             say(outcome)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+from engines.machine.clock import utc_now
 from engines.store.file_names import PAGE
+from miner.nights.record import VERDICT, NightVerdict
 from miner.progress_display import JsonDisplay, RunDisplay, display
 from offline.evaluation.training_comparison import TrainingComparison
 from offline.night import NightOutcome
@@ -16,12 +19,13 @@ from offline.report.training_section import gain_lines
 SHOWN = ("accuracy", "exit coverage")
 
 
-def shown(night: Callable[[RunDisplay], NightOutcome], progress: str) -> str:
+def shown(night: Callable[[RunDisplay], NightOutcome], progress: str, *, record: Path | None = None) -> str:
     """Run a night on a display and say what came of it.
 
     Args:
         night: runs it.
         progress: kind of display.
+        record: directory of a miner's night, where a success is written down; None for nowhere.
 
     Returns:
         The outcome in words; empty for the display of a program, which is told the notes and the run's directory
@@ -29,12 +33,33 @@ def shown(night: Callable[[RunDisplay], NightOutcome], progress: str) -> str:
     """
     with display(progress) as screen:
         outcome = night(screen)
+        if record is not None:
+            write_down(outcome, record)
         if isinstance(screen, JsonDisplay):
             for note in outcome.notes:
                 screen.note(note)
             screen.finished(str(outcome.run))
             return ""
     return told(outcome)
+
+
+def write_down(outcome: NightOutcome, record: Path) -> None:
+    """Record what a night published, whether or not anybody waits for it.
+
+    Args:
+        outcome: what came of it.
+        record: directory of the miner's night.
+    """
+    publication = outcome.publication
+    if publication is not None:
+        NightVerdict(
+            at=utc_now(),
+            bundle=publication.bundle,
+            verdict=publication.verdict,
+            reasons=publication.reasons,
+            notes=publication.notes,
+            run=str(outcome.run),
+        ).write(record / VERDICT)
 
 
 def _beside(found: Comparison) -> str:

@@ -7,6 +7,15 @@ from datetime import UTC, datetime
 
 from apscheduler.triggers.cron import CronTrigger
 
+NAMES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
 ANY_DAY = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 _DAY = f"(?:[0-7]|{'|'.join(DAYS)})"
@@ -14,16 +23,18 @@ _PART = re.compile(rf"(?P<first>\*|{_DAY})(?:-(?P<last>{_DAY}))?(?:/(?P<step>[1-
 
 
 def crontab_trigger(text: str) -> CronTrigger:
-    """The trigger of five crontab fields, in UTC.
+    """The trigger of five crontab fields, or of a name for such, in UTC.
 
     Args:
-        text: minute, hour, day of the month, month, weekday; as in `crontab(5)`.
+        text: minute, hour, day of the month, month, weekday, or one of `NAMES`; as in `crontab(5)`.
 
     Raises:
         ValueError: they are not such fields, or name both a day of the month and a weekday, of which crontab takes
             either and others take both.
     """
-    fields = text.split()
+    if text.startswith("@") and text not in NAMES:
+        raise ValueError(f"{text!r} is no crontab, nor one of {', '.join(NAMES)}")
+    fields = NAMES.get(text, text).split()
     if len(fields) != 5:
         raise ValueError(f"{text!r} has {len(fields)} fields; a crontab has minute, hour, day, month and weekday")
     *others, weekday = fields

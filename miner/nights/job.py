@@ -5,61 +5,63 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 from apscheduler.triggers.cron import CronTrigger
+from filelock import FileLock, Timeout
+from pydantic import JsonValue
 
 from engines.machine.background_tasks import BackgroundTasks
-from engines.machine.child import end_with_parent
 from engines.spec import EngineSpec
-from engines.store.store import Store
+from miner.events.event import Event, EventSink
+from miner.events.log_sink import LogSink
 from miner.nights.crontab import crontab_trigger
+from miner.nights.night_process import GRACE_S, Bounds, run_process
+from miner.nights.outcome import events_of, outcome_of, reason_of
+from miner.nights.output import NightOutput
+from miner.nights.processes import end_processes, new_token
+from miner.nights.record import NIGHTS, OUTPUT, RECORD, Ending, Night, NightRecord, Nights, noted
 from miner.nights.settings import RetrainSettings
-from stage1.artifacts import Artifact
-from stage1.errors import ArtifactError, SettingsError
+from stage1.errors import SettingsError
 from stage1.settings import dotted
 
 log = structlog.get_logger(__name__)
 
-GRACE_S = 5.0
 CHECK_S = 60.0
-STAMP = "last_retrain.json"
-# A shell's status of a command that it cannot run.
-NOT_STARTED = 126
+# Between the attempts of one night.
+RETRY_S = (60.0, 300.0, 900.0, 1800.0, 3600.0)
+# Nights that the status names.
+SHOWN = 7
+LOCK, RECALIBRATION = ".lock", "recalibration.log"
 # Settings of a night, whose classes a live miner does not import.
 CARD, SUBMITTED_BY = "model_card", "model_card.submitted_by"
-
-
-class RetrainStamp(Artifact):
-    """`last_retrain.json`: when the last retraining that succeeded was started, UTC."""
-
-    SCHEMA_VERSION: ClassVar[int] = 1
-
-    started_at: datetime
+# A night that ended so goes on when whoever runs the nights starts again.
+UNFINISHED: frozenset[Ending] = frozenset({"running", "lost", "stopped"})
 
 
 class NightlyJob:
-    """Starts `cascade retrain` at its time, once at a time, at low priority.
+    """Starts `cascade retrain` at its time, once at a time, within bounds.
 
-    The child leads a process group of its own, so that ending it ends everything it started.
+    Nights belong to one process at a time, which holds `nights/.lock` in the state directory: a miner during each of
+    its nights, and `cascade nightly` as long as it runs.
 
     Args:
         settings: when and on what.
         night: values of the run's config that are other than the preset's, as a tree.
         store: where the pipeline publishes.
-        state: directory for the time of the last success.
+        state: directory of what is kept of the nights.
         now: wall-clock time, UTC.
         hotkey: ss58 address that the model cards of a night name, unless `night` names another one.
+        events: told what comes of the nights; by default the log.
+        retry_s: seconds between the attempts of one night that is to be tried again.
     """
 
     def __init__(
@@ -71,29 +73,50 @@ class NightlyJob:
         state: Path,
         now: Callable[[], datetime],
         hotkey: str | None = None,
+        events: EventSink | None = None,
+        retry_s: Sequence[float] = RETRY_S,
     ) -> None:
         self._settings = settings
         self._hotkey = hotkey
         self._night = dotted(night or {})
         self._store = store
-        self._stamp = state / STAMP
+        self._state = state
         self._now = now
+        self._events = events or LogSink()
+        self._retry_s = retry_s
+        self._nights = Nights(state)
         self._scheduler = AsyncIOScheduler(timezone="UTC")
         self._running = asyncio.Lock()
-        self._started_at: datetime | None = None
-        self._ended_at: datetime | None = None
+        self._clearing = asyncio.Lock()
+        self._output: NightOutput | None = None
+        self._again_at: datetime | None = None
         self._outcomes: Counter[str] = Counter()
-        self._outcome = ""
         self._recalibrating = asyncio.Lock()
         self._tasks = BackgroundTasks()
 
     def start(self) -> None:
-        """Schedule the job; if the last due run was missed while the miner was down, run now."""
+        """End what a killed process left of a night; if nights are on, schedule them.
+
+        If the last one that was due was missed, or did not come to its end, it runs now.
+        """
+        if not self._settings.enabled:
+            self._tasks.begin(self.end_left())
+            return
+        data = self._settings.data
+        if data is not None and not data.exists():
+            # A disk may be mounted before the night comes, and validators are answered until then.
+            text = f"{data} is not there: until it is, no night can succeed"
+            self._events.event(Event("night_data_missing", "warning", text, {"data": str(data)}))
         trigger = self._schedule()
         self._scheduler.start()
-        if missed(trigger, self._last_success(), self._now()):
-            log.info("retrain_missed", last_success=str(self._last_success()))
-            self.trigger()
+        self._tasks.begin(self._catch_up(trigger))
+
+    async def _catch_up(self, trigger: CronTrigger) -> None:
+        await self.end_left()
+        last = self._nights.latest(1)
+        if missed(trigger, self._nights.last_success(), self._now()) or (last and last[0].outcome in UNFINISHED):
+            log.info("retrain_missed", last_success=str(self._nights.last_success()))
+            await self.run()
 
     async def change(self, settings: RetrainSettings, night: Mapping[str, Any]) -> None:
         """Run by other settings from the next run on; one that is under way ends as it began.
@@ -105,7 +128,7 @@ class NightlyJob:
         Raises:
             SettingsError: a night could not run with them; the old ones stay.
         """
-        wanted = NightlyJob(settings, night=night, store=self._store, state=self._stamp.parent, now=self._now)
+        wanted = NightlyJob(settings, night=night, store=self._store, state=self._state, now=self._now)
         await wanted.check()
         self._settings, self._night = settings, wanted._night
         if self._scheduler.running:
@@ -118,11 +141,15 @@ class NightlyJob:
 
     def _schedule(self) -> CronTrigger:
         trigger = crontab_trigger(self._settings.cron)
-        # In the background, where `close` waits for it.
         self._scheduler.add_job(
-            self.trigger, trigger, id="retrain", max_instances=1, coalesce=True, misfire_grace_time=None
+            self._due, trigger, id="retrain", max_instances=1, coalesce=True, misfire_grace_time=None
         )
         return trigger
+
+    async def _due(self) -> None:
+        # A coroutine, which the scheduler runs in this thread and not in one that has no event loop; in the background,
+        # where `close` waits for it.
+        self.trigger()
 
     def trigger(self) -> None:
         """Run once, now, in the background."""
@@ -158,48 +185,114 @@ class NightlyJob:
             raise SettingsError(f"the nightly job could not run with these settings ([retrain], [night]): {why}")
 
     async def run(self) -> int | None:
-        """Retrain once and wait for the end.
+        """Retrain once and wait for the end; what is to be tried again is, a few times.
 
         Returns:
-            The exit status of the child; None if a run was already under way.
+            The exit status of the last attempt; None if a run was under way already, here or in another process.
         """
         if self._running.locked():
             log.warning("retrain_already_running")
             return None
-        # Both would want the workspace; a recalibration takes minutes.
-        async with self._running, self._recalibrating:
-            self._started_at = started = self._now()
-            log.info("retrain_started", data=str(self._settings.data))
-            status = await self._child(self.command())
-            self._ended_at = self._now()
-            seconds = round((self._ended_at - started).total_seconds(), 1)
-            self._outcome = "done" if status == 0 else "failed"
-            self._outcomes[self._outcome] += 1
-            if status == 0:
-                self._stamp.parent.mkdir(parents=True, exist_ok=True)
-                RetrainStamp(started_at=started).write(self._stamp)
-                verdict = Store(self._store).last_verdict()
-                said = {} if verdict is None else verdict.model_dump(include={"bundle", "verdict", "reasons", "notes"})
-                log.info("retrain_done", seconds=seconds, **said)
-            else:
-                log.error("retrain_failed", status=status, seconds=seconds)
-            return status
+        # A recalibration would want the workspace too; it takes minutes.
+        async with self._running, self._recalibrating, self._clearing:
+            with self._held() as held:
+                if not held:
+                    log.info("retrain_elsewhere", reason="another process runs the nights of this state directory")
+                    return None
+                await self._end_left()
+                waits = iter(self._retry_s)
+                while True:
+                    wait = next(waits, None)
+                    night = await self._attempt(last=wait is None)
+                    if night.outcome != "put_off" or wait is None:
+                        return night.record.status
+                    self._again_at = self._now() + timedelta(seconds=wait)
+                    await asyncio.sleep(wait)
+                    self._again_at = None
+
+    async def end_left(self) -> None:
+        """End what a process that was killed has left running of its nights, and write down that they are lost."""
+        async with self._clearing:
+            if not self._nights.left():
+                return
+            with self._held() as held:
+                if held:
+                    await self._end_left()
+
+    async def _end_left(self) -> None:
+        for night in self._nights.left():
+            number = await end_processes(night.record.token, GRACE_S)
+            noted(night.home, outcome="lost", ended_at=self._now(), reason="nobody was left to wait for it")
+            text = f"a night that nobody waits for any more was found; {number} of its processes ran and were ended"
+            self._events.event(Event("retrain_left", "warning", text, {"processes": number, "night": night.home.name}))
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[bool]:
+        """Hold the nights of the state directory; False if another process does."""
+        home = self._state / NIGHTS
+        home.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(home / LOCK, timeout=0):
+                yield True
+        except Timeout:
+            yield False
+
+    async def _attempt(self, *, last: bool) -> Night:
+        home, started = self._nights.begin(self._now()), self._now()
+        self._output = output = NightOutput(home / OUTPUT)
+        where: dict[str, JsonValue] = {"data": str(self._settings.data), "output": str(home / OUTPUT)}
+        self._events.event(Event("retrain_started", "info", "a night begins", where))
+        try:
+            came = await run_process(
+                [*self.command(), "--progress", "json", "--record", str(home)],
+                NightRecord.read(home / RECORD).token,
+                self._bounds,
+                output,
+                lambda mark: noted(home, process=mark),
+            )
+        except asyncio.CancelledError:
+            noted(home, outcome="stopped", ended_at=self._now(), reason="whoever ran it was told to stop")
+            raise
+        finally:
+            output.close()
+            self._output = None
+        outcome = outcome_of(came, last=last)
+        reason = "" if outcome == "done" else reason_of(came, output.last_words, self._settings.timeout_h)
+        night = noted(home, outcome=outcome, ended_at=self._now(), status=came.status, reason=reason)
+        self._outcomes[night.outcome] += 1
+        seconds = (self._now() - started).total_seconds()
+        for event in events_of(night, self._nights.failures_in_a_row(), seconds):
+            self._events.event(event)
+        return night
+
+    @property
+    def _bounds(self) -> Bounds:
+        settings = self._settings
+        return Bounds(settings.niceness, settings.memory, settings.timeout_h * 3600)
 
     def status(self) -> dict[str, Any]:
-        """The runs of this process: the last one's start, end and outcome, and how many came to which outcome.
+        """How far a night is that is under way, what came of the last ones, when the next one is due.
 
-        `last_success` is the start of the last run that succeeded, before a restart too. Times are UTC, ISO 8601.
+        `outcomes` counts those of this process; everything else holds over restarts. Times are UTC, ISO 8601.
         """
+        nights = [night.plain() for night in self._nights.latest(SHOWN)]
+        over = [night for night in nights if night["ended_at"] is not None]
+        last = over[-1] if over else {"ended_at": None, "outcome": "", "verdict": None}
+        job = self._scheduler.get_job("retrain") if self._scheduler.running else None
         times = {
-            "started_at": self._started_at,
-            "ended_at": self._ended_at,
-            "last_success": self._last_success(),
+            "last_success": self._nights.last_success(),
+            "again_at": self._again_at,
+            "next_at": None if job is None else job.next_run_time,
         }
         return {
             "running": self._running.locked(),
+            "progress": {} if self._output is None else self._output.progress,
+            "started_at": nights[-1]["started_at"] if nights else None,
+            **{name: last[name] for name in ("ended_at", "outcome", "verdict")},
             **{name: None if time is None else time.isoformat() for name, time in times.items()},
-            "outcome": self._outcome,
             "outcomes": dict(self._outcomes),
+            "failures_in_a_row": self._nights.failures_in_a_row(),
+            "nights": nights,
         }
 
     async def recalibrate(self, bundle: str, spec: EngineSpec) -> bool:
@@ -218,7 +311,15 @@ class NightlyJob:
             return False
         async with self._recalibrating:
             log.info("recalibration_started", bundle=bundle, engine=str(spec))
-            return await self._child(self.compile_command(bundle, spec)) == 0
+            output = NightOutput(self._state / NIGHTS / RECALIBRATION)
+            try:
+                command = self.compile_command(bundle, spec)
+                came = await run_process(command, new_token(), self._bounds, output)
+            finally:
+                output.close()
+            if came.status:
+                log.warning("recalibration_failed", bundle=bundle, status=came.status, reason=output.last_words)
+            return came.status == 0
 
     async def close(self) -> None:
         """Stop the schedule and end a run that is under way; it resumes where it was next time."""
@@ -245,39 +346,6 @@ class NightlyJob:
         command += ["--data", str(settings.data), "--workspace", str(settings.workspace)]
         return [*command, "--store", str(self._store)]
 
-    async def _child(self, command: list[str]) -> int:
-        niceness = self._settings.niceness
-        try:
-            process = await asyncio.create_subprocess_exec(
-                "nice",
-                "-n",
-                str(niceness),
-                *command,
-                stdin=DEVNULL,
-                start_new_session=True,
-                # A miner that is killed leaves no job behind, which would hold the workspace of the next one.
-                preexec_fn=end_with_parent,
-            )
-        except OSError as error:
-            log.error("child_not_started", reason=str(error), consequence="it is tried again at its next time")
-            return NOT_STARTED
-        try:
-            async with asyncio.timeout(self._settings.timeout_h * 3600):
-                return await process.wait()
-        except TimeoutError:
-            log.error("retrain_timed_out", hours=self._settings.timeout_h)
-            await _end_group(process)
-            return process.returncode or -signal.SIGKILL
-        except asyncio.CancelledError:
-            await asyncio.shield(_end_group(process))
-            raise
-
-    def _last_success(self) -> datetime | None:
-        try:
-            return RetrainStamp.read(self._stamp).started_at
-        except ArtifactError:
-            return None
-
 
 def missed(trigger: CronTrigger, last_success: datetime | None, now: datetime) -> bool:
     """True if a run was due after the last success and before now; False if there never was a success."""
@@ -285,14 +353,3 @@ def missed(trigger: CronTrigger, last_success: datetime | None, now: datetime) -
         return False
     due = trigger.get_next_fire_time(None, last_success + timedelta(seconds=1))
     return due is not None and due <= now
-
-
-async def _end_group(process: asyncio.subprocess.Process) -> None:
-    """TERM to the whole group, then KILL."""
-    for sign, wait_s in ((signal.SIGTERM, GRACE_S), (signal.SIGKILL, GRACE_S)):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sign)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(wait_s):
-                await process.wait()
-            return

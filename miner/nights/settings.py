@@ -7,8 +7,13 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
+from engines.machine.bounds import whole_memory
 from miner.nights.crontab import checked_crontab
 from stage1.settings import Section, UserPath
+
+GIB = 2**30
+# Of the memory of the machine, where the settings name no bound: the rest is the miner's.
+MEMORY_SHARE = 0.8
 
 
 class RetrainSettings(Section):
@@ -16,13 +21,14 @@ class RetrainSettings(Section):
 
     Attributes:
         enabled: start it at all.
-        cron: when, in UTC, as five crontab fields; weekdays 0 and 7 are Sunday.
+        cron: when, in UTC, as five crontab fields or a name such as `@daily`; weekdays 0 and 7 are Sunday.
         data: directory with `labels.csv`.
         workspace: where stages are cached.
         preset: preset of the pipeline.
         config: a `config.json` instead of the preset.
         niceness: of the child process.
         timeout_h: after so long it is ended.
+        memory_gib: most memory that one of its processes may write; None for four fifths of the machine's.
     """
 
     enabled: bool = False
@@ -33,6 +39,15 @@ class RetrainSettings(Section):
     config: UserPath | None = None
     niceness: int = Field(default=15, ge=0, le=19)
     timeout_h: float = Field(default=10.0, gt=0)
+    memory_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    @property
+    def memory(self) -> int | None:
+        """Most memory that one of its processes may write, bytes; None where nobody knows what there is."""
+        if self.memory_gib is not None:
+            return round(self.memory_gib * GIB)
+        whole = whole_memory()
+        return None if whole is None else round(MEMORY_SHARE * whole)
 
     @model_validator(mode="after")
     def _enabled_needs_data(self) -> Self:

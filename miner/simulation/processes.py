@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from engines.machine.child import end_with_parent
+from engines.machine.bounds import end_with_parent
 from miner.errors import StartError
 from miner.settings import PREFIX
 from miner.simulation.exchange import Challenge, Exchange, Target

@@ -13,7 +13,7 @@ import pytest
 
 PARENT = """
 import asyncio, sys
-from engines.machine.child import end_with_parent
+from engines.machine.bounds import end_with_parent
 
 async def main():
     child = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True, preexec_fn=end_with_parent)

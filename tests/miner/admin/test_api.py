@@ -75,6 +75,8 @@ class Parts:
             "last_success": None,
             "outcome": "failed",
             "outcomes": {"failed": 1},
+            "verdict": "KEEP",
+            "failures_in_a_row": 2,
         }
     )
 
@@ -292,6 +294,8 @@ class TestMetrics:
                     assert value(families, coverage, estimate="lower") == params.exit_coverage.lower
                     assert value(families, "cascade_nightly_runs_total", outcome="failed") == 1
                     assert value(families, "cascade_nightly_last_success_timestamp_seconds") is None
+                    assert value(families, "cascade_nightly_last_verdict", verdict="KEEP") == 1
+                    assert value(families, "cascade_nightly_failures_in_a_row") == 2
                     assert value(families, "cascade_ready", condition="axon") == 1
                     assert (value(families, "process_resident_memory_bytes") or 0) > 1e6
                     assert (value(families, "cascade_process_threads") or 0) > 1
@@ -377,7 +381,7 @@ class TestMetrics:
         config = yaml.safe_load((EXAMPLES / "prometheus.yml").read_text())
         assert [(EXAMPLES / name).is_file() for name in config["rule_files"]] == [True]
         rules = [rule for group in alerts["groups"] for rule in group["rules"]]
-        assert len(rules) == 5
+        assert len(rules) == 6
         labels = {name.strip("`"): cell for name, _, cell, _ in rows_of(PAGE)}
         for rule in rules:
             assert rule["annotations"].keys() == {"summary", "description"}

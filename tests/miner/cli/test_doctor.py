@@ -22,7 +22,8 @@ from miner.answering.record import RequestRecord
 from miner.chain.port import ChainSnapshot, Neuron
 from miner.chain.settings import ChainSettings
 from miner.cli import doctor
-from miner.cli.doctor import data
+from miner.cli.doctor import data, nights
+from miner.nights.record import VERDICT, Nights, NightVerdict, noted
 from miner.settings import MinerSettings, load_settings
 from miner.start_checks import held_state
 from stage1.errors import SettingsError
@@ -265,3 +266,27 @@ def test_the_age_of_the_live_model_is_told(
     card_path(store.root, bundle).write_text("{")
     [found] = doctor.model_age(settings, NOW)
     assert (found.verdict, "not known" in found.detail) == ("warning", True)
+
+
+class TestNights:
+    NIGHT = datetime(2026, 3, 1, 3, 30, tzinfo=UTC)
+
+    def test_none_is_no_finding(self, tmp_path: Path) -> None:
+        assert nights(load_settings(None, {"state": tmp_path})) == []
+
+    def test_each_is_told_with_its_verdict_or_its_reason(self, tmp_path: Path) -> None:
+        kept = Nights(tmp_path)
+        home = kept.begin(self.NIGHT)
+        NightVerdict(at=self.NIGHT, bundle="0123456789", verdict="KEEP", reasons=("it exits less",)).write(
+            home / VERDICT
+        )
+        noted(home, outcome="done", ended_at=self.NIGHT)
+        settings = load_settings(None, {"state": tmp_path})
+        [told] = nights(settings)
+        assert (told.verdict, told.detail) == ("ok", "2026-03-01 03:30 KEEP 01234567: it exits less")
+        later = kept.begin(self.NIGHT + timedelta(days=1))
+        noted(later, outcome="failed", ended_at=self.NIGHT, reason="no space left")
+        [told] = nights(settings)
+        assert told.verdict == "warning"
+        assert told.detail.startswith("the last one failed: 2026-03-02 03:30 failed: no space left; 2026-03-01")
+        assert str(later) in told.detail

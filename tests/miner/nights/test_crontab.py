@@ -44,11 +44,18 @@ def test_a_weekday_is_the_one_that_crontab_means(weekday: str, days: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["30 3 * *", "30 3 * * 8", "61 3 * * *", "a b c d e", "30 3 * * *-2", "", "30 3 1 * 1"]
+    "text", ["@reboot", "30 3 * *", "30 3 * * 8", "61 3 * * *", "a b c d e", "30 3 * * *-2", "", "30 3 1 * 1"]
 )
 def test_what_is_no_crontab_is_said(text: str) -> None:
     with pytest.raises(ValueError, match=r"crontab|weekday"):
         crontab_trigger(text)
+
+
+@pytest.mark.parametrize(("name", "text"), [("@daily", "0 0 * * *"), ("@weekly", "0 0 * * 0")])
+def test_a_name_is_what_crontab_means_by_it(name: str, text: str) -> None:
+    named, plain = (crontab_trigger(one).get_next_fire_time(None, MONDAY) for one in (name, text))
+    assert named == plain
+    assert checked_crontab(name) == name
 
 
 def test_a_day_that_never_comes_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -13,13 +14,15 @@ from pathlib import Path
 
 import pytest
 from apscheduler.triggers.cron import CronTrigger
+from filelock import FileLock
 from structlog.testing import capture_logs
 
 from engines.spec import EngineSpec
-from engines.store.records import VerdictEntry
-from engines.store.store import Store
 from miner.cli.options import parsed_changes
-from miner.nights.job import STAMP, NightlyJob, RetrainStamp, missed
+from miner.events.event import Event
+from miner.nights.job import LOCK, NightlyJob, missed
+from miner.nights.processes import VARIABLE, mark_of
+from miner.nights.record import NIGHTS, STAMP, NightRecord, Nights, NightVerdict, RetrainStamp, noted
 from miner.nights.settings import RetrainSettings
 from offline.config import load_config
 from stage1.errors import SettingsError
@@ -29,13 +32,46 @@ NIGHT = datetime(2026, 3, 1, 3, 30, tzinfo=UTC)
 TRIGGER = CronTrigger.from_crontab("30 3 * * *", timezone="UTC")
 
 
-def job(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch, **settings: object) -> NightlyJob:
+# What the run itself records when it has published; its last argument is the directory of the night.
+PUBLISHED = """
+import json, sys
+said = {"bundle": "0123456789abcdef", "verdict": "KEEP", "reasons": ["it exits less"], "notes": ["a note"]}
+record = {"schema_version": 1, "at": "2026-03-01T05:00:00Z", **said}
+open(sys.argv[-1] + "/verdict.json", "w").write(json.dumps(record))
+"""
+
+
+class Told:
+    """A sink that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def event(self, event: Event) -> None:
+        self.events.append(event)
+
+    @property
+    def kinds(self) -> list[str]:
+        return [event.kind for event in self.events]
+
+
+def job(
+    tmp_path: Path,
+    script: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    told: Told | None = None,
+    retry_s: tuple[float, ...] = (),
+    **settings: object,
+) -> NightlyJob:
     """A nightly job whose child runs `script` instead of the pipeline."""
     nightly = NightlyJob(
         RetrainSettings.model_validate({"data": tmp_path, **settings}),
         store=tmp_path / "store",
         state=tmp_path / "state",
         now=lambda: datetime.now(UTC),
+        events=told,
+        retry_s=retry_s,
     )
     monkeypatch.setattr(nightly, "command", lambda: [sys.executable, "-c", script])
     return nightly
@@ -66,19 +102,27 @@ def test_before_the_first_success_nothing_was_missed() -> None:
 
 
 def test_success_is_remembered_and_failure_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stamp = tmp_path / "state" / STAMP
+    nights = Nights(tmp_path / "state")
     assert asyncio.run(job(tmp_path, "raise SystemExit(3)", monkeypatch).run()) == 3
-    assert not stamp.exists()
+    assert nights.last_success() is None
     assert asyncio.run(job(tmp_path, "pass", monkeypatch).run()) == 0
-    assert RetrainStamp.read(stamp).started_at <= datetime.now(UTC)
+    success = nights.last_success()
+    assert success is not None
+    assert success <= datetime.now(UTC)
+
+
+def test_a_success_of_an_earlier_program_is_remembered(tmp_path: Path) -> None:
+    RetrainStamp(started_at=NIGHT).write(tmp_path / STAMP)
+    assert Nights(tmp_path).last_success() == NIGHT
 
 
 def test_a_run_that_cannot_be_started_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nightly = job(tmp_path, "pass", monkeypatch)
+    told = Told()
+    nightly = job(tmp_path, "pass", monkeypatch, told=told)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with capture_logs() as logs:
-        assert asyncio.run(nightly.run()) == 126
-    assert [entry["event"] for entry in logs] == ["retrain_started", "child_not_started", "retrain_failed"]
+    assert asyncio.run(nightly.run()) == 126
+    assert told.kinds == ["retrain_started", "retrain_failed"]
+    assert "cannot be started" in told.events[-1].text
     status = nightly.status()
     assert (status["running"], status["outcome"], status["outcomes"]) == (False, "failed", {"failed": 1})
     assert not asyncio.run(nightly.recalibrate("bundle", EngineSpec(backend="onnxruntime")))
@@ -88,32 +132,165 @@ def test_it_says_when_the_last_run_started_and_ended_and_what_came_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = job(tmp_path, "", monkeypatch).status()
-    assert before == {
-        "running": False,
-        "started_at": None,
-        "ended_at": None,
-        "last_success": None,
-        "outcome": "",
-        "outcomes": {},
-    }
+    assert (before["running"], before["started_at"], before["outcome"], before["nights"]) == (False, None, "", [])
     succeeding = job(tmp_path, "", monkeypatch)
     asyncio.run(succeeding.run())
     told = succeeding.status()
     assert (told["outcome"], told["outcomes"]) == ("done", {"done": 1})
     assert told["started_at"] == told["last_success"] <= told["ended_at"]
-    failing = job(tmp_path, "raise SystemExit(1)", monkeypatch)
+    failing = job(tmp_path, "raise SystemExit('no labels')", monkeypatch)
     asyncio.run(failing.run())
+    after = failing.status()
     # The success is that of the process before.
-    assert (failing.status()["outcome"], failing.status()["last_success"]) == ("failed", told["last_success"])
+    assert (after["outcome"], after["last_success"], after["failures_in_a_row"]) == ("failed", told["last_success"], 1)
+    assert [night["outcome"] for night in after["nights"]] == ["done", "failed"]
+    assert after["nights"][-1]["reason"] == "no labels"
 
 
-def test_the_log_says_what_the_gate_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = {"bundle": "b", "verdict": "PROMOTE", "reasons": (), "notes": ("it defers every image",)}
-    Store(tmp_path / "store").judged(VerdictEntry.model_validate({"at": "2026-03-01", **said}))
+def test_a_night_that_is_done_says_what_the_gate_said_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told()
+    nightly = job(tmp_path, PUBLISHED, monkeypatch, told=told)
+    asyncio.run(nightly.run())
+    done = told.events[-1]
+    assert (done.kind, done.level) == ("retrain_done", "info")
+    assert done.text == "the night is done: 01234567 stays a challenger (KEEP)"
+    assert done.details["reasons"] == ["it exits less"]
+    assert nightly.status()["verdict"] == "KEEP"
+
+
+def test_what_was_published_is_done_whatever_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told()
+    asyncio.run(job(tmp_path, f"{PUBLISHED}\nraise SystemExit('no space')", monkeypatch, told=told).run())
+    assert told.events[-1].kind == "retrain_done"
+    assert (told.events[-1].level, "failed: no space" in told.events[-1].text) == ("warning", True)
+    assert Nights(tmp_path / "state").last_success() is not None
+
+
+def test_what_is_to_be_tried_again_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that was told to end, and one that finds the workspace taken, end with status 75."""
+    seen = tmp_path / "seen"
+    script = f"open({str(seen)!r}, 'a').write('x'); raise SystemExit(75 if len(open({str(seen)!r}).read()) < 3 else 0)"
+    told = Told()
+    nightly = job(tmp_path, script, monkeypatch, told=told, retry_s=(0.01, 0.01, 0.01))
+    assert asyncio.run(nightly.run()) == 0
+    assert seen.read_text() == "xxx"
+    assert [kind for kind in told.kinds if kind != "retrain_started"] == ["retrain_put_off"] * 2 + ["retrain_done"]
+    assert nightly.status()["failures_in_a_row"] == 0
+
+
+def test_it_is_not_tried_again_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told()
+    nightly = job(tmp_path, "raise SystemExit(75)", monkeypatch, told=told, retry_s=(0.01,))
+    assert asyncio.run(nightly.run()) == 75
+    assert [kind for kind in told.kinds if kind != "retrain_started"] == ["retrain_put_off", "retrain_failed"]
+
+
+def test_three_failures_in_a_row_are_an_alarm_also_over_restarts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Told()
+    for _ in range(4):
+        asyncio.run(job(tmp_path, "raise SystemExit('no labels')", monkeypatch, told=told).run())
+    alarms = [event for event in told.events if event.level == "alarm"]
+    assert [(event.kind, event.details["in_a_row"]) for event in alarms] == [("nights_failing", 3)]
+    assert "no labels" in alarms[0].text
+
+
+def test_a_run_at_its_time_is_started_by_the_schedule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scheduler runs what is no coroutine in a thread, where a run cannot be begun."""
+
+    async def scenario() -> None:
+        nightly = job(tmp_path, "pass", monkeypatch)
+        nightly._schedule()
+        nightly._scheduler.start()
+        nightly._scheduler.modify_job("retrain", next_run_time=datetime.now(UTC))
+        try:
+            await until(lambda: nightly.status()["outcome"] == "done")
+        finally:
+            await nightly.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_output_is_in_a_file_and_what_programs_read_of_it_is_in_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = (
+        "import sys\n"
+        'print(\'{"stage": "splits", "state": "running"}\')\n'
+        'print(\'{"message": "12 rows were left out"}\')\n'
+        'print(\'{"event": "pixels_kept", "level": "warning", "files": 3}\')\n'
+        "print('cascade: no roads here', file=sys.stderr)\n"
+        "raise SystemExit(1)"
+    )
     with capture_logs() as logs:
-        asyncio.run(job(tmp_path, "pass", monkeypatch).run())
-    (done,) = (line for line in logs if line["event"] == "retrain_done")
-    assert {name: done[name] for name in said} == said
+        asyncio.run(job(tmp_path, script, monkeypatch).run())
+    lines = {line["event"]: line for line in logs}
+    assert (lines["night_stage"]["stage"], lines["night_note"]["text"]) == ("splits", "12 rows were left out")
+    assert (lines["pixels_kept"]["log_level"], lines["pixels_kept"]["files"]) == ("warning", 3)
+    failed = lines["retrain_failed"]
+    assert failed["reason"] == "no roads here"
+    assert len(Path(failed["output"]).read_text().splitlines()) == 4
+
+
+def test_another_process_that_runs_the_nights_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "state" / NIGHTS).mkdir(parents=True)
+    with FileLock(tmp_path / "state" / NIGHTS / LOCK):
+        assert asyncio.run(job(tmp_path, "pass", monkeypatch).run()) is None
+    assert asyncio.run(job(tmp_path, "pass", monkeypatch).run()) == 0
+
+
+class TestWhatAKilledProcessLeft:
+    SLEEPS = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(600)"
+
+    def left(self, token: str) -> subprocess.Popen[bytes]:
+        """A process of a night, in a session of its own, as a killed miner leaves it; it hears no SIGTERM."""
+        process = subprocess.Popen(
+            [sys.executable, "-c", self.SLEEPS],
+            env=os.environ | {VARIABLE: token},
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
+
+    def test_is_ended_and_the_night_goes_on(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("miner.nights.job.GRACE_S", 0.3)
+        nights = Nights(tmp_path / "state")
+        home = nights.begin(datetime.now(UTC))
+        token = NightRecord.read(home / "night.json").token
+        told = Told()
+
+        async def scenario() -> None:
+            nightly = job(tmp_path, "pass", monkeypatch, told=told, enabled=True, cron="0 0 1 1 *")
+            nightly.start()
+            try:
+                await until(lambda: nightly.status()["outcome"] == "done")
+            finally:
+                await nightly.close()
+
+        with self.left(token) as process:
+            asyncio.run(scenario())
+            assert process.wait(10) == -9
+        assert told.kinds == ["retrain_left", "retrain_started", "retrain_done"]
+        assert told.events[0].details["processes"] == 1
+        assert [night.outcome for night in nights.all()] == ["lost", "done"]
+
+    def test_a_stranger_with_its_id_is_left_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        home = Nights(tmp_path / "state").begin(datetime.now(UTC))
+        with self.left("of another night") as stranger:
+            noted(home, process=mark_of(stranger.pid))
+            asyncio.run(job(tmp_path, "pass", monkeypatch).end_left())
+            assert stranger.poll() is None
+            stranger.kill()
+
+    def test_a_success_that_it_recorded_counts(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        home = Nights(tmp_path / "state").begin(NIGHT)
+        NightVerdict(at=NIGHT, bundle="b", verdict="PROMOTE").write(home / "verdict.json")
+        asyncio.run(job(tmp_path, "pass", monkeypatch).end_left())
+        [night] = Nights(tmp_path / "state").all()
+        assert (night.outcome, Nights(tmp_path / "state").last_success()) == ("done", NIGHT)
 
 
 def test_the_child_has_low_priority_and_a_session_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,11 +310,17 @@ def test_a_second_run_waits_for_no_one(tmp_path: Path, monkeypatch: pytest.Monke
     assert sorted(asyncio.run(twice()), key=str) == [0, None]
 
 
-def test_closing_ends_the_child_and_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_closing_ends_the_child_and_its_children(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, scheduled: bool
+) -> None:
+    """Also those that hear no SIGTERM, in a session of their own."""
+    monkeypatch.setattr("miner.nights.night_process.GRACE_S", 0.5)
     pids = tmp_path / "pids"
     script = (
         "import os, subprocess, sys, time\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])\n"
+        "deaf = 'import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)'\n"
+        "child = subprocess.Popen([sys.executable, '-c', deaf], start_new_session=True)\n"
         f"open({str(pids)!r} + '.part', 'w').write(f'{{os.getpid()}} {{child.pid}}')\n"
         f"os.rename({str(pids)!r} + '.part', {str(pids)!r})\n"
         "time.sleep(60)\n"
@@ -145,7 +328,12 @@ def test_closing_ends_the_child_and_its_children(tmp_path: Path, monkeypatch: py
 
     async def close_while_running() -> list[int]:
         nightly = job(tmp_path, script, monkeypatch)
-        nightly.trigger()
+        if scheduled:
+            nightly._schedule()
+            nightly._scheduler.start()
+            nightly._scheduler.modify_job("retrain", next_run_time=datetime.now(UTC))
+        else:
+            nightly.trigger()
         await until(pids.exists)
         await nightly.close()
         running = [int(pid) for pid in pids.read_text().split()]
@@ -174,14 +362,13 @@ def test_the_child_runs_the_pipeline_on_the_miners_store(tmp_path: Path) -> None
 class TestRecalibration:
     SPEC = EngineSpec(backend="tensorrt", precision="bf16", device="cuda")
 
-    def test_asks_the_command_line_for_a_bundle_of_this_machine(
-        self, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_asks_the_command_line_for_a_bundle_of_this_machine(self, tmp_path: Path) -> None:
         settings = RetrainSettings(data=tmp_path / "roads", workspace=tmp_path / "workspace")
         nightly = NightlyJob(settings, store=tmp_path / "store", state=tmp_path, now=lambda: NIGHT)
         assert asyncio.run(nightly.recalibrate("0123456789abcdef", self.SPEC)) is False
         # The options were understood: what is wrong is that there is no such bundle.
-        assert "no bundle is called '0123456789abcdef'" in capfd.readouterr().err
+        said = (tmp_path / NIGHTS / "recalibration.log").read_text()
+        assert "no bundle is called '0123456789abcdef'" in said
         command = nightly.compile_command("0123456789abcdef", self.SPEC)
         assert "--activate" in command
         assert command[command.index("--precision") + 1] == "bf16"
