@@ -38,7 +38,7 @@ def challenges(data: Dataset, seed: int, *, unwanted: Callable[[Path], bool]) ->
         label = int(rng.integers(2))
         pool = pools[label]
         place = int(rng.integers(len(pool)))
-        while unwanted(data.file_of(pool[place].image)):
+        while unwanted(data.path_of(pool[place].image)):
             del pool[place]
             if not pool:
                 raise DatasetError(
@@ -47,7 +47,7 @@ def challenges(data: Dataset, seed: int, *, unwanted: Callable[[Path], bool]) ->
                 )
             place = int(rng.integers(len(pool)))
         row = pool[place]
-        yield Challenge(str(number), data.file_of(row.image), row.label, row.group)
+        yield Challenge(str(number), data.path_of(row.image), row.label, row.group)
 
 
 class UsedPictures:

@@ -95,6 +95,58 @@ class Row(BaseModel):
             raise DatasetError(f"row {self.image!r}, column {column}: {error}") from error
 
 
+class FileState(Protocol):
+    """What tells one state of a file from another, as `os.stat` has it."""
+
+    @property
+    def st_size(self) -> int:
+        """Bytes."""
+        ...
+
+    @property
+    def st_mtime_ns(self) -> int:
+        """When it was last changed, as programs that copy may set it."""
+        ...
+
+    @property
+    def st_ctime_ns(self) -> int:
+        """When its inode was last changed."""
+        ...
+
+    @property
+    def st_ino(self) -> int:
+        """Number of the inode."""
+        ...
+
+
+class Picture(Protocol):
+    """The file of a picture: a path, or a part of a larger file that holds many."""
+
+    def read_bytes(self) -> bytes:
+        """The encoded picture.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        ...
+
+    def stat(self) -> FileState:
+        """The state of the file; of a part, that of the file that it is in.
+
+        Raises:
+            OSError: it is not there.
+        """
+        ...
+
+    def is_file(self) -> bool:
+        """Whether it is there."""
+        ...
+
+    def __hash__(self) -> int:
+        """The same picture has the same hash."""
+        ...
+
+
 class Sender(Protocol):
     """Turns a picture of the data into what arrives at a miner; those that there are, are in `offline.stream`."""
 
@@ -120,13 +172,15 @@ class Dataset:
         root: the directory.
         rows: the labelled images, each at most once.
         sender: sends their pictures; None for pictures as they are. It changes no row and no hash.
-        paths: path below the directory of each row that lies elsewhere than its id says.
+        paths: path below the directory, or an absolute one, of each row that lies elsewhere than its id says.
+        packed: the picture of each row that has no file of its own.
     """
 
     root: Path
     rows: tuple[Row, ...]
     sender: Sender | None = None
     paths: Mapping[str, str] = field(default_factory=dict)
+    packed: Mapping[str, Picture] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -142,9 +196,26 @@ class Dataset:
         ordered = sorted(self.rows, key=lambda row: row.image)
         return sha256_json([[row.model_dump(), self.file_of(row.image).stat().st_size] for row in ordered])
 
-    def file_of(self, row: str) -> Path:
-        """The file of the row with this id."""
+    def file_of(self, row: str) -> Picture:
+        """The file of the row with this id, or the part of a file that it is."""
+        return self.packed[row] if row in self.packed else self.path_of(row)
+
+    def path_of(self, row: str) -> Path:
+        """The path of the file of the row with this id.
+
+        Raises:
+            DatasetError: it has no file of its own.
+        """
+        if row in self.packed:
+            raise DatasetError(
+                f"{self.packed[row]}: is inside of a larger file, and files are needed here: write the pictures into a "
+                "directory with labels.csv"
+            )
         return self.root / self.paths.get(row, row)
+
+    def only(self, rows: Sequence[Row]) -> Self:
+        """Some of the rows."""
+        return replace(self, rows=tuple(rows))
 
     def hashed(self) -> Self:
         """This very object, with the hash taken now: what changes on the disk later does not change it."""
@@ -179,8 +250,10 @@ class Dataset:
         """
         known = [self.by_id[here].model_copy(update={"image": name}) for name, here in names.items()]
         others = [row for row in self.rows if row.image not in names]
-        paths = {name: self.paths.get(here, here) for name, here in names.items() if name != here}
-        return replace(self, rows=(*known, *others), paths={**self.paths, **paths})
+        moved = {name: here for name, here in names.items() if name != here}
+        paths = {name: self.paths.get(here, here) for name, here in moved.items() if here not in self.packed}
+        packed = {name: self.packed[here] for name, here in moved.items() if here in self.packed}
+        return replace(self, rows=(*known, *others), paths={**self.paths, **paths}, packed={**self.packed, **packed})
 
     @property
     def labels(self) -> np.ndarray:

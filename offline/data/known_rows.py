@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,7 +11,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from offline.data.dataset import Dataset
 from offline.errors import DatasetError
-from stage1.artifacts import sha256_file
 
 
 class NotedRow(BaseModel):
@@ -95,6 +95,6 @@ def found_by_content(noted: Iterable[NotedRow], data: Dataset) -> dict[str, str]
 def _content(data: Dataset, row: str) -> str:
     path = data.file_of(row)
     try:
-        return sha256_file(path)
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -23,6 +23,7 @@ import structlog
 from PIL import Image
 
 from engines.machine.cores import on_all_cores, usable_cores
+from offline.data.dataset import Picture
 from offline.errors import DatasetError
 from stage1.artifacts import write_atomic
 from stage1.errors import ImageError
@@ -128,10 +129,11 @@ class Copies:
         """Longest side of a copy."""
         return longest_side(self.settings.shape)
 
-    def of(self, path: Path) -> Path:
+    def of(self, path: Picture) -> Picture:
         """The file to cut from: the copy of a file, made if it is not there and the disk takes it, or the file itself.
 
-        A file that this process has looked at is not read again, unless it has changed.
+        What is inside of a larger file always has a copy, of its own bytes if it needs no other. A file that this
+        process has looked at is not read again, unless it has changed.
 
         Raises:
             OSError: it cannot be read.
@@ -139,16 +141,17 @@ class Copies:
         """
         state = path.stat()
         found = _known(self, path, (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino))
-        return found if found.exists() else self.looked_up(path)
+        return found if found.is_file() else self.looked_up(path)
 
-    def looked_up(self, path: Path) -> Path:
+    def looked_up(self, path: Picture) -> Picture:
         """See `of`; the file is read."""
         content = path.read_bytes()
-        if self.is_one(content):
+        as_it_is = self.is_one(content)
+        if as_it_is and isinstance(path, Path):
             return path
         digest = hashlib.sha256(content).hexdigest()
         copy = self.directory / digest[:2] / f"{digest}-{self.longest_px}-{SCHEME}.jpg"
-        made = None if copy.exists() else self.made(content)
+        made = None if copy.exists() else content if as_it_is else self.made(content)
         try:
             if made is None:
                 # What is in use is not swept away.
@@ -186,7 +189,7 @@ class Copies:
 
 
 @lru_cache(maxsize=2**17)
-def _known(copies: Copies, path: Path, _state: tuple[int, ...]) -> Path:
+def _known(copies: Copies, path: Picture, _state: tuple[int, ...]) -> Picture:
     return copies.looked_up(path)
 
 
@@ -199,7 +202,7 @@ class Originals:
         copies: how they are made.
     """
 
-    files: tuple[Path, ...]
+    files: tuple[Picture, ...]
     copies: Copies
 
     def __len__(self) -> int:
@@ -233,7 +236,7 @@ class Originals:
 
 
 def originals_of(
-    paths: Sequence[Path],
+    paths: Sequence[Picture],
     copies: Copies,
     progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> Originals:
@@ -247,7 +250,7 @@ def originals_of(
     Raises:
         DatasetError: a file cannot be read; names it.
     """
-    found: list[Path] = []
+    found: list[Picture] = []
     with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(paths), MADE_TOGETHER):
             found += pool.map(partial(_named, copies), paths[start : start + MADE_TOGETHER])
@@ -255,7 +258,7 @@ def originals_of(
     return Originals(tuple(found), copies)
 
 
-def _named(copies: Copies, path: Path) -> Path:
+def _named(copies: Copies, path: Picture) -> Picture:
     try:
         return copies.of(path)
     except (OSError, ImageError) as error:

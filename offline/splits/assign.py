@@ -67,7 +67,7 @@ class Looks:
 
 def examined(data: Dataset, settings: SplitSettings) -> Dataset:
     """The rows that may be in any set: those that are not train-only, by themselves or by their source."""
-    return Dataset(data.root, tuple(row for row in data.rows if not _train_only(row, settings)))
+    return data.only([row for row in data.rows if not _train_only(row, settings)])
 
 
 def _train_only(row: Row, settings: SplitSettings) -> bool:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from offline.data.checks.fingerprints import FINGERPRINTS
-from offline.data.dataset import Dataset
 from offline.learning.self_distillation.record import AdaptationRecord
 from offline.pipeline.run_files import ADAPTATION, BACKBONE
 from offline.pipeline.stage import Stage
@@ -40,7 +39,7 @@ def run_adapt_domain(context: Context) -> None:
     train = rows_of(context, "train")
     sent = sent_rows_of(context, "train")
     fit = images_of(context, sent.pick([sent.ids[number] for number in fitting(len(sent)).tolist()]))
-    judged = Dataset(context.data.root, tuple(row for name in JUDGING for row in rows_of(context, name).rows))
+    judged = context.data.only([row for name in JUDGING for row in rows_of(context, name).rows])
     copies = Copies(context.originals, config.preprocess)
     more = read_unlabelled(
         settings.images,

@@ -10,7 +10,6 @@ from engines.spec import twin
 from engines.store.bundle import certified_sha256_of
 from engines.store.file_names import ENGINE, PREPROCESS, SPEC
 from offline.certify.engine_agreement import machine_of
-from offline.data.dataset import Dataset
 from offline.pipeline.run_files import BEST, EXPORT
 from offline.pipeline.stage import Stage
 from offline.stages.common.inputs import rows_of
@@ -44,7 +43,7 @@ def run_export(context: Context) -> None:
     path = context.out / ENGINE
     export_onnx(net, path, config.preprocess.shape)
     rows = rows_of(context, "val_select")
-    sample = Dataset(rows.root, rows.rows[: max(PARITY_BATCHES)])
+    sample = rows.only(rows.rows[: max(PARITY_BATCHES)])
     parity = check_export(net, path, sample.array(config.preprocess))
     spec = config.engine
     if backend(spec.backend).graph_precision(spec) == "bf16":

@@ -69,7 +69,7 @@ def run_race(context: Context) -> None:
     for recipe in order:
         override(context.config, recipe.overrides)
     seen = (rows_of(context, "train"), rows_of(context, "val_select"))
-    whole = Dataset(context.data.root, tuple(row for rows in seen for row in rows.rows))
+    whole = context.data.only([row for rows in seen for row in rows.rows])
     rows = replace(whole, rows=tuple(row for row in whole.rows if not row.train_only))
     only_train = replace(whole, rows=tuple(row for row in whole.rows if row.train_only))
     result = _raced(context, order, rows, only_train)

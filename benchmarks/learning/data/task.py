@@ -67,7 +67,7 @@ def write_splits(context: Context) -> None:
 
 def _set(data: Dataset) -> SplitSet:
     rows = tuple(
-        SplitRow(row=row.image, group=row.group, label=row.label, sha256=sha256_file(data.file_of(row.image)))
+        SplitRow(row=row.image, group=row.group, label=row.label, sha256=sha256_file(data.path_of(row.image)))
         for row in data.rows
     )
     return SplitSet(rows=rows, groups=len(set(data.groups)), positives=int(data.labels.sum()))

@@ -76,7 +76,7 @@ def _pixels(data: Dataset, rows: range, shape: tuple[int, int]) -> Tensor:
     """Normalised pictures `(len(rows), 3, H, W)`, resized whole with antialiasing, as `squash` does."""
     found = []
     for row in rows:
-        with Image.open(data.file_of(data.rows[row].image)) as picture:
+        with Image.open(data.path_of(data.rows[row].image)) as picture:
             resized = picture.convert("RGB").resize((shape[1], shape[0]), Image.Resampling.BILINEAR)
         found.append(np.asarray(resized, np.float32) / 255)
     mean, std = np.asarray(IMAGENET_MEAN, np.float32), np.asarray(IMAGENET_STD, np.float32)

@@ -136,7 +136,7 @@ def run_preflight(
     report = judge(data, looks, settings)
     check(data, report, settings)
     bad = set(report.left_out)
-    return Dataset(data.root, tuple(row for row in data.rows if row.image not in bad)), report
+    return data.only([row for row in data.rows if row.image not in bad]), report
 
 
 def look_at(content: bytes, preprocessing: PreprocessSettings) -> Look:

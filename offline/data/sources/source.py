@@ -1,17 +1,19 @@
-"""Where labelled images come from: a directory, and in it one file for each source.
+"""Where labelled images come from: a directory, and in it one file for each source, or a `sources.toml`.
 
-A source is one module that ends in `SOURCE = ...`, and one line in `SOURCES`.
+A source of a file is one module that ends in `SOURCE = ...`, and one line in `SOURCES`; a format that `sources.toml`
+declares is one module of `offline.data.sources.formats` and one kind of `offline.data.sources.settings`.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-from offline.data.dataset import Dataset, Row
+from offline.data.dataset import Dataset, Picture, Row
 from offline.data.sources.corrections import CORRECTIONS_FILE, corrected
+from offline.data.sources.declared import SOURCES_FILE, declared
 from offline.errors import DatasetError
 
 # Name of the file that a data directory holds, and the module that reads it.
@@ -40,6 +42,16 @@ class DataSource(Protocol):
         ...
 
 
+@runtime_checkable
+class SourceElsewhere(DataSource, Protocol):
+    """A source with pictures that are no files in the data directory."""
+
+    @property
+    def pictures(self) -> Mapping[str, Picture]:
+        """Pictures of its rows that are not in the data directory under their id, once the rows were read."""
+        ...
+
+
 def read_dataset(root: Path) -> Dataset:
     """Read and check every source of a data directory, once: whoever needs the rows later is handed what this returns.
 
@@ -51,26 +63,56 @@ def read_dataset(root: Path) -> Dataset:
     Raises:
         DatasetError: there is no source, a row is bad or is listed twice, an image is not there, or a class has no row.
     """
-    present = [name for name in SOURCES if (root / name).exists()]
-    if not present:
-        raise DatasetError(f"{root}: cannot be read: a data directory holds {' or '.join(SOURCES)}")
     rows: list[Row] = []
+    paths: dict[str, str] = {}
+    packed: dict[str, Picture] = {}
     seen: set[str] = set()
-    for name in present:
-        source: DataSource = importlib.import_module(SOURCES[name]).SOURCE(root / name)
-        for row in source.rows():
-            _check(source, row, root, seen)
+    sources = sources_of(root)
+    for source in sources:
+        found = list(source.rows())
+        pictures = source.pictures if isinstance(source, SourceElsewhere) else {}
+        for row in found:
+            _check(source, row, pictures.get(row.image, root / row.image), seen)
             rows.append(row.model_copy(update={"train_only": True}) if source.train_only else row)
+        for image, picture in pictures.items():
+            if isinstance(picture, Path):
+                paths[image] = str(picture.absolute())
+            else:
+                packed[image] = picture
     rows = corrected(rows, root / CORRECTIONS_FILE)
     for label in (0, 1):
         if not any(row.label == label for row in rows):
-            raise DatasetError(f"{root / present[0]}: no row with label {label}; both classes are needed")
-    return Dataset(root, tuple(rows)).hashed()
+            raise DatasetError(f"{sources[0].name}: no row with label {label}; both classes are needed")
+    return Dataset(root, tuple(rows), paths=paths, packed=packed).hashed()
 
 
-def _check(source: DataSource, row: Row, root: Path, seen: set[str]) -> None:
+def sources_of(root: Path) -> list[DataSource]:
+    """The sources of a data directory: those that its `sources.toml` declares, or else its own files.
+
+    Raises:
+        DatasetError: there is none, or `sources.toml` cannot be read.
+    """
+    if (root / SOURCES_FILE).exists():
+        return [*declared(root / SOURCES_FILE)]
+    present = [name for name in SOURCES if (root / name).exists()]
+    if not present:
+        raise DatasetError(
+            f"{root}: cannot be read: a data directory holds {' or '.join(SOURCES)}, or a {SOURCES_FILE} that says "
+            f"where its images are{_hint(root)}"
+        )
+    return [importlib.import_module(SOURCES[name]).SOURCE(root / name) for name in present]
+
+
+def _hint(root: Path) -> str:
+    """What to write for a directory that is an export as it came."""
+    if any(root.rglob("*.parquet")):
+        return f'; it holds shards: write a {SOURCES_FILE} with [[source]], kind = "parquet" and path = "."'
+    return ""
+
+
+def _check(source: DataSource, row: Row, picture: Picture, seen: set[str]) -> None:
     if row.image in seen:
         raise DatasetError(f"{source.name}: {row.image!r} is listed twice")
     seen.add(row.image)
-    if not (root / row.image).is_file():
-        raise DatasetError(f"{source.name}: image {row.image!r} is not in {root}")
+    if not picture.is_file():
+        raise DatasetError(f"{source.name}: image {row.image!r} is not there: {picture} is no file")

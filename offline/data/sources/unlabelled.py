@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from engines.machine.cores import usable_cores
 from offline.data.checks.fingerprints import Fingerprint, fingerprint, fingerprints
 from offline.data.checks.perceptual_hash import near_others, words_of
-from offline.data.dataset import Dataset
+from offline.data.dataset import Dataset, Picture
 from offline.data.originals import Copies
 from offline.errors import DatasetError
 from stage1.errors import ImageError
@@ -34,7 +34,7 @@ class Unlabelled:
         alike: files that look like a row that judges.
     """
 
-    files: tuple[Path, ...]
+    files: tuple[Picture, ...]
     unreadable: int
     alike: int
 
@@ -63,7 +63,7 @@ def read_unlabelled(
         DatasetError: a directory does not exist, or there is no image in it.
     """
     paths = [path for directory in directories for path in pictures_in(directory)]
-    files: list[Path] = []
+    files: list[Picture] = []
     hashes: list[str | None] = []
     unreadable = 0
     with ThreadPoolExecutor(usable_cores()) as pool:
@@ -114,7 +114,7 @@ def pictures_in(directory: Path) -> list[Path]:
     return found
 
 
-def _read(path: Path, copies: Copies) -> tuple[Path | None, Fingerprint | None]:
+def _read(path: Path, copies: Copies) -> tuple[Picture | None, Fingerprint | None]:
     try:
         # Decodes it, so that what is read here can be read later.
         taken = fingerprint(path)

@@ -186,7 +186,7 @@ def _pictures(context: Context, paths: Sequence[Path]) -> dict[str, Path]:
         found[name] = path.resolve()
     if not found:
         return {}
-    judged = Dataset(context.data.root, tuple(row for name in JUDGING for row in rows_of(context, name).rows))
+    judged = context.data.only([row for name in JUDGING for row in rows_of(context, name).rows])
     distance = context.config.splits.hash_distance or COPIES_DISTANCE
     alike = look_alike(hashes, hashes_of(judged, context.workspace / FINGERPRINTS), distance)
     return {name: path for (name, path), near in zip(found.items(), alike.tolist(), strict=True) if not near}

@@ -48,7 +48,7 @@ def rows_with(root: Path, **contents: str) -> Dataset:
 
 
 def noted(data: Dataset) -> list[NotedRow]:
-    return [NotedRow(row=row, sha256=sha256_file(data.file_of(row))) for row in data.ids]
+    return [NotedRow(row=row, sha256=sha256_file(data.path_of(row))) for row in data.ids]
 
 
 def test_copies_stand_for_as_many_rows_in_the_order_of_their_names(tmp_path: Path) -> None:

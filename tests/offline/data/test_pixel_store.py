@@ -84,7 +84,7 @@ def test_everything_that_decides_a_pixel_is_in_the_name(rows: Dataset, monkeypat
 
 def test_a_file_that_changed_after_it_was_hashed_stops_and_leaves_nothing(rows: Dataset, tmp_path: Path) -> None:
     known = contents(rows)
-    rows.file_of("3.jpg").write_bytes(rows.file_of("2.jpg").read_bytes())
+    rows.path_of("3.jpg").write_bytes(rows.file_of("2.jpg").read_bytes())
     with pytest.raises(DatasetError, match=r"3\.jpg: has changed since the data were split; run again from splits"):
         PixelStore(tmp_path / "pixels").array(rows, SETTINGS, known)
     assert list((tmp_path / "pixels").iterdir()) == []

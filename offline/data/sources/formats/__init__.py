@@ -1,0 +1,1 @@
+"""Formats of labelled images beside `labels.csv`, one a file."""

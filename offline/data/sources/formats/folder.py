@@ -1,0 +1,45 @@
+"""Another directory with a `labels.csv`, as one of several sources."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from offline.data.dataset import Picture, Row
+from offline.data.sources.labels_csv import LABELS_FILE, LabelsCsv
+from offline.data.sources.settings import FolderSource
+
+
+class Folder:
+    """A directory of images with a `labels.csv`.
+
+    Args:
+        root: the data directory; its own rows keep their ids.
+        settings: of the source.
+        name: what the ids of rows of another directory begin with.
+    """
+
+    def __init__(self, root: Path, settings: FolderSource, name: str) -> None:
+        self._home = root / settings.path
+        self._prefix = "" if self._home.resolve() == root.resolve() else f"{name}/"
+        self._labels = LabelsCsv(self._home / LABELS_FILE)
+        self.name, self.train_only = self._labels.name, settings.train_only
+        self.pictures: dict[str, Picture] = {}
+
+    def rows(self) -> tuple[Row, ...]:
+        """See `DataSource.rows`."""
+        found = self._labels.rows()
+        if not self._prefix:
+            return found
+        moved = tuple(
+            row.model_copy(
+                update={
+                    "image": self._prefix + row.image,
+                    # A group is one of its own directory: drive 7 here is not drive 7 there.
+                    "group": self._prefix + row.group,
+                    "source": row.source or self._prefix[:-1].lower(),
+                }
+            )
+            for row in found
+        )
+        self.pictures = {new.image: self._home / old.image for new, old in zip(moved, found, strict=True)}
+        return moved

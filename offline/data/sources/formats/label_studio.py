@@ -1,0 +1,137 @@
+"""An export of Label Studio in its format JSON: choices for the whole picture, or labels of boxes and areas in it.
+
+Source: https://labelstud.io/guide/export, "Label Studio JSON format of annotated tasks".
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import structlog
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from offline.data.dataset import Picture, Row
+from offline.data.sources.formats.json_file import read_json, said_of
+from offline.data.sources.image_paths import ImagePaths
+from offline.data.sources.settings import LabelStudioSource
+from offline.errors import DatasetError
+from stage1.settings import first_problem
+
+log = structlog.get_logger(__name__)
+
+# What is put before the name of a file that was uploaded.
+UPLOADED = re.compile(r"[0-9a-f]{8}-")
+LOCAL_FILES, UPLOADS = "/data/local-files/", "/data/upload/"
+
+
+class _Result(BaseModel):
+    type: str
+    value: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        """Choices, or labels of a region."""
+        found = self.value.get(self.type, [])
+        return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
+
+
+class _Annotation(BaseModel):
+    was_cancelled: bool = False
+    result: list[_Result]
+
+
+class _Task(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    id: int | str
+    data: dict[str, Any]
+    annotations: list[_Annotation]
+
+
+class LabelStudio:
+    """An export of Label Studio.
+
+    A task that nobody has annotated, or that two people have annotated differently, is left out and counted in the log.
+
+    Args:
+        root: the data directory.
+        settings: of the source.
+        name: what the ids of its rows begin with.
+    """
+
+    def __init__(self, root: Path, settings: LabelStudioSource, name: str) -> None:
+        self._path, self._settings, self._prefix = root / settings.path, settings, name
+        self._images = self._path.parent if settings.images is None else root / settings.images
+        self.name, self.train_only = str(self._path), settings.train_only
+        self.pictures: dict[str, Picture] = {}
+
+    def rows(self) -> tuple[Row, ...]:
+        """See `DataSource.rows`.
+
+        Raises:
+            DatasetError: the file is no such export, a choice is neither of the two, an image is not there or is in two
+                tasks.
+        """
+        what = "an export of Label Studio in its format JSON, a list of tasks with data and annotations"
+        tasks = read_json(self._path, TypeAdapter(list[_Task]), what)
+        paths, rows, left_out = ImagePaths(self._images), list[Row](), 0
+        for task in tasks:
+            try:
+                label = self._label(task)
+                if label is None:
+                    left_out += 1
+                    continue
+                row = self._row(task, label, paths)
+            except ValidationError as error:
+                problem = first_problem(error, otherwise="the row")
+                raise DatasetError(f"{self.name}: task {task.id}: {problem}") from error
+            except DatasetError as error:
+                raise DatasetError(f"{self.name}: task {task.id}: {error}") from error
+            rows.append(row)
+        if left_out:
+            log.warning("tasks_left_out", source=self.name, tasks=left_out, reason="no annotation, or no agreement")
+        return tuple(rows)
+
+    def _label(self, task: _Task) -> int | None:
+        """What all who have annotated a task say; None if there is nobody, or no agreement."""
+        said = {self._verdict(annotation) for annotation in task.annotations if not annotation.was_cancelled}
+        return said.pop() if len(said) == 1 else None
+
+    def _verdict(self, annotation: _Annotation) -> int:
+        roadwork, clear = self._settings.roadwork, self._settings.clear
+        for result in annotation.result:
+            odd = [name for name in result.names if name not in (*roadwork, *clear)]
+            # A label of a region may be any other object; a choice is about the whole picture.
+            if odd and result.type == "choices":
+                raise DatasetError(f"the choice {odd[0]!r} is neither in the setting roadwork nor in clear")
+        return int(any(name in roadwork for result in annotation.result for name in result.names))
+
+    def _row(self, task: _Task, label: int, paths: ImagePaths) -> Row:
+        image = task.data.get(self._settings.image_key)
+        if not isinstance(image, str):
+            there = ", ".join(sorted(task.data)) or "nothing"
+            raise DatasetError(f"has no {self._settings.image_key!r} in its data, but {there}: set image_key")
+        inside = self._found(image, paths)
+        path = f"{self._prefix}/{inside}"
+        if path in self.pictures:
+            raise DatasetError(f"the image {image!r} is in two tasks")
+        self.pictures[path] = self._images / inside
+        about = {name: text for name, text in said_of(task.data).items() if name != self._settings.image_key}
+        return Row(image=path, label=label, group=path, source=self._prefix, metadata=about)
+
+    @staticmethod
+    def _found(image: str, paths: ImagePaths) -> str:
+        """The file of a task, for what Label Studio calls it."""
+        parts = urlsplit(image)
+        if parts.path.startswith(LOCAL_FILES):
+            return paths.find(parse_qs(parts.query).get("d", [""])[0])
+        if not parts.path.startswith(UPLOADS):
+            return paths.find(image)
+        uploaded = unquote(parts.path.rpartition("/")[2])
+        try:
+            return paths.find(uploaded)
+        except DatasetError:
+            return paths.find(UPLOADED.sub("", uploaded, count=1))
