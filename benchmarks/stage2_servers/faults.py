@@ -48,7 +48,7 @@ def always(reply: bytes | None) -> Callable[[Handler], Fake]:
 
 def giving(values: list[float], version: str = "1") -> Callable[[Handler], Fake]:
     """Answers all images with these numbers."""
-    gives = classifier(lambda _: {"probability": np.float32(values)})
+    gives = classifier(lambda _: {"probability": np.array(values, np.float32)})
 
     def make(knows: Handler) -> Fake:
         def answer(asked: Asked) -> bytes | None:

@@ -29,7 +29,7 @@ def pictures(colour: tuple[int, int, int], count: int, seed: int = 0) -> list[by
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(count):
-        pixels = np.int16(colour) + rng.integers(-12, 13, (SIZE_PX, SIZE_PX, 3))
+        pixels = np.array(colour, np.int16) + rng.integers(-12, 13, (SIZE_PX, SIZE_PX, 3))
         buffer = io.BytesIO()
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=75)
         found.append(buffer.getvalue())

@@ -77,7 +77,7 @@ def test_no_import_goes_round_in_a_circle() -> None:
 
 def test_tests_stand_where_the_code_does() -> None:
     rooms = {path.parent.relative_to(ROOT) for path in [*SOURCES, *(ROOT / "benchmarks").rglob("*.py")]}
-    beside = {Path("architecture"), Path("support"), Path("typing"), Path("examples"), Path()}
+    beside = {Path("architecture"), Path("support"), Path("typing"), Path("examples"), Path("deploy"), Path()}
     tested = {path.parent.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("*.py")}
     # Engines of other machines are tested through all of `engines.live`, and have a fake GPU to themselves.
     assert tested - rooms - beside == {Path("engines/live/machines")}
