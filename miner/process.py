@@ -27,6 +27,7 @@ from engines.store.store import Store
 from miner.admin.live_miner import Axon, LiveMiner
 from miner.admin_endpoint import open_admin, open_metrics
 from miner.answering.cascade import Cascade
+from miner.answering.handoff import HandOff
 from miner.answering.journal import Journal
 from miner.answering.record import Observer
 from miner.axon.app import AxonApp
@@ -43,16 +44,11 @@ from miner.settings import MinerSettings
 from miner.signals import stop_before_ready, stop_or_reload
 from miner.start_checks import held_state, out_of_reach, published_ip
 from stage1.errors import CascadeError, Stage1Error
-from stage2_bridge.bridge import Bridge
-from stage2_bridge.servers.open_server import servers_of
-from stage2_bridge.servers.preferred import PreferredServers
 
 log = structlog.get_logger(__name__)
 
 # For the requests in flight; longer where `requests.deadline_s` is.
 DRAIN_S = 7.0
-# For a model that is loaded by its first request.
-STAGE2_START_S = 60.0
 # Between two times at which freed memory is returned to the system; each takes some milliseconds of another thread.
 GIVE_BACK_S = 10.0
 # Threads of these pools are not waited for any longer at the end of the process.
@@ -128,7 +124,7 @@ async def _run(
         stack.callback(journal.close)
         metrics = open_metrics(settings.admin)
         observers: tuple[Observer, ...] = (journal,) if metrics is None else (journal, metrics)
-        cascade, bridge = await _cascade(settings, follower, batcher, observers, degraded, stack)
+        cascade, hand_off = await _cascade(settings, follower, batcher, observers, degraded, stack)
         counts = ReplyCounts(None if metrics is None else metrics.on_reply)
         served = identities(settings, list(ours), snapshot, answer=cascade.answer, on_reply=counts.add, tally=tally)
         await checked
@@ -141,7 +137,7 @@ async def _run(
             axons={one.address: Axon(one.server, partial(_in_flight, one.app)) for one in served},
             follower=follower,
             batcher=batcher,
-            bridge=bridge,
+            bridge=hand_off.bridge,
             replies=counts.replies,
             auth_modes=counts.auth_modes,
             tallies={"refused": tally, "degraded": degraded, "journal_failed": journal_failed},
@@ -157,7 +153,7 @@ async def _run(
         nightly.start()
         if retrain_now:
             nightly.trigger()
-        reloads = stop_or_reload(stop, follower, _reload(settings, read_again, served, watch, nightly))
+        reloads = stop_or_reload(stop, follower, _reload(settings, read_again, served, watch, nightly, hand_off))
         stack.push_async_callback(_end_all, reloads)
         cold = None if started is None else round(time.monotonic() - started, 3)
         for identity in served:
@@ -245,20 +241,17 @@ async def _cascade(
     observers: tuple[Observer, ...],
     degraded: Tally,
     stack: AsyncExitStack,
-) -> tuple[Cascade, Bridge]:
+) -> tuple[Cascade, HandOff]:
     try:
         await follower.start()
-        client = servers_of(settings.stage2) if settings.stage2.all_servers else None
+        hand_off = HandOff(settings.stage2, settings.state)
     except (EngineError, Stage1Error) as error:
         raise StartError(str(error)) from error
-    if client is None:
-        log.warning("no_stage2", consequence="deferred images are answered with Stage-1's calibrated probability")
-    stage2 = settings.stage2
-    bridge = Bridge(client, max_in_flight=stage2.max_in_flight, max_waiting=stage2.max_waiting, clock=time.monotonic)
+    stack.push_async_callback(hand_off.close)
     cascade = Cascade(
         follower.slot,
         batcher,
-        bridge,
+        hand_off.bridge,
         observers=observers,
         engine=settings.engine,
         clock=time.monotonic,
@@ -266,21 +259,10 @@ async def _cascade(
         tally=degraded,
     )
     stack.push_async_callback(cascade.close)
-    if client is not None:
-        # Not waited for: a server may come up after the miner, and Stage-1 answers until then.
-        looking = asyncio.create_task(_look_at_stage2(client))
-        # Before the client closes, or it would blame the server for that.
-        stack.push_async_callback(_end, looking)
-    return cascade, bridge
-
-
-async def _look_at_stage2(servers: PreferredServers) -> None:
-    """Tell at the start, and not with the first request, which servers would not answer as the settings say."""
-    for name, told in (await servers.check(STAGE2_START_S)).items():
-        if isinstance(told, Exception):
-            log.warning("stage2_server_fails", server=name, reason=str(told), remedy="see `cascade stage2 check`")
-        else:
-            log.info("stage2_server", server=name, told=told)
+    hand_off.begin()
+    # Before the servers are closed, or it would blame them for that.
+    stack.push_async_callback(hand_off.end)
+    return cascade, hand_off
 
 
 def _watch(
@@ -337,6 +319,7 @@ def _reload(
     served: Sequence[Identity],
     watch: ChainWatch,
     nightly: NightlyJob,
+    hand_off: HandOff,
 ) -> SettingsReload:
     async def logs(wanted: MinerSettings) -> None:
         configure_logging(wanted.log.level, wanted.log.json_lines)
@@ -349,5 +332,10 @@ def _reload(
     async def night(wanted: MinerSettings) -> None:
         await nightly.change(wanted.retrain, wanted.night)
 
-    takers = {("log",): logs, ("access", "requests"): rules, ("retrain", "night"): night}
+    async def stage2(wanted: MinerSettings) -> None:
+        await hand_off.change(wanted.stage2)
+        # Of the time that a request has, a part is kept for an answer without it.
+        await rules(wanted)
+
+    takers = {("log",): logs, ("access", "requests"): rules, ("retrain", "night"): night, ("stage2",): stage2}
     return SettingsReload(settings, read_again or (lambda: settings), takers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 
 import structlog
 
@@ -45,24 +46,15 @@ class SettingsReload:
             return []
         taken: list[str] = []
         refused: list[str] = []
-        for sections, take in self._takers.items():
-            changed = self._changed(wanted, sections)
-            if not changed:
-                continue
-            try:
-                mixed = self._in_force.with_sections({section: getattr(wanted, section) for section in sections})
-            except SettingsError as error:
+        left = set(self._takers)
+        while unfit := await self._round(wanted, left, taken, refused):
+            if unfit.keys() == left:
                 # They fit what else is wanted, which needs a restart.
-                log.error("settings_not_taken", sections=changed, reason=str(error), consequence="the old ones stay")
-                continue
-            try:
-                await take(mixed)
-            except (CascadeError, OSError) as error:
-                log.error("settings_not_taken", sections=changed, reason=str(error), consequence="the old ones stay")
-                refused += changed
-                continue
-            self._in_force = mixed
-            taken += changed
+                for sections, why in unfit.items():
+                    _tell_refused(self._changed(wanted, sections), why)
+                break
+            # What does not fit may fit what was taken over meanwhile.
+            left = set(unfit)
         if taken:
             log.info("settings_taken", sections=taken)
         # A start would refuse what was refused here.
@@ -70,5 +62,33 @@ class SettingsReload:
             log.warning("settings_need_restart", sections=waiting, remedy="restart the miner to have them take effect")
         return taken
 
+    async def _round(
+        self, wanted: MinerSettings, asked: AbstractSet[tuple[str, ...]], taken: list[str], refused: list[str]
+    ) -> dict[tuple[str, ...], str]:
+        """Hand what changed to these takers, and note the sections; why some of them do not fit those in force."""
+        unfit: dict[tuple[str, ...], str] = {}
+        for sections, take in self._takers.items():
+            changed = self._changed(wanted, sections) if sections in asked else []
+            if not changed:
+                continue
+            try:
+                mixed = self._in_force.with_sections({section: getattr(wanted, section) for section in sections})
+            except SettingsError as error:
+                unfit[sections] = str(error)
+                continue
+            try:
+                await take(mixed)
+            except (CascadeError, OSError) as error:
+                _tell_refused(changed, str(error))
+                refused += changed
+                continue
+            self._in_force = mixed
+            taken += changed
+        return unfit
+
     def _changed(self, wanted: MinerSettings, sections: Iterable[str]) -> list[str]:
         return [one for one in sections if getattr(wanted, one) != getattr(self._in_force, one)]
+
+
+def _tell_refused(sections: list[str], why: str) -> None:
+    log.error("settings_not_taken", sections=sections, reason=why, consequence="the old ones stay")

@@ -10,12 +10,73 @@ from stage1.artifacts import sha256_json
 from stage1.errors import CascadeError
 
 
+class Outcome(StrEnum):
+    """What became of a hand-off; all but the first leave the answer to Stage-1.
+
+    `busy` had no turn in time, `budget` would have cost more than there is, `absent` has no Stage-2.
+    """
+
+    ANSWERED = "answered"
+    TIMEOUT = "timeout"
+    BUSY = "busy"
+    ERROR = "error"
+    BUDGET = "budget"
+    ABSENT = "absent"
+
+
 class Stage2Error(CascadeError):
-    """Stage-2 could not answer this image."""
+    """Stage-2 could not answer this image.
+
+    Attributes:
+        outcome: what becomes of the hand-off.
+    """
+
+    outcome = Outcome.ERROR
 
 
 class ImageRefused(Stage2Error):
     """Stage-2 could not answer this image, and the image is to blame; of the server it says nothing."""
+
+
+class TooSlow(Stage2Error):
+    """A server gave no answer in the time that it had."""
+
+    outcome = Outcome.TIMEOUT
+
+
+class Congested(Stage2Error):
+    """There is no time to send this image, because too much is sent already."""
+
+    outcome = Outcome.BUSY
+
+
+class OverBudget(Stage2Error):
+    """What this image would cost is kept for others, or is not there."""
+
+    outcome = Outcome.BUDGET
+
+
+class Stage2Gone(Stage2Error):
+    """The last server was taken away while this image waited for it."""
+
+    outcome = Outcome.ABSENT
+
+
+class MeteredProbability(float):
+    """A probability, and the tokens that it took.
+
+    Args:
+        probability: in [0, 1].
+        tokens: of the question and of the answer.
+    """
+
+    tokens: int
+
+    def __new__(cls, probability: float, tokens: int) -> Self:
+        """See the class."""
+        made = super().__new__(cls, probability)
+        made.tokens = tokens
+        return made
 
 
 class NamedProbability(float):
@@ -71,7 +132,10 @@ class Stage2Client(Protocol):
         ...
 
     async def ask(self, content: bytes, timeout_s: float) -> float:
-        """Probability of roadwork in an encoded image; a `NamedProbability` where one of several servers gives it.
+        """Probability of roadwork in an encoded image.
+
+        It is a `NamedProbability` where one of several servers gives it, and a `MeteredProbability` where the server
+        says how many tokens it took.
 
         Args:
             content: the image as it arrived.
@@ -116,13 +180,37 @@ class ServerStatus:
 
     Attributes:
         name: of it.
-        state: `closed` where it is asked, `open` where it is left alone, `half_open` where it is tried; `full`.
+        state: `closed` where it is asked, `open` where it is left alone, `half_open` where it is tried; `full`;
+            `resting` where it asked for a pause; `down` where it did not answer a probe, and is asked last.
         in_flight: requests under way.
     """
 
     name: str
     state: str
     in_flight: int
+
+
+@dataclass(frozen=True)
+class BudgetStatus:
+    """How a budget stands.
+
+    Attributes:
+        unit: `calls` or `money`.
+        limit: of a period, in that unit.
+        period_s: length of the period, in seconds.
+        available: what could be spent at this moment.
+        spent: all that was, since the budget's file began; what is set aside for calls under way is in it.
+        share: of the hand-offs, that can be afforded at the present traffic, in [0, 1].
+        least_gain: an image is handed on if the expected gain in accuracy is at least this.
+    """
+
+    unit: str
+    limit: float
+    period_s: float
+    available: float
+    spent: float
+    share: float
+    least_gain: float
 
 
 @runtime_checkable
@@ -134,15 +222,30 @@ class SeveralServers(Protocol):
         """In order of preference."""
         ...
 
+    @property
+    def budget(self) -> BudgetStatus | None:
+        """How much may be spent; None without a budget."""
+        ...
 
-class Outcome(StrEnum):
-    """What became of a hand-off."""
+    @property
+    def hedges(self) -> dict[str, int]:
+        """How often a second server was asked (`begun`), and how often it was the first to answer (`won`)."""
+        ...
 
-    ANSWERED = "answered"
-    TIMEOUT = "timeout"
-    BUSY = "busy"
-    ERROR = "error"
-    ABSENT = "absent"
+    async def ask(self, content: bytes, timeout_s: float, *, probability: float | None = None) -> float:
+        """See `Stage2Client.ask`.
+
+        Args:
+            content: the image as it arrived.
+            timeout_s: time after which nobody waits for the answer any more.
+            probability: Stage-1's calibrated probability of roadwork, by which a budget knows what an answer is worth;
+                None for one that is worth the most.
+        """
+        ...
+
+    async def probe(self) -> None:
+        """Ask the servers that nobody has asked of late whether they are there; for one call after the other."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -154,9 +257,13 @@ class Verdict:
         probability: Stage-2's probability of roadwork, None unless answered.
         latency_ms: time spent in the bridge.
         server: name of the server that answered; of the client if nobody did, empty if there is none.
+        reason: why there is no answer, for a person; empty if there is one.
+        cached: whether it is the verdict of another call on the same bytes.
     """
 
     outcome: Outcome
     probability: float | None
     latency_ms: float
     server: str
+    reason: str = ""
+    cached: bool = False

@@ -10,7 +10,10 @@ from pydantic import AfterValidator, Field, model_validator
 
 from stage1.preprocess import PreprocessSettings
 from stage1.settings import Section, UserPath
+from stage2_bridge.protection.settings import FEWEST_CALLS, BudgetSettings, CacheSettings, HedgeSettings
 
+# Images at a time at an engine of this process, which computes them one after the other.
+ENGINE_CALLS = 16
 WRITE_URL = "write http://HOST:PORT or https://HOST"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,40}$")]
 
@@ -37,7 +40,26 @@ def _address(url: str) -> str:
 Url = Annotated[str, AfterValidator(_address)]
 
 
-class EngineServer(Section):
+class _AnyServer(Section):
+    """What every kind of server has.
+
+    Attributes:
+        equal: as good as the server before it in the list: of equals the one with fewer requests under way is asked.
+        free: its calls do not count against `stage2.budget`.
+        price_a_call: what a call costs, in the unit of `stage2.budget.money`.
+    """
+
+    equal: bool = False
+    free: bool = False
+    price_a_call: float = Field(default=0.0, ge=0)
+
+    @property
+    def dearest_call(self) -> float:
+        """The most that one call costs; 0 where no price is given."""
+        return self.price_a_call
+
+
+class EngineServer(_AnyServer):
     """A larger engine in this process.
 
     Attributes:
@@ -53,7 +75,7 @@ class EngineServer(Section):
     threads: int | None = Field(default=None, ge=1)
 
 
-class _RemoteServer(Section):
+class _RemoteServer(_AnyServer):
     """A server that is asked over HTTP.
 
     Attributes:
@@ -153,6 +175,8 @@ class OpenAiServer(_RemoteServer):
         both_orders: ask with each of the two answers first and take the mean, which costs twice as much.
         max_tokens: of an answer; by default one with log-probabilities and a few without. A model that reasons before
             it answers needs more.
+        price_per_1000_tokens: what a thousand tokens cost, of the question and of the answer.
+        most_tokens: of one call; so many are set aside before it, and what it used is settled after it.
     """
 
     kind: Literal["openai"] = "openai"
@@ -160,6 +184,14 @@ class OpenAiServer(_RemoteServer):
     constrained: bool = False
     both_orders: bool = False
     max_tokens: int | None = Field(default=None, ge=1, le=100_000)
+    price_per_1000_tokens: float = Field(default=0.0, ge=0)
+    most_tokens: int = Field(default=4096, ge=1)
+
+    @property
+    def dearest_call(self) -> float:
+        """See `_AnyServer.dearest_call`; an image that is asked about in both orders takes two calls."""
+        one = self.price_a_call + self.price_per_1000_tokens * self.most_tokens / 1000
+        return 2 * one if self.both_orders else one
 
 
 Server = Annotated[EngineServer | KserveServer | DetectorServer | OpenAiServer, Field(discriminator="kind")]
@@ -172,17 +204,27 @@ class Stage2Settings(Section):
         engine: directory of a larger engine in this process; short for one server of that kind.
         threads: intra-op threads of that engine.
         servers: in order of preference; a later one is asked where the earlier ones fail or are full.
-        max_in_flight: hand-offs at a time.
+        max_in_flight: hand-offs at a time; None for as many as the servers take together.
         max_waiting: hand-offs that wait for one to end, while there is time left for an answer.
         reserve_s: time kept before the deadline to answer without Stage-2.
+        max_image_bytes_a_second: of all images together that are sent to servers elsewhere; None for any.
+        probe_s: a server that was not asked for so long is asked whether it is there; 0 for never.
+        hedge: a second server for what takes long.
+        budget: how much Stage-2 may be asked; None for any.
+        cache: verdicts that are used again.
     """
 
     engine: UserPath | None = None
     threads: int | None = Field(default=None, ge=1)
     servers: tuple[Server, ...] = ()
-    max_in_flight: int = Field(default=16, ge=1)
+    max_in_flight: int | None = Field(default=None, ge=1)
     max_waiting: int = Field(default=256, ge=0)
     reserve_s: float = Field(default=0.25, ge=0)
+    max_image_bytes_a_second: int | None = Field(default=None, ge=1024)
+    probe_s: float = Field(default=15.0, ge=0)
+    hedge: HedgeSettings = HedgeSettings()
+    budget: BudgetSettings | None = None
+    cache: CacheSettings = CacheSettings()
 
     @property
     def all_servers(self) -> tuple[EngineServer | KserveServer | DetectorServer | OpenAiServer, ...]:
@@ -191,9 +233,45 @@ class Stage2Settings(Section):
             return self.servers
         return (EngineServer(directory=self.engine, threads=self.threads), *self.servers)
 
+    @property
+    def is_asked(self) -> bool:
+        """Whether there is a Stage-2: a server, and a budget that is not 0."""
+        return bool(self.all_servers) and (self.budget is None or self.budget.limit > 0)
+
+    @property
+    def hand_offs(self) -> int:
+        """Hand-offs at a time."""
+        return self.max_in_flight or sum(self.calls_at_a_time(one) for one in self.all_servers) or 1
+
+    def calls_at_a_time(self, server: Server) -> int:
+        """Images that one server takes at a time."""
+        if isinstance(server, EngineServer):
+            return self.max_in_flight or ENGINE_CALLS
+        return server.connections * (server.max_batch if isinstance(server, KserveServer | DetectorServer) else 1)
+
     @model_validator(mode="after")
     def _named_once(self) -> Self:
         twice = [name for name, count in Counter(one.name for one in self.all_servers).items() if count > 1]
         if twice:
             raise ValueError(f"two servers have the name {twice[0]!r}: give each its own")
+        return self
+
+    @model_validator(mode="after")
+    def _affordable(self) -> Self:
+        budget = self.budget
+        if budget is None or budget.unit != "money" or not budget.limit:
+            return self
+        for one in self.all_servers:
+            if one.free:
+                continue
+            if not one.dearest_call:
+                raise ValueError(
+                    f"budget.money is given and server {one.name!r} has no price: set its price_a_call"
+                    f"{', or price_per_1000_tokens' if isinstance(one, OpenAiServer) else ''}, or free = true"
+                )
+            if FEWEST_CALLS * one.dearest_call > budget.limit:
+                raise ValueError(
+                    f"budget.money is {budget.limit:g} and a call to {one.name!r} may cost {one.dearest_call:g}: give "
+                    f"the price of at least {FEWEST_CALLS} calls, or 0 for Stage-1 alone"
+                )
         return self

@@ -33,6 +33,17 @@ class Slots:
         """How many wait for one of them to end."""
         return self._waiting
 
+    def resize(self, most: int, most_waiting: int) -> None:
+        """Have other bounds from now on; who is beyond them already stays.
+
+        Args:
+            most: hand-offs at a time.
+            most_waiting: how many wait.
+        """
+        self._most, self._most_waiting = most, most_waiting
+        while self._taken < self._most and self._call_next():
+            self._taken += 1
+
     async def take(self, turn: float, patience_s: float) -> bool:
         """Wait for a slot.
 
@@ -72,9 +83,14 @@ class Slots:
 
     def give_back(self) -> None:
         """A hand-off has ended; the next one may begin."""
+        if self._taken > self._most or not self._call_next():
+            self._taken -= 1
+
+    def _call_next(self) -> bool:
+        """Hand a slot to who waits for one; whether anybody does."""
         while self._queue:
             *_, called = heapq.heappop(self._queue)
             if not called.done():
                 called.set_result(None)
-                return
-        self._taken -= 1
+                return True
+        return False

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from engines.machine.tally import Tally
 from miner.admin.live_miner import LiveMiner
 from miner.admin.readiness import conditions
+from stage2_bridge.client import BudgetStatus
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
 Read = Callable[[], Iterable[Metric]]
@@ -163,6 +164,47 @@ def stage2(miner: LiveMiner) -> Iterator[Metric]:
     under_way = {(one.name,): one.in_flight for one in stats.servers}
     yield _gauge("cascade_stage2_server_in_flight", "Requests to a Stage-2 server under way.", under_way, "server")
     yield _gauge("cascade_stage2_waiting", "Images that wait for a hand-off to end.", _one(stats.waiting))
+    yield _counter("cascade_stage2_failures", "Failures of Stage-2, by kind of error.", _by(stats.failures), "error")
+    yield _counter(
+        "cascade_stage2_shared",
+        "Hand-offs that took the verdict of another call on the same bytes, which was `finished` or `under_way`.",
+        _by(stats.cached),
+        "call",
+    )
+    yield _counter(
+        "cascade_stage2_hedges",
+        "Second servers that were asked (`begun`), and those that answered first (`won`).",
+        _by(stats.hedges),
+        "did",
+    )
+    yield from _budget(stats.budget)
+
+
+def _budget(budget: BudgetStatus | None) -> Iterator[Metric]:
+    """The budget of Stage-2; nothing without one."""
+    unit = () if budget is None else (budget.unit,)
+    known = {} if budget is None else {"limit": budget.limit, "available": budget.available}
+    amounts = {(name, *unit): value for name, value in known.items()}
+    yield _gauge(
+        "cascade_stage2_budget",
+        "Budget of a period (`limit`) and what could be spent now (`available`).",
+        amounts,
+        "what",
+        "unit",
+    )
+    spent = {} if budget is None else {unit: budget.spent}
+    yield _counter(
+        "cascade_stage2_budget_spent",
+        "What calls to Stage-2 cost, with what is set aside for those under way.",
+        spent,
+        "unit",
+    )
+    share = None if budget is None else budget.share
+    yield _gauge("cascade_stage2_budget_affordable_ratio", "Share of the hand-offs that can be afforded.", _one(share))
+    least = None if budget is None else budget.least_gain
+    yield _gauge(
+        "cascade_stage2_budget_least_gain", "Expected gain in accuracy from which an image is handed on.", _one(least)
+    )
 
 
 def bundle(miner: LiveMiner) -> Iterator[Metric]:

@@ -46,6 +46,7 @@ class Stage1Result:
         probability: calibrated probability.
         answer: what is answered if Stage-2 has nothing to say.
         content: the image's bytes.
+        image_sha256: their hash.
     """
 
     action: Action
@@ -56,6 +57,7 @@ class Stage1Result:
     probability: float
     answer: float
     content: bytes
+    image_sha256: str
 
 
 class _Inference:
@@ -64,12 +66,13 @@ class _Inference:
     Attributes:
         lease: of the bundle that it is done with.
         content: the image's bytes, once they are decoded.
+        image_sha256: their hash.
         outputs: of Stage-1; cancelled by a request that is given up.
     """
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
-        self.content = b""
+        self.content, self.image_sha256 = b"", ""
         self.outputs: Future[Stage1Outputs] = Future()
 
     def fail(self, error: BaseException) -> None:
@@ -152,9 +155,15 @@ class Cascade:
             stage1_ms = (self._clock() - started) * 1e3
             answer = stage1.answer
             if stage1.action is Action.DEFER:
-                until, turn = request.deadline.stage2_until, request.deadline.arrived
-                verdict = await self._bridge.ask(stage1.content, until, turn=turn)
+                verdict = await self._bridge.ask(
+                    stage1.content,
+                    request.deadline.stage2_until,
+                    turn=request.deadline.arrived,
+                    probability=stage1.probability,
+                    digest=stage1.image_sha256,
+                )
                 answer = stage1.answer if verdict.probability is None else verdict.probability
+                why = verdict.reason or why
         except ImageError as error:
             log.debug("not_an_image", request_id=request.request_id, reason=str(error))
             self._undecodable.add("not_decoded", str(error), request_id=request.request_id, hotkey=request.hotkey)
@@ -208,7 +217,7 @@ class Cascade:
             raise
         work.add_done_callback(lambda done: self._drop(request, inference) if done.cancelled() else None)
         outputs = await asyncio.wrap_future(inference.outputs)
-        return _decided(lease, outputs, inference.content)
+        return _decided(lease, outputs, inference)
 
     def _infer(self, request: Request, inference: _Inference) -> None:
         """In a worker: decode the image, and hand it to the batcher, without a detour by the event loop."""
@@ -216,6 +225,7 @@ class Cascade:
         try:
             if not inference.outputs.cancelled():
                 inference.content, pixels = self._decoded(lease, request.image_b64)
+                inference.image_sha256 = hashlib.sha256(inference.content).hexdigest()
                 batch = self._batcher.submit(lease, pixels, deadline=request.deadline.due, priority=request.priority)
         except BaseException as error:  # noqa: BLE001  whoever waits hears of it
             inference.fail(error)
@@ -266,6 +276,8 @@ class Cascade:
             stage2_probability=None if verdict is None else verdict.probability,
             stage2_server=None if verdict is None or verdict.probability is None else verdict.server,
             stage2_ms=None if verdict is None else verdict.latency_ms,
+            stage2_reason=(verdict.reason or None) if verdict is not None else None,
+            stage2_cached=(verdict.cached or None) if verdict is not None else None,
             total_ms=(self._clock() - started) * 1e3,
             **seen,
         )
@@ -274,7 +286,7 @@ class Cascade:
 def _seen(stage1: Stage1Result) -> dict[str, Any]:
     """What a record says of an image that Stage-1 saw."""
     return {
-        "image_sha256": hashlib.sha256(stage1.content).hexdigest(),
+        "image_sha256": stage1.image_sha256,
         "action": stage1.action,
         "level": stage1.level.name,
         "review": stage1.level is Level.AMBIGUOUS,
@@ -286,7 +298,7 @@ def _seen(stage1: Stage1Result) -> dict[str, Any]:
     }
 
 
-def _decided(lease: Lease, outputs: Stage1Outputs, content: bytes) -> Stage1Result:
+def _decided(lease: Lease, outputs: Stage1Outputs, inference: _Inference) -> Stage1Result:
     bundle = lease.bundle
     decisions = bundle.policy.decide(outputs)
     probability = bundle.calibrator.probability(outputs)
@@ -298,7 +310,8 @@ def _decided(lease: Lease, outputs: Stage1Outputs, content: bytes) -> Stage1Resu
         select_score=float(outputs.select_score[0]),
         probability=float(probability[0]),
         answer=float(answer_probability(probability, decisions)[0]),
-        content=content,
+        content=inference.content,
+        image_sha256=inference.image_sha256,
     )
 
 
@@ -316,6 +329,7 @@ def _log(record: RequestRecord) -> None:
         bundle=record.bundle,
         generation=record.generation,
         stage2=record.stage2,
+        stage2_reason=record.stage2_reason,
         degraded=record.degraded,
         ms=round(record.total_ms, 1),
     )

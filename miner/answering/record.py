@@ -40,6 +40,8 @@ class RequestRecord(BaseModel):
         stage2_probability: Stage-2's probability.
         stage2_server: name of the server that gave it.
         stage2_ms: the hand-off, from the wait for its turn to its end.
+        stage2_reason: why it ended without a verdict, for a person.
+        stage2_cached: it took what came of another hand-off of the same bytes.
         stage1_ms: decoding and Stage-1, the wait for a worker included.
         total_ms: from arrival to answer.
     """
@@ -68,6 +70,8 @@ class RequestRecord(BaseModel):
     stage2_probability: float | None = None
     stage2_server: str | None = None
     stage2_ms: float | None = None
+    stage2_reason: str | None = None
+    stage2_cached: bool | None = None
     stage1_ms: float | None = None
     total_ms: float
 

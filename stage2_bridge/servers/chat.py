@@ -16,7 +16,7 @@ from engines.errors import RemoteError
 from engines.remote import http as remote
 from engines.remote.http import JSON_AT_ONCE_BYTES, made
 from stage1.errors import SettingsError
-from stage2_bridge.client import ServerIdentity, Stage2Error
+from stage2_bridge.client import MeteredProbability, ServerIdentity, Stage2Error
 from stage2_bridge.sample_image import black_image
 from stage2_bridge.servers.answers import Completion, spoken, yes_share
 from stage2_bridge.servers.dialect import CHOICE, INSTEAD, LOGPROBS, blamed, body
@@ -32,6 +32,8 @@ QUESTION = (
 )
 # So many tokens have less, with twenty others beside each, and reading it takes the event loop milliseconds.
 MOST_BYTES = 2**18
+# The first status of a server that is not there, or not well.
+FAILS = 500
 
 
 class ChatClient:
@@ -70,7 +72,7 @@ class ChatClient:
             ImageRefused: the answer is neither yes nor no, nor a probability; an image with words in it can do that.
         """
         if self._settings.both_orders and (both := await self.ask_in_both_orders(content, timeout_s)) is not None:
-            return sum(both) / 2
+            return _mean(both)
         return await self._asked(self._questions[0], content, timeout_s)
 
     async def ask_in_both_orders(self, content: bytes, timeout_s: float) -> tuple[float, float] | None:
@@ -117,6 +119,16 @@ class ChatClient:
             flags=[list(one) for one in facts.flags],
         )
 
+    async def probe(self, timeout_s: float) -> None:
+        """See `Probed.probe`: asks for the list of models; a server without one is there too."""
+        try:
+            await remote.ask(
+                self._http, "GET", f"{self._url.removesuffix('/chat/completions')}/models", timeout_s=timeout_s
+            )
+        except RemoteError as error:
+            if error.status is None or error.status >= FAILS:
+                raise
+
     async def close(self) -> None:
         """See `Stage2Client.close`."""
         await self._http.aclose()
@@ -126,7 +138,10 @@ class ChatClient:
         return self._settings.constrained and CHOICE not in self._without
 
     async def _asked(self, question: str, content: bytes, timeout_s: float) -> float:
-        return self._read(await self._completion(question, content, min(self._settings.timeout_s, timeout_s)))
+        completion = await self._completion(question, content, min(self._settings.timeout_s, timeout_s))
+        found, usage = self._read(completion), completion.usage
+        tokens = 0 if usage is None else usage.prompt_tokens + usage.completion_tokens
+        return MeteredProbability(found, tokens) if tokens else found
 
     def _read(self, completion: Completion) -> float:
         choice = completion.choices[0]
@@ -180,6 +195,14 @@ class ChatClient:
                 self._without |= unknown_parts
                 log.warning("stage2_server_lacks", server=self.name, parts=sorted(unknown_parts))
             return reply.read(Completion, f"{self._url}: the reply is no chat completion")
+
+
+def _mean(both: tuple[float, float]) -> float:
+    first, second = both
+    mean = (first + second) / 2
+    if isinstance(first, MeteredProbability) and isinstance(second, MeteredProbability):
+        return MeteredProbability(mean, first.tokens + second.tokens)
+    return mean
 
 
 def _questions(settings: OpenAiServer) -> tuple[str, ...]:

@@ -108,6 +108,10 @@ class InferenceClient:
             **moves,
         )
 
+    async def probe(self, timeout_s: float) -> None:
+        """See `Probed.probe`: server and model say whether they are ready."""
+        await self._server.check_ready(timeout_s)
+
     async def close(self) -> None:
         """See `Stage2Client.close`."""
         await self._calls.close()

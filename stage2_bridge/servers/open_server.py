@@ -7,9 +7,13 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 
+from engines.store.file_names import CALIBRATOR, ENGINE, PREPROCESS
 from stage1.errors import SettingsError
 from stage2_bridge.client import Stage2Client
 from stage2_bridge.protection.breaker import Breaker
+from stage2_bridge.protection.budget.budget import Budget, Cost
+from stage2_bridge.protection.byte_rate import ByteRate
+from stage2_bridge.protection.settings import BudgetSettings
 from stage2_bridge.servers.local_engine import LocalEngineClient
 from stage2_bridge.servers.preferred import Checked, Member, PreferredServers
 from stage2_bridge.servers.refusal_watch import RefusalWatch
@@ -22,39 +26,107 @@ from stage2_bridge.settings import (
     Stage2Settings,
 )
 
+# Of a classifier or detector at the start: two images alone, and both in one call.
+CHECK_CALLS = 3
 
-def open_server(settings: Stage2Settings, clock: Callable[[], float] = time.monotonic) -> Stage2Client | None:
-    """The client of the Stage-2 servers, None if the settings name none. Sends nothing to any of them yet.
+
+def open_server(
+    settings: Stage2Settings, clock: Callable[[], float] = time.monotonic, budget: Budget | None = None
+) -> Stage2Client | None:
+    """The client of the Stage-2 servers, None if none is to be asked. Sends nothing to any of them yet.
 
     Args:
         settings: of the servers.
         clock: monotonic time in seconds.
+        budget: pays for calls; see `miner.answering.handoff`.
 
     Raises:
         engines.errors.BundleRefused: the engine in this process cannot be loaded.
         stage1.errors.ArtifactError: a file of it is missing or damaged.
         SettingsError: a key or a prompt cannot be read.
     """
-    return servers_of(settings, clock) if settings.all_servers else None
+    return servers_of(settings, clock, budget) if settings.is_asked else None
 
 
-def servers_of(settings: Stage2Settings, clock: Callable[[], float] = time.monotonic) -> PreferredServers:
-    """All servers of the settings, as one client; see `open_server`."""
+def servers_of(
+    settings: Stage2Settings,
+    clock: Callable[[], float] = time.monotonic,
+    budget: Budget | None = None,
+    before: PreferredServers | None = None,
+) -> PreferredServers:
+    """All servers of the settings, as one client; see `open_server`.
+
+    Args:
+        settings: of the servers.
+        clock: monotonic time in seconds.
+        budget: pays for calls.
+        before: the servers that these take the place of. One of the same settings keeps its standing, and an engine of
+            the same files stays loaded.
+    """
+    old = {} if before is None else {member.client.name: member for member in before.members}
+    most_bytes = settings.max_image_bytes_a_second
+    rate = None if most_bytes is None else ByteRate(most_bytes, clock)
+    members = []
+    for one in settings.all_servers:
+        made_from = _made_from(one)
+        same = old.get(one.name)
+        if same is not None and same.made_from != made_from:
+            same = None
+        # A client over HTTP reads its key again.
+        kept = same.client if same is not None and isinstance(one, EngineServer) else None
+        cost = None if settings.budget is None else cost_of(one, settings.budget)
+        member = Member(
+            kept or _watched(one, clock, budget, cost),
+            same.breaker if same is not None else Breaker(clock),
+            settings.calls_at_a_time(one),
+            equal=one.equal,
+            cost=cost,
+            check_calls=0 if isinstance(one, EngineServer) else 1 if isinstance(one, OpenAiServer) else CHECK_CALLS,
+            rate=None if isinstance(one, EngineServer) else rate,
+            made_from=made_from,
+        )
+        members.append(member)
     return PreferredServers(
-        [Member(_watched(one, clock), Breaker(clock), _most(one, settings)) for one in settings.all_servers], clock
+        members, clock, budget=budget, hedge=settings.hedge, probe_s=settings.probe_s, before=before
     )
 
 
-def _watched(server: Server, clock: Callable[[], float]) -> Checked:
+def cost_of(server: Server, budget: BudgetSettings) -> Cost | None:
+    """What a call to a server costs by a budget; None for nothing."""
+    if server.free:
+        return None
+    times = 2 if isinstance(server, OpenAiServer) and server.both_orders else 1
+    if budget.unit == "calls":
+        return Cost(times)
+    if isinstance(server, OpenAiServer):
+        return Cost(times * server.price_a_call, server.price_per_1000_tokens / 1000, times * server.most_tokens)
+    return Cost(server.price_a_call)
+
+
+def dearest_call(settings: Stage2Settings) -> float:
+    """The most that one call of the settings costs, in the unit of their budget; 0 without one."""
+    if settings.budget is None:
+        return 0.0
+    costs = (cost_of(one, settings.budget) for one in settings.all_servers)
+    return max((cost.upper for cost in costs if cost is not None), default=0.0)
+
+
+def _made_from(server: Server) -> object:
+    """What a client is made from, the files of an engine among it."""
+    if not isinstance(server, EngineServer):
+        return server
+    files = (server.directory / name for name in (ENGINE, PREPROCESS, CALIBRATOR))
+    stats = (file.stat() if file.exists() else None for file in files)
+    return server, tuple(None if one is None else (one.st_ino, one.st_size, one.st_mtime_ns) for one in stats)
+
+
+def _watched(server: Server, clock: Callable[[], float], budget: Budget | None, cost: Cost | None) -> Checked:
     client = client_of(server)
-    return client if isinstance(server, EngineServer) else RefusalWatch(client, clock)
-
-
-def _most(server: Server, settings: Stage2Settings) -> int:
-    """Images at a time."""
     if isinstance(server, EngineServer):
-        return settings.max_in_flight
-    return server.connections * (server.max_batch if isinstance(server, KserveServer | DetectorServer) else 1)
+        return client
+    if budget is None or cost is None:
+        return RefusalWatch(client, clock)
+    return RefusalWatch(client, clock, is_paid=lambda: budget.claim(None).reserve(cost) is not None)
 
 
 def client_of(settings: Server) -> Checked:

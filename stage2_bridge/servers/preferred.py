@@ -6,88 +6,55 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple
 
 import structlog
 
 from engines.errors import EngineError, RemoteError
 from stage1.errors import Stage1Error
 from stage2_bridge.client import (
+    BudgetStatus,
     ImageRefused,
+    MeteredProbability,
     NamedProbability,
-    ServerIdentity,
+    OverBudget,
     ServerStatus,
-    Stage2Client,
     Stage2Error,
+    TooSlow,
 )
-from stage2_bridge.protection.breaker import Breaker, Call, State
+from stage2_bridge.protection.breaker import Call, State
+from stage2_bridge.protection.budget.budget import Budget, Claim, Reservation
+from stage2_bridge.protection.hedge import Hedge
+from stage2_bridge.protection.settings import HedgeSettings
+from stage2_bridge.servers.member import FULL, Checked, Member, Probed, in_order, ranks
+
+__all__ = ["Checked", "Member", "PreferredServers"]
 
 log = structlog.get_logger(__name__)
 
 # Before the one server that there is is asked again, if it does not say when.
 PAUSE_S = 0.05
+# A server may ask to be left alone, but not for ever.
+LONGEST_REST_S = 30.0
 # Of the time that an attempt was given: who is given up after it was too slow, and before it was not waited for.
 LATE_SHARE = 0.9
 # Callers choose their own deadlines. Who has no answer after less says nothing of the server.
 FAIR_S = 1.0
-FULL = "full"
 # What a server says that fails on one image, and one that fails on all. It is the image if another was answered so
 # short a time ago.
 FAILS, ANSWERS_S = 500, 5.0
 # Of replies that blame the request, which is an image that a caller chose.
 REFUSED = frozenset({400, 413, 415, 422})
+# A probe is answered at once, or the server is not there. One that is not is asked again soon.
+PROBE_TIMEOUT_S, DOWN_PROBE_S = 2.0, 1.0
 
 
-class Checked(Stage2Client, Protocol):
-    """A Stage-2 client that can say whether its server would answer."""
+class _Chosen(NamedTuple):
+    """A server that is to be asked, the breaker's leave for it, and what is set aside for the call."""
 
-    async def check(self, timeout_s: float) -> str:
-        """What the server says of itself, in a line.
-
-        Raises:
-            EngineError: it does not answer, or is not what the settings say.
-            Stage2Error: what it answers cannot be read.
-        """
-        ...
-
-    async def identity(self, timeout_s: float) -> ServerIdentity:
-        """Who answers, asked of the server itself, with an image where nothing else tells.
-
-        Args:
-            timeout_s: for everything that is asked.
-
-        Raises:
-            EngineError: it does not answer, or is not what the settings say.
-            Stage2Error: what it answers cannot be read.
-        """
-        ...
-
-
-@dataclass
-class Member:
-    """One of the servers.
-
-    Attributes:
-        client: asks it.
-        breaker: knows how it did of late.
-        most: requests at a time.
-        in_flight: requests under way.
-        answered_at: monotonic time of its last answer, in seconds.
-    """
-
-    client: Checked
-    breaker: Breaker
-    most: int
-    in_flight: int = field(default=0, init=False)
-    answered_at: float = field(default=-math.inf, init=False)
-
-    @property
-    def state(self) -> str:
-        """Why it is not asked, or how its breaker stands."""
-        if self.breaker.state is not State.OPEN and self.in_flight >= self.most:
-            return FULL
-        return self.breaker.state.value
+    member: Member
+    call: Call
+    paid: Reservation | None
 
 
 class PreferredServers:
@@ -96,141 +63,268 @@ class PreferredServers:
     An image is sent to the first server that is neither open nor full, and waits where all that are not open are full.
     If nothing was computed there (it could not be reached, or said 429, 502 or 503), it is sent once more, to the next
     one or to the same; everything else that fails ends the hand-off, because a second inference would cost the time of
-    the first. What a caller can bring about alone, by an image that is refused or failed on, or by too little time,
-    does not count as a failure of the server: one caller could have it left alone for all.
+    the first. Where hedges are enabled, a second server is asked beside one that takes longer than usual, and that
+    takes the place of sending it once more. What a caller can bring about alone, by an image that is refused or failed
+    on, or by too little time, does not count as a failure of the server: one caller could have it left alone for all.
 
     Args:
         members: in order of preference.
         clock: monotonic time in seconds.
+        budget: pays for calls to the members that cost something; closed by whoever made it.
+        hedge: when a second server is asked.
+        probe_s: a server that was not asked for so long is probed; 0 for never.
+        before: the servers that these take the place of; an image that waits for them may have a place here.
+
+    Attributes:
+        members: see above.
+        waiting: images that wait for a place.
     """
 
-    def __init__(self, members: Sequence[Member], clock: Callable[[], float]) -> None:
-        self._members = tuple(members)
+    def __init__(
+        self,
+        members: Sequence[Member],
+        clock: Callable[[], float],
+        *,
+        budget: Budget | None = None,
+        hedge: HedgeSettings = HedgeSettings(),  # noqa: B008  it cannot be changed
+        probe_s: float = 0.0,
+        before: PreferredServers | None = None,
+    ) -> None:
+        self.members = tuple(members)
+        self._ranks = ranks(self.members)
         self._clock = clock
+        self._budget = budget
+        self._hedge = Hedge(hedge)
+        self._probe_s = probe_s
         # Of those that wait for a place; whoever gave up stays in it until it is its turn.
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self.waiting: deque[asyncio.Future[None]] = deque() if before is None else before.waiting
+        self._asking = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     @property
     def name(self) -> str:
         """See `Stage2Client.name`."""
-        return ", ".join(member.client.name for member in self._members)
+        return ", ".join(member.client.name for member in self.members)
 
     @property
     def servers(self) -> tuple[ServerStatus, ...]:
         """See `SeveralServers.servers`."""
-        return tuple(ServerStatus(one.client.name, one.state, one.in_flight) for one in self._members)
+        now = self._clock()
+        return tuple(ServerStatus(one.client.name, one.state(now), one.in_flight) for one in self.members)
 
     @property
     def states(self) -> dict[str, str]:
         """How each server stands, by name."""
         return {one.name: one.state for one in self.servers}
 
-    async def ask(self, content: bytes, timeout_s: float) -> NamedProbability:
-        """See `Stage2Client.ask`."""
+    @property
+    def budget(self) -> BudgetStatus | None:
+        """See `SeveralServers.budget`."""
+        return None if self._budget is None else self._budget.status
+
+    @property
+    def hedges(self) -> dict[str, int]:
+        """See `SeveralServers.hedges`."""
+        return {"begun": self._hedge.begun, "won": self._hedge.won}
+
+    @property
+    def asking(self) -> int:
+        """Images that are asked about at this moment, those that wait for a place among them."""
+        return self._asking
+
+    async def ask(self, content: bytes, timeout_s: float, *, probability: float | None = None) -> NamedProbability:
+        """See `SeveralServers.ask`."""
         until = self._clock() + timeout_s
-        first, call = await self._next(until)
+        claim = None if self._budget is None else self._budget.claim(probability)
+        self._asking += 1
+        self._idle.clear()
         try:
-            return await self._attempt(first, call, content, until)
-        except RemoteError as error:
-            again = await self._again(first, error, until) if error.passing else None
-            if again is None:
-                raise _failure(first, error) from error
-        second, call = again
-        try:
-            return await self._attempt(second, call, content, until)
-        except RemoteError as error:
-            raise _failure(second, error) from error
+            first = await self._next(until, claim)
+            delay_s = self._hedge.delay_s()
+            if delay_s is not None and len(self.members) > 1:
+                return await self._hedged(first, delay_s, content, until, claim)
+            try:
+                return await self._attempt(first, content, until)
+            except RemoteError as error:
+                again = await self._again(first.member, error, until, claim) if error.passing else None
+                if again is None:
+                    raise _failure(first.member, error) from error
+            try:
+                return await self._attempt(again, content, until)
+            except RemoteError as error:
+                raise _failure(again.member, error) from error
+        finally:
+            self._asking -= 1
+            if not self._asking:
+                self._idle.set()
+
+    async def idle(self) -> None:
+        """Wait until no image is asked about."""
+        await self._idle.wait()
 
     async def check(self, timeout_s: float) -> dict[str, str | Exception]:
-        """What each server says of itself, or what was wrong; asked all at once."""
-        told = await asyncio.gather(
-            *(member.client.check(timeout_s) for member in self._members), return_exceptions=True
-        )
+        """What each server says of itself, or what was wrong; asked all at once, as far as the budget goes."""
+        told = await asyncio.gather(*(self._checked(one, timeout_s) for one in self.members), return_exceptions=True)
         found: dict[str, str | Exception] = {}
-        for member, one in zip(self._members, told, strict=True):
+        for member, one in zip(self.members, told, strict=True):
             if isinstance(one, BaseException) and not isinstance(one, EngineError | Stage1Error | Stage2Error):
                 raise one
             found[member.client.name] = one
         return found
 
+    async def probe(self) -> None:
+        """See `SeveralServers.probe`."""
+        now = self._clock()
+        if not self._probe_s:
+            return
+        idle = [
+            one
+            for one in self.members
+            if not one.in_flight
+            and now - max(one.asked_at, one.probed_at) >= (DOWN_PROBE_S if one.is_down else self._probe_s)
+        ]
+        await asyncio.gather(*(self._probe(one) for one in idle))
+
     async def close(self) -> None:
         """See `Stage2Client.close`."""
-        await asyncio.gather(*(member.client.close() for member in self._members))
+        await asyncio.gather(*(member.client.close() for member in self.members))
 
-    async def _next(self, until: float) -> tuple[Member, Call]:
+    async def _checked(self, member: Member, timeout_s: float) -> str:
+        if self._budget is not None and member.cost is not None:
+            claim = self._budget.claim(None)
+            if any(claim.reserve(member.cost) is None for _ in range(member.check_calls)):
+                return "not looked at, for the budget has nothing left for that"
+        return await member.client.check(timeout_s)
+
+    async def _next(self, until: float, claim: Claim | None) -> _Chosen:
         """The first that may be asked, once there is one.
 
         Raises:
+            OverBudget: there is one, and it would cost too much.
             Stage2Error: there is none; says how they stand.
         """
         # Whoever was called, and found the place taken by one that came later, is the first to be called again.
-        line = self._waiting.append
+        line = self.waiting.append
         while True:
-            if (found := self._free(None)) is not None:
+            if (found := self._free(None, claim)) is not None:
                 return found
-            left_s = until - self._clock()
-            if left_s <= 0 or FULL not in self.states.values():
+            now = self._clock()
+            # A server that asked for a pause of which the end is near is waited for, as one that is full.
+            ends_s = min((one.rests_until - now for one in self.members if one.rests_until > now), default=math.inf)
+            left_s = until - now
+            if left_s <= 0 or (ends_s >= left_s and FULL not in self.states.values()):
                 break
             called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             line(called)
-            line = self._waiting.appendleft
+            line = self.waiting.appendleft
             try:
-                await asyncio.wait({called}, timeout=left_s)
+                await asyncio.wait({called}, timeout=min(left_s, ends_s))
             except asyncio.CancelledError:
                 if called.done():
                     self._call_next()
                 raise
             finally:
                 called.cancel()
+        if claim is not None and claim.refused:
+            raise OverBudget("the budget does not allow a call for this image")
         raise Stage2Error(f"no server can be asked: {', '.join(f'{n} is {s}' for n, s in self.states.items())}")
 
     def _call_next(self) -> None:
-        while self._waiting:
-            if not (called := self._waiting.popleft()).done():
+        while self.waiting:
+            if not (called := self.waiting.popleft()).done():
                 called.set_result(None)
                 return
 
-    async def _again(self, first: Member, error: RemoteError, until: float) -> tuple[Member, Call] | None:
+    async def _again(self, first: Member, error: RemoteError, until: float, claim: Claim | None) -> _Chosen | None:
         """Who is asked after the first has computed nothing: another at once, or whoever is free after a pause."""
-        if (other := self._free(first)) is not None:
+        if (other := self._free(first, claim)) is not None:
             return other
         pause_s = PAUSE_S if error.retry_after_s is None else error.retry_after_s
         if self._clock() + pause_s >= until:
             return None
         await asyncio.sleep(pause_s)
-        return self._free(None)
+        return self._free(None, claim)
 
-    def _free(self, passed: Member | None) -> tuple[Member, Call] | None:
-        for member in self._members:
-            if member is passed or member.in_flight >= member.most:
+    def _free(self, passed: Member | None, claim: Claim | None) -> _Chosen | None:
+        now = self._clock()
+        for member in in_order(self._ranks):
+            if member is passed or not member.is_free(now) or member.breaker.state is State.OPEN:
+                continue
+            paid = None
+            if claim is not None and member.cost is not None and (paid := claim.reserve(member.cost)) is None:
                 continue
             if (call := member.breaker.admit()) is not None:
-                return member, call
+                return _Chosen(member, call, paid)
+            if paid is not None:
+                paid.give_back()
         return None
 
-    async def _attempt(self, member: Member, call: Call, content: bytes, until: float) -> NamedProbability:
-        began = self._clock()
-        given_s = until - began
-        member.in_flight += 1
-        failed: bool | None = True
+    async def _hedged(
+        self, first: _Chosen, delay_s: float, content: bytes, until: float, claim: Claim | None
+    ) -> NamedProbability:
+        """The verdict of the first server, or of a second one that is asked when the first takes long or fails."""
+        attempts = [self._begun(first, content, until)]
+        members = [first.member]
+        hedged = False
         try:
-            found = await member.client.ask(content, given_s)
+            await asyncio.wait(attempts, timeout=delay_s)
+            second = None
+            if not attempts[0].done():
+                second = self._free(first.member, claim) if self._hedge.allowed() else None
+                if hedged := second is not None:
+                    self._hedge.begin()
+            elif isinstance(error := attempts[0].exception(), RemoteError) and error.passing:
+                second = await self._again(first.member, error, until, claim)
+            if second is not None:
+                attempts.append(self._begun(second, content, until))
+                members.append(second.member)
+            running = set(attempts)
+            while running:
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                if winner := next((one for one in attempts if one in done and one.exception() is None), None):
+                    self._hedge.won += hedged and winner is not attempts[0]
+                    return winner.result()
+            error = attempts[-1].exception()
+            assert error is not None
+            raise _failure(members[-1], error) from error
+        finally:
+            for one in attempts:
+                one.cancel()
+
+    def _begun(self, chosen: _Chosen, content: bytes, until: float) -> asyncio.Task[NamedProbability]:
+        task = asyncio.ensure_future(self._attempt(chosen, content, until))
+        # Fetched, so that the failure of one that nobody waits for any more does not reach the loop's handler.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def _attempt(self, chosen: _Chosen, content: bytes, until: float) -> NamedProbability:
+        member, call, paid = chosen
+        member.in_flight += 1
+        member.asked_at = self._clock()
+        began: float | None = None
+        failed: bool | None = None
+        try:
+            if member.rate is not None:
+                await member.rate.take(len(content), until)
+            began = self._clock()
+            found = await member.client.ask(content, until - began)
             failed = False
-            member.answered_at = self._clock()
-        except asyncio.CancelledError:
-            late = self._clock() - began >= LATE_SHARE * given_s
-            failed = True if late and given_s >= FAIR_S else None
-            raise
-        except ImageRefused:
-            failed = None
-            raise
-        except RemoteError as error:
-            answers = self._clock() - member.answered_at < ANSWERS_S
-            the_image = error.status in REFUSED or (error.status == FAILS and answers)
-            failed = None if the_image or error.stale or (error.timed_out and given_s < FAIR_S) else True
-            raise
-        else:
+            self._answered(member, began)
+            if paid is not None:
+                paid.settle(found.tokens if isinstance(found, MeteredProbability) else None)
             return NamedProbability(found, member.client.name)
+        except (Exception, asyncio.CancelledError) as error:
+            now = self._clock()
+            if began is not None:
+                failed = _blames_server(
+                    error, given_s=until - began, took_s=now - began, since_s=now - member.answered_at
+                )
+            if isinstance(error, RemoteError) and error.retry_after_s is not None:
+                member.rests_until = now + min(error.retry_after_s, LONGEST_REST_S)
+            if paid is not None and (began is None or _was_not_sent(error)):
+                paid.give_back()
+            raise
         finally:
             member.in_flight -= 1
             self._call_next()
@@ -239,7 +333,57 @@ class PreferredServers:
             if (after := member.breaker.state) is not before:
                 log.warning("stage2_server", server=member.client.name, state=after.value, before=before.value)
 
+    def _answered(self, member: Member, began: float) -> None:
+        member.answered_at = self._clock()
+        member.is_down = False
+        self._hedge.answered(member.answered_at - began)
 
-def _failure(member: Member, error: RemoteError) -> Stage2Error:
+    async def _probe(self, member: Member) -> None:
+        if not isinstance(member.client, Probed):
+            return
+        member.probed_at = self._clock()
+        was_down, reason = member.is_down, ""
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT_S):
+                await member.client.probe(PROBE_TIMEOUT_S)
+            member.is_down = False
+        except (EngineError, Stage2Error, TimeoutError) as error:
+            # An answer that came meanwhile says more.
+            member.is_down, reason = member.answered_at < member.probed_at, str(error) or "no reply"
+        if member.is_down is not was_down:
+            name, state = member.client.name, "down" if member.is_down else "there again"
+            log.warning("stage2_server", server=name, state=state, reason=reason)
+
+
+def _blames_server(error: BaseException, *, given_s: float, took_s: float, since_s: float) -> bool | None:
+    """Whether a failed attempt is one of the server; None where it says nothing of it.
+
+    Args:
+        error: how it ended.
+        given_s: time that it was given.
+        took_s: time that it took.
+        since_s: time since the server last answered.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        return True if took_s >= LATE_SHARE * given_s and given_s >= FAIR_S else None
+    if isinstance(error, ImageRefused):
+        return None
+    if not isinstance(error, RemoteError):
+        return True
+    the_image = error.status in REFUSED or (error.status == FAILS and since_s < ANSWERS_S)
+    return None if the_image or error.stale or (error.timed_out and given_s < FAIR_S) else True
+
+
+def _was_not_sent(error: BaseException) -> bool:
+    """Whether there was not even a connection."""
+    return isinstance(error, RemoteError) and error.passing and error.status is None and not error.stale
+
+
+def _failure(member: Member, error: BaseException) -> BaseException:
+    """What a failure of one server is to the bridge; what is none of the server's stays as it is."""
+    if not isinstance(error, RemoteError):
+        return error
     told = f"{member.client.name}: {error}"
+    if error.timed_out:
+        return TooSlow(told)
     return ImageRefused(told) if error.status in REFUSED else Stage2Error(told)

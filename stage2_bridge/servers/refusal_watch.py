@@ -11,7 +11,8 @@ from engines.errors import EngineError, RemoteError
 from stage2_bridge.client import ImageRefused, ServerIdentity, Stage2Error
 from stage2_bridge.protection.breaker import FEWEST_CALLS
 from stage2_bridge.sample_image import noise_image
-from stage2_bridge.servers.preferred import REFUSED, Checked
+from stage2_bridge.servers.member import Checked, Probed
+from stage2_bridge.servers.preferred import REFUSED
 
 log = structlog.get_logger(__name__)
 
@@ -32,12 +33,21 @@ class RefusalWatch:
         client: asks the server.
         clock: monotonic time in seconds.
         most: refusals in a row before the server is asked about the good image.
+        is_paid: whether there is a call's worth for that, which is spent then.
     """
 
-    def __init__(self, client: Checked, clock: Callable[[], float], *, most: int = FEWEST_CALLS) -> None:
+    def __init__(
+        self,
+        client: Checked,
+        clock: Callable[[], float],
+        *,
+        most: int = FEWEST_CALLS,
+        is_paid: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._client = client
         self._clock = clock
         self._most = most
+        self._is_paid = is_paid
         self._refused = 0
         self._asked_at = -math.inf
         self._refuses_all = False
@@ -78,12 +88,17 @@ class RefusalWatch:
         """See `Checked.identity`."""
         return await self._client.identity(timeout_s)
 
+    async def probe(self, timeout_s: float) -> None:
+        """See `Probed.probe`; nothing where the client knows none."""
+        if isinstance(self._client, Probed):
+            await self._client.probe(timeout_s)
+
     async def close(self) -> None:
         """See `Stage2Client.close`."""
         await self._client.close()
 
     async def _look(self, left_s: float) -> None:
-        if left_s < LEAST_S or self._clock() - self._asked_at < AGAIN_S:
+        if left_s < LEAST_S or self._clock() - self._asked_at < AGAIN_S or not self._is_paid():
             return
         self._asked_at = self._clock()
         before = self._refuses_all

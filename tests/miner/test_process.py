@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 from bittensor_wallet import Wallet
 from PIL import Image
@@ -39,6 +41,8 @@ from miner.cli.doctor import examine, where
 from miner.errors import NotRegistered, StartError
 from miner.process import _drained, _serve
 from miner.settings import load_settings
+from stage1.artifacts import sha256_file
+from tests.support.stage2_servers import Fake, classifier, served
 
 PEER = Path(__file__).parent / "axon" / "wires" / "dendrite_peer.py"
 OLD_SDK = os.environ.get("BITTENSOR9_PYTHON", "")
@@ -330,6 +334,53 @@ def test_a_stop_while_stage2_is_silent_is_quick_and_blames_nobody(stocked: Path)
                 miner.process.send_signal(signal.SIGTERM)
                 assert miner.process.wait(LIMIT_S) == 0
             assert not miner.events("stage2_server_fails")
+
+
+def stage2_says(probability: float, **more: Any) -> Fake:
+    return Fake(classifier(lambda _: {"probability": np.array([probability], np.float32)}), only="/infer", **more)
+
+
+def stage2_table(**servers: Fake) -> str:
+    """Settings of these servers, in their order, each for one image at a time."""
+    table = '[[stage2.servers]]\nkind = "kserve"\nname = "{}"\nurl = "{}"\nmodel = "roadwork"\nconnections = 1\n'
+    return "".join(table.format(name, server.url) for name, server in servers.items())
+
+
+def infers(server: Fake) -> int:
+    return sum(asked.path.endswith("/infer") for asked in server.asked)
+
+
+def test_sighup_changes_the_stage2_servers_and_a_stop_answers_what_is_under_way(stocked: Path) -> None:
+    first, slow, hung = stage2_says(0.9), stage2_says(0.2, before_s=2.5), stage2_says(0.4, before_s=60.0)
+    images = [stocked / f"{side}.jpg" for side in (32, 40, 48)]
+    for image in images:
+        # Of neither class, and each with bytes of its own.
+        Image.new("RGB", (int(image.stem), 32), (0, 255, 0)).save(image, "JPEG", quality=75)
+    with served(first, slow, hung), ThreadPoolExecutor() as pool:
+        file = stocked / "cascade.toml"
+        file.write_text(stage2_table(first=first))
+        with running(stocked, **{"requests.deadline_s": 4}) as miner:
+            assert miner.ask(images[0])[0]["prediction"] == pytest.approx(0.9)
+            file.write_text(stage2_table(slow=slow, hung=hung) + "[stage2]\nbudget = {calls = 100}\n")
+            miner.process.send_signal(signal.SIGHUP)
+            until(lambda: miner.saw("settings_taken", sections=["stage2"]))
+            asking = [pool.submit(miner.ask, image) for image in images[1:]]
+            until(lambda: infers(slow) == infers(hung) == 1)
+            miner.process.send_signal(signal.SIGTERM)
+            answers = {reply["image"]: reply for [reply] in (asked.result() for asked in asking)}
+            assert miner.process.wait(LIMIT_S) == 0
+    records = {record.image_sha256: record for record in read_journal(stocked / "state")}
+    before, *during = (records[sha256_file(image)] for image in images)
+    assert before.stage2_server == "first"
+    [early] = [record for record in during if record.degraded is None]
+    [late] = [record for record in during if record.degraded is not None]
+    assert early.stage2_server == "slow"
+    assert early.answer == pytest.approx(0.2)
+    assert late.degraded == "stage2_timeout"
+    assert late.stage2_reason
+    assert late.answer == late.stage1_probability
+    assert {reply["status_code"] for reply in answers.values()} == {200}
+    assert {reply["prediction"] for reply in answers.values()} == {early.answer, late.answer}
 
 
 def test_a_miner_that_is_told_again_and_again_to_end_does_so_with_status_0(miner: Miner) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,39 +22,9 @@ from stage2_bridge.bridge import Bridge, BridgeStats
 from stage2_bridge.client import ImageRefused, Outcome, Stage2Client, Stage2Error, Verdict
 from stage2_bridge.servers.local_engine import LocalEngineClient
 from tests.support.calibrators import calibrator_of_slopes
+from tests.support.virtual_time import clock, run
 
-T = TypeVar("T")
 IMAGE = b"an image"
-
-
-class VirtualTime(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer: deadlines are exact, and nothing takes time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._virtual_s = 0.0
-        selector: Any = self._selector  # type: ignore[attr-defined]
-        select = selector.select
-
-        def jump(timeout: float | None = None) -> Any:
-            if timeout is None:
-                raise AssertionError("the test waits for ever: nothing is scheduled")
-            self._virtual_s += max(0.0, timeout)
-            return select(0)
-
-        selector.select = jump
-
-    def time(self) -> float:
-        return self._virtual_s
-
-
-def run(scenario: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=VirtualTime) as runner:
-        return runner.run(scenario)
-
-
-def clock() -> float:
-    return asyncio.get_running_loop().time()
 
 
 @dataclass
@@ -174,7 +144,9 @@ class TestNoAnswer:
             bridge = bridge_to(failing(Stage2Error("no")))
             for _ in range(50):
                 assert (await bridge.ask(IMAGE, 1e9)).outcome is Outcome.ERROR
-            assert bridge.stats == BridgeStats(in_flight=0, waiting=0, outcomes={"error": 50})
+            assert bridge.stats == BridgeStats(
+                in_flight=0, waiting=0, outcomes={"error": 50}, failures={"Stage2Error": 50}
+            )
 
         with capture_logs() as logs:
             run(scenario())

@@ -9,8 +9,9 @@ import json
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -114,6 +115,34 @@ class Fake:
             for task in list(self._tasks):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+@contextmanager
+def served(*servers: Fake) -> Iterator[None]:
+    """Run servers on a thread of their own, for tests that wait for another process."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+
+    async def run(up: threading.Event, down: asyncio.Event) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for one in servers:
+                await stack.enter_async_context(one.running())
+            up.set()
+            await down.wait()
+
+    up, down = threading.Event(), asyncio.Event()
+    running = asyncio.run_coroutine_threadsafe(run(up, down), loop)
+    try:
+        while not up.wait(0.1):
+            assert not running.done(), running.exception()
+        yield
+    finally:
+        loop.call_soon_threadsafe(down.set)
+        running.result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 def http(status: int, body: bytes, headers: dict[str, str] | None = None) -> bytes:

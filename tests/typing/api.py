@@ -160,7 +160,7 @@ async def hand_off(content: bytes, settings: stage2_bridge.Stage2Settings) -> fl
     opened = stage2_bridge.open_server(settings)
     assert_type(opened, stage2_bridge.Stage2Client | None)
     client: stage2_bridge.Stage2Client = opened or Fixed()
-    bridge = stage2_bridge.Bridge(client, max_in_flight=settings.max_in_flight, clock=time.monotonic)
+    bridge = stage2_bridge.Bridge(client, max_in_flight=settings.hand_offs, clock=time.monotonic)
     verdict = await bridge.ask(content, time.monotonic() + 1)
     assert_type(verdict, stage2_bridge.Verdict)
     assert_type(verdict.outcome, stage2_bridge.Outcome)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from miner.process import _look_at_stage2
+from miner.answering.handoff import look_at
 from miner.settings import load_settings
 from stage1.errors import SettingsError
 from stage2_bridge.sample_image import black_image
@@ -79,7 +79,7 @@ async def both(settings: Stage2Settings) -> tuple[Inspection, list[str]]:
     [found] = await inspected(settings, black_image(), 5.0)
     servers = servers_of(settings)
     with capture_logs() as logs:
-        await _look_at_stage2(servers)
+        await look_at(servers)
     await servers.close()
     return found, [f"{one['event']}: {one.get('reason', one.get('told'))}" for one in logs]
 

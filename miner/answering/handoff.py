@@ -1,0 +1,176 @@
+"""The way to Stage-2 of a running miner: opened at the start, changed while it runs, closed at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from engines.machine.background_tasks import BackgroundTasks
+from stage1.errors import SettingsError
+from stage2_bridge.bridge import Bridge
+from stage2_bridge.protection.budget.budget import Budget
+from stage2_bridge.protection.budget.state_file import StateFile
+from stage2_bridge.servers.open_server import dearest_call, servers_of
+from stage2_bridge.servers.preferred import PreferredServers
+from stage2_bridge.settings import Stage2Settings
+
+log = structlog.get_logger(__name__)
+
+BUDGET_FILE = "stage2_budget"
+# For a model that is loaded by its first request.
+START_S = 60.0
+# Longest time in which replaced servers answer what is under way there.
+RETIRE_S = 60.0
+
+
+class HandOff:
+    """Holds the bridge, the servers behind it and the budget.
+
+    Args:
+        settings: of them.
+        state: directory of what must survive a restart.
+        clock: monotonic time in seconds.
+        now: wall-clock time in seconds since 1970.
+
+    Raises:
+        engines.errors.EngineError: the engine in this process cannot be loaded.
+        stage1.errors.Stage1Error: a file of it, a key or a prompt cannot be read, or the budget not written.
+
+    Attributes:
+        bridge: the way to Stage-2, for as long as the miner runs.
+    """
+
+    def __init__(
+        self,
+        settings: Stage2Settings,
+        state: Path,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._path = state / BUDGET_FILE
+        self._clock, self._now = clock, now
+        self._tasks = BackgroundTasks()
+        self._retired: list[tuple[PreferredServers, PreferredServers | None]] = []
+        self._budget = self._opened_budget(settings)
+        try:
+            self._servers = servers_of(settings, clock, self._budget) if settings.is_asked else None
+        except BaseException:
+            self._close_budget()
+            raise
+        self.bridge = Bridge(
+            self._servers,
+            max_in_flight=settings.hand_offs,
+            max_waiting=settings.max_waiting,
+            cache=settings.cache,
+            clock=clock,
+        )
+        _tell_none(settings)
+
+    def begin(self) -> None:
+        """Look at the servers and keep an eye on them, beside everything else."""
+        self._tasks.begin(self.bridge.watch())
+        if self._servers is not None:
+            # Not waited for: a server may come up after the miner, and Stage-1 answers until then.
+            self._tasks.begin(look_at(self._servers))
+
+    async def change(self, settings: Stage2Settings) -> None:
+        """Go on with other servers or other settings of them; what is under way ends where it began.
+
+        Args:
+            settings: of the servers.
+
+        Raises:
+            engines.errors.EngineError: as at the start; nothing has changed then.
+            stage1.errors.Stage1Error: as at the start.
+        """
+        old, new_budget = self._servers, self._budget is None and settings.is_asked
+        budget = self._opened_budget(settings) if new_budget else self._budget
+        try:
+            # An engine takes seconds to load.
+            servers = (
+                await asyncio.to_thread(servers_of, settings, self._clock, budget, old) if settings.is_asked else None
+            )
+        except BaseException:
+            if new_budget and budget is not None:
+                budget.close()
+            raise
+        self._change_budget(settings, budget)
+        self.bridge.change(
+            servers, max_in_flight=settings.hand_offs, max_waiting=settings.max_waiting, cache=settings.cache
+        )
+        self._servers = servers
+        if old is not None:
+            self._retired.append((old, servers))
+            self._tasks.begin(self._retire(old, servers))
+        if servers is not None:
+            self._tasks.begin(look_at(servers))
+        _tell_none(settings)
+
+    async def end(self) -> None:
+        """Look at nothing any more: a server that is being closed is none that fails."""
+        await asyncio.gather(*self._tasks.cancel(), return_exceptions=True)
+
+    async def close(self) -> None:
+        """Close what the bridge does not close: replaced servers that answer still, and the budget."""
+        await self.end()
+        for old, new in self._retired:
+            with suppress(Exception):
+                await _close_those_left(old, new)
+        self._close_budget()
+
+    def _opened_budget(self, settings: Stage2Settings) -> Budget | None:
+        if settings.budget is None or not settings.is_asked:
+            return None
+        try:
+            file = StateFile(self._path)
+        except OSError as error:
+            raise SettingsError(
+                f"{self._path}: the budget cannot be written down: {error.strerror or error}"
+            ) from error
+        return Budget(settings.budget, dearest_call(settings), file, clock=self._clock, now=self._now)
+
+    def _change_budget(self, settings: Stage2Settings, budget: Budget | None) -> None:
+        if budget is not None and settings.budget is not None and settings.is_asked:
+            budget.change(settings.budget, dearest_call(settings))
+        elif budget is not None:
+            # Calls under way belong to no budget any more, unless it is 0.
+            budget.close() if settings.budget is not None else budget.lift()
+            budget = None
+        self._budget = budget
+
+    def _close_budget(self) -> None:
+        if self._budget is not None:
+            self._budget.close()
+
+    async def _retire(self, old: PreferredServers, new: PreferredServers | None) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(old.idle(), RETIRE_S)
+        self._retired.remove((old, new))
+        await _close_those_left(old, new)
+
+
+async def _close_those_left(old: PreferredServers, new: PreferredServers | None) -> None:
+    kept = set() if new is None else {id(member.client) for member in new.members}
+    await asyncio.gather(*(one.client.close() for one in old.members if id(one.client) not in kept))
+
+
+async def look_at(servers: PreferredServers) -> None:
+    """Tell at the start, and not with the first request, which servers would not answer as the settings say."""
+    for name, told in (await servers.check(START_S)).items():
+        if isinstance(told, Exception):
+            log.warning("stage2_server_fails", server=name, reason=str(told), remedy="see `cascade stage2 check`")
+        else:
+            log.info("stage2_server", server=name, told=told)
+
+
+def _tell_none(settings: Stage2Settings) -> None:
+    if not settings.is_asked:
+        why = "the budget is 0" if settings.all_servers else "no server is named"
+        consequence = "deferred images are answered with Stage-1's calibrated probability"
+        log.warning("no_stage2", reason=why, consequence=consequence)

@@ -1,0 +1,278 @@
+"""The budget of Stage-2: what a call may cost is set aside on disk before it is sent, and settled after it.
+
+Where less comes back than the hand-offs would take, those with the least expected gain stay with Stage-1. What Stage-1
+answers by itself is no hand-off, and no concern of this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from engines.machine.tally import Tally
+from stage2_bridge.client import BudgetStatus
+from stage2_bridge.protection.budget.bucket import Demand, bucket
+from stage2_bridge.protection.budget.gain_order import GainOrder, UncertaintyOrder
+from stage2_bridge.protection.budget.state_file import BudgetState, StateFile
+from stage2_bridge.protection.settings import BudgetSettings
+
+log = structlog.get_logger(__name__)
+
+# Of the newest settled call in what calls usually cost of what is set aside for them.
+NEW_SHARE = 0.05
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a call costs, in the unit of the budget.
+
+    Attributes:
+        call: whatever it takes.
+        token: for each token.
+        most_tokens: of one call.
+    """
+
+    call: float = 1.0
+    token: float = 0.0
+    most_tokens: int = 0
+
+    @property
+    def upper(self) -> float:
+        """The most that it may be."""
+        return self.call + self.token * self.most_tokens
+
+    def of(self, tokens: int | None) -> float:
+        """What it was; the most that it may be where the tokens are not known."""
+        return self.upper if tokens is None else self.call + self.token * tokens
+
+
+class Reservation:
+    """What is set aside for one call. Who does nothing with it has spent it."""
+
+    def __init__(self, budget: Budget, cost: Cost, unit: str) -> None:
+        self._budget, self._cost, self._unit = budget, cost, unit
+
+    def settle(self, tokens: int | None) -> None:
+        """The call was answered.
+
+        Args:
+            tokens: that it took; None where that is not known.
+        """
+        self._budget.settle(self._cost.upper, self._cost.of(tokens), self._unit)
+
+    def give_back(self) -> None:
+        """The call was not sent."""
+        self._budget.settle(self._cost.upper, 0.0, self._unit)
+
+
+class Claim:
+    """The right of one hand-off to be paid for, decided when a server that costs something could be asked.
+
+    Attributes:
+        refused: whether a call was refused.
+    """
+
+    def __init__(self, budget: Budget, probability: float | None) -> None:
+        self._budget, self._probability = budget, probability
+        self._admitted: bool | None = None
+        self.refused = False
+
+    def reserve(self, cost: Cost) -> Reservation | None:
+        """Set aside what a call may cost; None if it may not be sent.
+
+        Args:
+            cost: of the call.
+        """
+        if self._admitted is None:
+            self._admitted = self._budget.admits(self._probability, cost)
+        found = self._budget.reserve(cost) if self._admitted else None
+        self.refused = found is None
+        return found
+
+
+class Budget:
+    """What may be spent, and on what.
+
+    Args:
+        settings: of it; with a limit above 0.
+        dearest: the most that one call costs, in its unit.
+        file: holds its state; closed with it.
+        clock: monotonic time in seconds.
+        now: wall-clock time in seconds since 1970, by which the time between two processes is known.
+        order: what an answer is worth; by how uncertain Stage-1 is without it.
+
+    Attributes:
+        order: what an answer is worth.
+    """
+
+    def __init__(
+        self,
+        settings: BudgetSettings,
+        dearest: float,
+        file: StateFile,
+        *,
+        clock: Callable[[], float],
+        now: Callable[[], float],
+        order: GainOrder | None = None,
+    ) -> None:
+        self._settings = settings
+        self._bucket = bucket(settings.limit, settings.period_s, settings.burst, dearest)
+        self._file: StateFile | None = file
+        self._clock, self._now = clock, now
+        self.order: GainOrder = order or UncertaintyOrder()
+        self._failed = Tally("budget_not_written", clock=clock)
+        self._usual_share = 1.0
+        self._lifted = False
+        self._at = clock()
+        saved, whole = file.read()
+        horizon_s = self._bucket.horizon_s
+        if saved is None:
+            self._level, self._spent = self._bucket.capacity if whole else 0.0, 0.0
+            self._demand = Demand(horizon_s, 0.0, self._at)
+        else:
+            same = whole and saved.unit == settings.unit
+            away_s = now() - saved.at
+            # Time that went by says nothing of a clock that was set, but more than the bucket holds never comes back.
+            self._level = self._bucket.after(saved.level, away_s) if same else 0.0
+            self._spent = saved.spent if saved.unit == settings.unit else 0.0
+            self._demand = Demand(horizon_s, saved.demand if same else 0.0, self._at - max(0.0, away_s))
+        self._write(to_disk=True)
+
+    @property
+    def status(self) -> BudgetStatus:
+        """How it stands."""
+        now = self._clock()
+        level = self._bucket.after(self._level, now - self._at)
+        share = self._bucket.affordable_share(level, self._demand.per_s(now))
+        return BudgetStatus(
+            unit=self._settings.unit,
+            limit=self._settings.limit,
+            period_s=self._settings.period_s,
+            available=level,
+            spent=self._spent,
+            share=share,
+            least_gain=self.order.threshold(share),
+        )
+
+    def claim(self, probability: float | None) -> Claim:
+        """A hand-off begins.
+
+        Args:
+            probability: Stage-1's calibrated probability of roadwork; None for one that is worth the most.
+        """
+        return Claim(self, probability)
+
+    def admits(self, probability: float | None, cost: Cost) -> bool:
+        """Whether an image is worth a call at the present traffic; counts it as a part of that.
+
+        Args:
+            probability: of roadwork, by Stage-1.
+            cost: of a call.
+        """
+        if self._lifted:
+            return True
+        self._refill()
+        self._demand.add(cost.upper * self._usual_share, self._at)
+        share = self._bucket.affordable_share(self._level, self._demand.per_s(self._at))
+        if probability is None:
+            return True
+        gain = self.order.gain(probability)
+        return share > 0 and gain >= self.order.threshold(share)
+
+    def reserve(self, cost: Cost) -> Reservation | None:
+        """Set aside the most that a call may cost, also on disk; None if there is not so much.
+
+        Args:
+            cost: of the call.
+        """
+        if self._lifted:
+            return Reservation(self, cost, "")
+        self._refill()
+        if self._file is None or self._level < cost.upper:
+            return None
+        self._level -= cost.upper
+        self._spent += cost.upper
+        if not self._write():
+            self._level += cost.upper
+            self._spent -= cost.upper
+            return None
+        return Reservation(self, cost, self._settings.unit)
+
+    def settle(self, reserved: float, spent: float, unit: str) -> None:
+        """A call has ended.
+
+        Args:
+            reserved: what was set aside for it.
+            spent: what it cost.
+            unit: of both.
+        """
+        if self._file is None or unit != self._settings.unit:
+            return
+        if spent > reserved:
+            self._failed.add(
+                "more_than_reserved", f"a call cost {spent:g} and {reserved:g} were set aside: raise most_tokens"
+            )
+        if reserved > 0:
+            self._usual_share += NEW_SHARE * (min(1.0, spent / reserved) - self._usual_share)
+        if spent == reserved:
+            return
+        self._refill()
+        self._level = min(self._bucket.capacity, self._level + reserved - spent)
+        self._spent += spent - reserved
+        self._write()
+
+    def change(self, settings: BudgetSettings, dearest: float) -> None:
+        """Go on with another limit; what was spent stays spent. One of another unit begins with nothing left.
+
+        Args:
+            settings: with a limit above 0.
+            dearest: the most that one call costs, in its unit.
+        """
+        self._refill()
+        if settings.unit != self._settings.unit:
+            self._level, self._spent = 0.0, 0.0
+            self._demand.weight, self._usual_share = 0.0, 1.0
+        self._settings = settings
+        self._bucket = bucket(settings.limit, settings.period_s, settings.burst, dearest)
+        rate = self._demand.per_s(self._at)
+        self._demand = Demand(self._bucket.horizon_s, rate * self._bucket.horizon_s, self._at)
+        self._level = min(self._level, self._bucket.capacity)
+        self._write()
+
+    def lift(self) -> None:
+        """There is no budget any more: what is under way may cost whatever it does."""
+        self._lifted = True
+        self.close()
+
+    def close(self) -> None:
+        """Write down that all that was spent is known, and spend nothing more."""
+        if self._file is None:
+            return
+        self._refill()
+        self._write(closed=True, to_disk=True)
+        self._file.close()
+        self._file = None
+
+    def _refill(self) -> None:
+        now = self._clock()
+        self._level = self._bucket.after(self._level, now - self._at)
+        self._at = now
+
+    def _write(self, *, closed: bool = False, to_disk: bool = False) -> bool:
+        assert self._file is not None
+        state = BudgetState(
+            unit=self._settings.unit,
+            level=self._level,
+            at=self._now(),
+            spent=self._spent,
+            demand=self._demand.weight_at(self._at),
+            closed=closed,
+        )
+        try:
+            self._file.write(state, to_disk=to_disk)
+        except OSError as error:
+            self._failed.add("not_written", f"{error}; nothing is spent that is not written down")
+            return False
+        return True

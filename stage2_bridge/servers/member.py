@@ -1,0 +1,141 @@
+"""One of several Stage-2 servers, and who of them is asked first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Protocol, runtime_checkable
+
+from stage2_bridge.client import ServerIdentity, Stage2Client
+from stage2_bridge.protection.breaker import Breaker, State
+from stage2_bridge.protection.budget.budget import Cost
+from stage2_bridge.protection.byte_rate import ByteRate
+
+FULL, RESTING, DOWN = "full", "resting", "down"
+
+
+class Checked(Stage2Client, Protocol):
+    """A Stage-2 client that can say whether its server would answer."""
+
+    async def check(self, timeout_s: float) -> str:
+        """What the server says of itself, in a line.
+
+        Raises:
+            EngineError: it does not answer, or is not what the settings say.
+            Stage2Error: what it answers cannot be read.
+        """
+        ...
+
+    async def identity(self, timeout_s: float) -> ServerIdentity:
+        """Who answers, asked of the server itself, with an image where nothing else tells.
+
+        Args:
+            timeout_s: for everything that is asked.
+
+        Raises:
+            EngineError: it does not answer, or is not what the settings say.
+            Stage2Error: what it answers cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class Probed(Protocol):
+    """A client that can ask whether its server is there, for nothing."""
+
+    async def probe(self, timeout_s: float) -> None:
+        """Have the server answer anything that costs nothing.
+
+        Raises:
+            EngineError: it does not, or says that it is not ready.
+        """
+        ...
+
+
+@dataclass
+class Member:
+    """One of the servers.
+
+    Attributes:
+        client: asks it.
+        breaker: knows how it did of late.
+        most: requests at a time.
+        equal: whether it is as good as the one before it.
+        cost: of a call, as the budget counts it; None for nothing.
+        rate: bounds the bytes that are sent to it and others; None where none are sent.
+        check_calls: what `check` costs, in calls.
+        made_from: what the client was made from; equal for two that would do the same.
+        in_flight: requests under way.
+        asked_at: monotonic time of the last request, in seconds.
+        answered_at: of its last answer.
+        probed_at: of the last probe.
+        rests_until: it asked to be left alone until then.
+        is_down: whether it did not answer the last probe.
+    """
+
+    client: Checked
+    breaker: Breaker
+    most: int
+    equal: bool = False
+    cost: Cost | None = None
+    rate: ByteRate | None = None
+    check_calls: int = 1
+    made_from: object = None
+    in_flight: int = field(default=0, init=False)
+    asked_at: float = field(default=-math.inf, init=False)
+    answered_at: float = field(default=-math.inf, init=False)
+    probed_at: float = field(default=-math.inf, init=False)
+    rests_until: float = field(default=-math.inf, init=False)
+    is_down: bool = field(default=False, init=False)
+
+    def state(self, now: float) -> str:
+        """Why it is not asked, or how its breaker stands.
+
+        Args:
+            now: monotonic time in seconds.
+        """
+        breaker = self.breaker.state
+        if breaker is State.OPEN:
+            return breaker.value
+        if now < self.rests_until:
+            return RESTING
+        if self.in_flight >= self.most:
+            return FULL
+        return DOWN if self.is_down and breaker is State.CLOSED else breaker.value
+
+    def is_free(self, now: float) -> bool:
+        """Whether it has room and does not rest; of its breaker that says nothing."""
+        return self.in_flight < self.most and now >= self.rests_until
+
+
+def ranks(members: Sequence[Member]) -> tuple[tuple[Member, ...], ...]:
+    """The servers by rank: those that are equal to the one before them share its rank."""
+    found: list[list[Member]] = []
+    for member in members:
+        if member.equal and found:
+            found[-1].append(member)
+        else:
+            found.append([member])
+    return tuple(map(tuple, found))
+
+
+def in_order(ranked: Sequence[Sequence[Member]]) -> Iterator[Member]:
+    """The servers in the order in which they are asked.
+
+    By rank; of one rank who has the fewest requests under way, and of these who was not asked for the longest. Who did
+    not answer its last probe comes after all others, for a probe may be wrong.
+    """
+    if len(ranked) == 1 and len(ranked[0]) == 1:
+        return iter(ranked[0])
+    by_load = (sorted(rank, key=_load) if len(rank) > 1 else rank for rank in ranked)
+    return iter(sorted(chain.from_iterable(by_load), key=_is_down))
+
+
+def _load(member: Member) -> tuple[int, float]:
+    return member.in_flight, member.asked_at
+
+
+def _is_down(member: Member) -> bool:
+    return member.is_down
