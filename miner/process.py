@@ -44,6 +44,7 @@ from miner.settings import MinerSettings
 from miner.signals import stop_before_ready, stop_or_reload
 from miner.start_checks import held_state, out_of_reach, published_ip
 from stage1.errors import CascadeError, Stage1Error
+from stage2_bridge.calibration.live import Calibrations
 
 log = structlog.get_logger(__name__)
 
@@ -124,7 +125,8 @@ async def _run(
         stack.callback(journal.close)
         metrics = open_metrics(settings.admin)
         observers: tuple[Observer, ...] = (journal,) if metrics is None else (journal, metrics)
-        cascade, hand_off = await _cascade(settings, follower, batcher, observers, degraded, stack)
+        calibrations = Calibrations(settings.store)
+        cascade, hand_off = await _cascade(settings, follower, batcher, observers, calibrations, degraded, stack)
         counts = ReplyCounts(None if metrics is None else metrics.on_reply)
         served = identities(settings, list(ours), snapshot, answer=cascade.answer, on_reply=counts.add, tally=tally)
         await checked
@@ -138,6 +140,7 @@ async def _run(
             follower=follower,
             batcher=batcher,
             bridge=hand_off.bridge,
+            calibrations=calibrations,
             replies=counts.replies,
             auth_modes=counts.auth_modes,
             tallies={"refused": tally, "degraded": degraded, "journal_failed": journal_failed},
@@ -239,12 +242,13 @@ async def _cascade(
     follower: StoreFollower,
     batcher: Batcher,
     observers: tuple[Observer, ...],
+    calibrations: Calibrations,
     degraded: Tally,
     stack: AsyncExitStack,
 ) -> tuple[Cascade, HandOff]:
     try:
         await follower.start()
-        hand_off = HandOff(settings.stage2, settings.state)
+        hand_off = HandOff(settings.stage2, settings.state, calibrations)
     except (EngineError, Stage1Error) as error:
         raise StartError(str(error)) from error
     stack.push_async_callback(hand_off.close)

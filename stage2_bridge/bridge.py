@@ -118,6 +118,7 @@ class Bridge:
         max_waiting: how many more wait for one to end, while what an answer takes is still left of their time; the
             others are refused at once.
         cache: how long a verdict is used for the same bytes; by default each image is asked for.
+        calibrated: the probability that the score of a server means, by its name; the score itself by default.
         clock: monotonic time in seconds.
     """
 
@@ -128,9 +129,11 @@ class Bridge:
         max_in_flight: int,
         max_waiting: int = 0,
         cache: CacheSettings = OFF,
+        calibrated: Callable[[str, float], float] = lambda _, score: score,
         clock: Callable[[], float],
     ) -> None:
         self._asked = _asked(client)
+        self._calibrated = calibrated
         self._slots = Slots(max_in_flight, max_waiting)
         # What an answer took of late.
         self._usual_s = 0.0
@@ -319,7 +322,7 @@ class Bridge:
             self._failed.add(type(error).__name__, repr(error), error=error, server=server)
             return _Found(Outcome.ERROR, reason=type(error).__name__)
         named = probability.server if isinstance(probability, NamedProbability) else server
-        return _Found(Outcome.ANSWERED, float(probability), named)
+        return _Found(Outcome.ANSWERED, self._calibrated(named, float(probability)), named)
 
 
 def _checked(probability: float) -> float:

@@ -13,6 +13,7 @@ from engines.live.swap.follower import StoreFollower
 from engines.machine.tally import Tally
 from engines.store.model_card import DAY_S
 from stage2_bridge.bridge import Bridge
+from stage2_bridge.calibration.live import Calibrations, CalibrationStatus
 
 
 class Server(Protocol):
@@ -64,6 +65,7 @@ class LiveMiner:
         nightly: see `miner.nights.job.NightlyJob.status`.
         stopping: whether the miner was told to stop.
         now: wall-clock time, UTC.
+        calibrations: of the Stage-2 servers; None where nobody keeps any.
     """
 
     state: str
@@ -78,6 +80,12 @@ class LiveMiner:
     nightly: Callable[[], Mapping[str, Any]]
     stopping: Callable[[], bool]
     now: Callable[[], datetime]
+    calibrations: Calibrations | None = None
+
+    def stage2_calibrations(self) -> tuple[CalibrationStatus, ...]:
+        """How the calibration of each Stage-2 server stands."""
+        names = [one.name for one in self.bridge.stats.servers]
+        return () if self.calibrations is None else self.calibrations.status(names)
 
     def status(self) -> dict[str, Any]:
         """Everything, as plain values; of each bundle in the history its state, why it was refused, and seconds."""
@@ -106,6 +114,7 @@ class LiveMiner:
             "history": history,
             "batcher": asdict(self.batcher.stats),
             "stage2": asdict(self.bridge.stats),
+            "stage2_calibrations": [asdict(one) for one in self.stage2_calibrations()],
             "axons": axons,
             "replies": replies,
             "auth_modes": dict(self.auth_modes),

@@ -163,6 +163,14 @@ def stage2(miner: LiveMiner) -> Iterator[Metric]:
     yield _gauge("cascade_stage2_server_state", "1 for how a Stage-2 server stands.", states, "server", "state")
     under_way = {(one.name,): one.in_flight for one in stats.servers}
     yield _gauge("cascade_stage2_server_in_flight", "Requests to a Stage-2 server under way.", under_way, "server")
+    calibrations = {(one.server, one.state): 1 for one in miner.stage2_calibrations()}
+    yield _gauge(
+        "cascade_stage2_calibration_state",
+        "1 for how the calibration of a Stage-2 server stands.",
+        calibrations,
+        "server",
+        "state",
+    )
     yield _gauge("cascade_stage2_waiting", "Images that wait for a hand-off to end.", _one(stats.waiting))
     yield _counter("cascade_stage2_failures", "Failures of Stage-2, by kind of error.", _by(stats.failures), "error")
     yield _counter(

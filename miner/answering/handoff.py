@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,6 +13,9 @@ import structlog
 from engines.machine.background_tasks import BackgroundTasks
 from stage1.errors import SettingsError
 from stage2_bridge.bridge import Bridge
+from stage2_bridge.calibration.live import Calibrations
+from stage2_bridge.calibration.recorded_order import RecordedOrder
+from stage2_bridge.client import ServerIdentity
 from stage2_bridge.protection.budget.budget import Budget
 from stage2_bridge.protection.budget.state_file import StateFile
 from stage2_bridge.servers.open_server import dearest_call, servers_of
@@ -34,6 +37,7 @@ class HandOff:
     Args:
         settings: of them.
         state: directory of what must survive a restart.
+        calibrations: what is known of the servers; None for nothing.
         clock: monotonic time in seconds.
         now: wall-clock time in seconds since 1970.
 
@@ -49,12 +53,15 @@ class HandOff:
         self,
         settings: Stage2Settings,
         state: Path,
+        calibrations: Calibrations | None = None,
         *,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._path = state / BUDGET_FILE
         self._clock, self._now = clock, now
+        self._calibrations = calibrations or Calibrations(None)
+        self._first = _first(settings)
         self._tasks = BackgroundTasks()
         self._retired: list[tuple[PreferredServers, PreferredServers | None]] = []
         self._budget = self._opened_budget(settings)
@@ -68,6 +75,7 @@ class HandOff:
             max_in_flight=settings.hand_offs,
             max_waiting=settings.max_waiting,
             cache=settings.cache,
+            calibrated=self._calibrations.calibrated,
             clock=clock,
         )
         _tell_none(settings)
@@ -75,6 +83,7 @@ class HandOff:
     def begin(self) -> None:
         """Look at the servers and keep an eye on them, beside everything else."""
         self._tasks.begin(self.bridge.watch())
+        self._tasks.begin(self._calibrations.watch(self._identities))
         if self._servers is not None:
             # Not waited for: a server may come up after the miner, and Stage-1 answers until then.
             self._tasks.begin(look_at(self._servers))
@@ -104,12 +113,13 @@ class HandOff:
         self.bridge.change(
             servers, max_in_flight=settings.hand_offs, max_waiting=settings.max_waiting, cache=settings.cache
         )
-        self._servers = servers
+        self._servers, self._first = servers, _first(settings)
         if old is not None:
             self._retired.append((old, servers))
             self._tasks.begin(self._retire(old, servers))
         if servers is not None:
             self._tasks.begin(look_at(servers))
+            self._tasks.begin(self._calibrations.look(self._identities))
         _tell_none(settings)
 
     async def end(self) -> None:
@@ -133,7 +143,11 @@ class HandOff:
             raise SettingsError(
                 f"{self._path}: the budget cannot be written down: {error.strerror or error}"
             ) from error
-        return Budget(settings.budget, dearest_call(settings), file, clock=self._clock, now=self._now)
+        order = RecordedOrder(lambda: self._calibrations.gain(self._first))
+        return Budget(settings.budget, dearest_call(settings), file, clock=self._clock, now=self._now, order=order)
+
+    async def _identities(self, timeout_s: float) -> Mapping[str, ServerIdentity | Exception]:
+        return {} if self._servers is None else await self._servers.identities(timeout_s)
 
     def _change_budget(self, settings: Stage2Settings, budget: Budget | None) -> None:
         if budget is not None and settings.budget is not None and settings.is_asked:
@@ -153,6 +167,11 @@ class HandOff:
             await asyncio.wait_for(old.idle(), RETIRE_S)
         self._retired.remove((old, new))
         await _close_those_left(old, new)
+
+
+def _first(settings: Stage2Settings) -> str:
+    """Name of the server that is asked first: what a hand-off is worth is what it is worth there."""
+    return next((one.name for one in settings.all_servers), "")
 
 
 async def _close_those_left(old: PreferredServers, new: PreferredServers | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar, Self
 
 import numpy as np
@@ -17,6 +16,8 @@ from stage2_bridge.client import ServerIdentity
 # Rows of each class without which the hand-offs alone say too little of the server.
 LEAST_ROWS = 20
 SHARES = 101
+# No gain in accuracy is above 1/2 or below -1.
+NEVER, ALWAYS = 1.0, -1.0
 
 
 class _Part(BaseModel):
@@ -100,9 +101,9 @@ class GainTable(_Part):
             share: of the hand-offs; at 0 nothing reaches it, and at 1 everything does.
         """
         if share <= 0:
-            return math.inf
+            return NEVER
         if share >= 1:
-            return -math.inf
+            return ALWAYS
         return float(np.interp(share, np.linspace(0, 1, len(self.levels)), self.levels))
 
 
@@ -141,6 +142,8 @@ class Stage2Record(Artifact):
         subgroups: its calibrated answers in parts of the test rows.
         refused: test rows that it could not answer.
         latency: of the answers on both sets.
+        order_gap: how far its score moves, in the mean, where the question names its two answers the other way round;
+            None where the question names none.
         price: of one call, in whatever money the operator counts; None if nobody named one.
         gain: what handing on is worth, from val_select.
         notes: what else a person should know, one sentence each.
@@ -161,6 +164,7 @@ class Stage2Record(Artifact):
     subgroups: tuple[SubgroupQuality, ...] = ()
     refused: int = 0
     latency: Latency
+    order_gap: float | None = None
     price: float | None = None
     gain: GainTable
     notes: tuple[str, ...] = ()

@@ -18,6 +18,7 @@ from stage2_bridge.client import (
     MeteredProbability,
     NamedProbability,
     OverBudget,
+    ServerIdentity,
     ServerStatus,
     Stage2Error,
     TooSlow,
@@ -185,6 +186,18 @@ class PreferredServers:
             and now - max(one.asked_at, one.probed_at) >= (DOWN_PROBE_S if one.is_down else self._probe_s)
         ]
         await asyncio.gather(*(self._probe(one) for one in idle))
+
+    async def identities(self, timeout_s: float) -> dict[str, ServerIdentity | Exception]:
+        """Who each server is, or what was wrong; asked all at once."""
+        told = await asyncio.gather(
+            *(member.client.identity(timeout_s) for member in self.members), return_exceptions=True
+        )
+        found: dict[str, ServerIdentity | Exception] = {}
+        for member, one in zip(self.members, told, strict=True):
+            if isinstance(one, BaseException) and not isinstance(one, EngineError | Stage1Error | Stage2Error):
+                raise one
+            found[member.client.name] = one
+        return found
 
     async def close(self) -> None:
         """See `Stage2Client.close`."""
