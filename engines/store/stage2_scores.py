@@ -54,6 +54,8 @@ class Score(BaseModel):
     Attributes:
         image: SHA-256 of the bytes that were sent.
         score: of roadwork, in [0, 1], before any calibrator; None where the server could not answer this image.
+        order_gap: how far the score moves where the question names its two answers the other way round; None where
+            that was not asked.
         ms: how long the answer took.
         cost: what it cost, in whatever money the operator counts; None if nobody named a price.
         reason: why there is no score.
@@ -64,6 +66,7 @@ class Score(BaseModel):
     schema_version: Literal[1] = 1
     image: str = Field(pattern=r"^[0-9a-f]{64}$")
     score: float | None = Field(ge=0, le=1)
+    order_gap: float | None = Field(default=None, ge=0, le=1)
     ms: float = Field(ge=0)
     cost: float | None = Field(default=None, ge=0)
     reason: str = ""

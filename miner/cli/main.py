@@ -30,7 +30,7 @@ from miner.cli.options import (
     say,
 )
 from miner.cli.simulate import simulate
-from miner.cli.stage2 import stage2
+from miner.cli.stage2.commands import stage2
 from miner.cli.support.commands import support
 from miner.upstream.natix_registration import BASE_URL
 from offline.stages import STAGE_NAMES

@@ -13,14 +13,20 @@ from pathlib import Path
 
 from offline.errors import PipelineError
 from offline.pipeline.stage import Config, ConfigT, DataT, Stage
-from stage1.artifacts import sha256_json
+from stage1.artifacts import sha256_file, sha256_json
 
 DISTRIBUTION = "streetvision-cascade"
 KEY_LENGTH = 16
 PACKAGES = ("stage1", "engines", "offline")
 
 
-def stage_key(stage: Stage[ConfigT, DataT], config: ConfigT, data_sha256: str, inputs: Mapping[str, str]) -> str:
+def stage_key(
+    stage: Stage[ConfigT, DataT],
+    config: ConfigT,
+    data_sha256: str,
+    inputs: Mapping[str, str],
+    store: Path | None = None,
+) -> str:
     """Key of a stage: the same key is the same outcome.
 
     Args:
@@ -28,6 +34,7 @@ def stage_key(stage: Stage[ConfigT, DataT], config: ConfigT, data_sha256: str, i
         config: of the run.
         data_sha256: hash of the data.
         inputs: content hash of each stage that it needs.
+        store: root of the store; None if there is none that it could read anything of.
 
     Raises:
         PipelineError: a module that it imports has no source file.
@@ -45,6 +52,8 @@ def stage_key(stage: Stage[ConfigT, DataT], config: ConfigT, data_sha256: str, i
         "versions": {name: installed(name) for name in stage.distributions},
         "machine": stage.machine(config),
     }
+    if store is not None and (read := stage.in_store(store)):
+        parts["store"] = [(path.relative_to(store).as_posix(), sha256_file(path)) for path in read]
     return sha256_json(parts)[:KEY_LENGTH]
 
 

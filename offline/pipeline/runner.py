@@ -160,7 +160,8 @@ class Pipeline(Generic[ConfigT, DataT]):
     def _home(self, stage: Stage[ConfigT, DataT]) -> tuple[dict[str, str], Path]:
         """Hashes of what a stage needs, and the directory that its result has or will have."""
         inputs = {name: StageManifest.read(self._done[name] / MANIFEST).content_sha256 for name in stage.needs}
-        return inputs, self.workspace / "stages" / stage.name / stage_key(stage, self.config, self.data.sha256, inputs)
+        key = stage_key(stage, self.config, self.data.sha256, inputs, self.store.root)
+        return inputs, self.workspace / "stages" / stage.name / key
 
     def _execute(self, stage: Stage[ConfigT, DataT], key: str, inputs: dict[str, str], home: Path, run: str) -> None:
         home.parent.mkdir(parents=True, exist_ok=True)

@@ -153,6 +153,7 @@ class Stage(Generic[ConfigT, DataT]):
         always: runs every time, because its effect is outside its directory.
         outside: files and directories that the config names and the stage reads; names, sizes and times of change of
             what is there are part of its key.
+        in_store: files beside the bundles of the store that it reads; their content is part of its key.
         machine: what of this machine decides its result; part of its key.
         decides: the config of the run after what a finished directory of this stage has decided, or None if it decides
             nothing. It runs before every stage after it, which see that config alone and have in their keys what it
@@ -166,5 +167,6 @@ class Stage(Generic[ConfigT, DataT]):
     distributions: tuple[str, ...] = ()
     always: bool = False
     outside: Callable[[ConfigT], Sequence[Path]] = _nothing
+    in_store: Callable[[Path], Sequence[Path]] = _nothing
     machine: Callable[[ConfigT], str] = _any_machine
     decides: Callable[[ConfigT, Path], ConfigT] | None = None

@@ -109,6 +109,7 @@ def render(
     second_look: Mapping[str, bytes] | None = None,
     notes: Sequence[str] = (),
     race: str = "",
+    cascade: str = "",
 ) -> str:
     """The page, with a place for the verdict of the gate.
 
@@ -123,6 +124,7 @@ def render(
         second_look: small JPEGs of the rows of val_calib whose labels a person should look at again, by id.
         notes: sentences on rows that were left out, or that are not where one would look for them, on what became of
             the adaptation of the backbone, and on a training that did not start.
+        cascade: the part on both stages together (see `offline.report.cascade_section`), as HTML.
         race: the part on recipes that raced and on labels to look at (see `offline.report.race_section`), as HTML.
     """
     certificate = params.statement if params.rule is not None else params.reason
@@ -150,6 +152,7 @@ the first policy can be certified; the others promise:
 <h2>Miss rate against exit coverage</h2>
 <figure>{_miss_chart(report, params)}<figcaption>Line: every image answered by its likelier class, the safest by
 {RANKED_BY[report.ranked_by]} first. Numbers: the policies of the table. Dashed: the target.</figcaption></figure>
+{cascade}
 <h2>Risk against coverage</h2>
 <figure>{_risk_chart(report.curve, generalized=False)}<figcaption>Selective risk: error rate among the answered images.
 Band: 95% group bootstrap, pointwise.</figcaption></figure>

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from engines.store.file_names import CALIBRATOR, METRICS, PAGE, PARAMS, PREPROCESS
+from engines.store.stage2_scores import score_files
 from offline.certify.engine_agreement import machine_of
 from offline.certify.sample_words import sample_words
 from offline.certify.second_look import SecondLook
 from offline.data.checks.preflight import PREFLIGHT, PreflightReport
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
+from offline.evaluation.cascade_curve import CascadeFile
 from offline.evaluation.evaluate import EvaluationSettings, evaluate, metrics_csv
 from offline.evaluation.stream_cells import judge_cells
 from offline.evaluation.training_comparison import TrainingComparison
@@ -22,6 +24,7 @@ from offline.learning.supervised.record import TrainingRecord
 from offline.pipeline.run_files import (
     ADAPTATION,
     BEST,
+    CASCADE,
     COMPARISON,
     RACE,
     REFERENCES,
@@ -32,6 +35,7 @@ from offline.pipeline.run_files import (
     TRAINING,
 )
 from offline.pipeline.stage import Stage
+from offline.report.cascade_section import cascade_section
 from offline.report.page import render
 from offline.report.race_section import SHOWN, race_section
 from offline.report.row_notes import row_notes
@@ -42,6 +46,7 @@ from offline.stages.common.compiled_engine import compiled_engine, scoring_engin
 from offline.stages.common.distributions import FOR_JUDGEMENT
 from offline.stages.common.inputs import rows_of, splits_of
 from offline.stream.sender import every_sender, sender_of
+from offline.whole_cascade import cascades_of, stage1_answers
 from stage1.artifacts import write_atomic
 from stage1.baselines.literature import ReferenceRules
 from stage1.baselines.softmax import Thresholds
@@ -54,7 +59,11 @@ if TYPE_CHECKING:
 
 
 def run_eval_selective(context: Context) -> None:
-    """Evaluate on the test rows; writes `metrics.csv`, `scoring.json`, `report.json` and `report.html`."""
+    """Evaluate on the test rows.
+
+    Writes `metrics.csv`, `scoring.json`, `report.json`, `cascade.json` with what both stages together do by the scores
+    that the store keeps of Stage-2 servers, and `report.html`.
+    """
     export, calibrated = context.inputs["export"], context.inputs["calibrate_scrc"]
     params = ScrcParams.read(calibrated / PARAMS)
     calibrator = ProbabilityCalibrator.read(calibrated / CALIBRATOR)
@@ -72,6 +81,16 @@ def run_eval_selective(context: Context) -> None:
     report = evaluate(test, params, calibrator, rules, thresholds, EvaluationSettings(seed=context.config.seed), cells)
     report.write(context.out / REPORT)
     write_atomic(context.out / METRICS, metrics_csv(report).encode())
+    cascades = cascades_of(
+        context.store.root,
+        stage1_answers(test, params, calibrator),
+        rows,
+        rows_of(context, "val_select").sent_by(sender_of(params)),
+        preprocess,
+        seed=context.config.seed,
+        told=told,
+    )
+    CascadeFile(cascades=cascades).write(context.out / CASCADE)
     pictures = thumbnails(rows, [mistake.row for mistake in report.mistakes], preprocess)
     again = thumbnails(context.data, SecondLook.read(calibrated / SECOND_LOOK).rows, preprocess)
     title = f"Stage-1 report, run {context.run}"
@@ -94,6 +113,7 @@ def run_eval_selective(context: Context) -> None:
             *TrainingRecord.read(context.inputs["train_supervised"] / TRAINING).notes(),
         ),
         race=_race(context, preprocess),
+        cascade=cascade_section(cascades, infeasible=params.rule is None),
     )
     write_atomic(context.out / PAGE, page.encode())
 
@@ -148,5 +168,6 @@ STAGE: NightStage = Stage(
     sections=("seed", "eval_selective", "model"),
     run=run_eval_selective,
     distributions=("torch", "transformers", "peft", *FOR_JUDGEMENT),
+    in_store=score_files,
     machine=lambda config: machine_of(config.engine),
 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from engines.errors import EngineError, RemoteError
 from engines.store.stage2_scores import Score, ServerScores
-from stage2_bridge.client import ImageRefused, Stage2Client, Stage2Error
+from stage2_bridge.client import ImageRefused, Stage2Client, Stage2Error, TwoOrders
 
 # Attempts for one image, with a longer pause before each.
 ATTEMPTS, PAUSE_S = 3, 0.5
@@ -20,6 +21,8 @@ GIVE_UP = 10
 REFUSED = frozenset({400, 413, 415, 422})
 
 Load = Callable[[], bytes]
+# The score, and how far it is from that of the other order.
+_Answer = tuple[float, float | None]
 
 
 @dataclass
@@ -45,6 +48,8 @@ async def survey(
     at_a_time: int,
     timeout_s: float,
     price: float | None = None,
+    both_orders: int = 0,
+    mean_of_orders: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     clock: Callable[[], float] = time.perf_counter,
     pause_s: float = PAUSE_S,
@@ -58,6 +63,9 @@ async def survey(
         at_a_time: images at a time.
         timeout_s: for each attempt.
         price: of a call, to be kept with each answer; None if nobody named one.
+        both_orders: the first so many images are asked about with the answers the other way round as well, where the
+            question names them; such a call costs twice the price.
+        mean_of_orders: whether the server answers by the mean of both orders.
         progress: called with images done and images in all.
         clock: seconds.
         pause_s: before the second attempt, twice that before the third, unless the server says how long it wants.
@@ -78,7 +86,8 @@ async def survey(
         if image not in kept.scores and image not in under_way:
             under_way.add(image)
             try:
-                score = await _asked(client, image, content, timeout_s, clock, pause_s)
+                ask = partial(_both if place < both_orders else _one_order, client, mean=mean_of_orders)
+                score = await _asked(ask, image, content, timeout_s, clock, pause_s)
             except (EngineError, Stage2Error) as error:
                 found.failed[image] = str(error)
                 in_a_row += 1
@@ -86,7 +95,7 @@ async def survey(
                 found.asked += 1
                 in_a_row = 0
                 async with writing:
-                    await asyncio.to_thread(kept.keep, [score.model_copy(update={"cost": price})])
+                    await asyncio.to_thread(kept.keep, [_priced(score, price, mean=mean_of_orders)])
         done += 1
         progress(done, len(images))
 
@@ -113,15 +122,36 @@ async def survey(
     return found
 
 
+async def _one_order(client: Stage2Client, content: bytes, timeout_s: float, *, mean: bool) -> _Answer:  # noqa: ARG001
+    return float(await client.ask(content, timeout_s)), None
+
+
+async def _both(client: Stage2Client, content: bytes, timeout_s: float, *, mean: bool) -> _Answer:
+    both = await client.ask_in_both_orders(content, timeout_s) if isinstance(client, TwoOrders) else None
+    if both is None:
+        return await _one_order(client, content, timeout_s, mean=mean)
+    return sum(both) / 2 if mean else both[0], abs(both[0] - both[1])
+
+
+def _priced(score: Score, price: float | None, *, mean: bool) -> Score:
+    calls = 2 if mean or score.order_gap is not None else 1
+    return score.model_copy(update={"cost": None if price is None else price * calls})
+
+
 async def _asked(
-    client: Stage2Client, image: str, content: bytes, timeout_s: float, clock: Callable[[], float], pause_s: float
+    ask: Callable[[bytes, float], Awaitable[_Answer]],
+    image: str,
+    content: bytes,
+    timeout_s: float,
+    clock: Callable[[], float],
+    pause_s: float,
 ) -> Score:
     failure: EngineError | Stage2Error = Stage2Error("not asked")
     for attempt in range(ATTEMPTS):
         began = clock()
         try:
             async with asyncio.timeout(timeout_s):
-                score = float(await client.ask(content, timeout_s))
+                score, gap = await ask(content, timeout_s)
         except ImageRefused as error:
             return Score(image=image, score=None, ms=(clock() - began) * 1e3, reason=str(error))
         except TimeoutError:
@@ -133,7 +163,7 @@ async def _asked(
         except (EngineError, Stage2Error) as error:
             failure = error
         else:
-            return Score(image=image, score=score, ms=(clock() - began) * 1e3)
+            return Score(image=image, score=score, order_gap=gap, ms=(clock() - began) * 1e3)
         if attempt + 1 < ATTEMPTS:
             told = failure.retry_after_s if isinstance(failure, RemoteError) else None
             await asyncio.sleep(pause_s * (attempt + 1) if told is None else told)

@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 
 from engines.store.golden import read_golden
+from engines.store.stage2_scores import Score, ScoredServer, scores_of
 from offline.config import RunConfig, load_config
 from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import write_scenes
+from offline.evaluation.cascade_curve import CascadeFile
 from offline.evaluation.evaluate import Report
+from offline.evaluation.stage2_answers import sent_hashes
 from offline.learning.challenge_views import ChallengeViews
 from offline.night import NightOutcome, run_night, stages
 from offline.pipeline.content_key import stage_key
@@ -130,6 +133,37 @@ def test_the_report_counts_each_era_and_level_of_the_test_rows(night: Night) -> 
     assert {cell.rows for cell in report.cells} == {5}
     page = (night.outcome.run / "report.html").read_text()
     assert all(str(cell) in page for cell in CELLS)
+
+
+def test_scores_of_a_stage_2_that_come_after_the_night_are_joined_when_it_is_run_again(night: Night) -> None:
+    assert "No Stage-2 server has been asked" in (night.outcome.run / "report.html").read_text()
+    home, settings, data = night.data.parent, config(), read_dataset(night.data)
+    kept = scores_of(home / "s", ScoredServer(kind="kserve", name="yolo", model="yolox", version="1"))
+    for name in ("val_select", "test"):
+        rows = night.splits.dataset(data, name).sent_by(sender_of(settings.calibrate_scrc))
+        images = sent_hashes(rows, settings.preprocess, lambda *_: None, name)
+        kept.keep(
+            Score(image=image, score=0.1 + 0.8 * int(row.label), ms=20.0)
+            for image, row in zip(images, rows.rows, strict=True)
+        )
+    noted = Noted()
+    states: dict[str, str] = {}
+    noted.stage = lambda name, state: states.update({name: state})  # type: ignore[method-assign]
+    again = run_night(
+        night.data,
+        workspace=home / "w",
+        store=home / "s",
+        config=settings,
+        last="eval_selective",
+        progress=noted,
+        now=lambda: NOW,
+    )
+    assert states.pop("eval_selective") == "done"
+    assert {states[name] for name in ("train_supervised", "export", "calibrate_scrc")} == {"cached"}
+    [cascade] = CascadeFile.read(again.run / "cascade.json").cascades
+    assert (cascade.server, cascade.model, cascade.rows) == ("yolo", "yolox 1", len(night.splits.sets["test"].ids))
+    assert cascade.point("all_to_stage2").accuracy.value == 1.0
+    assert "The whole cascade, with yolo" in (again.run / "report.html").read_text()
 
 
 def test_what_trains_sees_views_of_the_stream_and_what_judges_features_sees_it_as_well(

@@ -65,7 +65,7 @@ def test_every_image_is_asked_about_once_and_its_answer_is_kept(tmp_path: Path) 
     found = run(server, [*pictures(20), b"7"], tmp_path, lambda done, total: steps.append((done, total)))
     assert found.images == [sha256(one) for one in [*pictures(20), b"7"]]
     assert sorted(server.asked) == sorted(pictures(20))
-    assert server.busiest == 3
+    assert server.busiest <= 3
     assert found.asked == 20
     assert steps[-1] == (21, 21)
     scores = scores_of(tmp_path, SERVER).scores
@@ -110,3 +110,40 @@ def test_a_server_that_is_gone_ends_the_run_and_says_that_answers_are_kept(tmp_p
         run(server, images, tmp_path)
     assert len(scores_of(tmp_path, SERVER).scores) == 10
     assert len(server.asked) < 10 + ATTEMPTS * (GIVE_UP + 3)
+
+
+class Together(Server):
+    """Answers when three images are there."""
+
+    barrier = asyncio.Barrier(3)
+
+    async def ask(self, content: bytes, timeout_s: float) -> float:
+        await self.barrier.wait()
+        return await super().ask(content, timeout_s)
+
+
+def test_images_are_asked_about_at_a_time(tmp_path: Path) -> None:
+    assert run(Together(), pictures(6), tmp_path).asked == 6
+
+
+class LanguageModel(Server):
+    """A server whose answers depend on which of the two is named first."""
+
+    async def ask_in_both_orders(self, content: bytes, timeout_s: float) -> tuple[float, float] | None:
+        first = await self.ask(content, timeout_s)
+        return first, first + 0.1
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_a_language_model_is_asked_about_some_images_in_both_orders(tmp_path: Path, mean: bool) -> None:
+    server, kept = LanguageModel(), scores_of(tmp_path, SERVER)
+    loads = [partial(bytes, one) for one in pictures(6)]
+    asked = survey(
+        server, loads, kept, at_a_time=2, timeout_s=5.0, price=0.5, both_orders=4, mean_of_orders=mean, pause_s=0.0
+    )
+    asyncio.run(asked)
+    found = [kept.scores[sha256(one)] for one in pictures(6)]
+    assert [one.order_gap for one in found] == [pytest.approx(0.1)] * 4 + [None, None]
+    assert found[3].score == pytest.approx(0.08 if mean else 0.03)
+    assert [one.cost for one in found] == [1.0] * 4 + [1.0 if mean else 0.5] * 2
+    assert scores_of(tmp_path, SERVER).scores == kept.scores

@@ -1,0 +1,1 @@
+"""`cascade stage2`: the servers behind the bridge."""
