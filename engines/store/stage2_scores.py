@@ -45,7 +45,7 @@ class ScoredServer(Artifact):
     @property
     def in_words(self) -> str:
         """Its model and version."""
-        return f"{self.model} {self.version}".rstrip()
+        return self.model if not self.version else f"{self.model}, version {self.version}"
 
 
 class Score(BaseModel):

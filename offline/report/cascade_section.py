@@ -11,17 +11,24 @@ from offline.report.page import NAMES as POLICIES
 from offline.report.page import STYLE
 from stage1.metrics.estimate import Estimate
 
-NAMES: dict[PointName, str] = {
+POINTS: dict[PointName, str] = {
+    "certified": "certified policy",
+    "softmax": POLICIES["threshold_baseline"],
+    "all_to_stage2": "everything handed on",
+    "none": "nothing handed on",
+}
+IN_WORDS: dict[PointName, str] = {
     "certified": "the certified policy",
-    "softmax": f"the {POLICIES['threshold_baseline']}",
-    "all_to_stage2": "everything to Stage-2",
-    "none": "nothing to Stage-2",
+    "softmax": f"the {POLICIES['threshold_baseline']} rule",
+    "all_to_stage2": "to hand everything on",
+    "none": "to hand nothing on",
 }
 HOW_TO = (
     "No Stage-2 server has been asked about these rows. `cascade stage2 evaluate --data DIR` asks the servers of the "
     "settings about val_select and test and keeps their scores; then `cascade stage2 report --data DIR` writes this "
     "part for a bundle, and the next night puts it here."
 )
+LOOK_AT = "Look at the prompt, the classes or the model of the server."
 # Below it the numbers of a calibrator are mostly noise.
 MANY_ROWS = 200
 
@@ -69,13 +76,15 @@ def cascade_lines(cascade: WholeCascade, *, infeasible: bool = False) -> tuple[s
 
 def warnings_of(cascade: WholeCascade) -> tuple[str, ...]:
     """What speaks against handing images on to this server, in words; nothing where nothing does."""
-    found = cascade.deferred
+    found, alone = cascade.deferred, cascade.point("all_to_stage2")
+    if alone.exit_coverage == 0 and (alone.misses.value, alone.false_alarms.value) in {(1.0, 0.0), (0.0, 1.0)}:
+        why = "its scores tell roadwork from other images too little to be of use"
+        return (f"Stage-2 answers all {cascade.rows} rows alike: {why}. {LOOK_AT}",)
     if found is None or found.gained.value is None:
         return ()
     if found.gained.value <= 0:
         told = "to answer by Stage-1 alone costs nothing and is faster"
-        remedy = "Look at the prompt, the classes or the model of the server."
-        return (f"Stage-2 is no better than Stage-1 on what is handed on: {told}. {remedy}",)
+        return (f"Stage-2 is no better than Stage-1 on what is handed on: {told}. {LOOK_AT}",)
     if found.gained.lower is not None and found.gained.lower <= 0:
         return ("These rows do not show that Stage-2 is better than Stage-1 on what is handed on.",)
     return ()
@@ -88,13 +97,13 @@ def _earned(cascade: WholeCascade, *, infeasible: bool) -> list[str]:
     if infeasible:
         told.append("Nothing is certified, so the certified policy hands everything on.")
     if best.reward.value == certified.reward.value:
-        told.append(f"Of the four points none earns more than the certified policy: a reward of {_reward(certified)}.")
+        told.append(f"Of the four points, none earns more than the certified policy: a reward of {_reward(certified)}.")
     else:
         sure = best.gained.lower is not None and best.gained.lower > 0
         beyond = "more than" if sure else "which these rows do not tell apart from"
         told.append(
-            f"Of the four points {NAMES[best.name]} earns most: a reward of {_reward(best)}, {beyond} the certified "
-            f"policy with {_reward(certified)}; the difference is {best.gained.in_words('+.3f')}."
+            f"Of the four points, {IN_WORDS[best.name]} earns most: a reward of {_reward(best)}, {beyond} the "
+            f"certified policy with {_reward(certified)}; the difference is {best.gained.in_words('+.3f')}."
         )
     top = cascade.best_of_curve
     told.append(
@@ -153,54 +162,39 @@ def _one(cascade: WholeCascade, *, infeasible: bool) -> str:
     )
     return (
         f"<h2>The whole cascade, with {escape(cascade.server)}</h2>"
-        f"<p>Stage-2 is {escape(cascade.model)}, asked about {cascade.rows} test rows in {cascade.groups} groups, "
-        f"{cascade.positives} with roadwork. What exits is answered by Stage-1, everything else by Stage-2, through a "
-        f"calibrator that was fitted on {cascade.select_rows} rows of val_select.</p><ul>{lines}</ul>"
+        f"<p>Stage-2 is the model {escape(cascade.model)}, asked about {cascade.rows} test rows in {cascade.groups} "
+        f"groups, {cascade.positives} with roadwork. What exits is answered by Stage-1, everything else by Stage-2, "
+        f"through a calibrator that was fitted on {cascade.select_rows} rows of val_select.</p><ul>{lines}</ul>"
         f'<div class="scroll"><table>{_table(cascade)}</table></div>'
         "<p><small>Reward: what the subnet pays for these answers by its own rule, in [0, 1], over streams of these "
         "rows in random order. Misses: roadwork answered 0; false alarms: other images answered 1; both of answers, "
         "not of exits. Small: 95% group bootstrap.</small></p>"
         f"<figure>{_reward_chart(cascade)}<figcaption>Subnet reward against exit coverage, with its 95% group "
-        "bootstrap band: at the left everything goes to Stage-2, at the right nothing. Numbers: the points of the "
-        "table.</figcaption></figure>"
+        "bootstrap band, 100% being the most that can be earned: at the left everything is handed on, at the right "
+        "nothing. Numbers: the points of the table.</figcaption></figure>"
         f"<figure>{_error_chart(cascade)}<figcaption>Misses (line) and false alarms (dashed) of the answers against "
         "exit coverage.</figcaption></figure>"
     )
 
 
 def _table(cascade: WholeCascade) -> str:
-    priced = any(point.cost is not None for point in cascade.points)
-    heads = [
-        "",
-        "exits",
-        "handed on",
-        "reward",
-        "accuracy",
-        "MCC",
-        "misses",
-        "false alarms",
-        "ms in Stage-2, mean (p99)",
+    points = cascade.points
+    rows: list[tuple[str, list[str]]] = [
+        ("images that exit", [f"{point.exit_coverage:.1%}" for point in points]),
+        ("subnet reward", [_cell(point.reward, ".3f") for point in points]),
+        ("reward beside the certified policy", [_cell(point.gained, "+.3f") for point in points]),
+        ("accuracy", [_cell(point.accuracy, ".1%") for point in points]),
+        ("MCC", [_cell(point.mcc, ".3f") for point in points]),
+        ("misses", [_cell(point.misses, ".1%") for point in points]),
+        ("false alarms", [_cell(point.false_alarms, ".1%") for point in points]),
+        ("ms in Stage-2, mean (p99)", [f"{point.stage2_ms:.0f} ({point.stage2_ms_p99:.0f})" for point in points]),
     ]
-    heads += ["cost of 1000"] * priced
-    rows = []
-    for number, point in enumerate(cascade.points, start=1):
-        assert point.name is not None
-        cells = [
-            f"{point.exit_coverage:.1%}",
-            f"{1 - point.exit_coverage:.1%}",
-            _cell(point.reward, ".3f"),
-            _cell(point.accuracy, ".1%"),
-            _cell(point.mcc, ".3f"),
-            _cell(point.misses, ".1%"),
-            _cell(point.false_alarms, ".1%"),
-            f"{point.stage2_ms:.1f} ({point.stage2_ms_p99:.0f})",
-        ]
-        cells += [f"{point.cost or 0.0:.3g}"] * priced
-        first = ' class="first"' if point.name == "certified" else ""
-        told = "".join(f"<td>{cell}</td>" for cell in cells)
-        rows.append(f"<tr{first}><td>{number}. {escape(NAMES[point.name])}</td>{told}</tr>")
-    head = "".join(f"<th>{name}</th>" for name in heads)
-    return f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    if any(point.cost is not None for point in points):
+        rows.append(("cost of 1000 images", [f"{point.cost or 0.0:.3g}" for point in points]))
+    heads = [f"{number}. {POINTS[point.name]}" for number, point in enumerate(points, start=1) if point.name]
+    head = "".join(f"<th>{escape(name)}</th>" for name in ["", *heads])
+    body = "".join(f"<tr><td>{name}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" for name, cells in rows)
+    return f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
 
 
 def _cell(number: Estimate, form: str) -> str:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from engines.errors import EngineError
 from engines.store.stage2_scores import RECORD, ScoredServer, ServerScores, scores_of
@@ -223,7 +224,7 @@ def record_of(
             on_select.labels[known],
             ~on_select.certified.exits[known],
         ),
-        notes=tuple(_notes(judged, select, calibrator is None, found)),
+        notes=tuple(_notes(judged, select, probability, calibrator is None, found)),
     )
 
 
@@ -238,8 +239,14 @@ def _columns(rows: Dataset, there: np.ndarray) -> Mapping[str, Sequence[str]]:
     return {name: np.asarray(values)[there].tolist() for name, values in named.items()}
 
 
-def _notes(judged: JudgedRows, select: RowScores, uncalibrated: bool, found: Survey) -> list[str]:
+def _notes(
+    judged: JudgedRows, select: RowScores, probability: NDArray[np.float64], uncalibrated: bool, found: Survey
+) -> list[str]:
     told = []
+    if len(np.unique(probability > 0.5)) == 1:
+        told.append(
+            "it answers all test rows alike: its scores tell roadwork from other images too little to be of use"
+        )
     count = int(select.answered.sum())
     if uncalibrated:
         told.append(

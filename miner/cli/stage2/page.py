@@ -52,8 +52,10 @@ def write_page(
         )
     page = store.root / HOME / f"{judged.bundle}.html" if out is None else out
     title = f"The whole cascade, bundle {judged.bundle}"
-    about = f"The test rows of the bundle; {judged.missing} rows of it are not in the data." if judged.missing else ""
-    told = about or "The test rows of the bundle."
+    sources = sorted({row.source or "unnamed source" for row in judged.test.rows})
+    told = f"Data: the test rows of the bundle, of {', '.join(sources)}."
+    if judged.missing:
+        told += f" {judged.missing} rows of val_select and test are not in the data."
     content = cascade_page(cascades, title=title, data=told, infeasible=judged.params.rule is None)
     page.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(page, content.encode())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from textwrap import shorten
 
 from offline.evaluation.cascade_curve import CascadePoint, WholeCascade
-from offline.report.cascade_section import NAMES, cascade_lines
+from offline.report.cascade_section import POINTS, cascade_lines
 from stage1.metrics.estimate import Estimate
 from stage1.probability.answer_quality import AnswerQuality, SubgroupQuality
 from stage2_bridge.calibration.record import Stage2Record
@@ -22,7 +23,7 @@ def record_text(path: Path, record: Stage2Record) -> str:
         record: of a server.
     """
     server, answers, latency = record.server, record.answers, record.latency
-    version = f" {server.version}" if server.version else ""
+    version = f", version {server.version}" if server.version else ""
     rows = 0 if record.calibrator is None else record.calibrator.answering.rows
     lines = [
         f"{server.name} ({server.kind}): {server.model}{version}",
@@ -72,7 +73,7 @@ def _point(point: CascadePoint) -> str:
     assert point.name is not None
     rates = (point.accuracy, point.misses, point.false_alarms)
     told = [point.reward.in_words(".3f"), *(one.in_words(".1%") for one in rates)]
-    return _line(NAMES[point.name].removeprefix("the "), f"{point.exit_coverage:.1%}", *told)
+    return _line(POINTS[point.name], f"{point.exit_coverage:.1%}", *told)
 
 
 MEASURES: tuple[tuple[str, str, Callable[[AnswerQuality], Estimate]], ...] = (
@@ -108,5 +109,5 @@ def _gains(record: Stage2Record) -> str:
 
 def _subgroup(one: SubgroupQuality) -> str:
     area = "" if one.auroc is None else f", AUROC {one.auroc:.3f}"
-    name, rows = f"  {one.column} {one.value}", f"{one.rows} rows, {one.positives} with roadwork"
-    return f"{name:<40}{rows}: accuracy {one.accuracy:.1%}, MCC {one.mcc:.3f}{area}"
+    name, rows = shorten(f"{one.column} {one.value}", 36), f"{one.rows} rows, {one.positives} with roadwork"
+    return f"  {name:<38}{rows}: accuracy {one.accuracy:.1%}, MCC {one.mcc:.3f}{area}"

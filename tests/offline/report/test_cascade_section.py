@@ -25,7 +25,7 @@ def good() -> WholeCascade:
 
 def test_the_words_name_the_point_that_earns_most_and_what_exits_cost(good: WholeCascade) -> None:
     text = " ".join(cascade_lines(good))
-    assert "everything to Stage-2 earns most" in text
+    assert "to hand everything on earns most" in text
     assert f"{good.point('all_to_stage2').reward.value:.3f}" in text
     assert "more than the certified policy" in text
     assert f"one more per cent of exits costs {-(good.slope.value or 0):.4f} of reward" in text
@@ -46,6 +46,11 @@ def test_a_stage_2_that_is_no_better_is_warned_of() -> None:
     assert "do not show" in warnings_of(alike)[0]
 
 
+def test_a_stage_2_that_says_the_same_of_everything_is_warned_of() -> None:
+    [warning] = warnings_of(joined(ROWS, np.full(len(ROWS.labels), 0.3)))
+    assert "answers all 400 rows alike" in warning
+
+
 def test_without_a_server_the_section_says_how_to_ask_one() -> None:
     section = cascade_section([])
     assert "<code>cascade stage2 evaluate --data DIR</code>" in section
@@ -58,13 +63,13 @@ def test_the_page_stands_alone_and_has_every_point(good: WholeCascade) -> None:
     assert "http" not in page
     text = Page(page).text
     assert "The whole cascade, with <yolo>" in text
-    for name in ("the certified policy", "the 0.88 / 0.12 softmax", "everything to Stage-2", "nothing to Stage-2"):
+    for name in ("certified policy", "0.88 / 0.12 softmax", "everything handed on", "nothing handed on"):
         assert f". {name}" in text
     assert "Nothing is certified" in text
     assert "7 of 407 test rows have no score" in text
     assert "could not answer 3 of 400 rows" in text
     assert "too few scores of each class" in text
-    assert "cost of 1000" in text
+    assert "cost of 1000 images" in text
 
 
 def test_without_a_price_no_cost_is_shown() -> None:

@@ -161,7 +161,11 @@ def test_scores_of_a_stage_2_that_come_after_the_night_are_joined_when_it_is_run
     assert states.pop("eval_selective") == "done"
     assert {states[name] for name in ("train_supervised", "export", "calibrate_scrc")} == {"cached"}
     [cascade] = CascadeFile.read(again.run / "cascade.json").cascades
-    assert (cascade.server, cascade.model, cascade.rows) == ("yolo", "yolox 1", len(night.splits.sets["test"].ids))
+    assert (cascade.server, cascade.model, cascade.rows) == (
+        "yolo",
+        "yolox, version 1",
+        len(night.splits.sets["test"].ids),
+    )
     assert cascade.point("all_to_stage2").accuracy.value == 1.0
     assert "The whole cascade, with yolo" in (again.run / "report.html").read_text()
 
