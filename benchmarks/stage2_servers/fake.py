@@ -30,7 +30,7 @@ def share(content: bytes) -> float:
 
 def knowing(kind: str) -> Handler:
     if kind == "classifier":
-        return classifier(lambda content: {"probability": np.array([share(content)], np.float32)})
+        return classifier(lambda content: {"probability": np.asarray([share(content)], np.float32)})
 
     def answer(asked: Asked) -> bytes | None:
         p = share(asked.body)

@@ -6,7 +6,8 @@ import asyncio
 import io
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ from PIL import Image
 
 from benchmarks.made_bundles import SIZE_PX, linear, publish
 from benchmarks.serving.callers import body_of
-from benchmarks.serving.client import Reply, closed_loop, open_loop
+from benchmarks.serving.client import Connection, Reply, closed_loop, open_loop
 from benchmarks.serving.miner import UNLIMITED, WRITE_S, Home, Miner, text_of, wait_until
 
 # The made engine takes the one for roadwork and says nothing of the other.
 YELLOW, GREY = (235, 200, 20), (20, 20, 20)
-CLIENTS = 8
+CLIENTS, FEW_CLIENTS = 8, 4
 
 
 def pictures(colour: tuple[int, int, int], count: int, seed: int = 0) -> list[bytes]:
@@ -29,7 +30,7 @@ def pictures(colour: tuple[int, int, int], count: int, seed: int = 0) -> list[by
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(count):
-        pixels = np.array(colour, np.int16) + rng.integers(-12, 13, (SIZE_PX, SIZE_PX, 3))
+        pixels = np.asarray(colour, np.int16) + rng.integers(-12, 13, (SIZE_PX, SIZE_PX, 3))
         buffer = io.BytesIO()
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=75)
         found.append(buffer.getvalue())
@@ -54,7 +55,7 @@ class Asked:
 
     Attributes:
         replies: as they came.
-        records: of the journal, one for each.
+        records: of the journal, one for each that the miner took up.
     """
 
     replies: list[Reply]
@@ -79,9 +80,10 @@ def answers(reply: Reply) -> bool:
     return 0 <= float(json.loads(reply.body)["prediction"]) <= 1
 
 
-def requests(home: Home, images: Sequence[bytes]) -> list[bytes]:
+def requests(home: Home, images: Sequence[bytes]) -> Iterator[bytes]:
+    """Each signed when it is sent: a miner takes no old ones."""
     [caller] = home.callers
-    return [caller.request(body_of(text_of(one))) for one in images]
+    return (caller.request(body_of(text_of(one))) for one in images)
 
 
 def ask(home: Home, miner: Miner, images: Sequence[bytes], clients: int = CLIENTS) -> Asked:
@@ -91,16 +93,48 @@ def ask(home: Home, miner: Miner, images: Sequence[bytes], clients: int = CLIENT
     return Asked(replies, written(miner, before, len(images)))
 
 
-def ask_both(home: Home, miner: Miner, exits: Sequence[bytes], deferred: Sequence[bytes], per_s: float) -> Asked:
-    """Ask about the first, a few at a time, while the second come at a rate; their replies are the last."""
-    before = len(journal(miner))
+def ask_in_turns(
+    home: Home, miners: Sequence[Miner], exits: Sequence[bytes], deferred: Sequence[bytes], per_s: float
+) -> list[tuple[Asked, Asked]]:
+    """Ask each miner about the first images, in turns by image, while it is asked about the second at a rate.
 
-    async def run() -> tuple[list[Reply], list[Reply]]:
-        first, second = requests(home, exits), requests(home, deferred)
-        return await asyncio.gather(closed_loop(miner.port, first, 4), open_loop(miner.port, second, per_s))
+    What else a machine does disturbs all of them alike.
 
-    of_exits, of_deferred = asyncio.run(run())
-    return Asked([*of_exits, *of_deferred], written(miner, before, len(exits) + len(deferred)))
+    Returns:
+        For each miner what became of the first, and of the second.
+    """
+    before = [len(journal(one)) for one in miners]
+    left = iter(list(enumerate(exits)))
+    of_exits: list[list[Reply]] = [[] for _ in miners]
+    [caller] = home.callers
+
+    async def work() -> None:
+        async with AsyncExitStack() as stack:
+            connections = [await stack.enter_async_context(Connection(one.port)) for one in miners]
+            turns = list(zip(of_exits, connections, strict=True))
+            for number, image in left:
+                body = body_of(text_of(image))
+                for replies, connection in turns if number % 2 else reversed(turns):
+                    replies.append(await connection.ask(caller.request(body)))
+
+    async def run() -> list[list[Reply]]:
+        streams = [open_loop(one.port, list(requests(home, deferred)), per_s) for one in miners]
+        of_deferred = asyncio.gather(*streams)
+        await asyncio.gather(*(work() for _ in range(FEW_CLIENTS)))
+        return await of_deferred
+
+    of_deferred = asyncio.run(run())
+    found = []
+    for at, miner in enumerate(miners):
+        records = written(miner, before[at], len(exits) + len(deferred))
+        handed_on = [one for one in records if one.get("stage2") is not None]
+        found.append(
+            (
+                Asked(of_exits[at], [one for one in records if one.get("stage2") is None]),
+                Asked(of_deferred[at], handed_on),
+            )
+        )
+    return found
 
 
 def journal(miner: Miner) -> list[dict[str, Any]]:
@@ -110,5 +144,7 @@ def journal(miner: Miner) -> list[dict[str, Any]]:
 
 
 def written(miner: Miner, before: int, count: int) -> list[dict[str, Any]]:
-    wait_until(lambda: len(journal(miner)) >= before + count, WRITE_S, "the journal has not all records")
+    """The records since then; fewer than the count if the miner has not answered all."""
+    with suppress(SystemExit):
+        wait_until(lambda: len(journal(miner)) >= before + count, WRITE_S, "the journal has not all records")
     return journal(miner)[before:]

@@ -131,10 +131,14 @@ async def ask(
             extensions = {"trace": trace}
             async with http.stream(method, url, content=content, headers=headers, extensions=extensions) as reply:
                 body = bytearray()
+                told = reply.headers.get("content-length", "")
+                too_long = RemoteError(f"{url}: the reply is longer than {most_bytes} bytes")
+                if told.isascii() and told.isdigit() and int(told[:20]) > most_bytes:
+                    raise too_long
                 async for chunk in reply.aiter_raw():
                     body += chunk
                     if len(body) > most_bytes:
-                        raise RemoteError(f"{url}: the reply is longer than {most_bytes} bytes")
+                        raise too_long
     except TimeoutError as error:
         raise RemoteError(f"{url}: no reply within {timeout_s:.2g} s", timed_out=True) from error
     except httpx2.HTTPError as error:

@@ -169,6 +169,7 @@ def replies(body: bytes, status: int = 200, **headers: str) -> Fake:
 
 
 LIE = b'{"outputs":[{"name":"probability","datatype":"FP32","shape":[1,999999999],"data":[0.5]}]}'
+UNDECLARED = b"HTTP/1.1 200 .\r\nconnection: close\r\n\r\n" + bytes(17 * 2**20)
 FAULTS: dict[str, tuple[Fake, str]] = {
     "slow": (Fake(classifier(gives(probability=f32([0.5]))), before_s=3.0), "no reply within"),
     "slow loris": (Fake(classifier(gives(probability=f32([0.5]))), bytes_a_second=20), "no reply within"),
@@ -178,6 +179,7 @@ FAULTS: dict[str, tuple[Fake, str]] = {
     "no HTTP": (Fake(lambda _: b"\x00\x01\x02\x03\r\n\r\n"), "RemoteProtocolError"),
     "no JSON": (replies(b"[]"), "none of the Open Inference Protocol"),
     "huge": (replies(b" " * 17 * 2**20), "longer than"),
+    "huge, undeclared": (Fake(lambda _: UNDECLARED), "longer than"),
     "other output": (Fake(classifier(gives(score=f32([0.5])))), "no output 'probability'; it has 'score'"),
     "wrong length": (replies(b"{}", inference_header_content_length="50"), "says that its JSON has 50"),
     "no length": (replies(b"{}", inference_header_content_length="-1"), "the header"),

@@ -85,7 +85,7 @@ async def both(settings: Stage2Settings) -> tuple[Inspection, list[str]]:
 
 
 def gives(*values: float) -> Any:
-    return classifier(lambda _: {"probability": np.array(values, np.float32)})
+    return classifier(lambda _: {"probability": np.asarray(values, np.float32)})
 
 
 def no_such_model(_: Asked) -> bytes:
