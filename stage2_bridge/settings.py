@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, JsonValue, model_validator
 
 from stage1.preprocess import PreprocessSettings
 from stage1.settings import Section, UserPath
@@ -194,7 +194,28 @@ class OpenAiServer(_RemoteServer):
         return 2 * one if self.both_orders else one
 
 
-Server = Annotated[EngineServer | KserveServer | DetectorServer | OpenAiServer, Field(discriminator="kind")]
+class PythonServer(Section):
+    """A server of one's own: a class in a Python file, which runs in this process.
+
+    Attributes:
+        kind: tells it from the others.
+        name: what the journal calls it.
+        file: the Python file; it is run when the miner starts.
+        factory: the class in it, or whatever else makes a client.
+        options: arguments that it is made with, by name.
+        connections: images at a time.
+    """
+
+    kind: Literal["python"] = "python"
+    name: Name
+    file: UserPath
+    factory: str = Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    options: dict[str, JsonValue] = Field(default={})
+    connections: int = Field(default=16, ge=1, le=1024)
+
+
+AnyServer = EngineServer | KserveServer | DetectorServer | OpenAiServer | PythonServer
+Server = Annotated[AnyServer, Field(discriminator="kind")]
 
 
 class Stage2Settings(Section):
@@ -227,7 +248,7 @@ class Stage2Settings(Section):
     cache: CacheSettings = CacheSettings()
 
     @property
-    def all_servers(self) -> tuple[EngineServer | KserveServer | DetectorServer | OpenAiServer, ...]:
+    def all_servers(self) -> tuple[AnyServer, ...]:
         """All servers in order of preference, that of `engine` first."""
         if self.engine is None:
             return self.servers

@@ -18,9 +18,9 @@ from engines.remote.http import JSON_AT_ONCE_BYTES, made
 from stage1.errors import SettingsError
 from stage2_bridge.client import MeteredProbability, ServerIdentity, Stage2Error
 from stage2_bridge.sample_image import black_image
-from stage2_bridge.servers.answers import Completion, spoken, yes_share
-from stage2_bridge.servers.dialect import CHOICE, INSTEAD, LOGPROBS, blamed, body
-from stage2_bridge.servers.server_facts import facts_of
+from stage2_bridge.servers.language.answers import Completion, spoken, yes_share
+from stage2_bridge.servers.language.dialect import CHOICE, INSTEAD, LOGPROBS, blamed, body
+from stage2_bridge.servers.language.server_facts import facts_of
 from stage2_bridge.settings import OpenAiServer
 
 log = structlog.get_logger(__name__)

@@ -15,6 +15,7 @@ from stage2_bridge.protection.budget.budget import Budget, Cost
 from stage2_bridge.protection.byte_rate import ByteRate
 from stage2_bridge.protection.settings import BudgetSettings
 from stage2_bridge.servers.local_engine import LocalEngineClient
+from stage2_bridge.servers.own_file import OwnFileClient
 from stage2_bridge.servers.preferred import Checked, Member, PreferredServers
 from stage2_bridge.servers.refusal_watch import RefusalWatch
 from stage2_bridge.settings import (
@@ -22,6 +23,7 @@ from stage2_bridge.settings import (
     EngineServer,
     KserveServer,
     OpenAiServer,
+    PythonServer,
     Server,
     Stage2Settings,
 )
@@ -133,6 +135,8 @@ def client_of(settings: Server) -> Checked:
     """The client of one server; see `open_server`."""
     if isinstance(settings, EngineServer):
         return LocalEngineClient(settings.directory, threads=settings.threads, name=settings.name)
+    if isinstance(settings, PythonServer):
+        return OwnFileClient(settings)
     # Who computes in this process needs no HTTP client.
     from engines.remote.http import client  # noqa: PLC0415
 

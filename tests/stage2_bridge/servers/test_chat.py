@@ -16,7 +16,7 @@ from engines.errors import RemoteError
 from stage1.errors import SettingsError
 from stage2_bridge.client import ImageRefused, Stage2Error
 from stage2_bridge.sample_image import black_image
-from stage2_bridge.servers.answers import spoken, yes_share
+from stage2_bridge.servers.language.answers import spoken, yes_share
 from stage2_bridge.servers.open_server import client_of
 from stage2_bridge.settings import OpenAiServer
 from tests.support.stage2_servers import Asked, Fake, as_json, chat, http
