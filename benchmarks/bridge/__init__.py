@@ -1,0 +1,1 @@
+"""What the way to Stage-2 costs."""
