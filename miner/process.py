@@ -17,6 +17,7 @@ from engines.errors import EngineError
 from engines.live.batcher import Batcher
 from engines.live.load.background_loader import EngineOptions
 from engines.live.load.local_compile import LocalCompiler
+from engines.live.swap.canary import Canary
 from engines.live.swap.follower import StoreFollower
 from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.clock import utc_now
@@ -29,6 +30,7 @@ from miner.admin_endpoint import open_admin, open_metrics
 from miner.answering.cascade import Cascade
 from miner.answering.handoff import HandOff
 from miner.answering.journal import Journal
+from miner.answering.live_rates import LiveRates
 from miner.answering.record import Observer
 from miner.axon.app import AxonApp
 from miner.axon.server import tell_failure
@@ -36,6 +38,9 @@ from miner.chain.adapter import first_snapshot, open_chain
 from miner.chain.port import AxonAddress, ChainPort, ChainSnapshot
 from miner.chain.watch import ChainWatch
 from miner.errors import StartError
+from miner.events.canary_event import ruling_event
+from miner.events.event import EventSink, EventSinks
+from miner.events.log_sink import LogSink
 from miner.identities import Identity, ReplyCounts, identities, wallets
 from miner.logs import configure_logging
 from miner.nights.job import NightlyJob
@@ -104,6 +109,7 @@ async def _run(
         stack.enter_context(held_state(settings.state))
         ours = wallets(settings)
         ip = _published_ip(settings)
+        events = EventSinks([LogSink()])
         nightly = NightlyJob(
             settings.retrain,
             night=settings.night,
@@ -111,6 +117,7 @@ async def _run(
             state=settings.state,
             now=utc_now,
             hotkey=next(iter(ours)),
+            events=events,
         )
         checked = asyncio.create_task(nightly.check())
         stack.push_async_callback(_end, checked)
@@ -124,7 +131,10 @@ async def _run(
         journal = Journal(settings.state, journal_failed)
         stack.callback(journal.close)
         metrics = open_metrics(settings.admin)
-        observers: tuple[Observer, ...] = (journal,) if metrics is None else (journal, metrics)
+        canary = _canary(settings, follower, batcher, events)
+        stack.push_async_callback(canary.close)
+        observers: tuple[Observer, ...] = (journal, LiveRates(canary))
+        observers = observers if metrics is None else (*observers, metrics)
         calibrations = Calibrations(settings.store)
         cascade, hand_off = await _cascade(settings, follower, batcher, observers, calibrations, degraded, stack)
         counts = ReplyCounts(None if metrics is None else metrics.on_reply)
@@ -148,6 +158,7 @@ async def _run(
             nightly=nightly.status,
             stopping=stop.is_set,
             now=utc_now,
+            canary=canary.status,
         )
         if metrics is not None:
             await open_admin(settings.admin, live, metrics, stack)
@@ -235,6 +246,19 @@ def _follower(settings: MinerSettings, nightly: NightlyJob) -> StoreFollower:
         ),
         recalibrate=None if settings.retrain.data is None else nightly.recalibrate,
     )
+
+
+def _canary(settings: MinerSettings, follower: StoreFollower, batcher: Batcher, events: EventSink) -> Canary:
+    canary = Canary(
+        settings.engine.swap.canary,
+        store=Store(settings.store),
+        slot=follower.slot,
+        batcher=batcher,
+        roll_back=lambda bundle, why: follower.give_up(bundle, why, now=utc_now()),
+        tell=lambda ruling: events.event(ruling_event(ruling)),
+    )
+    follower.on_live = canary.begin
+    return canary
 
 
 async def _cascade(

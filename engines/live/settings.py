@@ -25,6 +25,23 @@ class BatchSettings(Section):
     head_start_s: float = Field(default=1.0, ge=0, allow_inf_nan=False)
 
 
+class CanarySettings(Section):
+    """How the first requests of a new bundle are watched.
+
+    Attributes:
+        enabled: whether they are.
+        requests: how many of different images are counted.
+        minutes: for at least so long its golden images are computed again now and then.
+        false_alarm: probability of rolling back a bundle that is as its certificate says, if requests are like the rows
+            that certified it.
+    """
+
+    enabled: bool = True
+    requests: int = Field(default=200, ge=10)
+    minutes: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    false_alarm: float = Field(default=0.001, gt=0, lt=1)
+
+
 class SwapSettings(Section):
     """How bundles are replaced.
 
@@ -33,8 +50,10 @@ class SwapSettings(Section):
             does not take the miner along.
         standby: keep the bundle that was live before loaded, for a rollback that takes no time.
         drain_s: a replaced bundle that requests still use after so long is reported.
+        canary: how a new bundle's first requests are watched.
     """
 
     trial: bool = True
     standby: bool = True
     drain_s: float = Field(default=30.0, gt=0, allow_inf_nan=False)
+    canary: CanarySettings = CanarySettings()

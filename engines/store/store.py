@@ -209,12 +209,13 @@ class Store:
             append_line(self.root / HISTORY, HistoryEntry(sequence=sequence, bundle=path.name, action=action, at=at))
         return pointer
 
-    def rollback(self, *, now: datetime, to: str | None = None) -> Pointer:
+    def rollback(self, *, now: datetime, to: str | None = None, why: str = "") -> Pointer:
         """Make the previous bundle current again, and remember that the one which was current is rejected.
 
         Args:
             now: the time to record, with a time zone.
             to: id of the bundle to go back to; None for the previous one.
+            why: the other one is rejected; empty where nobody says.
 
         Raises:
             UnknownBundle: there is no previous bundle.
@@ -227,7 +228,7 @@ class Store:
         if pointer.bundle != wanted:
             self.verify(wanted)
             with self._writing():
-                self._say(pointer.bundle, now, rejected=True)
+                self._say(pointer.bundle, now, rejected=True, why=why)
         # The operator wants this one, whatever was said of it earlier.
         return self.activate(wanted, now=now, action="rollback", although_rejected=True)
 
@@ -319,9 +320,10 @@ class Store:
             raise BundleRefused(f"{self.root}: {bundle} {reason}; with --although-rejected it becomes current")
         self._say(bundle, now, rejected=False)
 
-    def _say(self, bundle: str, now: datetime, *, rejected: bool) -> None:
+    def _say(self, bundle: str, now: datetime, *, rejected: bool, why: str = "") -> None:
         at = now.isoformat(timespec="seconds")
         reason = f"was rolled back at {at}" if rejected else "was made current all the same"
+        reason += f" because {why}" if why else ""
         append_line(self.root / REJECTED, RejectionEntry(bundle=bundle, rejected=rejected, reason=reason, at=at))
 
     def _ids(self) -> list[str]:

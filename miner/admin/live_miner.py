@@ -66,6 +66,7 @@ class LiveMiner:
         stopping: whether the miner was told to stop.
         now: wall-clock time, UTC.
         calibrations: of the Stage-2 servers; None where nobody keeps any.
+        canary: see `engines.live.swap.canary.Canary.status`.
     """
 
     state: str
@@ -86,6 +87,7 @@ class LiveMiner:
         """How the calibration of each Stage-2 server stands."""
         names = [one.name for one in self.bridge.stats.servers]
         return () if self.calibrations is None else self.calibrations.status(names)
+    canary: Callable[[], Mapping[str, Any] | None] = lambda: None
 
     def status(self) -> dict[str, Any]:
         """Everything, as plain values; of each bundle in the history its state, why it was refused, and seconds."""
@@ -121,5 +123,6 @@ class LiveMiner:
             **{name: dict(tally.counts) for name, tally in self.tallies.items()},
             "chain": dict(self.chain()),
             "nightly": dict(self.nightly()),
+            "canary": self.canary(),
             "stopping": self.stopping(),
         }

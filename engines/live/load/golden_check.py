@@ -14,8 +14,12 @@ from engines.store.golden import read_golden
 from stage1.outputs import Stage1Outputs
 
 
-def _drift(actual: Stage1Outputs, expected: Stage1Outputs) -> list[float]:
-    """Largest difference of each output."""
+def drift(actual: Stage1Outputs, expected: Stage1Outputs) -> list[float]:
+    """Largest difference of each output.
+
+    Raises:
+        ParityError: the outputs are not of the same kind.
+    """
     if actual.heads.keys() != expected.heads.keys():
         raise ParityError(
             f"the engine has heads {sorted(actual.heads)}, the golden outputs have {sorted(expected.heads)}"
@@ -60,7 +64,7 @@ def check_parity(
         count = size if spot or size not in {sizes[0], sizes[-1]} else len(images)
         actual = in_batches(engine, images[:count], size)
         stored = expected.rows(slice(0, len(actual)))
-        worst = max(worst, *_drift(actual, stored))
+        worst = max(worst, *drift(actual, stored))
         if worst > tolerance:
             raise ParityError(
                 f"at batch size {size}, outputs differ from the golden ones by {worst:.2g}, more than {tolerance:.2g}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import datetime
+from typing import Protocol
 
 import structlog
 
@@ -38,6 +39,20 @@ from stage1.errors import without_addresses
 log = structlog.get_logger(__name__)
 
 
+class OnLive(Protocol):
+    """Is told that a bundle is live."""
+
+    def __call__(self, bundle: LiveBundle, generation: int, *, known: bool) -> None:
+        """Take note.
+
+        Args:
+            bundle: it.
+            generation: of it.
+            known: it is the first of the process, or has served before.
+        """
+        ...
+
+
 class StoreFollower:
     """Keeps a slot at the store's current bundle; one that is refused leaves the live one in place.
 
@@ -60,6 +75,8 @@ class StoreFollower:
         self.slot = BundleSlot(self._closed, dispose=self._dispose, standby=self._settings.standby)
         self.swaps = 0
         self.refusals = 0
+        # Whoever watches new bundles; it may need this follower to be made.
+        self.on_live: OnLive | None = None
         self._store = store
         self._tasks = BackgroundTasks()
         self._history = History()
@@ -133,11 +150,45 @@ class StoreFollower:
                 log.error("bundle_refused", reason=str(error), live=self.live_id)
         return False
 
-    async def rollback(self, *, now: datetime) -> int:
+    async def give_up(self, bundle: str, why: str, *, now: datetime) -> bool:
+        """Have the bundle before a live one serve in its place, and never take it from the store again by itself.
+
+        Args:
+            bundle: id of the one to give up; nothing happens if another one is live.
+            why: it is; goes into the store.
+            now: as in `rollback`.
+
+        Returns:
+            Whether another bundle serves.
+        """
+        if self.live_id != bundle:
+            return False
+        try:
+            await self.rollback(now=now, why=why)
+        except PointerNotMoved as error:
+            log.error("pointer_not_moved", bundle=bundle, reason=str(error))
+        except UnknownBundle:
+            return await self._load_previous(why, now)
+        except StoreError as error:
+            log.info("not_given_up", bundle=bundle, reason=str(error))
+            return False
+        return True
+
+    async def _load_previous(self, why: str, now: datetime) -> bool:
+        """Where none stands by, the pointer moves first, and the bundle is loaded beside the one to give up."""
+        try:
+            await self._loader.quietly(lambda: self._store.rollback(now=now, why=why))
+        except EXPECTED as error:
+            log.error("not_given_up", bundle=self.live_id, reason=str(error))
+            return False
+        return await self.refresh()
+
+    async def rollback(self, *, now: datetime, why: str = "") -> int:
         """Make the bundle that stands by live at once, and then the store's pointer follow.
 
         Args:
             now: the time to record in the store's history, with a time zone.
+            why: the other one is rejected; empty where an operator does not say.
 
         Returns:
             The new generation.
@@ -158,17 +209,17 @@ class StoreFollower:
                 if self.slot.generation != seen:
                     raise StoreError("another bundle went live meanwhile: look at the status, and roll back again")
                 generation = self._roll_back()
-                await self._move_pointer(now)
+                await self._move_pointer(now, why)
         finally:
             self._rolling_back -= 1
         return generation
 
-    async def _move_pointer(self, now: datetime) -> None:
+    async def _move_pointer(self, now: datetime, why: str) -> None:
         """Have the store follow a rollback."""
         wanted, pointer = self.live_id, self._store.current()
         assert wanted is not None
         try:
-            await self._loader.quietly(lambda: self._store.rollback(now=now, to=wanted))
+            await self._loader.quietly(lambda: self._store.rollback(now=now, to=wanted, why=why))
         except Exception as error:
             # What the pointer names must not come back until somebody moves the pointer.
             self._refused_id = None if pointer is None else pointer.bundle
@@ -296,6 +347,10 @@ class StoreFollower:
             seconds=life.seconds(),
         )
         self._tasks.begin(report_overdue(self.slot, generation, self._settings.drain_s))
+        if self.on_live is not None:
+            # The same bundle with another engine is no other bundle.
+            known = before is None or before.bundle_id == bundle.bundle_id
+            self.on_live(bundle, generation, known=known)
 
     def _roll_back(self) -> int:
         back, before = self.slot.standby, self._live
@@ -308,6 +363,8 @@ class StoreFollower:
         self.swaps += 1
         log.info("bundle_live", bundle=back.bundle_id, generation=generation, replaced=before.bundle_id, rollback=True)
         self._tasks.begin(report_overdue(self.slot, generation, self._settings.drain_s))
+        if self.on_live is not None:
+            self.on_live(back, generation, known=True)
         return generation
 
     def _dispose(self, close: Callable[[], None]) -> None:
