@@ -44,6 +44,7 @@ from miner.events.log_sink import LogSink
 from miner.identities import Identity, ReplyCounts, identities, wallets
 from miner.logs import configure_logging
 from miner.nights.job import NightlyJob
+from miner.nights.load_file import LoadFile
 from miner.reload import SettingsReload
 from miner.settings import MinerSettings
 from miner.signals import stop_before_ready, stop_or_reload
@@ -133,7 +134,8 @@ async def _run(
         metrics = open_metrics(settings.admin)
         canary = _canary(settings, follower, batcher, events)
         stack.push_async_callback(canary.close)
-        observers: tuple[Observer, ...] = (journal, LiveRates(canary))
+        load = LoadFile(settings.state, settings.retrain.pause_above_ms)
+        observers: tuple[Observer, ...] = (journal, LiveRates(canary), load)
         observers = observers if metrics is None else (*observers, metrics)
         calibrations = Calibrations(settings.store)
         cascade, hand_off = await _cascade(settings, follower, batcher, observers, calibrations, degraded, stack)
@@ -178,7 +180,7 @@ async def _run(
                 generation=follower.slot.generation,
                 cold_start_s=cold,
             )
-        await _serve(watch, served, follower, stop)
+        await _serve(watch, served, follower, load, stop)
         log.info("stopping", swaps=follower.swaps)
 
 
@@ -317,12 +319,13 @@ async def _give_back_memory() -> None:
 
 
 async def _serve(
-    watch: ChainWatch, identities: Sequence[Identity], follower: StoreFollower, stop: asyncio.Event
+    watch: ChainWatch, identities: Sequence[Identity], follower: StoreFollower, load: LoadFile, stop: asyncio.Event
 ) -> None:
     """Until `stop` is set, or a server ends by itself."""
     background = [
         asyncio.create_task(_give_back_memory(), name="give back memory"),
         asyncio.create_task(follower.run(stop), name="follow the store"),
+        asyncio.create_task(load.run(), name="write the load"),
         asyncio.create_task(watch.run(), name="watch the chain"),
         *(asyncio.create_task(identity.server.wait(), name="axon") for identity in identities),
     ]

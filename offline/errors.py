@@ -4,6 +4,7 @@ OfflineError
 ├── DatasetError           labels or images that cannot be used
 ├── PipelineError          a run cannot start or go on
 │   └── PipelineBusy       another run holds the workspace
+├── GpuBusy                a GPU has less memory free than training may take
 └── TrainingError          training diverged or cannot start
     └── TrainingInterrupted    training was told to end, and can go on
 """
@@ -27,6 +28,12 @@ class PipelineError(OfflineError):
 
 class PipelineBusy(PipelineError):
     """Another run holds the workspace; when that has ended, this one can be tried again."""
+
+    exit_status = 75
+
+
+class GpuBusy(OfflineError):
+    """A GPU has less memory free than training may take; it can be tried again."""
 
     exit_status = 75
 

@@ -190,6 +190,9 @@ def retrain(
     check_settings: Annotated[
         bool, typer.Option("--check-settings", help="Only say whether the settings fit; reads no data.")
     ] = False,
+    gpu_share: Annotated[
+        float | None, typer.Option(min=0.01, max=1, help="Most of the GPU's memory to take, if so much is free.")
+    ] = None,
     record: Annotated[
         Path | None,
         typer.Option(help="Directory of a miner's night, where a success is written down.", hidden=True, **PATH),
@@ -212,27 +215,28 @@ def retrain(
             return
         if threads is not None:
             os.environ |= {"OMP_NUM_THREADS": str(threads)}
-        from miner.cli.retrain import shown  # noqa: PLC0415
+        from miner.cli.retrain import shared, shown  # noqa: PLC0415
         from miner.logs import configure_logging  # noqa: PLC0415
         from offline.night import run_night  # noqa: PLC0415
 
         if progress is ProgressKind.JSON:
             # A program reads what this one says: its warnings too.
             configure_logging(json=True)
-        outcome = shown(
-            lambda screen: run_night(
+        night = shared(
+            lambda screen, told: run_night(
                 data,
                 workspace=workspace,
                 store=store,
                 config=settings,
                 last=mode,
-                progress=screen,
+                progress=told,
                 on_data=lambda inventory: screen.note(f"data: {inventory}"),
                 on_cost=lambda cost: screen.note(f"plan: {cost}"),
             ),
-            progress.value,
-            record=record,
+            record,
+            gpu_share,
         )
+        outcome = shown(night, progress.value, record=record)
         if outcome:
             say(outcome)
 

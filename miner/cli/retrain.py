@@ -6,11 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from engines.machine.clock import utc_now
+from engines.machine.load_gauge import GAUGE
 from engines.store.file_names import PAGE
 from miner.nights.record import VERDICT, NightVerdict
 from miner.progress_display import JsonDisplay, RunDisplay, display
 from offline.evaluation.training_comparison import TrainingComparison
+from offline.learning.throughput.gpu_share import take_gpu_share
 from offline.night import NightOutcome
+from offline.pipeline.pause import Pause, sleep_until_signal, slow_by
+from offline.pipeline.progress import Progress
 from offline.pipeline.run_files import COMPARISON
 from offline.publish.comparison import Comparison
 from offline.report.training_section import gain_lines
@@ -41,6 +45,30 @@ def shown(night: Callable[[RunDisplay], NightOutcome], progress: str, *, record:
             screen.finished(str(outcome.run))
             return ""
     return told(outcome)
+
+
+def shared(
+    night: Callable[[RunDisplay, Progress], NightOutcome], record: Path | None, gpu_share: float | None
+) -> Callable[[RunDisplay], NightOutcome]:
+    """A night that leaves a live miner its share of the machine.
+
+    Args:
+        night: runs it, with a display and with where it tells its progress.
+        record: directory of the miner's night; None where no miner is to be waited for.
+        gpu_share: most of the GPU's memory that it takes; None for no bound.
+    """
+
+    def run(screen: RunDisplay) -> NightOutcome:
+        if gpu_share is not None and (told := take_gpu_share(gpu_share)) is not None:
+            screen.note(told)
+        if record is None:
+            return night(screen, screen)
+        with sleep_until_signal() as sleep:
+            # `nights/NAME` in the state directory.
+            slow = slow_by(record.parent.parent / GAUGE)
+            return night(screen, Pause(screen, slow, tell=screen.note, sleep=sleep))
+
+    return run
 
 
 def write_down(outcome: NightOutcome, record: Path) -> None:

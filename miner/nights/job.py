@@ -244,7 +244,7 @@ class NightlyJob:
         self._events.event(Event("retrain_started", "info", "a night begins", where))
         try:
             came = await run_process(
-                [*self.command(), "--progress", "json", "--record", str(home)],
+                [*self.command(), *self._share, "--progress", "json", "--record", str(home)],
                 NightRecord.read(home / RECORD).token,
                 self._bounds,
                 output,
@@ -264,6 +264,11 @@ class NightlyJob:
         for event in events_of(night, self._nights.failures_in_a_row(), seconds):
             self._events.event(event)
         return night
+
+    @property
+    def _share(self) -> list[str]:
+        share = self._settings.gpu_share
+        return [] if share is None else ["--gpu-share", str(share)]
 
     @property
     def _bounds(self) -> Bounds:

@@ -29,6 +29,8 @@ class RetrainSettings(Section):
         niceness: of the child process.
         timeout_h: after so long it is ended.
         memory_gib: most memory that one of its processes may write; None for four fifths of the machine's.
+        pause_above_ms: it waits at the border of a batch while the 99th percentile of the miner's times is above this.
+        gpu_share: most of a GPU's memory that it takes; it is put off while less is free. None for no bound.
     """
 
     enabled: bool = False
@@ -40,6 +42,8 @@ class RetrainSettings(Section):
     niceness: int = Field(default=15, ge=0, le=19)
     timeout_h: float = Field(default=10.0, gt=0)
     memory_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    pause_above_ms: float = Field(default=1000.0, gt=0, allow_inf_nan=False)
+    gpu_share: float | None = Field(default=None, gt=0, le=1)
 
     @property
     def memory(self) -> int | None:
