@@ -17,6 +17,7 @@ from miner.cli.chain.commands import chain
 from miner.cli.config.commands import config, init
 from miner.cli.drop_in import DropInCommand, EnvFileOption, settings_of
 from miner.cli.engines.commands import engines
+from miner.cli.nightly import nightly
 from miner.cli.options import (
     DEFAULT_STORE,
     DEFAULT_WORKSPACE,
@@ -52,6 +53,7 @@ app.add_typer(chain)
 app.command()(init)
 app.command(cls=DropInCommand)(support)
 app.command()(simulate)
+app.command(cls=DropInCommand)(nightly)
 
 
 class PlanMode(StrEnum):

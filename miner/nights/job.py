@@ -8,7 +8,7 @@ import json
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ CHECK_S = 60.0
 RETRY_S = (60.0, 300.0, 900.0, 1800.0, 3600.0)
 # Nights that the status names.
 SHOWN = 7
+# Between two attempts to own the nights.
+OWNER_S = 1.0
 LOCK, RECALIBRATION = ".lock", "recalibration.log"
 # Settings of a night, whose classes a live miner does not import.
 CARD, SUBMITTED_BY = "model_card", "model_card.submitted_by"
@@ -85,6 +87,8 @@ class NightlyJob:
         self._events = events or LogSink()
         self._retry_s = retry_s
         self._nights = Nights(state)
+        # One object, so that whoever owns the nights can hold it once more for each of them.
+        self._lock = FileLock(state / NIGHTS / LOCK, timeout=0)
         self._scheduler = AsyncIOScheduler(timezone="UTC")
         self._running = asyncio.Lock()
         self._clearing = asyncio.Lock()
@@ -229,13 +233,34 @@ class NightlyJob:
     @contextlib.contextmanager
     def _held(self) -> Iterator[bool]:
         """Hold the nights of the state directory; False if another process does."""
-        home = self._state / NIGHTS
-        home.mkdir(parents=True, exist_ok=True)
+        self._nights.home.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(home / LOCK, timeout=0):
-                yield True
+            self._lock.acquire()
         except Timeout:
             yield False
+            return
+        try:
+            yield True
+        finally:
+            self._lock.release()
+
+    @contextlib.asynccontextmanager
+    async def owned(self, stop: asyncio.Event) -> AsyncIterator[None]:
+        """Hold the nights of the state directory for good, after a night of another process that is under way.
+
+        Args:
+            stop: ends the wait; then nothing is held.
+        """
+        with contextlib.ExitStack() as stack:
+            waits = False
+            while not stop.is_set() and not stack.enter_context(self._held()):
+                if not waits:
+                    log.info("waits_for_a_night", reason="another process runs one in this state directory")
+                waits = True
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(OWNER_S):
+                        await stop.wait()
+            yield
 
     async def _attempt(self, *, last: bool) -> Night:
         home, started = self._nights.begin(self._now()), self._now()
@@ -280,7 +305,8 @@ class NightlyJob:
 
         `outcomes` counts those of this process; everything else holds over restarts. Times are UTC, ISO 8601.
         """
-        nights = [night.plain() for night in self._nights.latest(SHOWN)]
+        kept = self._nights.latest(SHOWN)
+        nights = [night.plain() for night in kept]
         over = [night for night in nights if night["ended_at"] is not None]
         last = over[-1] if over else {"ended_at": None, "outcome": "", "verdict": None}
         job = self._scheduler.get_job("retrain") if self._scheduler.running else None
@@ -290,7 +316,7 @@ class NightlyJob:
             "next_at": None if job is None else job.next_run_time,
         }
         return {
-            "running": self._running.locked(),
+            "running": self._running.locked() or any(night.under_way for night in kept),
             "progress": {} if self._output is None else self._output.progress,
             "started_at": nights[-1]["started_at"] if nights else None,
             **{name: last[name] for name in ("ended_at", "outcome", "verdict")},

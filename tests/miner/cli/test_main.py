@@ -45,6 +45,7 @@ COMMANDS = (
     "engines bench",
     "scenes",
     "doctor",
+    "nightly",
 )
 
 
