@@ -15,16 +15,19 @@ import structlog
 
 from engines.errors import DeadlineExceeded, EngineError
 from engines.live.batcher import Batcher
+from engines.live.load.load_bundle import LiveBundle
 from engines.live.slot import BundleSlot, Lease
 from engines.machine.tally import Tally
-from miner.answering.record import Observer, RequestRecord, Result
+from miner.answering.record import ImageObserver, Observer, RequestRecord, Result, SeenImage
 from miner.answering.request import UNDECODABLE, Prediction, Request
 from miner.answering.settings import EngineSettings
 from miner.answering.turns import Turns
+from stage1.certificate.params import ScrcParams
 from stage1.decisions import Action, Level
 from stage1.errors import ImageError, Stage1Error
 from stage1.image_file import ImageLimits
 from stage1.outputs import Stage1Outputs
+from stage1.policy import ScrcPolicy
 from stage1.preprocess import Pixels, decode_base64, preprocess
 from stage1.probability.calibrator import answer_probability
 from stage2_bridge.bridge import Bridge
@@ -47,6 +50,8 @@ class Stage1Result:
         answer: what is answered if Stage-2 has nothing to say.
         content: the image's bytes.
         image_sha256: their hash.
+        pixels: what the engine saw.
+        params: the certificate.
     """
 
     action: Action
@@ -58,6 +63,8 @@ class Stage1Result:
     answer: float
     content: bytes
     image_sha256: str
+    pixels: Pixels
+    params: ScrcParams
 
 
 class _Inference:
@@ -67,12 +74,14 @@ class _Inference:
         lease: of the bundle that it is done with.
         content: the image's bytes, once they are decoded.
         image_sha256: their hash.
+        pixels: what the engine sees of it, by then as well.
         outputs: of Stage-1; cancelled by a request that is given up.
     """
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self.content, self.image_sha256 = b"", ""
+        self.pixels: Pixels | None = None
         self.outputs: Future[Stage1Outputs] = Future()
 
     def fail(self, error: BaseException) -> None:
@@ -103,6 +112,8 @@ class Cascade:
         batcher: computes its engine's outputs, for requests that come together in one call.
         bridge: the way to Stage-2.
         observers: told of each answer, in this order.
+        image_observers: handed each image that Stage-1 saw, after them.
+        policy: with which a bundle decides now; without it, as it is certified.
         engine: workers and fallback.
         tally: counts answers that were given without what should have given them; one of its own without it.
         clock: monotonic time in seconds.
@@ -116,6 +127,8 @@ class Cascade:
         bridge: Bridge,
         *,
         observers: tuple[Observer, ...] = (),
+        image_observers: tuple[ImageObserver, ...] = (),
+        policy: Callable[[LiveBundle], ScrcPolicy] | None = None,
         engine: EngineSettings,
         clock: Callable[[], float],
         now: Callable[[], datetime],
@@ -128,6 +141,8 @@ class Cascade:
         self._batcher = batcher
         self._bridge = bridge
         self._observers = observers
+        self._image_observers = image_observers
+        self._policy = policy or (lambda bundle: bundle.policy)
         self._fallback = engine.fallback_probability
         self._served = ImageLimits(engine.max_pixels, engine.formats)
         self._clock = clock
@@ -179,6 +194,8 @@ class Cascade:
             raise
         record = self._record(request, at, started, result, answer, lease, stage1, verdict, stage1_ms)
         self._tell(record)
+        if stage1 is not None:
+            self._hand_on(SeenImage(record, stage1.content, stage1.pixels, stage1.params))
         _log(record)
         # Without a Stage-2 it is what the operator wants.
         if (reason := record.degraded) is not None and record.stage2 is not Outcome.ABSENT:
@@ -194,6 +211,15 @@ class Cascade:
                 name = type(observer).__name__
                 log.debug("observer_failed", request_id=record.request_id, observer=name, exc_info=error)
                 self._untold.add(name, repr(error), error=error, request_id=record.request_id)
+
+    def _hand_on(self, seen: SeenImage) -> None:
+        for observer in self._image_observers:
+            try:
+                observer.on_image(seen)
+            except Exception as error:
+                # As above.
+                log.debug("observer_failed", request_id=seen.record.request_id, exc_info=error)
+                self._untold.add(type(observer).__name__, repr(error), error=error)
 
     async def close(self) -> None:
         """Stop the workers and close Stage-2."""
@@ -217,7 +243,7 @@ class Cascade:
             raise
         work.add_done_callback(lambda done: self._drop(request, inference) if done.cancelled() else None)
         outputs = await asyncio.wrap_future(inference.outputs)
-        return _decided(lease, outputs, inference)
+        return _decided(lease, self._policy(lease.bundle), outputs, inference)
 
     def _infer(self, request: Request, inference: _Inference) -> None:
         """In a worker: decode the image, and hand it to the batcher, without a detour by the event loop."""
@@ -226,6 +252,7 @@ class Cascade:
             if not inference.outputs.cancelled():
                 inference.content, pixels = self._decoded(lease, request.image_b64)
                 inference.image_sha256 = hashlib.sha256(inference.content).hexdigest()
+                inference.pixels = pixels
                 batch = self._batcher.submit(lease, pixels, deadline=request.deadline.due, priority=request.priority)
         except BaseException as error:  # noqa: BLE001  whoever waits hears of it
             inference.fail(error)
@@ -298,9 +325,10 @@ def _seen(stage1: Stage1Result) -> dict[str, Any]:
     }
 
 
-def _decided(lease: Lease, outputs: Stage1Outputs, inference: _Inference) -> Stage1Result:
+def _decided(lease: Lease, policy: ScrcPolicy, outputs: Stage1Outputs, inference: _Inference) -> Stage1Result:
+    assert inference.pixels is not None
     bundle = lease.bundle
-    decisions = bundle.policy.decide(outputs)
+    decisions = policy.decide(outputs)
     probability = bundle.calibrator.probability(outputs)
     return Stage1Result(
         action=decisions.action(0),
@@ -312,6 +340,8 @@ def _decided(lease: Lease, outputs: Stage1Outputs, inference: _Inference) -> Sta
         answer=float(answer_probability(probability, decisions)[0]),
         content=inference.content,
         image_sha256=inference.image_sha256,
+        pixels=inference.pixels,
+        params=bundle.params,
     )
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from stage1.certificate.params import ScrcParams
 from stage1.decisions import Action
+from stage1.preprocess import Pixels
 from stage2_bridge.client import Outcome
 
 Result = Literal["answered", "not_an_image", "stage1_failed", "stage1_late", "abandoned"]
@@ -90,4 +93,29 @@ class Observer(Protocol):
 
     def on_answer(self, record: RequestRecord) -> None:
         """Take note; quickly, because the caller waits. What it raises is logged and costs nobody an answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SeenImage:
+    """An image that Stage-1 saw, and what became of it.
+
+    Attributes:
+        record: of its request.
+        content: its bytes.
+        pixels: what the engine saw, uint8 RGB `(3, H, W)`.
+        params: the certificate under which it was decided.
+    """
+
+    record: RequestRecord
+    content: bytes
+    pixels: Pixels
+    params: ScrcParams
+
+
+class ImageObserver(Protocol):
+    """Is handed every image that Stage-1 saw, when its answer is decided."""
+
+    def on_image(self, seen: SeenImage) -> None:
+        """Take it for later; at once, because the caller waits."""
         ...

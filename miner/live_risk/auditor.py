@@ -1,0 +1,137 @@
+"""Has Stage-2 look at audited exits, never where a request could want its place."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+
+import structlog
+
+from engines.errors import StoreError
+from engines.live.slot import BundleSlot
+from engines.live.swap.follower import StoreFollower
+from miner.live_risk.live_risk import LiveRisk
+from stage2_bridge.bridge import Bridge
+from stage2_bridge.client import Outcome, Stage2Client, Stage2Error
+
+log = structlog.get_logger(__name__)
+
+HOUR_S = 3600.0
+# Of the hand-offs that may be under way: above this share the rest belongs to requests.
+BUSY_SHARE = 0.5
+
+
+class Auditor:
+    """Asks about one audit at a time, the oldest first.
+
+    Args:
+        risk: what is audited.
+        bridge: the way to Stage-2.
+        slot: holds the live bundle.
+        most_in_flight: hand-offs that the bridge allows at a time.
+        second: another model, asked about what the first one flags; None for none.
+        clock: monotonic time in seconds.
+        every_s: time between two looks at what waits.
+    """
+
+    def __init__(
+        self,
+        risk: LiveRisk,
+        bridge: Bridge,
+        slot: BundleSlot,
+        *,
+        most_in_flight: int,
+        second: Stage2Client | None = None,
+        clock: Callable[[], float],
+        every_s: float = 2.0,
+    ) -> None:
+        self._risk = risk
+        self._bridge = bridge
+        self._slot = slot
+        self._most = most_in_flight
+        self._second = second
+        self._clock = clock
+        self._every_s = every_s
+        self._asked_at: deque[float] = deque()
+        self._seconded: set[int] = set()
+
+    async def run(self) -> None:
+        """For ever."""
+        while True:
+            if self._slot.generation:
+                with self._slot.lease() as lease:
+                    self._risk.live(lease.bundle)
+            await self._risk.in_thread(self._risk.tick)
+            while await self.ask_one():
+                pass
+            await asyncio.sleep(self._every_s)
+
+    async def ask_one(self) -> bool:
+        """Ask about one audit, if there is one, time for it and no request that could want its place.
+
+        Returns:
+            Whether there was a verdict.
+        """
+        if not self._risk.settings.audits or not self._may_ask():
+            return False
+        wanted = await self._risk.in_thread(self._risk.unasked)
+        if wanted is None:
+            return await self._ask_second()
+        certificate, number, content = wanted
+        # The one request that it may cost was asked, whatever comes of it.
+        self._asked_at.append(self._clock())
+        verdict = await self._bridge.ask(content, self._clock() + self._risk.settings.verdict_s, turn=math.inf)
+        if verdict.outcome is not Outcome.ANSWERED or verdict.probability is None:
+            return False
+        await self._risk.in_thread(partial(self._risk.said, certificate, number, verdict.server, verdict.probability))
+        return True
+
+    def _may_ask(self) -> bool:
+        now, stats = self._clock(), self._bridge.stats
+        while self._asked_at and now - self._asked_at[0] >= HOUR_S:
+            self._asked_at.popleft()
+        within = len(self._asked_at) < self._risk.settings.audits_per_hour
+        return within and not stats.waiting and stats.in_flight < self._most * BUSY_SHARE
+
+    async def _ask_second(self) -> bool:
+        """Ask another model about what the first one flags; a miss is what both see."""
+        if self._second is None:
+            return False
+        wanted = await self._risk.in_thread(partial(self._risk.flagged, self._seconded))
+        if wanted is None:
+            return False
+        certificate, number, content, server = wanted
+        self._seconded.add(number)
+        if server == self._second.name:
+            return True
+        try:
+            said = await self._second.ask(content, self._risk.settings.verdict_s)
+        except (Stage2Error, TimeoutError) as error:
+            log.debug("second_model_failed", reason=str(error))
+            self._seconded.discard(number)
+            return False
+        if said > 0.5:
+            await self._risk.in_thread(partial(self._risk.labelled, certificate, number, 1, "second_model"))
+        return True
+
+
+async def roll_back(risk: LiveRisk, follower: StoreFollower, now: Callable[[], datetime]) -> bool:
+    """Go back to the bundle before, if it is certified, stands by, and has no alarm of its own.
+
+    Returns:
+        Whether it did; if not, the bundle stays live and lets nothing exit as no roadwork.
+    """
+    back = follower.slot.standby
+    if back is None or not await asyncio.to_thread(risk.healthy, back):
+        log.warning("not_rolled_back", reason="no certified bundle without an alarm stands by")
+        return False
+    try:
+        await follower.rollback(now=now())
+    except StoreError as error:
+        log.error("not_rolled_back", reason=str(error))
+        return False
+    return True

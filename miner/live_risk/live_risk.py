@@ -1,0 +1,382 @@
+"""The watch on the live certificate, in a running miner.
+
+Nothing of it stands before an answer but a look at which policy is to be used, and a place in a queue. A thread of its
+own takes pictures from there after their answers have left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import structlog
+from pydantic import ValidationError
+
+from engines.live.load.load_bundle import LiveBundle
+from engines.machine.tally import Tally
+from miner.answering.record import RequestRecord, SeenImage
+from miner.live_risk.audit_events import Drawn, Labelled, Said
+from miner.live_risk.certificate_watch import CertificateWatch, certificate_id
+from miner.live_risk.hourly import FILE, HourCounts, HourlyFile
+from miner.live_risk.inbox import Inbox
+from miner.live_risk.secret import read_secret
+from miner.live_risk.settings import LiveRiskSettings
+from miner.live_risk.summary import SUMMARY, Summary
+from stage1.artifacts import write_atomic
+from stage1.decisions import Action
+from stage1.errors import CascadeError
+from stage1.monitor.audit import ExitLabel, drawn_number
+from stage1.monitor.levels import Standing
+from stage1.monitor.picture_hash import picture_hash
+from stage1.monitor.sites import Sight, SiteBook, SiteBookState
+from stage1.policy import ScrcPolicy
+
+log = structlog.get_logger(__name__)
+
+DIRECTORY, STREAMS, SITES = "live_risk", "streams", "sites.json"
+# Pictures that wait for the thread; each is some hundred kilobytes.
+MOST_QUEUED = 64
+# After an answer; it has left by then.
+AFTER_S = 0.005
+# Certificates whose audits are kept; those that were live longest ago go first.
+KEPT_STREAMS = 6
+
+T = TypeVar("T")
+Tell = Callable[[str, Literal["info", "warning", "alarm"], str, Mapping[str, Any]], None]
+
+
+def told_in_log(kind: str, level: str, text: str, details: Mapping[str, Any]) -> None:
+    """Tell the log."""
+    told = {"info": log.info, "warning": log.warning, "alarm": log.error}[level]
+    told(kind, text=text, **details)
+
+
+class LiveRisk:
+    """Counts answers, draws audits, takes verdicts, and says with which policy a bundle decides.
+
+    `on_answer` and `on_image` are called on the event loop, all else from any thread.
+
+    Args:
+        directory: where it keeps what must survive a restart.
+        settings: of the watch.
+        now: wall-clock time, UTC.
+        tell: told of every change of a level.
+        react: called on the loop when an alarm begins and the reaction is `rollback`.
+
+    Raises:
+        ArtifactError: the key of the draws cannot be read.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: LiveRiskSettings,
+        *,
+        now: Callable[[], datetime],
+        tell: Tell = told_in_log,
+        react: Callable[[], object] | None = None,
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        self.settings = settings
+        self.react = react
+        self._directory = directory
+        self._now = now
+        self._tell = tell
+        self._secret = read_secret(directory)
+        self._inbox = Inbox(directory)
+        self._sites = _read_sites(directory / SITES)
+        self._hourly = HourlyFile(directory / FILE)
+        self._hour: HourCounts | None = None
+        self._counts = threading.Lock()
+        self._watches: dict[str, CertificateWatch] = {}
+        self._policies: dict[str, ScrcPolicy] = {}
+        self._live = ""
+        # Guards what an audit changes; held by the thread while it writes, so the loop takes it only for a new bundle.
+        self._lock = threading.RLock()
+        self._queue: deque[SeenImage] = deque()
+        self._called = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="live-risk")
+        self.lost = Tally("live_risk_failed")
+
+    # What the cascade asks.
+
+    def policy(self, bundle: LiveBundle) -> ScrcPolicy:
+        """The policy with which a bundle decides now: its own, or a more cautious one."""
+        known = self._policies.get(certificate_id(bundle.params))
+        return known if known is not None else self._begin(bundle)
+
+    def on_answer(self, record: RequestRecord) -> None:
+        """See `miner.answering.record.Observer`."""
+        hour = record.at.replace(minute=0, second=0, microsecond=0)
+        with self._counts:
+            counts = self._hour
+            if counts is None or counts.hour != hour or (record.bundle and counts.bundle != record.bundle):
+                if counts is not None:
+                    self._pool.submit(self._guarded, partial(self._write_hour, counts))
+                counts = self._hour = HourCounts(hour, record.bundle)
+            counts.add(record)
+
+    def on_image(self, seen: SeenImage) -> None:
+        """See `miner.answering.record.ImageObserver`."""
+        if len(self._queue) >= MOST_QUEUED:
+            self.lost.add("not_drawn", "pictures came faster than they are looked at; this one is not audited")
+            return
+        self._queue.append(seen)
+        if not self._called:
+            self._called = True
+            self._loop = asyncio.get_running_loop()
+            self._loop.call_later(AFTER_S, self._call)
+
+    def _call(self) -> None:
+        self._called = False
+        with contextlib.suppress(RuntimeError):
+            self._pool.submit(self._guarded, self._take_all)
+
+    # What runs in the thread.
+
+    def _guarded(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001  it is counted and told
+            # The edge to the disk: whatever fails here costs nobody an answer, and what was not written did not happen.
+            self.lost.add(type(error).__name__, repr(error), error=None if isinstance(error, OSError) else error)
+
+    def _take_all(self) -> None:
+        while self._queue:
+            self._guarded(partial(self._take, self._queue.popleft()))
+
+    def _take(self, seen: SeenImage) -> None:
+        """Place one picture, and draw whether it is audited."""
+        record = seen.record
+        watch = self._watches.get(certificate_id(seen.params))
+        if watch is None or record.roadwork_score is None:
+            return
+        picture, exits = picture_hash(seen.pixels), record.action is Action.EXIT
+        visit = self._sites.visit(Sight(record.at.timestamp(), record.hotkey, picture), exits=exits)
+        name = f"{record.at.isoformat()}/{record.request_id}/{record.image_sha256}"
+        if visit.first:
+            with self._lock:
+                watch.scores.add(record.roadwork_score, drawn_number(self._secret, f"{name}/rank"))
+        if not (exits and visit.first_exit and self.settings.audits and record.prediction_set):
+            return
+        exit_label: ExitLabel = 1 if record.prediction_set[0] else 0
+        shares = watch.audits.book.terms.shares
+        number = drawn_number(self._secret, name)
+        if number >= shares.of(exit_label):
+            return
+        if len(watch.audits.book.waiting) >= self.settings.most_waiting:
+            # Whatever they show: a full store says nothing of the picture.
+            self.lost.add("store_full", "too many audits wait: label them, or none are drawn")
+            return
+        event = Drawn(
+            number=watch.audits.book.next_number,
+            at=record.at,
+            request_id=record.request_id,
+            hotkey=record.hotkey,
+            image_sha256=record.image_sha256,
+            picture=picture,
+            site=visit.site,
+            exit_label=exit_label,
+            score=record.roadwork_score,
+            select_score=record.select_score or 0.0,
+            probability=record.stage1_probability or 0.0,
+            share=shares.of(exit_label),
+            drawn=number,
+            label_share=shares.labelled,
+            label_drawn=drawn_number(self._secret, f"{name}/label") < shares.labelled,
+            theta=watch.caution.theta,
+            bundle=record.bundle,
+        )
+        with self._lock:
+            watch.audits.draw(event, seen.content)
+        with self._counts:
+            if self._hour is not None:
+                self._hour.counts["audits_drawn"] += 1
+
+    # Verdicts.
+
+    def unasked(self) -> tuple[str, int, bytes] | None:
+        """The oldest audit of the live bundle without a verdict: certificate, number, picture."""
+        with self._lock:
+            watch = self._watches.get(self._live)
+            drawn = None if watch is None else watch.audits.book.unasked()
+            content = None if watch is None or drawn is None else watch.audits.picture(drawn.number)
+            return None if drawn is None or content is None else (self._live, drawn.number, content)
+
+    def flagged(self, asked: set[int]) -> tuple[str, int, bytes, str] | None:
+        """The oldest that Stage-2 contradicts and that is not among `asked`, with the server that said so."""
+        with self._lock:
+            watch = self._watches.get(self._live)
+            for one in [] if watch is None else watch.audits.book.flagged():
+                if one.drawn.number not in asked and one.said is not None and watch is not None:
+                    content = watch.audits.picture(one.drawn.number)
+                    if content is not None:
+                        return self._live, one.drawn.number, content, one.said.server
+        return None
+
+    def said(self, certificate: str, number: int, server: str, probability: float) -> None:
+        """Take a verdict of Stage-2."""
+        self._add(certificate, Said(number=number, at=self._now(), server=server, probability=probability))
+
+    def labelled(self, certificate: str, number: int, label: ExitLabel, by: Literal["person", "second_model"]) -> None:
+        """Take a label."""
+        self._add(certificate, Labelled(number=number, at=self._now(), label=label, by=by))
+
+    def _add(self, certificate: str, event: Said | Labelled) -> None:
+        with self._lock:
+            watch = self._watches.get(certificate)
+            if watch is None:
+                return
+            before = watch.audits.book.state.audits
+            watch.audits.add(event)
+            counted = watch.audits.book.state.audits - before
+            self._use(watch)
+        with self._counts:
+            if self._hour is not None:
+                self._hour.counts["audits_counted"] += counted
+        self._look(watch)
+
+    def tick(self) -> None:
+        """Take labels from the inbox and look at the level again; called now and then, in the thread."""
+        for path, labels in self._inbox.waiting():
+            for one in labels:
+                self.labelled(one.certificate, one.number, one.label, "person")
+            path.unlink(missing_ok=True)
+        if (watch := self._watches.get(self._live)) is not None:
+            self._look(watch)
+
+    # Levels.
+
+    def _look(self, watch: CertificateWatch) -> None:
+        with self._lock:
+            before = watch.stand(self._now())
+            after = watch.standing
+        if before is None or certificate_id(watch.params) != self._live:
+            return
+        self._told(watch, before, after)
+        self._write_summary()
+        if after.level == "alarm" and before.level != "alarm" and self.react is not None and self._loop is not None:
+            self._loop.call_soon_threadsafe(self.react)
+
+    def _told(self, watch: CertificateWatch, before: Standing, after: Standing) -> None:
+        level: Literal["info", "warning", "alarm"]
+        level = "alarm" if after.level == "alarm" else "warning" if after.level == "watch" else "info"
+        details = {
+            "risk_level": after.level,
+            "risk_level_before": before.level,
+            "bundle": watch.bundle,
+            "reasons": sorted(after.reasons or {}),
+            "theta": watch.caution.theta,
+            "exits_as_0": watch.caution.exits0 and watch.caution.exits,
+        }
+        self._tell("live_risk", level, after.sentence, details)
+
+    def _begin(self, bundle: LiveBundle) -> ScrcPolicy:
+        """Take up the watch on a certificate that has gone live, where it was left."""
+        with self._lock:
+            name = certificate_id(bundle.params)
+            try:
+                if name not in self._watches:
+                    home = self._directory / STREAMS / name
+                    self._watches[name] = CertificateWatch(
+                        home, bundle.params, bundle.bundle_id, self.settings, now=self._now()
+                    )
+                    self._forget_old(home.parent)
+            except (CascadeError, OSError) as error:
+                self.lost.add("not_watched", f"the certificate of {bundle.bundle_id} is not watched: {error}")
+                self._policies[name] = bundle.policy
+                return bundle.policy
+            self._live = name
+            return self._use(self._watches[name])
+
+    def live(self, bundle: LiveBundle) -> None:
+        """A bundle is live: from now on its certificate is the one that is told of."""
+        if certificate_id(bundle.params) != self._live:
+            self._begin(bundle)
+
+    def _use(self, watch: CertificateWatch) -> ScrcPolicy:
+        policy = ScrcPolicy(watch.params, watch.caution)
+        # Computed here, and not by the first request.
+        _ = policy.rule
+        self._policies[certificate_id(watch.params)] = policy
+        return policy
+
+    def _forget_old(self, streams: Path) -> None:
+        """Remove the audits of certificates that were live longest ago."""
+        homes = sorted(streams.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)
+        for home in homes[KEPT_STREAMS:]:
+            if home.name not in self._watches:
+                shutil.rmtree(home, ignore_errors=True)
+
+    # What is told.
+
+    def healthy(self, bundle: LiveBundle) -> bool:
+        """Whether a bundle is certified and no alarm was raised while it was live."""
+        with self._lock:
+            if bundle.params.status != "CERTIFIED":
+                return False
+            name, home = certificate_id(bundle.params), self._directory / STREAMS
+            watch = self._watches.get(name) or CertificateWatch(
+                home / name, bundle.params, bundle.bundle_id, self.settings, now=self._now()
+            )
+            return not watch.audits.book.state.alarms
+
+    def status(self) -> dict[str, Any]:
+        """Plain values."""
+        with self._lock:
+            watch = self._watches.get(self._live)
+            told = {} if watch is None else watch.status(self._now())
+        settings = self.settings
+        common = {"enabled": True, "audits": settings.audits, "reaction": settings.reaction}
+        return {**common, **told, "failed": dict(self.lost.counts)}
+
+    def _write_hour(self, counts: HourCounts) -> None:
+        with self._lock:
+            watch = next((one for one in self._watches.values() if one.bundle == counts.bundle), None)
+            readings = {} if watch is None else watch.readings()
+            if watch is not None:
+                watch.keep_scores()
+        self._hourly.append(counts.row(readings))
+        write_atomic(self._directory / SITES, self._sites.state.model_dump_json().encode())
+        self._write_summary()
+
+    def _write_summary(self) -> None:
+        with self._lock:
+            watch = self._watches.get(self._live)
+            if watch is not None:
+                now = self._now()
+                Summary.of(self._directory / SUMMARY).with_status(watch.status(now), now).write(
+                    self._directory / SUMMARY
+                )
+
+    def in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Run something in the thread, from the loop."""
+        return asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def close(self) -> None:
+        """Take what waits, and write what only memory knows."""
+        self._call()
+        with self._counts:
+            counts, self._hour = self._hour, None
+        if counts is not None:
+            self._pool.submit(self._guarded, partial(self._write_hour, counts))
+        self._pool.shutdown(wait=True)
+
+
+def _read_sites(path: Path) -> SiteBook:
+    """Places of the last day; none where they cannot be read."""
+    try:
+        state = SiteBookState.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError):
+        return SiteBook()
+    return SiteBook.restored(state)
