@@ -42,6 +42,8 @@ from miner.events.canary_event import ruling_event
 from miner.events.event import EventSink, EventSinks
 from miner.events.log_sink import LogSink
 from miner.identities import Identity, ReplyCounts, identities, wallets
+from miner.live_risk.live_risk import LiveRisk
+from miner.live_risk.watch_tasks import open_live_risk, start_audits
 from miner.logs import configure_logging
 from miner.nights.job import NightlyJob
 from miner.nights.load_file import LoadFile
@@ -138,7 +140,10 @@ async def _run(
         observers: tuple[Observer, ...] = (journal, LiveRates(canary), load)
         observers = observers if metrics is None else (*observers, metrics)
         calibrations = Calibrations(settings.store)
-        cascade, hand_off = await _cascade(settings, follower, batcher, observers, calibrations, degraded, stack)
+        risk = open_live_risk(settings.live_risk, settings.state, events, stack)
+        cascade, hand_off = await _cascade(settings, follower, batcher, observers, calibrations, risk, degraded, stack)
+        if risk is not None:
+            start_audits(risk, follower, hand_off.bridge, settings.stage2, stack)
         counts = ReplyCounts(None if metrics is None else metrics.on_reply)
         served = identities(settings, list(ours), snapshot, answer=cascade.answer, on_reply=counts.add, tally=tally)
         await checked
@@ -158,6 +163,7 @@ async def _run(
             tallies={"refused": tally, "degraded": degraded, "journal_failed": journal_failed},
             chain=watch.status,
             nightly=nightly.status,
+            live_risk=dict if risk is None else risk.status,
             stopping=stop.is_set,
             now=utc_now,
             canary=canary.status,
@@ -269,6 +275,7 @@ async def _cascade(
     batcher: Batcher,
     observers: tuple[Observer, ...],
     calibrations: Calibrations,
+    risk: LiveRisk | None,
     degraded: Tally,
     stack: AsyncExitStack,
 ) -> tuple[Cascade, HandOff]:
@@ -278,11 +285,17 @@ async def _cascade(
     except (EngineError, Stage1Error) as error:
         raise StartError(str(error)) from error
     stack.push_async_callback(hand_off.close)
+    if risk is not None:
+        # Before the first request: an alarm that was raised before a restart holds.
+        with follower.slot.lease() as lease:
+            risk.live(lease.bundle)
     cascade = Cascade(
         follower.slot,
         batcher,
         hand_off.bridge,
-        observers=observers,
+        observers=observers if risk is None else (*observers, risk),
+        image_observers=() if risk is None else (risk,),
+        policy=None if risk is None else risk.policy,
         engine=settings.engine,
         clock=time.monotonic,
         now=utc_now,

@@ -21,6 +21,7 @@ from miner.admin.settings import AdminSettings
 from miner.answering.settings import EngineSettings
 from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings, WireSettings
 from miner.chain.settings import ChainSettings, HotkeyEntry, WalletSettings
+from miner.live_risk.settings import LiveRiskSettings
 from miner.logs import LogSettings
 from miner.nights.settings import RetrainSettings
 from stage1.errors import SettingsError
@@ -66,6 +67,7 @@ class MinerSettings(BaseSettings):
         wire: which requests count as fresh.
         engine: Stage-1 in this process.
         stage2: where deferred images go.
+        live_risk: the watch on the live certificate.
         retrain: the nightly job.
         night: values of its config that are other than the preset's: `[night.train_supervised]`, `epochs = 20`.
         admin: the administrator's endpoint.
@@ -94,6 +96,7 @@ class MinerSettings(BaseSettings):
     wire: WireSettings = WireSettings()
     engine: EngineSettings = EngineSettings()
     stage2: Stage2Settings = Stage2Settings()
+    live_risk: LiveRiskSettings = LiveRiskSettings()
     retrain: RetrainSettings = RetrainSettings()
     night: dict[str, Any] = Field(default_factory=dict)
     admin: AdminSettings = AdminSettings()
@@ -146,10 +149,18 @@ class MinerSettings(BaseSettings):
         """
         if self.hotkeys:
             self._check_hotkeys()
+        self._check_second_server()
         if self.stage2.all_servers and self.stage2.reserve_s >= self.requests.deadline_s:
             raise ValueError(
                 f"stage2.reserve_s is {self.stage2.reserve_s:g} and requests.deadline_s is "
                 f"{self.requests.deadline_s:g}: no time is left for Stage-2"
+            )
+
+    def _check_second_server(self) -> None:
+        second, names = self.live_risk.second_server, [one.name for one in self.stage2.all_servers]
+        if second is not None and second not in names:
+            raise ValueError(
+                f"live_risk.second_server is {second!r}, and stage2.servers has {', '.join(names) or 'none'}: name one"
             )
 
     def _check_hotkeys(self) -> None:

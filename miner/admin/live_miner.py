@@ -67,6 +67,7 @@ class LiveMiner:
         now: wall-clock time, UTC.
         calibrations: of the Stage-2 servers; None where nobody keeps any.
         canary: see `engines.live.swap.canary.Canary.status`.
+        live_risk: see `miner.live_risk.live_risk.LiveRisk.status`; empty where nothing is watched.
     """
 
     state: str
@@ -82,12 +83,13 @@ class LiveMiner:
     stopping: Callable[[], bool]
     now: Callable[[], datetime]
     calibrations: Calibrations | None = None
+    canary: Callable[[], Mapping[str, Any] | None] = lambda: None
+    live_risk: Callable[[], Mapping[str, Any]] = dict
 
     def stage2_calibrations(self) -> tuple[CalibrationStatus, ...]:
         """How the calibration of each Stage-2 server stands."""
         names = [one.name for one in self.bridge.stats.servers]
         return () if self.calibrations is None else self.calibrations.status(names)
-    canary: Callable[[], Mapping[str, Any] | None] = lambda: None
 
     def status(self) -> dict[str, Any]:
         """Everything, as plain values; of each bundle in the history its state, why it was refused, and seconds."""
@@ -124,5 +126,6 @@ class LiveMiner:
             "chain": dict(self.chain()),
             "nightly": dict(self.nightly()),
             "canary": self.canary(),
+            "live_risk": dict(self.live_risk()),
             "stopping": self.stopping(),
         }

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from engines.machine.tally import Tally
 from miner.admin.live_miner import LiveMiner
 from miner.admin.readiness import conditions
+from miner.admin.risk_metrics import live_risk
 from stage2_bridge.client import BudgetStatus
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -63,6 +64,7 @@ def register_state(registry: CollectorRegistry, miner: LiveMiner) -> None:
         "certificate": lambda: certificate(miner),
         "chain": lambda: chain(miner),
         "nightly": lambda: nightly(miner),
+        "live_risk": lambda: live_risk(miner.live_risk()),
         "readiness": lambda: readiness(miner),
         "threads": threads,
         "process": ProcessCollector(registry=None).collect,

@@ -72,8 +72,17 @@ class AuditLog:
         self.add(event)
 
     def add(self, event: AuditEvent) -> None:
-        """Write an event, then take it."""
-        append_line(self._log, event)
+        """Write an event, then take it.
+
+        Raises:
+            OSError: it could not be written; what is on the disk counts.
+        """
+        try:
+            append_line(self._log, event)
+        except OSError:
+            # It may be there in part, or as a whole.
+            self.book = read_book(self.directory, self.book.state.certificate, self.book.terms)
+            raise
         before = set(self.book.waiting)
         self.book.take(event)
         write_atomic(self.directory / STATE, self.book.state.to_json())

@@ -15,6 +15,7 @@ from engines.errors import StoreError
 from engines.live.slot import BundleSlot
 from engines.live.swap.follower import StoreFollower
 from miner.live_risk.live_risk import LiveRisk
+from stage1.errors import CascadeError
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.client import Outcome, Stage2Client, Stage2Error
 
@@ -33,6 +34,7 @@ class Auditor:
         bridge: the way to Stage-2.
         slot: holds the live bundle.
         most_in_flight: hand-offs that the bridge allows at a time.
+        has_stage2: whether there is anybody to ask; if not, people label all audits.
         second: another model, asked about what the first one flags; None for none.
         clock: monotonic time in seconds.
         every_s: time between two looks at what waits.
@@ -45,6 +47,7 @@ class Auditor:
         slot: BundleSlot,
         *,
         most_in_flight: int,
+        has_stage2: bool = True,
         second: Stage2Client | None = None,
         clock: Callable[[], float],
         every_s: float = 2.0,
@@ -53,6 +56,7 @@ class Auditor:
         self._bridge = bridge
         self._slot = slot
         self._most = most_in_flight
+        self._has_stage2 = has_stage2
         self._second = second
         self._clock = clock
         self._every_s = every_s
@@ -62,13 +66,20 @@ class Auditor:
     async def run(self) -> None:
         """For ever."""
         while True:
-            if self._slot.generation:
-                with self._slot.lease() as lease:
-                    self._risk.live(lease.bundle)
-            await self._risk.in_thread(self._risk.tick)
-            while await self.ask_one():
-                pass
+            try:
+                await self._look()
+            except (CascadeError, OSError) as error:
+                # A disk that is full: what was not written is asked again.
+                self._risk.lost.add("audit_failed", str(error))
             await asyncio.sleep(self._every_s)
+
+    async def _look(self) -> None:
+        if self._slot.generation:
+            with self._slot.lease() as lease:
+                self._risk.live(lease.bundle)
+        await self._risk.in_thread(self._risk.tick)
+        while await self.ask_one():
+            pass
 
     async def ask_one(self) -> bool:
         """Ask about one audit, if there is one, time for it and no request that could want its place.
@@ -76,7 +87,7 @@ class Auditor:
         Returns:
             Whether there was a verdict.
         """
-        if not self._risk.settings.audits or not self._may_ask():
+        if not (self._risk.settings.audits and self._has_stage2 and self._may_ask()):
             return False
         wanted = await self._risk.in_thread(self._risk.unasked)
         if wanted is None:

@@ -72,7 +72,7 @@ def drive(directory: Path, most_bytes: int = 2**20) -> None:
             log.add(said(number, probability))
     wanted = {one.drawn.number for one in log.book.unlabelled()}
     if wanted and not list(inbox.waiting()):
-        labels = [AuditLabel(certificate=CERTIFICATE, number=n, label=STREAM[n - 1][2]) for n in sorted(wanted)]  # type: ignore[arg-type]
+        labels = [AuditLabel(certificate=CERTIFICATE, number=n, label=STREAM[n - 1][2]) for n in sorted(wanted)]
         inbox.put(labels)
     for path, labels in inbox.waiting():
         for label in labels:

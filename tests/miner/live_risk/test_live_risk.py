@@ -1,0 +1,385 @@
+"""The watch in a running miner: audits are drawn after the answer, alarms tighten, and hostile streams move little."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+import time
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from engines.live.batcher import Batcher
+from engines.live.load.load_bundle import LiveBundle, load_bundle
+from engines.live.settings import BatchSettings
+from engines.live.slot import BundleSlot
+from engines.store.bundle import Provenance
+from engines.store.store import Store
+from miner.answering.cascade import Cascade
+from miner.answering.deadline import TimeBudget
+from miner.answering.record import RequestRecord, SeenImage
+from miner.answering.request import Request
+from miner.answering.settings import EngineSettings
+from miner.live_risk.auditor import Auditor
+from miner.live_risk.certificate_watch import certificate_id
+from miner.live_risk.hourly import COLUMNS
+from miner.live_risk.inbox import AuditLabel, Inbox
+from miner.live_risk.live_risk import LiveRisk
+from miner.live_risk.settings import LiveRiskSettings, Reaction
+from miner.live_risk.summary import Summary
+from stage1.decisions import Action
+from stage1.monitor.audit import drawn_number
+from stage1.monitor.settings import AuditShares
+from stage2_bridge.bridge import Bridge
+from stage2_bridge.client import Stage2Error
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+ALL = LiveRiskSettings(audits=True, shares=AuditShares(exit0=1.0, exit1=1.0))
+
+
+@dataclass
+class Clock:
+    """Wall-clock time of a test."""
+
+    at: datetime = NOON
+
+    def __call__(self) -> datetime:
+        return self.at
+
+
+@dataclass
+class Told:
+    """What was told."""
+
+    events: list[tuple[str, str, str, dict[str, Any]]] = field(default_factory=list)
+
+    def __call__(self, kind: str, level: str, text: str, details: Any) -> None:
+        self.events.append((kind, level, text, dict(details)))
+
+
+class Expert:
+    """A Stage-2 that says what it is told to say."""
+
+    def __init__(self, probability: float, name: str = "expert", error: Exception | None = None) -> None:
+        self.probability, self.name, self.error = probability, name, error
+        self.asked = 0
+
+    async def ask(self, content: bytes, timeout_s: float) -> float:  # noqa: ARG002
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        return self.probability
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, bundle_files: Path, provenance: Provenance) -> LiveBundle:
+    store = Store(tmp_path / "store")
+    return load_bundle(store.path(store.publish(bundle_files, provenance)), threads=1)
+
+
+def pixels(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (3, 32, 32), dtype=np.uint8)
+
+
+def seen(bundle: LiveBundle, number: int, exit_label: int = 0, **changes: Any) -> SeenImage:
+    """An image of its own, in a ten minutes of its own, that exits."""
+    record = RequestRecord(
+        request_id=f"r{number}",
+        at=NOON + timedelta(minutes=11 * number),
+        hotkey="validator",
+        result="answered",
+        answer=0.1,
+        bundle=bundle.bundle_id,
+        generation=1,
+        image_sha256="a" * 64,
+        action=Action.EXIT,
+        prediction_set=(exit_label,),
+        likelier_label=exit_label,
+        roadwork_score=-3.0,
+        select_score=2.0,
+        stage1_probability=0.05,
+        total_ms=1.0,
+    )
+    picture = changes.pop("picture", number)
+    return SeenImage(record.model_copy(update=changes), b"bytes", pixels(picture), bundle.params)
+
+
+def watched(directory: Path, bundle: LiveBundle, settings: LiveRiskSettings = ALL, **more: Any) -> LiveRisk:
+    risk = LiveRisk(directory, settings, now=more.pop("now", Clock()), **more)
+    risk.live(bundle)
+    return risk
+
+
+def took(risk: LiveRisk, *images: SeenImage) -> None:
+    """What the thread does with them."""
+    for image in images:
+        risk.on_answer(image.record)
+        risk._take(image)
+
+
+def book(risk: LiveRisk, bundle: LiveBundle) -> Any:
+    return risk._watches[certificate_id(bundle.params)].audits.book
+
+
+def misses(risk: LiveRisk, bundle: LiveBundle, number: int, first: int = 1) -> None:
+    """So many audited exits with 0 that a person says show roadwork."""
+    for one in range(first, first + number):
+        took(risk, seen(bundle, one))
+        risk.said(certificate_id(bundle.params), book(risk, bundle).next_number - 1, "expert", 0.9)
+        risk.labelled(certificate_id(bundle.params), book(risk, bundle).next_number - 1, 1, "person")
+
+
+def test_the_share_that_is_drawn_is_the_share_that_is_written(tmp_path: Path, bundle: LiveBundle) -> None:
+    risk = watched(tmp_path, bundle, LiveRiskSettings(audits=True))
+    took(risk, *(seen(bundle, i, exit_label=0) for i in range(300)))
+    drawn = [one.drawn for one in book(risk, bundle).waiting.values()]
+    assert 60 < len(drawn) < 120
+    assert {one.share for one in drawn} == {0.3}
+    secret = (tmp_path / "secret.key").read_bytes()
+    for one in drawn:
+        assert one.drawn == drawn_number(secret, f"{one.at.isoformat()}/{one.request_id}/{one.image_sha256}") < 0.3
+    assert (tmp_path / "secret.key").stat().st_mode & 0o077 == 0
+
+
+def test_nothing_is_kept_of_pictures_where_audits_are_off(tmp_path: Path, bundle: LiveBundle) -> None:
+    """And audits are off unless they are asked for."""
+    risk = watched(tmp_path, bundle, LiveRiskSettings())
+    took(risk, *(seen(bundle, i) for i in range(50)))
+    assert book(risk, bundle).waiting == {}
+    assert list(tmp_path.rglob("images/*")) == []
+    assert risk._watches[certificate_id(bundle.params)].scores.seen == 50
+    risk.close()
+
+
+@pytest.mark.parametrize(
+    ("reaction", "zeros", "exits"),
+    [("observe", True, True), ("tighten", False, True), ("defer_all", False, False), ("rollback", False, True)],
+)
+def test_an_alarm_is_told_and_reacted_to(
+    tmp_path: Path, bundle: LiveBundle, reaction: Reaction, zeros: bool, exits: bool
+) -> None:
+    told = Told()
+    risk = watched(tmp_path, bundle, ALL.model_copy(update={"reaction": reaction, "adapt": False}), tell=told)
+    assert risk.policy(bundle).rule == bundle.params.rule
+    misses(risk, bundle, 20)
+    status = risk.status()
+    assert status["level"] == "alarm"
+    assert (status["exits_as_0"], status["exits"]) == (zeros, exits)
+    rule = risk.policy(bundle).rule
+    assert (rule is not None) == exits
+    if rule is not None and bundle.params.rule is not None:
+        assert rule.t1 == bundle.params.rule.t1
+        assert (rule.t0 == bundle.params.rule.t0) == zeros
+    alarms = [details["reasons"] for _, level, _, details in told.events if level == "alarm"]
+    assert alarms == [["violated"], ["changed", "violated"]], "one for each test, and each once"
+    assert "above" in status["sentence"]
+    assert Summary.read(tmp_path / "live_risk.json").certificates[status["certificate"]]["level"] == "alarm"
+
+
+def test_the_threshold_follows_the_misses_before_any_alarm(tmp_path: Path, bundle: LiveBundle) -> None:
+    risk = watched(tmp_path, bundle)
+    assert bundle.params.rule is not None
+    misses(risk, bundle, 1)
+    status = risk.status()
+    assert status["level"] in {"ok", "watch"}
+    assert 0 < status["theta"] <= 0.05
+    assert status["t0_used"] == pytest.approx(bundle.params.rule.t0 - status["theta"])
+    assert "Implied by what was certified" in status["statement"]
+
+
+def test_an_alarm_and_the_threshold_outlive_a_restart(tmp_path: Path, bundle: LiveBundle) -> None:
+    first = watched(tmp_path, bundle)
+    misses(first, bundle, 20)
+    before = book(first, bundle).state
+    first.close()
+    again = watched(tmp_path, bundle)
+    assert book(again, bundle).state.to_json() == before.to_json()
+    rule = again.policy(bundle).rule
+    assert rule is not None
+    assert rule.t0 < -1e30
+    assert again.status()["level"] == "alarm"
+
+
+def test_labels_of_the_inbox_are_taken_over_once(tmp_path: Path, bundle: LiveBundle) -> None:
+    risk = watched(tmp_path, bundle)
+    took(risk, seen(bundle, 1))
+    name = certificate_id(bundle.params)
+    risk.said(name, 1, "expert", 0.9)
+    Inbox(tmp_path).put([AuditLabel(certificate=name, number=1, label=1)])
+    (tmp_path / "inbox" / "bad.jsonl").write_text("{}")
+    risk.tick()
+    risk.tick()
+    assert book(risk, bundle).state.losses == 1
+    assert [path.name for path in (tmp_path / "inbox").iterdir()] == ["bad.jsonl.unreadable"]
+
+
+def test_a_backlog_is_an_alert(tmp_path: Path, bundle: LiveBundle) -> None:
+    clock, told = Clock(), Told()
+    risk = watched(tmp_path, bundle, now=clock, tell=told)
+    took(risk, seen(bundle, 0))
+    clock.at = NOON + timedelta(hours=71)
+    risk.tick()
+    assert told.events == []
+    clock.at = NOON + timedelta(hours=73)
+    risk.tick()
+    [(kind, level, text, _)] = told.events
+    assert (kind, level) == ("live_risk", "warning")
+    assert "waited 73 hours" in text
+
+
+@pytest.mark.parametrize("kind", ["one hard image", "replays of many", "one place floods"])
+def test_a_hostile_stream_moves_no_more_than_its_places_are_worth(
+    tmp_path: Path, bundle: LiveBundle, kind: str
+) -> None:
+    """A thousand images that are all misses: theta and the alarms move by one step a place."""
+    risk, rng = watched(tmp_path, bundle), np.random.default_rng(0)
+    known = list(range(5))
+    for i in range(1000):
+        hotkey = f"attacker {i % 50}"
+        if kind == "one hard image":
+            picture, at, places = 7, NOON + timedelta(seconds=20 * i), 1
+        elif kind == "replays of many":
+            picture, at, places = known[int(rng.integers(5))], NOON + timedelta(seconds=20 * i), 5
+        else:
+            picture, at, hotkey, places = 1000 + i, NOON + timedelta(seconds=0.5 * i), "attacker", 1
+        took(risk, seen(bundle, i, picture=picture, at=at, hotkey=hotkey))
+    for number in list(book(risk, bundle).waiting):
+        risk.said(certificate_id(bundle.params), number, "expert", 0.9)
+        risk.labelled(certificate_id(bundle.params), number, 1, "person")
+    state = book(risk, bundle).state
+    assert state.audits == places
+    assert state.theta <= places * 0.05
+    assert risk._watches[certificate_id(bundle.params)].scores.seen == places
+    if places == 1:
+        assert state.alarms == {}
+
+
+def test_memory_and_disk_are_bounded(tmp_path: Path, bundle: LiveBundle) -> None:
+    settings = ALL.model_copy(update={"most_waiting": 20})
+    risk = watched(tmp_path, bundle, settings)
+    took(risk, *(seen(bundle, i) for i in range(60)))
+    assert len(book(risk, bundle).waiting) == 20
+    assert risk.status()["failed"]["store_full"] == 40
+    assert len(list(tmp_path.rglob("images/*"))) == 20
+
+
+def test_hours_are_rows_that_a_program_reads(tmp_path: Path, bundle: LiveBundle) -> None:
+    risk = watched(tmp_path, bundle)
+    took(risk, *(seen(bundle, i, exit_label=i % 2) for i in range(12)))
+    risk.close()
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "metrics_live.csv").read_text())))
+    assert tuple(rows[0]) == COLUMNS
+    assert sum(int(row["requests"]) for row in rows) == 12
+    assert sum(int(row["exited_1"]) for row in rows) == 6
+    assert sum(int(row["audits_drawn"]) for row in rows) == 12
+    assert {row["level"] for row in rows} == {"ok"}
+    assert all(row["score_p50"] == "-3.0" for row in rows)
+
+
+def test_a_disk_that_is_full_costs_no_answer(tmp_path: Path, bundle: LiveBundle, monkeypatch: Any) -> None:
+    risk = watched(tmp_path, bundle)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("miner.live_risk.audit_log.write_atomic", full)
+    risk._queue.append(seen(bundle, 1))
+    risk._take_all()
+    assert risk.status()["failed"] == {"OSError": 1}
+    assert book(risk, bundle).waiting == {}
+
+
+def test_stage_2_is_asked_about_the_oldest_and_never_where_requests_wait(tmp_path: Path, bundle: LiveBundle) -> None:
+    async def story() -> None:
+        expert = Expert(0.1)
+        bridge = Bridge(expert, max_in_flight=2, max_waiting=4, clock=time.monotonic)
+        slot = BundleSlot()
+        slot.swap(bundle)
+        risk = watched(tmp_path, bundle, ALL.model_copy(update={"audits_per_hour": 3}))
+        auditor = Auditor(risk, bridge, slot, most_in_flight=2, clock=time.monotonic)
+        assert not await auditor.ask_one()
+        took(risk, *(seen(bundle, i) for i in range(5)))
+        bridge._slots._taken = 1
+        assert not await auditor.ask_one(), "half of the hand-offs are under way"
+        bridge._slots._taken = 0
+        asked = [await auditor.ask_one() for _ in range(5)]
+        assert asked == [True, True, True, False, False], "so many an hour"
+        assert (expert.asked, book(risk, bundle).state.audits) == (3, 3)
+        risk.close()
+
+    asyncio.run(story())
+
+
+def test_a_second_model_makes_a_miss_of_a_flag(tmp_path: Path, bundle: LiveBundle) -> None:
+    async def story(second: Expert) -> tuple[int, int]:
+        bridge = Bridge(Expert(0.9), max_in_flight=4, clock=time.monotonic)
+        risk = watched(tmp_path / second.name / str(second.probability), bundle)
+        auditor = Auditor(risk, bridge, BundleSlot(), most_in_flight=4, second=second, clock=time.monotonic)
+        took(risk, seen(bundle, 1))
+        for _ in range(4):
+            await auditor.ask_one()
+        risk.close()
+        return book(risk, bundle).state.losses, second.asked
+
+    assert asyncio.run(story(Expert(0.8, "other"))) == (1, 1)
+    assert asyncio.run(story(Expert(0.2, "other"))) == (0, 1), "where they differ a person decides"
+    assert asyncio.run(story(Expert(0.8, "expert"))) == (0, 0), "the same model does not agree with itself"
+    assert asyncio.run(story(Expert(0.8, "failing", Stage2Error("no")))) == (0, 3)
+
+
+def test_answers_are_the_same_with_and_without_the_watch(tmp_path: Path, bundle: LiveBundle, encoded: Any) -> None:
+    """Until an audit has told something: byte by byte."""
+    import base64  # noqa: PLC0415
+
+    rng = np.random.default_rng(5)
+    images = [
+        base64.b64encode(encoded(Image.new("RGB", (32, 32), tuple(rng.integers(0, 256, 3).tolist())))).decode()
+        for _ in range(30)
+    ]
+
+    async def answers(risk: LiveRisk | None) -> list[float]:
+        slot, batcher = BundleSlot(), Batcher(BatchSettings())
+        slot.swap(replace(bundle))
+        cascade = Cascade(
+            slot,
+            batcher,
+            Bridge(None, max_in_flight=1, clock=time.monotonic),
+            observers=() if risk is None else (risk,),
+            image_observers=() if risk is None else (risk,),
+            policy=None if risk is None else risk.policy,
+            engine=EngineSettings(workers=1),
+            clock=time.monotonic,
+            now=lambda: datetime.now(UTC),
+        )
+        budget = TimeBudget(deadline_s=1e9, margin_s=0.0, reserve_s=0.05)
+        found = [
+            (
+                await cascade.answer(
+                    Request(f"r{i}", f"hotkey {i}", None, image, budget.deadline(time.monotonic(), 20.0))
+                )
+            ).probability
+            for i, image in enumerate(images)
+        ]
+        await asyncio.sleep(0.05)
+        if risk is not None:
+            await asyncio.to_thread(risk.close)
+        await cascade._bridge.close()
+        batcher.close()
+        return found
+
+    risk = watched(tmp_path / "risk", bundle, ALL)
+    assert json.dumps(asyncio.run(answers(risk))) == json.dumps(asyncio.run(answers(None)))
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "risk" / "metrics_live.csv").read_text())))
+    assert sum(int(row["requests"]) for row in rows) == 30
+    exits = sum(int(row["exited_0"]) + int(row["exited_1"]) for row in rows)
+    assert 0 < len(book(risk, bundle).waiting) <= exits
