@@ -30,6 +30,7 @@ from miner.cli.options import (
     parsed_changes,
     say,
 )
+from miner.cli.risk import risk
 from miner.cli.simulate import simulate
 from miner.cli.stage2.commands import stage2
 from miner.cli.support.commands import support
@@ -48,6 +49,7 @@ app = typer.Typer(
 )
 app.add_typer(engines)
 app.add_typer(stage2)
+app.add_typer(risk)
 app.add_typer(config)
 app.add_typer(chain)
 app.command()(init)
@@ -268,13 +270,24 @@ def plan(
         float, typer.Option(min=0.01, max=1, help="Share of newly labelled groups that reaches val_calib.")
     ] = 0.2,
     have: Annotated[int | None, typer.Option(min=1, help="Roadwork groups that exit, which you already have.")] = None,
+    monitor: Annotated[
+        bool, typer.Option("--monitor", help="Plan the watch on a certificate instead: days to an alarm, labels a day.")
+    ] = False,
+    requests: Annotated[float, typer.Option(min=1, help="With --monitor: places asked about, a day.")] = 1000.0,
+    audit_exit0: Annotated[float, typer.Option(min=0.01, max=1, help="With --monitor: share of exits as 0.")] = 0.3,
+    audit_exit1: Annotated[float, typer.Option(min=0.01, max=1, help="With --monitor: share of exits as 1.")] = 0.05,
 ) -> None:
     """Say how many groups of images must be labelled before anything can be certified, and how likely that succeeds.
 
     Examples: `cascade plan` · `cascade plan --alpha 0.01 --miss-rate 0.002` ·
-    `cascade plan --mode balanced --subgroups 4`
+    `cascade plan --mode balanced --subgroups 4` · `cascade plan --monitor --requests 3000`
     """
     with clear_errors():
+        if monitor:
+            from miner.cli.monitor_plan import monitor_plan  # noqa: PLC0415
+
+            say(monitor_plan(alpha, requests, prevalence, exit_share, audit_exit0, audit_exit1))
+            return
         from miner.cli.plan import told  # noqa: PLC0415
         from stage1.certificate.statistics.sample_size import Question  # noqa: PLC0415
         from stage1.errors import SettingsError  # noqa: PLC0415

@@ -153,9 +153,9 @@ class LiveRisk:
 
     def _take_all(self) -> None:
         while self._queue:
-            self._guarded(partial(self._take, self._queue.popleft()))
+            self._guarded(partial(self.take, self._queue.popleft()))
 
-    def _take(self, seen: SeenImage) -> None:
+    def take(self, seen: SeenImage) -> None:
         """Place one picture, and draw whether it is audited."""
         record = seen.record
         watch = self._watches.get(certificate_id(seen.params))
@@ -297,6 +297,7 @@ class LiveRisk:
                 self._policies[name] = bundle.policy
                 return bundle.policy
             self._live = name
+            self._pool.submit(self._guarded, self._write_summary)
             return self._use(self._watches[name])
 
     def live(self, bundle: LiveBundle) -> None:

@@ -73,16 +73,17 @@ def detection(rate: float, traffic: Traffic, terms: MonitorTerms) -> Detection:
     misses, hits = exited * rate, exited * (1 - rate)
     audited = shares.exit0 * (misses + negatives), shares.exit1 * hits
     flagged = shares.exit0 * (misses * traffic.sensitivity + negatives * (1 - traffic.specificity))
-    contradicted = audited[1] * (1 - traffic.sensitivity)
+    contradicted = audited[1] * (1 - traffic.sensitivity) if shares.all_hits else 0.0
     labels = flagged + contradicted + shares.labelled * (sum(audited) - flagged - contradicted)
-    seen = traffic.sensitivity if shares.labelled == 0 else 1.0
-    gain = _growth(rate, terms, seen)
-    trials = shares.exit0 * misses * seen + shares.exit1 * hits
+    # What Stage-2 does not see is no trial: of misses and of hits alike, so the rate stays what it is.
+    seen = 1.0 if shares.all_hits else traffic.sensitivity
+    gain = _growth(rate, terms)
+    trials = seen * sum((shares.exit0 * misses, shares.exit1 * hits))
     days = None if gain <= 0 or trials <= 0 else OVERHEAD * math.log(1 / terms.test.delta) / gain / trials
     return Detection(rate, days, sum(audited), labels)
 
 
-def _growth(rate: float, terms: MonitorTerms, seen: float) -> float:
+def _growth(rate: float, terms: MonitorTerms) -> float:
     """Log wealth gained by an audited trial on average: a relative entropy of the rates under unequal shares."""
     shares = terms.shares
 
@@ -90,8 +91,7 @@ def _growth(rate: float, terms: MonitorTerms, seen: float) -> float:
         missed = shares.exit0 * risk
         return missed / (missed + shares.exit1 * (1 - risk))
 
-    found = seen * rate / (seen * rate + 1 - rate)
-    if found <= terms.alpha:
+    if rate <= terms.alpha:
         return 0.0
-    p, q = tilted(found), tilted(terms.alpha)
+    p, q = tilted(rate), tilted(terms.alpha)
     return p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q))

@@ -124,7 +124,7 @@ def took(risk: LiveRisk, *images: SeenImage) -> None:
     """What the thread does with them."""
     for image in images:
         risk.on_answer(image.record)
-        risk._take(image)
+        risk.take(image)
 
 
 def book(risk: LiveRisk, bundle: LiveBundle) -> Any:

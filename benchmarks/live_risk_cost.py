@@ -1,0 +1,178 @@
+"""What the watch on the live certificate costs a request: CPU time with it and without it, in turns in one process.
+
+    python -m benchmarks.live_risk_cost --requests 2000
+    python -m benchmarks.live_risk_cost --memory 1000000
+
+Each picture is asked with the watch and without it, in changing order. The CPU time of the process is read when the
+answer is there, and again when the thread that looks at pictures is done. With `--memory`, so many images go through
+the watch alone, and what it holds and has written is told on the way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import io
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy.stats import trim_mean
+
+from benchmarks.made_bundles import SIZE_PX, images, linear, publish
+from engines.live.batcher import Batcher
+from engines.live.load.load_bundle import LiveBundle, load_bundle
+from engines.live.settings import BatchSettings
+from engines.live.slot import BundleSlot
+from engines.store.store import Store
+from miner.answering.cascade import Cascade
+from miner.answering.deadline import TimeBudget
+from miner.answering.record import RequestRecord, SeenImage
+from miner.answering.request import Request
+from miner.answering.settings import EngineSettings
+from miner.live_risk.live_risk import LiveRisk
+from miner.live_risk.settings import LiveRiskSettings
+from stage1.decisions import Action
+from stage2_bridge.bridge import Bridge
+
+# The thread begins 5 ms after an answer.
+DONE_S = 0.02
+TRIMMED = 0.1
+
+
+def bundle_in(home: Path) -> LiveBundle:
+    home.mkdir(parents=True, exist_ok=True)
+    store = Store(home / "store")
+    engine = linear(home / "engine.onnx", SIZE_PX)
+    return load_bundle(store.path(publish(store, engine, home / "files")), threads=1)
+
+
+def encoded(number: int) -> list[str]:
+    """JPEGs of about 110 kB."""
+    found = []
+    for picture in images(number).transpose(0, 2, 3, 1):
+        file = io.BytesIO()
+        Image.fromarray(picture).resize((896, 896)).save(file, "JPEG", quality=75)
+        found.append(base64.b64encode(file.getvalue()).decode())
+    return found
+
+
+def opened(bundle: LiveBundle, risk: LiveRisk | None) -> Cascade:
+    slot = BundleSlot()
+    slot.swap(bundle)
+    return Cascade(
+        slot,
+        Batcher(BatchSettings()),
+        Bridge(None, max_in_flight=4, clock=time.monotonic),
+        observers=() if risk is None else (risk,),
+        image_observers=() if risk is None else (risk,),
+        policy=None if risk is None else risk.policy,
+        engine=EngineSettings(workers=1),
+        clock=time.monotonic,
+        now=lambda: datetime.now(UTC),
+    )
+
+
+async def cost(home: Path, requests: int, *, audits: bool) -> None:
+    bundle, pictures = bundle_in(home), encoded(40)
+    risk = LiveRisk(home / "risk", LiveRiskSettings(audits=audits), now=lambda: datetime.now(UTC))
+    risk.live(bundle)
+    cascades = {"without": opened(bundle, None), "with": opened(bundle, risk)}
+    budget = TimeBudget(deadline_s=30.0, margin_s=0.0, reserve_s=0.1)
+    before: dict[str, list[float]] = {name: [] for name in cascades}
+    whole: dict[str, list[float]] = {name: [] for name in cascades}
+    for number in range(requests):
+        turns = list(cascades) if number % 2 else list(cascades)[::-1]
+        for name in turns:
+            deadline = budget.deadline(time.monotonic(), 60.0)
+            # Of a caller of its own, so that every exit is of a place of its own and may be audited.
+            request = Request(f"{number}", f"caller {number}", None, pictures[number % 40], deadline)
+            began = time.process_time()
+            await cascades[name].answer(request)
+            answered = time.process_time()
+            await asyncio.sleep(DONE_S)
+            before[name].append((answered - began) * 1e3)
+            whole[name].append((time.process_time() - began) * 1e3)
+    for what, values in (("before the answer", before), ("in all", whole)):
+        told(f"{what}, audits {'on' if audits else 'off'}", values["with"], values["without"])
+    print(f"  audits drawn: {risk.status().get('waiting')}, failed: {risk.status()['failed']}")
+    risk.close()
+    for cascade in cascades.values():
+        await cascade.close()
+
+
+def told(what: str, on: Sequence[float], off: Sequence[float]) -> None:
+    """Trimmed means, and that of the differences of the same picture with its standard error."""
+    differences = np.sort(np.array(on) - np.array(off))
+    cut = int(len(differences) * TRIMMED)
+    middle = differences[cut : len(differences) - cut]
+    error = middle.std() / np.sqrt(len(middle))
+    print(
+        f"{what}: {trim_mean(on, TRIMMED):.3f} with, {trim_mean(off, TRIMMED):.3f} without, difference "
+        f"{middle.mean():+.4f} +- {error:.4f} CPU-ms",
+        flush=True,
+    )
+
+
+def resident_mib() -> float:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+
+def memory(home: Path, number: int) -> None:
+    bundle = bundle_in(home)
+    clock = [datetime(2026, 1, 1, tzinfo=UTC)]
+    settings = LiveRiskSettings(audits=True, most_waiting=200)
+    risk = LiveRisk(home / "risk", settings, now=lambda: clock[0])
+    risk.live(bundle)
+    rng, began = np.random.default_rng(0), time.process_time()
+    for one in range(number):
+        clock[0] += timedelta(seconds=20)
+        label = int(rng.random() < 0.3)
+        record = RequestRecord(
+            request_id=str(one),
+            at=clock[0],
+            hotkey=f"caller {one % 64}",
+            result="answered",
+            answer=0.5,
+            bundle=bundle.bundle_id,
+            image_sha256="a" * 64,
+            action=Action.EXIT,
+            prediction_set=(label,),
+            likelier_label=label,
+            roadwork_score=float(rng.normal()),
+            select_score=1.0,
+            stage1_probability=0.5,
+            total_ms=1.0,
+        )
+        risk.on_answer(record)
+        pixels = rng.integers(0, 256, (3, 32, 32), dtype=np.uint8)
+        risk.take(SeenImage(record, b"x" * 1000, pixels, bundle.params))
+        if (found := risk.unasked()) is not None:
+            risk.said(found[0], found[1], "expert", 0.9 * label)
+        if one % max(1, number // 10) == 0:
+            used = sum(path.stat().st_size for path in (home / "risk").rglob("*") if path.is_file())
+            print(f"{one:>9} images: {resident_mib():.1f} MiB resident, {used / 2**20:.1f} MiB on disk", flush=True)
+    print(f"{(time.process_time() - began) / number * 1e3:.3f} CPU-ms an image with its verdict")
+    risk.close()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=2000)
+    parser.add_argument("--memory", type=int)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as directory:
+        if arguments.memory is not None:
+            memory(Path(directory), arguments.memory)
+            return
+        for audits in (False, True):
+            asyncio.run(cost(Path(directory) / str(audits), arguments.requests, audits=audits))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""`cascade risk` in words, files and curves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+from miner.cli.terminal_plot import curve
+from miner.live_risk.audit_book import AuditBook
+from miner.live_risk.audit_log import IMAGES, read_book
+from miner.live_risk.hourly import COLUMNS, FILE, read_rows
+from miner.live_risk.inbox import AuditLabel, Inbox
+from miner.live_risk.live_risk import STREAMS
+from miner.live_risk.summary import SUMMARY, Summary
+from stage1.artifacts import write_atomic
+from stage1.errors import SettingsError
+from stage1.monitor.risk_monitor import MonitorTerms
+
+LISTED = 10
+LIST = "audits.csv"
+
+
+def shown(home: Path, hours: int) -> str:
+    """How the live certificate stands.
+
+    Args:
+        home: directory of the watch.
+        hours: that are drawn.
+
+    Raises:
+        SettingsError: nothing was watched there.
+    """
+    summary = _summary(home)
+    told = summary.certificates[summary.live]
+    book = _book(home, summary.live)
+    test = book.terms.test
+    risk, alpha = told["watched"]["risk"], told["watched"]["alpha"]
+    counts = f"{told['losses']} losses in {told['trials']} audited trials"
+    between = f"{_rate(told['estimate'])}, between {told['lower']:.2%} and {told['upper']:.2%}"
+    against = f"evidence against it {told['e_value']:.4g} of {1 / test.delta:g}"
+    change = f"change {told['change']:.4g} of {test.run_length:g}"
+    lines = [
+        f"{told['level'].upper()}: certificate {summary.live} of bundle {told['bundle']}",
+        told["sentence"],
+        "",
+        told["statement"],
+        "",
+        f"{risk} at most {alpha:.2%}, by {counts}: {between}",
+        f"{against}; {change}; drift of scores {told['drift']:.4g}; t0 lowered by {told['theta']:.3f}",
+        *_waiting(book),
+    ]
+    rows = read_rows(home / FILE)[-hours:]
+    if rows:
+        exits = [_share(row, "exited_0", "exited_1") for row in rows]
+        evidence = [_log10(row["e_value"]) for row in rows]
+        limit = -math.log10(test.delta)
+        lines += ["", f"{len(rows)} rows of {FILE}, one an hour, the latest of {rows[-1]['hour']}"]
+        lines += [curve("log10 of the evidence", evidence, mark=limit)]
+        lines += [curve("t0 lowered by, in logits", [_number(row["theta"]) for row in rows])]
+        lines += [curve("share of exits", exits, mark=1.0)]
+    return "\n".join(lines)
+
+
+def exported(home: Path, to: Path) -> str:
+    """Write all hours, or all certificates.
+
+    Raises:
+        SettingsError: it is to be neither a .csv nor a .json, or nothing was watched.
+    """
+    if to.suffix == ".csv":
+        rows = read_rows(home / FILE)
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(to, text.getvalue().encode())
+        return f"{len(rows)} hours in {to}"
+    if to.suffix == ".json":
+        summary = _summary(home)
+        write_atomic(to, (json.dumps(summary.model_dump(mode="json"), indent=2) + "\n").encode())
+        return f"{len(summary.certificates)} certificates in {to}"
+    raise SettingsError(f"{to}: name a .csv for the hours, or a .json for the certificates")
+
+
+def written_pictures(home: Path, to: Path) -> str:
+    """Write the pictures that wait for a person, and a list of them whose column `label` is empty."""
+    summary = _summary(home)
+    to.mkdir(parents=True, exist_ok=True)
+    text, images = io.StringIO(), home / STREAMS / summary.live / IMAGES
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("number", "image", "exited_as", "stage2", "label"))
+    number = 0
+    for one in _book(home, summary.live).unlabelled():
+        source = images / f"{one.drawn.number:08d}"
+        if not source.exists():
+            # It was labelled meanwhile.
+            continue
+        content = source.read_bytes()
+        name = f"{one.drawn.number:08d}{_suffix(content)}"
+        write_atomic(to / name, content)
+        said = "" if one.said is None else f"{one.said.probability:.3f}"
+        writer.writerow((one.drawn.number, name, one.drawn.exit_label, said, ""))
+        number += 1
+    write_atomic(to / LIST, text.getvalue().encode())
+    return f"{number} pictures in {to}: fill the column label of {LIST}, and give it to `cascade risk label`"
+
+
+def given_labels(home: Path, given: list[str]) -> str:
+    """Hand labels to the miner.
+
+    Args:
+        home: directory of the watch.
+        given: `NUMBER=LABEL`, or names of .csv files.
+
+    Raises:
+        SettingsError: one is not a label, or no audit with its number waits.
+    """
+    pairs: dict[str, str] = {}
+    for one in given:
+        if one.endswith(".csv"):
+            with Path(one).open(encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+            if rows and not {"number", "label"} <= rows[0].keys():
+                raise SettingsError(f"{one}: the columns number and label are missing")
+            pairs |= {row["number"]: row["label"] for row in rows if row["label"]}
+        else:
+            number, _, label = one.partition("=")
+            pairs[number] = label
+    live = _summary(home).live
+    waiting, labels = _book(home, live).waiting, []
+    for number, label in pairs.items():
+        if label not in {"0", "1"} or not number.isdigit():
+            raise SettingsError(f"{number}={label}: write NUMBER=0 for no roadwork, or NUMBER=1 for roadwork")
+        if int(number) not in waiting:
+            raise SettingsError(f"no audit {number} waits for a verdict; `cascade risk show` lists those that do")
+        labels.append(AuditLabel(certificate=live, number=int(number), label=1 if label == "1" else 0))
+    if not labels:
+        return "no label was given"
+    Inbox(home).put(labels)
+    return f"{len(labels)} labels wait for the miner, which looks for them every two seconds"
+
+
+def _summary(home: Path) -> Summary:
+    summary = Summary.of(home / SUMMARY)
+    if summary.live not in summary.certificates:
+        raise SettingsError(f"{home}: nothing was watched here; does the miner run with this state directory?")
+    return summary
+
+
+def _book(home: Path, certificate: str) -> AuditBook:
+    return read_book(home / STREAMS / certificate, certificate, MonitorTerms())
+
+
+def _waiting(book: AuditBook) -> list[str]:
+    people = book.unlabelled()
+    told = [f"{len(book.waiting)} audits wait, {len(people)} of them for a person"]
+    for one in people[:LISTED]:
+        said = "" if one.said is None else f", Stage-2 says {one.said.probability:.2f}"
+        told.append(f"  {one.drawn.number}: exited as {one.drawn.exit_label} at {one.drawn.at:%Y-%m-%d %H:%M}{said}")
+    if len(people) > LISTED:
+        told.append(f"  and {len(people) - LISTED} more")
+    if people:
+        told.append("See them with `cascade risk export risk.json --pictures DIR`, answer with `cascade risk label`.")
+    return told
+
+
+def _suffix(content: bytes) -> str:
+    return ".png" if content.startswith(b"\x89PNG") else ".jpg"
+
+
+def _rate(value: float | None) -> str:
+    return "no estimate yet" if value is None else f"about {value:.2%}"
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _log10(text: str) -> float | None:
+    value = _number(text)
+    return None if not value or value <= 0 else math.log10(value)
+
+
+def _share(row: dict[str, str], *names: str) -> float | None:
+    whole = _number(row["answered"])
+    return None if not whole else sum(_number(row[name]) or 0.0 for name in names) / whole

@@ -1,0 +1,112 @@
+"""`cascade risk`, and `cascade plan --monitor`."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from engines.live.load.load_bundle import LiveBundle, load_bundle
+from engines.store.bundle import Provenance
+from engines.store.store import Store
+from miner.cli import app
+from miner.cli.terminal_plot import curve
+from miner.live_risk.certificate_watch import certificate_id
+from miner.live_risk.live_risk import LiveRisk
+from tests.miner.live_risk.test_live_risk import ALL, misses, seen, took, watched
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, bundle_files: Path, provenance: Provenance) -> LiveBundle:
+    store = Store(tmp_path / "store")
+    return load_bundle(store.path(store.publish(bundle_files, provenance)), threads=1)
+
+
+@pytest.fixture
+def risk(tmp_path: Path, bundle: LiveBundle) -> LiveRisk:
+    """A miner that was stopped with some misses, and two audits that wait for a person."""
+    risk = watched(tmp_path / "state" / "live_risk", bundle, ALL)
+    misses(risk, bundle, 3)
+    took(risk, seen(bundle, 10), seen(bundle, 11))
+    for number in (4, 5):
+        risk.said(certificate_id(bundle.params), number, "expert", 0.75)
+    risk.tick()
+    risk._write_summary()
+    risk.close()
+    return risk
+
+
+def run(tmp_path: Path, *words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, [*words, "--set", f"state={tmp_path / 'state'}"])
+    return done.exit_code, done.output
+
+
+def test_it_shows_how_the_certificate_stands(tmp_path: Path, risk: LiveRisk) -> None:
+    status, told = run(tmp_path, "risk", "show")
+    assert status == 0
+    assert f"certificate {risk._live}" in told
+    assert "3 losses in 3 audited trials" in told
+    assert "2 audits wait, 2 of them for a person" in told
+    assert "Stage-2 says 0.75" in told
+    assert "log10 of the evidence" in told
+
+
+def test_pictures_go_out_and_their_labels_come_back(tmp_path: Path, bundle: LiveBundle, risk: LiveRisk) -> None:
+    assert risk.status()["for_people"] == 2
+    out = tmp_path / "to label"
+    status, told = run(tmp_path, "risk", "export", str(tmp_path / "risk.json"), "--pictures", str(out))
+    assert status == 0, told
+    rows = list(csv.DictReader((out / "audits.csv").read_text().splitlines()))
+    assert [(row["number"], row["stage2"]) for row in rows] == [("4", "0.750"), ("5", "0.750")]
+    assert (out / rows[0]["image"]).read_bytes() == b"bytes"
+    (out / "audits.csv").write_text("number,label\n4,1\n5,0\n")
+    status, told = run(tmp_path, "risk", "label", str(out / "audits.csv"))
+    assert status == 0, told
+    again = watched(tmp_path / "state" / "live_risk", bundle, ALL)
+    again.tick()
+    state = again._watches[certificate_id(bundle.params)].audits.book.state
+    assert (state.audits, state.losses) == (5, 4)
+    again.close()
+
+
+@pytest.mark.parametrize("given", ["9=1", "4=2", "4", "x=1"])
+def test_what_is_no_label_is_refused(tmp_path: Path, risk: LiveRisk, given: str) -> None:
+    del risk
+    status, told = run(tmp_path, "risk", "label", given)
+    assert status == 2
+    assert "audit" in told or "NUMBER=0" in told
+
+
+def test_hours_are_exported(tmp_path: Path, risk: LiveRisk) -> None:
+    del risk
+    status, told = run(tmp_path, "risk", "export", str(tmp_path / "hours.csv"))
+    assert status == 0, told
+    rows = list(csv.DictReader((tmp_path / "hours.csv").read_text().splitlines()))
+    assert sum(int(row["requests"]) for row in rows) == 5
+    assert run(tmp_path, "risk", "export", str(tmp_path / "hours.xls"))[0] == 2
+
+
+def test_where_nothing_was_watched_it_says_so(tmp_path: Path) -> None:
+    status, told = run(tmp_path, "risk", "show")
+    assert status == 2
+    assert "nothing was watched here" in told
+
+
+def test_the_plan_says_days_and_labels() -> None:
+    done = CliRunner().invoke(app, ["plan", "--monitor", "--requests", "1000"])
+    assert done.exit_code == 0
+    [line] = [line.split() for line in done.output.splitlines() if line.strip().startswith("6.00%")]
+    days, audits, labels = map(float, line[1:])
+    assert 2 < days < 4
+    assert 170 < audits < 200
+    assert 5 < labels < 20
+
+
+def test_a_curve_has_its_ends_and_its_limit() -> None:
+    told = curve("evidence", [None, 0.0, 1.0, 4.0, float("inf")], mark=2.0, width=10, height=2)
+    assert told.splitlines()[0] == "evidence (last 4, the limit is 2)"
+    assert told.splitlines()[1].strip().startswith("4 |")
+    assert curve("nothing", [None]) == "nothing: nothing yet"
+    assert len(curve("long", [1.0] * 500).splitlines()[1]) == 11 + 72
