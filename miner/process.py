@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -53,6 +54,9 @@ from miner.signals import stop_before_ready, stop_or_reload
 from miner.start_checks import held_state, out_of_reach, published_ip
 from stage1.errors import CascadeError, Stage1Error
 from stage2_bridge.calibration.live import Calibrations
+
+if TYPE_CHECKING:
+    from miner.alerts.watch import Alerts
 
 log = structlog.get_logger(__name__)
 
@@ -112,7 +116,8 @@ async def _run(
         stack.enter_context(held_state(settings.state))
         ours = wallets(settings)
         ip = _published_ip(settings)
-        events = EventSinks([LogSink()])
+        alerts = _alerts(settings, stack)
+        events = EventSinks([LogSink()] if alerts is None else [LogSink(), alerts])
         nightly = NightlyJob(
             settings.retrain,
             night=settings.night,
@@ -137,8 +142,7 @@ async def _run(
         canary = _canary(settings, follower, batcher, events)
         stack.push_async_callback(canary.close)
         load = LoadFile(settings.state, settings.retrain.pause_above_ms)
-        observers: tuple[Observer, ...] = (journal, LiveRates(canary), load)
-        observers = observers if metrics is None else (*observers, metrics)
+        observers = _observers([journal, LiveRates(canary), load], metrics, alerts)
         calibrations = Calibrations(settings.store)
         risk = open_live_risk(settings.live_risk, settings.state, events, stack)
         cascade, hand_off = await _cascade(settings, follower, batcher, observers, calibrations, risk, degraded, stack)
@@ -164,6 +168,7 @@ async def _run(
             chain=watch.status,
             nightly=nightly.status,
             live_risk=dict if risk is None else risk.status,
+            alerts=dict if alerts is None else alerts.status,
             stopping=stop.is_set,
             now=utc_now,
             canary=canary.status,
@@ -173,6 +178,8 @@ async def _run(
         # All at once, and before anything that they need: a stop takes no longer than the slowest.
         stack.push_async_callback(_stop_serving, served, nightly)
         nightly.start()
+        if alerts is not None:
+            alerts.start(live, lambda: nightly.on, [settings.store, settings.state])
         if retrain_now:
             nightly.trigger()
         reloads = stop_or_reload(stop, follower, _reload(settings, read_again, served, watch, nightly, hand_off))
@@ -188,6 +195,22 @@ async def _run(
             )
         await _serve(watch, served, follower, load, stop)
         log.info("stopping", swaps=follower.swaps)
+
+
+def _observers(always: list[Observer], metrics: Observer | None, alerts: Alerts | None) -> tuple[Observer, ...]:
+    rest = (metrics, None if alerts is None else alerts.answers)
+    return (*always, *(one for one in rest if one is not None))
+
+
+def _alerts(settings: MinerSettings, stack: AsyncExitStack) -> Alerts | None:
+    """None where nobody is told from afar; the HTTP client is loaded only where somebody is."""
+    if not settings.alerts.on:
+        return None
+    from miner.alerts.watch import Alerts  # noqa: PLC0415
+
+    alerts = Alerts(settings.alerts, settings.state, os.environ, now=utc_now)
+    stack.push_async_callback(alerts.close)
+    return alerts
 
 
 async def _stop_serving(identities: Sequence[Identity], nightly: NightlyJob) -> None:

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 from pydantic_settings import SettingsError as UnreadableVariable
 
 from miner.admin.settings import AdminSettings
+from miner.alerts.settings import AlertSettings
 from miner.answering.settings import EngineSettings
 from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings, WireSettings
 from miner.chain.settings import ChainSettings, HotkeyEntry, WalletSettings
@@ -71,6 +72,7 @@ class MinerSettings(BaseSettings):
         retrain: the nightly job.
         night: values of its config that are other than the preset's: `[night.train_supervised]`, `epochs = 20`.
         admin: the administrator's endpoint.
+        alerts: who is told from afar that the miner needs a person.
         log: logs.
 
     Environment variables begin with `CASCADE_`, two underscores lead into a section: `CASCADE_AXON__PORT=8091`.
@@ -100,6 +102,7 @@ class MinerSettings(BaseSettings):
     retrain: RetrainSettings = RetrainSettings()
     night: dict[str, Any] = Field(default_factory=dict)
     admin: AdminSettings = AdminSettings()
+    alerts: AlertSettings = AlertSettings()
     log: LogSettings = LogSettings()
 
     @property

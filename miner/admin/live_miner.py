@@ -63,6 +63,7 @@ class LiveMiner:
         tallies: what is counted by reason: `refused`, `degraded` and `journal_failed`.
         chain: what is known of the subnet; see `miner.chain.watch.ChainWatch.status`.
         nightly: see `miner.nights.job.NightlyJob.status`.
+        alerts: what was told from afar and holds still; see `miner.alerts.watch.Alerts.status`.
         stopping: whether the miner was told to stop.
         now: wall-clock time, UTC.
         calibrations: of the Stage-2 servers; None where nobody keeps any.
@@ -80,6 +81,7 @@ class LiveMiner:
     tallies: Mapping[str, Tally]
     chain: Callable[[], Mapping[str, Any]]
     nightly: Callable[[], Mapping[str, Any]]
+    alerts: Callable[[], Mapping[str, Any]]
     stopping: Callable[[], bool]
     now: Callable[[], datetime]
     calibrations: Calibrations | None = None
@@ -127,5 +129,6 @@ class LiveMiner:
             "nightly": dict(self.nightly()),
             "canary": self.canary(),
             "live_risk": dict(self.live_risk()),
+            "alerts": dict(self.alerts()),
             "stopping": self.stopping(),
         }

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from miner.cli.alerts import alerts
 from miner.cli.chain.commands import chain
 from miner.cli.config.commands import config, init
 from miner.cli.drop_in import DropInCommand, EnvFileOption, settings_of
@@ -52,6 +53,7 @@ app.add_typer(stage2)
 app.add_typer(risk)
 app.add_typer(config)
 app.add_typer(chain)
+app.add_typer(alerts)
 app.command()(init)
 app.command(cls=DropInCommand)(support)
 app.command()(simulate)

@@ -300,6 +300,11 @@ class NightlyJob:
         settings = self._settings
         return Bounds(settings.niceness, settings.memory, settings.timeout_h * 3600)
 
+    @property
+    def on(self) -> bool:
+        """Whether nights are started at their time."""
+        return self._settings.enabled
+
     def status(self) -> dict[str, Any]:
         """How far a night is that is under way, what came of the last ones, when the next one is due.
 

@@ -108,6 +108,7 @@ async def endpoint(store: Store) -> AsyncIterator[Endpoint]:
         tallies={name: Tally(name) for name in ("refused", "degraded", "journal_failed")},
         chain=lambda: parts.chain,
         nightly=lambda: parts.nightly,
+        alerts=dict,
         stopping=lambda: parts.stopping,
         now=lambda: NOW,
     )

@@ -1,0 +1,135 @@
+"""Reads a running miner for the rules of `miner.alerts.rules`."""
+
+from __future__ import annotations
+
+import shutil
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from miner.admin.live_miner import LiveMiner
+from miner.alerts.rules import FEWEST, Reading
+from miner.answering.record import RequestRecord
+from stage1.decisions import Action
+
+LOOKED_AT_S, KEPT = 900.0, 5_000
+ANSWERED = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    at: float
+    seconds: float
+    degraded: bool
+    deferred: bool | None
+
+
+class RecentAnswers:
+    """An observer that remembers the answers of the last quarter of an hour, and no more than some thousands.
+
+    Args:
+        clock: monotonic time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._kept: deque[_Answer] = deque(maxlen=KEPT)
+        self._last = clock()
+
+    def on_answer(self, record: RequestRecord) -> None:
+        """See `miner.answering.record.Observer`."""
+        if record.result == "abandoned":
+            return
+        self._last = now = self._clock()
+        deferred = None if record.action is None else record.action is Action.DEFER
+        failed = record.degraded is not None and record.degraded != "stage2_absent"
+        self._kept.append(_Answer(now, record.total_ms / 1e3, failed, deferred))
+
+    @property
+    def since_s(self) -> float:
+        """Since the last answer, or since the start."""
+        return self._clock() - self._last
+
+    def latest(self) -> Sequence[_Answer]:
+        """Those of the time that is looked at."""
+        oldest = self._clock() - LOOKED_AT_S
+        while self._kept and self._kept[0].at < oldest:
+            self._kept.popleft()
+        return tuple(self._kept)
+
+
+class MinerReader:
+    """Makes a reading of a running miner.
+
+    Args:
+        miner: the miner.
+        answers: its latest answers.
+        night_due: whether nights are on.
+        directories: whose disks must have room.
+    """
+
+    def __init__(
+        self, miner: LiveMiner, answers: RecentAnswers, *, night_due: Callable[[], bool], directories: Sequence[Path]
+    ) -> None:
+        self._miner = miner
+        self._answers = answers
+        self._night_due = night_due
+        self._directories = directories
+        self._refusals: deque[tuple[float, int]] = deque()
+
+    def free_bytes(self) -> dict[str, int]:
+        """Free space by directory; a disk of the network may take its time to say so."""
+        found = {}
+        for directory in self._directories:
+            with suppress(OSError):
+                found[str(directory)] = shutil.disk_usage(directory).free
+        return found
+
+    def read(self, clock_s: float, free_bytes: Mapping[str, int]) -> Reading:
+        """The miner at this moment.
+
+        Args:
+            clock_s: monotonic time in seconds.
+            free_bytes: free space by directory.
+        """
+        latest = self._answers.latest()
+        seen = [answer.deferred for answer in latest if answer.deferred is not None]
+        chain, nightly = self._miner.chain(), self._miner.nightly()
+        return Reading(
+            since_answer_s=self._answers.since_s,
+            answered=len(latest),
+            refused=self._refused(clock_s),
+            p99_s=_p99([answer.seconds for answer in latest]),
+            degraded=_share([answer.degraded for answer in latest]),
+            deferred=_share(seen),
+            chain_age_s=float(chain["age_s"]),
+            chain_fresh=bool(chain["fresh"]),
+            registered=dict(chain["registered"]),
+            subnet=tuple(chain.get("conditions", ())),
+            night_due=self._night_due(),
+            since_night_s=self._since(nightly.get("last_success")),
+            free_bytes=free_bytes,
+            servers={one.name: str(one.state) for one in self._miner.bridge.stats.servers},
+        )
+
+    def _refused(self, clock_s: float) -> int:
+        """Refusals of the time that is looked at."""
+        total = sum(self._miner.tallies["refused"].counts.values())
+        self._refusals.append((clock_s, total))
+        while clock_s - self._refusals[0][0] > LOOKED_AT_S:
+            self._refusals.popleft()
+        return total - self._refusals[0][1]
+
+    def _since(self, time: str | None) -> float | None:
+        return None if time is None else (self._miner.now() - datetime.fromisoformat(time)).total_seconds()
+
+
+def _p99(seconds: Sequence[float]) -> float | None:
+    return sorted(seconds)[int(0.99 * len(seconds))] if len(seconds) >= FEWEST else None
+
+
+def _share(marked: Sequence[bool]) -> float | None:
+    return sum(marked) / len(marked) if len(marked) >= FEWEST else None

@@ -1,0 +1,69 @@
+"""A condition is told when it begins and when it ends, once each, also over a restart."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from miner.alerts.edges import Edges
+from miner.alerts.rules import Condition
+
+START = datetime(2026, 3, 1, tzinfo=UTC)
+SLOW = Condition("slow", "alarm", "It is slow.")
+SILENT = Condition("silent", "warning", "Nobody asks.")
+
+
+def told(edges: Edges, at_s: float, *found: Condition) -> list[tuple[str, str]]:
+    events = edges.compare(found, START + timedelta(seconds=at_s))
+    return [(event.kind, str(event.details["condition"])) for event in events]
+
+
+def test_it_is_told_once_when_it_has_settled_and_once_when_it_is_over(tmp_path: Path) -> None:
+    edges = Edges(tmp_path / "alerts.json", settled_s=60)
+    assert told(edges, 0, SLOW) == []
+    assert told(edges, 59, SLOW) == []
+    assert told(edges, 60, SLOW) == [("condition_begins", "slow")]
+    assert all(told(edges, at, SLOW) == [] for at in range(75, 4000, 15))
+    assert edges.held == ["slow"]
+    assert told(edges, 4000) == []
+    assert told(edges, 4060) == [("condition_over", "slow")]
+    assert told(edges, 4075) == []
+    assert edges.held == []
+
+
+def test_what_flickers_is_not_told(tmp_path: Path) -> None:
+    edges = Edges(tmp_path / "alerts.json", settled_s=60)
+    assert all(told(edges, at, *([SLOW] if at % 60 < 30 else [])) == [] for at in range(0, 3000, 15))
+
+
+def test_a_short_recovery_is_not_told(tmp_path: Path) -> None:
+    edges = Edges(tmp_path / "alerts.json", settled_s=60)
+    told(edges, 0, SLOW)
+    told(edges, 60, SLOW)
+    assert told(edges, 75) == []
+    assert told(edges, 90, SLOW) == []
+    assert told(edges, 165) == []
+    assert told(edges, 180, SLOW) == []
+
+
+def test_a_restart_tells_nothing_twice_and_tells_the_end(tmp_path: Path) -> None:
+    edges = Edges(tmp_path / "alerts.json", settled_s=60)
+    told(edges, 0, SLOW, SILENT)
+    assert len(told(edges, 60, SLOW, SILENT)) == 2
+    again = Edges(tmp_path / "alerts.json", settled_s=60)
+    assert told(again, 100, SLOW) == []
+    assert told(again, 160, SLOW) == [("condition_over", "silent")]
+    assert told(again, 400, SLOW) == []
+
+
+def test_a_file_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:
+    (tmp_path / "alerts.json").write_text("{")
+    assert Edges(tmp_path / "alerts.json").held == []
+
+
+def test_the_end_is_as_loud_as_the_beginning(tmp_path: Path) -> None:
+    edges = Edges(tmp_path / "alerts.json", settled_s=0)
+    (begun,) = edges.compare([SLOW], START)
+    (over,) = edges.compare([], START + timedelta(minutes=5))
+    assert (begun.level, over.level) == ("alarm", "alarm")
+    assert over.text == "Over after 5 minutes: slow."

@@ -1,0 +1,65 @@
+"""Rules over one reading of a miner: what holds, and what a person is told of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from miner.alerts.rules import Reading, conditions
+from miner.alerts.settings import AlertSettings
+
+WELL = Reading(since_answer_s=5.0, answered=200, p99_s=0.1, degraded=0.0, deferred=0.3, registered={"5Ours": True})
+HOUR, GIB = 3600.0, 2**30
+
+
+def names(reading: Reading, **settings: Any) -> list[str]:
+    return [one.name for one in conditions(reading, AlertSettings(**settings))]
+
+
+def test_of_a_miner_that_is_well_nothing_is_told() -> None:
+    assert names(WELL, deferral_band=(0.1, 0.5)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "told"),
+    [
+        ({"since_answer_s": 7 * HOUR}, "silent", "7.0 hours"),
+        ({"answered": 0, "refused": 40}, "all_refused", "All 40 requests"),
+        ({"p99_s": 7.5}, "slow", "longer than 7.5 s"),
+        ({"degraded": 0.2}, "degraded", "20% of the answers"),
+        ({"deferred": 0.9}, "deferral_rate", "90% of the images"),
+        ({"deferred": 0.0}, "deferral_rate", "10% to 50% are usual"),
+        ({"chain_fresh": False, "chain_age_s": 3000.0}, "chain_stale", "50 minutes ago"),
+        ({"registered": {"5Ours": False}}, "deregistered 5Ours", "5Ours is not on the subnet"),
+        ({"subnet": ("emission_burned",)}, "emission_burned", "mining earns nothing"),
+        ({"subnet": ("no_validator_admitted",)}, "no_validator_admitted", "access.min_stake"),
+        ({"night_due": True, "since_night_s": 40 * HOUR}, "night_overdue", "40 hours"),
+        ({"free_bytes": {"/data": GIB // 2}}, "disk /data", "0.5 GiB"),
+        ({"servers": {"a": "open", "b": "open"}}, "stage2_away", "(a, b)"),
+    ],
+)
+def test_each_fault_is_one_condition_with_what_to_know(change: dict[str, Any], name: str, told: str) -> None:
+    (found,) = conditions(replace(WELL, **change), AlertSettings(deferral_band=(0.1, 0.5)))
+    assert found.name == name
+    assert told in found.text
+    assert found.text.endswith(".")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"p99_s": None},
+        {"degraded": None},
+        {"deferred": None},
+        {"answered": 0, "refused": 19},
+        {"answered": 1, "refused": 400},
+        {"night_due": False, "since_night_s": 400 * HOUR},
+        {"night_due": True, "since_night_s": None},
+        {"servers": {"a": "open", "b": "closed"}},
+        {"free_bytes": {"/data": 3 * GIB}},
+    ],
+)
+def test_what_is_not_known_or_not_enough_is_no_condition(change: dict[str, Any]) -> None:
+    assert names(replace(WELL, **change), deferral_band=(0.1, 0.5)) == []
