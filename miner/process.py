@@ -14,36 +14,27 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from engines.errors import EngineError
 from engines.live.batcher import Batcher
-from engines.live.load.background_loader import EngineOptions
-from engines.live.load.local_compile import LocalCompiler
-from engines.live.swap.canary import Canary
 from engines.live.swap.follower import StoreFollower
 from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.clock import utc_now
 from engines.machine.descriptors import raise_descriptor_limit
 from engines.machine.memory import few_arenas, give_back
 from engines.machine.tally import Tally
-from engines.store.store import Store
 from miner.admin.live_miner import Axon, LiveMiner
 from miner.admin_endpoint import open_admin, open_metrics
-from miner.answering.cascade import Cascade
 from miner.answering.handoff import HandOff
 from miner.answering.journal import Journal
 from miner.answering.live_rates import LiveRates
-from miner.answering.record import Observer
+from miner.assembly import address_of, alerts_of, canary_of, cascade_of, follower_of, observers_of, watch_of
 from miner.axon.app import AxonApp
 from miner.axon.server import tell_failure
 from miner.chain.adapter import first_snapshot, open_chain
-from miner.chain.port import AxonAddress, ChainPort, ChainSnapshot
 from miner.chain.watch import ChainWatch
 from miner.errors import StartError
-from miner.events.canary_event import ruling_event
-from miner.events.event import EventSink, EventSinks
+from miner.events.event import EventSinks
 from miner.events.log_sink import LogSink
 from miner.identities import Identity, ReplyCounts, identities, wallets
-from miner.live_risk.live_risk import LiveRisk
 from miner.live_risk.watch_tasks import open_live_risk, start_audits
 from miner.logs import configure_logging
 from miner.nights.job import NightlyJob
@@ -51,12 +42,12 @@ from miner.nights.load_file import LoadFile
 from miner.reload import SettingsReload
 from miner.settings import MinerSettings
 from miner.signals import stop_before_ready, stop_or_reload
-from miner.start_checks import held_state, out_of_reach, published_ip
-from stage1.errors import CascadeError, Stage1Error
+from miner.start_checks import held_state
+from stage1.errors import CascadeError
 from stage2_bridge.calibration.live import Calibrations
 
 if TYPE_CHECKING:
-    from miner.alerts.watch import Alerts
+    pass
 
 log = structlog.get_logger(__name__)
 
@@ -109,14 +100,13 @@ async def _run(
 ) -> None:
     few_arenas()
     raise_descriptor_limit()
-    tally = Tally("refused")
-    degraded, journal_failed = Tally("degraded"), Tally("journal_failed")
+    tally, degraded, journal_failed = (Tally(name) for name in ("refused", "degraded", "journal_failed"))
     asyncio.get_running_loop().set_exception_handler(partial(tell_failure, tally))
     async with AsyncExitStack() as stack:
         stack.enter_context(held_state(settings.state))
         ours = wallets(settings)
-        ip = _published_ip(settings)
-        alerts = _alerts(settings, stack)
+        ip = address_of(settings)
+        alerts = alerts_of(settings, stack)
         events = EventSinks([LogSink()] if alerts is None else [LogSink(), alerts])
         nightly = NightlyJob(
             settings.retrain,
@@ -132,29 +122,29 @@ async def _run(
         chain = open_chain(settings.chain, ours, logs=settings.log)
         stack.push_async_callback(chain.close)
         snapshot = await first_snapshot(chain, list(ours))
-        follower = _follower(settings, nightly)
+        follower = follower_of(settings, nightly)
         stack.push_async_callback(follower.close)
         batcher = Batcher(settings.engine.batch, clock=time.monotonic)
         stack.push_async_callback(asyncio.to_thread, batcher.close)
         journal = Journal(settings.state, journal_failed)
         stack.callback(journal.close)
         metrics = open_metrics(settings.admin)
-        canary = _canary(settings, follower, batcher, events)
-        stack.push_async_callback(canary.close)
+        canary = canary_of(settings, follower, batcher, events, stack)
         load = LoadFile(settings.state, settings.retrain.pause_above_ms)
-        observers = _observers([journal, LiveRates(canary), load], metrics, alerts)
+        observers = observers_of([journal, LiveRates(canary), load], metrics, alerts)
         calibrations = Calibrations(settings.store)
         risk = open_live_risk(settings.live_risk, settings.state, events, stack)
-        cascade, hand_off = await _cascade(settings, follower, batcher, observers, calibrations, risk, degraded, stack)
-        if risk is not None:
-            start_audits(risk, follower, hand_off.bridge, settings.stage2, stack)
+        cascade, hand_off = await cascade_of(
+            settings, follower, batcher, observers, calibrations, risk, degraded, stack
+        )
+        start_audits(risk, follower, hand_off.bridge, settings.stage2, stack)
         counts = ReplyCounts(None if metrics is None else metrics.on_reply)
         served = identities(settings, list(ours), snapshot, answer=cascade.answer, on_reply=counts.add, tally=tally)
         await checked
         for identity in served:
             await identity.server.start()
             stack.push_async_callback(_drained, identity)
-        watch = _watch(settings, chain, served, snapshot, ip)
+        watch = watch_of(settings, chain, served, snapshot, ip)
         live = LiveMiner(
             state=str(settings.state.resolve()),
             axons={one.address: Axon(one.server, partial(_in_flight, one.app)) for one in served},
@@ -182,35 +172,23 @@ async def _run(
             alerts.start(live, lambda: nightly.on, [settings.store, settings.state])
         if retrain_now:
             nightly.trigger()
-        reloads = stop_or_reload(stop, follower, _reload(settings, read_again, served, watch, nightly, hand_off))
-        stack.push_async_callback(_end_all, reloads)
-        cold = None if started is None else round(time.monotonic() - started, 3)
-        for identity in served:
-            log.info(
-                "ready",
-                hotkey=identity.address,
-                port=identity.server.port,
-                generation=follower.slot.generation,
-                cold_start_s=cold,
-            )
+        reload = _reload(settings, read_again, served, watch, nightly, hand_off)
+        stack.push_async_callback(_end_all, stop_or_reload(stop, follower, reload))
+        _tell_ready(served, follower, started)
         await _serve(watch, served, follower, load, stop)
         log.info("stopping", swaps=follower.swaps)
 
 
-def _observers(always: list[Observer], metrics: Observer | None, alerts: Alerts | None) -> tuple[Observer, ...]:
-    rest = (metrics, None if alerts is None else alerts.answers)
-    return (*always, *(one for one in rest if one is not None))
-
-
-def _alerts(settings: MinerSettings, stack: AsyncExitStack) -> Alerts | None:
-    """None where nobody is told from afar; the HTTP client is loaded only where somebody is."""
-    if not settings.alerts.on:
-        return None
-    from miner.alerts.watch import Alerts  # noqa: PLC0415
-
-    alerts = Alerts(settings.alerts, settings.state, os.environ, now=utc_now)
-    stack.push_async_callback(alerts.close)
-    return alerts
+def _tell_ready(served: Sequence[Identity], follower: StoreFollower, started: float | None) -> None:
+    cold = None if started is None else round(time.monotonic() - started, 3)
+    for identity in served:
+        log.info(
+            "ready",
+            hotkey=identity.address,
+            port=identity.server.port,
+            generation=follower.slot.generation,
+            cold_start_s=cold,
+        )
 
 
 async def _stop_serving(identities: Sequence[Identity], nightly: NightlyJob) -> None:
@@ -253,98 +231,8 @@ async def _end_all(tasks: BackgroundTasks) -> None:
     await asyncio.gather(*tasks.cancel(), return_exceptions=True)
 
 
-def _published_ip(settings: MinerSettings) -> str | None:
-    ip = published_ip(settings.chain)
-    if ip is not None and (why := out_of_reach(ip)) is not None:
-        log.warning("address_not_public", consequence=why)
-    return ip
-
-
 def _in_flight(app: AxonApp) -> int:
     return app.in_flight
-
-
-def _follower(settings: MinerSettings, nightly: NightlyJob) -> StoreFollower:
-    engine = settings.engine
-    return StoreFollower(
-        Store(settings.store),
-        settings=engine.swap,
-        options=EngineOptions(
-            serve_with=engine.serve_with,
-            threads=engine.threads,
-            most=engine.batch.max_batch,
-            compiler=LocalCompiler(settings.state / "engines"),
-        ),
-        recalibrate=None if settings.retrain.data is None else nightly.recalibrate,
-    )
-
-
-def _canary(settings: MinerSettings, follower: StoreFollower, batcher: Batcher, events: EventSink) -> Canary:
-    canary = Canary(
-        settings.engine.swap.canary,
-        store=Store(settings.store),
-        slot=follower.slot,
-        batcher=batcher,
-        roll_back=lambda bundle, why: follower.give_up(bundle, why, now=utc_now()),
-        tell=lambda ruling: events.event(ruling_event(ruling)),
-    )
-    follower.on_live = canary.begin
-    return canary
-
-
-async def _cascade(
-    settings: MinerSettings,
-    follower: StoreFollower,
-    batcher: Batcher,
-    observers: tuple[Observer, ...],
-    calibrations: Calibrations,
-    risk: LiveRisk | None,
-    degraded: Tally,
-    stack: AsyncExitStack,
-) -> tuple[Cascade, HandOff]:
-    try:
-        await follower.start()
-        hand_off = HandOff(settings.stage2, settings.state, calibrations)
-    except (EngineError, Stage1Error) as error:
-        raise StartError(str(error)) from error
-    stack.push_async_callback(hand_off.close)
-    if risk is not None:
-        # Before the first request: an alarm that was raised before a restart holds.
-        with follower.slot.lease() as lease:
-            risk.live(lease.bundle)
-    cascade = Cascade(
-        follower.slot,
-        batcher,
-        hand_off.bridge,
-        observers=observers if risk is None else (*observers, risk),
-        image_observers=() if risk is None else (risk,),
-        policy=None if risk is None else risk.policy,
-        engine=settings.engine,
-        clock=time.monotonic,
-        now=utc_now,
-        tally=degraded,
-    )
-    stack.push_async_callback(cascade.close)
-    hand_off.begin()
-    # Before the servers are closed, or it would blame them for that.
-    stack.push_async_callback(hand_off.end)
-    return cascade, hand_off
-
-
-def _watch(
-    settings: MinerSettings, chain: ChainPort, identities: Sequence[Identity], first: ChainSnapshot, ip: str | None
-) -> ChainWatch:
-    def update(snapshot: ChainSnapshot) -> int:
-        for identity in identities:
-            identity.access.update(snapshot.neurons)
-        log.info("access", admitted={identity.address: identity.access.admitted for identity in identities})
-        return min(identity.access.qualified for identity in identities)
-
-    addresses = {
-        identity.address: None if ip is None else AxonAddress(ip, identity.external_port or identity.server.port)
-        for identity in identities
-    }
-    return ChainWatch(chain, settings.chain, addresses, first=first, update=update)
 
 
 async def _give_back_memory() -> None:

@@ -194,7 +194,7 @@ class OpenAiServer(_RemoteServer):
         return 2 * one if self.both_orders else one
 
 
-class PythonServer(Section):
+class PythonServer(_AnyServer):
     """A server of one's own: a class in a Python file, which runs in this process.
 
     Attributes:

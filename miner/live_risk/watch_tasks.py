@@ -48,17 +48,19 @@ def open_live_risk(
 
 
 def start_audits(
-    risk: LiveRisk, follower: StoreFollower, bridge: Bridge, stage2: Stage2Settings, stack: AsyncExitStack
+    risk: LiveRisk | None, follower: StoreFollower, bridge: Bridge, stage2: Stage2Settings, stack: AsyncExitStack
 ) -> None:
     """Begin to ask about what was drawn, and react to alarms.
 
     Args:
-        risk: the watch.
+        risk: the watch; None does nothing.
         follower: holds the live bundle, and the one to go back to.
         bridge: the way to Stage-2.
         stage2: its settings.
         stack: ends it, before what it asks is closed.
     """
+    if risk is None:
+        return
     second = _second(risk.settings, stage2)
     if second is not None:
         stack.push_async_callback(second.close)
@@ -66,7 +68,7 @@ def start_audits(
         risk,
         bridge,
         follower.slot,
-        most_in_flight=stage2.max_in_flight,
+        most_in_flight=stage2.hand_offs,
         has_stage2=bool(stage2.all_servers),
         second=second,
         clock=time.monotonic,

@@ -679,7 +679,8 @@ def test_a_task_that_ends_by_a_fault_of_the_program_is_in_the_log_once(error: Ex
 
         follower: Any = Follower()
         watch: Any = Watch()
-        await _serve(watch, [], follower, asyncio.Event())
+        load: Any = Watch()
+        await _serve(watch, [], follower, load, asyncio.Event())
 
     with capture_logs() as logs, pytest.raises(StartError, match="'follow the store' ended") as caught:
         asyncio.run(serve())

@@ -48,6 +48,7 @@ def miner(tmp_path: Path) -> Iterator[LiveMiner]:
         tallies={},
         chain=dict,
         nightly=dict,
+        alerts=dict,
         stopping=lambda: False,
         now=nothing,
         calibrations=calibrations,

@@ -1,0 +1,161 @@
+"""The parts of a live miner, each put together from the settings."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import structlog
+
+from engines.errors import EngineError
+from engines.live.batcher import Batcher
+from engines.live.load.background_loader import EngineOptions
+from engines.live.load.local_compile import LocalCompiler
+from engines.live.swap.canary import Canary
+from engines.live.swap.follower import StoreFollower
+from engines.machine.clock import utc_now
+from engines.machine.tally import Tally
+from engines.store.store import Store
+from miner.answering.cascade import Cascade
+from miner.answering.handoff import HandOff
+from miner.answering.record import Observer
+from miner.chain.port import AxonAddress, ChainPort, ChainSnapshot
+from miner.chain.watch import ChainWatch
+from miner.errors import StartError
+from miner.events.canary_event import ruling_event
+from miner.events.event import EventSink
+from miner.identities import Identity
+from miner.live_risk.live_risk import LiveRisk
+from miner.nights.job import NightlyJob
+from miner.settings import MinerSettings
+from miner.start_checks import out_of_reach, published_ip
+from stage1.errors import Stage1Error
+from stage2_bridge.calibration.live import Calibrations
+
+if TYPE_CHECKING:
+    from miner.alerts.watch import Alerts
+
+log = structlog.get_logger(__name__)
+
+
+def address_of(settings: MinerSettings) -> str | None:
+    """Where validators are told to reach this miner; None if nobody is told."""
+    ip = published_ip(settings.chain)
+    if ip is not None and (why := out_of_reach(ip)) is not None:
+        log.warning("address_not_public", consequence=why)
+    return ip
+
+
+def alerts_of(settings: MinerSettings, stack: AsyncExitStack) -> Alerts | None:
+    """None where nobody is told from afar; the HTTP client is loaded only where somebody is."""
+    if not settings.alerts.on:
+        return None
+    from miner.alerts.watch import Alerts  # noqa: PLC0415
+
+    alerts = Alerts(settings.alerts, settings.state, os.environ, now=utc_now)
+    stack.push_async_callback(alerts.close)
+    return alerts
+
+
+def observers_of(always: list[Observer], metrics: Observer | None, alerts: Alerts | None) -> tuple[Observer, ...]:
+    """Everybody who is told of each answer, in this order."""
+    rest = (metrics, None if alerts is None else alerts.answers)
+    return (*always, *(one for one in rest if one is not None))
+
+
+def follower_of(settings: MinerSettings, nightly: NightlyJob) -> StoreFollower:
+    """What follows the store."""
+    engine = settings.engine
+    return StoreFollower(
+        Store(settings.store),
+        settings=engine.swap,
+        options=EngineOptions(
+            serve_with=engine.serve_with,
+            threads=engine.threads,
+            most=engine.batch.max_batch,
+            compiler=LocalCompiler(settings.state / "engines"),
+        ),
+        recalibrate=None if settings.retrain.data is None else nightly.recalibrate,
+    )
+
+
+def canary_of(
+    settings: MinerSettings, follower: StoreFollower, batcher: Batcher, events: EventSink, stack: AsyncExitStack
+) -> Canary:
+    """What watches the first requests of a new bundle."""
+    canary = Canary(
+        settings.engine.swap.canary,
+        store=Store(settings.store),
+        slot=follower.slot,
+        batcher=batcher,
+        roll_back=lambda bundle, why: follower.give_up(bundle, why, now=utc_now()),
+        tell=lambda ruling: events.event(ruling_event(ruling)),
+    )
+    follower.on_live = canary.begin
+    stack.push_async_callback(canary.close)
+    return canary
+
+
+async def cascade_of(
+    settings: MinerSettings,
+    follower: StoreFollower,
+    batcher: Batcher,
+    observers: tuple[Observer, ...],
+    calibrations: Calibrations,
+    risk: LiveRisk | None,
+    degraded: Tally,
+    stack: AsyncExitStack,
+) -> tuple[Cascade, HandOff]:
+    """The cascade and its way to Stage-2, which the stack closes.
+
+    Raises:
+        StartError: no bundle can be loaded, or a Stage-2 server not be opened.
+    """
+    try:
+        await follower.start()
+        hand_off = HandOff(settings.stage2, settings.state, calibrations)
+    except (EngineError, Stage1Error) as error:
+        raise StartError(str(error)) from error
+    stack.push_async_callback(hand_off.close)
+    if risk is not None:
+        # Before the first request: an alarm that was raised before a restart holds.
+        with follower.slot.lease() as lease:
+            risk.live(lease.bundle)
+    cascade = Cascade(
+        follower.slot,
+        batcher,
+        hand_off.bridge,
+        observers=observers if risk is None else (*observers, risk),
+        image_observers=() if risk is None else (risk,),
+        policy=None if risk is None else risk.policy,
+        engine=settings.engine,
+        clock=time.monotonic,
+        now=utc_now,
+        tally=degraded,
+    )
+    stack.push_async_callback(cascade.close)
+    hand_off.begin()
+    # Before the servers are closed, or it would blame them for that.
+    stack.push_async_callback(hand_off.end)
+    return cascade, hand_off
+
+
+def watch_of(
+    settings: MinerSettings, chain: ChainPort, identities: Sequence[Identity], first: ChainSnapshot, ip: str | None
+) -> ChainWatch:
+    """What keeps up with the chain, and tells the axons who may ask."""
+
+    def update(snapshot: ChainSnapshot) -> int:
+        for identity in identities:
+            identity.access.update(snapshot.neurons)
+        log.info("access", admitted={identity.address: identity.access.admitted for identity in identities})
+        return min(identity.access.qualified for identity in identities)
+
+    addresses = {
+        identity.address: None if ip is None else AxonAddress(ip, identity.external_port or identity.server.port)
+        for identity in identities
+    }
+    return ChainWatch(chain, settings.chain, addresses, first=first, update=update)
