@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +16,14 @@ from engines.store.file_names import CONFIG, PARAMS, SPLITS
 from engines.store.store import Store
 from offline.config import RunConfig, load_config
 from offline.data.checks.preflight import PREFLIGHT, PreflightReport
+from offline.data.dataset import Dataset
 from offline.data.inventory import Inventory, inventory_of
 from offline.data.sources.source import read_dataset
 from offline.data.sources.unlabelled import count_images
 from offline.learning.supervised.record import TrainingRecord
 from offline.learning.throughput.cost import NightCost, Rows, transformer_of, words
+from offline.pipeline.choice import Choice
+from offline.pipeline.file_contents import CONTENTS, FileContents
 from offline.pipeline.progress import Progress, Silence
 from offline.pipeline.run_files import TRAINING
 from offline.pipeline.runner import Pipeline
@@ -109,7 +112,7 @@ def run_night(
     """
     # A runtime that is missing is found now, and not after hours of training.
     check_available(config.engine)
-    home, rows = Store(store), read_dataset(data)
+    home, rows = Store(store), with_contents(read_dataset(data), workspace)
     check_settings_on_data(config, rows, now())
     on_data(inventory_of(rows, config.splits.sequence_columns, places=config.splits.gps_cell_m is not None))
     if (cost := _cost(config, len(rows))) is not None:
@@ -125,7 +128,7 @@ def run_night(
     )
     if kept is not None:
         pipeline.check_finished(kept)
-    run = pipeline.run(last)
+    run = pipeline.run(Choice(only=last))
     last, notes = last or STAGE_NAMES[-1], _notes(run)
     if last != STAGE_NAMES[-1]:
         return NightOutcome(run, last, notes=notes)
@@ -136,6 +139,18 @@ def run_night(
         put_in_place(home, publication.bundle, params, instead_of, now=now(), accept_weaker_claim=accepted)
         current = True
     return NightOutcome(run, last, publication, params, current, notes)
+
+
+def with_contents(rows: Dataset, workspace: Path) -> Dataset:
+    """The rows with the hash of each of their files, of which only those are read that are not known yet.
+
+    Args:
+        rows: of a data directory.
+        workspace: where hashes of files are kept.
+    """
+    places = {row: f"{rows.root.absolute()}/{row}" for row in rows.ids}
+    found = FileContents(workspace / CONTENTS).of({place: rows.file_of(row) for row, place in places.items()})
+    return replace(rows, contents={row: found[place] for row, place in places.items()})
 
 
 def night_cost(config: RunConfig) -> NightCost | None:

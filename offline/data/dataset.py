@@ -174,6 +174,7 @@ class Dataset:
         sender: sends their pictures; None for pictures as they are. It changes no row and no hash.
         paths: path below the directory, or an absolute one, of each row that lies elsewhere than its id says.
         packed: the picture of each row that has no file of its own.
+        contents: hash of the file of each row, None where it cannot be read; empty where nobody took them.
     """
 
     root: Path
@@ -181,6 +182,7 @@ class Dataset:
     sender: Sender | None = None
     paths: Mapping[str, str] = field(default_factory=dict)
     packed: Mapping[str, Picture] = field(default_factory=dict)
+    contents: Mapping[str, str | None] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -192,9 +194,18 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of every row and of the size of every image file, whatever their order."""
+        """Hash of every row and of the content of every image file, whatever their order; of its size without that."""
         ordered = sorted(self.rows, key=lambda row: row.image)
-        return sha256_json([[row.model_dump(), self.file_of(row.image).stat().st_size] for row in ordered])
+        return sha256_json([[row.model_dump(), self._file_mark(row.image)] for row in ordered])
+
+    def _file_mark(self, row: str) -> str | int | None:
+        """What tells the file of a row from another one, None if it is not there."""
+        if row in self.contents:
+            return self.contents[row]
+        try:
+            return self.file_of(row).stat().st_size
+        except OSError:
+            return None
 
     def file_of(self, row: str) -> Picture:
         """The file of the row with this id, or the part of a file that it is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -17,6 +17,7 @@ from offline.data.place_and_time import (
     TIME_COLUMNS,
 )
 from offline.data.values import said
+from stage1.artifacts import Artifact
 from stage1.column_names import columns_called
 
 GROUP = "group"
@@ -89,6 +90,14 @@ class Inventory(BaseModel):
                 f"only metadata: {', '.join(others['metadata']) or 'none'}",
             ]
         )
+
+
+class InventoryRecord(Artifact):
+    """`inventory.json`: what was read of the data, before any row was left out."""
+
+    SCHEMA_VERSION: ClassVar[int] = 1
+
+    inventory: Inventory
 
 
 def inventory_of(data: Dataset, sequence_columns: Sequence[str], *, places: bool = True) -> Inventory:

@@ -4,60 +4,81 @@ from __future__ import annotations
 
 import ast
 import inspect
+import json
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache, reduce
+from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from operator import getitem
 from pathlib import Path
+from typing import Generic
 
 from offline.errors import PipelineError
-from offline.pipeline.stage import Config, ConfigT, DataT, Stage
-from stage1.artifacts import sha256_file, sha256_json
+from offline.pipeline.reads import Parted
+from offline.pipeline.settings_view import leaves
+from offline.pipeline.stage import ConfigT, DataT, Stage
+from stage1.artifacts import Artifact, sha256_json
 
 DISTRIBUTION = "streetvision-cascade"
 KEY_LENGTH = 16
 PACKAGES = ("stage1", "engines", "offline")
 
 
-def stage_key(
-    stage: Stage[ConfigT, DataT],
-    config: ConfigT,
-    data_sha256: str,
-    inputs: Mapping[str, str],
-    store: Path | None = None,
-) -> str:
-    """Key of a stage: the same key is the same outcome.
+@dataclass(frozen=True)
+class View(Generic[ConfigT, DataT]):
+    """What a stage is handed.
+
+    Attributes:
+        config: the settings that it reads.
+        data: the rows that it reads.
+        files: hash of each file that it reads, by stage and name.
+        outside: hash of each file elsewhere, by path.
+        machine: what of this machine decides its result.
+    """
+
+    config: ConfigT
+    data: DataT
+    files: Mapping[str, Mapping[str, str]]
+    outside: Mapping[str, str | None]
+    machine: str = ""
+
+
+def stage_reads(stage: Stage[ConfigT, DataT], view: View[ConfigT, DataT]) -> dict[str, str]:
+    """Everything that decides the outcome of a stage, each part by its name.
 
     Args:
         stage: the stage.
-        config: of the run.
-        data_sha256: hash of the data.
-        inputs: content hash of each stage that it needs.
-        store: root of the store; None if there is none that it could read anything of.
+        view: what it is handed.
 
     Raises:
         PipelineError: a module that it imports has no source file.
     """
-    tree = config.model_dump(mode="json")
     code = root_source(stage.run)
-    parts = {
-        "stage": stage.name,
-        "data": data_sha256,
-        "config": {name: reduce(getitem, name.split("."), tree) for name in stage.sections},
-        "inputs": dict(inputs),
-        "outside": [_listing(path) for path in stage.outside(config)],
-        "code": sha256_json(code),
-        "imports": {module: sha256_json(_source(module)) for module in own_modules(_own_imports(code))},
-        "versions": {name: installed(name) for name in stage.distributions},
-        "machine": stage.machine(config),
+    modules = {module: _source(module) for module in own_modules(_own_imports(code))}
+    rows = view.data.parts if isinstance(view.data, Parted) else {"data": view.data.sha256}
+    return {
+        **{f"setting {path}": json.dumps(value) for path, value in leaves(view.config.model_dump(mode="json"))},
+        **{f"rows of {name}": digest for name, digest in rows.items()},
+        **{f"{name} of {needed}": digest for needed, files in view.files.items() for name, digest in files.items()},
+        **{f"file {path}": digest or "none" for path, digest in view.outside.items()},
+        f"code {stage.name}": sha256_json(code)[:KEY_LENGTH],
+        **{f"code {module}": sha256_json(source)[:KEY_LENGTH] for module, source in modules.items()},
+        **{f"package {name}": installed(name) for name in stage.distributions},
+        "machine": view.machine,
     }
-    if store is not None and (read := stage.in_store(store)):
-        parts["store"] = [(path.relative_to(store).as_posix(), sha256_file(path)) for path in read]
-    return sha256_json(parts)[:KEY_LENGTH]
 
 
-def run_id(data_sha256: str, config: Config) -> str:
+def key_of(stage: str, reads: Mapping[str, str]) -> str:
+    """Key of a stage: the same key is the same outcome.
+
+    Args:
+        stage: its name.
+        reads: see `stage_reads`.
+    """
+    return sha256_json([stage, dict(sorted(reads.items()))])[:KEY_LENGTH]
+
+
+def run_id(data_sha256: str, config: Artifact) -> str:
     """Id of the run of a config on a data set."""
     return sha256_json([data_sha256, config.model_dump(mode="json")])[:KEY_LENGTH]
 
@@ -152,9 +173,3 @@ def _file(module: str) -> Path | None:
     place = Path(spec.origin).parent.joinpath(*inside)
     candidates = (place / "__init__.py", place.with_suffix(".py")) if inside else (place / "__init__.py",)
     return next((file for file in candidates if file.is_file()), None)
-
-
-def _listing(path: Path) -> list[tuple[str, int, int]]:
-    """Name, size and time of change of a file, or of every file below a directory; nothing if it is not there."""
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path] if path.is_file() else []
-    return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]

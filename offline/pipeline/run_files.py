@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+INVENTORY = "inventory.json"
 BACKBONE = "backbone.safetensors"
 SUPERVISED = "model_supervised.safetensors"
 BEST = "model_best.safetensors"
@@ -14,6 +15,7 @@ THRESHOLDS = "thresholds.json"
 COMPARISON = "comparison.json"
 DRIFT = "drift.json"
 ADAPTATION = "adaptation.json"
+ABLATIONS = "ablations.json"
 RACE = "race.json"
 SUSPECTS = "suspects.csv"
 CONFORMAL_TRAINING = "conformal_training.json"
@@ -27,3 +29,8 @@ FOLD_OUTPUTS = "val_calib.npz"
 CALIBRATION = "calibration.json"
 SECOND_LOOK = "second_look.json"
 PUBLICATION = "publish.json"
+
+
+def ablation_outputs(variant: str, rows: str) -> str:
+    """What a variant that was trained beside the model says of the rows of a set."""
+    return f"ablation_{variant}_{rows}.npz"

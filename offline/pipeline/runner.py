@@ -1,9 +1,9 @@
 """The pipeline engine: stages with content keys, committed in one rename, so that running again resumes.
 
-A stage's key is the hash of its name, its own part of the config, the hashes of its inputs and its code, with all of
-this program that the code imports. A stage whose key is already in the workspace is not run again; a stage whose
-config, input or code changed is. Its output directory appears under its key only when it is complete: the manifest is
-written last, everything is flushed, and one rename commits it.
+A stage is handed what it declares to read, and nothing else: settings, rows, files of other stages. Its key is the hash
+of all that, of its name and of its code, with all of this program that the code imports. A stage whose key is already
+in the workspace is not run again; a stage of which anything that it reads has changed is. Its output directory appears
+under its key only when it is complete: the manifest is written last, everything is flushed, and one rename commits it.
 """
 
 from __future__ import annotations
@@ -11,19 +11,26 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Generic
 
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from engines.store.file_names import CONFIG
 from engines.store.store import Store
 from offline.errors import PipelineBusy, PipelineError
-from offline.pipeline.content_key import run_id, stage_key
+from offline.pipeline.choice import EVERYTHING, Choice
+from offline.pipeline.content_key import View, key_of, run_id, stage_reads
+from offline.pipeline.file_contents import CONTENTS, FileContents
 from offline.pipeline.progress import Progress
+from offline.pipeline.reads import Directory
+from offline.pipeline.settings_view import narrowed
 from offline.pipeline.stage import (
     CHECKPOINTS,
     MANIFEST,
@@ -36,6 +43,7 @@ from offline.pipeline.stage import (
     StageContext,
     StageManifest,
 )
+from offline.pipeline.stage_times import StageTime, note_time
 from stage1.artifacts import fsync_directory, fsync_tree, sha256_file
 from stage1.errors import ArtifactError
 
@@ -46,6 +54,30 @@ PIXELS_KEPT = 8
 # So long a checkpoint waits for the stage that wrote it, and kept activations for a training; then their settings,
 # data or code have been given up.
 CHECKPOINT_DAYS = 14
+
+
+@dataclass(frozen=True)
+class Place(Generic[ConfigT, DataT]):
+    """A stage as it is to run: what it is handed, and where its result is or will be.
+
+    Attributes:
+        view: what it is handed.
+        inputs: directory of each stage that it needs, with the files that it reads.
+        reads: everything that decides its outcome.
+        key: hash of that.
+        home: directory of its result.
+    """
+
+    view: View[ConfigT, DataT]
+    inputs: Mapping[str, Directory]
+    reads: Mapping[str, str]
+    key: str
+    home: Path
+
+    @property
+    def finished(self) -> bool:
+        """Its result is there and whole."""
+        return self.home.exists() and _complete(self.home)
 
 
 @dataclass
@@ -71,11 +103,16 @@ class Pipeline(Generic[ConfigT, DataT]):
     progress: Progress
     _done: dict[str, Path] = field(default_factory=dict)
 
-    def run(self, only: str | None = None) -> Path:
-        """Run all stages, or one and those it needs; finished ones are not run again.
+    @cached_property
+    def contents(self) -> FileContents:
+        """Hashes of files beside the data."""
+        return FileContents(self.workspace / CONTENTS)
+
+    def run(self, choice: Choice = EVERYTHING) -> Path:
+        """Run stages; finished ones are not run again.
 
         Args:
-            only: name of the last stage to run; None for all.
+            choice: which ones; all by default.
 
         Returns:
             The run's directory, with links to every stage's files.
@@ -84,7 +121,7 @@ class Pipeline(Generic[ConfigT, DataT]):
             PipelineBusy: another run holds the workspace.
             PipelineError: no such stage.
         """
-        wanted = self._wanted(only)
+        wanted, forced = choice.wanted(self.stages), choice.forced(self.stages)
         self.workspace.mkdir(parents=True, exist_ok=True)
         run = run_id(self.data.sha256, self.config)
         try:
@@ -93,7 +130,7 @@ class Pipeline(Generic[ConfigT, DataT]):
                 asked = self.config
                 for number, stage in enumerate(self.stages):
                     if stage.name in wanted:
-                        self._done[stage.name] = self._ensure(stage, run)
+                        self._done[stage.name] = self._ensure(stage, run, again=stage.name in forced)
                         self._follow(number, wanted, run)
                 return self._link(run, asked)
         except Timeout as error:
@@ -107,32 +144,18 @@ class Pipeline(Generic[ConfigT, DataT]):
         Raises:
             PipelineError: it is not; names the first one that would run.
         """
-        wanted = self._wanted(name)
+        wanted = Choice(only=name).wanted(self.stages)
         for stage in self.stages:
             # What a stage decided for a kept run is in the config that was kept.
             if stage.name not in wanted or stage.decides is not None:
                 continue
-            home = self._home(stage)[1]
-            if not home.exists() or not _complete(home):
+            place = self.place(stage)
+            if not place.finished:
                 raise PipelineError(
                     f"{self.workspace}: {stage.name} of this config and this data is not kept here; name the workspace "
                     "and the data that it was trained in and on, or train again with `cascade retrain`"
                 )
-            self._done[stage.name] = home
-
-    def _wanted(self, only: str | None) -> set[str]:
-        by_name = {stage.name: stage for stage in self.stages}
-        if only is None:
-            return set(by_name)
-        if only not in by_name:
-            raise PipelineError(f"no stage is called {only!r}; the stages are {', '.join(by_name)}")
-        before = list(by_name)[: list(by_name).index(only)]
-        wanted, queue = set[str](), [only, *(name for name in before if by_name[name].decides is not None)]
-        while queue:
-            name = queue.pop()
-            wanted.add(name)
-            queue += by_name[name].needs
-        return wanted
+            self._done[stage.name] = place.home
 
     def _follow(self, number: int, wanted: set[str], run: str) -> None:
         """Take over what a finished stage has decided; stages before it are made anew where that concerns them."""
@@ -144,61 +167,123 @@ class Pipeline(Generic[ConfigT, DataT]):
             return
         self.config = config
         for stage in self.stages[:number]:
-            if stage.name in wanted and not stage.always and self._home(stage)[1] != self._done[stage.name]:
+            if stage.name in wanted and not stage.always and self.place(stage).home != self._done[stage.name]:
                 self._done[stage.name] = self._ensure(stage, run)
 
-    def _ensure(self, stage: Stage[ConfigT, DataT], run: str) -> Path:
-        inputs, home = self._home(stage)
-        if home.exists() and not stage.always and _complete(home):
+    def _ensure(self, stage: Stage[ConfigT, DataT], run: str, *, again: bool = False) -> Path:
+        place = self.place(stage)
+        if not stage.always and not again and place.finished:
             self.progress.stage(stage.name, "cached")
-            return home
+            return place.home
         self.progress.stage(stage.name, "running")
-        self._execute(stage, home.name, inputs, home, run)
+        self._execute(stage, place, run)
         self.progress.stage(stage.name, "done")
-        return home
+        return place.home
 
-    def _home(self, stage: Stage[ConfigT, DataT]) -> tuple[dict[str, str], Path]:
-        """Hashes of what a stage needs, and the directory that its result has or will have."""
-        inputs = {name: StageManifest.read(self._done[name] / MANIFEST).content_sha256 for name in stage.needs}
-        key = stage_key(stage, self.config, self.data.sha256, inputs, self.store.root)
-        return inputs, self.workspace / "stages" / stage.name / key
+    def place(self, stage: Stage[ConfigT, DataT], finished: Mapping[str, Path] | None = None) -> Place[ConfigT, DataT]:
+        """What a stage is handed, and where its result is or will be.
 
-    def _execute(self, stage: Stage[ConfigT, DataT], key: str, inputs: dict[str, str], home: Path, run: str) -> None:
+        Args:
+            stage: the stage.
+            finished: directory of each stage that it reads; None for what this run has finished.
+        """
+        reads = stage.reads(self.config)
+        homes = self._done if finished is None else finished
+        read = [name for name in stage.needs if reads.files.get(name)]
+        written = {name: StageManifest.read(homes[name] / MANIFEST).files for name in read}
+        view = View(
+            config=narrowed(self.config, reads.settings),
+            data=reads.rows(self.data, homes),
+            files={name: reads.contents(name, files) for name, files in written.items()},
+            outside=self.contents.below([*reads.outside, *stage.in_store(self.store.root)]),
+            machine=stage.machine(self.config),
+        )
+        inputs = {name: reads.directory(name, homes[name]) for name in stage.needs if name in homes}
+        parts = stage_reads(stage, view)
+        key = key_of(stage.name, parts)
+        return Place(view, inputs, parts, key, self.workspace / "stages" / stage.name / key)
+
+    def _execute(self, stage: Stage[ConfigT, DataT], place: Place[ConfigT, DataT], run: str) -> None:
+        home = place.home
         home.parent.mkdir(parents=True, exist_ok=True)
         out = home.parent / f".partial-{os.getpid()}-{secrets.token_hex(4)}"
         out.mkdir()
-        started = self.now()
-        context = StageContext(
-            config=self.config,
-            data=self.data,
-            workspace=self.workspace,
-            store=self.store,
-            out=out,
-            inputs={name: self._done[name] for name in stage.needs},
-            key=key,
-            run=run,
-            now=self.now,
-            progress=self.progress,
-        )
+        started, clock = self.now(), time.monotonic()
+        context = self._context(place, out, run)
+        resumed = context.checkpoints.exists()
         try:
-            stage.run(context)
-            files = {p.relative_to(out).as_posix(): sha256_file(p) for p in sorted(out.rglob("*")) if p.is_file()}
-            StageManifest(
-                stage=stage.name,
-                key=key,
-                inputs=inputs,
-                files=files,
-                started_at=started.isoformat(timespec="seconds"),
-                finished_at=self.now().isoformat(timespec="seconds"),
-            ).write(out / MANIFEST)
+            stage.guard(replace(context, config=self.config, data=self.data, inputs=self._homes(stage)))
+            self._run(stage, context)
+            self._sign(stage, place, out, run, started)
             fsync_tree(out)
             if home.exists():
                 shutil.rmtree(home)
             out.rename(home)
             fsync_directory(home.parent)
             shutil.rmtree(context.checkpoints, ignore_errors=True)
+            took, at = time.monotonic() - clock, self.now().isoformat(timespec="seconds")
+            note_time(
+                self.workspace,
+                StageTime(stage=stage.name, key=place.key, seconds=round(took, 3), resumed=resumed, at=at),
+            )
         finally:
             shutil.rmtree(out, ignore_errors=True)
+
+    def rehearse(self, stage: Stage[ConfigT, DataT], finished: Mapping[str, Path], workspace: Path, out: Path) -> None:
+        """Run a stage beside a copy of its files of the workspace.
+
+        Args:
+            stage: the stage.
+            finished: directory of each stage that it reads.
+            workspace: directory of the copies.
+            out: where it writes.
+        """
+        place = self.place(stage, finished)
+        self._run(stage, replace(self._context(place, out, ""), workspace=workspace))
+        self._sign(stage, place, out, "", self.now())
+
+    def _context(self, place: Place[ConfigT, DataT], out: Path, run: str) -> StageContext[ConfigT, DataT]:
+        return StageContext(
+            config=place.view.config,
+            data=place.view.data,
+            workspace=self.workspace,
+            store=self.store,
+            out=out,
+            inputs=place.inputs,
+            key=place.key,
+            run=run,
+            now=self.now,
+            progress=self.progress,
+        )
+
+    def _sign(
+        self, stage: Stage[ConfigT, DataT], place: Place[ConfigT, DataT], out: Path, run: str, started: datetime
+    ) -> None:
+        """Write the manifest of what a stage has written."""
+        StageManifest(
+            stage=stage.name,
+            key=place.key,
+            run=run,
+            inputs={name: home.name for name, home in self._homes(stage).items()},
+            reads=dict(place.reads),
+            files={p.relative_to(out).as_posix(): sha256_file(p) for p in sorted(out.rglob("*")) if p.is_file()},
+            started_at=started.isoformat(timespec="seconds"),
+            finished_at=self.now().isoformat(timespec="seconds"),
+        ).write(out / MANIFEST)
+
+    def _homes(self, stage: Stage[ConfigT, DataT]) -> dict[str, Path]:
+        return {name: self._done[name] for name in stage.needs if name in self._done}
+
+    def _run(self, stage: Stage[ConfigT, DataT], context: StageContext[ConfigT, DataT]) -> None:
+        try:
+            stage.run(context)
+        except AttributeError as error:
+            if isinstance(error.obj, BaseModel) and error.name in type(error.obj).model_fields:
+                raise PipelineError(
+                    f"{stage.name} reads {type(error.obj).__name__}.{error.name}, and what the stage reads does "
+                    "not name it: this is a mistake in the program, please report it"
+                ) from error
+            raise
 
     def _sweep(self) -> None:
         """Remove what a killed run left; the lock is held, so no run is at work."""

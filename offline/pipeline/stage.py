@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, TypeVar
 
-from stage1.artifacts import Artifact, sha256_file, sha256_json
+from pydantic import Field
+
+from offline.pipeline.reads import Directory, Reads
+from stage1.artifacts import Artifact, sha256_file
 from stage1.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -22,18 +25,6 @@ PIXELS = "pixels"
 ORIGINALS = "originals"
 
 
-class Config(Protocol):
-    """Everything that decides the outcome of a run but the data."""
-
-    def model_dump(self, *, mode: str) -> dict[str, Any]:
-        """As plain values."""
-        ...
-
-    def write(self, path: Path) -> None:
-        """Write it down."""
-        ...
-
-
 class Data(Protocol):
     """What a run works on, read once."""
 
@@ -43,7 +34,8 @@ class Data(Protocol):
         ...
 
 
-ConfigT = TypeVar("ConfigT", bound=Config)
+# A config is everything that decides the outcome of a run but the data.
+ConfigT = TypeVar("ConfigT", bound=Artifact)
 DataT = TypeVar("DataT", bound=Data)
 
 
@@ -53,25 +45,26 @@ class StageManifest(Artifact):
     Attributes:
         stage: name of the stage.
         key: hash of everything that decided its outcome.
-        inputs: content hash of each stage it read.
+        run: id of the run that made it; empty in a file of an older program.
+        inputs: key of each stage that it needs, by name.
+        reads: everything that decided its outcome, each part by its name: values of settings, hashes of rows, of files
+            of other stages, of files elsewhere and of code, versions of packages. Empty in a file of an older program.
         files: hash of each file it wrote.
         started_at: UTC, ISO 8601.
         finished_at: UTC, ISO 8601.
     """
 
-    SCHEMA_VERSION: ClassVar[int] = 1
+    SCHEMA_VERSION: ClassVar[int] = 2
+    schema_version: int = 2
 
     stage: str
     key: str
+    run: str = ""
     inputs: dict[str, str]
+    reads: dict[str, str] = Field(default_factory=dict)
     files: dict[str, str]
     started_at: str
     finished_at: str
-
-    @property
-    def content_sha256(self) -> str:
-        """Hash of what the stage wrote."""
-        return sha256_json(self.files)
 
 
 @dataclass(frozen=True)
@@ -84,7 +77,7 @@ class StageContext(Generic[ConfigT, DataT]):
         workspace: the workspace; only ledgers and checkpoints are written there directly.
         store: where bundles are published.
         out: empty directory for the stage's files.
-        inputs: directory of each stage it needs, by name.
+        inputs: directory of each stage it needs, by name, with the files that it reads.
         key: the stage's key.
         run: id of the run.
         now: the clock, UTC.
@@ -96,7 +89,7 @@ class StageContext(Generic[ConfigT, DataT]):
     workspace: Path
     store: Store
     out: Path
-    inputs: dict[str, Path]
+    inputs: Mapping[str, Directory]
     key: str
     run: str
     now: Callable[[], datetime]
@@ -132,12 +125,20 @@ class StageContext(Generic[ConfigT, DataT]):
         return self.workspace / CHECKPOINTS / self.key
 
 
-def _nothing(_config: object) -> Sequence[Path]:
+def _any_machine(_config: object) -> str:
+    return ""
+
+
+def _never(_config: object) -> bool:
+    return False
+
+
+def _nothing(_store: Path) -> Sequence[Path]:
     return ()
 
 
-def _any_machine(_config: object) -> str:
-    return ""
+def _unguarded(_context: object) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -147,26 +148,30 @@ class Stage(Generic[ConfigT, DataT]):
     Attributes:
         name: name on the command line and on disk.
         needs: names of the stages whose files it reads.
-        sections: fields of the config that it depends on, or parts of them, as in `model.backbone`.
+        reads: what it reads with a config; it is handed nothing else, and all of it is in its key.
         run: does the work, writing into `context.out`.
         distributions: packages whose installed version, or that they are not there, is part of its key.
         always: runs every time, because its effect is outside its directory.
-        outside: files and directories that the config names and the stage reads; names, sizes and times of change of
-            what is there are part of its key.
         in_store: files beside the bundles of the store that it reads; their content is part of its key.
         machine: what of this machine decides its result; part of its key.
         decides: the config of the run after what a finished directory of this stage has decided, or None if it decides
             nothing. It runs before every stage after it, which see that config alone and have in their keys what it
-            changed of their sections; a stage before it whose sections it changed is made again.
+            changed of their settings; a stage before it whose settings it changed is made again.
+        may_decide: whether it may decide anything with a config; whatever it decides.
+        guard: looks at everything before it runs, and may refuse to; it hands nothing on, so it is in no key.
+        rehearsed: files of the workspace that it adds to. Where it has any, a plan runs it beside copies of these, and
+            so knows what it will write.
     """
 
     name: str
     needs: tuple[str, ...]
-    sections: tuple[str, ...]
+    reads: Callable[[ConfigT], Reads[DataT]]
     run: Callable[[StageContext[ConfigT, DataT]], None]
     distributions: tuple[str, ...] = ()
     always: bool = False
-    outside: Callable[[ConfigT], Sequence[Path]] = _nothing
     in_store: Callable[[Path], Sequence[Path]] = _nothing
     machine: Callable[[ConfigT], str] = _any_machine
     decides: Callable[[ConfigT, Path], ConfigT] | None = None
+    may_decide: Callable[[ConfigT], bool] = _never
+    guard: Callable[[StageContext[ConfigT, DataT]], None] = _unguarded
+    rehearsed: tuple[str, ...] = ()

@@ -14,6 +14,8 @@ WHY: dict[QuarantineKind, str] = {
     "only trains": "they may only train, and depend on rows of an exam",
 }
 SHOWN = 3
+# Fields of `splits.json` that the notes are about.
+NOTED = ("quarantined", "chains", "unread_bundles", "other_cuts", "edges", "scorer", "strata_version")
 
 
 def row_notes(preflight: PreflightReport, splits: Splits) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ STAGE_NAMES = (
     "race",
     "train_supervised",
     "train_conformal_risk",
+    "train_ablations",
     "compare_training",
     "export",
     "screen",

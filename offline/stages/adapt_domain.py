@@ -7,14 +7,23 @@ from typing import TYPE_CHECKING
 
 from offline.data.checks.fingerprints import FINGERPRINTS
 from offline.learning.self_distillation.record import AdaptationRecord
+from offline.pipeline.reads import Reads
 from offline.pipeline.run_files import ADAPTATION, BACKBONE
 from offline.pipeline.stage import Stage
+from offline.splits.settings import EXAMS
+from offline.stages.common.declared import STREAM
 from offline.stages.common.inputs import JUDGING, rows_of
 from offline.stages.common.outside_files import unlabelled_files
+from offline.stages.common.seen_rows import LABELLED, PICTURES, RowsOf, Seen
 from offline.stages.common.sent_rows import sent_rows_of
+from stage1.model.settings import ModelSettings
 
 if TYPE_CHECKING:
+    from offline.config import RunConfig
     from offline.stages.common.context import Context, NightStage
+
+# Settings of the model that its features depend on.
+TRUNK = ("backbone", "pooling", "queries", "pooled_blocks", "multi_scale")
 
 
 def run_adapt_domain(context: Context) -> None:
@@ -35,7 +44,9 @@ def run_adapt_domain(context: Context) -> None:
     from stage1.model.weights import save_weights  # noqa: PLC0415
 
     config = context.config
-    net = network_of(context, trained=False)
+    # Heads, adapters and which layers train are of a later stage.
+    model = ModelSettings.model_validate(config.model.model_dump(include=set(TRUNK)))
+    net = network_of(replace(context, config=config.model_copy(update={"model": model})), trained=False)
     train = rows_of(context, "train")
     sent = sent_rows_of(context, "train")
     fit = images_of(context, sent.pick([sent.ids[number] for number in fitting(len(sent)).tolist()]))
@@ -74,24 +85,29 @@ def run_adapt_domain(context: Context) -> None:
     ).write(context.out / ADAPTATION)
 
 
+def reads(config: RunConfig) -> Reads[Dataset]:
+    """Without an adaptation, that there is none."""
+    if not config.adapt_domain.enabled:
+        return Reads(settings=("adapt_domain.enabled",), rows=RowsOf({}))
+    return Reads(
+        settings=(
+            "seed",
+            "preprocess",
+            *(f"model.{name}" for name in TRUNK),
+            "splits.hash_distance",
+            "adapt_domain",
+            *STREAM,
+        ),
+        # Unlabelled pictures that look like a row that judges are left out, so the pictures of all of these are read.
+        rows=RowsOf({"train": Seen(("label",)), "val_select": LABELLED, **dict.fromkeys(EXAMS, PICTURES)}),
+        outside=tuple(unlabelled_files(config)),
+    )
+
+
 STAGE: NightStage = Stage(
     name="adapt_domain",
     needs=("splits",),
-    sections=(
-        "seed",
-        "preprocess",
-        "model.backbone",
-        "model.pooling",
-        "model.queries",
-        "model.pooled_blocks",
-        "model.multi_scale",
-        "splits.hash_distance",
-        "adapt_domain",
-        "calibrate_scrc.stream",
-        "calibrate_scrc.stream_weights",
-        "calibrate_scrc.seed",
-    ),
+    reads=reads,
     run=run_adapt_domain,
     distributions=("torch", "transformers", "peft", "imagehash", "pillow", "scipy", "simplejpeg"),
-    outside=unlabelled_files,
 )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from engines.backends.registry import backend
 from engines.batches import in_batches
 from engines.store.bundle import certified_sha256_of
-from engines.store.file_names import CALIBRATOR, GOLDEN, PARAMS, PREPROCESS
+from engines.store.file_names import CALIBRATOR, GOLDEN, PARAMS, PREPROCESS, SPEC, SPLITS
 from engines.store.golden import golden_count, write_golden
 from offline.certify.calibration_ledger import (
     earlier_than,
@@ -32,14 +32,18 @@ from offline.data.engine_outputs import BATCH, labelled, read_outputs, run_engin
 from offline.data.named_targets import NO_TARGET, named_targets
 from offline.errors import DatasetError
 from offline.pipeline.content_key import code_version
+from offline.pipeline.reads import Reads
 from offline.pipeline.run_files import REFERENCES, SCREEN, SECOND_LOOK, SELECT_OUTPUTS, THRESHOLDS
+from offline.pipeline.settings_view import ALL
 from offline.pipeline.stage import Stage
 from offline.splits.balanced_placement import hash_key
 from offline.splits.splits_file import Splits
 from offline.splits.store_history import ask_store, check_unspent
 from offline.stages.common.compiled_engine import agreed, compiled_engine, write_drift
+from offline.stages.common.declared import head_columns
 from offline.stages.common.distributions import FOR_JUDGEMENT
-from offline.stages.common.inputs import splits_of
+from offline.stages.common.inputs import rows_of, splits_of
+from offline.stages.common.seen_rows import RowsOf, Seen, splits_in
 from offline.stages.screen import Screen
 from offline.stream.sender import sender_of
 from stage1.baselines.literature import ReferenceRules, reference_rules
@@ -53,6 +57,7 @@ from stage1.probability.calibrator import ProbabilityCalibrator
 from stage1.probability.fit import fit_calibrator, fit_head
 
 if TYPE_CHECKING:
+    from offline.config import RunConfig
     from offline.stages.common.context import Context, NightStage
 
 GOLDEN_IMAGES = 64
@@ -104,22 +109,20 @@ def run_calibrate_scrc(context: Context) -> None:
     config, export = context.config, context.inputs["export"]
     preprocess, settings = PreprocessSettings.read(export / PREPROCESS), config.calibrate_scrc
     splits = splits_of(context)
-    splits.check(context.data)
     engine = compiled_engine(context)
     spec = engine.describe().spec
     sender = sender_of(settings)
-    select_rows = splits.dataset(context.data, "val_select").sent_by(sender)
+    select_rows = rows_of(context, "val_select").sent_by(sender)
     val_select = labelled(select_rows, read_outputs(context.inputs["screen"] / SELECT_OUTPUTS))
     reference = agreed(context, spec, select_rows, val_select)
     history = ask_store(context.store)
-    check_unspent(history, splits, context.inputs["splits"])
     at = context.now().isoformat(timespec="seconds")
     bring_up_to_date(context.workspace, history, at, looks_of(context.store.root))
     earlier, own = earlier_than(read_certifications(context.workspace), context.key)
     fold = fold_of(context, splits, earlier, own)
-    fold_rows = splits.pick(context.data, fold.rows).sent_by(sender)
+    fold_rows = context.data.pick(fold.rows).sent_by(sender)
     binding = CalibrationContext(
-        certified_sha256_of(export, spec),
+        certified_sha256_of((export / SPEC).parent, spec),
         preprocess.sha256,
         fold.uses,
         code_version(),
@@ -170,7 +173,7 @@ def fold_of(context: Context, splits: Splits, earlier: Sequence[LedgerEntry], ow
     settings = context.config.calibrate_scrc
 
     def units(rows: Sequence[str]) -> int:
-        counted = splits.pick(context.data, rows).rows
+        counted = context.data.pick(rows).rows
         if settings.risk in AMONG_POSITIVES and settings.mode != "coverage":
             counted = tuple(row for row in counted if row.label == 1)
         return len({row.image if settings.unit == "row" else row.group for row in counted})
@@ -218,11 +221,36 @@ def _write_beside(
     swept.write(context.out / THRESHOLDS)
 
 
+def reads(config: RunConfig) -> Reads[Dataset]:
+    """The engine and its answers for val_select, the rows of val_calib, and what is asked for."""
+    settings = config.calibrate_scrc
+    about = (settings.subgroups,) if settings.mode == "balanced" else ()
+    seen = Seen(("label", "group"), (*head_columns(config), *about))
+    return Reads(
+        settings=("seed", "calibrate_scrc", "model.heads", "splits.val_calib", "preprocess"),
+        files={"export": (ALL,), "screen": (SCREEN, SELECT_OUTPUTS)},
+        rows=RowsOf({"val_select": seen, "val_calib": seen}, facts=("folds", "places.val_calib", "lost")),
+    )
+
+
+def check_sets(context: Context) -> None:
+    """Make sure that no two sets have anything in common, and that no bundle has learned from a row of val_calib.
+
+    Raises:
+        DatasetError: two have, or one has.
+    """
+    file = context.inputs["splits"] / SPLITS
+    splits = splits_in(file)
+    splits.check(context.data)
+    check_unspent(ask_store(context.store), splits, file.parent)
+
+
 STAGE: NightStage = Stage(
     name="calibrate_scrc",
     needs=("splits", "export", "screen"),
-    sections=("seed", "calibrate_scrc", "model.heads", "splits.val_calib"),
+    reads=reads,
     run=run_calibrate_scrc,
     distributions=FOR_JUDGEMENT,
     machine=lambda config: machine_of(config.engine),
+    guard=check_sets,
 )

@@ -21,6 +21,7 @@ from offline.evaluation.training_comparison import TrainingComparison
 from offline.learning.race.outcome import RaceRecord
 from offline.learning.self_distillation.record import AdaptationRecord
 from offline.learning.supervised.record import TrainingRecord
+from offline.pipeline.reads import Reads
 from offline.pipeline.run_files import (
     ADAPTATION,
     BEST,
@@ -34,17 +35,21 @@ from offline.pipeline.run_files import (
     THRESHOLDS,
     TRAINING,
 )
+from offline.pipeline.settings_view import ALL
 from offline.pipeline.stage import Stage
 from offline.report.cascade_section import cascade_section
 from offline.report.page import render
 from offline.report.race_section import SHOWN, race_section
-from offline.report.row_notes import row_notes
+from offline.report.row_notes import NOTED, row_notes
 from offline.report.thumbnails import thumbnails
 from offline.report.where_it_looked import Look, looks_at
 from offline.splits.splits_file import Splits
 from offline.stages.common.compiled_engine import compiled_engine, scoring_engine
+from offline.stages.common.declared import STREAM
 from offline.stages.common.distributions import FOR_JUDGEMENT
 from offline.stages.common.inputs import rows_of, splits_of
+from offline.stages.common.outside_files import backbone_files
+from offline.stages.common.seen_rows import PICTURES, RowsOf, Seen
 from offline.stream.sender import every_sender, sender_of
 from offline.whole_cascade import cascades_of, stage1_answers
 from stage1.artifacts import write_atomic
@@ -55,6 +60,7 @@ from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
 
 if TYPE_CHECKING:
+    from offline.config import RunConfig
     from offline.stages.common.context import Context, NightStage
 
 
@@ -93,7 +99,8 @@ def run_eval_selective(context: Context) -> None:
     CascadeFile(cascades=cascades).write(context.out / CASCADE)
     pictures = thumbnails(rows, [mistake.row for mistake in report.mistakes], preprocess)
     again = thumbnails(context.data, SecondLook.read(calibrated / SECOND_LOOK).rows, preprocess)
-    title = f"Stage-1 report, run {context.run}"
+    # Which run wrote it is not in its key, so it is for the stage that publishes to say.
+    title = "Stage-1 report"
     comparison = TrainingComparison.read(context.inputs["compare_training"] / COMPARISON)
     splits = splits_of(context)
     adapted = context.inputs["adapt_domain"] / ADAPTATION
@@ -136,7 +143,7 @@ def _looks(context: Context, rows: Dataset, ids: list[str], preprocess: Preproce
     from offline.stages.common.network import network_of  # noqa: PLC0415
     from stage1.model.weights import load_weights  # noqa: PLC0415
 
-    net = network_of(context, trained=True)
+    net = network_of(context, trained=True, seed=0)
     load_weights(net, context.inputs["train_conformal_risk"] / BEST)
     images = dict(zip(ids, rows.pick(ids).pixels(preprocess), strict=True))
     return looks_at(images, attention_maps(net, np.stack([*images.values()])))
@@ -153,6 +160,34 @@ def _about(rows: Dataset, splits: Splits) -> str:
     return f"{text} {sample_words(splits)}"
 
 
+def reads(config: RunConfig) -> Reads[Dataset]:
+    """All that is known of the test rows, pictures of the others, and what the stages before have found."""
+    looks = config.model.pooling == "attention"
+    return Reads(
+        settings=("seed", "eval_selective", "preprocess", "model" if looks else "model.pooling", *STREAM),
+        files={
+            "splits": (PREFLIGHT,),
+            "adapt_domain": (ADAPTATION,),
+            "race": (RACE,),
+            "train_supervised": (TRAINING,),
+            "train_conformal_risk": (BEST,) if looks else (),
+            "compare_training": (COMPARISON,),
+            "export": (ALL,),
+            "calibrate_scrc": (PARAMS, CALIBRATOR, REFERENCES, THRESHOLDS, SECOND_LOOK),
+        },
+        rows=RowsOf(
+            {
+                "train": PICTURES,
+                "val_select": PICTURES,
+                "val_calib": PICTURES,
+                "test": Seen(("label", "group", "source"), (ALL,)),
+            },
+            facts=(*NOTED, "places", "lost"),
+        ),
+        outside=tuple(backbone_files(config)) if looks else (),
+    )
+
+
 STAGE: NightStage = Stage(
     name="eval_selective",
     needs=(
@@ -165,7 +200,7 @@ STAGE: NightStage = Stage(
         "export",
         "calibrate_scrc",
     ),
-    sections=("seed", "eval_selective", "model"),
+    reads=reads,
     run=run_eval_selective,
     distributions=("torch", "transformers", "peft", *FOR_JUDGEMENT),
     in_store=score_files,

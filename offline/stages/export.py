@@ -10,12 +10,17 @@ from engines.spec import twin
 from engines.store.bundle import certified_sha256_of
 from engines.store.file_names import ENGINE, PREPROCESS, SPEC
 from offline.certify.engine_agreement import machine_of
+from offline.data.dataset import Dataset
+from offline.pipeline.reads import Reads
 from offline.pipeline.run_files import BEST, EXPORT
 from offline.pipeline.stage import Stage
 from offline.stages.common.inputs import rows_of
+from offline.stages.common.outside_files import backbone_files
+from offline.stages.common.seen_rows import PICTURES, RowsOf
 from stage1.artifacts import Artifact
 
 if TYPE_CHECKING:
+    from offline.config import RunConfig
     from offline.stages.common.context import Context, NightStage
 
 
@@ -38,7 +43,7 @@ def run_export(context: Context) -> None:
     from stage1.model.weights import load_weights  # noqa: PLC0415
 
     config = context.config
-    net = network_of(context, trained=True).cpu()
+    net = network_of(context, trained=True, seed=0).cpu()
     load_weights(net, context.inputs["train_conformal_risk"] / BEST)
     path = context.out / ENGINE
     export_onnx(net, path, config.preprocess.shape)
@@ -48,7 +53,8 @@ def run_export(context: Context) -> None:
     spec = config.engine
     if backend(spec.backend).graph_precision(spec) == "bf16":
         export_bf16(net, twin(path, "bf16"), config.preprocess.shape)
-    options = CompileOptions(config.compile.refittable, context.workspace / "timing")
+    refittable = spec.backend == "tensorrt" and config.compile.refittable
+    options = CompileOptions(refittable, context.workspace / "timing")
     compile_engine(spec, path, options=options)
     spec.write(context.out / SPEC)
     config.preprocess.write(context.out / PREPROCESS)
@@ -56,10 +62,21 @@ def run_export(context: Context) -> None:
     ExportRecord(parity=parity, engine_sha256=digest).write(context.out / EXPORT)
 
 
+def reads(config: RunConfig) -> Reads[Dataset]:
+    """The trained network, the engine, and pictures of val_select to try both on."""
+    refits = config.engine.backend == "tensorrt"
+    return Reads(
+        settings=("preprocess", "model", "engine", *(("compile",) if refits else ())),
+        files={"train_conformal_risk": (BEST,)},
+        rows=RowsOf({"val_select": PICTURES}),
+        outside=tuple(backbone_files(config)),
+    )
+
+
 STAGE: NightStage = Stage(
     name="export",
     needs=("splits", "train_conformal_risk"),
-    sections=("preprocess", "model", "engine", "compile"),
+    reads=reads,
     run=run_export,
     distributions=("torch", "transformers", "peft", "onnx", "onnxscript"),
     machine=lambda config: machine_of(config.engine),

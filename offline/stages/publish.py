@@ -13,7 +13,9 @@ from engines.store.bundle import Provenance
 from engines.store.file_names import CONFIG, ENGINE_PREFIXES, PAGE, REQUIRED, SPEC
 from engines.store.model_card import ModelCard, next_version, read_card, write_card
 from engines.store.records import VerdictEntry
+from offline.config import RunConfig
 from offline.pipeline.content_key import code_version
+from offline.pipeline.reads import Reads
 from offline.pipeline.run_files import (
     BEST,
     CALIBRATION,
@@ -24,17 +26,25 @@ from offline.pipeline.run_files import (
     SELECT_OUTPUTS,
     THRESHOLDS,
 )
+from offline.pipeline.settings_view import ALL
 from offline.pipeline.stage import Stage
 from offline.publish.gate import Bench, Publication, judge
 from offline.report.gate_section import with_verdict
+from offline.splits.settings import Split
 from offline.stages.common.inputs import splits_of
+from offline.stages.common.seen_rows import PICTURES, RowsOf, Seen
 from offline.stages.common.sent_rows import sent_rows_of
-from stage1.artifacts import write_atomic
+from stage1.artifacts import sha256_file, write_atomic
+from stage1.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from offline.data.dataset import Dataset
     from offline.stages.common.context import Context, NightStage
 
 
+LEARNED_AND_CERTIFIED: tuple[Split, ...] = ("train", "val_select", "val_calib")
+# Sections of the config that make nothing that is in a bundle.
+JUDGING = {"gate", "model_card", "preset"}
 RECORDED = (CALIBRATION, SELECT_OUTPUTS, FOLD_OUTPUTS)
 BUNDLE_STAGES = ("splits", "train_conformal_risk", "export", "calibrate_scrc", "eval_selective")
 
@@ -44,19 +54,22 @@ def run_publish(context: Context) -> None:
 
     Writes `publish.json`, and `report.html` with the verdict: the page in the bundle is under the hash that names it.
     """
-    sources = [context.inputs[name] for name in BUNDLE_STAGES]
+    # All files of these are read, so each is a directory itself.
+    homes = {name: context.inputs[name] / "" for name in BUNDLE_STAGES}
+    sources = list(homes.values())
     files = context.out / "bundle"
     names = [name for name in (*REQUIRED, SPEC, BEST, REPORT, REFERENCES, THRESHOLDS) if name != CONFIG]
     # Not there where nothing was certified because val_calib was not looked at.
-    names += [name for name in RECORDED if (context.inputs["calibrate_scrc"] / name).exists()]
-    beside = {path.name for path in context.inputs["export"].iterdir() if path.name.startswith(ENGINE_PREFIXES)}
+    names += [name for name in RECORDED if (homes["calibrate_scrc"] / name).exists()]
+    beside = {path.name for path in homes["export"].iterdir() if path.name.startswith(ENGINE_PREFIXES)}
     names += sorted(beside - set(names))
     assemble(sources, names, files)
-    context.config.write(files / CONFIG)
-    data = context.data
+    _write_config(context, files)
     now = context.now()
     at = now.isoformat(timespec="seconds")
-    provenance = Provenance(run=context.run, created_at=at, code_version=code_version(), data_sha256=data.sha256)
+    provenance = Provenance(
+        run=context.run, created_at=at, code_version=code_version(), data_sha256=splits_of(context).data_sha256
+    )
     tolerance = backend(context.config.engine.backend).tolerance(context.config.engine)
     known = {row.manifest.bundle_id for row in context.store.bundles()}
     bundle = context.store.publish(files, provenance, parity_tolerance=tolerance)
@@ -78,6 +91,27 @@ def run_publish(context: Context) -> None:
     )
     verdict.write(context.out / PUBLICATION)
     write_atomic(context.out / PAGE, _judged_page(context.inputs["eval_selective"] / PAGE, verdict).encode())
+
+
+def _write_config(context: Context, files: Path) -> None:
+    """Write the config by which the bundle was made.
+
+    What judges a bundle and what its card says are no part of it: where a bundle of the store has all other files and
+    all other settings in common, its config is taken, so that the bundle is that one and not a new one.
+    """
+    context.config.write(files / CONFIG)
+    ours = {path.name: sha256_file(path) for path in files.iterdir() if path.name != CONFIG}
+    for known in context.store.bundles():
+        theirs = {name: file.sha256 for name, file in known.manifest.files.items() if name != CONFIG}
+        if theirs != ours:
+            continue
+        try:
+            config = RunConfig.read(known.path / CONFIG)
+        except ArtifactError:
+            continue
+        if config.model_dump(exclude=JUDGING) == context.config.model_dump(exclude=JUDGING):
+            shutil.copyfile(known.path / CONFIG, files / CONFIG)
+            return
 
 
 def _write_card(context: Context, bundle: str, now: datetime) -> None:
@@ -113,10 +147,22 @@ def assemble(sources: Sequence[Path], names: Sequence[str], out: Path) -> None:
         shutil.copyfile(source, out / name)
 
 
+def reads(_config: RunConfig) -> Reads[Dataset]:
+    """Everything that goes into a bundle, and the rows on which the gate compares it."""
+    return Reads(
+        settings=(ALL,),
+        files=dict.fromkeys(BUNDLE_STAGES, (ALL,)),
+        rows=RowsOf(
+            {"test": Seen(("label", "group", "source"), (ALL,)), **dict.fromkeys(LEARNED_AND_CERTIFIED, PICTURES)},
+            facts=("data_sha256",),
+        ),
+    )
+
+
 STAGE: NightStage = Stage(
     name="publish",
     needs=BUNDLE_STAGES,
-    sections=("gate", "model_card", "seed"),
+    reads=reads,
     run=run_publish,
     always=True,
 )

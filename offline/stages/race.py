@@ -16,11 +16,15 @@ from offline.learning.race.outcome import RaceRecord
 from offline.learning.race.recipes import AXES, Recipe, recipe_of, recipes, starting_order
 from offline.learning.race.suspects import suspects, suspects_csv
 from offline.learning.race.units import Executor, Ledger, RaceProgress, Sequential
-from offline.pipeline.run_files import RACE, SUSPECTS
+from offline.pipeline.reads import Reads
+from offline.pipeline.run_files import BACKBONE, RACE, SUSPECTS
+from offline.pipeline.settings_view import overridden
 from offline.pipeline.stage import Stage
+from offline.stages.common.declared import JUDGEMENT, conformal_settings, learned
 from offline.stages.common.distributions import FOR_TRAINING
 from offline.stages.common.inputs import rows_of
 from offline.stages.common.outside_files import backbone_files
+from offline.stages.common.seen_rows import RowsOf
 from stage1.artifacts import Artifact, write_atomic
 from stage1.errors import ArtifactError
 from stage1.settings import override
@@ -67,7 +71,7 @@ def run_race(context: Context) -> None:
     order = [one for name in began.names for one in field if one.name == name]
     # A value that does not fit is found before the first training.
     for recipe in order:
-        override(context.config, recipe.overrides)
+        overridden(context.config, recipe.overrides)
     seen = (rows_of(context, "train"), rows_of(context, "val_select"))
     whole = context.data.only([row for rows in seen for row in rows.rows])
     rows = replace(whole, rows=tuple(row for row in whole.rows if not row.train_only))
@@ -171,21 +175,37 @@ def decided(config: RunConfig, home: Path) -> RunConfig:
     return override(config, {**found.overrides, "learn.recipe": "fixed"})
 
 
+def reads(config: RunConfig) -> Reads[Dataset]:
+    """Without a race and a review, that there is neither."""
+    settings = config.learn
+    if settings.recipe == "fixed" and not settings.review:
+        return Reads(settings=("learn.recipe", "learn.review"), rows=RowsOf({}))
+    varied = {path for axis in settings.axes.values() for option in axis.values() for path in option}
+    seen = learned(config, "group", "train_only")
+    return Reads(
+        settings=(
+            "seed",
+            "preprocess",
+            "model",
+            "adapt_domain.enabled",
+            "learn",
+            "train_supervised",
+            *conformal_settings(config),
+            *JUDGEMENT,
+            *sorted(varied),
+        ),
+        files={"adapt_domain": (BACKBONE,)},
+        rows=RowsOf({"train": seen, "val_select": seen}),
+        outside=tuple(backbone_files(config)),
+    )
+
+
 STAGE: NightStage = Stage(
     name="race",
     needs=("splits", "adapt_domain"),
-    sections=(
-        "seed",
-        "preprocess",
-        "model",
-        "adapt_domain.enabled",
-        "learn",
-        "train_supervised",
-        "train_conformal_risk",
-        "calibrate_scrc",
-    ),
+    reads=reads,
     run=run_race,
     distributions=FOR_TRAINING,
-    outside=backbone_files,
     decides=decided,
+    may_decide=lambda config: config.learn.recipe == "auto",
 )

@@ -14,12 +14,15 @@ from engines.store.file_names import ENGINE, PREPROCESS, SPEC, WEIGHTS
 from offline.certify.engine_agreement import machine_of
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import labelled, read_outputs, run_engine, write_outputs
+from offline.pipeline.reads import Reads
 from offline.pipeline.run_files import SCREEN, SELECT_OUTPUTS
+from offline.pipeline.settings_view import ALL
 from offline.pipeline.stage import Stage
 from offline.publish.champion import Champion, Unjudged, open_bundle
 from offline.stages.common.compiled_engine import compiled_engine
 from offline.stages.common.distributions import FOR_JUDGEMENT
 from offline.stages.common.inputs import splits_of
+from offline.stages.common.seen_rows import LABELLED, RowsOf
 from offline.stages.common.sent_rows import sent_rows_of
 from stage1.artifacts import Artifact
 from stage1.certificate.labelled_outputs import LabelledOutputs
@@ -125,10 +128,19 @@ def _outdone(context: Context, champion: Champion, rows: Dataset, ours: Labelled
     )
 
 
+def reads(_config: RunConfig) -> Reads[Dataset]:
+    """The engine, the rows of val_select, and what is asked for; of the store, who is champion now."""
+    return Reads(
+        settings=("calibrate_scrc", "gate.accept_weaker_claim"),
+        files={"export": (ALL,)},
+        rows=RowsOf({"val_select": LABELLED}),
+    )
+
+
 STAGE: NightStage = Stage(
     name="screen",
     needs=("splits", "export"),
-    sections=("calibrate_scrc", "gate.accept_weaker_claim"),
+    reads=reads,
     run=run_screen,
     distributions=FOR_JUDGEMENT,
     always=True,

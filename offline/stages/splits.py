@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 from engines.store.file_names import SPLITS
 from offline.data.checks.fingerprints import FINGERPRINTS, fingerprints
 from offline.data.checks.preflight import PREFLIGHT, run_preflight
-from offline.data.inventory import inventory_of
+from offline.data.inventory import InventoryRecord, inventory_of
 from offline.data.named_targets import check_named
 from offline.errors import DatasetError
+from offline.pipeline.reads import Reads
+from offline.pipeline.run_files import INVENTORY
 from offline.pipeline.stage import Stage
 from offline.splits.assign import Looks, examined, split
 from offline.splits.difficulty import difficulties
@@ -21,6 +23,7 @@ from offline.stages.common.outside_files import scorer_files
 from stage1.certificate.calibrate import check_unit
 
 if TYPE_CHECKING:
+    from offline.config import RunConfig
     from offline.data.dataset import Dataset
     from offline.splits.splits_file import Splits
     from offline.stages.common.context import Context, NightStage
@@ -28,14 +31,19 @@ if TYPE_CHECKING:
 
 
 def run_splits(context: Context) -> None:
-    """Check the data and split what is usable by group; writes `preflight.json`, `splits.json` and into the ledger."""
+    """Check the data and split what is usable by group.
+
+    Writes `preflight.json`, `inventory.json`, `splits.json` and into the ledger.
+    """
     config, told = context.config, context.progress.step
     data, report = run_preflight(context.data, config.preprocess, config.preflight, told)
     # A value that no head knows is found now, and not when training begins.
     check_named(data, config.model.heads)
     settings = config.splits
     inventory = inventory_of(context.data, settings.sequence_columns, places=settings.gps_cell_m is not None)
-    report.model_copy(update={"inventory": inventory}).write(context.out / PREFLIGHT)
+    report.write(context.out / PREFLIGHT)
+    # A file of its own: whoever reads the findings has not read every cell.
+    InventoryRecord(inventory=inventory).write(context.out / INVENTORY)
     prints = fingerprints(data, context.workspace / FINGERPRINTS, told)
     scorer, scores = difficulties(examined(data, settings), prints, settings.difficulty, told)
     contents = {row: taken.sha256 for row, taken in prints.items()}
@@ -76,20 +84,29 @@ def check_subgroups(settings: CalibrationSettings, splits: Splits, data: Dataset
             )
 
 
+def reads(config: RunConfig) -> Reads[Dataset]:
+    """All rows, all of their columns, and what decides where they go."""
+    return Reads(
+        settings=(
+            "preprocess.max_bytes",
+            "preprocess.max_pixels",
+            "preflight",
+            "splits",
+            "model.heads",
+            "calibrate_scrc.mode",
+            "calibrate_scrc.subgroups",
+            "calibrate_scrc.unit",
+            "calibrate_scrc.allow_row_unit",
+        ),
+        outside=tuple(scorer_files(config)),
+    )
+
+
 STAGE: NightStage = Stage(
     name="splits",
     needs=(),
-    sections=(
-        "preprocess",
-        "preflight",
-        "splits",
-        "model.heads",
-        "calibrate_scrc.mode",
-        "calibrate_scrc.subgroups",
-        "calibrate_scrc.unit",
-        "calibrate_scrc.allow_row_unit",
-    ),
+    reads=reads,
     run=run_splits,
-    outside=scorer_files,
     distributions=("imagehash", "numpy", "pillow", "scipy", "simplejpeg"),
+    rehearsed=(SPLIT_LEDGER, FINGERPRINTS),
 )

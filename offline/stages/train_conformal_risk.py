@@ -6,13 +6,19 @@ import math
 import shutil
 from typing import TYPE_CHECKING, ClassVar
 
+from offline.pipeline.reads import Reads
 from offline.pipeline.run_files import BEST, CONFORMAL_TRAINING, SUPERVISED
 from offline.pipeline.stage import Stage
+from offline.stages.common.declared import JUDGEMENT
 from offline.stages.common.inputs import rows_of
+from offline.stages.common.outside_files import backbone_files
+from offline.stages.common.seen_rows import LABELLED, RowsOf
 from offline.stages.common.sent_rows import sent_rows_of
 from stage1.artifacts import Artifact
 
 if TYPE_CHECKING:
+    from offline.config import RunConfig
+    from offline.data.dataset import Dataset
     from offline.stages.common.context import Context, NightStage
 
 
@@ -79,10 +85,23 @@ def defined(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
+def reads(config: RunConfig) -> Reads[Dataset]:
+    """Where it is switched off, the supervised model alone."""
+    files = {"train_supervised": (SUPERVISED,)}
+    if not config.train_conformal_risk.enabled:
+        return Reads(settings=("train_conformal_risk.enabled",), files=files, rows=RowsOf({}))
+    return Reads(
+        settings=("seed", "preprocess", "model", "train_conformal_risk", *JUDGEMENT),
+        files=files,
+        rows=RowsOf({"train": LABELLED, "val_select": LABELLED}),
+        outside=tuple(backbone_files(config)),
+    )
+
+
 STAGE: NightStage = Stage(
     name="train_conformal_risk",
     needs=("splits", "train_supervised"),
-    sections=("seed", "preprocess", "model", "train_conformal_risk", "calibrate_scrc"),
+    reads=reads,
     run=run_train_conformal_risk,
     distributions=("torch", "transformers", "peft", "numpy", "pillow", "scipy", "simplejpeg"),
 )

@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING
 
 from offline.data.known_rows import KnownRows
 from offline.learning.supervised.record import TrainingRecord
+from offline.pipeline.reads import Reads
 from offline.pipeline.run_files import BACKBONE, SUPERVISED, TRAINING, TRAINING_LOG
 from offline.pipeline.stage import Stage
 from offline.splits.settings import EXAMS
+from offline.stages.common.declared import JUDGEMENT, learned
 from offline.stages.common.distributions import FOR_TRAINING
 from offline.stages.common.inputs import rows_of, splits_of
 from offline.stages.common.outside_files import teacher_files, training_start
+from offline.stages.common.seen_rows import PICTURES, RowsOf
 from offline.stages.common.sent_rows import sent_rows_of
 
 if TYPE_CHECKING:
+    from offline.config import RunConfig
+    from offline.data.dataset import Dataset
     from offline.stages.common.context import Context, NightStage
 
 
@@ -106,23 +111,39 @@ def run_train_supervised(context: Context) -> None:
     ).write(context.out / TRAINING)
 
 
+def reads(config: RunConfig) -> Reads[Dataset]:
+    """The rows of train and val_select; which pictures judge, where something is taken over that may have seen them."""
+    taught = config.learn.teacher is not None
+    taken_over = taught or config.train_supervised.warm_start is not None
+    about_teacher = ("images", "weight", "temperature") if taught else ()
+    return Reads(
+        settings=(
+            "seed",
+            "preprocess",
+            "model",
+            "train_supervised",
+            "train_conformal_risk.enabled",
+            *JUDGEMENT,
+            "learn.teacher",
+            *(f"learn.teacher_{name}" for name in about_teacher),
+            *(("splits.hash_distance",) if taught else ()),
+        ),
+        files={"adapt_domain": (BACKBONE,)},
+        rows=RowsOf(
+            {
+                "train": learned(config),
+                "val_select": learned(config, "group"),
+                **(dict.fromkeys(EXAMS, PICTURES) if taken_over else {}),
+            }
+        ),
+        outside=(*training_start(config), *teacher_files(config)),
+    )
+
+
 STAGE: NightStage = Stage(
     name="train_supervised",
     needs=("splits", "adapt_domain"),
-    sections=(
-        "seed",
-        "preprocess",
-        "model",
-        "splits.hash_distance",
-        "train_supervised",
-        "train_conformal_risk.enabled",
-        "calibrate_scrc",
-        "learn.teacher",
-        "learn.teacher_images",
-        "learn.teacher_weight",
-        "learn.teacher_temperature",
-    ),
+    reads=reads,
     run=run_train_supervised,
     distributions=FOR_TRAINING,
-    outside=lambda config: [*training_start(config), *teacher_files(config)],
 )

@@ -17,11 +17,10 @@ from offline.config import RunConfig, load_config
 from offline.data.sources.source import SOURCES, read_dataset
 from offline.data.sources.synthetic_streets import write_scenes
 from offline.errors import DatasetError
-from offline.night import run_night, stages
+from offline.night import run_night, stages, with_contents
 from offline.pipeline.progress import Silence
-from offline.pipeline.stage import StageContext
 from offline.splits.splits_file import Splits
-from offline.stages.common.inputs import rows_of, splits_of
+from offline.stages.common.seen_rows import LABELLED, RowsOf
 from stage1.errors import SettingsError
 
 SCENES = 120
@@ -81,7 +80,7 @@ def scenes(tmp_path: Path) -> Path:
 
 
 def test_labels_that_are_flipped_after_the_split_are_not_calibrated_on(scenes: Path, tmp_path: Path) -> None:
-    before = read_dataset(scenes)
+    before = with_contents(read_dataset(scenes), tmp_path / "w")
     flips, opened = Flips(scenes / "labels.csv", "splits"), Opened("labels.csv")
     outcome = run_night(
         scenes, workspace=tmp_path / "w", store=tmp_path / "s", config=config(), progress=flips, now=lambda: NOW
@@ -107,7 +106,7 @@ def test_the_next_night_sees_what_changed(scenes: Path, tmp_path: Path) -> None:
     Flips(scenes / "labels.csv", "splits").stage("splits", "done")
     second = night().run
     assert first != second
-    assert Splits.read(second / "splits.json").data_sha256 == read_dataset(scenes).sha256
+    assert Splits.read(second / "splits.json").data_sha256 == with_contents(read_dataset(scenes), tmp_path / "w").sha256
 
 
 def test_what_came_of_a_night_says_which_rows_were_left_out(scenes: Path, tmp_path: Path) -> None:
@@ -127,27 +126,14 @@ def test_splits_of_other_data_are_refused(scenes: Path, tmp_path: Path) -> None:
     run = run_night(
         scenes, workspace=tmp_path / "w", store=tmp_path / "s", config=config(), last="splits", now=lambda: NOW
     ).run
-    data = read_dataset(scenes)
+    data = with_contents(read_dataset(scenes), tmp_path / "w")
     calib = Splits.read(run / "splits.json").sets["val_calib"].ids[0]
-    given: StageContext[Any, Any] = StageContext(
-        config=config(),
-        data=data,
-        workspace=tmp_path,
-        store=Store(tmp_path / "s"),
-        out=tmp_path,
-        inputs={"splits": run},
-        key="key",
-        run="run",
-        now=lambda: NOW,
-        progress=Silence(),
-    )
-    assert len(rows_of(given, "val_calib"))
+    seen = RowsOf({"val_calib": LABELLED})
+    assert len(seen(data, {"splits": run}).pick([calib]))
     rows = tuple(row.model_copy(update={"label": 1 - row.label}) if row.image == calib else row for row in data.rows)
-    flipped = replace(given, data=replace(data, rows=rows))
-    with pytest.raises(DatasetError, match=r"not the data that were split.*a label, a row or a group has changed"):
-        rows_of(flipped, "val_calib")
-    with pytest.raises(DatasetError, match="run again from splits"):
-        splits_of(flipped)
+    told = r"not the data that were split.*a label, a row or a group has changed since; run again from splits"
+    with pytest.raises(DatasetError, match=told):
+        seen(replace(data, rows=rows), {"splits": run})
 
 
 def test_the_hash_of_the_data_is_taken_when_they_are_read(scenes: Path) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, get_args
 
 from engines.store.file_names import SPLITS
 from offline.data.dataset import Dataset
+from offline.pipeline.reads import Reads
 from offline.pipeline.stage import Stage
 from offline.splits.settings import Split
 from offline.splits.splits_file import SplitRow, Splits, SplitSet
@@ -74,4 +75,4 @@ def _set(data: Dataset) -> SplitSet:
 
 
 # Takes the place of the stage that draws a split; the others of a night are used as they are.
-SPLITS_STAGE: NightStage = Stage(name="splits", needs=(), sections=(), run=write_splits)
+SPLITS_STAGE: NightStage = Stage(name="splits", needs=(), reads=lambda _: Reads(), run=write_splits)

@@ -37,7 +37,7 @@ from offline.errors import DatasetError
 from stage1.artifacts import Artifact
 from stage1.errors import ImageError
 from stage1.image_file import frame_size
-from stage1.preprocess import PreprocessSettings, preprocess
+from stage1.preprocess import PreprocessSettings, upright
 
 PREFLIGHT = "preflight.json"
 EXAMPLES = 5
@@ -140,10 +140,10 @@ def run_preflight(
 
 
 def look_at(content: bytes, preprocessing: PreprocessSettings) -> Look:
-    """Decode one file through the serving preprocess."""
+    """Decode one file as serving does; its input is not made, so no setting of that decides what is left out."""
     sha256 = hashlib.sha256(content).hexdigest()
     try:
-        preprocess(content, preprocessing)
+        upright(content, preprocessing)
         return Look(sha256, side_px=min(frame_size(io.BytesIO(content))))
     except ImageError as error:
         return Look(sha256, problem=str(error))

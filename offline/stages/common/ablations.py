@@ -10,19 +10,19 @@ from pathlib import Path
 
 from offline.config import RunConfig
 from offline.data.originals import Copies
-from offline.evaluation.training_comparison import TrainingComparison, VariantName, compare
+from offline.evaluation.training_comparison import VariantName
 from offline.learning.challenge_views import ChallengeViews, certified_views
 from offline.learning.conformal.train import choosing_of, train_conformal_risk
 from offline.learning.predict import ImageSet, best_device, predict
 from offline.learning.settings import TrainSettings
 from offline.learning.supervised.train import Trainee, train_supervised
 from offline.learning.training_views import training_views
-from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.settings import CalibrationSettings
 from stage1.model.adapters.attach import add_adapters, add_side_modules, merge_adapters
 from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
 from stage1.model.weights import load_weights
+from stage1.outputs import Stage1Outputs
 
 BASELINE_EPOCHS = 30
 BASELINE_RATE = 1e-3
@@ -67,23 +67,14 @@ class Ablations:
     originals: Path
     progress: Callable[[int, int, str], None]
 
-    def run(self) -> TrainingComparison:
-        """Train what the settings want beside the model and set all side by side."""
-        config, wanted = self.config, self.config.compare_training
-        nets = self.variants()
+    def run(self) -> dict[VariantName, tuple[Stage1Outputs, Stage1Outputs]]:
+        """Train what the settings want beside the model; what each says of the test rows, and of val_select."""
         found = {}
-        for name, make in nets.items():
+        for name, make in self.variants().items():
             found[name] = self._outputs(make())
             # A training leaves cycles behind, and each holds a network.
             gc.collect()
-        return compare(
-            {name: outputs[0] for name, outputs in found.items()},
-            {name: outputs[1] for name, outputs in found.items()},
-            [("final", name) for name in nets if name != "final"],
-            self._calibration,
-            repetitions=wanted.repetitions,
-            seed=config.seed,
-        )
+        return found
 
     def variants(self) -> dict[VariantName, Callable[[], Stage1Net]]:
         """What trains each variant that the settings want; the model itself is the last."""
@@ -116,14 +107,10 @@ class Ablations:
             return self.val_select
         return choosing_of(self.val_select, self.config.seed)
 
-    def _outputs(self, net: Stage1Net) -> tuple[LabelledOutputs, LabelledOutputs]:
+    def _outputs(self, net: Stage1Net) -> tuple[Stage1Outputs, Stage1Outputs]:
         """For the test rows and those of val_select, at the precision of the training: nothing is certified on them."""
         precision = self.config.train_supervised.precision
-        both = [
-            LabelledOutputs(predict(net, rows.images, precision), rows.data.labels, rows.data.ids, rows.data.groups)
-            for rows in (self.test, self.val_select)
-        ]
-        return both[0], both[1]
+        return predict(net, self.test.images, precision), predict(net, self.val_select.images, precision)
 
     def _load(self, path: Path) -> Stage1Net:
         net = self._build()

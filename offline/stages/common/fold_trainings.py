@@ -28,6 +28,7 @@ from offline.learning.supervised.train import Trainee, train_supervised
 from offline.learning.training_views import training_views
 from offline.pipeline.progress import Silence
 from offline.pipeline.run_files import BACKBONE
+from offline.pipeline.settings_view import overridden
 from offline.stages.common.network import images_of, network_of
 from offline.stream.sender import sender_of
 from stage1.artifacts import sha256_json
@@ -39,7 +40,6 @@ from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 from stage1.probability.calibrator import AffineCalibrator, log_softmax
 from stage1.probability.fit import PENALTIES, fit_affine
-from stage1.settings import override
 
 if TYPE_CHECKING:
     from offline.stages.common.context import Context
@@ -145,13 +145,13 @@ class FoldTrainings:
         return tuple(_calibrated(calibrator, predict(net, held_out.images)).tolist())
 
     def _config(self, unit: Unit) -> RunConfig:
-        config = override(self._context.config, unit.overrides)
+        config = overridden(self._context.config, unit.overrides)
         whole = config.train_supervised
         lengths = {
             "epochs": max(1, round(whole.epochs * unit.share)),
             "least_steps": round(whole.least_steps * unit.share),
         }
-        return override(config, {f"train_supervised.{name}": value for name, value in lengths.items()})
+        return overridden(config, {f"train_supervised.{name}": value for name, value in lengths.items()})
 
     def _supervise(
         self, net: Stage1Net, train: ImageSet, select: ImageSet, context: Context, unit: Unit, place: Path

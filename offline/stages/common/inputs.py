@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from engines.store.file_names import SPLITS
 from offline.data.dataset import Dataset
-from offline.errors import DatasetError
+from offline.errors import PipelineError
 from offline.splits.settings import EXAMS, Split
 from offline.splits.splits_file import Splits
+from offline.stages.common.seen_rows import SeenRows
 
 if TYPE_CHECKING:
     from offline.stages.common.context import Context
@@ -17,24 +17,23 @@ JUDGING: tuple[Split, ...] = ("val_select", *EXAMS)
 
 
 def rows_of(context: Context, name: Split) -> Dataset:
-    """The rows of a set, each in the group of everything that depends on it.
+    """The rows of a set, each in the group of everything that depends on it, with what the stage sees of them.
 
     Raises:
-        DatasetError: the data are not those that were split.
+        PipelineError: the stage does not declare to read that set.
     """
-    return splits_of(context).dataset(context.data, name)
+    sets = splits_of(context).sets
+    if name not in sets:
+        raise PipelineError(f"rows of {name} are read, and what the stage reads does not name them")
+    return context.data.pick(sets[name].ids)
 
 
 def splits_of(context: Context) -> Splits:
-    """The sets that the first stage made of the data of this run.
+    """What the stage sees of the sets that the first stage made.
 
     Raises:
-        DatasetError: they are those of other data: a label, a row or a group has changed since.
+        PipelineError: the stage does not declare to read any.
     """
-    splits = Splits.read(context.inputs["splits"] / SPLITS)
-    if splits.data_sha256 != context.data.sha256:
-        raise DatasetError(
-            f"{context.data.root}: these are not the data that were split ({SPLITS} names {splits.data_sha256[:16]}, "
-            f"these are {context.data.sha256[:16]}): a label, a row or a group has changed since; run again from splits"
-        )
-    return splits
+    if not isinstance(context.data, SeenRows) or context.data.splits is None:
+        raise PipelineError("the sets are read, and what the stage reads does not name any")
+    return context.data.splits

@@ -30,18 +30,20 @@ def pixel_store(context: Context) -> PixelStore:
     return PixelStore(context.pixels, context.progress.step)
 
 
-def network_of(context: Context, *, trained: bool) -> Stage1Net:
+def network_of(context: Context, *, trained: bool, seed: int | None = None) -> Stage1Net:
     """The network of this run with its first weights, on the device that computes.
 
     Args:
         context: of the stage.
         trained: whether it has the shape that it has after training, when some adapters have stayed in it.
+        seed: of its first weights; None for that of the config. Where all of them are loaded over, any will do.
 
     Raises:
         ModelError: its backbone cannot be had, or does not cut the input, or a tile of it, into whole patches.
     """
     config = context.config
-    net = build(config.model, shape=config.preprocess.shape, tiles=config.preprocess.tiles, seed=config.seed)
+    drawn = config.seed if seed is None else seed
+    net = build(config.model, shape=config.preprocess.shape, tiles=config.preprocess.tiles, seed=drawn)
     check_patches(net, config.preprocess)
     if trained:
         add_side_modules(net, config.model)

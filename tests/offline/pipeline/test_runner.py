@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from filelock import FileLock
@@ -22,8 +23,11 @@ from engines.store.store import Store
 from offline.config import RunConfig
 from offline.errors import PipelineBusy, PipelineError
 from offline.night import stages as stages_of_a_night
+from offline.pipeline.choice import Choice
 from offline.pipeline.content_key import PACKAGES, own_modules, root_source
+from offline.pipeline.reads import Reads
 from offline.pipeline.runner import Pipeline
+from offline.pipeline.settings_view import ALL
 from offline.pipeline.stage import MANIFEST, Stage, StageContext
 from stage1.settings import override
 
@@ -61,8 +65,8 @@ def writes(name: str) -> Callable[[StageContext], None]:
 
     def run(context: StageContext) -> None:
         read = "".join((path / f"{need}.txt").read_text() for need, path in sorted(context.inputs.items()))
-        epochs = context.config.train_supervised.epochs
-        (context.out / f"{name}.txt").write_text(f"{name}({read}{epochs if name == 'train' else ''})")
+        epochs = context.config.train_supervised.epochs if name == "train" else ""
+        (context.out / f"{name}.txt").write_text(f"{name}({read}{epochs})")
 
     return run
 
@@ -70,7 +74,17 @@ def writes(name: str) -> Callable[[StageContext], None]:
 def stages(**overrides: Callable[[StageContext], None]) -> tuple[Stage, ...]:
     """split -> train -> export, of which only train depends on the training settings."""
     plan = (("split", (), ("splits",)), ("train", ("split",), ("train_supervised",)), ("export", ("train",), ()))
-    return tuple(Stage(name, needs, sections, overrides.get(name, writes(name))) for name, needs, sections in plan)
+    return tuple(
+        Stage(name, needs, reading(needs, settings), overrides.get(name, writes(name)))
+        for name, needs, settings in plan
+    )
+
+
+def reading(
+    needs: tuple[str, ...], settings: tuple[str, ...] = (), outside: tuple[Path, ...] = ()
+) -> Callable[..., Any]:
+    """Some settings, the data, and all files of other stages."""
+    return lambda _: Reads(settings, dict.fromkeys(needs, (ALL,)), outside=outside)
 
 
 def run(
@@ -82,7 +96,7 @@ def run(
     only: str | None = None,
 ) -> tuple[Path, Recorder]:
     seen = Recorder()
-    return made(home, plan, config=config, data=data, seen=seen).run(only), seen
+    return made(home, plan, config=config, data=data, seen=seen).run(Choice(only=only)), seen
 
 
 def made(
@@ -148,7 +162,8 @@ def test_what_a_stage_reads_outside_the_workspace_is_part_of_its_key(tmp_path: P
     place = tmp_path / "images"
     place.mkdir()
     (place / "first").write_bytes(b"1")
-    plan = tuple(replace(stage, outside=lambda _: (place,)) if stage.name == "train" else stage for stage in stages())
+    reads = reading(("split",), ("train_supervised",), (place,))
+    plan = tuple(replace(stage, reads=reads) if stage.name == "train" else stage for stage in stages())
     run(tmp_path, plan)
     assert run(tmp_path, plan)[1].ran() == []
     if change == "content":
@@ -158,6 +173,62 @@ def test_what_a_stage_reads_outside_the_workspace_is_part_of_its_key(tmp_path: P
     else:
         (place / "first").unlink()
     assert "train" in run(tmp_path, plan)[1].ran()
+
+
+@pytest.mark.parametrize(
+    ("reads", "what"),
+    [
+        (lambda context: context.config.seed, "train reads RunConfig.seed"),
+        (lambda context: context.config.train_supervised.batch_size, r"train reads TrainSettings\.batch_size"),
+        (lambda context: context.inputs["split"] / "other.txt", "other.txt of split is read"),
+    ],
+    ids=["setting", "part of a section", "file"],
+)
+def test_a_stage_that_reads_more_than_it_declares_fails(
+    tmp_path: Path, reads: Callable[[StageContext], object], what: str
+) -> None:
+    """Else a change of what it reads would not run it again, and the night would go on with something stale."""
+
+    def run_train(context: StageContext) -> None:
+        reads(context)
+        writes("train")(context)
+
+    declared = lambda _: Reads(("train_supervised.epochs",), {"split": ("split.txt",)})  # noqa: E731
+    plan = tuple(replace(stage, reads=declared) if stage.name == "train" else stage for stage in stages())
+    run(tmp_path / "right", plan)
+    wrong = tuple(replace(stage, run=run_train) if stage.name == "train" else stage for stage in plan)
+    with pytest.raises(PipelineError, match=what):
+        run(tmp_path / "wrong", wrong)
+
+
+def test_a_file_that_a_stage_does_not_read_does_not_run_it_again(tmp_path: Path) -> None:
+    def split(context: StageContext) -> None:
+        (context.out / "split.txt").write_text("the same")
+        (context.out / "report.txt").write_text(str(context.config.splits.seed))
+
+    plan = tuple(
+        replace(stage, reads=lambda _: Reads(("train_supervised",), {"split": ("split.txt",)}))
+        if stage.name == "train"
+        else stage
+        for stage in stages(split=split)
+    )
+    run(tmp_path, plan)
+    changed = override(RunConfig(), {"splits.seed": 3})
+    assert run(tmp_path, plan, config=changed)[1].ran() == ["split"]
+
+
+def test_a_guard_sees_everything_and_may_refuse(tmp_path: Path) -> None:
+    def guard(context: StageContext) -> None:
+        assert (context.inputs["split"] / "split.txt").exists()
+        if context.config.seed == 1:
+            raise ValueError("no")
+
+    plan = tuple(replace(stage, guard=guard) if stage.name == "train" else stage for stage in stages())
+    run(tmp_path, plan)
+    assert run(tmp_path, plan, config=override(RunConfig(), {"seed": 2}))[1].ran() == []
+    changed = override(RunConfig(), {"seed": 1, "train_supervised.epochs": 2})
+    with pytest.raises(ValueError, match="no"):
+        run(tmp_path, plan, config=changed)
 
 
 def test_other_data_rerun_everything(tmp_path: Path) -> None:
@@ -215,7 +286,7 @@ def test_a_stage_with_effects_outside_runs_every_time(tmp_path: Path) -> None:
         with (tmp_path / "published").open("a") as handle:
             handle.write(context.key)
 
-    plan = (*stages(), Stage("publish", ("export",), (), publish, always=True))
+    plan = (*stages(), Stage("publish", ("export",), reading(("export",)), publish, always=True))
     run(tmp_path, plan)
     assert run(tmp_path, plan)[1].ran() == ["publish"]
     assert len((tmp_path / "published").read_text()) == 32
@@ -395,9 +466,10 @@ def chosen(config: RunConfig, home: Path) -> RunConfig:
 def plan_with_a_choice(choose: Callable[[StageContext], None] = deciding) -> tuple[Stage, ...]:
     """draw depends on the training settings and comes before the choice, train and export come after it."""
     split, train, export = stages()
-    draw = Stage("draw", ("split",), ("train_supervised",), writes("draw"))
-    choice = Stage("choice", ("split",), ("seed",), choose, decides=chosen)
-    return split, draw, choice, replace(train, needs=("split", "draw")), export
+    both = ("split", "draw")
+    draw = Stage("draw", ("split",), reading(("split",), ("train_supervised",)), writes("draw"))
+    choice = Stage("choice", ("split",), reading(("split",), ("seed",)), choose, decides=chosen)
+    return split, draw, choice, replace(train, needs=both, reads=reading(both, ("train_supervised",))), export
 
 
 def test_later_stages_follow_what_a_stage_decided_and_earlier_ones_are_made_anew(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
 from stage1.probability.calibrator import ProbabilityCalibrator
 from tests.support.red_and_blue import red_and_blue
+from tests.support.whole_view import whole_view
 
 NOW = datetime(2026, 4, 1, tzinfo=UTC)
 OF_STAGE = {
@@ -56,7 +57,7 @@ def publish_stage(
 ) -> Night:
     """Runs the stage on what earlier stages would have written; returns its directory."""
 
-    def run(name: str, *, shift: float = 0.0, feasible: bool = True, note: str = "") -> Path:
+    def run(name: str, *, shift: float = 0.0, feasible: bool = True, note: str = "", **more: object) -> Path:
         engine = write_onnx(tmp_path / f"{name}.onnx", shift=shift)
         files = write_bundle_files(tmp_path / f"{name} files", engine=engine, golden_shift=shift, note=note or name)
         bound = ScrcParams.read(files / PARAMS).binding.model_dump(include={"engine_sha256", "preprocess_sha256"})
@@ -80,10 +81,11 @@ def publish_stage(
         out = tmp_path / name / "publish"
         out.mkdir()
         changes = {"calibrate_scrc.stream": "originals", "preprocess.size_px": 32, "gate.repetitions": 200}
+        changes |= {key.replace("__", "."): value for key, value in more.items()}
         run_publish(
             StageContext(
                 config=load_config("tiny", None, changes),
-                data=data,
+                data=whole_view(data, inputs["splits"]),
                 workspace=tmp_path,
                 store=store,
                 out=out,
@@ -137,6 +139,15 @@ def test_the_page_in_the_bundle_is_the_one_that_was_written_before_it_was_judged
     before = (tmp_path / "challenger" / "eval_selective" / PAGE).read_bytes()
     assert (store.path(bundle) / PAGE).read_bytes() == before
     assert (out / PAGE).read_bytes() != before
+
+
+def test_what_judges_a_bundle_makes_no_new_one(publish_stage: Night, store: Store) -> None:
+    first = Publication.read(publish_stage("one", note="same") / PUBLICATION).bundle
+    other = publish_stage("two", note="same", gate__keep=3, model_card__name="another")
+    assert Publication.read(other / PUBLICATION).bundle == first
+    assert [row.manifest.bundle_id for row in store.bundles()] == [first]
+    trained = publish_stage("three", note="same", train_supervised__epochs=9)
+    assert Publication.read(trained / PUBLICATION).bundle != first
 
 
 def test_a_model_card_lies_beside_the_bundle_and_keeps_its_time(publish_stage: Night, store: Store) -> None:

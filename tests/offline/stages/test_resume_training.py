@@ -36,6 +36,7 @@ from offline.learning.settings import AdaptSettings, ConformalTrainingSettings, 
 from offline.learning.supervised.train import Trainee, train_supervised
 from offline.learning.training_views import training_views
 from offline.pipeline.progress import Silence
+from offline.pipeline.reads import Reads
 from offline.pipeline.runner import CHECKPOINT_DAYS, PIXELS_KEPT, Pipeline
 from offline.pipeline.stage import Stage, StageContext
 from stage1.certificate.settings import CalibrationSettings
@@ -413,7 +414,7 @@ def test_sigterm_while_an_epoch_is_judged_loses_no_step(tmp_path: Path, monkeypa
 
 
 def run_stages(home: Path, run: Callable[[StageContext], None]) -> Path:
-    stage = Stage("train", (), ("train_supervised",), run)
+    stage = Stage("train", (), lambda _: Reads(("train_supervised",)), run)
     now = lambda: datetime.now(UTC)  # noqa: E731
     pipeline = Pipeline((stage,), home / "workspace", Store(home / "store"), Data("data"), RunConfig(), now, Silence())
     return pipeline.run()

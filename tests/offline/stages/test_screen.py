@@ -31,6 +31,7 @@ from stage1.artifacts import sha256_file
 from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
 from tests.support.red_and_blue import red_and_blue
+from tests.support.whole_view import whole_view
 
 NOW = datetime(2026, 4, 1, tzinfo=UTC)
 Publish = Callable[..., str]
@@ -119,7 +120,7 @@ def screened(tmp_path: Path, store: Store, data: Dataset) -> Callable[..., Scree
         run_screen(
             StageContext(
                 config=chosen or config(),
-                data=data,
+                data=whole_view(data, inputs["splits"]),
                 workspace=tmp_path,
                 store=store,
                 out=out,

@@ -20,12 +20,12 @@ from offline.config import PRESETS, RunConfig
 from offline.data.checks.fingerprints import FINGERPRINTS
 from offline.data.checks.preflight import PreflightReport
 from offline.data.dataset import Dataset
+from offline.data.inventory import InventoryRecord
 from offline.data.sources.scene_plan import plan_scene
 from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import draw_frame
 from offline.errors import DatasetError, PipelineBusy
 from offline.night import stages
-from offline.pipeline.content_key import stage_key
 from offline.pipeline.runner import Pipeline
 from offline.pipeline.stage import StageContext
 from offline.report.row_notes import row_notes
@@ -33,6 +33,8 @@ from offline.splits.split_ledger import SPLIT_LEDGER, Event, append_events, read
 from offline.splits.splits_file import Splits
 from offline.stages.common.inputs import rows_of
 from stage1.settings import override
+from tests.support.stage_keys import stage_key
+from tests.support.whole_view import whole_view
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = PRESETS["tiny"]
@@ -163,12 +165,11 @@ def test_other_shares_leave_the_old_groups_to_the_ledger(data: Callable[..., Pat
     assert homes(again) == homes(first)
 
 
-def test_the_columns_that_join_rows_stand_in_the_preflight_report(data: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_columns_that_join_rows_stand_in_the_inventory(data: Callable[..., Path], tmp_path: Path) -> None:
     night(data(), tmp_path / "w")
-    [report] = (PreflightReport.read(path) for path in (tmp_path / "w").glob("runs/*/preflight.json"))
-    assert report.inventory is not None
-    assert report.inventory.rows == SCENES
-    assert [column.column for column in report.inventory.joining] == ["group"]
+    [record] = (InventoryRecord.read(path) for path in (tmp_path / "w").glob("runs/*/inventory.json"))
+    assert record.inventory.rows == SCENES
+    assert [column.column for column in record.inventory.joining] == ["group"]
 
 
 @pytest.mark.parametrize("column", ["Time of Day", "info.Time of Day"])
@@ -277,10 +278,10 @@ def test_bins_that_an_earlier_program_cut_stop_no_night(data: Callable[..., Path
 def test_another_bundle_in_the_place_of_the_scorer_splits_again(data: Callable[..., Path], tmp_path: Path) -> None:
     config = override(CONFIG, {"splits.difficulty": {"kind": "bundle", "path": str(tmp_path / "scorer")}})
     [splits], rows = stages()[:1], read_dataset(data())
-    before = stage_key(splits, config, rows.sha256, {})
+    before = stage_key(splits, config, rows.sha256)
     (tmp_path / "scorer").mkdir()
     (tmp_path / "scorer" / "model.onnx").write_bytes(b"another")
-    assert stage_key(splits, config, rows.sha256, {}) != before
+    assert stage_key(splits, config, rows.sha256) != before
 
 
 def test_no_second_night_writes_into_the_ledger_at_the_same_time(
@@ -314,7 +315,7 @@ def context(tmp_path: Path) -> Callable[[Path, Splits], StageContext]:
         splits.write(tmp_path / SPLITS)
         return StageContext(
             config=CONFIG,
-            data=read_dataset(root),
+            data=whole_view(read_dataset(root), tmp_path),
             workspace=tmp_path,
             store=Store(tmp_path / "store"),
             out=tmp_path,

@@ -22,7 +22,6 @@ from offline.evaluation.evaluate import Report
 from offline.evaluation.stage2_answers import sent_hashes
 from offline.learning.challenge_views import ChallengeViews
 from offline.night import NightOutcome, run_night, stages
-from offline.pipeline.content_key import stage_key
 from offline.pipeline.progress import Silence
 from offline.splits.splits_file import Splits
 from offline.stages.calibrate_scrc import golden_rows
@@ -30,6 +29,7 @@ from offline.stream.challenge import CELLS
 from offline.stream.sender import StreamSender, sender_of
 from stage1.certificate.params import ScrcParams
 from stage1.preprocess import Pixels, PreprocessSettings
+from tests.support.stage_keys import changed_stages
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -105,7 +105,7 @@ def test_rows_that_choose_certify_and_report_are_sent_and_no_row_that_trains(nig
     assert night.sent == {
         "train_supervised": rows["val_select"],
         # What an earlier stage has decoded is read from the disk.
-        "compare_training": rows["test"],
+        "train_ablations": rows["test"],
         "screen": rows["val_select"],
         "calibrate_scrc": rows["val_select"] | rows["val_calib"],
         "eval_selective": rows["test"],
@@ -221,30 +221,22 @@ CHANGES: tuple[dict[str, object], ...] = (
 )
 
 
+TRAINED = {"adapt_domain", "race", "train_supervised", "train_conformal_risk", "train_ablations"}
+# Everything that trains, and by pictures as they are sent.
+SWITCHED_ON = {"adapt_domain__enabled": True, "train_conformal_risk__enabled": True, "learn__review": True}
+
+
 @pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: next(iter(changes)))
 def test_a_changed_stream_makes_every_stage_that_sees_it_run_again(changes: dict[str, object]) -> None:
     """What comes after them has their outcome in its key; splits see originals, and stay."""
-    before, after = (
-        {stage.name: stage_key(stage, chosen, "data", dict.fromkeys(stage.needs, "input")) for stage in stages()}
-        for chosen in (config(), config(**changes))
-    )
-    changed = {name for name, key in after.items() if key != before[name]}
-    trained = {"adapt_domain", "race", "train_supervised", "train_conformal_risk", "compare_training"}
-    assert changed == trained | {"screen", "calibrate_scrc"}
-    needed = {stage.name: stage.needs for stage in stages()}
-    assert "calibrate_scrc" in needed["eval_selective"]
-    assert "calibrate_scrc" in needed["publish"]
+    changed = changed_stages(config(**SWITCHED_ON), config(**SWITCHED_ON, **changes))
+    assert changed == TRAINED | {"screen", "calibrate_scrc", "compare_training", "eval_selective", "publish"}
 
 
 @pytest.mark.parametrize("geometry", ["crop", "letterbox"])
 def test_another_geometry_makes_every_stage_that_decodes_pictures_by_it_run_again(geometry: str) -> None:
-    """What comes after export reads the setting from its files."""
-    before, after = (
-        {stage.name: stage_key(stage, chosen, "data", dict.fromkeys(stage.needs, "input")) for stage in stages()}
-        for chosen in (config(), config(preprocess__geometry=geometry))
-    )
-    changed = {name for name, key in after.items() if key != before[name]}
-    trained = {"adapt_domain", "race", "train_supervised", "train_conformal_risk", "compare_training"}
-    assert changed == trained | {"splits", "export"}
+    """What comes after export reads the setting from its files; what is left out does not depend on it."""
+    changed = changed_stages(config(**SWITCHED_ON), config(**SWITCHED_ON, preprocess__geometry=geometry))
+    assert changed == TRAINED | {"export", "calibrate_scrc", "eval_selective", "publish"}
     needed = {stage.name: stage.needs for stage in stages()}
     assert all("export" in needed[name] for name in ("screen", "calibrate_scrc", "eval_selective"))
