@@ -22,6 +22,10 @@ class DatasetError(OfflineError):
     """Labels or images that cannot be used."""
 
 
+class MissingImage(DatasetError):
+    """An image that is listed is not in the data directory."""
+
+
 class PipelineError(OfflineError):
     """A run cannot start or go on."""
 

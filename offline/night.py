@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -18,21 +19,27 @@ from offline.config import RunConfig, load_config
 from offline.data.checks.preflight import PREFLIGHT, PreflightReport
 from offline.data.dataset import Dataset
 from offline.data.inventory import Inventory, inventory_of
+from offline.data.sources.missing_images import missing_words, too_many_missing
 from offline.data.sources.source import read_dataset
 from offline.data.sources.unlabelled import count_images
+from offline.errors import DatasetError
 from offline.learning.supervised.record import TrainingRecord
 from offline.learning.throughput.cost import NightCost, Rows, transformer_of, words
-from offline.pipeline.choice import Choice
+from offline.pipeline.choice import EVERYTHING, Choice
 from offline.pipeline.file_contents import CONTENTS, FileContents
+from offline.pipeline.forecast import Forecast
+from offline.pipeline.plan import Planned, plan
 from offline.pipeline.progress import Progress, Silence
 from offline.pipeline.run_files import TRAINING
 from offline.pipeline.runner import Pipeline
+from offline.pipeline.stage_times import times_in
 from offline.publish.gate import Publication, published, put_in_place
 from offline.report.row_notes import row_notes
 from offline.settings_and_data import check_settings_on_data
 from offline.splits.lost_rows import lost_words
 from offline.splits.splits_file import Splits
 from offline.stages import STAGE_NAMES
+from offline.unfinished_night import Record, to_finish
 from stage1.certificate.params import ScrcParams
 from stage1.telemetry import switch_off
 
@@ -51,6 +58,7 @@ class NightOutcome:
         params: the policy of the challenger; None as well.
         current: whether the challenger is the current bundle now.
         notes: what a person should know of the rows and of the training, one sentence each.
+        first: what came of the unfinished night that was ended before this one; None if there was none.
     """
 
     run: Path
@@ -59,6 +67,7 @@ class NightOutcome:
     params: ScrcParams | None = None
     current: bool = False
     notes: tuple[str, ...] = ()
+    first: NightOutcome | None = None
 
 
 def stages() -> tuple[NightStage, ...]:
@@ -75,14 +84,18 @@ def run_night(
     store: Path,
     config: RunConfig,
     last: str | None = None,
+    choice: Choice = EVERYTHING,
     progress: Progress | None = None,
     now: Callable[[], datetime] = utc_now,
     kept: str | None = None,
     instead_of: str | None = None,
     on_data: Callable[[Inventory], None] = lambda _: None,
     on_cost: Callable[[str], None] = lambda _: None,
+    on_note: Callable[[str], None] = lambda _: None,
 ) -> NightOutcome:
     """Run the pipeline; what was finished before is not run again.
+
+    An unfinished night of the workspace is finished first, on the rows that it began with.
 
     Args:
         data: directory of labelled images.
@@ -90,6 +103,7 @@ def run_night(
         store: directory of bundles.
         config: of the run.
         last: last stage to run, with those that it needs; None for all.
+        choice: which stages are to run, where it is not by the last one.
         progress: where to tell how far it is; None for nowhere.
         now: wall-clock time, UTC.
         kept: a stage that must be finished already, with all that it needs; None for none.
@@ -97,6 +111,7 @@ def run_night(
             new one is INFEASIBLE or promises less; whatever else the gate says of it.
         on_data: told what was read of the data, before any stage runs.
         on_cost: told what its trainings are to cost, if the backbone is a transformer whose shape is known.
+        on_note: told what a person should know before the stages run, one sentence each.
 
     Raises:
         SettingsError: a setting names what is not in the data.
@@ -110,35 +125,121 @@ def run_night(
         ...     Path("roads"), workspace=Path("work"), store=Path("engines"), config=load_config("standard")
         ... )  # doctest: +SKIP
     """
-    # A runtime that is missing is found now, and not after hours of training.
-    check_available(config.engine)
-    home, rows = Store(store), with_contents(read_dataset(data), workspace)
-    check_settings_on_data(config, rows, now())
+    choice = choice if last is None else replace(choice, only=last)
+    rows = _read(data, workspace, config, now())
     on_data(inventory_of(rows, config.splits.sequence_columns, places=config.splits.gps_cell_m is not None))
     if (cost := _cost(config, len(rows))) is not None:
         on_cost(cost)
-    pipeline = Pipeline(
-        stages=stages(),
-        workspace=workspace,
-        store=home,
-        data=rows,
-        config=config,
-        now=now,
-        progress=progress or Silence(),
-    )
-    if kept is not None:
-        pipeline.check_finished(kept)
-    run = pipeline.run(Choice(only=last))
-    last, notes = last or STAGE_NAMES[-1], _notes(run)
-    if last != STAGE_NAMES[-1]:
-        return NightOutcome(run, last, notes=notes)
-    publication, params = published(run), ScrcParams.read(run / PARAMS)
-    current = publication.accepted
-    if instead_of is not None and not current:
-        accepted = config.gate.accept_weaker_claim
-        put_in_place(home, publication.bundle, params, instead_of, now=now(), accept_weaker_claim=accepted)
-        current = True
-    return NightOutcome(run, last, publication, params, current, notes)
+    night = _Night(workspace, Store(store), config, progress or Silence(), now, choice, kept, instead_of)
+    # A part of a night, or a bundle compiled anew, ends nothing that another one has begun.
+    whole = choice == EVERYTHING and kept is None
+    before = to_finish(workspace, rows, config, lambda own: with_contents(own, workspace)) if whole else None
+    first = None
+    if before is not None:
+        on_note(before.note)
+        first = None if before.data is None else night.on(before.data, whole=whole)
+    return replace(night.on(rows, whole=whole), first=first)
+
+
+def plan_night(
+    data: Path,
+    *,
+    workspace: Path,
+    store: Path,
+    config: RunConfig,
+    choice: Choice = EVERYTHING,
+    now: Callable[[], datetime] = utc_now,
+    on_note: Callable[[str], None] = lambda _: None,
+) -> list[Planned]:
+    """What `run_night` would do with these arguments; it changes nothing but what is known of files.
+
+    Args:
+        data: directory of labelled images.
+        workspace: where finished stages are kept.
+        store: directory of bundles.
+        config: of the run.
+        choice: which stages are to run.
+        now: wall-clock time, UTC.
+        on_note: told what a person should know before the stages run, one sentence each.
+
+    Returns:
+        The stages in order, first those of an unfinished night, then those of the rows that there are.
+
+    Raises:
+        SettingsError: a setting names what is not in the data.
+        OfflineError: the run would stop.
+    """
+    rows = _read(data, workspace, config, now())
+    night = _Night(workspace, Store(store), config, Silence(), now, choice)
+    before = to_finish(workspace, rows, config, lambda own: with_contents(own, workspace))
+    if before is None or choice != EVERYTHING:
+        return plan(night.pipeline(rows, Silence()), choice)
+    on_note(before.note)
+    first = [] if before.data is None else plan(night.pipeline(before.data, Silence()), choice)
+    return [*first, *plan(night.pipeline(rows, Silence()), choice)]
+
+
+def _read(data: Path, workspace: Path, config: RunConfig, at: datetime) -> Dataset:
+    """The rows, after making sure that a night with them can run."""
+    # A runtime that is missing is found now, and not after hours of training.
+    check_available(config.engine)
+    rows = with_contents(read_dataset(data), workspace)
+    unread = sum(content is None for content in rows.contents.values()) + len(rows.missing)
+    if too_many_missing(unread, len(rows) + len(rows.missing)):
+        raise DatasetError(f"{data}: {missing_words(unread, len(rows) + len(rows.missing))}")
+    check_settings_on_data(config, rows, at)
+    return rows
+
+
+@dataclass(frozen=True)
+class _Night:
+    """A night but for its rows; see `run_night`."""
+
+    workspace: Path
+    store: Store
+    config: RunConfig
+    progress: Progress
+    now: Callable[[], datetime]
+    choice: Choice
+    kept: str | None = None
+    instead_of: str | None = None
+
+    def pipeline(self, rows: Dataset, progress: Progress) -> Pipeline[RunConfig, Dataset]:
+        """The stages on some rows."""
+        return Pipeline(
+            stages=stages(),
+            workspace=self.workspace,
+            store=self.store,
+            data=rows,
+            config=self.config,
+            now=self.now,
+            progress=progress,
+        )
+
+    def on(self, rows: Dataset, *, whole: bool) -> NightOutcome:
+        """Run it on some rows."""
+        at = self.now().isoformat(timespec="seconds")
+        names = [name for name in STAGE_NAMES if name in self.choice.wanted(stages())]
+        told: Progress = Forecast(self.progress, names, times_in(self.workspace))
+        with ExitStack() as stack:
+            if whole:
+                told = stack.enter_context(Record(self.workspace, rows, self.config, at, told))
+            pipeline = self.pipeline(rows, told)
+            if self.kept is not None:
+                pipeline.check_finished(self.kept)
+            run = pipeline.run(self.choice)
+        last, notes = self.choice.last(stages()), _notes(run)
+        if last != STAGE_NAMES[-1]:
+            return NightOutcome(run, last, notes=notes)
+        publication, params = published(run), ScrcParams.read(run / PARAMS)
+        current = publication.accepted
+        if self.instead_of is not None and not current:
+            weaker = self.config.gate.accept_weaker_claim
+            put_in_place(
+                self.store, publication.bundle, params, self.instead_of, now=self.now(), accept_weaker_claim=weaker
+            )
+            current = True
+        return NightOutcome(run, last, publication, params, current, notes)
 
 
 def with_contents(rows: Dataset, workspace: Path) -> Dataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import time
@@ -18,16 +17,12 @@ from miner.cli.chain.commands import chain
 from miner.cli.config.commands import config, init
 from miner.cli.drop_in import DropInCommand, EnvFileOption, settings_of
 from miner.cli.engines.commands import engines
+from miner.cli.night_command import retrain
 from miner.cli.nightly import nightly
 from miner.cli.options import (
-    DEFAULT_STORE,
-    DEFAULT_WORKSPACE,
     PATH,
     ChangeOption,
-    ProgressKind,
-    StoreOption,
     clear_errors,
-    one_of,
     parsed_changes,
     say,
 )
@@ -36,7 +31,6 @@ from miner.cli.simulate import simulate
 from miner.cli.stage2.commands import stage2
 from miner.cli.support.commands import support
 from miner.upstream.natix_registration import BASE_URL
-from offline.stages import STAGE_NAMES
 
 STARTED = time.monotonic()
 
@@ -56,6 +50,7 @@ app.add_typer(chain)
 app.add_typer(alerts)
 app.command()(init)
 app.command(cls=DropInCommand)(support)
+app.command()(retrain)
 app.command()(simulate)
 app.command(cls=DropInCommand)(nightly)
 
@@ -173,78 +168,6 @@ def _ignore_late_signals() -> None:
     """Nothing is left to stop or to reload, and the interpreter takes a while to end: it keeps its exit status."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-
-
-@app.command()
-def retrain(
-    data: Annotated[Path, typer.Option(help="Directory with labels.csv.", **PATH)],
-    workspace: Annotated[Path, typer.Option(help="Where finished stages are kept.", **PATH)] = DEFAULT_WORKSPACE,
-    store: StoreOption = DEFAULT_STORE,
-    preset: Annotated[str, typer.Option(help="standard or tiny.")] = "standard",
-    config: Annotated[Path | None, typer.Option(help="A config.json instead of the preset.", **PATH)] = None,
-    mode: Annotated[
-        str | None,
-        typer.Option(
-            help="Run this stage, and what it needs, instead of all.",
-            parser=one_of(STAGE_NAMES),
-            metavar="STAGE",
-        ),
-    ] = None,
-    change: ChangeOption = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default all cores.")] = None,
-    progress: Annotated[ProgressKind, typer.Option(help="How progress is shown.")] = ProgressKind.AUTO,
-    check_settings: Annotated[
-        bool, typer.Option("--check-settings", help="Only say whether the settings fit; reads no data.")
-    ] = False,
-    gpu_share: Annotated[
-        float | None, typer.Option(min=0.01, max=1, help="Most of the GPU's memory to take, if so much is free.")
-    ] = None,
-    record: Annotated[
-        Path | None,
-        typer.Option(help="Directory of a miner's night, where a success is written down.", hidden=True, **PATH),
-    ] = None,
-) -> None:
-    """Train, certify and publish a bundle. Run it again after a crash and it goes on after the last finished stage.
-
-    Examples: `cascade retrain --data roads/` · `cascade retrain --data roads/ --mode calibrate_scrc` ·
-    `cascade retrain --data roads/ --set calibrate_scrc.alpha=0.01`
-    """
-    with clear_errors():
-        from offline.config import load_config  # noqa: PLC0415
-
-        settings = load_config(preset, config, parsed_changes(change))
-        if check_settings:
-            from engines.backends.registry import check_known  # noqa: PLC0415
-
-            check_known(settings.engine)
-            say("the settings fit")
-            return
-        if threads is not None:
-            os.environ |= {"OMP_NUM_THREADS": str(threads)}
-        from miner.cli.retrain import shared, shown  # noqa: PLC0415
-        from miner.logs import configure_logging  # noqa: PLC0415
-        from offline.night import run_night  # noqa: PLC0415
-
-        if progress is ProgressKind.JSON:
-            # A program reads what this one says: its warnings too.
-            configure_logging(json=True)
-        night = shared(
-            lambda screen, told: run_night(
-                data,
-                workspace=workspace,
-                store=store,
-                config=settings,
-                last=mode,
-                progress=told,
-                on_data=lambda inventory: screen.note(f"data: {inventory}"),
-                on_cost=lambda cost: screen.note(f"plan: {cost}"),
-            ),
-            record,
-            gpu_share,
-        )
-        outcome = shown(night, progress.value, record=record)
-        if outcome:
-            say(outcome)
 
 
 @app.command()

@@ -10,10 +10,13 @@ from engines.machine.load_gauge import GAUGE
 from engines.store.file_names import PAGE
 from miner.nights.record import VERDICT, NightVerdict
 from miner.progress_display import JsonDisplay, RunDisplay, display
+from offline.config import RunConfig
 from offline.evaluation.training_comparison import TrainingComparison
 from offline.learning.throughput.gpu_share import take_gpu_share
-from offline.night import NightOutcome
+from offline.night import NightOutcome, plan_night
+from offline.pipeline.choice import Choice
 from offline.pipeline.pause import Pause, sleep_until_signal, slow_by
+from offline.pipeline.plan import plan_words
 from offline.pipeline.progress import Progress
 from offline.pipeline.run_files import COMPARISON
 from offline.publish.comparison import Comparison
@@ -88,6 +91,13 @@ def write_down(outcome: NightOutcome, record: Path) -> None:
             notes=publication.notes,
             run=str(outcome.run),
         ).write(record / VERDICT)
+
+
+def planned(data: Path, workspace: Path, store: Path, config: RunConfig, choice: Choice) -> str:
+    """What a night would do, in words: a line a stage and one for all; see `offline.night.plan_night`."""
+    notes: list[str] = []
+    found = plan_night(data, workspace=workspace, store=store, config=config, choice=choice, on_note=notes.append)
+    return "\n".join([*notes, plan_words(found)])
 
 
 def _beside(found: Comparison) -> str:

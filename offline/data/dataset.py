@@ -174,6 +174,7 @@ class Dataset:
         sender: sends their pictures; None for pictures as they are. It changes no row and no hash.
         paths: path below the directory, or an absolute one, of each row that lies elsewhere than its id says.
         packed: the picture of each row that has no file of its own.
+        missing: ids of rows that were listed and left out, because their image is not there.
         contents: hash of the file of each row, None where it cannot be read; empty where nobody took them.
     """
 
@@ -182,6 +183,7 @@ class Dataset:
     sender: Sender | None = None
     paths: Mapping[str, str] = field(default_factory=dict)
     packed: Mapping[str, Picture] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
     contents: Mapping[str, str | None] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -196,7 +198,8 @@ class Dataset:
     def sha256(self) -> str:
         """Hash of every row and of the content of every image file, whatever their order; of its size without that."""
         ordered = sorted(self.rows, key=lambda row: row.image)
-        return sha256_json([[row.model_dump(), self._file_mark(row.image)] for row in ordered])
+        marked = [[row.model_dump(), self._file_mark(row.image)] for row in ordered]
+        return sha256_json([*marked, *sorted(self.missing)])
 
     def _file_mark(self, row: str) -> str | int | None:
         """What tells the file of a row from another one, None if it is not there."""

@@ -11,7 +11,7 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Generic
+from typing import Any, Generic
 
 from offline.errors import PipelineError
 from offline.pipeline.reads import Parted
@@ -21,6 +21,7 @@ from stage1.artifacts import Artifact, sha256_json
 
 DISTRIBUTION = "streetvision-cascade"
 KEY_LENGTH = 16
+SETTING, PACKAGE = "setting ", "package "
 PACKAGES = ("stage1", "engines", "offline")
 
 
@@ -57,15 +58,24 @@ def stage_reads(stage: Stage[ConfigT, DataT], view: View[ConfigT, DataT]) -> dic
     modules = {module: _source(module) for module in own_modules(_own_imports(code))}
     rows = view.data.parts if isinstance(view.data, Parted) else {"data": view.data.sha256}
     return {
-        **{f"setting {path}": json.dumps(value) for path, value in leaves(view.config.model_dump(mode="json"))},
+        **setting_parts(view.config.model_dump(mode="json")),
         **{f"rows of {name}": digest for name, digest in rows.items()},
         **{f"{name} of {needed}": digest for needed, files in view.files.items() for name, digest in files.items()},
         **{f"file {path}": digest or "none" for path, digest in view.outside.items()},
         f"code {stage.name}": sha256_json(code)[:KEY_LENGTH],
         **{f"code {module}": sha256_json(source)[:KEY_LENGTH] for module, source in modules.items()},
-        **{f"package {name}": installed(name) for name in stage.distributions},
+        **{f"{PACKAGE}{name}": installed(name) for name in stage.distributions},
         "machine": view.machine,
     }
+
+
+def setting_parts(tree: Mapping[str, Any]) -> dict[str, str]:
+    """The settings among what decides the outcome of a stage: each value as JSON.
+
+    Args:
+        tree: of the settings that it reads.
+    """
+    return {f"{SETTING}{path}": json.dumps(value) for path, value in leaves(tree)}
 
 
 def key_of(stage: str, reads: Mapping[str, str]) -> str:

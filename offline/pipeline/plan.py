@@ -11,7 +11,9 @@ from shutil import copyfile
 from typing import Generic
 
 from offline.pipeline.choice import EVERYTHING, Choice
+from offline.pipeline.content_key import PACKAGE, SETTING, setting_parts
 from offline.pipeline.runner import Pipeline
+from offline.pipeline.settings_view import narrowed
 from offline.pipeline.stage import MANIFEST, ConfigT, DataT, Stage, StageManifest
 from offline.pipeline.stage_times import StageTime, duration_words, expected_seconds, times_in
 from stage1.errors import ArtifactError
@@ -133,7 +135,7 @@ class _Plan(Generic[ConfigT, DataT]):
         try:
             place = self._pipeline.place(stage, self._homes)
         except _Waits as waits:
-            return (f"it reads what {waits.name} writes",)
+            return (*self._changed_settings(stage, last), f"it reads what {waits.name} writes")
         if place.finished:
             self._homes[stage.name] = place.home
         elif last is None:
@@ -147,6 +149,15 @@ class _Plan(Generic[ConfigT, DataT]):
         if stage.name in self._forced:
             return ("it is asked for",)
         return ("it runs every time",) if stage.always else ()
+
+    def _changed_settings(self, stage: Stage[ConfigT, DataT], last: StageManifest | None) -> tuple[str, ...]:
+        """Settings of a stage that are others now, where the rest of what it reads is not known yet."""
+        if last is None:
+            return ()
+        config = narrowed(self._pipeline.config, stage.reads(self._pipeline.config).settings)
+        now = setting_parts(config.model_dump(mode="json"))
+        before = {name: value for name, value in last.reads.items() if name.startswith(SETTING)}
+        return tuple(changes(before, now)) if before else ()
 
     def _rehearsed(self, stage: Stage[ConfigT, DataT]) -> Path:
         """What a stage writes where its files of the workspace are copies."""
@@ -191,7 +202,7 @@ def changes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str
         old, new = before.get(name), after.get(name)
         if old == new:
             continue
-        if name.startswith(("setting ", "package ")):
+        if name.startswith((SETTING, PACKAGE)):
             yield f"{name}: {old or 'not read'} -> {new or 'not read'}"
         elif old is None or new is None:
             yield f"{name} is {'new' if old is None else 'gone'}"

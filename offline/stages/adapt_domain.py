@@ -20,6 +20,7 @@ from stage1.model.settings import ModelSettings
 
 if TYPE_CHECKING:
     from offline.config import RunConfig
+    from offline.data.dataset import Dataset
     from offline.stages.common.context import Context, NightStage
 
 # Settings of the model that its features depend on.

@@ -49,7 +49,7 @@ from offline.stages.common.declared import STREAM
 from offline.stages.common.distributions import FOR_JUDGEMENT
 from offline.stages.common.inputs import rows_of, splits_of
 from offline.stages.common.outside_files import backbone_files
-from offline.stages.common.seen_rows import PICTURES, RowsOf, Seen
+from offline.stages.common.seen_rows import LABELLED, PICTURES, RowsOf, Seen
 from offline.stream.sender import every_sender, sender_of
 from offline.whole_cascade import cascades_of, stage1_answers
 from stage1.artifacts import write_atomic
@@ -178,7 +178,7 @@ def reads(config: RunConfig) -> Reads[Dataset]:
         rows=RowsOf(
             {
                 "train": PICTURES,
-                "val_select": PICTURES,
+                "val_select": LABELLED,
                 "val_calib": PICTURES,
                 "test": Seen(("label", "group", "source"), (ALL,)),
             },

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from engines.store.file_names import SPLITS
+from offline.data.checks.file_looks import FILE_LOOKS
 from offline.data.checks.fingerprints import FINGERPRINTS, fingerprints
 from offline.data.checks.preflight import PREFLIGHT, run_preflight
 from offline.data.inventory import InventoryRecord, inventory_of
@@ -36,7 +37,8 @@ def run_splits(context: Context) -> None:
     Writes `preflight.json`, `inventory.json`, `splits.json` and into the ledger.
     """
     config, told = context.config, context.progress.step
-    data, report = run_preflight(context.data, config.preprocess, config.preflight, told)
+    cache = context.workspace / FILE_LOOKS
+    data, report = run_preflight(context.data, config.preprocess, config.preflight, told, cache=cache)
     # A value that no head knows is found now, and not when training begins.
     check_named(data, config.model.heads)
     settings = config.splits
@@ -108,5 +110,5 @@ STAGE: NightStage = Stage(
     reads=reads,
     run=run_splits,
     distributions=("imagehash", "numpy", "pillow", "scipy", "simplejpeg"),
-    rehearsed=(SPLIT_LEDGER, FINGERPRINTS),
+    rehearsed=(SPLIT_LEDGER, FINGERPRINTS, FILE_LOOKS),
 )

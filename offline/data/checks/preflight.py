@@ -2,8 +2,9 @@
 
 The policy:
 
-- A file that is listed and not there, a label that is not 0 or 1, a row that is listed twice, a class without rows:
-  stop (`read_dataset`).
+- A label that is not 0 or 1, a row that is listed twice, a class without rows: stop (`read_dataset`).
+- An image that is listed and not there, or that cannot be read: the row is left out, counted and named, up to one row
+  in a hundred. More: stop, for the disk with the images is not there.
 - An image that cannot be decoded, or has fewer pixels than a picture can have: the row is left out and counted.
 - One file under two labels: all its rows are left out and counted, because which label is right cannot be known.
 - More rows left out than `most_left_out`, or a class without a row left: stop.
@@ -18,32 +19,30 @@ Rows are compared by the bytes of their files; pictures that only look the same 
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
 from engines.machine.cores import usable_cores
+from offline.data.checks.file_looks import KnownLooks, Look
 from offline.data.dataset import Dataset
 from offline.data.inventory import Inventory
 from offline.data.settings import PreflightSettings
 from offline.data.sources.labels_csv import LABELS_FILE
+from offline.data.sources.missing_images import missing_words, too_many_missing
 from offline.errors import DatasetError
 from stage1.artifacts import Artifact
-from stage1.errors import ImageError
-from stage1.image_file import frame_size
-from stage1.preprocess import PreprocessSettings, upright
+from stage1.preprocess import PreprocessSettings
 
 PREFLIGHT = "preflight.json"
 EXAMPLES = 5
 LOOKED_AT_TOGETHER = 1000
 
-Kind = Literal["unreadable", "too small", "two labels", "copies"]
+Kind = Literal["missing", "unreadable", "too small", "two labels", "copies"]
 
 
 class PreflightFinding(BaseModel):
@@ -88,34 +87,24 @@ class PreflightReport(Artifact):
     inventory: Inventory | None = None
 
 
-@dataclass(frozen=True)
-class Look:
-    """What one file is.
-
-    Attributes:
-        sha256: of its bytes.
-        side_px: its shorter side; 0 if it cannot be decoded.
-        problem: why it cannot be decoded.
-    """
-
-    sha256: str
-    side_px: int = 0
-    problem: str | None = None
-
-
 def run_preflight(
     data: Dataset,
     preprocessing: PreprocessSettings,
     settings: PreflightSettings,
     progress: Callable[[int, int, str], None] = lambda *_: None,
+    *,
+    cache: Path | None = None,
 ) -> tuple[Dataset, PreflightReport]:
     """Decode every image once, as training will, and leave out what cannot be used.
+
+    A file that was decoded on another night, by its content, is not decoded again.
 
     Args:
         data: the rows.
         preprocessing: how training and serving decode.
         settings: what is too small, and how much is too much.
         progress: called with files looked at, files in all, and a note.
+        cache: file that remembers what was decoded; None for none.
 
     Returns:
         The rows that can be used, and the report.
@@ -124,29 +113,18 @@ def run_preflight(
         DatasetError: too much is wrong; the message says what, how much of it, and names examples.
     """
     looks: dict[str, Look] = {}
+    known = KnownLooks(cache, preprocessing)
     with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(data), LOOKED_AT_TOGETHER):
             ids = data.ids[start : start + LOOKED_AT_TOGETHER]
-            contents = pool.map(lambda row: look_at(data.file_of(row).read_bytes(), preprocessing), ids)
-            try:
-                looks |= zip(ids, contents, strict=True)
-            except OSError as error:
-                raise DatasetError(f"{error.filename}: cannot be read ({error.strerror})") from error
+            found = pool.map(lambda row: known.look(data, row), ids)
+            looks |= zip(ids, found, strict=True)
             progress(len(looks), len(data), "check images")
+    known.keep(looks.values())
     report = judge(data, looks, settings)
     check(data, report, settings)
     bad = set(report.left_out)
     return data.only([row for row in data.rows if row.image not in bad]), report
-
-
-def look_at(content: bytes, preprocessing: PreprocessSettings) -> Look:
-    """Decode one file as serving does; its input is not made, so no setting of that decides what is left out."""
-    sha256 = hashlib.sha256(content).hexdigest()
-    try:
-        upright(content, preprocessing)
-        return Look(sha256, side_px=min(frame_size(io.BytesIO(content))))
-    except ImageError as error:
-        return Look(sha256, problem=str(error))
 
 
 def judge(data: Dataset, looks: Mapping[str, Look], settings: PreflightSettings) -> PreflightReport:
@@ -157,11 +135,14 @@ def judge(data: Dataset, looks: Mapping[str, Look], settings: PreflightSettings)
         looks: what each row's file is, by row id.
         settings: what is too small.
     """
-    found: dict[Kind, dict[str, str]] = {"unreadable": {}, "too small": {}, "two labels": {}, "copies": {}}
+    found: dict[Kind, dict[str, str]] = {kind: {} for kind in get_args(Kind)}
+    found["missing"] |= dict.fromkeys(data.missing, "it is not there")
     by_file: dict[str, list[tuple[str, int]]] = {}
     for row in data.rows:
         look = looks[row.image]
-        if look.problem is not None:
+        if look.missing is not None:
+            found["missing"][row.image] = look.missing
+        elif look.problem is not None:
             found["unreadable"][row.image] = look.problem
         elif look.side_px < settings.smallest_side_px:
             found["too small"][row.image] = f"its shorter side has {look.side_px} pixels"
@@ -173,9 +154,10 @@ def judge(data: Dataset, looks: Mapping[str, Look], settings: PreflightSettings)
             found["two labels"] |= {row: f"labelled {own}, and the same file otherwise" for row, own in same}
         else:
             found["copies"] |= {row: f"the same file as {first!r}" for row, _ in others}
-    findings = [_finding(kind, rows, len(data)) for kind, rows in found.items() if rows]
+    listed = len(data) + len(data.missing)
+    findings = [_finding(kind, rows, listed) for kind, rows in found.items() if rows]
     left_out = sorted(row for kind, rows in found.items() if kind != "copies" for row in rows)
-    return PreflightReport(rows=len(data), left_out=tuple(left_out), findings=tuple(findings))
+    return PreflightReport(rows=listed, left_out=tuple(left_out), findings=tuple(findings))
 
 
 def _finding(kind: Kind, rows: Mapping[str, str], total: int) -> PreflightFinding:
@@ -192,7 +174,10 @@ def check(data: Dataset, report: PreflightReport, settings: PreflightSettings) -
     """
     where = data.root / LABELS_FILE
     told = "; ".join(str(finding) for finding in report.findings)
-    share = len(report.left_out) / max(1, len(data))
+    missing = sum(finding.rows for finding in report.findings if finding.kind == "missing")
+    if too_many_missing(missing, report.rows):
+        raise DatasetError(f"{where}: {missing_words(missing, report.rows)}: {told}")
+    share = len(report.left_out) / max(1, report.rows)
     if share > settings.most_left_out:
         raise DatasetError(
             f"{where}: {share:.1%} of the rows cannot be used, more than preflight.most_left_out allows "

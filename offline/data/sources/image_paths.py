@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from offline.errors import DatasetError
+from offline.errors import DatasetError, MissingImage
 
 SHOWN = 3
 LONGEST_SHOWN = 120
@@ -43,7 +43,8 @@ class ImagePaths:
             text: as the labels file has it.
 
         Raises:
-            DatasetError: no file, or more than one, can be meant; says what is there.
+            MissingImage: no file can be meant; says what is there.
+            DatasetError: more than one can, or it is no path inside the directory.
         """
         if not text:
             raise DatasetError("image is empty, expected a path inside the data directory")
@@ -61,7 +62,7 @@ class ImagePaths:
                 f"image {_short(text)} must be a relative path inside the data directory {self._root}: "
                 f"{self._what_is_there(text)}"
             )
-        raise DatasetError(f"image {_short(text)} is not in {self._root}: {self._what_is_there(text)}")
+        raise MissingImage(f"image {_short(text)} is not in {self._root}: {self._what_is_there(text)}")
 
     def _readings(self, text: str) -> list[str]:
         """The paths that a text can stand for, those with `/` last."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
@@ -11,8 +11,9 @@ from offline.data.dataset import Row
 from offline.data.sources.csv_table import Record, Table, fields_of, read_table
 from offline.data.sources.image_paths import PICTURES, ImagePaths
 from offline.data.sources.missing_columns import advice
+from offline.data.sources.missing_images import missing_words, too_many_missing
 from offline.data.values import identity, label_of, said
-from offline.errors import DatasetError
+from offline.errors import DatasetError, MissingImage
 from stage1.settings import first_problem
 
 LABELS_FILE = "labels.csv"
@@ -50,8 +51,9 @@ class LabelsCsv:
         paths = ImagePaths(self._path.parent)
         lines: dict[str, int] = {}
         rows: list[Row] = []
+        missing: list[MissingImage] = []
         for record in table.records:
-            row = _located(table, record, paths)
+            row = _located(table, record, paths, missing)
             if row.image in lines:
                 raise DatasetError(
                     f"{self.name}: {row.image!r} is listed twice, in lines {lines[row.image]} and {record.line}; a "
@@ -59,20 +61,34 @@ class LabelsCsv:
                 )
             lines[row.image] = record.line
             rows.append(row)
+        if too_many_missing(len(missing), len(rows)):
+            # All of them, most often: the paths are written otherwise, or the disk with the images is not there.
+            raise DatasetError(f"{missing[0]}; {missing_words(len(missing), len(rows))}")
         return tuple(rows)
 
 
-def _located(table: Table, record: Record, paths: ImagePaths) -> Row:
-    """A row, or what is wrong with it, with its line."""
+def _located(table: Table, record: Record, paths: ImagePaths, missing: list[MissingImage]) -> Row:
+    """A row, or what is wrong with it, with its line; that its image is not there is only noted."""
     try:
         return _row(table, record, paths)
+    except MissingImage as error:
+        missing.append(MissingImage(f"{table.path}, line {record.line}: {error}"))
+        return _row(table, record, _AsWritten())
     except ValidationError as error:
         raise DatasetError(f"{table.path}, line {record.line}: {first_problem(error, otherwise='the row')}") from error
     except DatasetError as error:
         raise DatasetError(f"{table.path}, line {record.line}: {error}") from error
 
 
-def _row(table: Table, record: Record, paths: ImagePaths) -> Row:
+class _AsWritten:
+    """Takes the path of an image as it is written."""
+
+    def find(self, text: str) -> str:
+        """See `ImagePaths.find`."""
+        return str(PurePosixPath(text.replace("\\", "/")))
+
+
+def _row(table: Table, record: Record, paths: ImagePaths | _AsWritten) -> Row:
     cells = record.cells
     _refuse_swallowed(table, cells)
     label = label_of(cells["label"])

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from offline.data.dataset import Dataset, Picture, Row
 from offline.data.sources.corrections import CORRECTIONS_FILE, corrected
 from offline.data.sources.declared import SOURCES_FILE, declared
+from offline.data.sources.missing_images import missing_words, too_many_missing
 from offline.errors import DatasetError
 
 # Name of the file that a data directory holds, and the module that reads it.
@@ -55,13 +57,16 @@ class SourceElsewhere(DataSource, Protocol):
 def read_dataset(root: Path) -> Dataset:
     """Read and check every source of a data directory, once: whoever needs the rows later is handed what this returns.
 
+    A row whose image is not there is left out, as long as these are one in a hundred at most.
+
     Labels that a person has looked at again are taken from `corrections.csv`.
 
     Args:
         root: the data directory.
 
     Raises:
-        DatasetError: there is no source, a row is bad or is listed twice, an image is not there, or a class has no row.
+        DatasetError: there is no source, a row is bad or is listed twice, too many images are not there, or a class has
+            no row.
     """
     rows: list[Row] = []
     paths: dict[str, str] = {}
@@ -72,7 +77,7 @@ def read_dataset(root: Path) -> Dataset:
         found = list(source.rows())
         pictures = source.pictures if isinstance(source, SourceElsewhere) else {}
         for row in found:
-            _check(source, row, pictures.get(row.image, root / row.image), seen)
+            _check(source, row, seen)
             rows.append(row.model_copy(update={"train_only": True}) if source.train_only else row)
         for image, picture in pictures.items():
             if isinstance(picture, Path):
@@ -83,7 +88,12 @@ def read_dataset(root: Path) -> Dataset:
     for label in (0, 1):
         if not any(row.label == label for row in rows):
             raise DatasetError(f"{sources[0].name}: no row with label {label}; both classes are needed")
-    return Dataset(root, tuple(rows), paths=paths, packed=packed).hashed()
+    data = Dataset(root, tuple(rows), paths=paths, packed=packed)
+    missing = tuple(row.image for row in rows if not data.file_of(row.image).is_file())
+    if too_many_missing(len(missing), len(rows)):
+        raise DatasetError(f"{root}: {missing_words(len(missing), len(rows))} For example {missing[0]!r}")
+    gone = set(missing)
+    return replace(data.only([row for row in rows if row.image not in gone]), missing=missing).hashed()
 
 
 def sources_of(root: Path) -> list[DataSource]:
@@ -110,9 +120,7 @@ def _hint(root: Path) -> str:
     return ""
 
 
-def _check(source: DataSource, row: Row, picture: Picture, seen: set[str]) -> None:
+def _check(source: DataSource, row: Row, seen: set[str]) -> None:
     if row.image in seen:
         raise DatasetError(f"{source.name}: {row.image!r} is listed twice")
     seen.add(row.image)
-    if not picture.is_file():
-        raise DatasetError(f"{source.name}: image {row.image!r} is not there: {picture} is no file")

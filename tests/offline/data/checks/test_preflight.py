@@ -11,13 +11,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from offline.data.checks.preflight import Look, PreflightReport, check, judge, look_at, run_preflight
+from offline.data.checks import file_looks
+from offline.data.checks.file_looks import Look, look_at
+from offline.data.checks.preflight import PreflightReport, check, judge, run_preflight
 from offline.data.dataset import Dataset, Row
 from offline.data.settings import PreflightSettings
 from offline.data.sources.source import read_dataset
 from offline.errors import DatasetError
+from offline.night import with_contents
 from offline.splits.splits_file import check_classes
-from stage1.preprocess import PreprocessSettings
+from stage1.preprocess import PreprocessSettings, upright
 
 PREPROCESS = PreprocessSettings(size_px=32)
 SETTINGS = PreflightSettings()
@@ -160,7 +163,7 @@ def test_a_class_that_train_lacks_stops_the_run() -> None:
 def test_a_file_that_goes_away_meanwhile_is_named(tmp_path: Path) -> None:
     data = read_dataset(write(tmp_path, good(4)))
     (tmp_path / "2.jpg").unlink()
-    with pytest.raises(DatasetError, match=r"2\.jpg: cannot be read \(No such file"):
+    with pytest.raises(DatasetError, match=r"mounted.*'2\.jpg': it cannot be read \(No such file"):
         run_preflight(data, PREPROCESS, SETTINGS)
 
 
@@ -186,3 +189,65 @@ def test_few_examples_stand_for_many() -> None:
     assert len(report.findings[0].examples) == 5
     with pytest.raises(DatasetError, match=r"51\.0% of the rows"):
         check(data, report, SETTINGS)
+
+
+def test_one_missing_image_in_a_hundred_is_left_out_counted_and_named(tmp_path: Path) -> None:
+    rows = [(name, label, None if name == "7.jpg" else content) for name, label, content in good(200)]
+    kept, report = fly(write(tmp_path, rows))
+    assert (len(kept), report.rows, report.left_out) == (199, 200, ("7.jpg",))
+    [finding] = report.findings
+    assert str(finding) == "missing: 1 rows (0.5%), left out, for example '7.jpg': it is not there"
+
+
+def test_an_image_that_goes_or_is_locked_while_they_are_checked_is_left_out_as_well(tmp_path: Path) -> None:
+    data = read_dataset(write(tmp_path, good(200)))
+    (tmp_path / "7.jpg").unlink()
+    _, report = run_preflight(data, PREPROCESS, SETTINGS)
+    assert report.left_out == ("7.jpg",)
+    assert "it cannot be read (No such file or directory)" in str(report.findings[0])
+
+
+@pytest.mark.parametrize("gone", [3, 200])
+def test_more_missing_images_are_a_disk_that_is_not_there(tmp_path: Path, gone: int) -> None:
+    rows = good(200)
+    root = write(tmp_path, rows)
+    for name, *_ in rows[:gone]:
+        (root / name).unlink()
+    told = rf"{gone} of 200 listed images are not there or cannot be read, and up to 1% of them are left out.*mounted"
+    with pytest.raises(DatasetError, match=told):
+        read_dataset(root)
+    for name, _, content in rows:
+        (root / name).write_bytes(content or b"")
+    data = read_dataset(root)
+    for name, *_ in rows[:gone]:
+        (root / name).unlink()
+    with pytest.raises(DatasetError, match=told):
+        run_preflight(data, PREPROCESS, SETTINGS)
+
+
+def test_other_missing_images_are_other_data(tmp_path: Path) -> None:
+    """They are named in the report, so the stage that writes it must run again."""
+    root = write(tmp_path, [(f"{n}.jpg", n % 2, None if n == 7 else picture(n)) for n in range(200)])
+    before = read_dataset(root)
+    assert before.missing == ("7.jpg",)
+    (root / "7.jpg").write_bytes(picture(7))
+    assert read_dataset(root).sha256 != before.sha256
+
+
+def test_a_file_is_decoded_once_in_all_nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = write(tmp_path, [*good(6), ("broken.jpg", 1, b"no picture"), ("tiny.png", 0, picture(9, (8, 8), "PNG"))])
+    loose = PreflightSettings(most_left_out=1)
+
+    def night(limits: PreprocessSettings = PREPROCESS) -> tuple[PreflightReport, int]:
+        decoded: list[int] = []
+        monkeypatch.setattr(file_looks, "upright", lambda *a: (decoded.append(1), upright(*a)))
+        data = with_contents(read_dataset(root), tmp_path / "w")
+        return run_preflight(data, limits, loose, cache=tmp_path / "w" / "looks.json")[1], len(decoded)
+
+    (tmp_path / "w").mkdir()
+    first, decoded = night()
+    assert decoded == 8
+    assert night() == (first, 0)
+    (root / "3.jpg").write_bytes(picture(33))
+    assert night()[1] == 1
+    assert night(PREPROCESS.model_copy(update={"max_pixels": 10_000}))[1] == 8
