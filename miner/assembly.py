@@ -21,11 +21,11 @@ from engines.machine.tally import Tally
 from engines.store.store import Store
 from miner.answering.cascade import Cascade
 from miner.answering.handoff import HandOff
+from miner.answering.live_rates import open_canary
 from miner.answering.record import Observer
 from miner.chain.port import AxonAddress, ChainPort, ChainSnapshot
 from miner.chain.watch import ChainWatch
 from miner.errors import StartError
-from miner.events.canary_event import ruling_event
 from miner.events.event import EventSink
 from miner.identities import Identity
 from miner.live_risk.live_risk import LiveRisk
@@ -86,15 +86,7 @@ def canary_of(
     settings: MinerSettings, follower: StoreFollower, batcher: Batcher, events: EventSink, stack: AsyncExitStack
 ) -> Canary:
     """What watches the first requests of a new bundle."""
-    canary = Canary(
-        settings.engine.swap.canary,
-        store=Store(settings.store),
-        slot=follower.slot,
-        batcher=batcher,
-        roll_back=lambda bundle, why: follower.give_up(bundle, why, now=utc_now()),
-        tell=lambda ruling: events.event(ruling_event(ruling)),
-    )
-    follower.on_live = canary.begin
+    canary = open_canary(settings.engine.swap.canary, Store(settings.store), follower, batcher, events)
     stack.push_async_callback(canary.close)
     return canary
 
