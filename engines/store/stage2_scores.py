@@ -57,7 +57,7 @@ class Score(BaseModel):
         order_gap: how far the score moves where the question names its two answers the other way round; None where
             that was not asked.
         ms: how long the answer took.
-        cost: what it cost, in whatever money the operator counts; None if nobody named a price.
+        cost: of handing it on once, in whatever money the operator counts; None if nobody named a price.
         reason: why there is no score.
     """
 

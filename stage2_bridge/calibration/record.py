@@ -144,7 +144,7 @@ class Stage2Record(Artifact):
         latency: of the answers on both sets.
         order_gap: how far its score moves, in the mean, where the question names its two answers the other way round;
             None where the question names none.
-        price: of one call, in whatever money the operator counts; None if nobody named one.
+        price: of handing an image on, in the mean, in whatever money the operator counts; None if nobody named one.
         gain: what handing on is worth, from val_select.
         notes: what else a person should know, one sentence each.
     """

@@ -5,24 +5,31 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from engines.errors import EngineError, RemoteError
 from engines.store.stage2_scores import Score, ServerScores
-from stage2_bridge.client import ImageRefused, Stage2Client, Stage2Error, TwoOrders
+from stage2_bridge.client import ImageRefused, MeteredProbability, Stage2Client, Stage2Error, TwoOrders
+from stage2_bridge.protection.budget.budget import Cost
 
 # Attempts for one image, with a longer pause before each.
-ATTEMPTS, PAUSE_S = 3, 0.5
+ATTEMPTS, PAUSE_S, LONGEST_PAUSE_S = 3, 0.5, 60.0
 # Images without an answer one after another: the server is gone, and not the images to blame.
 GIVE_UP = 10
 # Of replies that blame the request.
 REFUSED = frozenset({400, 413, 415, 422})
 
 Load = Callable[[], bytes]
-# The score, and how far it is from that of the other order.
-_Answer = tuple[float, float | None]
+
+
+class _Answer(NamedTuple):
+    """A score, and how far it is from that of the other order."""
+
+    score: float
+    gap: float | None = None
 
 
 @dataclass
@@ -47,7 +54,7 @@ async def survey(
     *,
     at_a_time: int,
     timeout_s: float,
-    price: float | None = None,
+    price: Cost | None = None,
     both_orders: int = 0,
     mean_of_orders: bool = False,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
@@ -62,9 +69,10 @@ async def survey(
         kept: what it said before, and where what it says now is written, answer by answer.
         at_a_time: images at a time.
         timeout_s: for each attempt.
-        price: of a call, to be kept with each answer; None if nobody named one.
+        price: what a call costs, to be kept with each answer; answers that were kept without one get it now. None if
+            nobody named one.
         both_orders: the first so many images are asked about with the answers the other way round as well, where the
-            question names them; such a call costs twice the price.
+            question names them.
         mean_of_orders: whether the server answers by the mean of both orders.
         progress: called with images done and images in all.
         clock: seconds.
@@ -73,98 +81,152 @@ async def survey(
     Raises:
         Stage2Error: ten images one after another have no answer; what it said before that is kept.
     """
-    found = Survey([""] * len(images))
-    left: Iterator[int] = iter(range(len(images)))
-    done, in_a_row = 0, 0
-    under_way: set[str] = set()
-    writing = asyncio.Lock()
-
-    async def one(place: int) -> None:
-        nonlocal done, in_a_row
-        content = await asyncio.to_thread(images[place])
-        image = found.images[place] = hashlib.sha256(content).hexdigest()
-        if image not in kept.scores and image not in under_way:
-            under_way.add(image)
-            try:
-                ask = partial(_both if place < both_orders else _one_order, client, mean=mean_of_orders)
-                score = await _asked(ask, image, content, timeout_s, clock, pause_s)
-            except (EngineError, Stage2Error) as error:
-                found.failed[image] = str(error)
-                in_a_row += 1
-            else:
-                found.asked += 1
-                in_a_row = 0
-                async with writing:
-                    await asyncio.to_thread(kept.keep, [_priced(score, price, mean=mean_of_orders)])
-        done += 1
-        progress(done, len(images))
-
-    async def worker() -> None:
-        for place in left:
-            await one(place)
-            # The others end what they have begun, so that no answer is lost that may have been paid for.
-            if in_a_row >= GIVE_UP:
-                return
-
-    workers = [asyncio.create_task(worker()) for _ in range(min(at_a_time, len(images)))]
-    try:
-        await asyncio.gather(*workers)
-    finally:
-        for task in workers:
-            task.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
-    if in_a_row >= GIVE_UP:
-        *_, told = found.failed.values()
+    manner = _Manner(price, both_orders, timeout_s, pause_s, clock, mean=mean_of_orders)
+    work = _Work(client, images, kept, manner, progress)
+    await _all_of([work.some() for _ in range(min(at_a_time, len(images)))])
+    if work.gone:
+        *_, told = work.found.failed.values()
         raise Stage2Error(
             f"{client.name} had no answer to {GIVE_UP} images one after another, to the last because: {told}; what it "
             "said before is kept: see `cascade stage2 check`, and run this again"
         )
-    return found
+    return work.found
+
+
+@dataclass(frozen=True)
+class _Manner:
+    """How an image is asked about; see `survey`."""
+
+    price: Cost | None
+    both_orders: int
+    timeout_s: float
+    pause_s: float
+    clock: Callable[[], float]
+    mean: bool
+
+
+class _Work:
+    """The images that are left, for several to take from; see `survey`."""
+
+    def __init__(
+        self,
+        client: Stage2Client,
+        images: Sequence[Load],
+        kept: ServerScores,
+        manner: _Manner,
+        progress: Callable[[int, int], None],
+    ) -> None:
+        self.found = Survey([""] * len(images))
+        self._client, self._images, self._kept, self._manner = client, images, kept, manner
+        self._progress = progress
+        self._left: Iterator[int] = iter(range(len(images)))
+        self._done = self._in_a_row = 0
+        self._under_way: set[str] = set()
+        self._writing = asyncio.Lock()
+
+    @property
+    def gone(self) -> bool:
+        """Whether the server has stopped answering."""
+        return self._in_a_row >= GIVE_UP
+
+    async def some(self) -> None:
+        """Ask about one image after another while there are any, and the server answers."""
+        for place in self._left:
+            await self._one(place)
+            # The others end what they have begun, so that no answer is lost that may have been paid for.
+            if self.gone:
+                return
+
+    async def _one(self, place: int) -> None:
+        content = await asyncio.to_thread(self._images[place])
+        image = self.found.images[place] = hashlib.sha256(content).hexdigest()
+        try:
+            score = await self._score(place, image, content)
+        except (EngineError, Stage2Error) as error:
+            self.found.failed[image] = str(error)
+            self._in_a_row += 1
+        else:
+            if score is not None:
+                self._in_a_row = 0
+                async with self._writing:
+                    await asyncio.to_thread(self._kept.keep, [score])
+        self._done += 1
+        self._progress(self._done, len(self._images))
+
+    async def _score(self, place: int, image: str, content: bytes) -> Score | None:
+        """What is to be written down of an image; None for nothing."""
+        price = self._manner.price
+        if (known := self._kept.scores.get(image)) is not None:
+            return (
+                None if price is None or known.cost is not None else known.model_copy(update={"cost": price.of(None)})
+            )
+        if image in self._under_way:
+            return None
+        self._under_way.add(image)
+        ask = _both if place < self._manner.both_orders else _one_order
+        score = await _asked(partial(ask, self._client, mean=self._manner.mean), image, content, self._manner)
+        self.found.asked += 1
+        return score
+
+
+async def _all_of(workers: Sequence[Coroutine[None, None, None]]) -> None:
+    """Run them to their end; if one fails, the others are given up before it is told."""
+    tasks = [asyncio.create_task(worker) for worker in workers]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _one_order(client: Stage2Client, content: bytes, timeout_s: float, *, mean: bool) -> _Answer:  # noqa: ARG001
-    return float(await client.ask(content, timeout_s)), None
+    return _Answer(await client.ask(content, timeout_s))
 
 
 async def _both(client: Stage2Client, content: bytes, timeout_s: float, *, mean: bool) -> _Answer:
     both = await client.ask_in_both_orders(content, timeout_s) if isinstance(client, TwoOrders) else None
     if both is None:
         return await _one_order(client, content, timeout_s, mean=mean)
-    return sum(both) / 2 if mean else both[0], abs(both[0] - both[1])
-
-
-def _priced(score: Score, price: float | None, *, mean: bool) -> Score:
-    calls = 2 if mean or score.order_gap is not None else 1
-    return score.model_copy(update={"cost": None if price is None else price * calls})
+    first, second = both
+    gap = abs(first - second)
+    if not mean:
+        return _Answer(first, gap)
+    tokens = [one.tokens for one in both if isinstance(one, MeteredProbability)]
+    middle = (first + second) / 2
+    return _Answer(MeteredProbability(middle, sum(tokens)) if len(tokens) == len(both) else middle, gap)
 
 
 async def _asked(
-    ask: Callable[[bytes, float], Awaitable[_Answer]],
-    image: str,
-    content: bytes,
-    timeout_s: float,
-    clock: Callable[[], float],
-    pause_s: float,
+    ask: Callable[[bytes, float], Awaitable[_Answer]], image: str, content: bytes, manner: _Manner
 ) -> Score:
+    price, clock, timeout_s = manner.price, manner.clock, manner.timeout_s
     failure: EngineError | Stage2Error = Stage2Error("not asked")
     for attempt in range(ATTEMPTS):
         began = clock()
         try:
             async with asyncio.timeout(timeout_s):
-                score, gap = await ask(content, timeout_s)
+                found = await ask(content, timeout_s)
         except ImageRefused as error:
-            return Score(image=image, score=None, ms=(clock() - began) * 1e3, reason=str(error))
+            return _refused(image, error, (clock() - began) * 1e3, price)
         except TimeoutError:
             failure = Stage2Error(f"no answer within {timeout_s:g} s")
         except RemoteError as error:
             if error.status in REFUSED:
-                return Score(image=image, score=None, ms=(clock() - began) * 1e3, reason=str(error))
+                return _refused(image, error, (clock() - began) * 1e3, price)
             failure = error
         except (EngineError, Stage2Error) as error:
             failure = error
         else:
-            return Score(image=image, score=score, order_gap=gap, ms=(clock() - began) * 1e3)
+            ms = (clock() - began) * 1e3
+            tokens = found.score.tokens if isinstance(found.score, MeteredProbability) else None
+            cost = None if price is None else price.of(tokens)
+            return Score(image=image, score=float(found.score), order_gap=found.gap, ms=ms, cost=cost)
         if attempt + 1 < ATTEMPTS:
             told = failure.retry_after_s if isinstance(failure, RemoteError) else None
-            await asyncio.sleep(pause_s * (attempt + 1) if told is None else told)
+            await asyncio.sleep(manner.pause_s * (attempt + 1) if told is None else min(told, LONGEST_PAUSE_S))
     raise failure
+
+
+def _refused(image: str, error: Exception, ms: float, price: Cost | None) -> Score:
+    return Score(image=image, score=None, ms=ms, cost=None if price is None else price.of(None), reason=str(error))

@@ -68,7 +68,9 @@ def evaluate(
     most: Annotated[
         int | None, typer.Option(min=1, help="Most rows of each set to ask about, picked by hash; default all.")
     ] = None,
-    price: Annotated[float | None, typer.Option(min=0, help="Of one call, in any money.")] = None,
+    price: Annotated[
+        float | None, typer.Option(min=0, help="Of one call, in any money; default that of the settings.")
+    ] = None,
     at_a_time: Annotated[int | None, typer.Option(min=1, help="Images at a time; default four.")] = None,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Seconds for each image.")] = 30.0,
     progress: KindOption = ProgressKind.AUTO,

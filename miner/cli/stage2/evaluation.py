@@ -29,6 +29,7 @@ from stage1.probability.server_score import FLOOR
 from stage2_bridge.calibration.record import GainTable, Latency, Stage2Record
 from stage2_bridge.calibration.survey import Survey, survey
 from stage2_bridge.client import ServerIdentity, Stage2Error
+from stage2_bridge.protection.budget.budget import Cost
 from stage2_bridge.servers.open_server import client_of
 from stage2_bridge.settings import EngineServer, OpenAiServer, Server, Stage2Settings
 
@@ -47,7 +48,7 @@ class Asking:
     Attributes:
         at_a_time: images at a time; None for four, or fewer where the server takes fewer.
         timeout_s: for each attempt.
-        price: of a call; None if nobody named one.
+        price: of a call; None for that of the settings.
         most: rows of each set that it is asked about, picked by hash; None for all.
     """
 
@@ -111,6 +112,22 @@ def some_of(rows: Dataset, most: int | None) -> Dataset:
     return replace(rows, rows=tuple(sorted(rows.rows, key=lambda row: draw_key(0, row.image))[:most]))
 
 
+def price_of(server: Server, price: float | None) -> Cost | None:
+    """What a call costs: what is said, or else what the settings of the server say; None where neither does.
+
+    Args:
+        server: its settings.
+        price: of a call; None for that of the settings.
+    """
+    if price is not None:
+        return Cost(price)
+    if server.free or not server.dearest_call:
+        return None
+    if isinstance(server, OpenAiServer):
+        return Cost(server.price_a_call, server.price_per_1000_tokens / 1000, server.most_tokens)
+    return Cost(server.price_a_call)
+
+
 async def asked(
     server: Server, judged: JudgedRows, store: Store, asking: Asking, screen: Screen
 ) -> tuple[ServerIdentity, ServerScores, Survey, int]:
@@ -143,7 +160,7 @@ async def asked(
             kept,
             at_a_time=at_a_time,
             timeout_s=asking.timeout_s,
-            price=asking.price,
+            price=price_of(server, asking.price),
             both_orders=BOTH_ORDERS,
             mean_of_orders=isinstance(server, OpenAiServer) and server.both_orders,
             progress=lambda done, total: screen.step(done, total, "val_select and test"),
@@ -161,7 +178,6 @@ def record_of(
     stage1: Sequence[Stage1Answers],
     *,
     at_a_time: int,
-    price: float | None,
     data_sha256: str,
     now: datetime,
 ) -> Stage2Record:
@@ -174,7 +190,6 @@ def record_of(
         judged: the rows.
         stage1: what Stage-1 says of val_select and of test.
         at_a_time: images that it was asked about at a time.
-        price: of a call.
         data_sha256: hash of the data.
         now: wall-clock time, UTC.
 
@@ -217,7 +232,7 @@ def record_of(
             p99_ms=float(np.quantile(timed, 0.99)),
         ),
         order_gap=_order_gap(kept, found.images[:count]),
-        price=price,
+        price=_mean_cost(select, test),
         gain=GainTable.of(
             on_select.probability[known],
             select.calibrated(calibrator)[known],
@@ -226,6 +241,11 @@ def record_of(
         ),
         notes=tuple(_notes(judged, select, probability, calibrator is None, found)),
     )
+
+
+def _mean_cost(select: RowScores, test: RowScores) -> float | None:
+    costs = np.concatenate([select.cost, test.cost])
+    return None if np.isnan(costs).all() else float(np.nanmean(costs))
 
 
 def _order_gap(kept: ServerScores, images: Sequence[str]) -> float | None:
@@ -305,7 +325,6 @@ def evaluate_servers(
             judged,
             stage1,
             at_a_time=at_a_time,
-            price=asking.price,
             data_sha256=data_sha256,
             now=now(),
         )

@@ -38,7 +38,7 @@ def record_text(path: Path, record: Stage2Record) -> str:
             f"p50 {latency.p50_ms:.0f} ms, p99 {latency.p99_ms:.0f} ms, mean {latency.mean_ms:.0f} ms "
             f"({latency.calls} answers, {latency.at_a_time} at a time)",
         ),
-        _line("cost", "no price is named" if record.price is None else f"{record.price:g} a call"),
+        _line("cost", "no price is named" if record.price is None else f"{record.price:g} an image"),
         _line("could not answer", f"{record.refused} test rows"),
         *_order(record),
         _line("gain of handing on", _gains(record)),

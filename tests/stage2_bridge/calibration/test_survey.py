@@ -13,7 +13,8 @@ import pytest
 from engines.errors import RemoteError
 from engines.store.stage2_scores import ScoredServer, scores_of
 from stage2_bridge.calibration.survey import ATTEMPTS, GIVE_UP, Survey, survey
-from stage2_bridge.client import ImageRefused, Stage2Error
+from stage2_bridge.client import ImageRefused, MeteredProbability, Stage2Error
+from stage2_bridge.protection.budget.budget import Cost
 
 SERVER = ScoredServer(kind="kserve", name="one", model="roadwork")
 
@@ -131,7 +132,10 @@ class LanguageModel(Server):
 
     async def ask_in_both_orders(self, content: bytes, timeout_s: float) -> tuple[float, float] | None:
         first = await self.ask(content, timeout_s)
-        return first, first + 0.1
+        return first, MeteredProbability(first + 0.1, 20)
+
+    async def ask(self, content: bytes, timeout_s: float) -> float:
+        return MeteredProbability(await super().ask(content, timeout_s), 20)
 
 
 @pytest.mark.parametrize("mean", [False, True])
@@ -139,11 +143,31 @@ def test_a_language_model_is_asked_about_some_images_in_both_orders(tmp_path: Pa
     server, kept = LanguageModel(), scores_of(tmp_path, SERVER)
     loads = [partial(bytes, one) for one in pictures(6)]
     asked = survey(
-        server, loads, kept, at_a_time=2, timeout_s=5.0, price=0.5, both_orders=4, mean_of_orders=mean, pause_s=0.0
+        server,
+        loads,
+        kept,
+        at_a_time=2,
+        timeout_s=5.0,
+        price=Cost(0.5, 0.01, 90),
+        both_orders=4,
+        mean_of_orders=mean,
+        pause_s=0.0,
     )
     asyncio.run(asked)
     found = [kept.scores[sha256(one)] for one in pictures(6)]
     assert [one.order_gap for one in found] == [pytest.approx(0.1)] * 4 + [None, None]
     assert found[3].score == pytest.approx(0.08 if mean else 0.03)
-    assert [one.cost for one in found] == [1.0] * 4 + [1.0 if mean else 0.5] * 2
+    # Of one hand-off: what was asked only to see how far the order moves it costs no answer anything.
+    tokens = [2 * 20 if mean else 20] * 4 + [20, 20]
+    assert [one.cost for one in found] == [pytest.approx(0.5 + 0.01 * one) for one in tokens]
     assert scores_of(tmp_path, SERVER).scores == kept.scores
+
+
+def test_a_price_that_is_named_later_is_put_to_what_was_answered_before(tmp_path: Path) -> None:
+    server = Server()
+    assert run(server, pictures(4), tmp_path).asked == 4
+    kept, loads = scores_of(tmp_path, SERVER), [partial(bytes, one) for one in pictures(5)]
+    again = survey(server, loads, kept, at_a_time=2, timeout_s=5.0, price=Cost(0.25), pause_s=0.0)
+    assert asyncio.run(again).asked == 1
+    assert {one.cost for one in scores_of(tmp_path, SERVER).scores.values()} == {0.25}
+    assert len(server.asked) == 5
