@@ -22,5 +22,10 @@ def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
 
 
 def _value(value: object) -> str:
+    if isinstance(value, Mapping):
+        parts = (f"{json.dumps(name)} = {_value(part)}" for name, part in value.items() if part is not None)
+        return "{" + ", ".join(parts) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
     # Numbers, texts and lists of them are the same in JSON and in TOML, which has no escapes of surrogates.
     return json.dumps(value, default=str, ensure_ascii=False)

@@ -23,6 +23,17 @@ def test_every_kind_of_value_comes_back(tmp_path: Path) -> None:
     assert load_settings(tmp_path / "cascade.toml") == load_settings(None, changes)
 
 
+def test_stage_2_servers_come_back(tmp_path: Path) -> None:
+    servers = [
+        {"kind": "detector", "name": "yolo", "url": "http://127.0.0.1:1", "model": "yolo", "roadwork": [3, 7]},
+        {"kind": "openai", "name": "vlm", "url": "http://127.0.0.1:2", "model": "vlm", "key_env": "KEY"},
+    ]
+    settings = load_settings(None, {"stage2.servers": servers})
+    whole = settings.model_dump(mode="json", exclude={"night", "wallet"}, exclude_none=True)
+    write_settings(tmp_path / "cascade.toml", dotted(whole))
+    assert load_settings(tmp_path / "cascade.toml") == settings
+
+
 def test_all_defaults_come_back(tmp_path: Path) -> None:
     settings = load_settings()
     # The default of the wallets' directory is written with `~`, and read as what that stands for.
