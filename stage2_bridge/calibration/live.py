@@ -44,6 +44,7 @@ class CalibrationStatus:
         applied: whether a calibrator makes probabilities of its scores.
         model: its model and version, as it says; empty until it has.
         calibrated_on: model and version of the record; empty without one.
+        changed: what is other than it was then, in words; empty where nothing is known to be.
         bundle: id of the bundle that the record was made with; empty without one.
         evaluated_at: when, UTC, ISO 8601; empty without one.
     """
@@ -53,6 +54,7 @@ class CalibrationStatus:
     applied: bool
     model: str = ""
     calibrated_on: str = ""
+    changed: str = ""
     bundle: str = ""
     evaluated_at: str = ""
 
@@ -189,6 +191,14 @@ def _named(server: ServerIdentity | None) -> str:
     return "" if server is None else f"{server.model} {server.version}".rstrip()
 
 
+def _changed(before: ServerIdentity, now: ServerIdentity) -> str:
+    if not _same_model(before, now):
+        return "the model"
+    if before.version != now.version:
+        return "the version of the model"
+    return "" if before.fingerprint == now.fingerprint else "its flags, how it is asked, or how its reply is read"
+
+
 def _status(server: str, held: _Held) -> CalibrationStatus:
     record = held.record
     return CalibrationStatus(
@@ -197,6 +207,7 @@ def _status(server: str, held: _Held) -> CalibrationStatus:
         applied=held.applied,
         model=_named(held.identity),
         calibrated_on="" if record is None else _named(record.server),
+        changed="" if record is None or held.identity is None else _changed(record.server, held.identity),
         bundle="" if record is None else record.bundle,
         evaluated_at="" if record is None else record.evaluated_at,
     )
@@ -214,6 +225,7 @@ def _tell(server: str, held: _Held) -> None:
             server=server,
             model=about.model,
             calibrated_on=about.calibrated_on,
+            changed=about.changed,
             consequence=consequence,
             remedy=remedy,
         )

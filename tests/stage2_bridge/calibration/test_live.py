@@ -69,6 +69,7 @@ def test_another_version_is_told_and_the_old_calibrator_stays_in_use(tmp_path: P
     assert (told["event"], told["log_level"]) == ("stage2_calibration_stale", "warning")
     assert (told["model"], told["calibrated_on"]) == ("yolox 2", "yolox 1")
     assert "stays in use" in told["consequence"]
+    assert told["changed"] == "the version of the model"
     [status] = calibrations.status(["yolo"])
     assert (status.state, status.applied) == ("stale", True)
     assert calibrations.calibrated("yolo", 0.25) == pytest.approx(by(found, 0.25))
@@ -80,9 +81,19 @@ def test_the_scores_of_another_model_are_taken_as_they_are(tmp_path: Path) -> No
     with capture_logs() as logs:
         calibrations.learn({"yolo": ANOTHER})
     assert logs[0]["consequence"] == "its scores are taken as they are"
+    assert logs[0]["changed"] == "the model"
     [status] = calibrations.status(["yolo"])
     assert (status.state, status.applied) == ("stale", False)
     assert calibrations.calibrated("yolo", 0.25) == 0.25
+
+
+def test_other_flags_or_another_prompt_are_told_as_such(tmp_path: Path) -> None:
+    kept(tmp_path, record())
+    calibrations = Calibrations(tmp_path)
+    calibrations.learn({"yolo": replace(SERVER, fingerprint="xyz")})
+    [status] = calibrations.status(["yolo"])
+    assert (status.state, status.applied) == ("stale", True)
+    assert "how it is asked" in status.changed
 
 
 def test_an_evaluation_while_the_miner_runs_is_taken_over(tmp_path: Path) -> None:
