@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import httpx2
@@ -127,18 +128,18 @@ async def ask(
         steps.add(step)
 
     try:
+        # Made here, for the client would take the address and its own headers apart for each request.
+        own = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        extensions = {"trace": trace, "timeout": http.timeout.as_dict()}
+        request = httpx2.Request(
+            method, _parsed(url), headers=[*http.headers.raw, *own], content=content, extensions=extensions
+        )
         async with asyncio.timeout(timeout_s):
-            extensions = {"trace": trace}
-            async with http.stream(method, url, content=content, headers=headers, extensions=extensions) as reply:
-                body = bytearray()
-                told = reply.headers.get("content-length", "")
-                too_long = RemoteError(f"{url}: the reply is longer than {most_bytes} bytes")
-                if told.isascii() and told.isdigit() and int(told[:20]) > most_bytes:
-                    raise too_long
-                async for chunk in reply.aiter_raw():
-                    body += chunk
-                    if len(body) > most_bytes:
-                        raise too_long
+            reply = await http.send(request, stream=True)
+            try:
+                body = await _body(url, reply, most_bytes)
+            finally:
+                await reply.aclose()
     except TimeoutError as error:
         raise RemoteError(f"{url}: no reply within {timeout_s:.2g} s", timed_out=True) from error
     except httpx2.HTTPError as error:
@@ -148,14 +149,32 @@ async def ask(
     except httpx2.InvalidURL as error:
         raise RemoteError(f"{url}: no such address: {error}") from error
     if reply.status_code >= 300:
-        told = _printable(bytes(body[:MOST_TOLD_BYTES]), http.headers.get("authorization", ""))
+        told = _printable(body[:MOST_TOLD_BYTES], http.headers.get("authorization", ""))
         raise RemoteError(
             f"{url}: status {reply.status_code}{f': {told}' if told else ''}",
             status=reply.status_code,
             passing=reply.status_code in PASSING,
             retry_after_s=_seconds(reply.headers.get("retry-after", "")),
         )
-    return Response(bytes(body), reply.headers)
+    return Response(body, reply.headers)
+
+
+@lru_cache(maxsize=256)
+def _parsed(url: str) -> httpx2.URL:
+    return httpx2.URL(url)
+
+
+async def _body(url: str, reply: httpx2.Response, most_bytes: int) -> bytes:
+    told = reply.headers.get("content-length", "")
+    too_long = RemoteError(f"{url}: the reply is longer than {most_bytes} bytes")
+    if told.isascii() and told.isdigit() and int(told[:20]) > most_bytes:
+        raise too_long
+    body = bytearray()
+    async for chunk in reply.aiter_raw():
+        body += chunk
+        if len(body) > most_bytes:
+            raise too_long
+    return bytes(body)
 
 
 def _stale(error: Exception, steps: AbstractSet[str]) -> bool:
