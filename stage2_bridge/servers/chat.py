@@ -185,7 +185,9 @@ class ChatClient:
                     most_bytes=MOST_BYTES,
                 )
             except RemoteError as error:
-                unknown = blamed(str(error), without, constrained=settings.constrained)
+                # Of a server that has answered it is known what it knows.
+                guess = self._measured is None
+                unknown = blamed(str(error), without, constrained=settings.constrained, guess=guess)
                 if error.status in {400, 422} and unknown is not None:
                     without |= {unknown}
                     continue

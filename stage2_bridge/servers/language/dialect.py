@@ -65,19 +65,20 @@ def body(
     return json.dumps(sent).encode()
 
 
-def blamed(told: str, without: AbstractSet[str], *, constrained: bool) -> str | None:
+def blamed(told: str, without: AbstractSet[str], *, constrained: bool, guess: bool) -> str | None:
     """Which part of a refused request the server may not know; None if there is no more to leave out.
 
     Args:
-        told: the refusal. One that names no part may still mean the constraint or the log-probabilities.
+        told: the refusal.
         without: parts that are left out already.
         constrained: whether yes and no alone were asked for.
+        guess: whether a refusal that names no part may mean the constraint or the log-probabilities.
     """
     optional = (*((CHOICE,) if constrained else ()), TOP_LOGPROBS, LOGPROBS, MAX_TOKENS, TEMPERATURE)
     known = [part for part in optional if part not in without]
     if LOGPROBS in without:
         known = [part for part in known if part != TOP_LOGPROBS]
     named: str | None = next((part for part in known if part in told), None)
-    if named is not None:
+    if named is not None or not guess:
         return named
     return next((part for part in (CHOICE, LOGPROBS) if part in known), None)

@@ -314,3 +314,17 @@ def test_a_server_that_is_busy_has_no_identity_rather_than_another() -> None:
     fake = Fake(lambda one: http(503, b"") if one.path == "/version" else knows(one))
     with pytest.raises(RemoteError, match="status 503"):
         asked(fake, lambda client: client.identity(5.0))
+
+
+def test_a_server_that_has_answered_loses_nothing_by_a_refusal_that_names_nothing() -> None:
+    knows = chat({"yes": log(0.7), "no": log(0.3)})
+    fake = Fake(lambda one: http(400, b"try again") if len(fake.asked) == 2 else knows(one))
+
+    async def thrice(client: Any) -> list[float]:
+        first = await client.ask(IMAGE, 5.0)
+        with pytest.raises(RemoteError, match="try again"):
+            await client.ask(IMAGE, 5.0)
+        return [first, await client.ask(IMAGE, 5.0)]
+
+    assert asked(fake, thrice, constrained=False) == pytest.approx([0.7, 0.7])
+    assert len(fake.asked) == 3
