@@ -45,8 +45,8 @@ log = structlog.get_logger(__name__)
 DIRECTORY, STREAMS, SITES = "live_risk", "streams", "sites.json"
 # Pictures that wait for the thread; each is some hundred kilobytes.
 MOST_QUEUED = 64
-# After an answer; it has left by then.
-AFTER_S = 0.005
+# After an answer, which has left by then; pictures that came meanwhile are looked at together.
+AFTER_S = 0.1
 # Certificates whose audits are kept; those that were live longest ago go first.
 KEPT_STREAMS = 6
 

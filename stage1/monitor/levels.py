@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator
 
 from stage1.certificate.risks import Risk
 from stage1.certificate.statistics.percent import at_most
@@ -23,22 +23,15 @@ NAMES = {
 LABEL_MORE = "Label the audits that wait (`cascade risk show` lists them) and let a night certify on fresh rows."
 
 
-class Limit(Section):
-    """Where a reading raises the level to `watch`, and where it lets it go again.
+def _two_sides(limit: tuple[float, float]) -> tuple[float, float]:
+    enter, leave = limit
+    if not 0 < leave < enter:
+        raise ValueError(f"enters at {enter:g} and leaves at {leave:g}: it must leave lower than it enters, above 0")
+    return limit
 
-    Attributes:
-        enter: at or above.
-        leave: below; less than `enter`.
-    """
 
-    enter: float = Field(gt=0)
-    leave: float = Field(gt=0)
-
-    @model_validator(mode="after")
-    def _apart(self) -> Limit:
-        if self.leave >= self.enter:
-            raise ValueError(f"leave is {self.leave:g} and enter {self.enter:g}: it must be smaller")
-        return self
+Limit = Annotated[tuple[float, float], AfterValidator(_two_sides)]
+"""Where a reading raises the level to `watch`, and the lower one below which it lets it go again."""
 
 
 class LevelSettings(Section):
@@ -52,11 +45,11 @@ class LevelSettings(Section):
         backlog_h: age of the oldest audit that waits for its verdict, in hours.
     """
 
-    e_value: Limit = Limit(enter=10.0, leave=3.0)
-    change: Limit = Limit(enter=0.05, leave=0.01)
-    theta: Limit = Limit(enter=0.5, leave=0.1)
-    drift: Limit = Limit(enter=100.0, leave=10.0)
-    backlog_h: Limit = Limit(enter=72.0, leave=48.0)
+    e_value: Limit = (10.0, 3.0)
+    change: Limit = (0.05, 0.01)
+    theta: Limit = (0.5, 0.1)
+    drift: Limit = (100.0, 10.0)
+    backlog_h: Limit = (72.0, 48.0)
 
 
 @dataclass(frozen=True)
@@ -110,8 +103,8 @@ def standing(
     held = before.reasons or {}
     reasons = {}
     for name, reading in readings.items():
-        limit: Limit = getattr(settings, name)
-        if reading >= math.log(limit.leave if name in held else limit.enter):
+        enter, leave = getattr(settings, name)
+        if reading >= math.log(leave if name in held else enter):
             reasons[name] = _watch_text(name, math.exp(min(reading, 700.0)), state, terms)
     return Standing("watch" if reasons else "ok", reasons)
 

@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from stage1.monitor.audit import Audit
-from stage1.monitor.levels import LevelSettings, Limit, Standing, standing
+from stage1.monitor.levels import LevelSettings, Standing, standing
 from stage1.monitor.risk_monitor import MonitorState, MonitorTerms, after_audit
 
 TERMS, SETTINGS = MonitorTerms(), LevelSettings()
@@ -61,5 +61,6 @@ def test_theta_is_told() -> None:
 
 
 def test_a_limit_needs_two_sides() -> None:
-    with pytest.raises(ValidationError, match="smaller"):
-        Limit(enter=1, leave=1)
+    for limit in ((1, 1), (1, 2), (1, 0)):
+        with pytest.raises(ValidationError, match="leave lower"):
+            LevelSettings(drift=limit)
