@@ -41,6 +41,7 @@ from offline.splits.splits_file import Splits
 from offline.stages import STAGE_NAMES
 from offline.unfinished_night import Record, to_finish
 from stage1.certificate.params import ScrcParams
+from stage1.model.backbone_access import check_backbone
 from stage1.telemetry import switch_off
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def run_night(
         ... )  # doctest: +SKIP
     """
     choice = choice if last is None else replace(choice, only=last)
-    rows = _read(data, workspace, config, now())
+    rows = _read(data, workspace, config, now(), learns=choice.last(stages()) != STAGE_NAMES[0])
     on_data(inventory_of(rows, config.splits.sequence_columns, places=config.splits.gps_cell_m is not None))
     if (cost := _cost(config, len(rows))) is not None:
         on_cost(cost)
@@ -169,7 +170,7 @@ def plan_night(
         SettingsError: a setting names what is not in the data.
         OfflineError: the run would stop.
     """
-    rows = _read(data, workspace, config, now())
+    rows = _read(data, workspace, config, now(), learns=False)
     night = _Night(workspace, Store(store), config, Silence(), now, choice)
     before = to_finish(workspace, rows, config, lambda own: with_contents(own, workspace))
     if before is None or choice != EVERYTHING:
@@ -179,8 +180,11 @@ def plan_night(
     return [*first, *plan(night.pipeline(rows, Silence()), choice)]
 
 
-def _read(data: Path, workspace: Path, config: RunConfig, at: datetime) -> Dataset:
+def _read(data: Path, workspace: Path, config: RunConfig, at: datetime, *, learns: bool) -> Dataset:
     """The rows, after making sure that a night with them can run."""
+    # Before the pictures, which take minutes or hours.
+    if learns:
+        check_backbone(config.model.backbone)
     # A runtime that is missing is found now, and not after hours of training.
     check_available(config.engine)
     rows = with_contents(read_dataset(data), workspace)
@@ -228,6 +232,10 @@ class _Night:
             if self.kept is not None:
                 pipeline.check_finished(self.kept)
             run = pipeline.run(self.choice)
+        return self.outcome(run)
+
+    def outcome(self, run: Path) -> NightOutcome:
+        """What came of it, read from what its stages wrote."""
         last, notes = self.choice.last(stages()), _notes(run)
         if last != STAGE_NAMES[-1]:
             return NightOutcome(run, last, notes=notes)

@@ -32,7 +32,6 @@ class UnfinishedNight(Artifact):
     Attributes:
         began_at: when it was begun first, UTC, ISO 8601.
         starts: how often it was begun.
-        stage: the stage that it has come to.
         config: of the night.
         data_sha256: hash of its data.
         rows: its rows.
@@ -44,7 +43,6 @@ class UnfinishedNight(Artifact):
 
     began_at: str
     starts: int
-    stage: str
     config: RunConfig
     data_sha256: str
     rows: tuple[Row, ...]
@@ -54,7 +52,8 @@ class UnfinishedNight(Artifact):
     @property
     def name(self) -> str:
         """What it is called where a person reads of it."""
-        return f"the night of {self.began_at}, which came to {self.stage} in {self.starts} starts and was not finished"
+        times = "once" if self.starts == 1 else f"{self.starts} times"
+        return f"the night of {self.began_at}, which was begun {times} and not finished"
 
     def on(self, data: Dataset) -> Dataset:
         """Its rows, with the files as they are now.
@@ -105,7 +104,7 @@ def to_finish(
     if night.config != config:
         return Unfinished(night, None, f"{night.name}, is given up, because the settings are others now")
     if night.starts >= MOST_STARTS:
-        return Unfinished(night, None, f"{night.name}, is given up after so many, and this night begins with new rows")
+        return Unfinished(night, None, f"{night.name}, is given up, and this night begins with new rows")
     own = with_contents(night.on(data))
     changed = sum(own.contents.get(row) != taken for row, taken in night.contents.items())
     if changed:
@@ -134,7 +133,7 @@ class Record:
         before = read_unfinished(workspace)
         same = before is not None and before.data_sha256 == data.sha256 and before.config == config
         self._began, self._starts = (before.began_at, before.starts + 1) if same and before else (now, 1)
-        self._kept = ""
+        self._kept = False
 
     def __enter__(self) -> Self:
         return self
@@ -146,19 +145,19 @@ class Record:
 
     def stage(self, name: str, state: str) -> None:
         """See `Progress.stage`."""
-        self._progress.stage(name, state)
+        # Before the stage works: it may be killed at any moment.
         if state == "running" and name != FIRST and not self._kept:
-            self._kept = name
+            self._kept = True
             UnfinishedNight(
                 began_at=self._began,
                 starts=self._starts,
-                stage=name,
                 config=self._config,
                 data_sha256=self._data.sha256,
                 rows=self._data.rows,
                 paths={row: path for row, path in self._data.paths.items() if row in self._data.by_id},
                 contents={row: self._data.contents.get(row) for row in self._data.ids},
             ).write(self._path)
+        self._progress.stage(name, state)
 
     def step(self, done: int, total: int, note: str = "") -> None:
         """See `Progress.step`."""

@@ -12,8 +12,9 @@ from transformers.utils import logging as hf_logging
 
 from stage1.errors import ModelError
 from stage1.model import trunk
+from stage1.model.backbone_access import how_to_get, is_here
 from stage1.model.net import Layout, Stage1Net, view_shape
-from stage1.model.settings import DINOV3, ModelSettings, PretrainedBackbone, RandomBackbone
+from stage1.model.settings import ModelSettings, PretrainedBackbone, RandomBackbone
 from stage1.preprocess import Shape
 
 
@@ -150,26 +151,8 @@ def _pretrained(backbone: PretrainedBackbone) -> PreTrainedModel:
             )
             return made
         loaded: PreTrainedModel = AutoModel.from_pretrained(
-            backbone.name, local_files_only=directory.is_dir(), use_safetensors=True, dtype=torch.float32
+            backbone.name, local_files_only=is_here(backbone.name), use_safetensors=True, dtype=torch.float32
         )
     except (OSError, ValueError) as error:
-        raise ModelError(_how_to_get(backbone.name, error)) from error
+        raise ModelError(how_to_get(backbone.name, str(error))) from error
     return loaded
-
-
-def _how_to_get(name: str, error: Exception) -> str:
-    """What was wrong and what to do about it."""
-    if "use_safetensors" in str(error):
-        return (
-            f"the backbone {name!r} has no weights in safetensors, and no others are read: give a model that has them, "
-            "or a local directory, as model.backbone.name"
-        )
-    told = f"the backbone {name!r} cannot be loaded: {str(error).strip().splitlines()[0]}"
-    if name == DINOV3 or "gated" in str(error) or "401" in str(error) or "403" in str(error):
-        return (
-            f"{told}. Its weights are gated: open https://huggingface.co/{name} while logged in, accept the licence, "
-            "wait until access is granted, run `hf auth login` with a token that may read gated repositories, and "
-            "start again. Without a network, give the directory of a downloaded copy: "
-            "--set model.backbone.name=/path/to/dinov3"
-        )
-    return f"{told}. Give a model of the Hugging Face hub or a local directory as model.backbone.name"

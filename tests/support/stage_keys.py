@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from offline.config import RunConfig
 from offline.night import stages
@@ -23,8 +23,8 @@ class NoData(NamedTuple):
 def stage_key(stage: NightStage, config: RunConfig, data: str = "data") -> str:
     """Key of a stage with a config."""
     reads = stage.reads(config)
-    view = View(narrowed(config, reads.settings), NoData(data), {}, FileContents(None).below(reads.outside))
-    return key_of(stage.name, stage_reads(stage, view))  # type: ignore[arg-type]
+    view: Any = View(narrowed(config, reads.settings), NoData(data), {}, FileContents(None).below(reads.outside))
+    return key_of(stage.name, stage_reads(stage, view))
 
 
 def changed_stages(before: RunConfig, after: RunConfig) -> set[str]:

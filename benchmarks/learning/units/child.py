@@ -26,6 +26,7 @@ from offline.data.dataset import Dataset
 from offline.errors import OfflineError, TrainingInterrupted
 from offline.learning.predict import predict
 from offline.night import stages
+from offline.pipeline.choice import Choice
 from offline.pipeline.run_files import BEST
 from offline.pipeline.runner import Pipeline
 from offline.splits.settings import Split
@@ -141,7 +142,7 @@ def _trained(place: Place, unit: Unit, config: RunConfig, workspace: Path, meter
         now=lambda: datetime.now(UTC),
         progress=meter,
     )
-    run = pipeline.run(LAST)
+    run = pipeline.run(Choice(only=LAST))
     return pipeline.config, run / BEST
 
 

@@ -51,9 +51,9 @@ class LabelsCsv:
         paths = ImagePaths(self._path.parent)
         lines: dict[str, int] = {}
         rows: list[Row] = []
-        missing: list[MissingImage] = []
+        gone: list[MissingImage] = []
         for record in table.records:
-            row = _located(table, record, paths, missing)
+            row = _located(table, record, paths, gone)
             if row.image in lines:
                 raise DatasetError(
                     f"{self.name}: {row.image!r} is listed twice, in lines {lines[row.image]} and {record.line}; a "
@@ -61,9 +61,9 @@ class LabelsCsv:
                 )
             lines[row.image] = record.line
             rows.append(row)
-        if too_many_missing(len(missing), len(rows)):
+        if too_many_missing(len(gone), len(rows)):
             # All of them, most often: the paths are written otherwise, or the disk with the images is not there.
-            raise DatasetError(f"{missing[0]}; {missing_words(len(missing), len(rows))}")
+            raise DatasetError(f"{gone[0]}; {missing_words(len(gone), len(rows))}")
         return tuple(rows)
 
 

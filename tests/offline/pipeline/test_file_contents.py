@@ -10,6 +10,7 @@ import pytest
 
 from offline.pipeline import file_contents
 from offline.pipeline.file_contents import FileContents
+from stage1.artifacts import sha256_file
 
 
 class Reads:
@@ -17,7 +18,7 @@ class Reads:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.paths: list[str] = []
-        real = file_contents.sha256_file
+        real = sha256_file
 
         def counted(path: Path) -> str:
             self.paths.append(path.name)

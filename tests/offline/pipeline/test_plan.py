@@ -24,6 +24,7 @@ from offline.pipeline.choice import EVERYTHING, Choice
 from offline.pipeline.plan import plan, plan_words
 from offline.pipeline.progress import Silence
 from offline.pipeline.runner import Pipeline
+from offline.pipeline.settings_view import only
 from offline.splits.splits_file import Splits
 from tests.support.stand_ins import stand_in_stages
 
@@ -92,7 +93,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished night."""
     home = tmp_path_factory.mktemp("finished")
     list(write_scenes(home / "data", scenes=SCENES))
-    Home(home, home / "data", Splits.model_construct()).pipeline().run()
+    Home(home, home / "data", only(Splits, {})).pipeline().run()
     return home
 
 
@@ -158,7 +159,7 @@ def test_a_setting_runs_what_reads_it_and_the_plan_says_so(
 def test_every_section_of_the_settings_is_touched() -> None:
     touched = {
         path.partition(".")[0]
-        for mark in test_a_setting_runs_what_reads_it_and_the_plan_says_so.pytestmark  # type: ignore[attr-defined]
+        for mark in test_a_setting_runs_what_reads_it_and_the_plan_says_so.pytestmark
         for changes, _ in mark.args[1]
         for path in changes
     }

@@ -193,7 +193,9 @@ def test_a_stage_that_reads_more_than_it_declares_fails(
         reads(context)
         writes("train")(context)
 
-    declared = lambda _: Reads(("train_supervised.epochs",), {"split": ("split.txt",)})  # noqa: E731
+    def declared(_: RunConfig) -> Reads[Any]:
+        return Reads(("train_supervised.epochs",), {"split": ("split.txt",)})
+
     plan = tuple(replace(stage, reads=declared) if stage.name == "train" else stage for stage in stages())
     run(tmp_path / "right", plan)
     wrong = tuple(replace(stage, run=run_train) if stage.name == "train" else stage for stage in plan)

@@ -20,6 +20,7 @@ from offline.learning.race.outcome import RaceRecord
 from offline.learning.supervised.outcome import TrainingOutcome
 from offline.learning.supervised.train import Trainee, train_supervised
 from offline.night import stages
+from offline.pipeline.choice import Choice
 from offline.pipeline.progress import Silence
 from offline.pipeline.runner import Pipeline
 from offline.splits.splits_file import Splits
@@ -72,7 +73,7 @@ def raced(
 ) -> tuple[Path, RaceRecord]:
     now: Callable[[], datetime] = lambda: datetime(2026, 1, 1, tzinfo=UTC)  # noqa: E731
     rows = read_dataset(home / data)
-    run = Pipeline(stages(), workspace, Store(workspace / "store"), rows, chosen, now, Silence()).run(last)
+    run = Pipeline(stages(), workspace, Store(workspace / "store"), rows, chosen, now, Silence()).run(Choice(only=last))
     return run, RaceRecord.read(run / "race.json")
 
 
@@ -99,11 +100,11 @@ def test_rows_of_exams_are_never_opened_and_change_nothing(home: Path, tmp_path:
     rows = read_dataset(tmp_path / "data")
     now = lambda: datetime(2026, 1, 1, tzinfo=UTC)  # noqa: E731
     pipeline = Pipeline(stages(), tmp_path / "work", Store(tmp_path / "store"), rows, config(), now, Silence())
-    splits = Splits.read(pipeline.run("splits") / "splits.json")
+    splits = Splits.read(pipeline.run(Choice(only="splits")) / "splits.json")
     for name in ("val_calib", "test"):
         for row in splits.sets[name].ids:
             (tmp_path / "data" / row).unlink()
-    found = RaceRecord.read(pipeline.run("race") / "race.json")
+    found = RaceRecord.read(pipeline.run(Choice(only="race")) / "race.json")
     assert found == raced(home, home / "workspace", config())[1]
     held_out = len(splits.sets["train"].ids) + len(splits.sets["val_select"].ids)
     assert found.rows == held_out

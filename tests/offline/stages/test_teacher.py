@@ -21,6 +21,7 @@ from offline.learning.adapter_file import AdapterDescription
 from offline.learning.distillation.teacher import answers_of
 from offline.learning.supervised.record import TrainingRecord
 from offline.night import stages
+from offline.pipeline.choice import Choice
 from offline.pipeline.progress import Silence
 from offline.pipeline.runner import Pipeline
 from offline.splits.splits_file import Splits
@@ -60,7 +61,9 @@ def config(**changes: object) -> RunConfig:
 def night(home: Path, workspace: Path, chosen: RunConfig, last: str = "train_supervised") -> Path:
     now = lambda: datetime(2026, 1, 1, tzinfo=UTC)  # noqa: E731
     rows = read_dataset(home / "data")
-    return Pipeline(stages(), workspace, Store(workspace / "store"), rows, chosen, now, Silence()).run(last)
+    return Pipeline(stages(), workspace, Store(workspace / "store"), rows, chosen, now, Silence()).run(
+        Choice(only=last)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -34,6 +34,7 @@ from offline.learning.self_distillation.judge import Judge
 from offline.learning.self_distillation.record import AdaptationRecord
 from offline.learning.supervised.record import TrainingRecord
 from offline.night import recompile, stages
+from offline.pipeline.choice import Choice
 from offline.pipeline.runner import Pipeline
 from offline.publish.gate import Publication
 from offline.splits.splits_file import Splits
@@ -119,7 +120,7 @@ def night(
     now = lambda: datetime(2026, 1, 1, tzinfo=UTC)  # noqa: E731
     rows = read_dataset(home / data)
     pipeline = Pipeline(stages(), home / workspace, Store(home / store), rows, chosen, now, told)
-    return pipeline.run(last), told
+    return pipeline.run(Choice(only=last)), told
 
 
 @pytest.fixture(scope="module")

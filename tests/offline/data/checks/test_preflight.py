@@ -240,7 +240,12 @@ def test_a_file_is_decoded_once_in_all_nights(tmp_path: Path, monkeypatch: pytes
 
     def night(limits: PreprocessSettings = PREPROCESS) -> tuple[PreflightReport, int]:
         decoded: list[int] = []
-        monkeypatch.setattr(file_looks, "upright", lambda *a: (decoded.append(1), upright(*a)))
+
+        def counted(content: bytes, settings: PreprocessSettings) -> Image.Image:
+            decoded.append(1)
+            return upright(content, settings)
+
+        monkeypatch.setattr(file_looks, "upright", counted)
         data = with_contents(read_dataset(root), tmp_path / "w")
         return run_preflight(data, limits, loose, cache=tmp_path / "w" / "looks.json")[1], len(decoded)
 
