@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.backends.registry import check_available
+from engines.errors import StoreError
 from engines.machine.clock import utc_now
 from engines.spec import EngineSpec
 from engines.store.file_names import CONFIG, PARAMS, SPLITS
@@ -22,6 +23,7 @@ from offline.data.inventory import Inventory, inventory_of
 from offline.data.sources.missing_images import missing_words, too_many_missing
 from offline.data.sources.source import read_dataset
 from offline.data.sources.unlabelled import count_images
+from offline.disk_use import DiskUse, disk_use
 from offline.errors import DatasetError
 from offline.learning.supervised.record import TrainingRecord
 from offline.learning.throughput.cost import NightCost, Rows, transformer_of, words
@@ -41,6 +43,7 @@ from offline.splits.splits_file import Splits
 from offline.stages import STAGE_NAMES
 from offline.unfinished_night import Record, to_finish
 from stage1.certificate.params import ScrcParams
+from stage1.errors import ArtifactError
 from stage1.model.backbone_access import check_backbone
 from stage1.telemetry import switch_off
 
@@ -59,6 +62,10 @@ class NightOutcome:
         params: the policy of the challenger; None as well.
         current: whether the challenger is the current bundle now.
         notes: what a person should know of the rows and of the training, one sentence each.
+        before: the policy of the bundle that was current when the challenger was judged; None if there was none, or it
+            cannot be read.
+        times: how long each stage took that ran, s, in order.
+        disk: what the workspace and the store hold.
         first: what came of the unfinished night that was ended before this one; None if there was none.
     """
 
@@ -68,6 +75,9 @@ class NightOutcome:
     params: ScrcParams | None = None
     current: bool = False
     notes: tuple[str, ...] = ()
+    before: ScrcParams | None = None
+    times: tuple[tuple[str, float], ...] = ()
+    disk: DiskUse | None = None
     first: NightOutcome | None = None
 
 
@@ -224,7 +234,7 @@ class _Night:
         """Run it on some rows."""
         at = self.now().isoformat(timespec="seconds")
         names = [name for name in STAGE_NAMES if name in self.choice.wanted(stages())]
-        told: Progress = Forecast(self.progress, names, times_in(self.workspace))
+        told: Progress = (forecast := Forecast(self.progress, names, times_in(self.workspace)))
         with ExitStack() as stack:
             if whole:
                 told = stack.enter_context(Record(self.workspace, rows, self.config, at, told))
@@ -232,7 +242,8 @@ class _Night:
             if self.kept is not None:
                 pipeline.check_finished(self.kept)
             run = pipeline.run(self.choice)
-        return self.outcome(run)
+        used = disk_use(self.workspace, self.store.root)
+        return replace(self.outcome(run), times=forecast.times, disk=used)
 
     def outcome(self, run: Path) -> NightOutcome:
         """What came of it, read from what its stages wrote."""
@@ -247,7 +258,14 @@ class _Night:
                 self.store, publication.bundle, params, self.instead_of, now=self.now(), accept_weaker_claim=weaker
             )
             current = True
-        return NightOutcome(run, last, publication, params, current, notes)
+        return NightOutcome(run, last, publication, params, current, notes, self._policy_of(publication.champion))
+
+    def _policy_of(self, bundle: str | None) -> ScrcParams | None:
+        try:
+            return None if bundle is None else ScrcParams.read(self.store.path(bundle) / PARAMS)
+        except (ArtifactError, StoreError):
+            # Pruned meanwhile, or damaged: then nothing is said of it.
+            return None
 
 
 def with_contents(rows: Dataset, workspace: Path) -> Dataset:

@@ -10,6 +10,7 @@ from engines.machine.load_gauge import GAUGE
 from engines.store.file_names import PAGE
 from miner.nights.record import VERDICT, NightVerdict
 from miner.progress_display import JsonDisplay, RunDisplay, display
+from offline.certify.look_words import look_words
 from offline.config import RunConfig
 from offline.evaluation.training_comparison import TrainingComparison
 from offline.learning.throughput.gpu_share import take_gpu_share
@@ -19,11 +20,16 @@ from offline.pipeline.pause import Pause, sleep_until_signal, slow_by
 from offline.pipeline.plan import plan_words
 from offline.pipeline.progress import Progress
 from offline.pipeline.run_files import COMPARISON
+from offline.pipeline.stage_times import duration_words
 from offline.publish.comparison import Comparison
+from offline.publish.gate import Publication
 from offline.report.training_section import gain_lines
+from stage1.certificate.params import ScrcParams
 
 # Those of subgroups stand in `publish.json`.
 SHOWN = ("accuracy", "exit coverage")
+# Stages whose time is named, and the width of the names of the last lines.
+SHOWN_STAGES, WIDEST = 3, 15
 
 
 def shown(night: Callable[[RunDisplay], NightOutcome], progress: str, *, record: Path | None = None) -> str:
@@ -113,23 +119,66 @@ def _beside(found: Comparison) -> str:
 
 
 def told(outcome: NightOutcome) -> str:
-    """A night in words."""
+    """A night in words: notes and comparisons first, and what matters in ten lines at the end.
+
+    Where an unfinished night was finished first, it is told first.
+    """
+    first = [] if outcome.first is None else ["The unfinished night:", told(outcome.first), "", "The night after it:"]
     publication, params = outcome.publication, outcome.params
     if publication is None or params is None:
-        return "\n".join([*outcome.notes, f"{outcome.last} is done; its files are in {outcome.run}"])
-    reasons = "; ".join(publication.reasons)
-    kept = "is refused and removed" if publication.verdict == "REFUSE" else "stays a challenger"
-    verdict = "is current now" if outcome.current else f"{kept}: {reasons}"
-    certificate = params.statement if params.rule is not None else params.reason
+        return "\n".join([*first, *outcome.notes, f"{outcome.last} is done; its files are in {outcome.run}"])
     gained = gain_lines(TrainingComparison.read(outcome.run / COMPARISON))
     return "\n".join(
         [
-            f"bundle {publication.bundle} {verdict}",
+            *first,
             *publication.notes,
             *outcome.notes,
-            f"{params.status}: {certificate}",
             *(_beside(found) for found in publication.compared),
             *(f"on the test rows, {line}" for line in gained),
-            f"report: {outcome.run / PAGE}",
+            "",
+            *summary(outcome, publication, params),
         ]
     )
+
+
+def summary(outcome: NightOutcome, publication: Publication, params: ScrcParams) -> list[str]:
+    """What came of a night in ten lines, each a name and a value; plain text, so a log shows it as a terminal does.
+
+    Args:
+        outcome: of the night.
+        publication: what became of the challenger.
+        params: its policy.
+    """
+    kept = "is refused and removed" if publication.verdict == "REFUSE" else "stays a challenger"
+    ran = sum(seconds for _, seconds in outcome.times)
+    longest = sorted(outcome.times, key=lambda one: -one[1])[:SHOWN_STAGES]
+    stands = "is current now" if outcome.current else kept
+    certificate = params.statement if params.rule is not None else params.reason
+    took = ", ".join(f"{name} {duration_words(seconds)}" for name, seconds in longest)
+    lines = {
+        "verdict": f"{publication.verdict}: bundle {publication.bundle} {stands}",
+        "why": "; ".join(publication.reasons) or "nothing speaks against it",
+        "champion before": publication.champion or "none",
+        "certificate": f"{params.status}: {certificate}",
+        "looks left": look_words(params),
+        "exit coverage": f"{_coverage(outcome.before)} before, {_coverage(params)} now, each on its own val_calib",
+        "Stage-1 alone": _alone(publication),
+        "disk": "not looked at" if outcome.disk is None else str(outcome.disk),
+        "time": f"{duration_words(ran)}, of which {took}" if took else "nothing ran",
+        "report": str(outcome.run / PAGE),
+    }
+    return [f"{name:<{WIDEST}}  {value}" for name, value in lines.items()]
+
+
+def _coverage(params: ScrcParams | None) -> str:
+    """The share that a bundle lets exit, as its certificate counted it."""
+    if params is None or params.exit_coverage is None or not params.exit_coverage.trials:
+        return "nothing exits" if params is not None and params.rule is None else "not known"
+    return f"{params.exit_coverage.events / params.exit_coverage.trials:.1%}"
+
+
+def _alone(publication: Publication) -> str:
+    if publication.mcc is None:
+        return "not judged"
+    reward = "" if publication.reward is None else f", simulated reward {publication.reward:.3f}"
+    return f"MCC {publication.mcc:.3f}{reward}, on {publication.test_rows} test rows"

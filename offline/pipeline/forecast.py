@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from offline.pipeline.progress import Progress
 from offline.pipeline.stage_times import StageTime, duration_words, expected_seconds
@@ -30,16 +30,20 @@ class Forecast:
         self._left = list(stages)
         self._expected = {stage: expected_seconds(times, stage) for stage in stages}
         self._now, self._started = "", 0.0
+        self._took: list[tuple[str, float]] = []
 
-    def skip(self, stages: Collection[str]) -> None:
-        """These stages will not run."""
-        self._left = [stage for stage in self._left if stage not in stages]
+    @property
+    def times(self) -> tuple[tuple[str, float], ...]:
+        """How long each stage took that has ended, s."""
+        return tuple(self._took)
 
     def stage(self, name: str, state: str) -> None:
         """See `Progress.stage`."""
         self._progress.stage(name, state)
         if name in self._left:
             self._left.remove(name)
+        if state == "done":
+            self._took.append((name, self._clock() - self._started))
         self._now, self._started = (name, self._clock()) if state == "running" else ("", 0.0)
         if state == "running" and (words := self.words()):
             self._progress.step(0, 1, words)

@@ -16,7 +16,14 @@ MEANINGS = {
 
 
 def with_verdict(
-    page: str, outcome: str, *, bundle: str, champion: str | None, reasons: Sequence[str], notes: Sequence[str]
+    page: str,
+    outcome: str,
+    *,
+    bundle: str,
+    champion: str | None,
+    reasons: Sequence[str],
+    notes: Sequence[str],
+    night: str = "",
 ) -> str:
     """A report with the verdict of the gate, in the place that was left for it.
 
@@ -27,6 +34,7 @@ def with_verdict(
         champion: id of the bundle that was current then, None if there was none.
         reasons: why it is not promoted.
         notes: what else there is to know.
+        night: what is said of the night before that, as HTML (see `offline.report.night_section`).
 
     Raises:
         ValueError: the page has no such place.
@@ -35,7 +43,7 @@ def with_verdict(
     if not place:
         raise ValueError("the page has no place for the verdict of the gate")
     beside = "no bundle" if champion is None else "it" if champion == bundle else champion
-    return f"""{before}<h2>Gate: <span class="status {outcome}">{outcome}</span></h2>
+    return f"""{before}{night}<h2>Gate: <span class="status {outcome}">{outcome}</span></h2>
 <p>Bundle {escape(bundle)}: {MEANINGS[outcome]}. When it was judged, {escape(beside)} was current.</p>
 {_listed("Reasons", reasons)}{_listed("Notes", notes)}{after}"""
 

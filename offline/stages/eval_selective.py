@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,6 +79,8 @@ def run_eval_selective(context: Context) -> None:
     originals = rows_of(context, "test")
     rows = originals.sent_by(sender_of(params))
     test = run_engine(engine, rows, preprocess, told, "test")
+    # Where a picture comes from is a column of its own, and a subgroup like any other.
+    test = replace(test, metadata={**test.metadata, "source": [row.source for row in rows.rows]})
     most = context.config.eval_selective.cell_rows
     sent = 0 if params.rule is None else min(most, len(originals)) * len(every_sender(params.seed))
     with scoring_engine(context, engine, sent) as (scoring, scored):

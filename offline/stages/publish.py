@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from engines.backends.registry import backend
 from engines.store.bundle import Provenance
-from engines.store.file_names import CONFIG, ENGINE_PREFIXES, PAGE, REQUIRED, SPEC
+from engines.store.file_names import CONFIG, ENGINE_PREFIXES, PAGE, PARAMS, REQUIRED, SPEC
 from engines.store.model_card import ModelCard, next_version, read_card, write_card
 from engines.store.records import VerdictEntry
+from offline.certify.look_words import look_words
 from offline.config import RunConfig
 from offline.pipeline.content_key import code_version
 from offline.pipeline.reads import Reads
@@ -28,13 +29,17 @@ from offline.pipeline.run_files import (
 )
 from offline.pipeline.settings_view import ALL
 from offline.pipeline.stage import Stage
+from offline.pipeline.stage_times import times_in
 from offline.publish.gate import Bench, Publication, judge
 from offline.report.gate_section import with_verdict
+from offline.report.night_section import night_section
 from offline.splits.settings import Split
+from offline.stages import STAGE_NAMES
 from offline.stages.common.inputs import splits_of
 from offline.stages.common.seen_rows import PICTURES, RowsOf, Seen
 from offline.stages.common.sent_rows import sent_rows_of
 from stage1.artifacts import sha256_file, write_atomic
+from stage1.certificate.params import ScrcParams
 from stage1.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -90,7 +95,7 @@ def run_publish(context: Context) -> None:
         VerdictEntry(bundle=bundle, verdict=verdict.verdict, reasons=verdict.reasons, notes=verdict.notes, at=at)
     )
     verdict.write(context.out / PUBLICATION)
-    write_atomic(context.out / PAGE, _judged_page(context.inputs["eval_selective"] / PAGE, verdict).encode())
+    write_atomic(context.out / PAGE, _judged_page(context, verdict, at).encode())
 
 
 def _write_config(context: Context, files: Path) -> None:
@@ -128,14 +133,24 @@ def _write_card(context: Context, bundle: str, now: datetime) -> None:
         write_card(root, bundle, card)
 
 
-def _judged_page(page: Path, verdict: Publication) -> str:
+def _judged_page(context: Context, verdict: Publication, at: str) -> str:
+    times = {time.stage: time for time in times_in(context.workspace)}
+    night = night_section(
+        at=at,
+        run=context.run,
+        bundle=verdict.bundle,
+        champion=verdict.champion,
+        looks=look_words(ScrcParams.read(context.inputs["calibrate_scrc"] / PARAMS)),
+        times=[times[name] for name in STAGE_NAMES if name in times],
+    )
     return with_verdict(
-        page.read_text(encoding="utf-8"),
+        (context.inputs["eval_selective"] / PAGE).read_text(encoding="utf-8"),
         verdict.verdict,
         bundle=verdict.bundle,
         champion=verdict.champion,
         reasons=verdict.reasons,
         notes=verdict.notes,
+        night=night,
     )
 
 
