@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
-from stage2_bridge.client import ServerIdentity, Stage2Client
+from engines.errors import EngineError
+from stage1.errors import Stage1Error
+from stage2_bridge.client import ServerIdentity, Stage2Client, Stage2Error
 from stage2_bridge.protection.breaker import Breaker, State
-from stage2_bridge.protection.budget.budget import Cost
+from stage2_bridge.protection.budget.budget import Budget, Cost
 from stage2_bridge.protection.byte_rate import ByteRate
 
+Told = TypeVar("Told")
 FULL, RESTING, DOWN = "full", "resting", "down"
 
 
@@ -105,6 +109,13 @@ class Member:
             return FULL
         return DOWN if self.is_down and breaker is State.CLOSED else breaker.value
 
+    def affords(self, budget: Budget | None, calls: int) -> bool:
+        """Whether a budget pays for calls that answer no image; it has paid if so."""
+        if budget is None or self.cost is None:
+            return True
+        claim = budget.claim(None)
+        return all(claim.reserve(self.cost) is not None for _ in range(calls))
+
     def is_free(self, now: float) -> bool:
         """Whether it has room and does not rest; of its breaker that says nothing."""
         return self.in_flight < self.most and now >= self.rests_until
@@ -139,3 +150,19 @@ def _load(member: Member) -> tuple[int, float]:
 
 def _is_down(member: Member) -> bool:
     return member.is_down
+
+
+async def of_each(members: Sequence[Member], ask: Callable[[Member], Awaitable[Told]]) -> dict[str, Told | Exception]:
+    """What comes of asking each server, by name, or what was wrong; all at once.
+
+    Args:
+        members: the servers.
+        ask: asks one; what it raises of a fault of the server is returned.
+    """
+    told = await asyncio.gather(*map(ask, members), return_exceptions=True)
+    found: dict[str, Told | Exception] = {}
+    for member, one in zip(members, told, strict=True):
+        if isinstance(one, BaseException) and not isinstance(one, EngineError | Stage1Error | Stage2Error):
+            raise one
+        found[member.client.name] = one
+    return found

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import structlog
 
 from engines.errors import EngineError, RemoteError
-from stage1.errors import Stage1Error
 from stage2_bridge.client import (
     BudgetStatus,
     ImageRefused,
@@ -27,12 +26,11 @@ from stage2_bridge.protection.breaker import Call, State
 from stage2_bridge.protection.budget.budget import Budget, Claim, Reservation
 from stage2_bridge.protection.hedge import Hedge
 from stage2_bridge.protection.settings import HedgeSettings
-from stage2_bridge.servers.member import FULL, Checked, Member, Probed, in_order, ranks
+from stage2_bridge.servers.member import FULL, Checked, Member, Probed, in_order, of_each, ranks
 
 __all__ = ["Checked", "Member", "PreferredServers"]
 
 log = structlog.get_logger(__name__)
-
 # Before the one server that there is is asked again, if it does not say when.
 PAUSE_S = 0.05
 # A server may ask to be left alone, but not for ever.
@@ -166,13 +164,23 @@ class PreferredServers:
 
     async def check(self, timeout_s: float) -> dict[str, str | Exception]:
         """What each server says of itself, or what was wrong; asked all at once, as far as the budget goes."""
-        told = await asyncio.gather(*(self._checked(one, timeout_s) for one in self.members), return_exceptions=True)
-        found: dict[str, str | Exception] = {}
-        for member, one in zip(self.members, told, strict=True):
-            if isinstance(one, BaseException) and not isinstance(one, EngineError | Stage1Error | Stage2Error):
-                raise one
-            found[member.client.name] = one
-        return found
+
+        async def checked(one: Member) -> str:
+            if not one.affords(self._budget, one.check_calls):
+                return "not looked at, for the budget has nothing left for that"
+            return await one.client.check(timeout_s)
+
+        return await of_each(self.members, checked)
+
+    async def identities(self, timeout_s: float) -> dict[str, ServerIdentity | Exception]:
+        """Who each server is, or what was wrong; asked all at once, as far as the budget goes."""
+
+        async def identity(one: Member) -> ServerIdentity:
+            if not one.affords(self._budget, 1):
+                raise OverBudget("not asked who it is, for the budget has nothing left for that")
+            return await one.client.identity(timeout_s)
+
+        return await of_each(self.members, identity)
 
     async def probe(self) -> None:
         """See `SeveralServers.probe`."""
@@ -187,28 +195,9 @@ class PreferredServers:
         ]
         await asyncio.gather(*(self._probe(one) for one in idle))
 
-    async def identities(self, timeout_s: float) -> dict[str, ServerIdentity | Exception]:
-        """Who each server is, or what was wrong; asked all at once."""
-        told = await asyncio.gather(
-            *(member.client.identity(timeout_s) for member in self.members), return_exceptions=True
-        )
-        found: dict[str, ServerIdentity | Exception] = {}
-        for member, one in zip(self.members, told, strict=True):
-            if isinstance(one, BaseException) and not isinstance(one, EngineError | Stage1Error | Stage2Error):
-                raise one
-            found[member.client.name] = one
-        return found
-
     async def close(self) -> None:
         """See `Stage2Client.close`."""
         await asyncio.gather(*(member.client.close() for member in self.members))
-
-    async def _checked(self, member: Member, timeout_s: float) -> str:
-        if self._budget is not None and member.cost is not None:
-            claim = self._budget.claim(None)
-            if any(claim.reserve(member.cost) is None for _ in range(member.check_calls)):
-                return "not looked at, for the budget has nothing left for that"
-        return await member.client.check(timeout_s)
 
     async def _next(self, until: float, claim: Claim | None) -> _Chosen:
         """The first that may be asked, once there is one.

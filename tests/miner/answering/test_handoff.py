@@ -14,11 +14,18 @@ from structlog.testing import capture_logs
 
 from engines.errors import BundleRefused, EngineError
 from engines.store.file_names import CALIBRATOR, ENGINE, PREPROCESS
+from engines.store.stage2_scores import HOME, RECORD
 from miner.answering.handoff import BUDGET_FILE, HandOff
 from stage1.errors import CascadeError, SettingsError
 from stage1.preprocess import PreprocessSettings
-from stage2_bridge.client import Outcome, Verdict
+from stage1.probability.calibrator import MAIN_HEAD
+from stage1.probability.server_score import calibrated_scores
+from stage2_bridge.calibration.live import Calibrations
+from stage2_bridge.client import Outcome, OverBudget, ServerIdentity, Verdict
+from stage2_bridge.sample_image import black_image
+from stage2_bridge.servers.local_engine import LocalEngineClient
 from stage2_bridge.settings import Stage2Settings
+from tests.stage2_bridge.calibration.test_record import record
 from tests.support.calibrators import calibrator_of_slopes
 from tests.support.stage2_servers import Fake, chat, classifier
 
@@ -238,3 +245,50 @@ class TestBudget:
         server = {"kind": "kserve", "name": "one", "url": "http://127.0.0.1:1", "model": "m"}
         with pytest.raises(SettingsError, match="the budget cannot be written down"):
             HandOff(settings(server, budget={"calls": 100}), tmp_path)
+
+
+def test_the_score_of_a_server_that_was_evaluated_is_calibrated_before_it_is_answered(
+    tmp_path: Path, tiny_engine: Path
+) -> None:
+    directory, home = engine_at(tmp_path / "stage2", tiny_engine), tmp_path / "store" / HOME / "one"
+    home.mkdir(parents=True)
+
+    async def scenario() -> None:
+        client = LocalEngineClient(directory, threads=1)
+        raw = await client.ask(black_image(), 5.0)
+        lenient = calibrator_of_slopes(1.0, 1.0, 1.5).heads[MAIN_HEAD]
+        found = record().model_copy(update={"server": await client.identity(5.0), "calibrator": lenient})
+        await client.close()
+        found.write(home / RECORD)
+        calibrations = Calibrations(tmp_path / "store")
+        hand_off = HandOff(Stage2Settings(engine=directory, threads=1), tmp_path, calibrations)
+        hand_off.begin()
+        while calibrations.status(["local-engine"])[0].state != "current":
+            await asyncio.sleep(0.01)
+        [wanted] = calibrated_scores(lenient, np.array([raw]), found.floor)
+        assert (await ask(hand_off, black_image())).probability == pytest.approx(wanted)
+        assert wanted > raw + 0.1
+        await hand_off.bridge.close()
+        await hand_off.close()
+
+    asyncio.run(scenario())
+
+
+def test_to_ask_a_server_who_it_is_is_paid_for_and_left_alone_where_nothing_is_left(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with fake(0.9).running() as there:
+            hand_off = HandOff(settings(kserve(there, "there"), budget={"calls": 4, "burst": 0.5}), tmp_path)
+            servers = hand_off._servers
+            assert servers is not None
+            for _ in range(2):
+                assert isinstance((await servers.identities(5.0))["there"], ServerIdentity)
+            asked = len(there.asked)
+            assert isinstance((await servers.identities(5.0))["there"], OverBudget)
+            assert len(there.asked) == asked
+            budget = hand_off.bridge.stats.budget
+            assert budget is not None
+            assert budget.spent == 2
+            await hand_off.bridge.close()
+            await hand_off.close()
+
+    asyncio.run(scenario())
