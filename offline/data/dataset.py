@@ -314,10 +314,22 @@ class Dataset:
             images[index] = image
         return images
 
-    def _one(self, row: Row, settings: PreprocessSettings) -> Pixels:
-        path = self.file_of(row.image)
+    def content(self, row: str, settings: PreprocessSettings) -> bytes:
+        """The encoded picture that arrives for the row with this id: its file, as it is sent.
+
+        Raises:
+            DatasetError: it cannot be read.
+        """
+        path = self.file_of(row)
         try:
             content = path.read_bytes()
-            return preprocess(content if self.sender is None else self.sender(row.image, content, settings), settings)
+            return content if self.sender is None else self.sender(row, content, settings)
         except (OSError, ImageError) as error:
             raise DatasetError(f"{path}: {error}") from error
+
+    def _one(self, row: Row, settings: PreprocessSettings) -> Pixels:
+        content = self.content(row.image, settings)
+        try:
+            return preprocess(content, settings)
+        except ImageError as error:
+            raise DatasetError(f"{self.file_of(row.image)}: {error}") from error

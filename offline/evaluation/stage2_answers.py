@@ -12,8 +12,6 @@ from numpy.typing import NDArray
 from engines.machine.cores import on_all_cores
 from engines.store.stage2_scores import ServerScores
 from offline.data.dataset import Dataset
-from offline.errors import DatasetError
-from stage1.errors import ImageError
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import HeadCalibrator
 from stage1.probability.server_score import calibrated_scores, fit_score
@@ -23,40 +21,24 @@ LEAST_FITTED, LEAST_OF_A_CLASS = 40, 5
 HASHED_TOGETHER = 64
 
 
-def sent_content(data: Dataset, row: str, settings: PreprocessSettings) -> bytes:
-    """The bytes that arrive at a miner, and at a Stage-2 server, for a row.
-
-    Args:
-        data: holds the row, and says who sends it.
-        row: its id.
-        settings: limits of what is decoded.
-
-    Raises:
-        DatasetError: the file cannot be read.
-    """
-    path = data.file_of(row)
-    try:
-        content = path.read_bytes()
-        return content if data.sender is None else data.sender(row, content, settings)
-    except (OSError, ImageError) as error:
-        raise DatasetError(f"{path}: {error}") from error
-
-
 def sent_hashes(
     data: Dataset, settings: PreprocessSettings, progress: Callable[[int, int, str], None], note: str
 ) -> list[str]:
-    """SHA-256 of what arrives for each row, in order; see `sent_content`.
+    """SHA-256 of what arrives for each row, in order.
 
     Args:
         data: the rows, and who sends them.
         settings: limits of what is decoded.
         progress: called with rows done, rows in all, and a note.
         note: the note.
+
+    Raises:
+        DatasetError: a picture cannot be read.
     """
     found: list[str] = []
     for start in range(0, len(data), HASHED_TOGETHER):
         rows = data.ids[start : start + HASHED_TOGETHER]
-        found += on_all_cores(lambda row: hashlib.sha256(sent_content(data, row, settings)).hexdigest(), rows)
+        found += on_all_cores(lambda row: hashlib.sha256(data.content(row, settings)).hexdigest(), rows)
         progress(len(found), len(data), note)
     return found
 

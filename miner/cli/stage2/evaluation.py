@@ -19,7 +19,7 @@ from offline.data.dataset import Dataset
 from offline.data.sources.source import read_dataset
 from offline.errors import DatasetError
 from offline.evaluation.cascade_curve import Stage1Answers
-from offline.evaluation.stage2_answers import RowScores, fitted, row_scores, sent_content
+from offline.evaluation.stage2_answers import RowScores, fitted, row_scores
 from offline.stream.sender import draw_key
 from offline.whole_cascade import JudgedRows, bundle_answers, judged_rows
 from stage1.certificate.stream import stream_in_words
@@ -147,7 +147,7 @@ async def asked(
         identity = await client.identity(asking.timeout_s)
         kept = scores_of(store.root, ScoredServer(**vars(identity)))
         loads = [
-            partial(sent_content, rows, row, judged.preprocess)
+            partial(rows.content, row, judged.preprocess)
             for rows in (judged.val_select, judged.test)
             for row in rows.ids
         ]

@@ -13,7 +13,7 @@ from PIL import Image
 from engines.store.stage2_scores import Score, ScoredServer, scores_of
 from offline.data.dataset import Dataset, Row
 from offline.errors import DatasetError
-from offline.evaluation.stage2_answers import LEAST_FITTED, RowScores, fitted, row_scores, sent_content, sent_hashes
+from offline.evaluation.stage2_answers import LEAST_FITTED, RowScores, fitted, row_scores, sent_hashes
 from offline.stream.sender import StreamSender
 from stage1.preprocess import PreprocessSettings
 
@@ -37,7 +37,7 @@ def test_a_row_is_known_by_the_bytes_that_arrive(data: Dataset) -> None:
     assert steps == [(5, 5)]
     sent = data.sent_by(StreamSender("challenges-2026-01"))
     others = sent_hashes(sent, SETTINGS, lambda *_: None, "test")
-    assert others == [hashlib.sha256(sent_content(sent, row, SETTINGS)).hexdigest() for row in sent.ids]
+    assert others == [hashlib.sha256(sent.content(row, SETTINGS)).hexdigest() for row in sent.ids]
     assert not set(others) & set(found)
 
 

@@ -145,6 +145,23 @@ def test_what_was_answered_before_is_not_asked_again(world: World) -> None:
     assert len({line["image"] for line in world.lines}) == 120
 
 
+def test_the_price_of_the_settings_is_what_handing_on_costs(world: World) -> None:
+    second = world.config.parent / "second"
+    world.config.write_text(
+        f'store = "{world.store.root}"\n[[stage2.servers]]\nkind = "engine"\nname = "second"\n'
+        f'directory = "{second}"\nthreads = 1\nprice_a_call = 0.5\n'
+    )
+    status, output = world.run("evaluate")
+    assert status == 0, output
+    assert "0.5 an image" in output
+    assert world.record.price == 0.5
+    status, output = world.run("report", "--json")
+    assert status == 0, output
+    [cascade] = json.loads(output)["cascades"]
+    costs = {point["name"]: point["cost"] for point in cascade["points"]}
+    assert (costs["all_to_stage2"], costs["none"]) == (500.0, 0.0)
+
+
 def test_the_report_needs_no_server_and_says_what_each_point_earns(world: World) -> None:
     assert world.run("evaluate")[0] == 0
     world.config.write_text(f'store = "{world.store.root}"\n')
