@@ -46,6 +46,9 @@ COMMANDS = (
     "scenes",
     "doctor",
     "nightly",
+    "stage2 check",
+    "stage2 evaluate",
+    "stage2 report",
 )
 
 
