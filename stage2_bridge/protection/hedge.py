@@ -16,8 +16,9 @@ MOST_CREDIT = 5.0
 class Hedge:
     """Says how long the first server is waited for alone, and for how many hand-offs at most a second one is asked.
 
-    The times are those of all servers together: one that is always slow has no usual time of its own that would help.
-    A part of the hand-offs bounds what hedges add to the load where all servers have become slow.
+    The time is that in which the quickest of the servers usually answers: one that is slow, or has become so, has no
+    usual time of its own that would help. A share of the hand-offs bounds what hedges add to the load where all have
+    become slow.
 
     Args:
         settings: of it.
@@ -29,7 +30,7 @@ class Hedge:
 
     def __init__(self, settings: HedgeSettings) -> None:
         self._settings = settings
-        self._times = RecentTimes()
+        self._times: dict[str, RecentTimes] = {}
         self._credit = MOST_CREDIT
         self.begun = 0
         self.won = 0
@@ -39,7 +40,8 @@ class Hedge:
         if not self._settings.enabled:
             return None
         self._credit = min(MOST_CREDIT, self._credit + self._settings.most_share)
-        return self._times.quantile(self._settings.quantile)
+        usual = (one.quantile(self._settings.quantile) for one in self._times.values())
+        return min((time for time in usual if time is not None), default=None)
 
     def allowed(self) -> bool:
         """Whether a second server may be asked, which counts as one if it is."""
@@ -50,7 +52,7 @@ class Hedge:
         self._credit -= 1
         self.begun += 1
 
-    def answered(self, seconds: float) -> None:
-        """An attempt took so long for its answer."""
+    def answered(self, server: str, seconds: float) -> None:
+        """A server took so long for its answer."""
         if self._settings.enabled:
-            self._times.add(seconds)
+            self._times.setdefault(server, RecentTimes()).add(seconds)

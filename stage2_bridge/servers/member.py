@@ -6,6 +6,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -18,6 +19,8 @@ from stage2_bridge.protection.byte_rate import ByteRate
 
 Told = TypeVar("Told")
 FULL, RESTING, DOWN = "full", "resting", "down"
+# Of the newest answer in the time that answers take; and how fast what is known of a server that is not asked fades.
+NEW_SHARE, FADES_S = 0.1, 10.0
 
 
 class Checked(Stage2Client, Protocol):
@@ -77,6 +80,7 @@ class Member:
         probed_at: of the last probe.
         rests_until: it asked to be left alone until then.
         is_down: whether it did not answer the last probe.
+        usual_s: what its answers took of late; 0 while there was none.
     """
 
     client: Checked
@@ -93,6 +97,22 @@ class Member:
     probed_at: float = field(default=-math.inf, init=False)
     rests_until: float = field(default=-math.inf, init=False)
     is_down: bool = field(default=False, init=False)
+    usual_s: float = field(default=0.0, init=False)
+
+    def answered(self, now: float, took_s: float) -> None:
+        """Take note of an answer.
+
+        Args:
+            now: monotonic time in seconds.
+            took_s: what it took.
+        """
+        known_s = self.expected_s(now)
+        self.usual_s = known_s + NEW_SHARE * (took_s - known_s) if self.usual_s else took_s
+        self.answered_at, self.is_down = now, False
+
+    def expected_s(self, now: float) -> float:
+        """What an answer may take; less and less where none came for long, so that a slow server is tried again."""
+        return self.usual_s * math.exp(-(now - self.answered_at) / FADES_S) if self.usual_s else 0.0
 
     def state(self, now: float) -> str:
         """Why it is not asked, or how its breaker stands.
@@ -132,20 +152,28 @@ def ranks(members: Sequence[Member]) -> tuple[tuple[Member, ...], ...]:
     return tuple(map(tuple, found))
 
 
-def in_order(ranked: Sequence[Sequence[Member]]) -> Iterator[Member]:
+def in_order(ranked: Sequence[Sequence[Member]], now: float) -> Iterator[Member]:
     """The servers in the order in which they are asked.
 
-    By rank; of one rank who has the fewest requests under way, and of these who was not asked for the longest. Who did
-    not answer its last probe comes after all others, for a probe may be wrong.
+    By rank; of one rank who has the fewest requests under way for what its answers take, which is the fewest where they
+    take the same, and of these who was not asked for the longest. Who did not answer its last probe comes after all
+    others, for a probe may be wrong.
+
+    Args:
+        ranked: see `ranks`.
+        now: monotonic time in seconds.
+
+    Reference:
+        Twitter Finagle, user guide, Clients, Load balancing: least loaded by an exponentially weighted moving average.
     """
     if len(ranked) == 1 and len(ranked[0]) == 1:
         return iter(ranked[0])
-    by_load = (sorted(rank, key=_load) if len(rank) > 1 else rank for rank in ranked)
+    by_load = (sorted(rank, key=partial(_load, now)) if len(rank) > 1 else rank for rank in ranked)
     return iter(sorted(chain.from_iterable(by_load), key=_is_down))
 
 
-def _load(member: Member) -> tuple[int, float]:
-    return member.in_flight, member.asked_at
+def _load(now: float, member: Member) -> tuple[float, int, float]:
+    return (member.in_flight + 1) * member.expected_s(now), member.in_flight, member.asked_at
 
 
 def _is_down(member: Member) -> bool:

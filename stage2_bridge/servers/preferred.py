@@ -250,7 +250,7 @@ class PreferredServers:
 
     def _free(self, passed: Member | None, claim: Claim | None) -> _Chosen | None:
         now = self._clock()
-        for member in in_order(self._ranks):
+        for member in in_order(self._ranks, now):
             if member is passed or not member.is_free(now) or member.breaker.state is State.OPEN:
                 continue
             paid = None
@@ -336,9 +336,9 @@ class PreferredServers:
                 log.warning("stage2_server", server=member.client.name, state=after.value, before=before.value)
 
     def _answered(self, member: Member, began: float) -> None:
-        member.answered_at = self._clock()
-        member.is_down = False
-        self._hedge.answered(member.answered_at - began)
+        now = self._clock()
+        member.answered(now, now - began)
+        self._hedge.answered(member.client.name, now - began)
 
     async def _probe(self, member: Member) -> None:
         if not isinstance(member.client, Probed):

@@ -125,15 +125,17 @@ class Budget:
         self._failed = Tally("budget_not_written", clock=clock)
         self._usual_share = 1.0
         self._lifted = False
-        self._at = clock()
         saved, whole = file.read()
+        # In this order: time that goes by between the two wins nothing back, and not twice as much.
+        known_at = now()
+        self._at = clock()
         horizon_s = self._bucket.horizon_s
         if saved is None:
             self._level, self._spent = self._bucket.capacity if whole else 0.0, 0.0
             self._demand = Demand(horizon_s, 0.0, self._at)
         else:
             same = whole and saved.unit == settings.unit
-            away_s = now() - saved.at
+            away_s = known_at - saved.at
             # Time that went by says nothing of a clock that was set, but more than the bucket holds never comes back.
             self._level = self._bucket.after(saved.level, away_s) if same else 0.0
             self._spent = saved.spent if saved.unit == settings.unit else 0.0
