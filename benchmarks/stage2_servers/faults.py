@@ -68,7 +68,9 @@ FAULTS = (
     Fault("reset", "resets in the middle of a body", lambda knows: Fake(knows, cut=120, resets=True)),
     Fault("hang_up", "closes without a reply", always(None)),
     Fault("storm", "503 for every image", always(http(503, b"overloaded", {"retry-after": "1"}))),
-    Fault("slow_loris", "a byte every 50 ms", lambda knows: Fake(knows, bytes_a_second=20)),
+    Fault(
+        "slow_loris", "a byte every 50 ms", lambda knows: Fake(knows, bytes_a_second=20), outcomes=("timeout", "error")
+    ),
     Fault("shape", "three numbers for one image", giving([0.1, 0.2, 0.3])),
     Fault("nan", "no number", giving([float("nan")])),
     Fault("no_probability", "a logit for a probability", giving([7.5])),

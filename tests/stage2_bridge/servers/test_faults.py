@@ -20,8 +20,8 @@ from stage2_bridge.servers.open_server import servers_of
 from stage2_bridge.settings import KserveServer, Stage2Settings
 from tests.support.stage2_servers import Fake, classifier
 
-# Time for an answer; less than a second says nothing of a server that is slow.
-ANSWER_S, ATTEMPT_S = 1.2, 0.1
+# Time for an answer, of which a busy machine takes some, and for one attempt.
+ANSWER_S, ATTEMPT_S = 8.0, 2.0
 
 
 def tls_of(directory: Path) -> ssl.SSLContext:
@@ -56,7 +56,7 @@ def test_it_ends_in_time_with_an_outcome_and_the_server_is_left_alone(fault: Fau
     outcomes, slowest, state = asyncio.run(run())
     assert {str(one) for one in outcomes} <= set(fault.outcomes)
     assert state == "open"
-    assert slowest < ANSWER_S + 2.0
+    assert slowest < ANSWER_S + 4.0
 
 
 def test_a_sound_server_is_asked_all_the_while() -> None:
