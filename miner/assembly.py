@@ -27,8 +27,10 @@ from miner.chain.port import AxonAddress, ChainPort, ChainSnapshot
 from miner.chain.watch import ChainWatch
 from miner.errors import StartError
 from miner.events.event import EventSink
+from miner.harvest.harvest import Harvest, open_harvest
 from miner.identities import Identity
 from miner.live_risk.live_risk import LiveRisk
+from miner.live_risk.watch_tasks import open_live_risk
 from miner.nights.job import NightlyJob
 from miner.settings import MinerSettings
 from miner.start_checks import out_of_reach, published_ip
@@ -91,6 +93,14 @@ def canary_of(
     return canary
 
 
+def image_watchers(
+    settings: MinerSettings, events: EventSink, stack: AsyncExitStack
+) -> tuple[LiveRisk | None, Harvest | None]:
+    """What looks at images after their answers: the watch on the certificate, and what keeps some for labelling."""
+    risk = open_live_risk(settings.live_risk, settings.state, events, stack)
+    return risk, open_harvest(settings.harvest, settings.state, risk, stack)
+
+
 async def cascade_of(
     settings: MinerSettings,
     follower: StoreFollower,
@@ -98,6 +108,7 @@ async def cascade_of(
     observers: tuple[Observer, ...],
     calibrations: Calibrations,
     risk: LiveRisk | None,
+    harvest: Harvest | None,
     degraded: Tally,
     stack: AsyncExitStack,
 ) -> tuple[Cascade, HandOff]:
@@ -121,7 +132,7 @@ async def cascade_of(
         batcher,
         hand_off.bridge,
         observers=observers if risk is None else (*observers, risk),
-        image_observers=() if risk is None else (risk,),
+        image_observers=tuple(one for one in (risk, harvest) if one is not None),
         policy=None if risk is None else risk.policy,
         engine=settings.engine,
         clock=time.monotonic,

@@ -26,7 +26,16 @@ from miner.admin_endpoint import open_admin, open_metrics
 from miner.answering.handoff import HandOff
 from miner.answering.journal import Journal
 from miner.answering.live_rates import LiveRates
-from miner.assembly import address_of, alerts_of, canary_of, cascade_of, follower_of, observers_of, watch_of
+from miner.assembly import (
+    address_of,
+    alerts_of,
+    canary_of,
+    cascade_of,
+    follower_of,
+    image_watchers,
+    observers_of,
+    watch_of,
+)
 from miner.axon.app import AxonApp
 from miner.axon.server import tell_failure
 from miner.chain.adapter import first_snapshot, open_chain
@@ -35,7 +44,7 @@ from miner.errors import StartError
 from miner.events.event import EventSinks
 from miner.events.log_sink import LogSink
 from miner.identities import Identity, ReplyCounts, identities, wallets
-from miner.live_risk.watch_tasks import open_live_risk, start_audits
+from miner.live_risk.watch_tasks import start_audits
 from miner.logs import configure_logging
 from miner.nights.job import NightlyJob
 from miner.nights.load_file import LoadFile
@@ -133,9 +142,9 @@ async def _run(
         load = LoadFile(settings.state, settings.retrain.pause_above_ms)
         observers = observers_of([journal, LiveRates(canary), load], metrics, alerts)
         calibrations = Calibrations(settings.store)
-        risk = open_live_risk(settings.live_risk, settings.state, events, stack)
+        risk, harvest = image_watchers(settings, events, stack)
         cascade, hand_off = await cascade_of(
-            settings, follower, batcher, observers, calibrations, risk, degraded, stack
+            settings, follower, batcher, observers, calibrations, risk, harvest, degraded, stack
         )
         start_audits(risk, follower, hand_off.bridge, settings.stage2, stack)
         counts = ReplyCounts(None if metrics is None else metrics.on_reply)
@@ -158,6 +167,7 @@ async def _run(
             chain=watch.status,
             nightly=nightly.status,
             live_risk=dict if risk is None else risk.status,
+            harvest=dict if harvest is None else harvest.status,
             alerts=dict if alerts is None else alerts.status,
             stopping=stop.is_set,
             now=utc_now,

@@ -22,6 +22,7 @@ from miner.alerts.settings import AlertSettings
 from miner.answering.settings import EngineSettings
 from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings, WireSettings
 from miner.chain.settings import ChainSettings, HotkeyEntry, WalletSettings
+from miner.harvest.settings import HarvestSettings
 from miner.live_risk.settings import LiveRiskSettings
 from miner.logs import LogSettings
 from miner.nights.settings import RetrainSettings
@@ -69,6 +70,7 @@ class MinerSettings(BaseSettings):
         engine: Stage-1 in this process.
         stage2: where deferred images go.
         live_risk: the watch on the live certificate.
+        harvest: images that are kept for labelling.
         retrain: the nightly job.
         night: values of its config that are other than the preset's: `[night.train_supervised]`, `epochs = 20`.
         admin: the administrator's endpoint.
@@ -99,6 +101,7 @@ class MinerSettings(BaseSettings):
     engine: EngineSettings = EngineSettings()
     stage2: Stage2Settings = Stage2Settings()
     live_risk: LiveRiskSettings = LiveRiskSettings()
+    harvest: HarvestSettings = HarvestSettings()
     retrain: RetrainSettings = RetrainSettings()
     night: dict[str, Any] = Field(default_factory=dict)
     admin: AdminSettings = AdminSettings()

@@ -69,6 +69,7 @@ class LiveMiner:
         calibrations: of the Stage-2 servers; None where nobody keeps any.
         canary: see `engines.live.swap.canary.Canary.status`.
         live_risk: see `miner.live_risk.live_risk.LiveRisk.status`; empty where nothing is watched.
+        harvest: see `miner.harvest.harvest.Harvest.status`; empty where nothing is kept.
     """
 
     state: str
@@ -87,6 +88,7 @@ class LiveMiner:
     calibrations: Calibrations | None = None
     canary: Callable[[], Mapping[str, Any] | None] = lambda: None
     live_risk: Callable[[], Mapping[str, Any]] = dict
+    harvest: Callable[[], Mapping[str, Any]] = dict
 
     def stage2_calibrations(self) -> tuple[CalibrationStatus, ...]:
         """How the calibration of each Stage-2 server stands."""
@@ -129,6 +131,7 @@ class LiveMiner:
             "nightly": dict(self.nightly()),
             "canary": self.canary(),
             "live_risk": dict(self.live_risk()),
+            "harvest": dict(self.harvest()),
             "alerts": dict(self.alerts()),
             "stopping": self.stopping(),
         }

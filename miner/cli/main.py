@@ -17,6 +17,8 @@ from miner.cli.chain.commands import chain
 from miner.cli.config.commands import config, init
 from miner.cli.drop_in import DropInCommand, EnvFileOption, settings_of
 from miner.cli.engines.commands import engines
+from miner.cli.harvest.commands import harvest
+from miner.cli.live_risk.commands import risk
 from miner.cli.night_command import retrain
 from miner.cli.nightly import nightly
 from miner.cli.options import (
@@ -26,7 +28,6 @@ from miner.cli.options import (
     parsed_changes,
     say,
 )
-from miner.cli.risk import risk
 from miner.cli.simulate import simulate
 from miner.cli.stage2.commands import stage2
 from miner.cli.support.commands import support
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.add_typer(engines)
 app.add_typer(stage2)
 app.add_typer(risk)
+app.add_typer(harvest)
 app.add_typer(config)
 app.add_typer(chain)
 app.add_typer(alerts)
@@ -209,7 +211,7 @@ def plan(
     """
     with clear_errors():
         if monitor:
-            from miner.cli.monitor_plan import monitor_plan  # noqa: PLC0415
+            from miner.cli.live_risk.monitor_plan import monitor_plan  # noqa: PLC0415
 
             say(monitor_plan(alpha, requests, prevalence, exit_share, audit_exit0, audit_exit1))
             return

@@ -72,6 +72,9 @@ class LiveRisk:
         tell: told of every change of a level.
         react: called on the loop when an alarm begins and the reaction is `rollback`.
 
+    Attributes:
+        contradicted: told of an audit that Stage-2 contradicts, with its probability and the picture.
+
     Raises:
         ArtifactError: the key of the draws cannot be read.
     """
@@ -88,6 +91,7 @@ class LiveRisk:
         directory.mkdir(parents=True, exist_ok=True)
         self.settings = settings
         self.react = react
+        self.contradicted: Callable[[Drawn, float, bytes], None] | None = None
         self._directory = directory
         self._now = now
         self._tell = tell
@@ -226,7 +230,18 @@ class LiveRisk:
 
     def said(self, certificate: str, number: int, server: str, probability: float) -> None:
         """Take a verdict of Stage-2."""
+        self._tell_contradicted(certificate, number, probability)
         self._add(certificate, Said(number=number, at=self._now(), server=server, probability=probability))
+
+    def _tell_contradicted(self, certificate: str, number: int, probability: float) -> None:
+        with self._lock:
+            watch = self._watches.get(certificate)
+            one = None if watch is None else watch.audits.book.waiting.get(number)
+            content = None if watch is None else watch.audits.picture(number)
+        if self.contradicted is None or one is None or content is None:
+            return
+        if int(probability > 0.5) != one.drawn.exit_label:
+            self.contradicted(one.drawn, probability, content)
 
     def labelled(self, certificate: str, number: int, label: ExitLabel, by: Literal["person", "second_model"]) -> None:
         """Take a label."""

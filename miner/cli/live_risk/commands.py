@@ -38,7 +38,7 @@ def show(
     Examples: `cascade risk show` · `cascade risk show --hours 24 --config cascade.toml`
     """
     with clear_errors():
-        from miner.cli.risk_text import shown  # noqa: PLC0415
+        from miner.cli.live_risk.text import shown  # noqa: PLC0415
 
         say(shown(_home(config, change), hours))
 
@@ -57,7 +57,7 @@ def export(
     Examples: `cascade risk export hours.csv` · `cascade risk export risk.json --pictures to_label/`
     """
     with clear_errors():
-        from miner.cli.risk_text import exported, written_pictures  # noqa: PLC0415
+        from miner.cli.live_risk.text import exported, written_pictures  # noqa: PLC0415
 
         home = _home(config, change)
         say(exported(home, to))
@@ -78,6 +78,6 @@ def label(
     Examples: `cascade risk label 12=1 15=0` · `cascade risk label to_label/audits.csv`
     """
     with clear_errors():
-        from miner.cli.risk_text import given_labels  # noqa: PLC0415
+        from miner.cli.live_risk.text import given_labels  # noqa: PLC0415
 
         say(given_labels(_home(config, change), labels))

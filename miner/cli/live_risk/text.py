@@ -8,7 +8,7 @@ import json
 import math
 from pathlib import Path
 
-from miner.cli.terminal_plot import curve
+from miner.cli.live_risk.terminal_plot import curve
 from miner.live_risk.audit_book import AuditBook
 from miner.live_risk.audit_log import IMAGES, read_book
 from miner.live_risk.hourly import COLUMNS, FILE, read_rows

@@ -1,0 +1,1 @@
+"""`cascade risk` and `cascade plan --monitor`."""

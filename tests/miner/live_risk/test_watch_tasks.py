@@ -1,0 +1,97 @@
+"""The watch of a miner that starts, is alarmed, goes back to the bundle before, and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from engines.live.load.background_loader import EngineOptions
+from engines.live.load.load_bundle import LiveBundle
+from engines.live.settings import SwapSettings
+from engines.live.swap.follower import StoreFollower
+from engines.store.store import Store
+from miner.events.event import Event
+from miner.live_risk.live_risk import LiveRisk
+from miner.live_risk.settings import LiveRiskSettings
+from miner.live_risk.watch_tasks import open_live_risk, start_audits
+from stage2_bridge.bridge import Bridge
+from stage2_bridge.settings import Stage2Settings
+from tests.miner.live_risk.test_live_risk import ALL, misses, seen
+
+LIMIT_S = 60.0
+
+
+class Heard:
+    """A sink of events."""
+
+    def __init__(self) -> None:
+        self.events: list[Event] = []
+
+    def event(self, event: Event) -> None:
+        self.events.append(event)
+
+
+def live_bundle(follower: StoreFollower) -> LiveBundle:
+    with follower.slot.lease() as lease:
+        return lease.bundle
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+def opened(state: Path, heard: Heard, stack: AsyncExitStack) -> LiveRisk:
+    settings = ALL.model_copy(update={"reaction": "rollback"})
+    risk = open_live_risk(settings, state, heard, stack)
+    assert risk is not None
+    return risk
+
+
+def test_an_alarm_goes_back_to_the_bundle_before_and_no_further(
+    tmp_path: Path, store: Store, publish: Callable[..., str]
+) -> None:
+    async def story() -> None:
+        heard = Heard()
+        first = publish("first")
+        async with AsyncExitStack() as stack:
+            follower = StoreFollower(
+                store, settings=SwapSettings(trial=False), options=EngineOptions(threads=1, most=1)
+            )
+            stack.push_async_callback(follower.close)
+            await follower.start()
+            second = publish("second", shift=0.25, golden_shift=0.25)
+            await follower.refresh()
+            risk = opened(tmp_path, heard, stack)
+            start_audits(risk, follower, Bridge(None, max_in_flight=4, clock=time.monotonic), Stage2Settings(), stack)
+            alarmed = live_bundle(follower)
+            assert (alarmed.bundle_id, risk.policy(alarmed).rule) == (second, alarmed.params.rule)
+            # What comes from the loop tells it which loop that is.
+            risk.on_image(seen(alarmed, 0))
+            await asyncio.to_thread(misses, risk, alarmed, 20)
+            await until(lambda: follower.live_id == first)
+            await until(lambda: risk.status().get("bundle") == first)
+            back = live_bundle(follower)
+            assert risk.policy(back).rule == back.params.rule
+            rule = risk.policy(alarmed).rule
+            assert rule is not None
+            assert rule.t0 < -1e30, "a request that still holds the other one is not let off"
+            # The bundle to go back to now is the one with the alarm.
+            await asyncio.to_thread(misses, risk, back, 20, 100)
+            await until(lambda: risk.status()["level"] == "alarm")
+            await asyncio.sleep(0.1)
+            assert follower.live_id == first
+        assert {event.kind for event in heard.events} == {"live_risk"}
+        assert "alarm" in {event.level for event in heard.events}
+
+    asyncio.run(story())
+
+
+def test_the_watch_may_be_off(tmp_path: Path) -> None:
+    assert open_live_risk(LiveRiskSettings(enabled=False), tmp_path, Heard(), AsyncExitStack()) is None
+    assert list(tmp_path.iterdir()) == []
