@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, generate_latest
 
+from miner.admin.history import History
 from miner.admin.request_metrics import RequestMetrics
 from miner.answering.record import RequestRecord
 from stage1.decisions import Action
@@ -26,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=20_000)
     requests = parser.parse_args().requests
-    metrics, replies = RequestMetrics(CollectorRegistry()), Counter[tuple[str, int]]()
+    metrics, replies = RequestMetrics(CollectorRegistry(), History(lambda: 0)), Counter[tuple[str, int]]()
     record = RequestRecord(
         request_id="1",
         at=datetime.now(UTC),

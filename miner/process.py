@@ -137,7 +137,7 @@ async def _run(
         stack.push_async_callback(asyncio.to_thread, batcher.close)
         journal = Journal(settings.state, journal_failed)
         stack.callback(journal.close)
-        metrics = open_metrics(settings.admin)
+        metrics = open_metrics(settings.admin, lambda: sum(tally.counts.values()))
         canary = canary_of(settings, follower, batcher, events, stack)
         load = LoadFile(settings.state, settings.retrain.pause_above_ms)
         observers = observers_of([journal, LiveRates(canary), load], metrics, alerts)

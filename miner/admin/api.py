@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
@@ -18,30 +20,43 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from engines.errors import PointerNotMoved, StoreError
+from miner.admin.history import History
 from miner.admin.live_miner import LiveMiner
 from miner.admin.readiness import conditions
+from miner.admin.request_metrics import RequestMetrics
 from miner.admin.state_metrics import register_state
 
 HEADER = "x-cascade-admin"
 LOOPBACK = frozenset({"127.0.0.1", "localhost"})
+INDEX = "index.html"
+KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+# Nothing is loaded from elsewhere, and no other page may show this one in a frame.
+PAGE_HEADERS = {
+    "content-security-policy": "default-src 'self'; img-src data:; style-src 'self' 'unsafe-inline'; "
+    "frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",
+}
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def admin_app(miner: LiveMiner, registry: CollectorRegistry, now: Callable[[], datetime]) -> Starlette:
+def admin_app(miner: LiveMiner, measured: RequestMetrics, now: Callable[[], datetime]) -> Starlette:
     """The application.
 
     `GET /healthz` is 200 while the event loop turns. `GET /readyz` is 200 if every condition of
     `miner.admin.readiness` holds, and 503 otherwise. `GET /metrics` is for Prometheus, as text or as OpenMetrics.
     `GET /status` (also `/status.json`), `POST /reload` and `POST /rollback` answer with the status as JSON; a rollback
     without a bundle that stands by, or while another one went live, is 409, and one that the store could not follow
-    500.
+    500. `GET /` is the status page, with `GET /history.json`, the last 24 hours, a point a minute.
 
     Args:
         miner: what is told.
-        registry: what is measured; what is read from the miner is added to it.
+        measured: what is measured; what is read from the miner is added to its registry.
         now: wall-clock time, UTC.
     """
+    registry = measured.registry
     register_state(registry, miner)
 
     def status(code: int = 200, **came_of_it: object) -> Response:
@@ -77,6 +92,9 @@ def admin_app(miner: LiveMiner, registry: CollectorRegistry, now: Callable[[], d
 
     return Starlette(
         routes=[
+            Route("/", guarded(page), methods=["GET"]),
+            Route("/page/{name}", guarded(page), methods=["GET"]),
+            Route("/history.json", guarded(told_history(measured.history)), methods=["GET"]),
             Route("/healthz", guarded(health), methods=["GET"]),
             Route("/readyz", guarded(readiness), methods=["GET"]),
             Route("/metrics", guarded(metrics), methods=["GET"]),
@@ -86,6 +104,25 @@ def admin_app(miner: LiveMiner, registry: CollectorRegistry, now: Callable[[], d
             Route("/rollback", guarded(rollback), methods=["POST"]),
         ]
     )
+
+
+def told_history(history: History) -> Handler:
+    """A handler that answers with the points of the last 24 hours."""
+
+    async def answer(_request: Request) -> Response:
+        return JSONResponse(history.columns())
+
+    return answer
+
+
+async def page(request: Request) -> Response:
+    """The status page, or a file that it is made of."""
+    name = request.path_params.get("name", INDEX)
+    kind = KINDS.get(Path(name).suffix)
+    found = files("miner.admin") / "page" / name
+    if kind is None or "/" in name or not found.is_file():
+        return JSONResponse({"error": "there is no such page"}, 404)
+    return Response(found.read_bytes(), media_type=kind, headers=PAGE_HEADERS)
 
 
 def scrape(registry: CollectorRegistry, accept: str) -> Response:

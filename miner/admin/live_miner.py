@@ -95,6 +95,15 @@ class LiveMiner:
         names = [one.name for one in self.bridge.stats.servers]
         return () if self.calibrations is None else self.calibrations.status(names)
 
+    def certificate(self) -> str | None:
+        """The certificate of the live bundle in words, or why there is none; None where no bundle is live."""
+        slot = self.follower.slot
+        if not slot.generation:
+            return None
+        with slot.lease() as lease:
+            params = lease.bundle.params
+        return params.statement if params.status == "CERTIFIED" else f"{params.statement} Why: {params.reason}"
+
     def status(self) -> dict[str, Any]:
         """Everything, as plain values; of each bundle in the history its state, why it was refused, and seconds."""
         status = self.follower.status()
@@ -119,6 +128,7 @@ class LiveMiner:
         }
         return {
             **plain,
+            "certificate": self.certificate(),
             "history": history,
             "batcher": asdict(self.batcher.stats),
             "stage2": asdict(self.bridge.stats),

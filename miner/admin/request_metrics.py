@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from miner.admin.history import History
 from miner.answering.record import RequestRecord
 
 # Seconds. An answer takes tens of milliseconds without Stage-2; with the defaults Stage-2 has until 6.75, an answer is
@@ -17,10 +18,12 @@ class RequestMetrics:
 
     Args:
         registry: where the metrics are.
+        history: told of each answer as well.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, history: History) -> None:
         self.registry = registry
+        self.history = history
         self._answers = Counter(
             "cascade_answers",
             "Answers by how they came about; an empty label is a step that was not reached.",
@@ -49,6 +52,7 @@ class RequestMetrics:
 
     def on_answer(self, record: RequestRecord) -> None:
         """See `miner.answering.record.Observer`."""
+        self.history.on_answer(record)
         action = "" if record.action is None else record.action.value
         stage2 = "" if record.stage2 is None else record.stage2.value
         self._answers.labels(record.result, action, record.level or "", stage2).inc()

@@ -28,6 +28,7 @@ from engines.machine.tally import Tally
 from engines.store.records import VERDICTS, VerdictEntry
 from engines.store.store import Store
 from miner.admin.api import HEADER, admin_app
+from miner.admin.history import History
 from miner.admin.live_miner import Axon, LiveMiner
 from miner.admin.request_metrics import RequestMetrics
 from miner.admin.state_metrics import stage1
@@ -112,8 +113,8 @@ async def endpoint(store: Store) -> AsyncIterator[Endpoint]:
         stopping=lambda: parts.stopping,
         now=lambda: NOW,
     )
-    metrics = RequestMetrics(CollectorRegistry())
-    app = admin_app(live, metrics.registry, lambda: NOW)
+    metrics = RequestMetrics(CollectorRegistry(), History(lambda: 0))
+    app = admin_app(live, metrics, lambda: NOW)
     server = AxonServer(app, AxonSettings(host="127.0.0.1", port=0), name="admin")
     await server.start()
     try:
@@ -393,7 +394,7 @@ class TestMetrics:
                 assert f"`{asked}`" in labels[name]
 
     def test_two_miners_in_one_process_do_not_share_a_metric(self) -> None:
-        first, second = RequestMetrics(CollectorRegistry()), RequestMetrics(CollectorRegistry())
+        first, second = (RequestMetrics(CollectorRegistry(), History(lambda: 0)) for _ in range(2))
         first.on_reply(OURS, 200, 1.0)
         name = "cascade_request_duration_seconds_count"
         assert first.registry.get_sample_value(name, {"hotkey": OURS}) == 1
