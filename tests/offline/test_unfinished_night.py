@@ -45,7 +45,7 @@ class Home:
         shutil.copytree(scenes, self.data)
         self.notes: list[str] = []
 
-    def night(self, told: Stops, config: RunConfig = CONFIG, choice: Choice | None = None) -> list[str]:
+    def night(self, told: Stops, config: RunConfig = CONFIG, choice: Choice = Choice()) -> list[str]:  # noqa: B008
         self.notes.clear()
         offline.night.run_night(
             self.data,
@@ -55,7 +55,7 @@ class Home:
             progress=told,
             now=lambda: NOW,
             on_note=self.notes.append,
-            **({} if choice is None else {"choice": choice}),
+            choice=choice,
         )
         return told.ran
 

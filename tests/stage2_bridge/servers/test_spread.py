@@ -53,9 +53,6 @@ class Server:
             raise self.error
         return 0.5
 
-    async def identity(self, timeout_s: float) -> ServerIdentity:  # noqa: ARG002
-        return ServerIdentity("fake", self.name, "", "", "")
-
     async def check(self, timeout_s: float) -> str:  # noqa: ARG002
         return "ready"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.miner.harvest.test_harvest import content_of, kept, random_one, store_in
 from typer.testing import CliRunner
 
 from miner.cli import app
+from tests.miner.harvest.test_harvest import content_of, kept, random_one, store_in
 
 
 @pytest.fixture
