@@ -163,12 +163,14 @@ def hold(told: str) -> None:
     watching.start()
     began = time.perf_counter()
     try:
-        from offline.data.pixel_store import PixelStore
+        from offline.data.originals import Copies
+        from offline.data.pictures.pixel_store import PixelStore
     except ImportError:
-        images = data.array(settings)
+        images: Any = data.array(settings)
     else:
         known = {row.image: hashlib.sha256(data.file_of(row.image).read_bytes()).hexdigest() for row in rows}
-        images = PixelStore(home / "pixels").array(data, settings, known)
+        store = PixelStore(home / "pixels", Copies(home / "copies", settings), known)
+        images = store.images(data.keeping(store), settings)
     order = np.random.default_rng(0).permutation(len(images))
     total = sum(int(images[order[start : start + 32]].sum()) for start in range(0, len(order), 32))
     assert total

@@ -20,6 +20,7 @@ from offline.config import RunConfig, load_config
 from offline.data.checks.preflight import PREFLIGHT, PreflightReport
 from offline.data.dataset import Dataset
 from offline.data.inventory import Inventory, inventory_of
+from offline.data.pictures.first_look import Places, keep_pictures
 from offline.data.sources.missing_images import missing_words, too_many_missing
 from offline.data.sources.source import read_dataset
 from offline.data.sources.unlabelled import count_images
@@ -34,6 +35,7 @@ from offline.pipeline.plan import Planned, plan
 from offline.pipeline.progress import Progress, Silence
 from offline.pipeline.run_files import TRAINING
 from offline.pipeline.runner import Pipeline
+from offline.pipeline.stage import ORIGINALS, PIXELS
 from offline.pipeline.stage_times import times_in
 from offline.publish.gate import Publication, published, put_in_place
 from offline.report.row_notes import row_notes
@@ -41,6 +43,7 @@ from offline.settings_and_data import check_settings_on_data
 from offline.splits.lost_rows import lost_words
 from offline.splits.splits_file import Splits
 from offline.stages import STAGE_NAMES
+from offline.stream.sender import sender_of
 from offline.unfinished_night import Record, to_finish
 from stage1.certificate.params import ScrcParams
 from stage1.errors import ArtifactError
@@ -228,6 +231,13 @@ class _Night:
             config=self.config,
             now=self.now,
             progress=progress,
+            prepare=lambda data: keep_pictures(
+                data,
+                self.config.preprocess,
+                sender_of(self.config.calibrate_scrc),
+                Places(self.workspace, self.workspace / PIXELS, self.workspace / ORIGINALS),
+                progress.step,
+            ),
         )
 
     def on(self, rows: Dataset, *, whole: bool) -> NightOutcome:
@@ -278,6 +288,42 @@ def with_contents(rows: Dataset, workspace: Path) -> Dataset:
     places = {row: f"{rows.root.absolute()}/{row}" for row in rows.ids}
     found = FileContents(workspace / CONTENTS).of({place: rows.file_of(row) for row, place in places.items()})
     return replace(rows, contents={row: found[place] for row, place in places.items()})
+    # A runtime that is missing is found now, and not after hours of training.
+    check_available(config.engine)
+    home, rows, told = Store(store), read_dataset(data), progress or Silence()
+    check_settings_on_data(config, rows, now())
+    on_data(inventory_of(rows, config.splits.sequence_columns, places=config.splits.gps_cell_m is not None))
+    if (cost := _cost(config, len(rows))) is not None:
+        on_cost(cost)
+    pipeline = Pipeline(
+        stages=stages(),
+        workspace=workspace,
+        store=home,
+        data=rows,
+        config=config,
+        now=now,
+        progress=told,
+        prepare=lambda data: keep_pictures(
+            data,
+            config.preprocess,
+            sender_of(config.calibrate_scrc),
+            Places(workspace, workspace / PIXELS, workspace / ORIGINALS),
+            told.step,
+        ),
+    )
+    if kept is not None:
+        pipeline.check_finished(kept)
+    run = pipeline.run(last)
+    last, notes = last or STAGE_NAMES[-1], _notes(run)
+    if last != STAGE_NAMES[-1]:
+        return NightOutcome(run, last, notes=notes)
+    publication, params = published(run), ScrcParams.read(run / PARAMS)
+    current = publication.accepted
+    if instead_of is not None and not current:
+        accepted = config.gate.accept_weaker_claim
+        put_in_place(home, publication.bundle, params, instead_of, now=now(), accept_weaker_claim=accepted)
+        current = True
+    return NightOutcome(run, last, publication, params, current, notes)
 
 
 def night_cost(config: RunConfig) -> NightCost | None:

@@ -164,6 +164,18 @@ class Sender(Protocol):
         ...
 
 
+class Kept(Protocol):
+    """What a workspace keeps of pictures; see `offline.data.pictures`."""
+
+    def content(self, rows: Dataset, row: str) -> bytes:
+        """The bytes of a picture, or of its copy where the rows are seen through their copies."""
+        ...
+
+    def stored(self, rows: Dataset, row: str, settings: PreprocessSettings) -> Pixels | None:
+        """The pixels of a row, uint8 `(3, H, W)`; None if they are not there."""
+        ...
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Rows of a data directory, in file order.
@@ -176,6 +188,8 @@ class Dataset:
         packed: the picture of each row that has no file of its own.
         missing: ids of rows that were listed and left out, because their image is not there.
         contents: hash of the file of each row, None where it cannot be read; empty where nobody took them.
+        kept: what a workspace keeps of the pictures; None for nothing.
+        copied: the pictures are seen through their copies, which are smaller; for what certifies nothing.
     """
 
     root: Path
@@ -185,6 +199,8 @@ class Dataset:
     packed: Mapping[str, Picture] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     contents: Mapping[str, str | None] = field(default_factory=dict)
+    kept: Kept | None = field(default=None, repr=False, compare=False)
+    copied: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -256,6 +272,17 @@ class Dataset:
         """The same rows, whose pictures arrive as they are sent."""
         return replace(self, sender=sender)
 
+    def through_copies(self) -> Self:
+        """The same rows, whose pictures are decoded from their copies where a workspace keeps those."""
+        return replace(self, copied=True)
+
+    def keeping(self, kept: Kept) -> Self:
+        """This data set, with its hash, whose pictures are kept in a workspace."""
+        found = replace(self, kept=kept)
+        # The hash was taken when the rows were read.
+        found.__dict__.update({name: self.__dict__[name] for name in ("sha256",) if name in self.__dict__})
+        return found
+
     def called(self, names: Mapping[str, str]) -> Self:
         """The rows by the ids under which somebody knows them; their files stay where they are.
 
@@ -320,14 +347,27 @@ class Dataset:
         Raises:
             DatasetError: it cannot be read.
         """
-        path = self.file_of(row)
+        content = self.file_content(row)
         try:
-            content = path.read_bytes()
             return content if self.sender is None else self.sender(row, content, settings)
+        except ImageError as error:
+            raise DatasetError(f"{self.file_of(row)}: {error}") from error
+
+    def file_content(self, row: str) -> bytes:
+        """The bytes of the file of the row with this id, or of its copy.
+
+        Raises:
+            DatasetError: it cannot be read.
+        """
+        try:
+            return self.file_of(row).read_bytes() if self.kept is None else self.kept.content(self, row)
         except (OSError, ImageError) as error:
-            raise DatasetError(f"{path}: {error}") from error
+            raise DatasetError(f"{self.file_of(row)}: {error}") from error
 
     def _one(self, row: Row, settings: PreprocessSettings) -> Pixels:
+        stored = None if self.kept is None else self.kept.stored(self, row.image, settings)
+        if stored is not None:
+            return stored
         content = self.content(row.image, settings)
         try:
             return preprocess(content, settings)

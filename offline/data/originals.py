@@ -14,6 +14,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -150,7 +151,7 @@ class Copies:
         if as_it_is and isinstance(path, Path):
             return path
         digest = hashlib.sha256(content).hexdigest()
-        copy = self.directory / digest[:2] / f"{digest}-{self.longest_px}-{SCHEME}.jpg"
+        copy = self.place(digest)
         made = None if copy.exists() else content if as_it_is else self.made(content)
         try:
             if made is None:
@@ -163,6 +164,49 @@ class Copies:
             log.warning("no_copy_of_a_picture", path=str(path), copy=str(copy), reason=error.strerror or str(error))
             return path
         return copy
+
+    def place(self, digest: str) -> Path:
+        """Where the copy of a file with this hash is, if it has one."""
+        return self.directory / digest[:2] / f"{digest}-{self.longest_px}-{SCHEME}.jpg"
+
+    def kept(self, digest: str) -> bytes | None:
+        """The copy of a file with this hash; None if there is none."""
+        copy = self.place(digest)
+        try:
+            content = copy.read_bytes()
+        except OSError:
+            return None
+        with suppress(OSError):
+            # What is in use is not swept away.
+            os.utime(copy)
+        return content
+
+    def copy(self, content: bytes, digest: str) -> bytes:
+        """The copy of a file, made and kept, or its own bytes if it needs none.
+
+        Args:
+            content: of the file.
+            digest: its sha256.
+
+        Raises:
+            ImageError: it is no image, or over a limit.
+        """
+        if self.is_one(content):
+            return content
+        made = self.made(content)
+        self.keep(digest, made)
+        return made
+
+    def keep(self, digest: str, made: bytes) -> bool:
+        """Keep a copy; False where the disk does not take it."""
+        copy = self.place(digest)
+        try:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(copy, made)
+        except OSError as error:
+            log.warning("no_copy_of_a_picture", copy=str(copy), reason=error.strerror or str(error))
+            return False
+        return True
 
     def is_one(self, content: bytes) -> bool:
         """Whether a file needs no copy, as copies themselves do.
@@ -180,7 +224,10 @@ class Copies:
         Raises:
             ImageError: it is no image, or over a limit.
         """
-        picture = upright(content, self.settings)
+        return self.drawn(upright(content, self.settings))
+
+    def drawn(self, picture: Image.Image) -> bytes:
+        """The copy of a picture that is decoded already, RGB and upright."""
         scale = min(1.0, self.longest_px / max(picture.size))
         size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
         buffer = io.BytesIO()
@@ -239,6 +286,7 @@ def originals_of(
     paths: Sequence[Picture],
     copies: Copies,
     progress: Callable[[int, int, str], None] = lambda *_: None,
+    digests: Sequence[str | None] = (),
 ) -> Originals:
     """What to cut from, of some files.
 
@@ -246,6 +294,7 @@ def originals_of(
         paths: of the rows.
         copies: where copies are.
         progress: called with files done, files in all, and a note.
+        digests: sha256 of each file, where they are known: a file whose copy is there is not read.
 
     Raises:
         DatasetError: a file cannot be read; names it.
@@ -253,13 +302,19 @@ def originals_of(
     found: list[Picture] = []
     with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(paths), MADE_TOGETHER):
-            found += pool.map(partial(_named, copies), paths[start : start + MADE_TOGETHER])
+            some = slice(start, start + MADE_TOGETHER)
+            known = digests[some] or [None] * len(paths[some])
+            found += pool.map(partial(_named, copies), paths[some], known)
             progress(len(found), len(paths), "larger copies of the pictures that train")
     return Originals(tuple(found), copies)
 
 
-def _named(copies: Copies, path: Picture) -> Picture:
+def _named(copies: Copies, path: Picture, digest: str | None) -> Picture:
     try:
+        if digest is not None and (copy := copies.place(digest)).is_file():
+            # What is in use is not swept away.
+            os.utime(copy)
+            return copy
         return copies.of(path)
     except (OSError, ImageError) as error:
         raise DatasetError(f"{path}: {error}") from error

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
 from engines.machine.cores import on_all_cores
+from offline.data.pictures.pixel_store import Images
 from offline.learning.challenge_views import Challenges
 from offline.learning.settings import Augmentation
 from stage1.preprocess import Pixels
@@ -56,7 +57,11 @@ def augmenter(kind: Augmentation) -> Augment:
 
 
 def views(
-    images: Pixels, challenges: Challenges | None, augment: Augment, rows: Sequence[int], seeds: Sequence[int]
+    images: Images,
+    challenges: Challenges | None,
+    augment: Augment,
+    rows: Sequence[int],
+    seeds: Sequence[int],
 ) -> Pixels:
     """One augmented view of each of some rows, uint8 `(len(rows), 3, H, W)`, made on all cores.
 

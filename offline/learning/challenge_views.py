@@ -18,6 +18,7 @@ from stage1.certificate.stream import Era, Stream, era_shares
 from stage1.errors import ImageError
 from stage1.preprocess import Pixels, PreprocessSettings, preprocess, upright
 
+COPIES = "copies"
 # Views are seeded by whole numbers below this.
 MOST_SEEDS = 2**56
 
@@ -68,25 +69,27 @@ class ChallengeViews:
     def decides(self) -> tuple[object, ...]:
         """See `Challenges.decides`."""
         shares = era_shares(self.stream, self.weights)
-        return self.settings.model_dump(), shares, self.crops, () if self.originals is None else self.originals.decides
+        copied = [COPIES] if self.data.copied and self.data.kept is not None else []
+        known = () if self.originals is None else self.originals.decides
+        return self.settings.model_dump(), shares, self.crops, known, *copied
 
     def __call__(self, rows: Sequence[int], seeds: Sequence[int]) -> Pixels:
         """See `Challenges`."""
         return np.stack(on_all_cores(self._one, rows, seeds))
 
     def _one(self, row: int, seed: int) -> Pixels:
-        path, rng = self.data.file_of(self.data.rows[row].image), np.random.default_rng(seed)
+        name, rng = self.data.rows[row].image, np.random.default_rng(seed)
         cell = drawn_cell(era_shares(self.stream, self.weights), rng)
         try:
             if self.originals is None:
-                picture = upright(path.read_bytes(), self.settings)
+                picture = upright(self.data.file_content(name), self.settings)
             else:
                 picture = self.originals.picture(row)
             if self.crops:
                 picture = cropped(picture, random_crop(rng))
             return preprocess(as_jpeg(challenge(picture, cell, rng)), self.settings)
-        except (OSError, ImageError) as error:
-            raise DatasetError(f"{path}: {error}") from error
+        except ImageError as error:
+            raise DatasetError(f"{self.data.file_of(name)}: {error}") from error
 
 
 def certified_views(
@@ -101,4 +104,5 @@ def certified_views(
     """
     if calibration.stream == "originals":
         return None
-    return ChallengeViews(data, settings, calibration.stream_weights, calibration.stream)
+    # What trains is no exam: the copies of large files are as good, and their files are not decoded again.
+    return ChallengeViews(data.through_copies(), settings, calibration.stream_weights, calibration.stream)

@@ -7,15 +7,17 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from offline.data.dataset import Dataset
+from offline.data.pictures.pixel_store import Images, picked
 from offline.learning.precision import autocast, fast_products, lowered
 from offline.learning.settings import Precision
 from stage1.model.net import NetOutputs, Stage1Net
 from stage1.outputs import Stage1Outputs
-from stage1.preprocess import Pixels
 
 EVAL_BATCH = 64
 
@@ -25,12 +27,17 @@ class ImageSet:
     """Preprocessed images with their rows.
 
     Attributes:
-        images: uint8 `(N, 3, H, W)`.
+        images: uint8 `(N, 3, H, W)`, in memory or on the disk.
         data: the rows, in the same order.
     """
 
-    images: Pixels
+    images: Images
     data: Dataset
+
+    def pick(self, rows: NDArray[np.intp]) -> ImageSet:
+        """Some of them, by their numbers; what is on the disk stays there."""
+        ids = self.data.ids
+        return ImageSet(picked(self.images, rows), self.data.pick([ids[row] for row in rows.tolist()]))
 
 
 def device_of(net: nn.Module) -> torch.device:
@@ -49,7 +56,7 @@ def best_device() -> torch.device:
 
 @torch.no_grad()
 def predict(
-    net: Stage1Net, images: Pixels, precision: Precision = "fp32", check: Callable[[], None] = lambda: None
+    net: Stage1Net, images: Images, precision: Precision = "fp32", check: Callable[[], None] = lambda: None
 ) -> Stage1Outputs:
     """Outputs of the torch model in evaluation mode, for N images.
 
@@ -136,7 +143,7 @@ def to_numpy(outputs: NetOutputs) -> Stage1Outputs:
 
 
 @torch.no_grad()
-def features(net: Stage1Net, images: Pixels) -> Tensor:
+def features(net: Stage1Net, images: Images) -> Tensor:
     """Features `(N, width)` in evaluation mode, fp32; computed in bf16 on a GPU."""
     net.eval()
     device = device_of(net)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from offline.data.dataset import Dataset
 from offline.data.originals import Copies, originals_of
+from offline.data.pictures.pixel_store import digests_of
 from offline.learning.augmentation import SEE_CHALLENGES
 from offline.learning.challenge_views import ChallengeViews
 from offline.learning.settings import Augmentation
@@ -36,6 +37,6 @@ def training_views(
     """
     if augmentation not in SEE_CHALLENGES:
         return ChallengeViews(data, settings, calibration.stream_weights)
-    originals = originals_of([data.file_of(row) for row in data.ids], copies, progress)
+    originals = originals_of([data.file_of(row) for row in data.ids], copies, progress, digests_of(data))
     crops = augmentation == "strong"
     return ChallengeViews(data, settings, calibration.stream_weights, originals=originals, crops=crops)

@@ -49,8 +49,8 @@ from stage1.errors import ArtifactError
 
 # Of one night: training and val_select, each with and without domain adaptation.
 PREFIXES_KEPT = 4
-# Sets of pictures: those that train, choose, judge features and are reported on, of two nights.
-PIXELS_KEPT = 8
+# Views of pictures: as they are sent and as they train, with two settings each.
+PIXELS_KEPT = 4
 # So long a checkpoint waits for the stage that wrote it, and kept activations for a training; then their settings,
 # data or code have been given up.
 CHECKPOINT_DAYS = 14
@@ -92,6 +92,8 @@ class Pipeline(Generic[ConfigT, DataT]):
         config: config of the run.
         now: the clock, UTC.
         progress: where to tell how far it is.
+        prepare: the same data, after what stages may find in the workspace was made there; called before the first
+            stage, when no other run is at work. It decides no outcome.
     """
 
     stages: Sequence[Stage[ConfigT, DataT]]
@@ -101,6 +103,7 @@ class Pipeline(Generic[ConfigT, DataT]):
     config: ConfigT
     now: Callable[[], datetime]
     progress: Progress
+    prepare: Callable[[DataT], DataT] = field(default=lambda data: data)
     _done: dict[str, Path] = field(default_factory=dict)
 
     @cached_property
@@ -127,6 +130,7 @@ class Pipeline(Generic[ConfigT, DataT]):
         try:
             with FileLock(self.workspace / ".lock", timeout=0):
                 self._sweep()
+                self.data = self.prepare(self.data)
                 asked = self.config
                 for number, stage in enumerate(self.stages):
                     if stage.name in wanted:
@@ -295,9 +299,11 @@ class Pipeline(Generic[ConfigT, DataT]):
         many = sorted(prefixes, key=lambda path: path.stat().st_mtime)[:-PREFIXES_KEPT]
         pixels = sorted((self.workspace / PIXELS).glob("*"), key=lambda path: path.stat().st_mtime)
         for path in pixels:
-            # Names that begin with a dot are of files that a killed run did not finish.
-            if path.name.startswith(".") or path in pixels[:-PIXELS_KEPT] or path.stat().st_mtime < given_up:
+            # Files are of an earlier version, which kept a file for each set.
+            if path.is_file():
                 path.unlink()
+            elif path in pixels[:-PIXELS_KEPT] or path.stat().st_mtime < given_up:
+                shutil.rmtree(path, ignore_errors=True)
         for directory in {*many, *(path for path in (*checkpoints, *prefixes) if path.stat().st_mtime < given_up)}:
             shutil.rmtree(directory, ignore_errors=True)
         for copy in (self.workspace / ORIGINALS).glob("*/*"):

@@ -36,6 +36,7 @@ def run_adapt_domain(context: Context) -> None:
     if not settings.enabled:
         return
     from offline.data.originals import Copies, originals_of  # noqa: PLC0415
+    from offline.data.pictures.pixel_store import digests_of  # noqa: PLC0415
     from offline.data.sources.unlabelled import COPIES_DISTANCE, hashes_of, read_unlabelled  # noqa: PLC0415
     from offline.learning.self_distillation.adapt import adapt_domain  # noqa: PLC0415
     from offline.learning.self_distillation.judge import feature_judge  # noqa: PLC0415
@@ -58,9 +59,10 @@ def run_adapt_domain(context: Context) -> None:
         copies,
         hashes_of(judged, context.workspace / FINGERPRINTS),
         config.splits.hash_distance or COPIES_DISTANCE,
+        cache=context.workspace / FINGERPRINTS,
         progress=context.progress.step,
     )
-    known = originals_of([train.file_of(row) for row in train.ids], copies, context.progress.step)
+    known = originals_of([train.file_of(row) for row in train.ids], copies, context.progress.step, digests_of(train))
     pictures = Unshrunk(replace(known, files=(*known.files, *more.files)), config.preprocess.geometry)
     found = adapt_domain(
         net,

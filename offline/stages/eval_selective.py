@@ -84,7 +84,7 @@ def run_eval_selective(context: Context) -> None:
     most = context.config.eval_selective.cell_rows
     sent = 0 if params.rule is None else min(most, len(originals)) * len(every_sender(params.seed))
     with scoring_engine(context, engine, sent) as (scoring, scored):
-        cells = judge_cells(scoring, originals, params, preprocess, most=most, progress=told)
+        cells = judge_cells(scoring, originals.through_copies(), params, preprocess, most=most, progress=told)
     scored.write(context.out / SCORING)
     rules, thresholds = ReferenceRules.read(calibrated / REFERENCES), Thresholds.read(calibrated / THRESHOLDS)
     report = evaluate(test, params, calibrator, rules, thresholds, EvaluationSettings(seed=context.config.seed), cells)
@@ -101,7 +101,7 @@ def run_eval_selective(context: Context) -> None:
     )
     CascadeFile(cascades=cascades).write(context.out / CASCADE)
     pictures = thumbnails(rows, [mistake.row for mistake in report.mistakes], preprocess)
-    again = thumbnails(context.data, SecondLook.read(calibrated / SECOND_LOOK).rows, preprocess)
+    again = thumbnails(context.data.through_copies(), SecondLook.read(calibrated / SECOND_LOOK).rows, preprocess)
     # Which run wrote it is not in its key, so it is for the stage that publishes to say.
     title = "Stage-1 report"
     comparison = TrainingComparison.read(context.inputs["compare_training"] / COMPARISON)
@@ -135,7 +135,7 @@ def _race(context: Context, preprocess: PreprocessSettings) -> str:
         return ""
     race = RaceRecord.read(home / RACE)
     shown = [one.row for one in race.suspects[:SHOWN]]
-    return race_section(race, thumbnails(context.data, shown, preprocess))
+    return race_section(race, thumbnails(context.data.through_copies(), shown, preprocess))
 
 
 def _looks(context: Context, rows: Dataset, ids: list[str], preprocess: PreprocessSettings) -> dict[str, Look]:

@@ -48,7 +48,7 @@ def run_export(context: Context) -> None:
     path = context.out / ENGINE
     export_onnx(net, path, config.preprocess.shape)
     rows = rows_of(context, "val_select")
-    sample = rows.only(rows.rows[: max(PARITY_BATCHES)])
+    sample = rows.only(rows.rows[: max(PARITY_BATCHES)]).through_copies()
     parity = check_export(net, path, sample.array(config.preprocess))
     spec = config.engine
     if backend(spec.backend).graph_precision(spec) == "bf16":

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
+from PIL import Image
 
-from offline.stream.challenge import CELLS, Cell, drawn_cell, sent
+from offline.stream.challenge import CELLS, Cell, as_jpeg, challenge, drawn_cell, sent
 from stage1.certificate.stream import Era, Stream, era_shares, even_weights
-from stage1.preprocess import PreprocessSettings
+from stage1.preprocess import PreprocessSettings, upright
 
 
 class Streamed(Protocol):
@@ -49,11 +50,20 @@ class StreamSender:
 
     def __call__(self, name: str, content: bytes, settings: PreprocessSettings) -> bytes:
         """See `offline.data.dataset.Sender`."""
-        shares = era_shares(self.stream, self.weights)
-        if not shares:
+        if not era_shares(self.stream, self.weights):
             return content
+        return self.send(name, upright(content, settings))
+
+    def send(self, name: str, picture: Image.Image) -> bytes:
+        """The bytes that are sent of a picture that is decoded already.
+
+        Args:
+            name: id of the row; it decides everything that is drawn.
+            picture: RGB, upright, in its own size.
+        """
         rng = generator_of(self.seed, name)
-        return sent(content, drawn_cell(shares, rng), rng, settings)
+        cell = drawn_cell(era_shares(self.stream, self.weights), rng)
+        return as_jpeg(challenge(picture, cell, rng))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from offline.data.pictures.pixel_store import Images
 from offline.stream.challenge import challenge, drawn_cell
 from stage1.certificate.stream import era_shares, even_weights
 from stage1.preprocess import Pixels
@@ -49,7 +50,7 @@ class SquareChallenges:
         images: uint8 `(N, 3, S, S)`.
     """
 
-    images: Pixels
+    images: Images
 
     @property
     def decides(self) -> tuple[object, ...]:

@@ -60,6 +60,10 @@ class KnownLooks:
         limits = preprocessing.max_bytes, preprocessing.max_pixels
         self._about = sha256_json([*limits, *(installed(name) for name in DECODERS)])
         self._known = self._read()
+        self._written = set(self._known)
+
+    def __contains__(self, content: str) -> bool:
+        return content in self._known
 
     def look(self, data: Dataset, row: str) -> Look:
         """Look at the file of a row."""
@@ -71,12 +75,17 @@ class KnownLooks:
         except OSError as error:
             return Look("", missing=f"it cannot be read ({error.strerror or error})")
 
+    def add(self, looks: Iterable[Look]) -> None:
+        """Know looks until they are kept."""
+        self._known |= {look.sha256: look for look in looks if look.missing is None}
+
     def keep(self, looks: Iterable[Look]) -> None:
         """Remember looks."""
-        found = {look.sha256: look for look in looks if look.missing is None}
-        if self._cache is None or found.keys() <= self._known.keys():
+        self.add(looks)
+        if self._cache is None or self._known.keys() == self._written:
             return
-        files = {look.sha256: [look.side_px, look.problem] for look in (self._known | found).values()}
+        self._written = set(self._known)
+        files = {look.sha256: [look.side_px, look.problem] for look in self._known.values()}
         write_atomic(self._cache, json.dumps({"about": self._about, "files": files}).encode())
 
     def _read(self) -> dict[str, Look]:

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from engines.machine.cores import usable_cores
 from offline.data.checks.near_hashes import HASH_BITS
-from offline.data.dataset import Dataset
+from offline.data.dataset import Dataset, Picture
 from offline.data.jsonl import read_records
 from offline.errors import DatasetError
 from stage1.artifacts import append_lines
@@ -103,7 +104,7 @@ class _Outdated(BaseModel):
 _RECORDS: TypeAdapter[CachedFingerprint | _Outdated] = TypeAdapter(CachedFingerprint | _Outdated)
 
 
-def fingerprint(path: Path, known: Mapping[str, Fingerprint] | None = None) -> Fingerprint:
+def fingerprint(path: Picture, known: Mapping[str, Fingerprint] | None = None) -> Fingerprint:
     """Take the fingerprint of an image file.
 
     Args:
@@ -113,16 +114,26 @@ def fingerprint(path: Path, known: Mapping[str, Fingerprint] | None = None) -> F
     Raises:
         DatasetError: it cannot be read.
     """
-    import imagehash  # noqa: PLC0415  belongs to the extra `train`; reading a split needs none of it
-
     try:
         content = path.read_bytes()
         digest = hashlib.sha256(content).hexdigest()
         if known and digest in known:
             return known[digest]
-        grey = decode(content).convert("L")
+        return fingerprint_of(digest, decode(content))
     except (OSError, ImageError) as error:
         raise DatasetError(f"{path}: {error}") from error
+
+
+def fingerprint_of(digest: str, picture: Image.Image) -> Fingerprint:
+    """The fingerprint of a file that is decoded already.
+
+    Args:
+        digest: sha256 of the file.
+        picture: RGB, upright, in its own size.
+    """
+    import imagehash  # noqa: PLC0415  belongs to the extra `train`; reading a split needs none of it
+
+    grey = picture.convert("L")
     grey = grey.reduce(max(1, min(grey.size) // SIDE_PX))
     contrast = float(np.asarray(grey, dtype=np.float64).std())
     if contrast < BLANK_CONTRAST:
@@ -144,10 +155,10 @@ def fingerprints(
     Raises:
         DatasetError: an image cannot be read, or the cache is damaged.
     """
-    records = [record for record in read_records(cache, _RECORDS) if isinstance(record, CachedFingerprint)]
-    known = {record.key: record.fingerprint for record in records}
-    by_content = {record.fingerprint.sha256: record.fingerprint for record in records if record.scheme == SCHEME}
-    keys = {row.image: _key(data, row.image) for row in data.rows}
+    records = known_files(cache)
+    known = {key: record.fingerprint for key, record in records.items()}
+    by_content = {taken.sha256: taken for taken in known.values()}
+    keys = {row.image: file_key(data, row.image) for row in data.rows}
     found = {image: known[key] for image, key in keys.items() if key in known}
     missing = sorted(keys.keys() - found.keys())
     with ThreadPoolExecutor(usable_cores()) as pool:
@@ -155,16 +166,48 @@ def fingerprints(
             images = missing[start : start + WRITTEN_TOGETHER]
             paths = map(data.file_of, images)
             taken = dict(zip(images, pool.map(partial(fingerprint, known=by_content), paths), strict=True))
-            append_lines(cache, [_record(keys[image], taken[image]) for image in images])
+            append_lines(cache, [record_of(keys[image], taken[image]) for image in images])
             found |= taken
             progress(start + len(images), len(missing), "fingerprints")
     return found
 
 
-def _key(data: Dataset, image: str) -> FileKey:
-    status = data.file_of(image).stat()
-    return FileKey(SCHEME, image, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+def known_files(cache: Path) -> dict[FileKey, CachedFingerprint]:
+    """What a workspace remembers of files by their state, taken as it is taken today.
+
+    Args:
+        cache: the file that remembers; need not be there.
+
+    Raises:
+        DatasetError: it is damaged.
+    """
+    records = (record for record in read_records(cache, _RECORDS) if isinstance(record, CachedFingerprint))
+    return {record.key: record for record in records if record.scheme == SCHEME}
 
 
-def _record(key: FileKey, taken: Fingerprint) -> CachedFingerprint:
+def file_key(data: Dataset, image: str) -> FileKey:
+    """What tells the state of the file of a row from another one.
+
+    Raises:
+        OSError: it is not there.
+    """
+    return state_key(image, data.file_of(image))
+
+
+def state_key(name: str, picture: Picture) -> FileKey:
+    """What tells the state of a file from another one.
+
+    Args:
+        name: of it, in the records.
+        picture: the file.
+
+    Raises:
+        OSError: it is not there.
+    """
+    status = picture.stat()
+    return FileKey(SCHEME, name, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+
+
+def record_of(key: FileKey, taken: Fingerprint) -> CachedFingerprint:
+    """The line that remembers the fingerprint of a file in a state."""
     return CachedFingerprint(**key._asdict(), fingerprint=taken)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.machine.cores import usable_cores
-from offline.data.checks.fingerprints import Fingerprint, fingerprint, fingerprints
+from offline.data.checks.fingerprints import (
+    CachedFingerprint,
+    FileKey,
+    fingerprint_of,
+    fingerprints,
+    known_files,
+    record_of,
+    state_key,
+)
 from offline.data.checks.perceptual_hash import near_others, words_of
 from offline.data.dataset import Dataset, Picture
 from offline.data.originals import Copies
 from offline.errors import DatasetError
+from stage1.artifacts import append_lines
 from stage1.errors import ImageError
+from stage1.preprocess import upright
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 READ_TOGETHER = 256
@@ -45,6 +56,7 @@ def read_unlabelled(
     judged: Sequence[str],
     distance: int,
     *,
+    cache: Path | None = None,
     progress: Callable[[int, int, str], None] = lambda *_: None,
 ) -> Unlabelled:
     """All images below some directories that can be decoded.
@@ -57,6 +69,7 @@ def read_unlabelled(
         copies: where copies of large ones are.
         judged: perceptual hashes, 64 hex digits, of the rows that judge.
         distance: largest number of bits in which pictures that look alike differ.
+        cache: the fingerprints of a workspace: a file that is known there is not decoded again; None for none.
         progress: called with files read, files in all, and a note.
 
     Raises:
@@ -66,15 +79,16 @@ def read_unlabelled(
     files: list[Picture] = []
     hashes: list[str | None] = []
     unreadable = 0
+    known = {} if cache is None else known_files(cache)
     with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(paths), READ_TOGETHER):
             some = paths[start : start + READ_TOGETHER]
-            for file, taken in pool.map(lambda path: _read(path, copies), some):
-                if file is None or taken is None:
-                    unreadable += 1
-                else:
-                    files.append(file)
-                    hashes.append(taken.phash)
+            read = [found for found in pool.map(lambda path: _read(path, copies, known), some) if found is not None]
+            unreadable += len(some) - len(read)
+            files += [file for file, _ in read]
+            hashes += [record.fingerprint.phash for _, record in read]
+            if cache is not None:
+                append_lines(cache, [record for _, record in read if record.key not in known])
             progress(start + len(some), len(paths), "unlabelled images")
     alike = look_alike(hashes, judged, distance)
     kept = tuple(file for file, is_alike in zip(files, alike.tolist(), strict=True) if not is_alike)
@@ -114,13 +128,24 @@ def pictures_in(directory: Path) -> list[Path]:
     return found
 
 
-def _read(path: Path, copies: Copies) -> tuple[Picture | None, Fingerprint | None]:
+def _read(
+    path: Path, copies: Copies, known: Mapping[FileKey, CachedFingerprint]
+) -> tuple[Picture, CachedFingerprint] | None:
+    """The file to cut from and what is known of it, decoded once so that what is read here can be read later.
+
+    None if it cannot be.
+    """
     try:
-        # Decodes it, so that what is read here can be read later.
-        taken = fingerprint(path)
-        return copies.of(path), taken
-    except (OSError, ImageError, DatasetError):
-        return None, None
+        key = state_key(str(path.absolute()), path)
+        if key in known:
+            return copies.of(path), known[key]
+        content = path.read_bytes()
+        digest, picture = hashlib.sha256(content).hexdigest(), upright(content, copies.settings)
+        if not copies.is_one(content):
+            copies.keep(digest, copies.drawn(picture))
+        return copies.of(path), record_of(key, fingerprint_of(digest, picture))
+    except (OSError, ImageError):
+        return None
 
 
 def look_alike(hashes: Sequence[str | None], judged: Sequence[str], distance: int) -> NDArray[np.bool_]:

@@ -172,8 +172,8 @@ def halves_of(val_select: ImageSet, seed: int) -> tuple[NDArray[np.intp], NDArra
 
 def choosing_of(val_select: ImageSet, seed: int) -> ImageSet:
     """The images of val_select that choose, also the checkpoint of the training before this one."""
-    data, (places, _) = val_select.data, halves_of(val_select, seed)
-    return ImageSet(val_select.images[places], data.pick([data.ids[place] for place in places.tolist()]))
+    places, _ = halves_of(val_select, seed)
+    return val_select.pick(places)
 
 
 def _decides(

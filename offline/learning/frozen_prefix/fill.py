@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from offline.data import originals
+from offline.data.pictures.pixel_store import Images, PixelRows
 from offline.learning import augmentation, challenge_views
 from offline.learning.augmentation import Augment, unchanged, views
 from offline.learning.challenge_views import Challenges
@@ -32,7 +33,6 @@ from stage1.model import pooling, trunk
 from stage1.model.net import Stage1Net
 from stage1.model.trunk import blocks_of, plain
 from stage1.model.weights import weights_sha256
-from stage1.preprocess import Pixels
 
 PLAIN = -1
 BUILD_BATCH = 32
@@ -141,7 +141,7 @@ class Views:
         challenges: makes what is augmented, as validators send it; None augments the images.
     """
 
-    images: Pixels
+    images: Images
     kind: str
     augment: Augment
     count: int
@@ -155,7 +155,8 @@ class Views:
     def keys(self, seed: int) -> list[tuple[bytes, int, int]]:
         """Key, row and number of each view, those of a row one after another."""
         numbers = [PLAIN] if self.kind == "plain" else range(self.count)
-        digests = [digest_of(image) for image in self.images]
+        images = self.images
+        digests = images.digests if isinstance(images, PixelRows) else [digest_of(image) for image in images]
         return [(key_of(digest, number, seed), row, number) for row, digest in enumerate(digests) for number in numbers]
 
     def made(self, wanted: Sequence[tuple[bytes, int, int]]) -> Tensor:

@@ -27,6 +27,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
+from offline.data.pictures.pixel_store import Images
 from offline.errors import TrainingError
 from offline.learning.checkpoints import Checkpoints, Randomness, Trained, Watch
 from offline.learning.precision import autocast, recomputing
@@ -51,7 +52,6 @@ from offline.learning.settings import AdaptSettings
 from offline.learning.update import random_state, set_random_state
 from stage1.model.net import Stage1Net
 from stage1.model.trunk import blocks_of, plain
-from stage1.preprocess import Pixels
 
 ROPE_RESCALE = 2.0
 
@@ -116,7 +116,7 @@ class Adaptation:
 
 def adapt_domain(
     net: Stage1Net,
-    images: Pixels | Pictures,
+    images: Images | Pictures,
     settings: AdaptSettings,
     *,
     seed: int,
@@ -152,7 +152,7 @@ class _Adapting:
     def __init__(
         self,
         net: Stage1Net,
-        images: Pixels | Pictures,
+        images: Images | Pictures,
         settings: AdaptSettings,
         seed: int,
         progress: Callable[[int, int, str], None],

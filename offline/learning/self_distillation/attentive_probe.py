@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from offline.data.pictures.pixel_store import Images
 from offline.learning.precision import autocast
 from offline.learning.predict import EVAL_BATCH, device_of
 from stage1.model.net import Stage1Net
 from stage1.model.pooling import AttentionPool
 from stage1.model.trunk import blocks_of
-from stage1.preprocess import Pixels
 
 STEPS, BATCH, RATE, DECAY = 150, 96, 3e-3, 0.01
 MOST_BYTES = 2 * 1024**3
@@ -35,7 +35,7 @@ def looks(net: Stage1Net) -> bool:
     return isinstance(net.pool, AttentionPool) and not len(net.stems)
 
 
-def attentive_probe(net: Stage1Net, train: Pixels, labels: NDArray[np.integer], images: Pixels) -> NDArray[np.float64]:
+def attentive_probe(net: Stage1Net, train: Images, labels: NDArray[np.integer], images: Images) -> NDArray[np.float64]:
     """Logits of 1 by a pool like the network's and one linear layer, both trained on frozen patches; `(M,)`.
 
     Every probe of a night starts from the same pool and sees the rows in the same order, so what two backbones differ
@@ -77,7 +77,7 @@ def attentive_probe(net: Stage1Net, train: Pixels, labels: NDArray[np.integer], 
 
 
 @torch.no_grad()
-def _tokens(net: Stage1Net, images: Pixels) -> Iterator[Tensor]:
+def _tokens(net: Stage1Net, images: Images) -> Iterator[Tensor]:
     """Tokens `(n, V, T, C)` of images in evaluation mode, batch by batch."""
     net.eval()
     device, cut = device_of(net), len(blocks_of(net.backbone))

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from engines.machine.cores import on_all_cores
 from offline.data.originals import Crop, Originals, resized
-from stage1.preprocess import Geometry, Pixels, Shape
+from offline.data.pictures.pixel_store import Images, PixelRows
+from stage1.preprocess import Geometry, Shape
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Shrunk:
         images: uint8 `(N, 3, H, W)`.
     """
 
-    images: Pixels
+    images: Images
 
     def __len__(self) -> int:
         return len(self.images)
@@ -125,9 +126,9 @@ class Unshrunk:
         return Opened(tuple(self.originals.pictures(rows)), self.geometry, device)
 
 
-def pictures_of(images: Pixels | Pictures) -> Pictures:
+def pictures_of(images: Images | Pictures) -> Pictures:
     """Pictures as they are, or those of an array."""
-    return Shrunk(images) if isinstance(images, np.ndarray) else images
+    return Shrunk(images) if isinstance(images, np.ndarray | PixelRows) else images
 
 
 def crop_of(box: list[list[float]], stretch: float) -> Crop:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from offline.data.pictures.pixel_store import Images
 from offline.errors import TrainingError
 from offline.learning.augmentation import SEE_CHALLENGES, Augment, augmenter, unchanged, views
 from offline.learning.challenge_views import MOST_SEEDS, Challenges
@@ -22,7 +23,6 @@ from offline.learning.settings import TrainSettings
 from stage1.model.adapters.attach import frozen_blocks
 from stage1.model.net import Stage1Net
 from stage1.model.trunk import blocks_of
-from stage1.preprocess import Pixels
 
 
 class Inputs(Protocol):
@@ -52,7 +52,7 @@ class FreshViews:
         challenges: makes what is augmented, as validators send it; None augments the images.
     """
 
-    images: Pixels
+    images: Images
     augment: Augment
     device: torch.device
     challenges: Challenges | None = None
@@ -113,8 +113,8 @@ class Sources:
 
 def choose_inputs(
     net: Stage1Net,
-    train: Pixels,
-    judged: Pixels,
+    train: Images,
+    judged: Images,
     settings: TrainSettings,
     *,
     challenges: Challenges | None,

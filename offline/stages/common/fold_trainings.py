@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,6 @@ from stage1.model.adapters.attach import add_adapters, merge_adapters
 from stage1.model.net import Stage1Net
 from stage1.model.weights import load_weights
 from stage1.outputs import Stage1Outputs
-from stage1.preprocess import Pixels
 from stage1.probability.calibrator import AffineCalibrator, log_softmax
 from stage1.probability.fit import PENALTIES, fit_affine
 
@@ -51,13 +49,13 @@ class Shown:
 
     Attributes:
         decides: hash of what the pictures depend on beside the rows.
-        plain: as they are, for training, uint8 `(N, 3, H, W)`.
+        plain: as they are, for training.
         sent: as validators send them, for choosing and holding out.
     """
 
     decides: str
-    plain: Pixels
-    sent: Pixels
+    plain: ImageSet
+    sent: ImageSet
 
 
 class FoldTrainings:
@@ -120,8 +118,8 @@ class FoldTrainings:
         context = replace(self._context, config=config)
         chooses = (unit.fold + 1) % self._count
         shown = self._pictures(context)
-        train = self._set(shown.plain, (self._held != unit.fold) & (self._held != chooses))
-        select, held_out = (self._set(shown.sent, self._held == fold) for fold in (chooses, unit.fold))
+        train = shown.plain.pick(np.flatnonzero((self._held != unit.fold) & (self._held != chooses)))
+        select, held_out = (shown.sent.pick(np.flatnonzero(self._held == fold)) for fold in (chooses, unit.fold))
         net = network_of(context, trained=False)
         adapted = context.inputs["adapt_domain"] / BACKBONE
         if config.adapt_domain.enabled and adapted.exists():
@@ -198,16 +196,8 @@ class FoldTrainings:
         if self._shown is None or self._shown.decides != decides:
             self._shown = None
             sent = self._rows.sent_by(sender_of(calibration))
-            self._shown = Shown(decides, images_of(context, self._rows).images, images_of(context, sent).images)
+            self._shown = Shown(decides, images_of(context, self._rows), images_of(context, sent))
         return self._shown
-
-    def _set(self, images: Pixels, wanted: NDArray[np.bool_]) -> ImageSet:
-        chosen = np.flatnonzero(wanted)
-        return ImageSet(images[chosen], self._rows.pick([self._ids[row] for row in chosen.tolist()]))
-
-    @cached_property
-    def _ids(self) -> list[str]:
-        return self._rows.ids
 
     def __getstate__(self) -> dict[str, object]:
         """Without pictures and without a terminal, for a process elsewhere."""

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from offline.data.dataset import Dataset
-from offline.data.pixel_store import PixelStore
+from offline.data.pictures.pixel_store import PixelStore
 from offline.learning.predict import ImageSet, best_device
-from offline.stages.common.inputs import splits_of
 from stage1.errors import ModelError
 from stage1.model.adapters.attach import add_side_modules
 from stage1.model.backbones import build
@@ -20,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def images_of(context: Context, rows: Dataset) -> ImageSet:
-    """The pictures of some rows, as an engine sees them; decoded once for all stages of a night."""
-    contents = splits_of(context).contents
-    return ImageSet(pixel_store(context).array(rows, context.config.preprocess, contents), rows)
+    """The pictures of some rows, as an engine sees them, read from the disk when they are wanted.
 
-
-def pixel_store(context: Context) -> PixelStore:
-    """Where the pictures of this workspace are kept."""
-    return PixelStore(context.pixels, context.progress.step)
+    Rows that nobody sends train, and are seen through their copies.
+    """
+    settings = context.config.preprocess
+    if not isinstance(rows.kept, PixelStore):
+        return ImageSet(rows.array(settings), rows)
+    return ImageSet(rows.kept.images(rows if rows.sender else rows.through_copies(), settings), rows)
 
 
 def network_of(context: Context, *, trained: bool, seed: int | None = None) -> Stage1Net:

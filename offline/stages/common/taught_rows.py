@@ -11,9 +11,10 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from engines.store.file_names import ENGINE, SPLITS
-from offline.data.checks.fingerprints import FINGERPRINTS, fingerprint
+from offline.data.checks.fingerprints import FINGERPRINTS, fingerprint, known_files
 from offline.data.dataset import Dataset, Row
 from offline.data.known_rows import KnownRows, NotedRow
+from offline.data.pictures.pixel_store import with_contents
 from offline.data.sources.unlabelled import COPIES_DISTANCE, hashes_of, look_alike, pictures_in
 from offline.errors import DatasetError, TrainingError
 from offline.learning.adapter_file import AdapterDescription
@@ -171,16 +172,18 @@ def check_rows(context: Context, model: Path) -> list[NotedRow]:
 
 def _pictures(context: Context, paths: Sequence[Path]) -> dict[str, Path]:
     """Those that are no row and look like none that judges, by an id of their content."""
-    known = set(splits_of(context).contents.values())
+    rows = set(splits_of(context).contents.values())
+    records = known_files(context.workspace / FINGERPRINTS).values()
+    known = {record.fingerprint.sha256: record.fingerprint for record in records}
     found: dict[str, Path] = {}
     hashes: list[str | None] = []
     for path in paths:
         content = sha256_file(path)
         name = f"{UNLABELLED}/{content}"
-        if content in known or name in found:
+        if content in rows or name in found:
             continue
         try:
-            hashes.append(fingerprint(path).phash)
+            hashes.append(fingerprint(path, known).phash)
         except (OSError, ImageError, DatasetError):
             continue
         found[name] = path.resolve()
@@ -194,6 +197,6 @@ def _pictures(context: Context, paths: Sequence[Path]) -> dict[str, Path]:
 
 def _with(train: Dataset, pictures: Mapping[str, Path]) -> Dataset:
     more = tuple(Row(image=name, label=0, group=name, train_only=True) for name in pictures)
-    return replace(
-        train, rows=(*train.rows, *more), paths={**train.paths, **{n: str(path) for n, path in pictures.items()}}
-    )
+    paths = {**train.paths, **{name: str(path) for name, path in pictures.items()}}
+    both = replace(train, rows=(*train.rows, *more), paths=paths)
+    return with_contents(both, {name: name.removeprefix(f"{UNLABELLED}/") for name in pictures})

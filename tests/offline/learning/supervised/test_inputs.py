@@ -13,6 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from offline.data.dataset import Dataset, Row
+from offline.data.pictures.pixel_store import Images
 from offline.errors import TrainingError, TrainingInterrupted
 from offline.learning.augmentation import augmenter, unchanged
 from offline.learning.challenge_views import ChallengeViews
@@ -76,7 +77,7 @@ def train(net: Stage1Net, place: Path | None, tell: Any = lambda *_: None, **cha
 
 
 def sources(
-    net: Stage1Net, images: np.ndarray, place: Path | None, told: list[int], seed: int = 0, **changes: Any
+    net: Stage1Net, images: Images, place: Path | None, told: list[int], seed: int = 0, **changes: Any
 ) -> Sources:
     return choose_inputs(
         net,
