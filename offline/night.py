@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from offline.data.sources.source import read_dataset
 from offline.data.sources.unlabelled import count_images
 from offline.disk_use import DiskUse, disk_use
 from offline.errors import DatasetError
+from offline.learning.ranks.launch import is_first, processes
 from offline.learning.supervised.record import TrainingRecord
 from offline.learning.throughput.cost import NightCost, Rows, transformer_of, words
 from offline.pipeline.choice import EVERYTHING, Choice
@@ -44,6 +45,8 @@ from offline.splits.lost_rows import lost_words
 from offline.splits.splits_file import Splits
 from offline.stages import STAGE_NAMES
 from offline.stream.sender import sender_of
+from offline.tracking.told import Night, track
+from offline.tracking.tracker import OFF, check_tracking
 from offline.unfinished_night import Record, to_finish
 from stage1.certificate.params import ScrcParams
 from stage1.errors import ArtifactError
@@ -106,6 +109,7 @@ def run_night(
     on_data: Callable[[Inventory], None] = lambda _: None,
     on_cost: Callable[[str], None] = lambda _: None,
     on_note: Callable[[str], None] = lambda _: None,
+    tracking: str = OFF,
 ) -> NightOutcome:
     """Run the pipeline; what was finished before is not run again.
 
@@ -126,9 +130,14 @@ def run_night(
         on_data: told what was read of the data, before any stage runs.
         on_cost: told what its trainings are to cost, if the backbone is a transformer whose shape is known.
         on_note: told what a person should know before the stages run, one sentence each.
+        tracking: what is told of the night when it has ended, see `offline.tracking.tracker.opener`.
+
+    Under `torchrun` the first process runs the night, and the others end here when it has; see
+    `offline.learning.ranks.night`.
 
     Raises:
-        SettingsError: a setting names what is not in the data.
+        SystemExit: this process only took part in the trainings of another one.
+        SettingsError: there is no such tracker, or a setting names what is not in the data.
         OfflineError: the data or the training do not allow a result.
         BundleRefused: this machine does not run the engine that the config asks for, or the new bundle may not take the
             place that it was to take.
@@ -139,20 +148,35 @@ def run_night(
         ...     Path("roads"), workspace=Path("work"), store=Path("engines"), config=load_config("standard")
         ... )  # doctest: +SKIP
     """
+    check_tracking(tracking)
+    if processes() > 1 and not is_first():
+        from offline.learning.ranks.night import follow  # noqa: PLC0415  imports torch
+
+        raise SystemExit(follow(stages()))
     choice = choice if last is None else replace(choice, only=last)
     rows = _read(data, workspace, config, now(), learns=choice.last(stages()) != STAGE_NAMES[0])
     on_data(inventory_of(rows, config.splits.sequence_columns, places=config.splits.gps_cell_m is not None))
     if (cost := _cost(config, len(rows))) is not None:
         on_cost(cost)
-    night = _Night(workspace, Store(store), config, progress or Silence(), now, choice, kept, instead_of)
+    night = _Night(workspace, Store(store), config, progress or Silence(), now, choice, kept, instead_of, tracking)
     # A part of a night, or a bundle compiled anew, ends nothing that another one has begun.
     whole = choice == EVERYTHING and kept is None
     before = to_finish(workspace, rows, config, lambda own: with_contents(own, workspace)) if whole else None
     first = None
-    if before is not None:
-        on_note(before.note)
-        first = None if before.data is None else night.on(before.data, whole=whole)
-    return replace(night.on(rows, whole=whole), first=first)
+    with _others():
+        if before is not None:
+            on_note(before.note)
+            first = None if before.data is None else night.on(before.data, whole=whole)
+        return replace(night.on(rows, whole=whole), first=first)
+
+
+def _others() -> AbstractContextManager[None]:
+    """Within it the other processes that `torchrun` has started wait to be called; nothing without them."""
+    if processes() == 1:
+        return nullcontext()
+    from offline.learning.ranks.night import leading  # noqa: PLC0415  imports torch
+
+    return leading()
 
 
 def plan_night(
@@ -220,11 +244,12 @@ class _Night:
     choice: Choice
     kept: str | None = None
     instead_of: str | None = None
+    tracking: str = OFF
 
     def pipeline(self, rows: Dataset, progress: Progress) -> Pipeline[RunConfig, Dataset]:
         """The stages on some rows."""
         return Pipeline(
-            stages=stages(),
+            stages=_stages_here(),
             workspace=self.workspace,
             store=self.store,
             data=rows,
@@ -252,6 +277,7 @@ class _Night:
             if self.kept is not None:
                 pipeline.check_finished(self.kept)
             run = pipeline.run(self.choice)
+        track(self.tracking, Night(run, self.config.model_dump(mode="json")), self.workspace)
         used = disk_use(self.workspace, self.store.root)
         return replace(self.outcome(run), times=forecast.times, disk=used)
 
@@ -288,42 +314,15 @@ def with_contents(rows: Dataset, workspace: Path) -> Dataset:
     places = {row: f"{rows.root.absolute()}/{row}" for row in rows.ids}
     found = FileContents(workspace / CONTENTS).of({place: rows.file_of(row) for row, place in places.items()})
     return replace(rows, contents={row: found[place] for row, place in places.items()})
-    # A runtime that is missing is found now, and not after hours of training.
-    check_available(config.engine)
-    home, rows, told = Store(store), read_dataset(data), progress or Silence()
-    check_settings_on_data(config, rows, now())
-    on_data(inventory_of(rows, config.splits.sequence_columns, places=config.splits.gps_cell_m is not None))
-    if (cost := _cost(config, len(rows))) is not None:
-        on_cost(cost)
-    pipeline = Pipeline(
-        stages=stages(),
-        workspace=workspace,
-        store=home,
-        data=rows,
-        config=config,
-        now=now,
-        progress=told,
-        prepare=lambda data: keep_pictures(
-            data,
-            config.preprocess,
-            sender_of(config.calibrate_scrc),
-            Places(workspace, workspace / PIXELS, workspace / ORIGINALS),
-            told.step,
-        ),
-    )
-    if kept is not None:
-        pipeline.check_finished(kept)
-    run = pipeline.run(last)
-    last, notes = last or STAGE_NAMES[-1], _notes(run)
-    if last != STAGE_NAMES[-1]:
-        return NightOutcome(run, last, notes=notes)
-    publication, params = published(run), ScrcParams.read(run / PARAMS)
-    current = publication.accepted
-    if instead_of is not None and not current:
-        accepted = config.gate.accept_weaker_claim
-        put_in_place(home, publication.bundle, params, instead_of, now=now(), accept_weaker_claim=accepted)
-        current = True
-    return NightOutcome(run, last, publication, params, current, notes)
+
+
+def _stages_here() -> tuple[NightStage, ...]:
+    """The stages, which call the other processes to the trainings if there are others."""
+    if processes() == 1:
+        return stages()
+    from offline.learning.ranks.night import led  # noqa: PLC0415  imports torch
+
+    return led(stages())
 
 
 def night_cost(config: RunConfig) -> NightCost | None:

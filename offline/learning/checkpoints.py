@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from offline.errors import TrainingError, TrainingInterrupted
+from offline.learning.ranks import team
 from stage1.artifacts import sha256_json, write_atomic
 
 FILE = "training.checkpoint"
@@ -146,7 +147,9 @@ class Checkpoints:
         Raises:
             TrainingError: the checkpoint is of another training.
         """
+        # Nobody writes the next one while others still read this one.
         found = None if self._path is None else _read(self._path)
+        team.wait()
         if found is None:
             return None
         if found["identity"] != self._identity:
@@ -160,7 +163,7 @@ class Checkpoints:
 
     def save(self, progress: Mapping[str, Any]) -> None:
         """Write the state of every part and how far the loop is; the last checkpoint stays until this one is whole."""
-        if self._path is None:
+        if self._path is None or not team.leads():
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         buffer = io.BytesIO()
@@ -201,8 +204,9 @@ class Watch:
         """A step is done and `progress` says so.
 
         Raises:
-            TrainingInterrupted: the training was told to end.
+            TrainingInterrupted: the training was told to end, in any of its processes.
         """
+        self.told_to_end = team.any_of(self.told_to_end)
         self.check()
         self._since += 1
         if self._since >= self._every:

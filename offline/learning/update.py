@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from offline.errors import TrainingError
 from offline.learning.optimiser import Average
+from offline.learning.ranks import team
 from offline.learning.supervised.sharpness import Climb
 
 Batch = TypeVar("Batch")
@@ -111,7 +112,8 @@ class Updater(Generic[Batch]):
         parts: Sequence[tuple[Batch, float]] = list(zip(micro_batches, weights, strict=True))
         self._base.zero_grad(set_to_none=True)
         if self._climb is None:
-            update = self._step(self._fitting_pass(parts, synchronise=True)[0])
+            loss = self._fitting_pass(parts, synchronise=True)[0]
+            update = self._step(self._summed(loss, self._parameters))
         else:
             update = self._climbed(self._climb, parts)
         self._base.zero_grad(set_to_none=True)
@@ -172,6 +174,9 @@ class Updater(Generic[Batch]):
         before = random_state()
         with climb.watched():
             loss, parts = self._fitting_pass(parts, synchronise=not self._local_climb)
+        # Of weights that are moved and of those that train; one may be both.
+        moved = {id(p): p for p in [*climb.weights, *self._parameters]}
+        loss = self._summed(loss, [*moved.values()])
         used = {id(g): g for g in [*climb.gradients, *(p.grad for p in self._parameters if p.grad is not None)]}
         gradients = list(used.values())
         if self._scaler is not None:
@@ -188,10 +193,18 @@ class Updater(Generic[Batch]):
             self._base.zero_grad(set_to_none=True)
             set_random_state(before)
             self._fitting_pass(parts, synchronise=True)
+            self._summed(0.0, self._parameters)
         finally:
             climb.down()
             set_random_state(after)
         return self._step(loss)
+
+    def _summed(self, loss: float, parameters: Sequence[Tensor]) -> float:
+        """Add up what the processes have computed of a batch that they share; a wrapped network does it itself."""
+        if hasattr(self._model, "no_sync"):
+            return loss
+        team.add_gradients(parameters)
+        return team.total(loss)
 
     def _step(self, loss: float) -> Update:
         if self._scaler is not None:
@@ -210,11 +223,7 @@ class Updater(Generic[Batch]):
 
     def _agreed(self, finite: bool) -> bool:
         """Whether it is finite on every device: all of them step, or none."""
-        if not torch.distributed.is_initialized():
-            return finite
-        flag = torch.tensor(float(finite), device=self._parameters[0].device)
-        torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MIN)
-        return bool(flag)
+        return not team.any_of(not finite)
 
 
 def halves(batch: tuple[Tensor, Tensor]) -> list[tuple[tuple[Tensor, Tensor], float]]:

@@ -38,6 +38,7 @@ def run_adapt_domain(context: Context) -> None:
     from offline.data.originals import Copies, originals_of  # noqa: PLC0415
     from offline.data.pictures.pixel_store import digests_of  # noqa: PLC0415
     from offline.data.sources.unlabelled import COPIES_DISTANCE, hashes_of, read_unlabelled  # noqa: PLC0415
+    from offline.learning.ranks import team  # noqa: PLC0415
     from offline.learning.self_distillation.adapt import adapt_domain  # noqa: PLC0415
     from offline.learning.self_distillation.judge import feature_judge  # noqa: PLC0415
     from offline.learning.self_distillation.pictures import Unshrunk  # noqa: PLC0415
@@ -54,15 +55,19 @@ def run_adapt_domain(context: Context) -> None:
     fit = images_of(context, sent.pick([sent.ids[number] for number in fitting(len(sent)).tolist()]))
     judged = context.data.only([row for name in JUDGING for row in rows_of(context, name).rows])
     copies = Copies(context.originals, config.preprocess)
-    more = read_unlabelled(
-        settings.images,
-        copies,
-        hashes_of(judged, context.workspace / FINGERPRINTS),
-        config.splits.hash_distance or COPIES_DISTANCE,
-        cache=context.workspace / FINGERPRINTS,
-        progress=context.progress.step,
-    )
-    known = originals_of([train.file_of(row) for row in train.ids], copies, context.progress.step, digests_of(train))
+    # The others find the fingerprints and the copies of the first process.
+    with team.leader_first():
+        more = read_unlabelled(
+            settings.images,
+            copies,
+            hashes_of(judged, context.workspace / FINGERPRINTS),
+            config.splits.hash_distance or COPIES_DISTANCE,
+            cache=context.workspace / FINGERPRINTS,
+            progress=context.progress.step,
+        )
+        known = originals_of(
+            [train.file_of(row) for row in train.ids], copies, context.progress.step, digests_of(train)
+        )
     pictures = Unshrunk(replace(known, files=(*known.files, *more.files)), config.preprocess.geometry)
     found = adapt_domain(
         net,

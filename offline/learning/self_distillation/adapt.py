@@ -32,6 +32,7 @@ from offline.errors import TrainingError
 from offline.learning.checkpoints import Checkpoints, Randomness, Trained, Watch
 from offline.learning.precision import autocast, recomputing
 from offline.learning.predict import device_of
+from offline.learning.ranks import team
 from offline.learning.row_order import batches
 from offline.learning.self_distillation.gain import Gain
 from offline.learning.self_distillation.judge import Judge
@@ -161,6 +162,7 @@ class _Adapting:
     ) -> None:
         self._net, self._settings, self._tell, self._judge = net, settings, progress, judge
         self._images = pictures_of(images)
+        team.check_batch(min(settings.batch_size, len(images)), "adapt_domain.batch_size")
         self._device, self._seed = device_of(net), seed
         self._schedule = schedule = Schedule.of(settings, len(images))
         torch.manual_seed(seed)
@@ -231,7 +233,7 @@ class _Adapting:
                 self._keeper.watch(vars(at)) as watch,
             ):
                 if at.before is None and self._judge is not None:
-                    at.before = torch.from_numpy(self._judge.scores(self._teacher.net))
+                    at.before = torch.from_numpy(self._scores(self._judge, self._teacher.net))
                     at.value = self._judge.value(at.before.numpy())
                 while at.epoch < self._settings.epochs and not self._given_up(at):
                     self._run_epoch(at, watch)
@@ -271,12 +273,17 @@ class _Adapting:
             return {}
         found = {}
         for side, net in {"teacher": self._teacher.net, "student": self._net}.items():
-            scores = self._judge.scores(net)
+            scores = self._scores(self._judge, net)
             value = found[side] = self._judge.value(scores)
             if value > at.value:
                 at.value, at.best, at.tensors = value, len(at.scores), Trained(net=net).state_dict()
             at.scores.append(torch.from_numpy(scores))
         return found
+
+    @staticmethod
+    def _scores(judge: Judge, net: Stage1Net) -> NDArray[np.float64]:
+        """What a judge says of a network, by the first process."""
+        return judge.scores(net) if team.size() == 1 else team.shared(judge.scores(net) if team.leads() else None)
 
     @staticmethod
     def _note(at: AdaptationState, loss: float) -> str:
@@ -285,6 +292,7 @@ class _Adapting:
 
     def _step(self, index: NDArray[np.intp], done: int, at: AdaptationState) -> dict[str, float]:
         settings, schedule = self._settings, self._schedule
+        team.reseed(self._seed, done)
         batch = self._images.opened(index.tolist(), self._device)
         told = self._fitting_gradient(drawn_of(batch, self._net, settings, self._random.views), done, at)
         told["norm"] = nn.utils.clip_grad_norm_(self._trained, settings.gradient_clip)
@@ -304,11 +312,12 @@ class _Adapting:
         before = random_state()
         while True:
             self._optimiser.zero_grad(set_to_none=True)
-            parts = drawn.parts(self._settings.accumulation * 2**at.halvings)
+            parts = drawn.parts(self._settings.accumulation * 2**at.halvings * team.size())
             try:
-                return self._gradient(parts, done)
+                return self._summed(self._gradient(parts[team.rank() :: team.size()], done))
             except torch.OutOfMemoryError as error:
-                if max(len(part.large) for part in parts) <= LARGE_VIEWS:
+                # The others wait for the sums of this part.
+                if team.size() > 1 or max(len(part.large) for part in parts) <= LARGE_VIEWS:
                     raise TrainingError(
                         "the memory of the device is not enough for one image: set adapt_domain.gradient_checkpointing "
                         "to true, or take a smaller backbone, preprocess.size_px or adapt_domain.local_crops"
@@ -333,6 +342,12 @@ class _Adapting:
             for name, term in {"loss": loss, **terms}.items():
                 told[name] = told.get(name, torch.zeros_like(term)) + term.detach()
         return {**told, "entropy": entropy}
+
+    def _summed(self, told: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The gradient and the terms of all processes; of the entropy the mean."""
+        team.add_gradients(self._trained)
+        team.add([*told.values()])
+        return told | {"entropy": told["entropy"] / team.size()}
 
     def _diverged(self, what: str, at: AdaptationState) -> TrainingError:
         return TrainingError(

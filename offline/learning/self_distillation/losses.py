@@ -17,6 +17,8 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
+from offline.learning.ranks import team
+
 STUDENT_TEMPERATURE = 0.1
 SINKHORN_ROUNDS = 3
 
@@ -74,7 +76,7 @@ def sinkhorn(scores: Tensor, temperature: float, rounds: int = SINKHORN_ROUNDS) 
 
 def _column_logsumexp(logs: Tensor) -> Tensor:
     """Over the rows of all processes, `(1, K)`."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if team.size() == 1:
         return logs.logsumexp(0, keepdim=True)
     largest = logs.amax(0, keepdim=True)
     distributed.all_reduce(largest, distributed.ReduceOp.MAX)

@@ -24,6 +24,8 @@ from stage1.model.adapters.attach import frozen_blocks
 from stage1.model.net import Stage1Net
 from stage1.model.trunk import blocks_of
 
+ALL = slice(None)
+
 
 class Inputs(Protocol):
     """Where a training gets its batches from.
@@ -32,8 +34,14 @@ class Inputs(Protocol):
     can be drawn in a thread beside the training, which never waits for a copy.
     """
 
-    def draw(self, rows: NDArray[np.intp], generator: torch.Generator) -> Tensor:
-        """A view of each of some rows, `(len(rows), ...)`; random numbers come from this generator alone."""
+    def draw(self, rows: NDArray[np.intp], generator: torch.Generator, part: slice = ALL) -> Tensor:
+        """A view of each of some rows, `(len(rows), ...)`; random numbers come from this generator alone.
+
+        Args:
+            rows: their numbers.
+            generator: is left in the state that all of them leave.
+            part: of which views are made.
+        """
         ...
 
     def features(self, net: Stage1Net, batch: Tensor) -> Tensor:
@@ -57,10 +65,10 @@ class FreshViews:
     device: torch.device
     challenges: Challenges | None = None
 
-    def draw(self, rows: NDArray[np.intp], generator: torch.Generator) -> Tensor:
+    def draw(self, rows: NDArray[np.intp], generator: torch.Generator, part: slice = ALL) -> Tensor:
         """See `Inputs.draw`; uint8 `(N, 3, H, W)`."""
         seeds = torch.randint(MOST_SEEDS, (len(rows),), generator=generator).tolist()
-        shown = views(self.images, self.challenges, self.augment, rows.tolist(), seeds)
+        shown = views(self.images, self.challenges, self.augment, rows.tolist()[part], seeds[part])
         return _on_host(torch.from_numpy(shown), self.device)
 
     def features(self, net: Stage1Net, batch: Tensor) -> Tensor:
@@ -84,10 +92,10 @@ class CachedViews:
     cut: int
     device: torch.device
 
-    def draw(self, rows: NDArray[np.intp], generator: torch.Generator) -> Tensor:
+    def draw(self, rows: NDArray[np.intp], generator: torch.Generator, part: slice = ALL) -> Tensor:
         """See `Inputs.draw`; bf16 `(N, V, ...)`, whose views are drawn evenly."""
         numbers = torch.randint(self.slots.shape[1], (len(rows),), generator=generator).numpy()
-        return _on_host(self.cache.read(self.slots[rows, numbers]), self.device)
+        return _on_host(self.cache.read(self.slots[rows[part], numbers[part]]), self.device)
 
     def features(self, net: Stage1Net, batch: Tensor) -> Tensor:
         """See `Inputs.features`."""

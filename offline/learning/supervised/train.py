@@ -29,6 +29,8 @@ from offline.learning.optimiser import (
 )
 from offline.learning.precision import autocast, build_scaler, lowered, recomputing
 from offline.learning.predict import ImageSet, answers, device_of
+from offline.learning.ranks import team
+from offline.learning.ranks.shard import Shard, check_shares
 from offline.learning.row_order import (
     balance_of,
     batches,
@@ -140,6 +142,7 @@ class _Supervised:
         *,
         second: bool,
     ) -> None:
+        check_shares(settings)
         self._may_give_up = second
         self._net, self._train, self._val_select = trainee.net, trainee.train, trainee.val_select
         self._challenges = trainee.challenges
@@ -207,7 +210,8 @@ class _Supervised:
         """Train; returns the steps that were done in vain if it was given up, with the weights as they were."""
         settings = self._settings
         # Not within the watch below: what it would write before the restored state is back would be the beginning.
-        with interruptible(self._directory is not None) as check:
+        # The others find what the first process has put into the cache.
+        with interruptible(self._directory is not None) as check, team.leader_first():
             self._sources = self._choose_inputs(check)
         # What filled the cache has drawn, and what found it full has not.
         torch.manual_seed(self._seed)
@@ -281,8 +285,10 @@ class _Supervised:
         self._net.train()
         total = self._epochs * self._steps
         left = batches(at.order.numpy(), self._settings.batch_size)[at.step :]
-        with closing(drawn_ahead(self._sources.train, left, self._random.views)) as drawn:
+        inputs = Shard(self._sources.train) if team.size() > 1 else self._sources.train
+        with closing(drawn_ahead(inputs, left, self._random.views)) as drawn:
             for index, batch in drawn:
+                team.reseed(self._seed, at.epoch * self._steps + at.step)
                 # Before the step, which moves the schedule on.
                 rate = self._optimiser.param_groups[0]["lr"]
                 self._note(at, self._step(index, batch), rate)
@@ -296,8 +302,8 @@ class _Supervised:
         return self._settings.accumulation << self._updater.halvings
 
     def _step(self, index: NDArray[np.intp], batch: Tensor) -> Update:
-        rows = torch.from_numpy(index).to(self._device)
-        parts = min(self._parts, len(index))
+        rows = torch.from_numpy(team.own(index)).to(self._device)
+        parts = min(self._parts, len(rows))
         split = list(zip(batch.tensor_split(parts), rows.tensor_split(parts), strict=True))
         return self._updater.update(split, [len(part) / len(index) for _, part in split])
 
@@ -368,7 +374,13 @@ class _Supervised:
         at.note = f"epoch {at.epoch + 1}: loss {loss:.3f}, score {score.value:.2f}"
 
     def _score(self, check: Callable[[], None]) -> tuple[SelectiveScore, float]:
-        """Of the network as it is, and its loss with the classes weighing as in training."""
+        """Of the network as it is, and its loss with the classes weighing as in training; by the first process."""
+        if team.size() == 1:
+            return self._own_score(check)
+        # Others wait for its word: it is not told to end in the middle.
+        return team.shared(self._own_score(lambda: None) if team.leads() else None)
+
+    def _own_score(self, check: Callable[[], None]) -> tuple[SelectiveScore, float]:
         source, generator = self._sources.judged, torch.Generator()
 
         def features(start: int, stop: int) -> Tensor:

@@ -1,0 +1,111 @@
+"""What a night costs of large pictures: CPU seconds, peak memory and decodings an image, of this checkout and another.
+
+    python -m benchmarks.picture_nights --images 20000 --last calibrate_scrc --other /path/to/another/checkout
+
+Scenes are drawn at five times their usual size, 1,600 x 1,200 px, so that a file is larger than what a model sees. Each
+checkout runs a night in a process of its own on the same files, and then a second night with another seed. CPU time is
+that of the process and its children; the memory is what the process holds beside files that are mapped (RssAnon).
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+SCALE = 5
+SETTINGS: dict[str, Any] = {
+    "preprocess.size_px": 64,
+    "model.backbone.layers": 2,
+    "train_supervised.epochs": 1,
+    "compare_training.baseline": False,
+    "compare_training.repetitions": 5,
+    "eval_selective.cell_rows": 30,
+    "splits.hash_distance": None,
+    "gate.least_mcc": -1,
+}
+
+
+def child(data: Path, home: Path, last: str, seed: int) -> None:
+    """One night; prints what it took as JSON."""
+    from offline.config import load_config
+    from offline.night import run_night
+    from stage1 import image_file, preprocess
+
+    files: Counter[str] = Counter()
+    lock, before = threading.Lock(), image_file.decoded
+
+    def counted(content: bytes, limits: Any = None) -> Any:
+        digest = hashlib.sha256(content).hexdigest()
+        with lock:
+            files[digest] += 1
+        return before(content, limits)
+
+    image_file.decoded = counted
+    preprocess.decoded = counted  # type: ignore[attr-defined]
+    peak, ended = [0], threading.Event()
+
+    def look() -> None:
+        while not ended.wait(0.1):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            peak[0] = max(peak[0], next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")))
+
+    watching = threading.Thread(target=look)
+    watching.start()
+    config = load_config("tiny", None, SETTINGS | {"seed": seed})
+    run_night(data, workspace=home / "w", store=home / "s", config=config, last=last)
+    ended.set()
+    watching.join()
+    own = [hashlib.sha256(path.read_bytes()).hexdigest() for path in (data / "images").iterdir()]
+    times = os.times()
+    told = {
+        "cpu_s": round(sum(times[:4]), 1),
+        "peak_mb": round(peak[0] / 1024),
+        "decodings": round(sum(files[digest] for digest in own) / len(own), 2),
+        "most": max(files[digest] for digest in own),
+    }
+    print(json.dumps(told))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--last", default="calibrate_scrc")
+    parser.add_argument("--other", type=Path)
+    parser.add_argument("--child", nargs=4, metavar=("DATA", "HOME", "LAST", "SEED"))
+    options = parser.parse_args()
+    if options.child:
+        data, home, last, seed = options.child
+        child(Path(data), Path(home), last, int(seed))
+        return
+    from offline.data.sources.synthetic_streets import write_scenes
+
+    here = Path(__file__).resolve().parents[1]
+    with tempfile.TemporaryDirectory() as place:
+        list(write_scenes(Path(place) / "data", scenes=round(options.images / 1.25), scale=SCALE))
+        images = sum(1 for _ in (Path(place) / "data" / "images").iterdir())
+        for checkout in [*([options.other] if options.other else []), here]:
+            home = Path(tempfile.mkdtemp(dir=place))
+            for seed in range(2):
+                command = [sys.executable, str(Path(__file__).resolve()), "--child", f"{place}/data", str(home)]
+                found = subprocess.run(
+                    [*command, options.last, str(seed)],
+                    env=os.environ | {"PYTHONPATH": str(checkout)},
+                    capture_output=True,
+                    text=True,
+                    check=True,
+                )
+                told = found.stdout.strip().splitlines()[-1]
+                print(f"{checkout}, {images} images, night {seed + 1}: {told}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

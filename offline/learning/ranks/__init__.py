@@ -1,0 +1,1 @@
+"""A training on several processes, one a device, as `torchrun` starts them."""

@@ -1,0 +1,1 @@
+"""Where the curves of a night can be looked at beside those of other nights."""
