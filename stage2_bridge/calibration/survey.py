@@ -57,6 +57,7 @@ async def survey(
     price: Cost | None = None,
     both_orders: int = 0,
     mean_of_orders: bool = False,
+    wanted: Callable[[int], bool] = lambda _place: True,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     clock: Callable[[], float] = time.perf_counter,
     pause_s: float = PAUSE_S,
@@ -71,9 +72,10 @@ async def survey(
         timeout_s: for each attempt.
         price: what a call costs, to be kept with each answer; answers that were kept without one get it now. None if
             nobody named one.
-        both_orders: the first so many images are asked about with the answers the other way round as well, where the
-            question names them.
+        both_orders: so many images are asked about with the answers the other way round as well, where the question
+            names them.
         mean_of_orders: whether the server answers by the mean of both orders.
+        wanted: whether the image at a place is to be asked about; the others are only known by their hash.
         progress: called with images done and images in all.
         clock: seconds.
         pause_s: before the second attempt, twice that before the third, unless the server says how long it wants.
@@ -81,7 +83,7 @@ async def survey(
     Raises:
         Stage2Error: ten images one after another have no answer; what it said before that is kept.
     """
-    manner = _Manner(price, both_orders, timeout_s, pause_s, clock, mean=mean_of_orders)
+    manner = _Manner(price, both_orders, timeout_s, pause_s, clock, wanted, mean=mean_of_orders)
     work = _Work(client, images, kept, manner, progress)
     await _all_of([work.some() for _ in range(min(at_a_time, len(images)))])
     if work.gone:
@@ -102,6 +104,7 @@ class _Manner:
     timeout_s: float
     pause_s: float
     clock: Callable[[], float]
+    wanted: Callable[[int], bool]
     mean: bool
 
 
@@ -160,10 +163,10 @@ class _Work:
             return (
                 None if price is None or known.cost is not None else known.model_copy(update={"cost": price.of(None)})
             )
-        if image in self._under_way:
+        if image in self._under_way or not self._manner.wanted(place):
             return None
+        ask = _both if len(self._under_way) < self._manner.both_orders else _one_order
         self._under_way.add(image)
-        ask = _both if place < self._manner.both_orders else _one_order
         score = await _asked(partial(ask, self._client, mean=self._manner.mean), image, content, self._manner)
         self.found.asked += 1
         return score

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
+from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -49,7 +50,7 @@ class Asking:
         at_a_time: images at a time; None for four, or fewer where the server takes fewer.
         timeout_s: for each attempt.
         price: of a call; None for that of the settings.
-        most: rows of each set that it is asked about, picked by hash; None for all.
+        most: rows of each set that it is asked about, picked by hash, if it was not before; None for all.
     """
 
     at_a_time: int | None = None
@@ -105,11 +106,9 @@ def rows_of_store(store: Store, bundle: str | None, data: Path) -> tuple[JudgedR
     return judged_rows(store.path(bundle), rows), rows.sha256
 
 
-def some_of(rows: Dataset, most: int | None) -> Dataset:
-    """At most so many rows, picked by a hash that knows nothing of pictures or labels."""
-    if most is None or len(rows) <= most:
-        return rows
-    return replace(rows, rows=tuple(sorted(rows.rows, key=lambda row: draw_key(0, row.image))[:most]))
+def some_of(rows: Dataset, most: int | None) -> frozenset[str]:
+    """Ids of at most so many rows, picked by a hash that knows nothing of pictures or labels."""
+    return frozenset(rows.ids if most is None else sorted(rows.ids, key=lambda row: draw_key(0, row))[:most])
 
 
 def price_of(server: Server, price: float | None) -> Cost | None:
@@ -146,11 +145,9 @@ async def asked(
         await client.check(asking.timeout_s)
         identity = await client.identity(asking.timeout_s)
         kept = scores_of(store.root, ScoredServer(**vars(identity)))
-        loads = [
-            partial(rows.content, row, judged.preprocess)
-            for rows in (judged.val_select, judged.test)
-            for row in rows.ids
-        ]
+        sets = (judged.val_select, judged.test)
+        loads = [partial(rows.content, row, judged.preprocess) for rows in sets for row in rows.ids]
+        chosen = [row in picked for rows in sets for picked in [some_of(rows, asking.most)] for row in rows.ids]
         # An engine of this process computes one image after another: more at a time would be timed as waiting.
         most = 1 if isinstance(server, EngineServer) else min(4, server.connections)
         at_a_time = asking.at_a_time or most
@@ -163,6 +160,7 @@ async def asked(
             price=price_of(server, asking.price),
             both_orders=BOTH_ORDERS,
             mean_of_orders=isinstance(server, OpenAiServer) and server.both_orders,
+            wanted=lambda place: chosen[place],
             progress=lambda done, total: screen.step(done, total, "val_select and test"),
         )
     finally:
@@ -173,7 +171,8 @@ async def asked(
 def record_of(
     identity: ServerIdentity,
     kept: ServerScores,
-    found: Survey,
+    images: Sequence[str],
+    failed: Mapping[str, str],
     judged: JudgedRows,
     stage1: Sequence[Stage1Answers],
     *,
@@ -186,7 +185,8 @@ def record_of(
     Args:
         identity: of the server.
         kept: everything that it said.
-        found: what became of the rows of val_select and then of test.
+        images: hash of what was sent for the rows of val_select and then of test.
+        failed: why there is no answer to some of them.
         judged: the rows.
         stage1: what Stage-1 says of val_select and of test.
         at_a_time: images that it was asked about at a time.
@@ -198,7 +198,7 @@ def record_of(
         CalibrationError: the search for the best calibrator did not end.
     """
     count = len(judged.val_select)
-    select, test = row_scores(found.images[:count], kept), row_scores(found.images[count:], kept)
+    select, test = row_scores(images[:count], kept), row_scores(images[count:], kept)
     for name, scores in (("val_select", select), ("test", test)):
         if scores.answered.sum() < LEAST_ANSWERED:
             raise DatasetError(
@@ -231,7 +231,7 @@ def record_of(
             p50_ms=float(np.quantile(timed, 0.5)),
             p99_ms=float(np.quantile(timed, 0.99)),
         ),
-        order_gap=_order_gap(kept, found.images[:count]),
+        order_gap=_order_gap(kept, images),
         price=_mean_cost(select, test),
         gain=GainTable.of(
             on_select.probability[known],
@@ -239,7 +239,7 @@ def record_of(
             on_select.labels[known],
             ~on_select.certified.exits[known],
         ),
-        notes=tuple(_notes(judged, select, probability, calibrator is None, found)),
+        notes=tuple(_notes(judged, select, probability, calibrator is None, failed)),
     )
 
 
@@ -260,7 +260,11 @@ def _columns(rows: Dataset, there: np.ndarray) -> Mapping[str, Sequence[str]]:
 
 
 def _notes(
-    judged: JudgedRows, select: RowScores, probability: NDArray[np.float64], uncalibrated: bool, found: Survey
+    judged: JudgedRows,
+    select: RowScores,
+    probability: NDArray[np.float64],
+    uncalibrated: bool,
+    failed: Mapping[str, str],
 ) -> list[str]:
     told = []
     if len(np.unique(probability > 0.5)) == 1:
@@ -279,9 +283,9 @@ def _notes(
         told.append(f"it was sent {stream_in_words(judged.params.stream, judged.params.stream_weights)}")
     if judged.missing:
         told.append(f"{judged.missing} rows of val_select and test are not in the data")
-    if found.failed:
-        first = next(iter(found.failed.values()))
-        told.append(f"{len(found.failed)} images have no answer, the first because: {first}; run this again")
+    if failed:
+        first = next(iter(failed.values()))
+        told.append(f"{len(failed)} images have no answer, the first because: {first}; run this again")
     return told
 
 
@@ -304,7 +308,6 @@ def evaluate_servers(
         Stage2Error: one stopped answering.
         DatasetError: an image cannot be read, or a server answered too few.
     """
-    judged = replace(judged, val_select=some_of(judged.val_select, asking.most), test=some_of(judged.test, asking.most))
     answers: list[tuple[ServerIdentity, ServerScores, Survey, int]] = []
     for server in servers:
         screen.stage(server.name, "running")
@@ -313,6 +316,7 @@ def evaluate_servers(
         except EngineError as error:
             raise Stage2Error(f"{server.name}: {error}") from error
         screen.stage(server.name, "done")
+    judged, images = _asked_about(judged, answers)
     screen.stage("Stage-1", "running")
     stage1 = bundle_answers(judged, (judged.val_select, judged.test), screen.step, ("val_select", "test"))
     screen.stage("Stage-1", "done")
@@ -321,7 +325,8 @@ def evaluate_servers(
         record = record_of(
             identity,
             kept,
-            found,
+            images,
+            found.failed,
             judged,
             stage1,
             at_a_time=at_a_time,
@@ -331,3 +336,15 @@ def evaluate_servers(
         record.write(kept.directory / RECORD)
         written.append((kept.directory / RECORD, record))
     return written
+
+
+def _asked_about(
+    judged: JudgedRows, answers: Sequence[tuple[ServerIdentity, ServerScores, Survey, int]]
+) -> tuple[JudgedRows, list[str]]:
+    """The rows that any of the servers was ever asked about, and the hash of what was sent for each."""
+    images = answers[0][2].images
+    there = [any(image in kept.scores for _, kept, _, _ in answers) for image in images]
+    count, parts = len(judged.val_select), []
+    for rows, inside in ((judged.val_select, there[:count]), (judged.test, there[count:])):
+        parts.append(replace(rows, rows=tuple(compress(rows.rows, inside))))
+    return replace(judged, val_select=parts[0], test=parts[1]), list(compress(images, there))

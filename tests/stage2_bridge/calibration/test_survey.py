@@ -38,7 +38,7 @@ class Server:
         await asyncio.sleep(0)
         self.at_work -= 1
         if len(self.asked) > self.most:
-            raise KeyboardInterrupt
+            raise RuntimeError("killed")
         if waiting := self.failures.get(content):
             raise waiting.pop(0)
         return int(content) / 100
@@ -74,7 +74,7 @@ def test_every_image_is_asked_about_once_and_its_answer_is_kept(tmp_path: Path) 
 
 
 def test_a_run_that_was_killed_goes_on_where_it_was(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(RuntimeError, match="killed"):
         run(Server(most=8), pictures(20), tmp_path)
     kept = len(scores_of(tmp_path, SERVER).scores)
     assert 5 <= kept <= 8

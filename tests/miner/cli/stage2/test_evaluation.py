@@ -143,6 +143,10 @@ def test_what_was_answered_before_is_not_asked_again(world: World) -> None:
     assert world.lines[:60] == before
     assert len(world.lines) == 120
     assert len({line["image"] for line in world.lines}) == 120
+    # Fewer rows are fewer to ask about, and none of what is known is thrown away.
+    assert world.run("evaluate", "--most", "10")[0] == 0
+    assert len(world.lines) == 120
+    assert (world.record.answers.rows, world.record.latency.calls) == (50, 120)
 
 
 def test_the_price_of_the_settings_is_what_handing_on_costs(world: World) -> None:
