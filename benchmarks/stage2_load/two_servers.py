@@ -9,7 +9,8 @@ other, and the rounds one after the other. Four things are measured:
 
 - one of the two takes a second: in order of preference with the slow one first, as equals, and as equals with hedges;
 - both are well, and one answer in twenty takes a second: without and with hedges;
-- the first of the two hangs: without and with a breaker; p99, and the images without a verdict;
+- the first of the two hangs: without and with a breaker; p99, and the images without a verdict, of the whole outage and
+  of its second half;
 - it comes back: how long until it answers again, and until it answers nine of ten images.
 """
 
@@ -115,8 +116,9 @@ async def measured(
 
 async def outage(
     first: SlowServer, second: SlowServer, rate: float, seed: int, *, breaker: bool
-) -> tuple[Arm, float, float]:
-    """An arm in which the first server hangs, and the seconds from its return to its first verdict, and to most."""
+) -> tuple[Arm, Arm, float, float]:
+    """An outage of the first server and its second half, and the seconds from its return to its first verdict and to
+    most."""
     servers = servers_of(settings_of(first, second, equal=False, hedge=False))
     if not breaker:
         for member in servers.members:
@@ -131,7 +133,9 @@ async def outage(
     await bridge.close()
     by_first = [at for at, verdict in after if verdict.server == "first" and verdict.outcome is Outcome.ANSWERED]
     most = next((at for at, _ in after if _share_after(after, at) >= 0.9), float("nan"))
-    return arm_of(found, servers), by_first[0] if by_first else float("nan"), most
+    later = [one for one in found if one[0] >= OUTAGE_S / 2]
+    back_s = by_first[0] if by_first else float("nan")
+    return arm_of(found, servers), arm_of(later, servers), back_s, most
 
 
 def _share_after(found: Sequence[tuple[float, Verdict]], since: float) -> float:
@@ -165,8 +169,9 @@ async def one_round(
         stop.set()
         await hiccups
     for name, breaker in (("first hangs: no breaker", False), ("first hangs: breaker", True)):
-        arm, first_s, most_s = await outage(slow, well, rate, seed, breaker=breaker)
-        found[name] = arm
+        found[name], found[f"{name}, second half"], first_s, most_s = await outage(
+            slow, well, rate, seed, breaker=breaker
+        )
         found[f"{name}, back after"] = {"first_s": first_s, "most_s": most_s}
     return found
 

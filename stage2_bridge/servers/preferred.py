@@ -13,19 +13,18 @@ import structlog
 from engines.errors import EngineError, RemoteError
 from stage2_bridge.client import (
     BudgetStatus,
-    ImageRefused,
     MeteredProbability,
     NamedProbability,
     OverBudget,
     ServerIdentity,
     ServerStatus,
     Stage2Error,
-    TooSlow,
 )
 from stage2_bridge.protection.breaker import Call, State
 from stage2_bridge.protection.budget.budget import Budget, Claim, Reservation
 from stage2_bridge.protection.hedge import Hedge
 from stage2_bridge.protection.settings import HedgeSettings
+from stage2_bridge.servers.blame import blames_server, failure, was_not_sent
 from stage2_bridge.servers.member import FULL, Checked, Member, Probed, in_order, of_each, ranks
 
 __all__ = ["Checked", "Member", "PreferredServers"]
@@ -35,15 +34,6 @@ log = structlog.get_logger(__name__)
 PAUSE_S = 0.05
 # A server may ask to be left alone, but not for ever.
 LONGEST_REST_S = 30.0
-# Of the time that an attempt was given: who is given up after it was too slow, and before it was not waited for.
-LATE_SHARE = 0.9
-# Callers choose their own deadlines. Who has no answer after less says nothing of the server.
-FAIR_S = 1.0
-# What a server says that fails on one image, and one that fails on all. It is the image if another was answered so
-# short a time ago.
-FAILS, ANSWERS_S = 500, 5.0
-# Of replies that blame the request, which is an image that a caller chose.
-REFUSED = frozenset({400, 413, 415, 422})
 # A probe is answered at once, or the server is not there. One that is not is asked again soon.
 PROBE_TIMEOUT_S, DOWN_PROBE_S = 2.0, 1.0
 
@@ -148,11 +138,11 @@ class PreferredServers:
             except RemoteError as error:
                 again = await self._again(first.member, error, until, claim) if error.passing else None
                 if again is None:
-                    raise _failure(first.member, error) from error
+                    raise failure(first.member.client.name, error) from error
             try:
                 return await self._attempt(again, content, until)
             except RemoteError as error:
-                raise _failure(again.member, error) from error
+                raise failure(again.member.client.name, error) from error
         finally:
             self._asking -= 1
             if not self._asking:
@@ -267,7 +257,7 @@ class PreferredServers:
     ) -> NamedProbability:
         """The verdict of the first server, or of a second one that is asked when the first takes long or fails."""
         attempts = [self._begun(first, content, until)]
-        members = [first.member]
+        names = [first.member.client.name]
         hedged = False
         try:
             await asyncio.wait(attempts, timeout=delay_s)
@@ -280,7 +270,7 @@ class PreferredServers:
                 second = await self._again(first.member, error, until, claim)
             if second is not None:
                 attempts.append(self._begun(second, content, until))
-                members.append(second.member)
+                names.append(second.member.client.name)
             running = set(attempts)
             while running:
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -289,7 +279,7 @@ class PreferredServers:
                     return winner.result()
             error = attempts[-1].exception()
             assert error is not None
-            raise _failure(members[-1], error) from error
+            raise failure(names[-1], error) from error
         finally:
             for one in attempts:
                 one.cancel()
@@ -319,12 +309,12 @@ class PreferredServers:
         except (Exception, asyncio.CancelledError) as error:
             now = self._clock()
             if began is not None:
-                failed = _blames_server(
+                failed = blames_server(
                     error, given_s=until - began, took_s=now - began, since_s=now - member.answered_at
                 )
             if isinstance(error, RemoteError) and error.retry_after_s is not None:
                 member.rests_until = now + min(error.retry_after_s, LONGEST_REST_S)
-            if paid is not None and (began is None or _was_not_sent(error)):
+            if paid is not None and (began is None or was_not_sent(error)):
                 paid.give_back()
             raise
         finally:
@@ -355,37 +345,3 @@ class PreferredServers:
         if member.is_down is not was_down:
             name, state = member.client.name, "down" if member.is_down else "there again"
             log.warning("stage2_server", server=name, state=state, reason=reason)
-
-
-def _blames_server(error: BaseException, *, given_s: float, took_s: float, since_s: float) -> bool | None:
-    """Whether a failed attempt is one of the server; None where it says nothing of it.
-
-    Args:
-        error: how it ended.
-        given_s: time that it was given.
-        took_s: time that it took.
-        since_s: time since the server last answered.
-    """
-    if isinstance(error, asyncio.CancelledError):
-        return True if took_s >= LATE_SHARE * given_s and given_s >= FAIR_S else None
-    if isinstance(error, ImageRefused):
-        return None
-    if not isinstance(error, RemoteError):
-        return True
-    the_image = error.status in REFUSED or (error.status == FAILS and since_s < ANSWERS_S)
-    return None if the_image or error.stale or (error.timed_out and given_s < FAIR_S) else True
-
-
-def _was_not_sent(error: BaseException) -> bool:
-    """Whether there was not even a connection."""
-    return isinstance(error, RemoteError) and error.passing and error.status is None and not error.stale
-
-
-def _failure(member: Member, error: BaseException) -> BaseException:
-    """What a failure of one server is to the bridge; what is none of the server's stays as it is."""
-    if not isinstance(error, RemoteError):
-        return error
-    told = f"{member.client.name}: {error}"
-    if error.timed_out:
-        return TooSlow(told)
-    return ImageRefused(told) if error.status in REFUSED else Stage2Error(told)

@@ -155,7 +155,8 @@ class Budget:
             available=level,
             spent=self._spent,
             share=share,
-            least_gain=self.order.threshold(share),
+            # An order may say that everything, or nothing, is worth it by an infinity, which is no JSON.
+            least_gain=min(1.0, max(-1.0, self.order.threshold(share))),
         )
 
     def claim(self, probability: float | None) -> Claim:

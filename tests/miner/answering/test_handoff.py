@@ -240,6 +240,31 @@ class TestBudget:
 
         asyncio.run(scenario())
 
+    def test_pays_for_what_a_miner_asks_to_know_its_servers_and_has_them_unknown_where_it_cannot(
+        self, tmp_path: Path
+    ) -> None:
+        async def scenario() -> None:
+            async with fake(0.9).running() as there:
+                hand_off = HandOff(settings(kserve(there, "there"), budget={"calls": 40}), tmp_path)
+                assert hand_off._servers is not None
+                [told] = (await hand_off._servers.check(5.0)).values()
+                [identity] = (await hand_off._identities(5.0)).values()
+                assert str(told).startswith("model roadwork")
+                assert not isinstance(identity, Exception)
+                budget = hand_off.bridge.stats.budget
+                assert budget is not None
+                infers = sum(one.path.endswith("/infer") for one in there.asked)
+                assert budget.spent >= infers
+                [told] = (await hand_off._servers.check(5.0)).values()
+                [unknown] = (await hand_off._identities(5.0)).values()
+                assert told == "not looked at, for the budget has nothing left for that"
+                assert isinstance(unknown, OverBudget)
+                assert sum(one.path.endswith("/infer") for one in there.asked) == infers
+                await hand_off.bridge.close()
+                await hand_off.close()
+
+        asyncio.run(scenario())
+
     def test_that_cannot_be_written_down_ends_a_start(self, tmp_path: Path) -> None:
         (tmp_path / BUDGET_FILE).mkdir()
         server = {"kind": "kserve", "name": "one", "url": "http://127.0.0.1:1", "model": "m"}

@@ -39,7 +39,9 @@ def test_it_ends_in_time_with_an_outcome_and_the_server_is_left_alone(fault: Fau
 
     async def run() -> tuple[Counter[Outcome], float, str]:
         async with broken(fault, knows).running(tls_of(tmp_path) if fault.tls else None) as fake:
-            one = KserveServer(name="one", url=fake.url, model="roadwork", version="1", timeout_s=ATTEMPT_S)
+            # Only what waits is cut short: on a busy machine a reply at once may take a tenth of a second too.
+            attempt_s = ATTEMPT_S if Outcome.TIMEOUT in fault.outcomes else ANSWER_S
+            one = KserveServer(name="one", url=fake.url, model="roadwork", version="1", timeout_s=attempt_s)
             servers = servers_of(Stage2Settings(servers=(one,)))
             bridge = Bridge(servers, max_in_flight=16, max_waiting=100, clock=time.monotonic)
             outcomes, slowest = Counter[Outcome](), 0.0

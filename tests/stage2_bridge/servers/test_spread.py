@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from engines.errors import RemoteError
 from stage2_bridge.bridge import Bridge
-from stage2_bridge.client import Outcome, ServerIdentity, Stage2Error, TooSlow
+from stage2_bridge.client import Outcome, Stage2Error, TooSlow
 from stage2_bridge.protection.breaker import Breaker
 from stage2_bridge.protection.byte_rate import ByteRate
 from stage2_bridge.protection.settings import HedgeSettings
@@ -55,9 +55,6 @@ class Server:
 
     async def check(self, timeout_s: float) -> str:  # noqa: ARG002
         return "ready"
-
-    async def identity(self, timeout_s: float) -> ServerIdentity:  # noqa: ARG002
-        return ServerIdentity.made("test", self.name, "m", "")
 
     async def probe(self, timeout_s: float) -> None:  # noqa: ARG002
         self.probed.append(clock())

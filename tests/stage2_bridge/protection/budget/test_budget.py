@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +142,27 @@ def test_another_order_of_gains_takes_the_place_of_uncertainty(tmp_path: Path) -
             asked.append(p)
     assert np.quantile(asked, 0.05) > 0.5
     assert np.quantile(asked, 0.95) < 0.8
+
+
+def test_an_order_that_says_all_or_nothing_by_an_infinity_is_told_as_a_number(tmp_path: Path) -> None:
+    class Table:
+        def gain(self, p: float) -> float:
+            return min(p, 1 - p) - 0.2
+
+        def threshold(self, share: float) -> float:
+            return -math.inf if share >= 1 else math.inf if share <= 0 else 0.0
+
+    time = Time()
+    file = StateFile(tmp_path / "budget")
+    settings = BudgetSettings(calls=100, per="hour", burst=0.5)
+    budget = Budget(settings, 1.0, file, clock=time, now=time, order=Table())
+    assert budget.status.least_gain == -1.0
+    # Where there is enough even what gains less than nothing is handed on, as without a budget.
+    assert budget.claim(0.01).reserve(Cost()) is not None
+    for _ in range(500):
+        budget.claim(0.5).reserve(Cost())
+    assert budget.status.least_gain == 1.0
+    assert json.loads(json.dumps(asdict(budget.status), allow_nan=False))
 
 
 def test_an_image_without_a_probability_is_worth_a_call(tmp_path: Path) -> None:
