@@ -211,6 +211,15 @@ class Bridge:
         # Who comes with the same bytes asks the new ones.
         self._flights = {}
 
+    def pays(self, server: str) -> bool:
+        """Whether the budget has a call to a server that is asked without the bridge; the call is spent then.
+
+        Args:
+            server: its name; one that the bridge does not know costs nothing.
+        """
+        several = None if self._asked is None else self._asked.several
+        return several is None or several.pays(server)
+
     async def watch(self) -> None:
         """Probe servers that nobody asks, for ever."""
         while True:

@@ -243,6 +243,14 @@ class SeveralServers(Protocol):
         """
         ...
 
+    def pays(self, server: str) -> bool:
+        """Whether there is a call's worth for a server that somebody asks by himself, which is spent then.
+
+        Args:
+            server: its name.
+        """
+        ...
+
     async def probe(self) -> None:
         """Ask the servers that nobody has asked of late whether they are there; for one call after the other."""
         ...

@@ -106,6 +106,9 @@ class Auditor:
         while self._asked_at and now - self._asked_at[0] >= HOUR_S:
             self._asked_at.popleft()
         within = len(self._asked_at) < self._risk.settings.audits_per_hour
+        # An audit can wait until nothing is kept from a hand-off; which ones wait has nothing to do with their images.
+        if stats.budget is not None and stats.budget.share < 1:
+            return False
         return within and not stats.waiting and stats.in_flight < self._most * BUSY_SHARE
 
     async def _ask_second(self) -> bool:
@@ -119,6 +122,9 @@ class Auditor:
         self._seconded.add(number)
         if server == self._second.name:
             return True
+        if not self._bridge.pays(self._second.name):
+            self._seconded.discard(number)
+            return False
         try:
             said = await self._second.ask(content, self._risk.settings.verdict_s)
         except (Stage2Error, TimeoutError) as error:

@@ -172,6 +172,10 @@ class PreferredServers:
 
         return await of_each(self.members, identity)
 
+    def pays(self, server: str) -> bool:
+        """See `SeveralServers.pays`."""
+        return all(one.affords(self._budget, 1) for one in self.members if one.client.name == server)
+
     async def probe(self) -> None:
         """See `SeveralServers.probe`."""
         now = self._clock()
@@ -197,7 +201,7 @@ class PreferredServers:
             Stage2Error: there is none; says how they stand.
         """
         # Whoever was called, and found the place taken by one that came later, is the first to be called again.
-        line = self.waiting.append
+        line, was_called = self.waiting.append, False
         while True:
             if (found := self._free(None, claim)) is not None:
                 return found
@@ -218,6 +222,9 @@ class PreferredServers:
                 raise
             finally:
                 called.cancel()
+            was_called = not called.cancelled()
+        if was_called:
+            self._call_next()
         if claim is not None and claim.refused:
             raise OverBudget("the budget does not allow a call for this image")
         raise Stage2Error(f"no server can be asked: {', '.join(f'{n} is {s}' for n, s in self.states.items())}")

@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -37,8 +37,14 @@ from miner.live_risk.summary import Summary
 from stage1.decisions import Action
 from stage1.monitor.audit import drawn_number
 from stage1.monitor.settings import AuditShares
-from stage2_bridge.bridge import Bridge
+from stage2_bridge.bridge import OFF, Bridge
 from stage2_bridge.client import Stage2Error
+from stage2_bridge.protection.breaker import Breaker
+from stage2_bridge.protection.budget.budget import Budget, Cost
+from stage2_bridge.protection.budget.state_file import StateFile
+from stage2_bridge.protection.settings import BudgetSettings
+from stage2_bridge.servers.member import Checked, Member
+from stage2_bridge.servers.preferred import PreferredServers
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ALL = LiveRiskSettings(audits=True, shares=AuditShares(exit0=1.0, exit1=1.0))
@@ -315,6 +321,46 @@ def test_stage_2_is_asked_about_the_oldest_and_never_where_requests_wait(tmp_pat
         asked = [await auditor.ask_one() for _ in range(5)]
         assert asked == [True, True, True, False, False], "so many an hour"
         assert (expert.asked, book(risk, bundle).state.audits) == (3, 3)
+        risk.close()
+
+    asyncio.run(story())
+
+
+def test_an_audit_waits_while_the_budget_keeps_anything_from_a_hand_off_and_pays_for_the_second_model(
+    tmp_path: Path, bundle: LiveBundle
+) -> None:
+    async def story() -> None:
+        now = 0.0
+
+        def clock() -> float:
+            return now
+
+        expert, second = Expert(0.9), Expert(0.8, "other")
+        settings = BudgetSettings(calls=40, per="hour", burst=0.5)
+        budget = Budget(settings, 1.0, StateFile(tmp_path / "budget"), clock=clock, now=clock)
+        members = [
+            Member(cast(Checked, one), Breaker(time.monotonic), 4, equal=one is second, cost=Cost())
+            for one in (expert, second)
+        ]
+        bridge = Bridge(
+            PreferredServers(members[:1], time.monotonic, budget=budget), max_in_flight=4, clock=time.monotonic
+        )
+        risk = watched(tmp_path / "risk", bundle)
+        auditor = Auditor(risk, bridge, BundleSlot(), most_in_flight=4, second=second, clock=time.monotonic)
+        took(risk, seen(bundle, 1))
+        for _ in range(60):
+            budget.claim(0.5).reserve(Cost())
+        assert budget.status.share < 1
+        assert not await auditor.ask_one()
+        now = 3600.0 * 3
+        assert budget.status.share == 1
+        spent = budget.status.spent
+        assert await auditor.ask_one()
+        bridge.change(
+            PreferredServers(members, time.monotonic, budget=budget), max_in_flight=4, max_waiting=0, cache=OFF
+        )
+        assert await auditor.ask_one()
+        assert (expert.asked, second.asked, budget.status.spent - spent) == (1, 1, 2)
         risk.close()
 
     asyncio.run(story())

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from structlog.testing import capture_logs
 
 from engines.errors import RemoteError
 from stage2_bridge.bridge import Bridge
-from stage2_bridge.client import Outcome, Stage2Error, TooSlow
+from stage2_bridge.client import NamedProbability, Outcome, OverBudget, Stage2Error, TooSlow
 from stage2_bridge.protection.breaker import Breaker
+from stage2_bridge.protection.budget.budget import Budget, Cost
+from stage2_bridge.protection.budget.state_file import StateFile
 from stage2_bridge.protection.byte_rate import ByteRate
-from stage2_bridge.protection.settings import HedgeSettings
+from stage2_bridge.protection.settings import BudgetSettings, HedgeSettings
 from stage2_bridge.servers.member import Member
 from stage2_bridge.servers.preferred import PreferredServers
 from tests.support.virtual_time import clock, run
@@ -350,6 +353,27 @@ def test_the_cap_on_bytes_holds_for_all_servers_together_and_what_has_no_time_is
         }
         # Nobody's failure.
         assert servers.states == {"a": "closed", "b": "closed"}
+
+    run(scenario())
+
+
+def test_who_is_called_to_a_place_that_it_cannot_pay_for_leaves_it_to_the_next(tmp_path: Path) -> None:
+    class Order:
+        def gain(self, p: float) -> float:
+            return p
+
+        def threshold(self, share: float) -> float:  # noqa: ARG002
+            return 0.5
+
+    async def scenario() -> None:
+        file, settings = StateFile(tmp_path / "budget"), BudgetSettings(calls=100)
+        budget = Budget(settings, 1.0, file, clock=clock, now=clock, order=Order())
+        member = Member(Server("a", lambda _: 1.0), Breaker(clock), 1, cost=Cost())
+        servers = PreferredServers([member], clock, budget=budget)
+        asking = [asyncio.ensure_future(servers.ask(b"", 9.0, probability=p)) for p in (1.0, 0.0, 1.0)]
+        found = await asyncio.gather(*asking, return_exceptions=True)
+        assert [type(one) for one in found] == [NamedProbability, OverBudget, NamedProbability]
+        assert clock() == pytest.approx(2.0)
 
     run(scenario())
 
