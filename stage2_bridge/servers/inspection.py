@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 from engines.errors import EngineError
 from stage1.errors import CascadeError
 from stage2_bridge.client import Stage2Error, TwoOrders
 from stage2_bridge.servers.open_server import client_of
-from stage2_bridge.settings import Server, Stage2Settings
+from stage2_bridge.settings import EngineServer, PythonServer, Server, Stage2Settings
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ async def _inspected(settings: Server, content: bytes, timeout_s: float) -> Insp
         return Inspection(settings.name, settings.kind, str(error), failed=True)
     try:
         async with asyncio.timeout(timeout_s):
-            told = await client.check(timeout_s)
+            told = await client.check(timeout_s) + _of_its_key(settings)
             began = time.perf_counter()
             probability = await client.ask(content, timeout_s)
             seconds = time.perf_counter() - began
@@ -78,3 +79,12 @@ async def _inspected(settings: Server, content: bytes, timeout_s: float) -> Insp
         await client.close()
     found = Inspection(settings.name, settings.kind, told, failed=False, probability=probability, seconds=seconds)
     return found if both is None else replace(found, probability=both[0], turned=both[1])
+
+
+def _of_its_key(settings: Server) -> str:
+    """A warning where a key goes over a network that anybody on it can read."""
+    if isinstance(settings, EngineServer | PythonServer) or settings.key_env is settings.key_file is None:
+        return ""
+    parts = urlsplit(settings.url)
+    here = parts.hostname == "localhost" or (parts.hostname or "").startswith("127.") or parts.hostname == "::1"
+    return "" if here or parts.scheme == "https" else "; its key goes over the network unencrypted: use https"

@@ -16,7 +16,7 @@ import pytest
 from miner.settings import load_settings
 from stage1.errors import SettingsError
 from stage2_bridge.sample_image import black_image
-from stage2_bridge.servers.inspection import Inspection, inspected
+from stage2_bridge.servers.inspection import Inspection, _of_its_key, inspected
 from stage2_bridge.servers.open_server import servers_of
 from stage2_bridge.settings import KserveServer, OpenAiServer, Stage2Settings
 from tests.support.stage2_servers import Asked, Fake, as_json, chat, classifier, free_port
@@ -198,3 +198,18 @@ def test_an_authority_of_ones_own_is_trusted_where_it_is_named_and_nowhere_else(
 
 def test_settings_in_json_are_read_as_those_of_the_file() -> None:
     assert of(*json.loads(json.dumps([KSERVE]))).servers[0].name == "one"
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "warned"),
+    [
+        ("http://gpu-1:8000", "K", True),
+        ("http://gpu-1:8000", None, False),
+        ("https://gpu-1:8000", "K", False),
+        ("http://127.0.0.1:8000", "K", False),
+        ("http://[::1]:8000", "K", False),
+    ],
+)
+def test_a_key_that_goes_over_the_network_unencrypted_is_told(url: str, key: str | None, warned: bool) -> None:
+    one = KserveServer(name="one", url=url, model="roadwork", key_env=key)
+    assert ("use https" in _of_its_key(one)) is warned
