@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.serving.miner import Home, Miner
 from benchmarks.serving.spread import quantiles_ms, smallest_change
+from benchmarks.serving.usage import CpuClock
 from benchmarks.stage2_servers.faults import Fault
 from benchmarks.stage2_servers.running import fake
 from benchmarks.stage2_servers.traffic import GREY, YELLOW, Asked, ask_in_turns, pictures, settings_of
@@ -38,6 +39,7 @@ class Tally:
         exits: requests that needed no Stage-2.
         exits_answered: of them.
         p99_ms: of their replies, a round.
+        cpu_ms: of the miner's process for a request of either kind, a round.
     """
 
     deferred: int = 0
@@ -47,8 +49,10 @@ class Tally:
     exits: int = 0
     exits_answered: int = 0
     p99_ms: list[float] = field(default_factory=list)
+    cpu_ms: list[float] = field(default_factory=list)
 
-    def add(self, exits: Asked, deferred: Asked) -> None:
+    def add(self, exits: Asked, deferred: Asked, cpu_s: float) -> None:
+        self.cpu_ms.append(cpu_s / (len(exits.replies) + len(deferred.replies)) * 1e3)
         self.exits += len(exits.replies)
         self.exits_answered += exits.in_time(DEADLINE_S)
         self.p99_ms.append(quantiles_ms([one.seconds for one in exits.replies])[1])
@@ -78,7 +82,13 @@ class Row:
 
     @property
     def ratios(self) -> list[float]:
+        """Of the p99 of requests that need no Stage-2."""
         return [one / other for one, other in zip(self.broken.p99_ms, self.sound.p99_ms, strict=True)]
+
+    @property
+    def cpu_ratios(self) -> list[float]:
+        """Of the CPU time of a request, which a busy machine disturbs little."""
+        return [one / other for one, other in zip(self.broken.cpu_ms, self.sound.cpu_ms, strict=True)]
 
     @property
     def good(self) -> bool:
@@ -89,14 +99,14 @@ class Row:
     def cells(self) -> tuple[str, ...]:
         broken = self.broken
         outcomes = ", ".join(f"{name} {count}" for name, count in broken.outcomes.most_common())
-        ratios = self.ratios
         return (
             f"{self.fault.name}: {self.fault.what}",
             f"{broken.in_time} of {broken.deferred}",
             f"{broken.slowest_s:.2f}",
             outcomes,
             " -> ".join(self.states),
-            f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}; shows {smallest_change(ratios):.0%})",
+            _told(self.ratios),
+            _told(self.cpu_ratios),
         )
 
 
@@ -106,7 +116,8 @@ HEAD = (
     "slowest s",
     "hand-offs",
     "breaker",
-    "p99 of exits, to that beside a sound one",
+    "p99 of exits",
+    "CPU of a request",
 )
 
 
@@ -158,15 +169,22 @@ def measure(home: Home, sound: Miner, fault: Fault, rounds: int, exits: int) -> 
     images = pictures(YELLOW, 64)
     many = [images[number % len(images)] for number in range(exits)]
     with mining(home, fault.name, fault) as broken:
+        clocks = [CpuClock(one.process.pid) for one in (broken, sound)]
         for number in range(rounds):
+            before = [one.seconds() for one in clocks]
             # Different ones each time: nobody has seen them before.
             deferred = pictures(GREY, round(SECONDS * PER_S), seed=number)
             ends = ask_in_turns(home, (broken, sound), many, deferred, PER_S)
-            for tally, end in zip((of_broken, of_sound), ends, strict=True):
-                tally.add(*end)
+            used = [clock.seconds() - was for clock, was in zip(clocks, before, strict=True)]
+            for tally, end, cpu_s in zip((of_broken, of_sound), ends, used, strict=True):
+                tally.add(*end, cpu_s)
         states = ["closed", *(str(one["state"]) for one in broken.events("stage2_server") if "state" in one)]
         told = [str(one["reason"]) for one in broken.events("stage2_server_fails")]
     return Row(fault, of_broken, of_sound, _short(states), told[0] if told else "")
+
+
+def _told(ratios: Sequence[float]) -> str:
+    return f"{np.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}; shows {smallest_change(ratios):.0%})"
 
 
 def _short(states: Sequence[str]) -> list[str]:
