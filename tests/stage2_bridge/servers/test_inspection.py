@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import ssl
 import subprocess
@@ -213,3 +214,22 @@ def test_settings_in_json_are_read_as_those_of_the_file() -> None:
 def test_a_key_that_goes_over_the_network_unencrypted_is_told(url: str, key: str | None, warned: bool) -> None:
     one = KserveServer(name="one", url=url, model="roadwork", key_env=key)
     assert ("use https" in _of_its_key(one)) is warned
+
+
+def test_a_key_is_in_no_log_however_much_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("STAGE2_KEY", "geheim")
+    caplog.set_level(logging.DEBUG)
+
+    async def run() -> Inspection:
+        async with Fake(gives(0.5)).running() as fake:
+            one = KserveServer(name="one", url=fake.url, model="roadwork", key_env="STAGE2_KEY")
+            [found] = await inspected(Stage2Settings(servers=(one,)), black_image(), 5.0)
+            assert fake.asked[-1].headers["authorization"] == "Bearer geheim"
+            return found
+
+    found = asyncio.run(run())
+    assert found.probability == 0.5
+    assert "receive_response_headers" in caplog.text
+    assert "geheim" not in caplog.text + repr(found) + repr([vars(record) for record in caplog.records])
