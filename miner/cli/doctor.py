@@ -16,7 +16,7 @@ from engines.live.load.load_bundle import load_bundle
 from engines.machine.clock import utc_now
 from engines.store.bundle import Manifest
 from engines.store.file_names import MANIFEST
-from engines.store.model_card import FULL_REWARD_DAYS, age_days
+from engines.store.model_card import DAY_S, FULL_REWARD_DAYS, age_days
 from engines.store.store import Store
 from miner.answering.journal import latest_record
 from miner.axon.server import bind
@@ -27,6 +27,8 @@ from miner.chain.port import ChainSnapshot
 from miner.chain.settings import AUTO, ChainSettings, endpoint_name
 from miner.errors import MinerError, NotRegistered, ServerError, StartError, StateInUse
 from miner.identities import wallets
+from miner.live_risk.live_risk import DIRECTORY
+from miner.live_risk.summary import SUMMARY, Summary
 from miner.nights.job import NightlyJob
 from miner.nights.record import OUTPUT, Nights
 from miner.settings import MinerSettings
@@ -82,6 +84,7 @@ async def examine(settings: MinerSettings) -> list[Finding]:
         wire(settings),
         *chain,
         traffic(settings, now),
+        *live_risk(settings, now),
         *await night(settings),
         *nights(settings),
         *data(settings, now),
@@ -350,3 +353,16 @@ def traffic(settings: MinerSettings, now: datetime) -> Finding:
     hours = (now - last.at).total_seconds() / 3600
     verdict: Health = "ok" if hours <= SILENT_AFTER_H else "warning"
     return Finding("traffic", verdict, f"last request {hours:.1f} h ago, from {last.hotkey[:8]}")
+
+
+def live_risk(settings: MinerSettings, now: datetime) -> list[Finding]:
+    """How the live certificate stood when the watch on it last looked."""
+    if not settings.live_risk.enabled:
+        return []
+    summary = Summary.of(settings.state / DIRECTORY / SUMMARY)
+    told = summary.certificates.get(summary.live)
+    if told is None or summary.written_at is None:
+        return []
+    verdict: Health = "ok" if told["level"] == "ok" else "warning"
+    days = (now - summary.written_at).total_seconds() / DAY_S
+    return [Finding("live risk", verdict, f"{told['level']}, {days:.1f} days ago: {told['sentence']}")]

@@ -24,6 +24,8 @@ log = structlog.get_logger(__name__)
 HOUR_S = 3600.0
 # Of the hand-offs that may be under way: above this share the rest belongs to requests.
 BUSY_SHARE = 0.5
+# With these a server was asked, or may have been.
+SENT = frozenset({Outcome.ANSWERED, Outcome.TIMEOUT, Outcome.ERROR})
 
 
 class Auditor:
@@ -92,13 +94,22 @@ class Auditor:
         wanted = await self._risk.in_thread(self._risk.unasked)
         if wanted is None:
             return await self._ask_second()
-        certificate, number, content = wanted
-        # The one request that it may cost was asked, whatever comes of it.
-        self._asked_at.append(self._clock())
-        verdict = await self._bridge.ask(content, self._clock() + self._risk.settings.verdict_s, turn=math.inf)
+        certificate, drawn, content = wanted
+        began = self._clock()
+        # What Stage-1 is sure of is worth the least to a budget, so audits take none of it from requests.
+        verdict = await self._bridge.ask(
+            content,
+            began + self._risk.settings.verdict_s,
+            turn=math.inf,
+            probability=drawn.probability,
+            digest=drawn.image_sha256,
+        )
+        if verdict.outcome in SENT:
+            self._asked_at.append(began)
         if verdict.outcome is not Outcome.ANSWERED or verdict.probability is None:
             return False
-        await self._risk.in_thread(partial(self._risk.said, certificate, number, verdict.server, verdict.probability))
+        said = partial(self._risk.said, certificate, drawn.number, verdict.server, verdict.probability)
+        await self._risk.in_thread(said)
         return True
 
     def _may_ask(self) -> bool:

@@ -70,7 +70,7 @@ class LiveRisk:
         settings: of the watch.
         now: wall-clock time, UTC.
         tell: told of every change of a level.
-        react: called on the loop when an alarm begins and the reaction is `rollback`.
+        react: called from any thread when an alarm begins; for the reaction `rollback`.
 
     Attributes:
         contradicted: told of an audit that Stage-2 contradicts, with its probability and the picture.
@@ -108,7 +108,6 @@ class LiveRisk:
         self._lock = threading.RLock()
         self._queue: deque[SeenImage] = deque()
         self._called = False
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="live-risk")
         self.lost = Tally("live_risk_failed")
 
@@ -138,8 +137,7 @@ class LiveRisk:
         self._queue.append(seen)
         if not self._called:
             self._called = True
-            self._loop = asyncio.get_running_loop()
-            self._loop.call_later(AFTER_S, self._call)
+            asyncio.get_running_loop().call_later(AFTER_S, self._call)
 
     def _call(self) -> None:
         self._called = False
@@ -178,30 +176,30 @@ class LiveRisk:
         number = drawn_number(self._secret, name)
         if number >= shares.of(exit_label):
             return
-        if len(watch.audits.book.waiting) >= self.settings.most_waiting:
-            # Whatever they show: a full store says nothing of the picture.
-            self.lost.add("store_full", "too many audits wait: label them, or none are drawn")
-            return
-        event = Drawn(
-            number=watch.audits.book.next_number,
-            at=record.at,
-            request_id=record.request_id,
-            hotkey=record.hotkey,
-            image_sha256=record.image_sha256,
-            picture=picture,
-            site=visit.site,
-            exit_label=exit_label,
-            score=record.roadwork_score,
-            select_score=record.select_score or 0.0,
-            probability=record.stage1_probability or 0.0,
-            share=shares.of(exit_label),
-            drawn=number,
-            label_share=shares.labelled,
-            label_drawn=drawn_number(self._secret, f"{name}/label") < shares.labelled,
-            theta=watch.caution.theta,
-            bundle=record.bundle,
-        )
         with self._lock:
+            if len(watch.audits.book.waiting) >= self.settings.most_waiting:
+                # Whatever they show: a full store says nothing of the picture.
+                self.lost.add("store_full", "too many audits wait: label them, or none are drawn")
+                return
+            event = Drawn(
+                number=watch.audits.book.next_number,
+                at=record.at,
+                request_id=record.request_id,
+                hotkey=record.hotkey,
+                image_sha256=record.image_sha256,
+                picture=picture,
+                site=visit.site,
+                exit_label=exit_label,
+                score=record.roadwork_score,
+                select_score=record.select_score or 0.0,
+                probability=record.stage1_probability or 0.0,
+                share=shares.of(exit_label),
+                drawn=number,
+                label_share=shares.labelled,
+                label_drawn=drawn_number(self._secret, f"{name}/label") < shares.labelled,
+                theta=watch.caution.theta,
+                bundle=record.bundle,
+            )
             watch.audits.draw(event, seen.content)
         with self._counts:
             if self._hour is not None:
@@ -209,13 +207,13 @@ class LiveRisk:
 
     # Verdicts.
 
-    def unasked(self) -> tuple[str, int, bytes] | None:
-        """The oldest audit of the live bundle without a verdict: certificate, number, picture."""
+    def unasked(self) -> tuple[str, Drawn, bytes] | None:
+        """The oldest audit of the live bundle without a verdict: certificate, draw, picture."""
         with self._lock:
             watch = self._watches.get(self._live)
             drawn = None if watch is None else watch.audits.book.unasked()
             content = None if watch is None or drawn is None else watch.audits.picture(drawn.number)
-            return None if drawn is None or content is None else (self._live, drawn.number, content)
+            return None if drawn is None or content is None else (self._live, drawn, content)
 
     def flagged(self, asked: set[int]) -> tuple[str, int, bytes, str] | None:
         """The oldest that Stage-2 contradicts and that is not among `asked`, with the server that said so."""
@@ -280,8 +278,8 @@ class LiveRisk:
             return
         self._told(watch, before, after)
         self._write_summary()
-        if after.level == "alarm" and before.level != "alarm" and self.react is not None and self._loop is not None:
-            self._loop.call_soon_threadsafe(self.react)
+        if after.level == "alarm" and before.level != "alarm" and self.react is not None:
+            self.react()
 
     def _told(self, watch: CertificateWatch, before: Standing, after: Standing) -> None:
         level: Literal["info", "warning", "alarm"]

@@ -75,7 +75,8 @@ def start_audits(
     )
     tasks = BackgroundTasks()
     if risk.settings.reaction == "rollback":
-        risk.react = lambda: tasks.begin(roll_back(risk, follower, utc_now))
+        loop = asyncio.get_running_loop()
+        risk.react = lambda: loop.call_soon_threadsafe(lambda: tasks.begin(roll_back(risk, follower, utc_now)))
     tasks.begin(auditor.run())
     stack.push_async_callback(_end, tasks)
 

@@ -38,7 +38,7 @@ from stage1.decisions import Action
 from stage1.monitor.audit import drawn_number
 from stage1.monitor.settings import AuditShares
 from stage2_bridge.bridge import OFF, Bridge
-from stage2_bridge.client import Stage2Error
+from stage2_bridge.client import Outcome, Stage2Error, Verdict
 from stage2_bridge.protection.breaker import Breaker
 from stage2_bridge.protection.budget.budget import Budget, Cost
 from stage2_bridge.protection.budget.state_file import StateFile
@@ -429,3 +429,24 @@ def test_answers_are_the_same_with_and_without_the_watch(tmp_path: Path, bundle:
     assert sum(int(row["requests"]) for row in rows) == 30
     exits = sum(int(row["exited_0"]) + int(row["exited_1"]) for row in rows)
     assert 0 < len(book(risk, bundle).waiting) <= exits
+
+
+def test_an_audit_is_worth_little_to_a_budget(tmp_path: Path, bundle: LiveBundle) -> None:
+    """It says how sure Stage-1 is, so that requests come first; what was not sent is not counted as asked."""
+    asked: list[dict[str, Any]] = []
+
+    class Refusing(Bridge):
+        async def ask(self, content: bytes, deadline: float, **more: Any) -> Verdict:  # noqa: ARG002
+            asked.append(more)
+            return Verdict(Outcome.BUSY, None, 0.0, "")
+
+    async def story() -> None:
+        bridge = Refusing(Expert(0.1), max_in_flight=4, clock=time.monotonic)
+        risk = watched(tmp_path, bundle, ALL.model_copy(update={"audits_per_hour": 1}))
+        auditor = Auditor(risk, bridge, BundleSlot(), most_in_flight=4, clock=time.monotonic)
+        took(risk, seen(bundle, 1))
+        assert [await auditor.ask_one() for _ in range(3)] == [False] * 3
+        risk.close()
+
+    asyncio.run(story())
+    assert [one["probability"] for one in asked] == [0.05] * 3

@@ -19,7 +19,7 @@ from miner.live_risk.settings import LiveRiskSettings
 from miner.live_risk.watch_tasks import open_live_risk, start_audits
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.settings import Stage2Settings
-from tests.miner.live_risk.test_live_risk import ALL, misses, seen
+from tests.miner.live_risk.test_live_risk import ALL, misses
 
 LIMIT_S = 60.0
 
@@ -71,8 +71,6 @@ def test_an_alarm_goes_back_to_the_bundle_before_and_no_further(
             start_audits(risk, follower, Bridge(None, max_in_flight=4, clock=time.monotonic), Stage2Settings(), stack)
             alarmed = live_bundle(follower)
             assert (alarmed.bundle_id, risk.policy(alarmed).rule) == (second, alarmed.params.rule)
-            # What comes from the loop tells it which loop that is.
-            risk.on_image(seen(alarmed, 0))
             await asyncio.to_thread(misses, risk, alarmed, 20)
             await until(lambda: follower.live_id == first)
             await until(lambda: risk.status().get("bundle") == first)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,12 @@ from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.store.bundle import Provenance
 from engines.store.store import Store
 from miner.cli import app
+from miner.cli.doctor import live_risk
 from miner.cli.live_risk.terminal_plot import curve
 from miner.live_risk.certificate_watch import certificate_id
 from miner.live_risk.live_risk import LiveRisk
-from tests.miner.live_risk.test_live_risk import ALL, misses, seen, took, watched
+from miner.settings import load_settings
+from tests.miner.live_risk.test_live_risk import ALL, NOON, misses, seen, took, watched
 
 
 @pytest.fixture
@@ -110,3 +113,12 @@ def test_a_curve_has_its_ends_and_its_limit() -> None:
     assert told.splitlines()[1].strip().startswith("4 |")
     assert curve("nothing", [None]) == "nothing: nothing yet"
     assert len(curve("long", [1.0] * 500).splitlines()[1]) == 11 + 72
+
+
+def test_the_doctor_says_how_it_stands(tmp_path: Path, risk: LiveRisk) -> None:
+    del risk
+    settings = load_settings(changes={"state": str(tmp_path / "state")})
+    [finding] = live_risk(settings, NOON + timedelta(days=2))
+    assert (finding.check, finding.verdict) == ("live risk", "warning")
+    assert finding.detail.startswith("alarm, 2.0 days ago: The miss rate on exits is above")
+    assert live_risk(load_settings(changes={"state": str(tmp_path / "nowhere")}), NOON) == []
