@@ -72,12 +72,12 @@ def conditions(reading: Reading, settings: AlertSettings) -> list[Condition]:
 
 
 def _traffic(reading: Reading, settings: AlertSettings) -> Iterator[Condition]:
-    hours = reading.since_answer_s / 3600
-    if hours >= settings.silent_h:
+    if reading.since_answer_s >= settings.silent_h * 3600:
         yield Condition(
             "silent",
             "warning",
-            f"Nobody has got an answer for {hours:.1f} hours. Run cascade doctor, which says whether validators ask.",
+            f"Nobody has got an answer for {_time(reading.since_answer_s)}. Run cascade doctor, which says whether "
+            "validators ask.",
         )
     if not reading.answered and reading.refused >= REFUSED:
         yield Condition(
@@ -109,12 +109,17 @@ def _traffic(reading: Reading, settings: AlertSettings) -> Iterator[Condition]:
         )
 
 
+def _time(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+
+
 def _chain(reading: Reading) -> Iterator[Condition]:
     if not reading.chain_fresh:
         yield Condition(
             "chain_stale",
             "warning",
-            f"The chain was last read {reading.chain_age_s / 60:.0f} minutes ago. Validators that are new are refused "
+            f"The chain was last read {_time(reading.chain_age_s)} ago. Validators that are new are refused "
             "until it can be read again.",
         )
     for hotkey, here in reading.registered.items():
