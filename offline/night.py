@@ -14,7 +14,7 @@ from engines.backends.registry import check_available
 from engines.errors import StoreError
 from engines.machine.clock import utc_now
 from engines.spec import EngineSpec
-from engines.store.file_names import CONFIG, PARAMS, SPLITS
+from engines.store.file_names import CONFIG, PAGE, PARAMS, SPLITS
 from engines.store.store import Store
 from offline.config import RunConfig, load_config
 from offline.data.checks.preflight import PREFLIGHT, PreflightReport
@@ -23,23 +23,24 @@ from offline.data.inventory import Inventory, inventory_of
 from offline.data.pictures.first_look import Places, keep_pictures
 from offline.data.sources.missing_images import missing_words, too_many_missing
 from offline.data.sources.source import read_dataset
-from offline.data.sources.unlabelled import count_images
 from offline.disk_use import DiskUse, disk_use
 from offline.errors import DatasetError
+from offline.evaluation.training_comparison import TrainingComparison
 from offline.learning.ranks.launch import is_first, processes
 from offline.learning.supervised.record import TrainingRecord
-from offline.learning.throughput.cost import NightCost, Rows, transformer_of, words
+from offline.night_cost import cost_words
 from offline.pipeline.choice import EVERYTHING, Choice
 from offline.pipeline.file_contents import CONTENTS, FileContents
 from offline.pipeline.forecast import Forecast
 from offline.pipeline.plan import Planned, plan
 from offline.pipeline.progress import Progress, Silence
-from offline.pipeline.run_files import TRAINING
+from offline.pipeline.run_files import COMPARISON, TRAINING
 from offline.pipeline.runner import Pipeline
 from offline.pipeline.stage import ORIGINALS, PIXELS
 from offline.pipeline.stage_times import times_in
 from offline.publish.gate import Publication, published, put_in_place
 from offline.report.row_notes import row_notes
+from offline.report.training_section import with_comparison
 from offline.settings_and_data import check_settings_on_data
 from offline.splits.lost_rows import lost_words
 from offline.splits.splits_file import Splits
@@ -48,6 +49,7 @@ from offline.stream.sender import sender_of
 from offline.tracking.told import Night, track
 from offline.tracking.tracker import OFF, check_tracking
 from offline.unfinished_night import Record, to_finish
+from stage1.artifacts import write_atomic
 from stage1.certificate.params import ScrcParams
 from stage1.errors import ArtifactError
 from stage1.model.backbone_access import check_backbone
@@ -57,6 +59,9 @@ if TYPE_CHECKING:
     from offline.stages.common.context import NightStage
 
 
+PUBLISH, COMPARE = "publish", "compare_training"
+
+
 @dataclass(frozen=True)
 class NightOutcome:
     """What came of a night.
@@ -64,7 +69,7 @@ class NightOutcome:
     Attributes:
         run: directory of the run, with every file that its stages wrote.
         last: name of the last stage that was asked for.
-        publication: what became of the challenger; None if the night was to end before it.
+        publication: what became of the challenger; None if none was to be published.
         params: the policy of the challenger; None as well.
         current: whether the challenger is the current bundle now.
         notes: what a person should know of the rows and of the training, one sentence each.
@@ -110,6 +115,7 @@ def run_night(
     on_cost: Callable[[str], None] = lambda _: None,
     on_note: Callable[[str], None] = lambda _: None,
     tracking: str = OFF,
+    on_published: Callable[[Publication], None] = lambda _: None,
 ) -> NightOutcome:
     """Run the pipeline; what was finished before is not run again.
 
@@ -131,6 +137,7 @@ def run_night(
         on_cost: told what its trainings are to cost, if the backbone is a transformer whose shape is known.
         on_note: told what a person should know before the stages run, one sentence each.
         tracking: what is told of the night when it has ended, see `offline.tracking.tracker.opener`.
+        on_published: told what became of the challenger as soon as that is decided; what only reports follows.
 
     Under `torchrun` the first process runs the night, and the others end here when it has; see
     `offline.learning.ranks.night`.
@@ -156,9 +163,11 @@ def run_night(
     choice = choice if last is None else replace(choice, only=last)
     rows = _read(data, workspace, config, now(), learns=choice.last(stages()) != STAGE_NAMES[0])
     on_data(inventory_of(rows, config.splits.sequence_columns, places=config.splits.gps_cell_m is not None))
-    if (cost := _cost(config, len(rows))) is not None:
+    if (cost := cost_words(config, len(rows))) is not None:
         on_cost(cost)
-    night = _Night(workspace, Store(store), config, progress or Silence(), now, choice, kept, instead_of, tracking)
+    night = _Night(
+        workspace, Store(store), config, progress or Silence(), now, choice, kept, instead_of, tracking, on_published
+    )
     # A part of a night, or a bundle compiled anew, ends nothing that another one has begun.
     whole = choice == EVERYTHING and kept is None
     before = to_finish(workspace, rows, config, lambda own: with_contents(own, workspace)) if whole else None
@@ -245,6 +254,7 @@ class _Night:
     kept: str | None = None
     instead_of: str | None = None
     tracking: str = OFF
+    on_published: Callable[[Publication], None] = lambda _: None
 
     def pipeline(self, rows: Dataset, progress: Progress) -> Pipeline[RunConfig, Dataset]:
         """The stages on some rows."""
@@ -263,7 +273,12 @@ class _Night:
                 Places(self.workspace, self.workspace / PIXELS, self.workspace / ORIGINALS),
                 progress.step,
             ),
+            on_done=self._on_done,
         )
+
+    def _on_done(self, name: str, home: Path) -> None:
+        if name == PUBLISH:
+            self.on_published(published(home))
 
     def on(self, rows: Dataset, *, whole: bool) -> NightOutcome:
         """Run it on some rows."""
@@ -283,8 +298,11 @@ class _Night:
 
     def outcome(self, run: Path) -> NightOutcome:
         """What came of it, read from what its stages wrote."""
-        last, notes = self.choice.last(stages()), _notes(run)
-        if last != STAGE_NAMES[-1]:
+        last, notes, wanted = self.choice.last(stages()), _notes(run), self.choice.wanted(stages())
+        if {COMPARE, PUBLISH} <= wanted:
+            page = with_comparison((run / PAGE).read_text(encoding="utf-8"), TrainingComparison.read(run / COMPARISON))
+            write_atomic(run / PAGE, page.encode())
+        if PUBLISH not in wanted:
             return NightOutcome(run, last, notes=notes)
         publication, params = published(run), ScrcParams.read(run / PARAMS)
         current = publication.accepted
@@ -323,37 +341,6 @@ def _stages_here() -> tuple[NightStage, ...]:
     from offline.learning.ranks.night import led  # noqa: PLC0415  imports torch
 
     return led(stages())
-
-
-def night_cost(config: RunConfig) -> NightCost | None:
-    """What the trainings of a config cost; None if the shape of its backbone is not known.
-
-    Args:
-        config: of the run.
-    """
-    transformer = transformer_of(config.model)
-    if transformer is None:
-        return None
-    return NightCost(
-        transformer,
-        config.preprocess,
-        config.model,
-        config.train_supervised,
-        config.train_conformal_risk,
-        config.adapt_domain,
-        config.compare_training,
-    )
-
-
-def _cost(config: RunConfig, count: int) -> str | None:
-    """What a night on so many rows costs, in words."""
-    cost, shares = night_cost(config), config.splits
-    if cost is None:
-        return None
-    unlabelled = sum(map(count_images, config.adapt_domain.images)) if config.adapt_domain.enabled else 0
-    train, select, test = (round(count * share) for share in (shares.train, shares.val_select, shares.test))
-    parts = cost.parts(Rows(train, select, test, unlabelled))
-    return words(parts, cost.training_bytes(), config.train_supervised.batch_size)
 
 
 def _notes(run: Path) -> tuple[str, ...]:
@@ -404,6 +391,7 @@ def recompile(
         config=load_config("", home / CONFIG, {**(changes or {}), **engine}),
         progress=progress,
         now=now,
-        kept="compare_training",
+        last=PUBLISH,
+        kept="train_conformal_risk",
         instead_of=home.name if activate else None,
     )

@@ -83,7 +83,7 @@ def retrain(
             return
         if threads is not None:
             os.environ |= {"OMP_NUM_THREADS": str(threads)}
-        from miner.cli.retrain import planned, shared, shown  # noqa: PLC0415
+        from miner.cli.retrain import planned, shared, shown, told_early  # noqa: PLC0415
         from miner.logs import configure_logging  # noqa: PLC0415
         from offline.night import run_night  # noqa: PLC0415
         from offline.pipeline.choice import Choice  # noqa: PLC0415
@@ -106,6 +106,7 @@ def retrain(
                 on_data=lambda inventory: screen.note(f"data: {inventory}"),
                 on_cost=lambda cost: screen.note(f"plan: {cost}"),
                 on_note=screen.note,
+                on_published=lambda publication: told_early(publication, record, screen),
             ),
             record,
             gpu_share,

@@ -46,8 +46,8 @@ def shown(night: Callable[[RunDisplay], NightOutcome], progress: str, *, record:
     """
     with display(progress) as screen:
         outcome = night(screen)
-        if record is not None:
-            write_down(outcome, record)
+        if record is not None and outcome.publication is not None:
+            write_down(outcome.publication, record, run=str(outcome.run))
         if isinstance(screen, JsonDisplay):
             for note in outcome.notes:
                 screen.note(note)
@@ -80,23 +80,35 @@ def shared(
     return run
 
 
-def write_down(outcome: NightOutcome, record: Path) -> None:
+def write_down(publication: Publication, record: Path, *, run: str = "") -> None:
     """Record what a night published, whether or not anybody waits for it.
 
     Args:
-        outcome: what came of it.
+        publication: what became of the challenger.
         record: directory of the miner's night.
+        run: directory of the run; empty while that is not finished.
     """
-    publication = outcome.publication
-    if publication is not None:
-        NightVerdict(
-            at=utc_now(),
-            bundle=publication.bundle,
-            verdict=publication.verdict,
-            reasons=publication.reasons,
-            notes=publication.notes,
-            run=str(outcome.run),
-        ).write(record / VERDICT)
+    NightVerdict(
+        at=utc_now(),
+        bundle=publication.bundle,
+        verdict=publication.verdict,
+        reasons=publication.reasons,
+        notes=publication.notes,
+        run=run,
+    ).write(record / VERDICT)
+
+
+def told_early(publication: Publication, record: Path | None, screen: RunDisplay) -> None:
+    """Say what became of a challenger while what only reports is still to run.
+
+    Args:
+        publication: what became of it.
+        record: directory of the miner's night; None for nowhere.
+        screen: shows it.
+    """
+    if record is not None:
+        write_down(publication, record)
+    screen.note(f"published: {publication.bundle} {publication.verdict}")
 
 
 def planned(data: Path, workspace: Path, store: Path, config: RunConfig, choice: Choice) -> str:
@@ -127,7 +139,8 @@ def told(outcome: NightOutcome) -> str:
     publication, params = outcome.publication, outcome.params
     if publication is None or params is None:
         return "\n".join([*first, *outcome.notes, f"{outcome.last} is done; its files are in {outcome.run}"])
-    gained = gain_lines(TrainingComparison.read(outcome.run / COMPARISON))
+    compared = outcome.run / COMPARISON
+    gained = gain_lines(TrainingComparison.read(compared)) if compared.exists() else []
     return "\n".join(
         [
             *first,

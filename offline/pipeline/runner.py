@@ -94,6 +94,7 @@ class Pipeline(Generic[ConfigT, DataT]):
         progress: where to tell how far it is.
         prepare: the same data, after what stages may find in the workspace was made there; called before the first
             stage, when no other run is at work. It decides no outcome.
+        on_done: told the name and the directory of each stage that is finished, while later ones still have to run.
     """
 
     stages: Sequence[Stage[ConfigT, DataT]]
@@ -104,6 +105,7 @@ class Pipeline(Generic[ConfigT, DataT]):
     now: Callable[[], datetime]
     progress: Progress
     prepare: Callable[[DataT], DataT] = field(default=lambda data: data)
+    on_done: Callable[[str, Path], None] = lambda _name, _home: None
     _done: dict[str, Path] = field(default_factory=dict)
 
     @cached_property
@@ -135,6 +137,7 @@ class Pipeline(Generic[ConfigT, DataT]):
                 for number, stage in enumerate(self.stages):
                     if stage.name in wanted:
                         self._done[stage.name] = self._ensure(stage, run, again=stage.name in forced)
+                        self.on_done(stage.name, self._done[stage.name])
                         self._follow(number, wanted, run)
                 return self._link(run, asked)
         except Timeout as error:

@@ -8,13 +8,12 @@ from html import escape
 
 from offline.evaluation.evaluate import CurvePoint, Mistake, Report
 from offline.evaluation.policy_comparison import PolicyReport, SubgroupReport
-from offline.evaluation.training_comparison import TrainingComparison
 from offline.report.certificate_section import SHOWN_RISKS, certificate_section, second_look_section
 from offline.report.charts import Chart, Marker
 from offline.report.gate_section import NOT_JUDGED
 from offline.report.rate_cell import rate_cell
 from offline.report.stream_section import stream_section
-from offline.report.training_section import comparison_section
+from offline.report.training_section import NOT_COMPARED
 from offline.report.where_it_looked import TOLD, Look
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.risks import Risk
@@ -105,7 +104,6 @@ def render(
     data: str,
     thumbnails: Mapping[str, bytes] | None = None,
     looks: Mapping[str, Look] | None = None,
-    comparison: TrainingComparison | None = None,
     second_look: Mapping[str, bytes] | None = None,
     notes: Sequence[str] = (),
     race: str = "",
@@ -120,7 +118,6 @@ def render(
         data: one sentence about the data, shown under the heading.
         thumbnails: small JPEGs of the mistakes, by id of the row; those without one are only named.
         looks: where the network looked at them, by id; none if its pool does not look anywhere.
-        comparison: ways of training side by side.
         second_look: small JPEGs of the rows of val_calib whose labels a person should look at again, by id.
         notes: sentences on rows that were left out, or that are not where one would look for them, on what became of
             the adaptation of the backbone, and on a training that did not start.
@@ -165,7 +162,7 @@ the area under it is the AUGRC.</figcaption></figure>
 probability that is answered ({report.answers}); bars: share of the images in each bin.</figcaption></figure>
 <div class="scroll"><table>{_calibration_rows(report)}</table></div>
 {stream_section(report.cells, params)}
-{comparison_section(comparison)}
+{NOT_COMPARED}
 {race}
 {_subgroups(report)}
 {_mistakes(report.mistakes, thumbnails or {}, looks or {})}

@@ -14,14 +14,31 @@ NAMES: dict[VariantName, str] = {
     "final": "this model",
 }
 
+NOT_COMPARED = """<h2>What the training gained</h2>
+<p>What it is compared with is trained after the bundle is published. It stands in <code>comparison.json</code> and in
+the report in the directory of the run.</p>"""
 UNDECIDED = "no difference seen"
 DECIDED = frozenset({"better", "worse"})
 
 
-def comparison_section(found: TrainingComparison | None) -> str:
-    """A table of the variants and one of the gains, as HTML; nothing without a comparison."""
-    if found is None:
-        return ""
+def with_comparison(page: str, found: TrainingComparison) -> str:
+    """A report with the comparison of trainings, in the place that was left for it.
+
+    Args:
+        page: the report as it is in the bundle, or with the verdict of the gate.
+        found: the comparison.
+
+    Raises:
+        ValueError: the page has no such place.
+    """
+    before, place, after = page.partition(NOT_COMPARED)
+    if not place:
+        raise ValueError("the page has no place for the comparison of trainings")
+    return f"{before}{comparison_section(found)}{after}"
+
+
+def comparison_section(found: TrainingComparison) -> str:
+    """A table of the variants and one of the gains, as HTML."""
     variants = "".join(_variant(variant) for variant in found.variants)
     gains = "".join(_gain(gain) for gain in found.gains)
     risks = "".join(f"<th>exits at {at.risk:.3g} missed</th>" for at in found.variants[0].exits)

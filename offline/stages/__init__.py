@@ -7,11 +7,12 @@ STAGE_NAMES = (
     "race",
     "train_supervised",
     "train_conformal_risk",
-    "train_ablations",
-    "compare_training",
     "export",
     "screen",
     "calibrate_scrc",
     "eval_selective",
     "publish",
+    # They cost more than what they judge, and nothing that is published waits for them.
+    "train_ablations",
+    "compare_training",
 )

@@ -18,7 +18,6 @@ from offline.data.engine_outputs import run_engine
 from offline.evaluation.cascade_curve import CascadeFile
 from offline.evaluation.evaluate import EvaluationSettings, evaluate, metrics_csv
 from offline.evaluation.stream_cells import judge_cells
-from offline.evaluation.training_comparison import TrainingComparison
 from offline.learning.race.outcome import RaceRecord
 from offline.learning.self_distillation.record import AdaptationRecord
 from offline.learning.supervised.record import TrainingRecord
@@ -27,7 +26,6 @@ from offline.pipeline.run_files import (
     ADAPTATION,
     BEST,
     CASCADE,
-    COMPARISON,
     RACE,
     REFERENCES,
     REPORT,
@@ -104,7 +102,6 @@ def run_eval_selective(context: Context) -> None:
     again = thumbnails(context.data.through_copies(), SecondLook.read(calibrated / SECOND_LOOK).rows, preprocess)
     # Which run wrote it is not in its key, so it is for the stage that publishes to say.
     title = "Stage-1 report"
-    comparison = TrainingComparison.read(context.inputs["compare_training"] / COMPARISON)
     splits = splits_of(context)
     adapted = context.inputs["adapt_domain"] / ADAPTATION
     adaptation = (AdaptationRecord.read(adapted).verdict,) if adapted.exists() else ()
@@ -115,7 +112,6 @@ def run_eval_selective(context: Context) -> None:
         data=f"{_about(rows, splits)} {scored.words}".rstrip(),
         thumbnails=pictures,
         looks=_looks(context, rows, [mistake.row for mistake in report.mistakes], preprocess),
-        comparison=comparison,
         second_look=again,
         notes=(
             *row_notes(PreflightReport.read(context.inputs["splits"] / PREFLIGHT), splits),
@@ -174,7 +170,6 @@ def reads(config: RunConfig) -> Reads[Dataset]:
             "race": (RACE,),
             "train_supervised": (TRAINING,),
             "train_conformal_risk": (BEST,) if looks else (),
-            "compare_training": (COMPARISON,),
             "export": (ALL,),
             "calibrate_scrc": (PARAMS, CALIBRATOR, REFERENCES, THRESHOLDS, SECOND_LOOK),
         },
@@ -199,7 +194,6 @@ STAGE: NightStage = Stage(
         "race",
         "train_supervised",
         "train_conformal_risk",
-        "compare_training",
         "export",
         "calibrate_scrc",
     ),

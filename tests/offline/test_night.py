@@ -12,13 +12,17 @@ from typing import Any
 
 import pytest
 
+from engines.store.file_names import PAGE
 from engines.store.store import Store
 from offline.config import RunConfig, load_config
 from offline.data.sources.source import SOURCES, read_dataset
 from offline.data.sources.synthetic_streets import write_scenes
 from offline.errors import DatasetError
+from offline.evaluation.training_comparison import TrainingComparison
 from offline.night import run_night, stages, with_contents
 from offline.pipeline.progress import Silence
+from offline.pipeline.run_files import COMPARISON
+from offline.report.training_section import NOT_COMPARED, comparison_section
 from offline.splits.splits_file import Splits
 from offline.stages.common.seen_rows import LABELLED, RowsOf
 from stage1.errors import SettingsError
@@ -96,6 +100,39 @@ def test_labels_that_are_flipped_after_the_split_are_not_calibrated_on(scenes: P
     truth = {row.image: row.label for row in before.rows}
     report = json.loads((outcome.run / "report.json").read_text())
     assert all(truth[mistake["row"]] == mistake["label"] for mistake in report["mistakes"])
+
+
+class Stages(Silence):
+    """Keeps which stages ran, in order."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+
+    def stage(self, name: str, state: str) -> None:
+        if state == "running":
+            self.ran.append(name)
+
+
+def test_the_verdict_is_there_before_what_only_reports_is_trained(scenes: Path, tmp_path: Path) -> None:
+    """What the report sets beside the model costs more than the model, and may be killed or take too long."""
+    told, at = Stages(), list[tuple[str, list[str]]]()
+    outcome = run_night(
+        scenes,
+        workspace=tmp_path / "w",
+        store=tmp_path / "s",
+        config=config(),
+        progress=told,
+        now=lambda: NOW,
+        on_published=lambda publication: at.append((publication.bundle, list(told.ran))),
+    )
+    [(bundle, before)] = at
+    assert outcome.publication is not None
+    assert (bundle, before[-1]) == (outcome.publication.bundle, "publish")
+    assert told.ran[len(before) :] == ["train_ablations", "compare_training"]
+    of_run = (outcome.run / PAGE).read_text()
+    assert NOT_COMPARED in (Store(tmp_path / "s").path(bundle) / PAGE).read_text()
+    assert NOT_COMPARED not in of_run
+    assert comparison_section(TrainingComparison.read(outcome.run / COMPARISON)) in of_run
 
 
 def test_the_next_night_sees_what_changed(scenes: Path, tmp_path: Path) -> None:

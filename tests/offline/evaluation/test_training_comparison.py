@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from offline.evaluation.training_comparison import AtRisk, Spread, TrainingComparison, VariantName, compare
-from offline.report.training_section import comparison_section, gain_lines, verdict
+from offline.report.training_section import NOT_COMPARED, comparison_section, gain_lines, verdict, with_comparison
 from stage1.certificate.calibrate import CalibrationContext, calibrate
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.settings import CalibrationSettings
@@ -176,7 +176,9 @@ def test_the_page_says_the_verdict_and_the_interval() -> None:
     assert "What the training gained" in page
     assert "better" in page
     assert page.count("<tr") == 5
-    assert comparison_section(None) == ""
+    assert with_comparison(f"a{NOT_COMPARED}b", found(4.0, 2.0)) == f"a{page}b"
+    with pytest.raises(ValueError, match="no place"):
+        with_comparison("ab", found(4.0, 2.0))
 
 
 def test_the_terminal_is_told_in_a_line_a_comparison() -> None:

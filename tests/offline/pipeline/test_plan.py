@@ -117,7 +117,7 @@ def agree(home: Home, changes: dict[str, Any] | None = None, choice: Choice = EV
 
 
 CALIBRATE = {"calibrate_scrc", "eval_selective"}
-COMPARE = {"compare_training", "eval_selective"}
+COMPARE = {"compare_training"}
 EXPORT = {"export", *CALIBRATE}
 CONFORMAL = {"train_conformal_risk", "train_ablations", *COMPARE, *EXPORT}
 TRAIN = {"train_supervised", *CONFORMAL}
@@ -234,8 +234,6 @@ def test_from_a_stage_on_everything_that_depends_on_it_runs(home: Home) -> None:
     assert agree(home, choice=Choice(start="train_supervised", until="export")) == {
         "train_supervised",
         "train_conformal_risk",
-        "train_ablations",
-        "compare_training",
         "export",
     }
 

@@ -24,7 +24,7 @@ from offline.learning.throughput.cost import (
     transformer_of,
     words,
 )
-from offline.night import night_cost
+from offline.night_cost import night_cost
 from stage1.model.adapters.attach import add_adapters
 from stage1.model.backbones import build
 from stage1.model.net import Stage1Net
