@@ -24,7 +24,7 @@ from engines.spec import EngineSpec
 from miner.events.event import Event, EventSink
 from miner.events.log_sink import LogSink
 from miner.nights.crontab import crontab_trigger
-from miner.nights.night_process import GRACE_S, Bounds, run_process
+from miner.nights.night_process import GRACE_S, NOT_STARTED, Bounds, run_process
 from miner.nights.outcome import events_of, outcome_of, reason_of
 from miner.nights.output import NightOutput
 from miner.nights.processes import end_processes, new_token
@@ -199,20 +199,27 @@ class NightlyJob:
             return None
         # A recalibration would want the workspace too; it takes minutes.
         async with self._running, self._recalibrating, self._clearing:
-            with self._held() as held:
-                if not held:
-                    log.info("retrain_elsewhere", reason="another process runs the nights of this state directory")
-                    return None
-                await self._end_left()
-                waits = iter(self._retry_s)
-                while True:
-                    wait = next(waits, None)
-                    night = await self._attempt(last=wait is None)
-                    if night.outcome != "put_off" or wait is None:
-                        return night.record.status
-                    self._again_at = self._now() + timedelta(seconds=wait)
-                    await asyncio.sleep(wait)
-                    self._again_at = None
+            try:
+                return await self._night_or_none()
+            except OSError as error:
+                text = f"the night failed: nothing can be written down of it: {error}"
+                self._events.event(Event("retrain_failed", "warning", text, {"reason": str(error)}))
+                return NOT_STARTED
+
+    async def _night_or_none(self) -> int | None:
+        with self._held() as held:
+            if not held:
+                log.info("retrain_elsewhere", reason="another process runs the nights of this state directory")
+                return None
+            await self._end_left()
+            for wait in (*self._retry_s, None):
+                night = await self._attempt(last=wait is None)
+                if night.outcome != "put_off" or wait is None:
+                    break
+                self._again_at = self._now() + timedelta(seconds=wait)
+                await asyncio.sleep(wait)
+                self._again_at = None
+            return night.record.status
 
     async def end_left(self) -> None:
         """End what a process that was killed has left running of its nights, and write down that they are lost."""

@@ -233,6 +233,14 @@ def test_the_output_is_in_a_file_and_what_programs_read_of_it_is_in_the_log(
     assert len(Path(failed["output"]).read_text().splitlines()) == 4
 
 
+def test_a_state_directory_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / NIGHTS).write_text("a file")
+    told = Told()
+    assert asyncio.run(job(tmp_path, "pass", monkeypatch, told=told).run()) == 126
+    assert (told.kinds, "written" in told.events[0].text) == (["retrain_failed"], True)
+
+
 def test_another_process_that_runs_the_nights_is_left_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "state" / NIGHTS).mkdir(parents=True)
     with FileLock(tmp_path / "state" / NIGHTS / LOCK):
