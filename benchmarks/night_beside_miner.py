@@ -125,11 +125,13 @@ def _phases(
             p99[arm].append(quantiles_ms([reply.seconds for reply in replies])[1])
     night = last_night(state)
     said = "" if night is None else (night.home / OUTPUT).read_text()
-    waits = [float(found) for found in re.findall(r"waited ([0-9.]+) s for the miner", said)]
+    waits = [float(found) for found in re.findall(r"it has waited ([0-9]+) s so far", said)]
     pairs = list(zip(p99["with"], p99["without"], strict=False))
     print(f"p99, ms, without a night: {told(p99['without'], 0)}; with one: {told(p99['with'], 0)}")
     print(f"ratio of phases side by side: {told([one / other for one, other in pairs])}")
-    print(f"requests: {asked}, failed: {failed}; pauses told: {len(waits)}, {sum(waits):.0f} s in all")
+    print(
+        f"requests: {asked}, failed: {failed}; pauses told: {len(waits)}, {max(waits, default=0):.0f} s before the last"
+    )
     return ["requests failed"] if failed else []
 
 

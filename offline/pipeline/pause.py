@@ -31,7 +31,7 @@ class Pause:
     Args:
         inner: told of everything.
         slow: whether the miner is slow at this moment.
-        tell: told in words, once in a while, how long was waited.
+        tell: told in words that it waits, once a minute at most.
         sleep: see `Sleep`.
         clock: monotonic time in seconds.
     """
@@ -47,7 +47,7 @@ class Pause:
     ) -> None:
         self._inner, self._slow, self._tell, self._sleep, self._clock = inner, slow, tell, sleep, clock
         self._looked_at = self._told_at = float("-inf")
-        self._waited_s = self._untold_s = 0.0
+        self._waited_s = 0.0
 
     @property
     def waited_s(self) -> float:
@@ -64,19 +64,20 @@ class Pause:
         begun = self._clock()
         if begun - self._looked_at < LOOK_S:
             return
-        while self._slow() and self._clock() - begun < LONGEST_S:
-            # Whoever is told to end does so at this very border.
-            if self._sleep(LOOK_S):
-                break
+        if self._slow():
+            self._say(begun)
+            while self._clock() - begun < LONGEST_S:
+                # Whoever is told to end does so at this very border.
+                if self._sleep(LOOK_S) or not self._slow():
+                    break
         self._looked_at = self._clock()
-        self._count(self._looked_at - begun)
+        self._waited_s += self._looked_at - begun
 
-    def _count(self, waited: float) -> None:
-        self._waited_s += waited
-        self._untold_s += waited
-        if self._untold_s >= LOOK_S and self._clock() - self._told_at >= TELL_EVERY_S:
-            self._tell(f"waited {self._untold_s:.1f} s for the miner, whose requests take longer than its limit")
-            self._told_at, self._untold_s = self._clock(), 0.0
+    def _say(self, now: float) -> None:
+        if now - self._told_at >= TELL_EVERY_S:
+            self._told_at = now
+            so_far = f"it has waited {self._waited_s:.0f} s so far"
+            self._tell(f"waits for the miner, whose requests take longer than its limit; {so_far}")
 
 
 def slow_by(path: Path) -> Callable[[], bool]:
