@@ -3,7 +3,8 @@
 OfflineError
 ├── DatasetError           labels or images that cannot be used
 ├── PipelineError          a run cannot start or go on
-│   └── PipelineBusy       another run holds the workspace
+│   ├── PipelineBusy       another run holds the workspace
+│   └── DiskFull           the disk has no room for a night
 ├── GpuBusy                a GPU has less memory free than training may take
 └── TrainingError          training diverged or cannot start
     └── TrainingInterrupted    training was told to end, and can go on
@@ -40,6 +41,10 @@ class GpuBusy(OfflineError):
     """A GPU has less memory free than training may take; it can be tried again."""
 
     exit_status = 75
+
+
+class DiskFull(PipelineError):
+    """The disk has no room for a night; nothing was begun."""
 
 
 class TrainingError(OfflineError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -41,6 +41,9 @@ from offline.pipeline.stage_times import times_in
 from offline.publish.gate import Publication, published, put_in_place
 from offline.report.row_notes import row_notes
 from offline.report.training_section import with_comparison
+from offline.runs.disk_space import free_bytes
+from offline.runs.run_end import RunEnd, check_room_for, note_and_collect
+from offline.runs.run_record import outcome_of
 from offline.settings_and_data import check_settings_on_data
 from offline.splits.lost_rows import lost_words
 from offline.splits.splits_file import Splits
@@ -116,8 +119,10 @@ def run_night(
     on_note: Callable[[str], None] = lambda _: None,
     tracking: str = OFF,
     on_published: Callable[[Publication], None] = lambda _: None,
+    table: Sequence[NightStage] | None = None,
+    free: Callable[[Path], int] = free_bytes,
 ) -> NightOutcome:
-    """Run the pipeline; what was finished before is not run again.
+    """Run the pipeline; what was finished before is not run again. What nobody needs any more is removed at the end.
 
     An unfinished night of the workspace is finished first, on the rows that it began with.
 
@@ -138,12 +143,15 @@ def run_night(
         on_note: told what a person should know before the stages run, one sentence each.
         tracking: what is told of the night when it has ended, see `offline.tracking.tracker.opener`.
         on_published: told what became of the challenger as soon as that is decided; what only reports follows.
+        table: the stages in order; None for those of the product.
+        free: tells the room on the disk of a directory, bytes.
 
     Under `torchrun` the first process runs the night, and the others end here when it has; see
     `offline.learning.ranks.night`.
 
     Raises:
         SystemExit: this process only took part in the trainings of another one.
+        DiskFull: there is no room for it; nothing was begun.
         SettingsError: there is no such tracker, or a setting names what is not in the data.
         OfflineError: the data or the training do not allow a result.
         BundleRefused: this machine does not run the engine that the config asks for, or the new bundle may not take the
@@ -161,13 +169,15 @@ def run_night(
 
         raise SystemExit(follow(stages()))
     choice = choice if last is None else replace(choice, only=last)
+    # Before the pictures are read for the first time, which takes minutes or hours.
+    check_room_for(workspace, Store(store), config, now(), free=free)
     rows = _read(data, workspace, config, now(), learns=choice.last(stages()) != STAGE_NAMES[0])
     on_data(inventory_of(rows, config.splits.sequence_columns, places=config.splits.gps_cell_m is not None))
     if (cost := cost_words(config, len(rows))) is not None:
         on_cost(cost)
-    night = _Night(
-        workspace, Store(store), config, progress or Silence(), now, choice, kept, instead_of, tracking, on_published
-    )
+    opened = Store(store)
+    shown = progress or Silence()
+    night = _Night(workspace, opened, config, shown, now, choice, kept, instead_of, tracking, on_published, table)
     # A part of a night, or a bundle compiled anew, ends nothing that another one has begun.
     whole = choice == EVERYTHING and kept is None
     before = to_finish(workspace, rows, config, lambda own: with_contents(own, workspace)) if whole else None
@@ -255,11 +265,12 @@ class _Night:
     instead_of: str | None = None
     tracking: str = OFF
     on_published: Callable[[Publication], None] = lambda _: None
+    table: Sequence[NightStage] | None = None
 
     def pipeline(self, rows: Dataset, progress: Progress) -> Pipeline[RunConfig, Dataset]:
         """The stages on some rows."""
         return Pipeline(
-            stages=_stages_here(),
+            stages=_stages_here() if self.table is None else self.table,
             workspace=self.workspace,
             store=self.store,
             data=rows,
@@ -282,7 +293,8 @@ class _Night:
 
     def on(self, rows: Dataset, *, whole: bool) -> NightOutcome:
         """Run it on some rows."""
-        at = self.now().isoformat(timespec="seconds")
+        started = self.now()
+        at = started.isoformat(timespec="seconds")
         names = [name for name in STAGE_NAMES if name in self.choice.wanted(stages())]
         told: Progress = (forecast := Forecast(self.progress, names, times_in(self.workspace)))
         with ExitStack() as stack:
@@ -292,9 +304,15 @@ class _Night:
             if self.kept is not None:
                 pipeline.check_finished(self.kept)
             run = pipeline.run(self.choice)
+        found = self.outcome(run)
+        ended = RunEnd(run, rows.sha256, len(rows), started, found.last, pipeline.finished)
+        made = None
+        if found.publication is not None and found.params is not None:
+            made = outcome_of(found.publication, found.params, run, current=found.current)
+        tidied = note_and_collect(self.workspace, self.store, self.config.gate, ended, self.now(), made)
         track(self.tracking, Night(run, self.config.model_dump(mode="json")), self.workspace)
         used = disk_use(self.workspace, self.store.root)
-        return replace(self.outcome(run), times=forecast.times, disk=used)
+        return replace(found, notes=(*found.notes, *tidied), times=forecast.times, disk=used)
 
     def outcome(self, run: Path) -> NightOutcome:
         """What came of it, read from what its stages wrote."""

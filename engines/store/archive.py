@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from engines.errors import BundleRefused, StoreError
 from engines.store.bundle import Manifest, verify_bundle
 from engines.store.file_names import MANIFEST
+from engines.store.holds import held
 from engines.store.store import Store
 from stage1.errors import ArtifactError
 
@@ -40,7 +41,7 @@ def export_bundle(store: Store, bundle_id: str, target: Path) -> str:
     partial = target.with_name(f".{target.name}.partial")
     try:
         # Not compressed: weights and images hardly shrink.
-        with tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as archive:
+        with held(store.root, path.name), tarfile.open(partial, "w", format=tarfile.PAX_FORMAT) as archive:
             for name in (MANIFEST, *manifest.files):
                 archive.add(path / name, name, filter=_anonymous)
         partial.replace(target)
@@ -84,7 +85,10 @@ def import_bundle(store: Store, source: Path) -> str:
         except BundleRefused as error:
             raise BundleRefused(f"{source}: {error}") from error
         manifest = verify_bundle(directory)
-        return store.publish(directory, manifest.provenance, parity_tolerance=manifest.parity_tolerance)
+        # Nobody else knows of these files.
+        return store.publish(
+            directory, manifest.provenance, parity_tolerance=manifest.parity_tolerance, unchanging=True
+        )
 
 
 class _Member(tarfile.TarInfo):

@@ -111,17 +111,28 @@ def certified_sha256_of(directory: Path, spec: EngineSpec) -> str:
     return certified_sha256({path.name: sha256_file(path) for path in files}, spec)
 
 
-def describe_files(directory: Path) -> dict[str, FileEntry]:
-    """Hash and size of every file of a directory but its manifest; subdirectories are not part of a bundle.
+def bundle_files(directory: Path) -> list[Path]:
+    """Every file of a directory but its manifest; subdirectories are not part of a bundle.
 
     Raises:
         BundleRefused: a required file is missing.
     """
-    found = {path.name: path for path in sorted(directory.iterdir()) if path.is_file() and path.name != MANIFEST}
-    missing = [name for name in REQUIRED if name not in found]
+    found = [path for path in sorted(directory.iterdir()) if path.is_file() and path.name != MANIFEST]
+    missing = [name for name in REQUIRED if name not in {path.name for path in found}]
     if missing:
         raise BundleRefused(f"{directory}: not a complete bundle, {', '.join(missing)} missing")
-    return {name: FileEntry(sha256=sha256_file(path), size=path.stat().st_size) for name, path in found.items()}
+    return found
+
+
+def describe_files(directory: Path) -> dict[str, FileEntry]:
+    """Hash and size of the `bundle_files` of a directory, by name.
+
+    Raises:
+        BundleRefused: a required file is missing.
+    """
+    return {
+        path.name: FileEntry(sha256=sha256_file(path), size=path.stat().st_size) for path in bundle_files(directory)
+    }
 
 
 def verify_bundle(directory: Path) -> Manifest:

@@ -16,5 +16,7 @@ GOLDEN = "golden.npz"
 CONFIG = "config.json"
 SPLITS = "splits.json"
 METRICS = "metrics.csv"
+# What a certificate was computed from; only beside one.
+CALIBRATION = "calibration.json"
 PAGE = "report.html"
 REQUIRED = (ENGINE, PARAMS, PREPROCESS, CALIBRATOR, GOLDEN, CONFIG, SPLITS, METRICS, PAGE)

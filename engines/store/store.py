@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,8 +18,10 @@ from filelock import FileLock, Timeout
 from pydantic import Field
 
 from engines.errors import BundleRefused, PointerMoved, StoreError, UnknownBundle
-from engines.store.bundle import Manifest, Provenance, bundle_id_of, describe_files, verify_bundle
+from engines.store.bundle import Manifest, Provenance, bundle_files, bundle_id_of, describe_files, verify_bundle
+from engines.store.bundle_record import keep_record, record_path
 from engines.store.file_names import MANIFEST
+from engines.store.holds import unheld
 from engines.store.model_card import card_path
 from engines.store.records import (
     HISTORY,
@@ -32,6 +34,7 @@ from engines.store.records import (
     VerdictEntry,
     read_entries,
 )
+from engines.store.shared_file import share
 from stage1.artifacts import Artifact, append_line, fsync_directory, fsync_tree
 from stage1.tolerance import TOLERANCE
 
@@ -98,6 +101,9 @@ class Store:
         matches = [b for b in self._ids() if b.startswith(bundle_id)] if bundle_id else []
         if len(matches) == 1:
             return self._home / matches[0]
+        if bundle_id and not matches and record_path(self.root, bundle_id).is_dir():
+            record = record_path(self.root, bundle_id)
+            raise UnknownBundle(f"{self.root}: the weights of {bundle_id} were removed; its record is in {record}")
         known = ", ".join(self._ids()) or "none"
         problem = f"{len(matches)} bundles begin with" if matches else "no bundle is called"
         raise UnknownBundle(f"{self.root}: {problem} {bundle_id!r}; bundles there: {known}")
@@ -125,16 +131,24 @@ class Store:
         # One that is not listed was there before there was a list.
         return sorted(rows, key=lambda row: (order.get(row.manifest.bundle_id, -1), row.manifest.provenance.created_at))
 
-    def publish(self, source: Path, provenance: Provenance, *, parity_tolerance: float = TOLERANCE) -> str:
-        """Copy the files of `source` into the store as one bundle; it does not become current.
+    def publish(
+        self,
+        source: Path | Mapping[str, Path],
+        provenance: Provenance,
+        *,
+        parity_tolerance: float = TOLERANCE,
+        unchanging: bool = False,
+    ) -> str:
+        """Copy files into the store as one bundle; it does not become current.
 
         The bundle appears under its name in one rename, complete and flushed. Publishing the same files again changes
         nothing.
 
         Args:
-            source: directory with the files of the bundle.
+            source: directory with the files of the bundle, or the files by the names that they get.
             provenance: where they come from.
             parity_tolerance: largest difference from the golden outputs that its engine may have, in logits.
+            unchanging: nobody writes into these files any more, so that the bundle may share their bytes on the disk.
 
         Returns:
             The id of the bundle.
@@ -143,18 +157,20 @@ class Store:
             BundleRefused: a required file is missing.
             OSError: the disk is full or read-only; nothing is left behind.
         """
+        files = source if isinstance(source, Mapping) else {path.name: path for path in bundle_files(source)}
+        bring = share if unchanging else shutil.copyfile
         self._home.mkdir(parents=True, exist_ok=True)
         incoming = self._home / f".incoming-{os.getpid()}-{secrets.token_hex(4)}"
         with self._writing():
             self._sweep()
             try:
                 incoming.mkdir()
-                for name in describe_files(source):
-                    shutil.copyfile(source / name, incoming / name)
-                files = describe_files(incoming)
-                bundle_id = bundle_id_of(files)
+                for name, path in files.items():
+                    bring(path, incoming / name)
+                described = describe_files(incoming)
+                bundle_id = bundle_id_of(described)
                 Manifest(
-                    bundle_id=bundle_id, files=files, provenance=provenance, parity_tolerance=parity_tolerance
+                    bundle_id=bundle_id, files=described, provenance=provenance, parity_tolerance=parity_tolerance
                 ).write(incoming / MANIFEST)
                 if not (self._home / bundle_id).exists():
                     # Before it has its name: a line about one that never came does no harm.
@@ -257,39 +273,50 @@ class Store:
         return {bundle for at, bundle in moves if at >= since} | set(before[-1:])
 
     def discard(self, bundle_id: str) -> None:
-        """Remove a bundle that is neither current nor the one before it.
+        """Remove a bundle that is neither current nor the one before it; its record stays.
 
         Raises:
             UnknownBundle: it is not in the store.
-            StoreError: it is current, or the one before it.
+            StoreError: it is current, or the one before it, or some process uses it.
         """
         path = self.path(bundle_id)
         with self._writing():
             pointer = self.current()
             if pointer is not None and path.name in {pointer.bundle, pointer.previous}:
                 raise StoreError(f"{self.root}: {path.name} is current, or was before: it stays")
-            self._remove(path)
+            if not self._remove(path):
+                raise StoreError(f"{self.root}: a process loads, serves or copies {path.name}: it stays")
 
-    def prune(self, keep: int, *, protected: Collection[str] = ()) -> list[str]:
-        """Remove old bundles; the current one, the one before it and the newest are kept.
+    def superfluous(self, keep: int, *, protected: Collection[str] = ()) -> list[Listed]:
+        """What `prune` would remove, oldest first, were no process to use it.
 
-        A bundle disappears under its name in one rename, so nobody ever reads half of one. Who has it loaded keeps it:
-        an engine reads its files when it is made.
+        The current bundle, the one before it and the newest are kept. One that was rejected only stays while it is
+        current or the one before it.
 
         Args:
             keep: bundles that stay, the current one and the one before it among them where they are among the newest.
             protected: ids of others that stay too.
+        """
+        rows, rejected = self.bundles(), self.rejected().keys()
+        newest = [row.manifest.bundle_id for row in rows if row.manifest.bundle_id not in rejected][-keep:]
+        staying = {*newest, *protected} - rejected
+        return [row for row in rows if not (row.current or row.previous or row.manifest.bundle_id in staying)]
+
+    def prune(self, keep: int, *, protected: Collection[str] = ()) -> list[str]:
+        """Remove old bundles; see `superfluous`. What a process loads, serves or copies stays, and so does each record.
+
+        A bundle disappears under its name in one rename, so nobody ever reads half of one.
+
+        Args:
+            keep: see `superfluous`.
+            protected: see `superfluous`.
 
         Returns:
             Ids of what was removed, oldest first.
         """
         with self._writing():
             self._sweep()
-            rows = self.bundles()
-            staying = {row.manifest.bundle_id for row in rows[max(0, len(rows) - keep) :]} | set(protected)
-            gone = [row for row in rows if not (row.current or row.previous or row.manifest.bundle_id in staying)]
-            for row in gone:
-                self._remove(row.path)
+            gone = [row for row in self.superfluous(keep, protected=protected) if self._remove(row.path)]
         return [row.manifest.bundle_id for row in gone]
 
     def verify(self, bundle_id: str) -> Manifest:
@@ -305,12 +332,18 @@ class Store:
             raise BundleRefused(f"{path}: the directory holds bundle {manifest.bundle_id}")
         return manifest
 
-    def _remove(self, path: Path) -> None:
-        removed = self._home / f".removed-{path.name}"
-        path.rename(removed)
-        fsync_directory(self._home)
-        shutil.rmtree(removed)
-        card_path(self.root, path.name).unlink(missing_ok=True)
+    def _remove(self, path: Path) -> bool:
+        """Remove a bundle but for its record, unless a process holds it; says whether it did."""
+        with unheld(self.root, path.name) as free:
+            if not free:
+                return False
+            keep_record(self.root, path)
+            removed = self._home / f".removed-{path.name}"
+            path.rename(removed)
+            fsync_directory(self._home)
+            shutil.rmtree(removed)
+            card_path(self.root, path.name).unlink(missing_ok=True)
+        return True
 
     def _check_rejection(self, bundle: str, now: datetime, *, although_rejected: bool) -> None:
         reason = self.rejected().get(bundle)

@@ -28,6 +28,7 @@ from miner.cli.options import (
     parsed_changes,
     say,
 )
+from miner.cli.runs.commands import runs
 from miner.cli.simulate import simulate
 from miner.cli.stage2.commands import stage2
 from miner.cli.support.commands import support
@@ -53,6 +54,7 @@ app.add_typer(alerts)
 app.command()(init)
 app.command(cls=DropInCommand)(support)
 app.command()(retrain)
+app.add_typer(runs)
 app.command()(simulate)
 app.command(cls=DropInCommand)(nightly)
 

@@ -11,14 +11,13 @@ import numpy as np
 from engines.errors import BundleRefused
 from engines.live.load.load_bundle import load_bundle
 from engines.store.bundle import verify_bundle
-from engines.store.file_names import PARAMS, SPLITS
+from engines.store.file_names import CALIBRATION, PARAMS, SPLITS
 from offline.certify.calibration_record import CalibrationRecord, CalibrationRow
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
 from offline.data.known_rows import NotedRow, found_by_content
 from offline.data.values import word
 from offline.pipeline.progress import Progress
-from offline.pipeline.run_files import CALIBRATION
 from offline.splits.settings import CERTIFYING, Split
 from offline.splits.splits_file import Splits
 from stage1.certificate.calibrate import CalibrationContext, calibrate

@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from engines.store.file_names import CALIBRATION
 from offline.data.engine_outputs import read_outputs, write_outputs
-from offline.pipeline.run_files import CALIBRATION, FOLD_OUTPUTS, SELECT_OUTPUTS
+from offline.pipeline.run_files import FOLD_OUTPUTS, SELECT_OUTPUTS
 from stage1.artifacts import Artifact
 from stage1.certificate.labelled_outputs import LabelledOutputs
 

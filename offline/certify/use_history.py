@@ -9,12 +9,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from engines.store.bundle import Manifest
-from engines.store.file_names import MANIFEST, PARAMS
+from engines.store.file_names import CALIBRATION, MANIFEST, PARAMS
 from offline.certify.calibration_ledger import LEDGER, append_certifications, read_certifications
 from offline.certify.calibration_record import CalibrationRecord
 from offline.certify.compact_look import FoldBook, LedgerEntry
 from offline.data.chained_ledger import take_over
-from offline.pipeline.run_files import CALIBRATION
 from offline.splits.bundle_past import PastRow
 from offline.splits.split_ledger import SPLIT_LEDGER, Ledger, read_split_ledger
 from offline.splits.store_history import BundlePast, StoreHistory

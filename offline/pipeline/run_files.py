@@ -26,7 +26,6 @@ SCREEN = "screen.json"
 SCORING = "scoring.json"
 SELECT_OUTPUTS = "val_select.npz"
 FOLD_OUTPUTS = "val_calib.npz"
-CALIBRATION = "calibration.json"
 SECOND_LOOK = "second_look.json"
 PUBLICATION = "publish.json"
 

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from engines.store.file_names import CONFIG
+from engines.store.shared_file import replace_by_share
 from engines.store.store import Store
 from offline.errors import PipelineBusy, PipelineError
 from offline.pipeline.choice import EVERYTHING, Choice
@@ -144,6 +145,11 @@ class Pipeline(Generic[ConfigT, DataT]):
             raise PipelineBusy(
                 f"{self.workspace}: another run is at work here; wait for it or use another workspace"
             ) from error
+
+    @property
+    def finished(self) -> dict[str, Path]:
+        """Directory of each stage that has finished, by name, in the order in which they did."""
+        return dict(self._done)
 
     def check_finished(self, name: str) -> None:
         """Make sure that a stage, with all that it needs, is kept in the workspace for this config and this data.
@@ -294,8 +300,7 @@ class Pipeline(Generic[ConfigT, DataT]):
 
     def _sweep(self) -> None:
         """Remove what a killed run left; the lock is held, so no run is at work."""
-        for leftover in (self.workspace / "stages").glob("*/.partial-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        remove_leftovers(self.workspace)
         given_up = self.now().timestamp() - timedelta(days=CHECKPOINT_DAYS).total_seconds()
         checkpoints, prefixes = (list((self.workspace / name).glob("*")) for name in (CHECKPOINTS, PREFIXES))
         # Other frozen weights, after an adaptation for example, have a directory of their own, and each is large.
@@ -319,10 +324,16 @@ class Pipeline(Generic[ConfigT, DataT]):
         # What a later stage made of a file takes the place of it.
         files = {path.name: path for directory in self._done.values() for path in directory.iterdir() if path.is_file()}
         for name in sorted(files.keys() - {MANIFEST}):
-            (home / name).unlink(missing_ok=True)
-            os.link(files[name], home / name)
+            replace_by_share(files[name], home / name)
         asked.write(home / CONFIG)
         return home
+
+
+def remove_leftovers(workspace: Path) -> None:
+    """Remove directories that somebody who was killed had begun to write or to remove; nobody may be at work."""
+    for kind in ("stages/*/.partial-*", "stages/*/.removed-*", "runs/.removed-*"):
+        for leftover in workspace.glob(kind):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _complete(home: Path) -> bool:

@@ -17,12 +17,12 @@ from engines.store.golden import read_golden
 from engines.store.store import Store
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
-from offline.evaluation.evaluate import Report
 from offline.pipeline.progress import Progress
-from offline.pipeline.run_files import PUBLICATION, REPORT
+from offline.pipeline.run_files import PUBLICATION
 from offline.publish.bars import below_the_bars, disproved, median_latency_ms
 from offline.publish.champion import Champion, Unjudged, open_bundle
 from offline.publish.comparison import Comparison, Judged, compare
+from offline.publish.late_best import merit_of
 from offline.publish.settings import GateSettings
 from stage1.artifacts import Artifact
 from stage1.certificate.params import ScrcParams
@@ -230,14 +230,9 @@ def _best_of_late(bench: Bench, judged: Judged, champion: str) -> list[str]:
     # Last, if it was asked for something else or is of another version: it has been compared already.
     found = {champion: -math.inf}
     for bundle in (bench.store.live_since(since) & there.keys() - bench.store.rejected().keys()) | {champion}:
-        try:
-            params, report = ScrcParams.read(there[bundle] / PARAMS), Report.read(there[bundle] / REPORT)
-        except Stage1Error:
-            continue
-        terms, ours = Terms.of(params), Terms.of(judged.params)
-        if (params.status, terms.asked_for) == (judged.params.status, ours.asked_for):
-            exits = report.policies[0].exit_coverage.estimate or 0.0
-            found[bundle] = exits if terms.mode != "coverage" else -(terms.alpha or 0.0)
+        merit = merit_of(there[bundle])
+        if merit is not None and merit.asked_for == (judged.params.status, Terms.of(judged.params).asked_for):
+            found[bundle] = merit.value
     return sorted(found, key=lambda bundle: (-found[bundle], bundle))
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engines.store.file_names import SPLITS
+from engines.store.bundle import Manifest
+from engines.store.bundle_record import records_of
+from engines.store.file_names import MANIFEST, SPLITS
 from offline.errors import DatasetError
 from offline.splits.bundle_past import PastRow, read_past
 from offline.splits.homes import Group
+from offline.splits.past_rows import read_past_rows
 from offline.splits.settings import Split
 from offline.splits.split_ledger import FIRST, Assignment, Event, Home, Ledger, PlacedRow
 from offline.splits.splits_file import Splits
@@ -44,32 +47,43 @@ class StoreHistory:
     Attributes:
         bundles: those that say it, oldest first.
         unread: ids of those whose `splits.json` is damaged or of another version.
+        gone: rows of bundles that are gone by the id of a bundle; their certificates are accounted for elsewhere.
     """
 
     bundles: tuple[BundlePast, ...] = ()
     unread: tuple[str, ...] = ()
+    gone: Mapping[str, tuple[PastRow, ...]] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> Iterator[tuple[str, PastRow]]:
+        """Every row that is known of, with a bundle that was made of it, oldest first."""
+        for bundle, rows in (*self.gone.items(), *((past.bundle, past.rows) for past in self.bundles)):
+            for row in rows:
+                yield bundle, row
 
 
 def ask_store(store: Store) -> StoreHistory:
-    """Read what the bundles of a store were made of; a file with another hash than its manifest names says nothing.
+    """Read what the bundles of a store were made of, also those that are gone.
+
+    A file with another hash than its manifest names says nothing.
 
     Raises:
         stage1.errors.ArtifactError: the manifest of a bundle is damaged.
     """
     found: list[BundlePast] = []
     unread: list[str] = []
-    for listed in store.bundles():
-        bundle, file = listed.manifest.bundle_id, listed.path / SPLITS
+    records = [path for path in records_of(store.root) if (path / SPLITS).exists()]
+    for home in (*records, *(listed.path for listed in store.bundles())):
         try:
-            rows = read_past(file)
+            rows = read_past(home / SPLITS)
+            whole = Manifest.read(home / MANIFEST).holds(home / SPLITS)
         except ArtifactError:
-            unread.append(bundle)
-            continue
-        if listed.manifest.holds(file):
-            found.append(BundlePast(bundle, listed.path, rows))
+            whole = False
+        if whole:
+            found.append(BundlePast(home.name, home, rows))
         else:
-            unread.append(bundle)
-    return StoreHistory(tuple(found), tuple(unread))
+            unread.append(home.name)
+    return StoreHistory(tuple(found), tuple(unread), read_past_rows(store.root))
 
 
 def restored(history: StoreHistory, ledger: Ledger, strata_version: int, at: str) -> list[Event]:
@@ -84,11 +98,10 @@ def restored(history: StoreHistory, ledger: Ledger, strata_version: int, at: str
         at: time to write down.
     """
     missing: dict[str, PastRow] = {}
-    for past in history.bundles:
-        for row in past.rows:
-            if not _knows(ledger, row):
-                key = row.sha256 or row.row
-                missing[key] = min(missing.get(key, row), row, key=lambda one: FIRST.index(one.home.split))
+    for _, row in history.rows:
+        if not _knows(ledger, row):
+            key = row.sha256 or row.row
+            missing[key] = min(missing.get(key, row), row, key=lambda one: FIRST.index(one.home.split))
     groups: dict[tuple[str, Home], list[PlacedRow]] = {}
     for row in missing.values():
         placed = PlacedRow(row=row.row, sha256=row.sha256, label=row.label)
@@ -158,11 +171,7 @@ def check_unspent(history: StoreHistory, splits: Splits, stage: Path) -> None:
 
 def _bundles_by_row(history: StoreHistory) -> dict[str, str]:
     """A bundle that trained on each row or chose by it, by the hash of its file, or else by its id."""
-    return {row.sha256 or row.row: past.bundle for past in history.bundles for row in _spent(past.rows)}
-
-
-def _spent(rows: Sequence[PastRow]) -> Iterable[PastRow]:
-    return (row for row in rows if row.home.split in SPENT)
+    return {row.sha256 or row.row: bundle for bundle, row in history.rows if row.home.split in SPENT}
 
 
 def _knows(ledger: Ledger, row: PastRow) -> bool:

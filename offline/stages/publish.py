@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engines.backends.registry import backend
 from engines.store.bundle import Provenance
-from engines.store.file_names import CONFIG, ENGINE_PREFIXES, PAGE, PARAMS, REQUIRED, SPEC
+from engines.store.file_names import CALIBRATION, CONFIG, ENGINE_PREFIXES, PAGE, PARAMS, REQUIRED, SPEC
 from engines.store.model_card import ModelCard, next_version, read_card, write_card
 from engines.store.records import VerdictEntry
 from offline.certify.look_words import look_words
@@ -19,7 +19,6 @@ from offline.pipeline.content_key import code_version
 from offline.pipeline.reads import Reads
 from offline.pipeline.run_files import (
     BEST,
-    CALIBRATION,
     FOLD_OUTPUTS,
     PUBLICATION,
     REFERENCES,
@@ -62,14 +61,13 @@ def run_publish(context: Context) -> None:
     # All files of these are read, so each is a directory itself.
     homes = {name: context.inputs[name] / "" for name in BUNDLE_STAGES}
     sources = list(homes.values())
-    files = context.out / "bundle"
     names = [name for name in (*REQUIRED, SPEC, BEST, REPORT, REFERENCES, THRESHOLDS) if name != CONFIG]
     # Not there where nothing was certified because val_calib was not looked at.
     names += [name for name in RECORDED if (homes["calibrate_scrc"] / name).exists()]
     beside = {path.name for path in homes["export"].iterdir() if path.name.startswith(ENGINE_PREFIXES)}
     names += sorted(beside - set(names))
-    assemble(sources, names, files)
-    _write_config(context, files)
+    files = files_of(sources, names)
+    files[CONFIG] = _write_config(context, files)
     now = context.now()
     at = now.isoformat(timespec="seconds")
     provenance = Provenance(
@@ -77,8 +75,9 @@ def run_publish(context: Context) -> None:
     )
     tolerance = backend(context.config.engine.backend).tolerance(context.config.engine)
     known = {row.manifest.bundle_id for row in context.store.bundles()}
-    bundle = context.store.publish(files, provenance, parity_tolerance=tolerance)
-    shutil.rmtree(files)
+    # A finished stage never changes, so its weights need not lie on the disk a second time.
+    bundle = context.store.publish(files, provenance, parity_tolerance=tolerance, unchanging=True)
+    files[CONFIG].unlink()
     settings = context.config.gate
     test, contents = sent_rows_of(context, "test"), splits_of(context).contents
     bench = Bench(context.store, test, contents, settings, context.progress, now, context.config.seed)
@@ -90,7 +89,6 @@ def run_publish(context: Context) -> None:
         context.store.discard(bundle)
     else:
         _write_card(context, bundle, now)
-    context.store.prune(settings.keep, protected=context.store.live_since(now - timedelta(days=settings.memory_days)))
     context.store.judged(
         VerdictEntry(bundle=bundle, verdict=verdict.verdict, reasons=verdict.reasons, notes=verdict.notes, at=at)
     )
@@ -98,14 +96,15 @@ def run_publish(context: Context) -> None:
     write_atomic(context.out / PAGE, _judged_page(context, verdict, at).encode())
 
 
-def _write_config(context: Context, files: Path) -> None:
-    """Write the config by which the bundle was made.
+def _write_config(context: Context, files: Mapping[str, Path]) -> Path:
+    """Write the config by which the bundle of some files was made; says where.
 
     What judges a bundle and what its card says are no part of it: where a bundle of the store has all other files and
     all other settings in common, its config is taken, so that the bundle is that one and not a new one.
     """
-    context.config.write(files / CONFIG)
-    ours = {path.name: sha256_file(path) for path in files.iterdir() if path.name != CONFIG}
+    path = context.out / CONFIG
+    context.config.write(path)
+    ours = {name: sha256_file(file) for name, file in files.items()}
     for known in context.store.bundles():
         theirs = {name: file.sha256 for name, file in known.manifest.files.items() if name != CONFIG}
         if theirs != ours:
@@ -115,8 +114,9 @@ def _write_config(context: Context, files: Path) -> None:
         except ArtifactError:
             continue
         if config.model_dump(exclude=JUDGING) == context.config.model_dump(exclude=JUDGING):
-            shutil.copyfile(known.path / CONFIG, files / CONFIG)
-            return
+            shutil.copyfile(known.path / CONFIG, path)
+            break
+    return path
 
 
 def _write_card(context: Context, bundle: str, now: datetime) -> None:
@@ -154,12 +154,9 @@ def _judged_page(context: Context, verdict: Publication, at: str) -> str:
     )
 
 
-def assemble(sources: Sequence[Path], names: Sequence[str], out: Path) -> None:
-    """Collect the files of a bundle from stage directories."""
-    out.mkdir()
-    for name in names:
-        source = next(directory / name for directory in sources if (directory / name).is_file())
-        shutil.copyfile(source, out / name)
+def files_of(stages: Sequence[Path], names: Sequence[str]) -> dict[str, Path]:
+    """Each file by its name, from the first of some directories that has it."""
+    return {name: next(path for home in stages if (path := home / name).is_file()) for name in names}
 
 
 def reads(_config: RunConfig) -> Reads[Dataset]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import shutil
 from typing import TYPE_CHECKING, ClassVar
 
+from engines.store.shared_file import share
 from offline.pipeline.reads import Reads
 from offline.pipeline.run_files import BEST, CONFORMAL_TRAINING, SUPERVISED
 from offline.pipeline.stage import Stage
@@ -48,7 +48,7 @@ def run_train_conformal_risk(context: Context) -> None:
     supervised = context.inputs["train_supervised"] / SUPERVISED
     config = context.config
     if not config.train_conformal_risk.enabled:
-        shutil.copyfile(supervised, context.out / BEST)
+        share(supervised, context.out / BEST)
         ConformalRecord(enabled=False).write(context.out / CONFORMAL_TRAINING)
         return
     from offline.learning.challenge_views import certified_views  # noqa: PLC0415

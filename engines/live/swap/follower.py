@@ -32,6 +32,7 @@ from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.descriptors import lacks_descriptors
 from engines.machine.memory import give_back
 from engines.machine.tally import Tally
+from engines.store.holds import Holds
 from engines.store.model_card import submitted_at
 from engines.store.store import Store
 from stage1.errors import without_addresses
@@ -81,7 +82,8 @@ class StoreFollower:
         self._tasks = BackgroundTasks()
         self._history = History()
         self._recalibration = Recalibration(recalibrate, self._tasks, self._recalibrated)
-        self._loader = BundleLoader(self.slot, self._settings, options or EngineOptions(), on_taken=self._history.gone)
+        self._holds = Holds(store.root)
+        self._loader = BundleLoader(self.slot, self._settings, options or EngineOptions(), on_taken=self._gone)
         self._live: LiveBundle | None = None
         # Whether the live engine is there only until the bundle's own can serve.
         self._stands_in = False
@@ -272,6 +274,7 @@ class StoreFollower:
                 loaded = await self._load(wanted, life)
                 if self._closing or self._has_left(wanted):
                     life.to(State.UNLOADED)
+                    self._holds.end(wanted)
                     self._dispose(loaded.bundle.close)
                     continue
                 self._take(loaded, life)
@@ -293,11 +296,14 @@ class StoreFollower:
 
     async def _load(self, wanted: str, life: Lifecycle) -> Loaded:
         self._wanted = wanted
+        # Before it is looked for: from here on nobody removes it.
+        self._holds.begin(wanted)
         try:
             return await self._loader.load(
                 self._store.path(wanted), life, lambda spec: self._recalibration.begin(wanted, spec)
             )
         except BaseException as error:
+            self._holds.end(wanted)
             if life.state in REFUSABLE:
                 life.refuse(without_addresses(str(error) or repr(error)))
             if isinstance(error, Interrupted) or not isinstance(error, Exception):
@@ -370,7 +376,11 @@ class StoreFollower:
     def _dispose(self, close: Callable[[], None]) -> None:
         self._loader.dispose(close)
 
+    def _gone(self, bundle: LiveBundle) -> None:
+        self._history.gone(bundle)
+        self._holds.end(bundle.bundle_id)
+
     def _closed(self, live: Live) -> None:
-        self._history.gone(live.bundle)
+        self._gone(live.bundle)
         log.info("bundle_closed", bundle=live.bundle.bundle_id, generation=live.generation)
         give_back()

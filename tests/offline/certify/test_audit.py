@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from engines.backends.onnxruntime import OnnxEngine
 from engines.errors import BundleRefused
 from engines.store.bundle import Provenance
+from engines.store.file_names import CALIBRATION
 from engines.store.store import Store
 from miner.cli.engines.audit import audited
 from offline.certify.audit import Audit, audit
@@ -26,7 +27,7 @@ from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
 from offline.data.sources.source import read_dataset
 from offline.pipeline.progress import Silence
-from offline.pipeline.run_files import CALIBRATION, FOLD_OUTPUTS
+from offline.pipeline.run_files import FOLD_OUTPUTS
 from offline.splits.splits_file import SplitRow, Splits, SplitSet
 from stage1.artifacts import sha256_file
 from stage1.certificate.calibrate import CalibrationContext, calibrate

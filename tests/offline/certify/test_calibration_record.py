@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from engines.store.file_names import CALIBRATION
 from offline.certify.calibration_record import CalibrationRecord, write_record
-from offline.pipeline.run_files import CALIBRATION
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.outputs import Stage1Outputs
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from engines.store.bundle import Provenance
+from engines.store.file_names import CALIBRATION
 from engines.store.store import Store
 from offline.certify.calibration_ledger import (
     LEDGER,
@@ -23,7 +24,6 @@ from offline.certify.compact_look import LedgerEntry
 from offline.certify.folds import folds_on_offer
 from offline.certify.use_history import bring_up_to_date
 from offline.errors import DatasetError
-from offline.pipeline.run_files import CALIBRATION
 from offline.splits.split_ledger import SPLIT_LEDGER, Assignment, PlacedRow, append_events
 from offline.splits.splits_file import SplitRow, Splits, SplitSet
 from offline.splits.store_history import StoreHistory, ask_store, check_unspent

@@ -27,7 +27,7 @@ from offline.publish.bars import median_latency_ms
 from offline.publish.gate import Bench, Publication, judge
 from offline.publish.settings import GateSettings
 from offline.splits.splits_file import SplitRow, Splits, SplitSet
-from offline.stages.publish import assemble
+from offline.stages.publish import files_of
 from offline.stream.sender import StreamSender
 from stage1.artifacts import sha256_file
 from stage1.certificate.labelled_outputs import LabelledOutputs
@@ -520,6 +520,6 @@ def test_a_bundle_is_assembled_from_the_stages_that_have_its_files(tmp_path: Pat
         (tmp_path / stage).mkdir()
         for name in names:
             (tmp_path / stage / name).write_text(f"{name} of {stage}")
-    assemble([tmp_path / "one", tmp_path / "two"], ["a", "b", "c"], tmp_path / "out")
-    found = {path.name: path.read_text() for path in (tmp_path / "out").iterdir()}
+    files = files_of([tmp_path / "one", tmp_path / "two"], ["a", "b", "c"])
+    found = {name: path.read_text() for name, path in files.items()}
     assert found == {"a": "a of one", "b": "b of one", "c": "c of two"}

@@ -1,0 +1,1 @@
+"""`cascade runs`: what nights came to, and what is kept of them."""
