@@ -271,3 +271,43 @@ def engines_import(
 
         bundle = import_bundle(Store(store), source)
         say(f"{bundle} is in {store}; `cascade engines activate {bundle}` makes it current")
+
+
+@engines.command("push")
+def engines_push(
+    url: Annotated[str, typer.Argument(help="Of a directory, for example s3://bucket/engines.")],
+    bundle: Annotated[str, typer.Argument(help="Id, or its beginning; default the current one.")] = "",
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Put a bundle into another place, where `pull` fetches it; what arrived is read back before it counts.
+
+    Examples: `cascade engines push file:///mnt/engines` · `cascade engines push s3://bucket/engines 3f2a`
+    """
+    with clear_errors():
+        from engines.errors import UnknownBundle  # noqa: PLC0415
+        from engines.store.remote_store import push_bundle  # noqa: PLC0415
+        from engines.store.store import Store  # noqa: PLC0415
+
+        pointer = Store(store).current()
+        if not bundle and pointer is None:
+            raise UnknownBundle(f"{store}: no bundle is current; name one")
+        wanted = bundle or (pointer.bundle if pointer else "")
+        say(f"{push_bundle(Store(store), wanted, url)} is in {url}")
+
+
+@engines.command("pull")
+def engines_pull(
+    url: Annotated[str, typer.Argument(help="Where `push` put it.")],
+    bundle: Annotated[str, typer.Argument(help="Id, or its beginning; default the one that was published last.")] = "",
+    store: StoreOption = DEFAULT_STORE,
+) -> None:
+    """Fetch a bundle from another place into the store; it does not become current. Fetch only what you trust.
+
+    Examples: `cascade engines pull file:///mnt/engines` · `cascade engines pull s3://bucket/engines 3f2a`
+    """
+    with clear_errors():
+        from engines.store.remote_store import pull_bundle  # noqa: PLC0415
+        from engines.store.store import Store  # noqa: PLC0415
+
+        made = pull_bundle(Store(store), url, bundle)
+        say(f"{made} is in {store}; `cascade engines activate {made}` makes it current")
