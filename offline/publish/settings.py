@@ -22,7 +22,7 @@ class GateSettings(Section):
         accept_weaker_claim: a certificate that promises less than the champion's, or something else, may replace it.
         memory_days: the best bundle that was live within so many days is compared with too.
         repetitions: replicates of the bootstrap.
-        keep: bundles that stay in the store; older ones are removed, but for the current one and the one before it.
+        keep: runs and bundles that stay; older ones are removed, but for those that bundles in use were made by.
     """
 
     coverage_margin: float = Field(default=0.05, ge=0, le=1)
