@@ -1,6 +1,6 @@
 """A stand-in for training, handed to the night through its table of stages: a logistic regression on mean colours.
 
-It takes the places of `train_supervised`, `compare_training` and `export`; all other stages are the product's own.
+It takes the places of `train_supervised`, `train_ablations` and `export`; all other stages are the product's own.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ from engines.backends.backend import CompileOptions
 from engines.backends.registry import compile_engine
 from engines.store.bundle import certified_sha256_of
 from engines.store.file_names import ENGINE, PREPROCESS, SPEC
-from offline.data.dataset import Dataset
-from offline.evaluation.training_comparison import compare
+from offline.data.engine_outputs import write_outputs
 from offline.learning.supervised.record import TrainingRecord
 from offline.night import stages
-from offline.pipeline.run_files import BEST, COMPARISON, EXPORT, SUPERVISED, TRAINING, TRAINING_LOG
+from offline.pipeline.run_files import ABLATIONS, BEST, EXPORT, SUPERVISED, TRAINING, TRAINING_LOG, ablation_outputs
 from offline.pipeline.stage import StageContext
 from offline.stages.common.inputs import rows_of
 from offline.stages.export import ExportRecord
-from stage1.certificate.labelled_outputs import LabelledOutputs
+from offline.stages.train_ablations import AblationsRecord
 from stage1.outputs import Stage1Outputs
 
 WEAK_ROWS = 14
@@ -76,13 +75,13 @@ def table(tonight: Tonight) -> Sequence[Any]:
             adapter="none", trained_parameters=3, all_parameters=3, cached=False, inputs="", coverage=0.0, loss=0.0
         ).write(context.out / TRAINING)
 
-    def run_compare_training(context: Context) -> None:
+    def run_train_ablations(context: Context) -> None:
         weights = np.frombuffer((context.inputs["train_conformal_risk"] / BEST).read_bytes()[:24])
-        test, val_select = (_said(weights, rows_of(context, name)) for name in ("test", "val_select"))
-        settings, seed = context.config.calibrate_scrc, context.config.seed
-        compare({"supervised": test}, {"supervised": val_select}, [], settings, repetitions=20, seed=seed).write(
-            context.out / COMPARISON
-        )
+        for name in ("test", "val_select"):
+            rows = rows_of(context, name)
+            colours = np.asarray([mean_colour(rows.file_of(row)) for row in rows.ids])
+            write_outputs(context.out / ablation_outputs("final", name), outputs_of(weights, colours))
+        AblationsRecord(variants=("final",)).write(context.out / ABLATIONS)
 
     def run_export(context: Context) -> None:
         content = (context.inputs["train_conformal_risk"] / BEST).read_bytes()
@@ -100,15 +99,10 @@ def table(tonight: Tonight) -> Sequence[Any]:
 
     stand_in: dict[str, Callable[[Context], None]] = {
         "train_supervised": run_train_supervised,
-        "compare_training": run_compare_training,
+        "train_ablations": run_train_ablations,
         "export": run_export,
     }
     return [replace(one, run=stand_in[one.name]) if one.name in stand_in else one for one in stages()]
-
-
-def _said(weights: NDArray[np.float64], rows: Dataset) -> LabelledOutputs:
-    colours = np.asarray([mean_colour(rows.file_of(row)) for row in rows.ids])
-    return LabelledOutputs(outputs_of(weights, colours), rows.labels, rows.ids, rows.groups)
 
 
 @cache
