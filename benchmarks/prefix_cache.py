@@ -33,7 +33,7 @@ from offline.learning.frozen_prefix.cache import STATES
 from offline.learning.frozen_prefix.fill import Views
 from offline.learning.predict import ImageSet
 from offline.learning.settings import TrainSettings
-from offline.learning.supervised.inputs import FreshViews, Sources
+from offline.learning.supervised.inputs import ALL, FreshViews, Sources
 from offline.learning.supervised.train import Trainee, train_supervised
 from stage1.certificate.settings import CalibrationSettings
 from stage1.certificate.stream import even_weights
@@ -52,9 +52,9 @@ class PixelViews(FreshViews):
 
     views: Tensor
 
-    def draw(self, rows: Any, generator: torch.Generator) -> Tensor:
+    def draw(self, rows: Any, generator: torch.Generator, part: slice = ALL) -> Tensor:
         number = torch.randint(self.views.shape[1], (len(rows),), generator=generator)
-        return self.views[torch.from_numpy(rows), number]
+        return self.views[torch.from_numpy(rows), number][part]
 
 
 def streets(count: int, size_px: int, seed: int, home: Path) -> ImageSet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from offline.data.sources.source import read_dataset
 from offline.disk_use import DiskUse, disk_use
 from offline.errors import DatasetError
 from offline.evaluation.training_comparison import TrainingComparison
-from offline.learning.ranks.launch import is_first, processes
+from offline.learning.ranks.launch import calling_others, others, take_part
 from offline.learning.supervised.record import TrainingRecord
 from offline.night_cost import cost_words
 from offline.pipeline.choice import EVERYTHING, Choice
@@ -164,10 +164,7 @@ def run_night(
         ... )  # doctest: +SKIP
     """
     check_tracking(tracking)
-    if processes() > 1 and not is_first():
-        from offline.learning.ranks.night import follow  # noqa: PLC0415  imports torch
-
-        raise SystemExit(follow(stages()))
+    take_part(stages)
     choice = choice if last is None else replace(choice, only=last)
     # Before the pictures are read for the first time, which takes minutes or hours.
     check_room_for(workspace, Store(store), config, now(), free=free)
@@ -182,20 +179,11 @@ def run_night(
     whole = choice == EVERYTHING and kept is None
     before = to_finish(workspace, rows, config, lambda own: with_contents(own, workspace)) if whole else None
     first = None
-    with _others():
+    with others():
         if before is not None:
             on_note(before.note)
             first = None if before.data is None else night.on(before.data, whole=whole)
         return replace(night.on(rows, whole=whole), first=first)
-
-
-def _others() -> AbstractContextManager[None]:
-    """Within it the other processes that `torchrun` has started wait to be called; nothing without them."""
-    if processes() == 1:
-        return nullcontext()
-    from offline.learning.ranks.night import leading  # noqa: PLC0415  imports torch
-
-    return leading()
 
 
 def plan_night(
@@ -270,7 +258,7 @@ class _Night:
     def pipeline(self, rows: Dataset, progress: Progress) -> Pipeline[RunConfig, Dataset]:
         """The stages on some rows."""
         return Pipeline(
-            stages=_stages_here() if self.table is None else self.table,
+            stages=calling_others(stages()) if self.table is None else self.table,
             workspace=self.workspace,
             store=self.store,
             data=rows,
@@ -350,15 +338,6 @@ def with_contents(rows: Dataset, workspace: Path) -> Dataset:
     places = {row: f"{rows.root.absolute()}/{row}" for row in rows.ids}
     found = FileContents(workspace / CONTENTS).of({place: rows.file_of(row) for row, place in places.items()})
     return replace(rows, contents={row: found[place] for row, place in places.items()})
-
-
-def _stages_here() -> tuple[NightStage, ...]:
-    """The stages, which call the other processes to the trainings if there are others."""
-    if processes() == 1:
-        return stages()
-    from offline.learning.ranks.night import led  # noqa: PLC0415  imports torch
-
-    return led(stages())
 
 
 def _notes(run: Path) -> tuple[str, ...]:

@@ -69,7 +69,8 @@ def follow(stages: Sequence[Stage[ConfigT, DataT]]) -> int:
     team.start()
     by_name = {stage.name: stage for stage in stages}
     while True:
-        name, context = team.shared(None)  # type: ignore[var-annotated]  what the first process says
+        called: tuple[str, StageContext[ConfigT, DataT] | None] = team.shared(None)
+        name, context = called
         if context is None:
             return 0
         scratch = Path(mkdtemp(prefix="rank-"))

@@ -150,7 +150,7 @@ def add(tensors: Sequence[Tensor]) -> None:
     # One message for all: a message for each tensor would wait for the network each time.
     flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
     distributed.all_reduce(flat)
-    for tensor, found in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+    for tensor, found in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
         tensor.copy_(found.view_as(tensor))
 
 

@@ -15,6 +15,7 @@ from offline.data.dataset import Dataset, Row
 from offline.errors import TrainingInterrupted
 from offline.learning.predict import ImageSet
 from offline.learning.ranks import team
+from offline.learning.self_distillation import adapt
 from offline.learning.self_distillation.adapt import adapt_domain
 from offline.learning.settings import AdaptSettings, TrainSettings
 from offline.learning.supervised.train import Trainee, train_supervised
@@ -53,6 +54,8 @@ def trained(kind: str, checkpoints: Path | None, tell: Tell, *, parts: int = 1) 
             module.p = 0.0
     train = coloured(ROWS, 1)
     if kind == "adapt":
+        # Positions jitter by torch's generator, as dropout draws by it.
+        adapt.ROPE_RESCALE = 1.0
         adapting = AdaptSettings(
             enabled=True,
             epochs=2,

@@ -18,6 +18,7 @@ from offline.learning.ranks.launch import is_first, processes
 from offline.learning.ranks.shard import Shard, check_shares
 from offline.learning.settings import TrainSettings
 from offline.learning.supervised.inputs import FreshViews
+from stage1.model.net import Stage1Net
 from tests.offline.learning.ranks.shared_trainings import coloured, trained, weights
 
 ROOT = Path(__file__).parents[4]
@@ -50,7 +51,7 @@ def test_two_processes_equal_one(kind: str, tmp_path: Path) -> None:
     assert float((first - alone).abs().max()) < 0.05 * moved
 
 
-def trained_not(kind: str) -> torch.nn.Module:
+def trained_not(kind: str) -> Stage1Net:
     """The network before a training of this kind."""
     from stage1.model.adapters.attach import add_adapters  # noqa: PLC0415
     from stage1.model.backbones import build  # noqa: PLC0415

@@ -21,7 +21,7 @@ from offline.learning.frozen_prefix.cache import KEYS, STATES, PrefixCache, dige
 from offline.learning.frozen_prefix.fill import BUILD_BATCH, Frozen, Views
 from offline.learning.predict import ImageSet
 from offline.learning.settings import TrainSettings
-from offline.learning.supervised.inputs import CachedViews, FreshViews, Sources, choose_inputs
+from offline.learning.supervised.inputs import ALL, CachedViews, FreshViews, Sources, choose_inputs
 from offline.learning.supervised.outcome import TrainingOutcome
 from offline.learning.supervised.train import Trainee, train_supervised
 from stage1.certificate.settings import CalibrationSettings
@@ -96,7 +96,8 @@ def sources(
 class _SameViews(FreshViews):
     """The views that the cache would keep, as pixels, through the whole network."""
 
-    def draw(self, rows: np.ndarray, generator: Generator) -> Tensor:
+    def draw(self, rows: np.ndarray, generator: Generator, part: slice = ALL) -> Tensor:
+        assert part == ALL
         numbers = torch.randint(2, (len(rows),), generator=generator).tolist()
         wanted = [
             (key_of(digest_of(self.images[row]), number, 0), row, number)
