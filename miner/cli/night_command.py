@@ -58,6 +58,13 @@ def retrain(
     check_settings: Annotated[
         bool, typer.Option("--check-settings", help="Only say whether the settings fit; reads no data.")
     ] = False,
+    tracking: Annotated[
+        str,
+        typer.Option(
+            help="Told of the night at its end: tensorboard, mlflow=URI, trackio=PROJECT, wandb=PROJECT or off.",
+            envvar="CASCADE_TRACKING",
+        ),
+    ] = "tensorboard",
     gpu_share: Annotated[
         float | None, typer.Option(min=0.01, max=1, help="Most of the GPU's memory to take, if so much is free.")
     ] = None,
@@ -107,6 +114,7 @@ def retrain(
                 on_cost=lambda cost: screen.note(f"plan: {cost}"),
                 on_note=screen.note,
                 on_published=lambda publication: told_early(publication, record, screen),
+                tracking=tracking,
             ),
             record,
             gpu_share,

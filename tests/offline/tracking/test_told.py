@@ -127,6 +127,7 @@ def test_tensorboard_shows_the_night(night: Night, tmp_path: Path) -> None:
     assert "verdict/text_summary" in found.Tags()["tensors"]
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_mlflow_keeps_the_night_in_its_sqlite_store(night: Night, tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
     assert track(f"mlflow=sqlite:///{tmp_path}/mlflow.db", night, tmp_path, longest_s=120)
