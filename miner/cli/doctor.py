@@ -39,6 +39,7 @@ from offline.data.sources.source import read_dataset
 from offline.settings_and_data import check_settings_on_data
 from stage1.errors import CascadeError, SettingsError, Stage1Error
 from stage1.settings import dotted
+from stage2_bridge.calibration.live import Calibrations, CalibrationStatus
 from stage2_bridge.sample_image import black_image
 from stage2_bridge.servers.inspection import inspected
 
@@ -287,9 +288,22 @@ def wire(settings: MinerSettings) -> Finding:
 
 
 async def stage2(settings: MinerSettings) -> list[Finding]:
-    """Whether each Stage-2 server answers; nothing where none is named."""
+    """Whether each Stage-2 server answers, and whether its scores are calibrated; nothing where none is named."""
     found = await inspected(settings.stage2, black_image(), ASK_S)
-    return [Finding("stage2", "failed" if one.failed else "ok", f"{one.name}: {one.in_words}") for one in found]
+    told = [Finding("stage2", "failed" if one.failed else "ok", f"{one.name}: {one.in_words}") for one in found]
+    # An engine has a calibrator of its own.
+    scored = [one.name for one in found if one.kind != "engine"]
+    return [*told, *map(_calibration, Calibrations(settings.store).status(scored))]
+
+
+def _calibration(status: CalibrationStatus) -> Finding:
+    if status.state == "none":
+        remedy = "`cascade stage2 evaluate` calibrates them and says what the server is worth"
+        return Finding("stage2", "warning", f"{status.server}: its scores are taken as they are; {remedy}")
+    told = (
+        f"{status.server}: calibrated on {status.calibrated_on} at {status.evaluated_at}, with bundle {status.bundle}"
+    )
+    return Finding("stage2", "ok", told)
 
 
 async def _chain(settings: MinerSettings) -> list[Finding]:

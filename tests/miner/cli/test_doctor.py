@@ -27,6 +27,8 @@ from miner.nights.record import VERDICT, Nights, NightVerdict, noted
 from miner.settings import MinerSettings, load_settings
 from miner.start_checks import held_state
 from stage1.errors import SettingsError
+from tests.stage2_bridge.calibration.test_live import kept
+from tests.stage2_bridge.calibration.test_record import record
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -236,6 +238,16 @@ class TestWhatAStartNeeds:
         [told] = asyncio.run(doctor.stage2(load_settings(None, {"stage2.engine": roads / "none"})))
         assert told.failed
         assert asyncio.run(doctor.stage2(load_settings(None, {}))) == []
+
+    def test_scores_that_nobody_calibrated_are_a_warning_and_calibrated_ones_are_not(self, tmp_path: Path) -> None:
+        server = {"kind": "kserve", "name": "yolo", "url": "http://127.0.0.1:9", "model": "roadwork"}
+        settings = load_settings(None, {"store": tmp_path, "stage2.servers": [server]})
+        _, told = asyncio.run(doctor.stage2(settings))
+        assert told.verdict == "warning"
+        assert "cascade stage2 evaluate" in told.detail
+        found = kept(tmp_path, record())
+        _, told = asyncio.run(doctor.stage2(settings))
+        assert (told.verdict, found.bundle in told.detail) == ("ok", True)
 
     def test_the_last_request_is_found_behind_a_rotation_of_the_journal(self, roads: Path) -> None:
         record = RequestRecord(request_id="1", at=NOW, hotkey="5Validator", result="answered", answer=0.5, total_ms=1.0)
