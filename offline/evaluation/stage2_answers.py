@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ HASHED_TOGETHER = 64
 def sent_hashes(
     data: Dataset, settings: PreprocessSettings, progress: Callable[[int, int, str], None], note: str
 ) -> list[str]:
-    """SHA-256 of what arrives for each row, in order.
+    """SHA-256 of what arrives for each row, in order; of its very file, also where a night looks at smaller copies.
 
     Args:
         data: the rows, and who sends them.
@@ -35,10 +35,11 @@ def sent_hashes(
     Raises:
         DatasetError: a picture cannot be read.
     """
+    sent = replace(data, kept=None)
     found: list[str] = []
     for start in range(0, len(data), HASHED_TOGETHER):
         rows = data.ids[start : start + HASHED_TOGETHER]
-        found += on_all_cores(lambda row: hashlib.sha256(data.content(row, settings)).hexdigest(), rows)
+        found += on_all_cores(lambda row: hashlib.sha256(sent.content(row, settings)).hexdigest(), rows)
         progress(len(found), len(data), note)
     return found
 

@@ -26,6 +26,9 @@ class Several(Timid):
     hedges: dict[str, int] = {}  # noqa: RUF012
     budget = None
 
+    def pays(self, server: str) -> bool:  # noqa: ARG002
+        return False
+
     async def probe(self) -> None:
         pass
 

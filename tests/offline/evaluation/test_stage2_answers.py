@@ -15,7 +15,7 @@ from offline.data.dataset import Dataset, Row
 from offline.errors import DatasetError
 from offline.evaluation.stage2_answers import LEAST_FITTED, RowScores, fitted, row_scores, sent_hashes
 from offline.stream.sender import StreamSender
-from stage1.preprocess import PreprocessSettings
+from stage1.preprocess import Pixels, PreprocessSettings
 
 SETTINGS = PreprocessSettings()
 SERVER = ScoredServer(kind="kserve", name="one", model="roadwork")
@@ -39,6 +39,21 @@ def test_a_row_is_known_by_the_bytes_that_arrive(data: Dataset) -> None:
     others = sent_hashes(sent, SETTINGS, lambda *_: None, "test")
     assert others == [hashlib.sha256(sent.content(row, SETTINGS)).hexdigest() for row in sent.ids]
     assert not set(others) & set(found)
+
+
+class Copies:
+    """Has a smaller copy of each picture, as the workspace of a night does."""
+
+    def content(self, rows: Dataset, row: str) -> bytes:  # noqa: ARG002
+        return b"a smaller copy"
+
+    def stored(self, rows: Dataset, row: str, settings: PreprocessSettings) -> Pixels | None:  # noqa: ARG002
+        return None
+
+
+def test_a_night_that_looks_at_copies_knows_a_row_by_its_very_file(data: Dataset) -> None:
+    found = sent_hashes(data.keeping(Copies()), SETTINGS, lambda *_: None, "test")
+    assert found == sent_hashes(data, SETTINGS, lambda *_: None, "test")
 
 
 def test_a_file_that_is_gone_is_named(data: Dataset) -> None:
