@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from engines.errors import RemoteError
 from stage2_bridge.bridge import Bridge
-from stage2_bridge.client import NamedProbability, Outcome, OverBudget, Stage2Error, TooSlow
+from stage2_bridge.client import NamedProbability, Outcome, OverBudget, ServerIdentity, Stage2Error, TooSlow
 from stage2_bridge.protection.breaker import Breaker
 from stage2_bridge.protection.budget.budget import Budget, Cost
 from stage2_bridge.protection.budget.state_file import StateFile
@@ -58,6 +58,9 @@ class Server:
 
     async def check(self, timeout_s: float) -> str:  # noqa: ARG002
         return "ready"
+
+    async def identity(self, timeout_s: float) -> ServerIdentity:  # noqa: ARG002
+        return ServerIdentity("fake", self.name, "", "", "")
 
     async def probe(self, timeout_s: float) -> None:  # noqa: ARG002
         self.probed.append(clock())
