@@ -83,7 +83,7 @@ async def _inspected(settings: Server, content: bytes, timeout_s: float) -> Insp
 
 def _of_its_key(settings: Server) -> str:
     """A warning where a key goes over a network that anybody on it can read."""
-    if isinstance(settings, EngineServer | PythonServer) or settings.key_env is settings.key_file is None:
+    if isinstance(settings, EngineServer | PythonServer) or not (settings.key_env or settings.key_file):
         return ""
     parts = urlsplit(settings.url)
     here = parts.hostname == "localhost" or (parts.hostname or "").startswith("127.") or parts.hostname == "::1"
