@@ -164,7 +164,8 @@ class LiveRisk:
         if watch is None or record.roadwork_score is None:
             return
         picture, exits = picture_hash(seen.pixels), record.action is Action.EXIT
-        visit = self._sites.visit(Sight(record.at.timestamp(), record.hotkey, picture), exits=exits)
+        with self._lock:
+            visit = self._sites.visit(Sight(record.at.timestamp(), record.hotkey, picture), exits=exits)
         name = f"{record.at.isoformat()}/{record.request_id}/{record.image_sha256}"
         if visit.first:
             with self._lock:
@@ -357,11 +358,11 @@ class LiveRisk:
     def _write_hour(self, counts: HourCounts) -> None:
         with self._lock:
             watch = next((one for one in self._watches.values() if one.bundle == counts.bundle), None)
-            readings = {} if watch is None else watch.readings()
+            readings, sites = {} if watch is None else watch.readings(), self._sites.state
             if watch is not None:
                 watch.keep_scores()
         self._hourly.append(counts.row(readings))
-        write_atomic(self._directory / SITES, self._sites.state.model_dump_json().encode())
+        write_atomic(self._directory / SITES, sites.model_dump_json().encode())
         self._write_summary()
 
     def _write_summary(self) -> None:

@@ -384,7 +384,7 @@ class TestMetrics:
         config = yaml.safe_load((EXAMPLES / "prometheus.yml").read_text())
         assert [(EXAMPLES / name).is_file() for name in config["rule_files"]] == [True]
         rules = [rule for group in alerts["groups"] for rule in group["rules"]]
-        assert len(rules) == 6
+        assert len(rules) == 7
         labels = {name.strip("`"): cell for name, _, cell, _ in rows_of(PAGE)}
         for rule in rules:
             assert rule["annotations"].keys() == {"summary", "description"}
