@@ -160,6 +160,9 @@ def memory(home: Path, number: int) -> None:
         risk.take(SeenImage(record, b"x" * 1000, pixels, bundle.params))
         if (found := risk.unasked()) is not None:
             risk.said(found[0], found[1].number, "expert", 0.9 * label)
+        if one % 180 == 0:
+            # An hour is over.
+            risk.tick()
         if one % max(1, number // 10) == 0:
             used = sum(path.stat().st_size for path in (home / "risk").rglob("*") if path.is_file())
             print(f"{one:>9} images: {resident_mib():.1f} MiB resident, {used / 2**20:.1f} MiB on disk", flush=True)

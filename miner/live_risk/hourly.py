@@ -2,18 +2,20 @@
 
     pandas.read_csv("metrics_live.csv", parse_dates=["hour"])
 
-A row is written when its hour is over, and when the miner stops; an hour in which it was restarted has two rows, whose
-counts add up. The file is begun anew at 4 MiB, about three years, and the one before is kept.
+A row is written when its hour is over, and when the miner stops. An hour in which it was restarted, or another bundle
+went live, has several rows, whose counts add up. The file is begun anew at 4 MiB, about three years, and the one before
+is kept.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import threading
 from array import array
 from collections import Counter
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +36,7 @@ READINGS = (
     "losses", "trials", "estimate", "lower", "upper", "e_value", "change", "drift", "theta", "level", "waiting",
 )  # fmt: skip
 COLUMNS = ("hour", "bundle", *COUNTS, "score_p10", "score_p50", "score_p90", *READINGS)
+HOUR, LATE = timedelta(hours=1), timedelta(minutes=1)
 Value = str | int | float | None
 
 
@@ -79,6 +82,35 @@ class HourCounts:
         counts: dict[str, Value] = {name: self.counts[name] for name in COUNTS}
         hour = self.hour.isoformat(timespec="seconds")
         return {"hour": hour, "bundle": self.bundle, **counts, **scores, **readings}
+
+
+class OpenHours:
+    """Counts of the hours that are not written yet, of each bundle; from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: dict[tuple[datetime, str], HourCounts] = {}
+
+    def add(self, record: RequestRecord) -> None:
+        """Count an answer, in the hour in which its request came."""
+        hour = record.at.replace(minute=0, second=0, microsecond=0)
+        with self._lock:
+            self._of(hour, record.bundle).add(record)
+
+    def count(self, name: str, number: int, now: datetime, bundle: str) -> None:
+        """Count something else."""
+        hour = now.replace(minute=0, second=0, microsecond=0)
+        with self._lock:
+            self._of(hour, bundle).counts[name] += number
+
+    def over(self, now: datetime | None) -> list[HourCounts]:
+        """Take out the hours that are over by now, with a minute for answers that are late; all of them without it."""
+        with self._lock:
+            done = [key for key in self._open if now is None or now - key[0] >= HOUR + LATE]
+            return [self._open.pop(key) for key in sorted(done)]
+
+    def _of(self, hour: datetime, bundle: str) -> HourCounts:
+        return self._open.setdefault((hour, bundle), HourCounts(hour, bundle))
 
 
 class HourlyFile:

@@ -26,7 +26,7 @@ from engines.machine.tally import Tally
 from miner.answering.record import RequestRecord, SeenImage
 from miner.live_risk.audit_events import Drawn, Labelled, Said
 from miner.live_risk.certificate_watch import CertificateWatch, certificate_id
-from miner.live_risk.hourly import FILE, HourCounts, HourlyFile
+from miner.live_risk.hourly import FILE, HourCounts, HourlyFile, OpenHours
 from miner.live_risk.inbox import Inbox
 from miner.live_risk.secret import read_secret
 from miner.live_risk.settings import LiveRiskSettings
@@ -99,8 +99,7 @@ class LiveRisk:
         self._inbox = Inbox(directory)
         self._sites = _read_sites(directory / SITES)
         self._hourly = HourlyFile(directory / FILE)
-        self._hour: HourCounts | None = None
-        self._counts = threading.Lock()
+        self._hours = OpenHours()
         self._watches: dict[str, CertificateWatch] = {}
         self._policies: dict[str, ScrcPolicy] = {}
         self._live = ""
@@ -120,14 +119,7 @@ class LiveRisk:
 
     def on_answer(self, record: RequestRecord) -> None:
         """See `miner.answering.record.Observer`."""
-        hour = record.at.replace(minute=0, second=0, microsecond=0)
-        with self._counts:
-            counts = self._hour
-            if counts is None or counts.hour != hour or (record.bundle and counts.bundle != record.bundle):
-                if counts is not None:
-                    self._pool.submit(self._guarded, partial(self._write_hour, counts))
-                counts = self._hour = HourCounts(hour, record.bundle)
-            counts.add(record)
+        self._hours.add(record)
 
     def on_image(self, seen: SeenImage) -> None:
         """See `miner.answering.record.ImageObserver`."""
@@ -202,9 +194,7 @@ class LiveRisk:
                 bundle=record.bundle,
             )
             watch.audits.draw(event, seen.content)
-        with self._counts:
-            if self._hour is not None:
-                self._hour.counts["audits_drawn"] += 1
+        self._hours.count("audits_drawn", 1, record.at, record.bundle)
 
     # Verdicts.
 
@@ -255,9 +245,7 @@ class LiveRisk:
             watch.audits.add(event)
             counted = watch.audits.book.state.audits - before
             self._use(watch)
-        with self._counts:
-            if self._hour is not None:
-                self._hour.counts["audits_counted"] += counted
+        self._hours.count("audits_counted", counted, self._now(), watch.bundle)
         self._look(watch)
 
     def tick(self) -> None:
@@ -266,6 +254,7 @@ class LiveRisk:
             for one in labels:
                 self.labelled(one.certificate, one.number, one.label, "person")
             path.unlink(missing_ok=True)
+        self._write_hours(self._now())
         if (watch := self._watches.get(self._live)) is not None:
             self._look(watch)
 
@@ -355,6 +344,10 @@ class LiveRisk:
         common = {"enabled": True, "audits": settings.audits, "reaction": settings.reaction}
         return {**common, **told, "failed": dict(self.lost.counts)}
 
+    def _write_hours(self, now: datetime | None) -> None:
+        for counts in self._hours.over(now):
+            self._write_hour(counts)
+
     def _write_hour(self, counts: HourCounts) -> None:
         with self._lock:
             watch = next((one for one in self._watches.values() if one.bundle == counts.bundle), None)
@@ -381,10 +374,7 @@ class LiveRisk:
     def close(self) -> None:
         """Take what waits, and write what only memory knows."""
         self._call()
-        with self._counts:
-            counts, self._hour = self._hour, None
-        if counts is not None:
-            self._pool.submit(self._guarded, partial(self._write_hour, counts))
+        self._pool.submit(self._guarded, partial(self._write_hours, None))
         self._pool.shutdown(wait=True)
 
 

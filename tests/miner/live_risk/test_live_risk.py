@@ -292,6 +292,23 @@ def test_hours_are_rows_that_a_program_reads(tmp_path: Path, bundle: LiveBundle)
     assert all(row["score_p50"] == "-3.0" for row in rows)
 
 
+def test_an_hour_is_written_when_it_is_over_and_bundles_that_alternate_make_no_rows(
+    tmp_path: Path, bundle: LiveBundle
+) -> None:
+    clock = Clock()
+    risk = watched(tmp_path, bundle, LiveRiskSettings(), now=clock)
+    for number in range(100):
+        image = seen(bundle, number, at=NOON + timedelta(seconds=number))
+        risk.on_answer(image.record.model_copy(update={"bundle": f"bundle {number % 2}"}))
+    risk.tick()
+    assert not (tmp_path / "metrics_live.csv").exists()
+    clock.at = NOON + timedelta(minutes=62)
+    risk.tick()
+    rows = list(csv.DictReader((tmp_path / "metrics_live.csv").read_text().splitlines()))
+    assert [(row["bundle"], row["requests"]) for row in rows] == [("bundle 0", "50"), ("bundle 1", "50")]
+    risk.close()
+
+
 def test_a_disk_that_is_full_costs_no_answer(tmp_path: Path, bundle: LiveBundle, monkeypatch: Any) -> None:
     risk = watched(tmp_path, bundle)
 
