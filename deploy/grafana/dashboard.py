@@ -242,6 +242,31 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
     ),
+    "Whether the certificate still holds": (
+        Panel(
+            "Level",
+            (Query(f"cascade_live_risk_level{{{HERE}}}", "{{level}}"),),
+            "short",
+            "stat",
+            "ok, watch or alarm; cascade risk show says why and what to do.",
+        ),
+        Panel(
+            "Evidence against it",
+            (
+                Query(f"cascade_live_risk_e_value{{{HERE}}}", "e-value, an alarm at 1 / delta"),
+                Query(f"cascade_live_risk_change{{{HERE}}}", "change, an alarm at the run length"),
+                Query(f"cascade_live_risk_drift{{{HERE}}}", "drift of scores, no risk"),
+            ),
+        ),
+        Panel(
+            "Audits",
+            (
+                Query(f"cascade_live_risk_waiting{{{HERE}}}", "wait"),
+                Query(f"cascade_live_risk_for_people{{{HERE}}}", "wait for a person"),
+                Query(f"cascade_live_risk_theta_logits{{{HERE}}}", "logits off t0"),
+            ),
+        ),
+    ),
     "Chain and night": (
         Panel(
             "Age of the metagraph", (Query(f"time() - cascade_metagraph_read_timestamp_seconds{{{HERE}}}", "age"),), "s"

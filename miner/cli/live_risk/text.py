@@ -157,6 +157,10 @@ def _book(home: Path, certificate: str) -> AuditBook:
 def _waiting(book: AuditBook) -> list[str]:
     people = book.unlabelled()
     told = [f"{len(book.waiting)} audits wait, {len(people)} of them for a person"]
+    if (oldest := next(iter(book.waiting.values()), None)) is not None:
+        told.append(
+            f"All wait for {oldest.drawn.number}, of {oldest.drawn.at:%Y-%m-%d %H:%M}, which has no verdict yet."
+        )
     for one in people[:LISTED]:
         said = "" if one.said is None else f", Stage-2 says {one.said.probability:.2f}"
         told.append(f"  {one.drawn.number}: exited as {one.drawn.exit_label} at {one.drawn.at:%Y-%m-%d %H:%M}{said}")
