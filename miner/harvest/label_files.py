@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any, Literal
 from xml.etree import ElementTree as ET
 
+from PIL import Image
+
 from miner.harvest.kept_image import KeptImage
 from miner.harvest.store import HarvestStore
 from stage1.artifacts import write_atomic
@@ -56,27 +58,48 @@ def write_for(tool: Tool, store: HarvestStore, images: Sequence[KeptImage], to: 
         if path.exists():
             write_atomic(folder / path.name, path.read_bytes())
             written.append((image, path.name))
-    write_atomic(to / FILES[tool], _content(tool, written).encode())
+    write_atomic(to / FILES[tool], _content(tool, written, folder).encode())
     return len(written)
 
 
-def _content(tool: Tool, images: Sequence[tuple[KeptImage, str]]) -> str:
+def _content(tool: Tool, images: Sequence[tuple[KeptImage, str]], home: Path) -> str:
     if tool == "fiftyone":
         labels = {Path(name).stem: None for _, name in images}
         return json.dumps({"classes": list(CLASSES), "labels": labels}, indent=1)
     if tool == "labelstudio":
         return json.dumps([_task(image, name) for image, name in images], indent=1)
     if tool == "cvat":
-        root = ET.Element("annotations")
-        ET.SubElement(root, "version").text = "1.1"
-        for number, (_, name) in enumerate(images):
-            ET.SubElement(root, "image", id=str(number), name=name)
-        return ET.tostring(root, encoding="unicode", xml_declaration=True)
+        return _cvat([(name, size_of(home / name)) for _, name in images])
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("image", "label", "reasons", "probability"))
     writer.writerows((f"images/{name}", "", " ".join(one.reasons), f"{one.probability:.4f}") for one, name in images)
     return text.getvalue()
+
+
+def _cvat(images: Sequence[tuple[str, tuple[int, int]]]) -> str:
+    """Names and sizes of pictures, in the layout of a task with the two labels."""
+    root = ET.Element("annotations")
+    ET.SubElement(root, "version").text = "1.1"
+    task = ET.SubElement(ET.SubElement(root, "meta"), "task")
+    ET.SubElement(task, "size").text = str(len(images))
+    labels = ET.SubElement(task, "labels")
+    for name in CLASSES:
+        label = ET.SubElement(labels, "label")
+        ET.SubElement(label, "name").text = name
+        ET.SubElement(label, "attributes")
+    for number, (name, (width, height)) in enumerate(images):
+        ET.SubElement(root, "image", id=str(number), name=name, width=str(width), height=str(height))
+    return ET.tostring(root, encoding="unicode", xml_declaration=True)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    """Width and height in px, from the head of the file; 0 where it is not that of a picture."""
+    try:
+        with Image.open(path) as picture:
+            return picture.size
+    except (OSError, ValueError):
+        return 0, 0
 
 
 def _task(image: KeptImage, name: str) -> dict[str, Any]:
