@@ -19,7 +19,6 @@ from miner.cli.drop_in import DropInCommand, EnvFileOption, settings_of
 from miner.cli.engines.commands import engines
 from miner.cli.harvest.commands import harvest
 from miner.cli.live_risk.commands import risk
-from miner.cli.night_command import retrain
 from miner.cli.nightly import nightly
 from miner.cli.options import (
     PATH,
@@ -28,6 +27,7 @@ from miner.cli.options import (
     parsed_changes,
     say,
 )
+from miner.cli.retrain.commands import retrain
 from miner.cli.runs.commands import runs
 from miner.cli.simulate import simulate
 from miner.cli.stage2.commands import stage2

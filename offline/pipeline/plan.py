@@ -10,6 +10,7 @@ from pathlib import Path
 from shutil import copyfile
 from typing import Generic
 
+from offline.errors import PipelineError
 from offline.pipeline.choice import EVERYTHING, Choice
 from offline.pipeline.content_key import PACKAGE, SETTING, setting_parts
 from offline.pipeline.runner import Pipeline
@@ -48,7 +49,7 @@ class Planned:
         return f"{self.stage:<20} runs, {took}: {reasons}{f' (since {self.since})' if self.since else ''}"
 
 
-class _Waits(Exception):
+class _Waits(PipelineError):
     """A stage reads what another one has not written yet."""
 
     def __init__(self, name: str) -> None:

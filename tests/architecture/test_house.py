@@ -93,7 +93,7 @@ def test_a_miner_without_an_administrators_endpoint_loads_nothing_that_only_that
 
 
 def test_the_torch_free_stages_of_the_pipeline_load_no_torch() -> None:
-    assert "torch" not in loaded_by("import offline.night; offline.night.stages(); import miner.cli.retrain")
+    assert "torch" not in loaded_by("import offline.night; offline.night.stages(); import miner.cli.retrain.outcome")
 
 
 @pytest.mark.skipif(find_spec("torch") is None, reason="torch is not installed")

@@ -13,7 +13,7 @@ from offline.config import RunConfig, load_config
 from offline.data.sources.synthetic_streets import write_scenes
 from offline.errors import DatasetError, TrainingInterrupted
 from offline.night import NightOutcome, plan_night
-from offline.pipeline.choice import Choice
+from offline.pipeline.choice import EVERYTHING, Choice
 from offline.pipeline.progress import Silence
 from offline.unfinished_night import FILE, MOST_STARTS, read_unfinished
 from stage1.settings import override
@@ -45,7 +45,7 @@ class Home:
         shutil.copytree(scenes, self.data)
         self.notes: list[str] = []
 
-    def night(self, told: Stops, config: RunConfig = CONFIG, choice: Choice = Choice()) -> list[str]:  # noqa: B008
+    def night(self, told: Stops, config: RunConfig = CONFIG, choice: Choice = EVERYTHING) -> list[str]:
         self.notes.clear()
         offline.night.run_night(
             self.data,

@@ -164,7 +164,7 @@ def engines_compile(
     Example: `cascade engines compile 3f2a --data roads/ --backend openvino --precision bf16`
     """
     with clear_errors():
-        from miner.cli.retrain import shown  # noqa: PLC0415
+        from miner.cli.retrain.outcome import shown  # noqa: PLC0415
         from offline.night import recompile  # noqa: PLC0415
 
         spec = EngineSpec(backend=backend, precision=precision, device=device)

@@ -21,7 +21,7 @@ from engines.errors import BundleRefused
 from engines.live.load.load_bundle import load_bundle
 from engines.spec import EngineSpec
 from engines.store.store import Store
-from miner.cli.retrain import told
+from miner.cli.retrain.outcome import told
 from offline.config import RunConfig, load_config
 from offline.data.sources.scene_plan import plan_scene
 from offline.data.sources.source import read_dataset

@@ -90,7 +90,7 @@ def retrain(
             return
         if threads is not None:
             os.environ |= {"OMP_NUM_THREADS": str(threads)}
-        from miner.cli.retrain import planned, shared, shown, told_early  # noqa: PLC0415
+        from miner.cli.retrain.outcome import planned, shared, shown, told_early  # noqa: PLC0415
         from miner.logs import configure_logging  # noqa: PLC0415
         from offline.night import run_night  # noqa: PLC0415
         from offline.pipeline.choice import Choice  # noqa: PLC0415

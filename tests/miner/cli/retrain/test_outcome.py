@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from miner.cli.retrain import shown, summary, told
+from miner.cli.retrain.outcome import shown, summary, told
 from offline.certify.look_words import look_words
 from offline.disk_use import DiskUse
 from offline.night import NightOutcome

@@ -1,0 +1,1 @@
+"""`cascade retrain`: the command, and what came of a night in words."""
