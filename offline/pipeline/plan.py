@@ -20,6 +20,7 @@ from offline.pipeline.stage_times import StageTime, duration_words, expected_sec
 from stage1.errors import ArtifactError
 
 SHOWN = 3
+WAITS = "it reads what"
 REHEARSAL = ".rehearsal-"
 
 
@@ -33,6 +34,7 @@ class Planned:
         why: why it would run, one reason each; empty if it would not.
         since: the run that made its last result, and when; empty if there is none.
         seconds: how long it took before; None if it never ran.
+        follows: it would run because of another one alone, and is spared if that one writes the very same again.
     """
 
     stage: str
@@ -40,13 +42,15 @@ class Planned:
     why: tuple[str, ...] = ()
     since: str = ""
     seconds: float | None = None
+    follows: bool = False
 
     def __str__(self) -> str:
         if not self.runs:
             return f"{self.stage:<20} kept"
         took = "never ran before" if self.seconds is None else f"about {duration_words(self.seconds)}"
         reasons = "; ".join((*self.why[:SHOWN], *([f"{len(self.why) - SHOWN} more"] if len(self.why) > SHOWN else [])))
-        return f"{self.stage:<20} runs, {took}: {reasons}{f' (since {self.since})' if self.since else ''}"
+        word = "follows" if self.follows else "runs"
+        return f"{self.stage:<20} {word}, {took}: {reasons}{f' (since {self.since})' if self.since else ''}"
 
 
 class _Waits(PipelineError):
@@ -128,7 +132,8 @@ class _Plan(Generic[ConfigT, DataT]):
         why = self._why(stage, last)
         named = last is not None and bool(why) and not why[0].startswith("it ")
         since = f"run {last.run or 'of an older program'}, {last.finished_at}" if named and last is not None else ""
-        return Planned(stage.name, bool(why), why, since, expected_seconds(self._times, stage.name))
+        follows = not stage.always and len(why) == 1 and why[0].startswith(WAITS) and stage.name not in self._forced
+        return Planned(stage.name, bool(why), why, since, expected_seconds(self._times, stage.name), follows)
 
     def _why(self, stage: Stage[ConfigT, DataT], last: StageManifest | None) -> tuple[str, ...]:
         """Why a stage would run; nothing if it would not. Where what it writes is known, that is noted."""
@@ -136,7 +141,7 @@ class _Plan(Generic[ConfigT, DataT]):
         try:
             place = self._pipeline.place(stage, self._homes)
         except _Waits as waits:
-            return (*self._changed_settings(stage, last), f"it reads what {waits.name} writes")
+            return (*self._changed_settings(stage, last), f"{WAITS} {waits.name} writes")
         if place.finished:
             self._homes[stage.name] = place.home
         elif last is None:

@@ -6,7 +6,7 @@ import csv
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from offline.pipeline.plan import plan, plan_words
 from offline.pipeline.progress import Silence
 from offline.pipeline.runner import Pipeline
 from offline.pipeline.settings_view import only
+from offline.pipeline.stage import MANIFEST, StageContext
 from offline.splits.splits_file import Splits
 from tests.support.stand_ins import stand_in_stages
 
@@ -236,6 +237,29 @@ def test_from_a_stage_on_everything_that_depends_on_it_runs(home: Home) -> None:
         "train_conformal_risk",
         "export",
     }
+
+
+def test_what_only_follows_is_told_apart_and_spared_where_nothing_changes(home: Home) -> None:
+    """Trained heads that are not kept, for example, are the heads from before."""
+    changes = {"train_conformal_risk.steps": 7}
+    planned = {one.stage: one for one in plan(home.pipeline(changes))}
+    assert not planned["train_conformal_risk"].follows
+    assert planned["export"].follows
+    assert str(planned["export"]).startswith("export               follows, about 0 s: it reads what")
+    same = home.pipeline(changes)
+    kept = next((home.place / "w" / "stages" / "train_conformal_risk").iterdir())
+
+    def writes_the_same(context: StageContext[Any, Any]) -> None:
+        for path in kept.iterdir():
+            if path.name != MANIFEST:
+                shutil.copyfile(path, context.out / path.name)
+
+    same.stages = [
+        replace(one, run=writes_the_same) if one.name == "train_conformal_risk" else one for one in same.stages
+    ]
+    same.run()
+    assert set(home.ran.names) <= {one.stage for one in planned.values() if one.runs}
+    assert "export" not in home.ran.names
 
 
 def test_the_first_night_runs_everything(home: Home) -> None:
