@@ -12,8 +12,7 @@ from engines.store.file_names import CALIBRATION, MANIFEST, SPLITS
 from engines.store.store import Store
 from offline.certify.calibration_ledger import looks_of, tell_store
 from offline.certify.use_history import certifications_of
-from offline.splits.bundle_past import read_past
-from offline.splits.past_rows import remember_rows
+from offline.splits.bundle_past import read_past, remember_rows
 from offline.splits.store_history import BundlePast, StoreHistory
 from stage1.errors import ArtifactError
 

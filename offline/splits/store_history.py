@@ -11,9 +11,8 @@ from engines.store.bundle import Manifest
 from engines.store.bundle_record import records_of
 from engines.store.file_names import MANIFEST, SPLITS
 from offline.errors import DatasetError
-from offline.splits.bundle_past import PastRow, read_past
+from offline.splits.bundle_past import PastRow, read_past, read_past_rows
 from offline.splits.homes import Group
-from offline.splits.past_rows import read_past_rows
 from offline.splits.settings import Split
 from offline.splits.split_ledger import FIRST, Assignment, Event, Home, Ledger, PlacedRow
 from offline.splits.splits_file import Splits

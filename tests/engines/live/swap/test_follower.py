@@ -113,6 +113,35 @@ class TestRefresh:
 
         run(scenario)
 
+    def test_what_it_serves_and_what_stands_by_is_removed_by_nobody(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            made = [publish("a")]
+            async with following(store, standby=True) as follower:
+                made.append(publish("b"))
+                await follower.refresh()
+                # The pointer has left both, and the follower has not looked yet.
+                made += [publish(name) for name in "cd"]
+                assert follower.status().standby == made[0]
+                assert store.prune(1) == []
+                await follower.refresh()
+                await until(lambda: store.prune(1) == made[:1])
+                assert store.prune(1) == []
+            await until(lambda: store.prune(1) == made[1:2])
+
+        run(scenario)
+
+    def test_a_bundle_that_is_refused_is_held_no_longer(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            publish("a")
+            async with following(store) as follower:
+                bad = publish("b", golden_shift=1.0)
+                assert await follower.refresh() is False
+                publish("c")
+                publish("d")
+                assert bad in store.prune(1)
+
+        run(scenario)
+
     def test_at_the_same_time_loads_once(self, store: Store, publish: Publish) -> None:
         async def scenario() -> None:
             publish("a")
