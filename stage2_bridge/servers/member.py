@@ -14,7 +14,7 @@ from engines.errors import EngineError
 from stage1.errors import Stage1Error
 from stage2_bridge.client import ServerIdentity, Stage2Client, Stage2Error
 from stage2_bridge.protection.breaker import Breaker, State
-from stage2_bridge.protection.budget.budget import Budget, Cost
+from stage2_bridge.protection.budget.budget import Budget, Cost, Reservation
 from stage2_bridge.protection.byte_rate import ByteRate
 
 Told = TypeVar("Told")
@@ -133,8 +133,14 @@ class Member:
         """Whether a budget pays for calls that answer no image; it has paid if so."""
         if budget is None or self.cost is None:
             return True
-        claim = budget.claim(None)
-        return all(claim.reserve(self.cost) is not None for _ in range(calls))
+        claim, cost, paid = budget.claim(None), self.cost, list[Reservation]()
+        for _ in range(calls):
+            if (one := claim.reserve(cost)) is None:
+                for other in paid:
+                    other.give_back()
+                return False
+            paid.append(one)
+        return True
 
     def is_free(self, now: float) -> bool:
         """Whether it has room and does not rest; of its breaker that says nothing."""

@@ -44,6 +44,7 @@ class Fake:
         cut: closes after so many bytes of the reply.
         resets: and does so by a reset of the connection.
         only: paths that end like this get these; all by default.
+        images: and requests that have one of these in them; all by default.
     """
 
     answer: Handler
@@ -52,6 +53,7 @@ class Fake:
     cut: int | None = None
     resets: bool = False
     only: str = ""
+    images: tuple[bytes, ...] = ()
     asked: list[Asked] = field(default_factory=list)
     url: str = ""
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -78,7 +80,8 @@ class Fake:
                 del self.asked[:-MOST_ASKED]
                 if reply is None:
                     return
-                if not path.endswith(self.only):
+                has_image = not self.images or any(image in body for image in self.images)
+                if not (path.endswith(self.only) and has_image):
                     writer.write(reply)
                     continue
                 await asyncio.sleep(self.before_s)

@@ -381,6 +381,19 @@ def test_who_is_called_to_a_place_that_it_cannot_pay_for_leaves_it_to_the_next(t
     run(scenario())
 
 
+def test_calls_that_the_budget_has_not_all_together_cost_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        file, settings = StateFile(tmp_path / "budget"), BudgetSettings(calls=20)
+        budget = Budget(settings, 1.0, file, clock=clock, now=clock)
+        member = Member(Server("a"), Breaker(clock), 1, cost=Cost())
+        assert not member.affords(budget, 3)
+        assert budget.status.spent == 0
+        assert member.affords(budget, 2)
+        assert budget.status.spent == 2
+
+    run(scenario())
+
+
 def test_a_server_that_is_too_slow_is_a_timeout_and_says_so() -> None:
     async def scenario() -> None:
         servers = several(Server("a", error=RemoteError("no reply within 4 s", timed_out=True)))
