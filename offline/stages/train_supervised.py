@@ -131,7 +131,8 @@ def reads(config: RunConfig) -> Reads[Dataset]:
         files={"adapt_domain": (BACKBONE,)},
         rows=RowsOf(
             {
-                "train": learned(config),
+                # An engine that is asked for its answers is handed the groups of the rows too.
+                "train": learned(config, "group") if taught else learned(config),
                 "val_select": learned(config, "group"),
                 **(dict.fromkeys(EXAMS, PICTURES) if taken_over else {}),
             }

@@ -114,6 +114,9 @@ def test_the_report_of_the_run_the_store_and_publish_json_say_the_same_of_a_verd
     page = (out / PAGE).read_text()
     assert f'Gate: <span class="status {outcome}">{outcome}</span>' in page
     assert said.bundle in page
+    assert "This night" in page
+    assert "<td>Run</td><td>run</td>" in page
+    assert "<td>Looks left</td>" in page
     assert all(escape(reason) in page for reason in said.reasons)
     last = store.last_verdict()
     assert last is not None
