@@ -65,10 +65,12 @@ class Harvest:
 
     def _take_all(self) -> None:
         while self._queue:
+            seen = self._queue.popleft()
             try:
-                self.take(self._queue.popleft())
-            except OSError as error:
-                self.lost.add("not_written", str(error))
+                self.take(seen)
+            except Exception as error:  # noqa: BLE001  it is counted and told
+                # The edge to the disk: one picture that is not kept costs no other one.
+                self.lost.add(type(error).__name__, str(error), error=None if isinstance(error, OSError) else error)
 
     def take(self, seen: SeenImage) -> bool:
         """Keep one image, if there is a reason; in the thread.
