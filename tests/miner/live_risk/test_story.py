@@ -36,7 +36,10 @@ from stage2_bridge.bridge import Bridge
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 # The tiny engine scores red against blue, so it takes roadwork at night for an empty road.
-ROADWORK, ROAD, NIGHT_ROADWORK = (230, 220, 20), (20, 220, 230), (25, 220, 225)
+Scene = tuple[tuple[int, int, int], ExitLabel]
+ROADWORK: Scene = (230, 220, 20), 1
+ROAD: Scene = (20, 220, 230), 0
+NIGHT_ROADWORK: Scene = (25, 220, 225), 1
 BUDGET = TimeBudget(deadline_s=1e9, margin_s=0.0, reserve_s=0.05)
 
 
@@ -90,7 +93,7 @@ def test_from_a_shift_to_a_new_bundle(tmp_path: Path, store: Store, publish: Cal
             now=lambda: clock[0],
         )
 
-        async def validator(*scenes: tuple[tuple[int, int, int], ExitLabel]) -> list[float]:
+        async def validator(*scenes: Scene) -> list[float]:
             """Ask about these, and let the watch see them and ask about all it drew."""
             answers = []
             for colour, label in scenes:
@@ -116,11 +119,11 @@ def test_from_a_shift_to_a_new_bundle(tmp_path: Path, store: Store, publish: Cal
             )
             risk.tick()
 
-        day = await validator(*[(ROADWORK, 1), (ROAD, 0), (ROAD, 0)] * 8)
+        day = await validator(*[ROADWORK, ROAD, ROAD] * 8)
         assert [answer > 0.5 for answer in day] == [True, False, False] * 8
         assert (risk.status()["level"], risk.status()["losses"], risk.status()["theta"]) == ("ok", 0, 0)
 
-        night = await validator(*[(NIGHT_ROADWORK, 1), (ROAD, 0)] * 12)
+        night = await validator(*[NIGHT_ROADWORK, ROAD] * 12)
         assert not any(answer > 0.5 for answer in night), "they are missed, with a certificate"
         assert risk.status()["for_people"] == 12
         assert risk.status()["level"] == "ok", "flags are no misses"
@@ -128,7 +131,7 @@ def test_from_a_shift_to_a_new_bundle(tmp_path: Path, store: Store, publish: Cal
         status = risk.status()
         assert (status["level"], status["losses"], status["exits_as_0"]) == ("alarm", 12, False)
 
-        tightened = await validator(*[(NIGHT_ROADWORK, 1), (ROAD, 0), (ROADWORK, 1)] * 2)
+        tightened = await validator(*[NIGHT_ROADWORK, ROAD, ROADWORK] * 2)
         assert [answer > 0.5 for answer in tightened] == [True, False, True] * 2, "Stage-2 answers what exited as 0"
         assert bridge.stats.outcomes["answered"] >= 4
 
@@ -144,7 +147,7 @@ def test_from_a_shift_to_a_new_bundle(tmp_path: Path, store: Store, publish: Cal
 
         publish("second", shift=0.25, golden_shift=0.25)
         assert await follower.refresh()
-        calm = await validator((ROAD, 0), (ROADWORK, 1))
+        calm = await validator(ROAD, ROADWORK)
         assert [answer > 0.5 for answer in calm] == [False, True]
         status = risk.status()
         assert (status["level"], status["audits"], status["theta"], status["exits_as_0"]) == ("ok", True, 0, True)
