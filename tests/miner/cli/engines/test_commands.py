@@ -74,7 +74,8 @@ def test_bench_measures_what_runs_here_and_says_why_the_rest_does_not(store: Pat
 def test_a_bundle_is_pushed_and_pulled(store: Path, bundle: str, tmp_path: Path) -> None:
     pytest.importorskip("fsspec")
     url, there = f"file://{tmp_path / 'remote'}", str(tmp_path / "there")
-    assert run("push", url, "--store", str(store))[1] == f"cascade: {store}: no bundle is current; name one\n"
+    assert run("push", url, "--store", there)[1] == f"cascade: {there}: no bundle is current; name one\n"
+    assert run("push", url, "--store", str(store)) == (0, f"{bundle} is in {url}\n")
     assert run("push", url, bundle[:6], "--store", str(store)) == (0, f"{bundle} is in {url}\n")
     status, said = run("pull", url, "--store", there)
     assert (status, said.split()[0]) == (0, bundle)
