@@ -220,7 +220,7 @@ def test_a_page_in_a_browser_can_neither_look_nor_act(store: Store, publish: Pub
             assert (code, HEADER in told["error"]) == (403, True)
             assert (await ask(port, "GET", "/status", host=f"evil.example:{port}"))[0] == 403
             assert (await ask(port, "GET", "/reload", x_cascade_admin="1"))[0] == 405
-            assert (await ask(port, "GET", "/", x_cascade_admin="1"))[0] == 404
+            assert (await ask(port, "GET", "/nowhere", x_cascade_admin="1"))[0] == 404
 
     asyncio.run(scenario())
 
