@@ -6,7 +6,7 @@ import asyncio
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import structlog
 
@@ -38,12 +38,14 @@ LONGEST_REST_S = 30.0
 PROBE_TIMEOUT_S, DOWN_PROBE_S = 2.0, 1.0
 
 
-class _Chosen(NamedTuple):
-    """A server that is to be asked, the breaker's leave for it, and what is set aside for the call."""
+@dataclass(eq=False)
+class _Chosen:
+    """A server that is to be asked, with a place in it, the breaker's leave, and what is set aside for the call."""
 
     member: Member
     call: Call
     paid: Reservation | None
+    is_begun: bool = False
 
 
 class PreferredServers:
@@ -254,6 +256,9 @@ class PreferredServers:
             if claim is not None and member.cost is not None and (paid := claim.reserve(member.cost)) is None:
                 continue
             if (call := member.breaker.admit()) is not None:
+                # Taken here and not when it is sent: of images that come together each sees the places of the others.
+                member.in_flight += 1
+                member.asked_at = now
                 return _Chosen(member, call, paid)
             if paid is not None:
                 paid.give_back()
@@ -293,16 +298,24 @@ class PreferredServers:
 
     def _begun(self, chosen: _Chosen, content: bytes, until: float) -> asyncio.Task[NamedProbability]:
         task = asyncio.ensure_future(self._attempt(chosen, content, until))
-        # Fetched, so that the failure of one that nobody waits for any more does not reach the loop's handler.
-        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+        def ended(done: asyncio.Task[NamedProbability]) -> None:
+            # A task that is cancelled before its first step has done nothing, and cleans up nothing.
+            if not chosen.is_begun:
+                self._leave(chosen, failed=None, is_sent=False)
+            # Fetched, so that the failure of one that nobody waits for any more does not reach the loop's handler.
+            if not done.cancelled():
+                done.exception()
+
+        task.add_done_callback(ended)
         return task
 
     async def _attempt(self, chosen: _Chosen, content: bytes, until: float) -> NamedProbability:
-        member, call, paid = chosen
-        member.in_flight += 1
-        member.asked_at = self._clock()
+        member, paid = chosen.member, chosen.paid
+        chosen.is_begun = True
         began: float | None = None
         failed: bool | None = None
+        is_sent = True
         try:
             if member.rate is not None:
                 await member.rate.take(len(content), until)
@@ -321,16 +334,22 @@ class PreferredServers:
                 )
             if isinstance(error, RemoteError) and error.retry_after_s is not None:
                 member.rests_until = now + min(error.retry_after_s, LONGEST_REST_S)
-            if paid is not None and (began is None or was_not_sent(error)):
-                paid.give_back()
+            is_sent = began is not None and not was_not_sent(error)
             raise
         finally:
-            member.in_flight -= 1
-            self._call_next()
-            before = member.breaker.state
-            member.breaker.note(call, failed=failed)
-            if (after := member.breaker.state) is not before:
-                log.warning("stage2_server", server=member.client.name, state=after.value, before=before.value)
+            self._leave(chosen, failed=failed, is_sent=is_sent)
+
+    def _leave(self, chosen: _Chosen, *, failed: bool | None, is_sent: bool) -> None:
+        """Give the place back, tell the breaker what became of the call, and have one that was not sent cost nothing."""
+        member = chosen.member
+        if chosen.paid is not None and not is_sent:
+            chosen.paid.give_back()
+        member.in_flight -= 1
+        self._call_next()
+        before = member.breaker.state
+        member.breaker.note(chosen.call, failed=failed)
+        if (after := member.breaker.state) is not before:
+            log.warning("stage2_server", server=member.client.name, state=after.value, before=before.value)
 
     def _answered(self, member: Member, began: float) -> None:
         now = self._clock()

@@ -360,6 +360,49 @@ def test_the_cap_on_bytes_holds_for_all_servers_together_and_what_has_no_time_is
     run(scenario())
 
 
+def test_hedged_images_that_come_together_share_equals_and_no_server_gets_more_than_it_takes() -> None:
+    async def scenario() -> list[int]:
+        servers = [Server(name) for name in "abc"]
+        members = [Member(one, Breaker(clock), 2, equal=one.name == "b") for one in servers]
+        pool = PreferredServers(members, clock, hedge=HEDGED)
+        for _ in range(40):
+            await pool.ask(b"", 9.0)
+        before = [one.asked for one in servers]
+        asking = [asyncio.ensure_future(pool.ask(b"", 9.0)) for _ in range(5)]
+        # Before any of them takes so long that another server is asked too.
+        await asyncio.sleep(0.01)
+        found = [one.asked - asked for one, asked in zip(servers, before, strict=True)]
+        await asyncio.gather(*asking)
+        await asyncio.sleep(1.0)
+        assert [one.in_flight for one in members] == [0, 0, 0]
+        return found
+
+    assert run(scenario()) == [2, 2, 1]
+
+
+def test_a_hedged_image_whose_task_is_ended_before_it_is_sent_costs_nothing_and_takes_no_place(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        file, settings = StateFile(tmp_path / "budget"), BudgetSettings(calls=1000)
+        budget = Budget(settings, 1.0, file, clock=clock, now=clock)
+        members = [Member(Server(name), Breaker(clock), 2, cost=Cost()) for name in "ab"]
+        pool = PreferredServers(members, clock, hedge=HEDGED, budget=budget)
+        for _ in range(40):
+            await pool.ask(b"", 9.0)
+        spent = budget.status.spent
+        asking = asyncio.ensure_future(pool.ask(b"", 9.0))
+        await asyncio.sleep(0)
+        assert members[0].in_flight == 1
+        # As the loop does it at its end.
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for one in others:
+            one.cancel()
+        await asyncio.wait({asking})
+        await asyncio.sleep(0)
+        assert (budget.status.spent, members[0].in_flight) == (spent, 0)
+
+    run(scenario())
+
+
 def test_who_is_called_to_a_place_that_it_cannot_pay_for_leaves_it_to_the_next(tmp_path: Path) -> None:
     class Order:
         def gain(self, p: float) -> float:
