@@ -79,7 +79,18 @@ class ChatClient:
         """See `TwoOrders.ask_in_both_orders`."""
         if len(self._questions) == 1:
             return None
-        first, second = await asyncio.gather(*(self._asked(one, content, timeout_s) for one in self._questions))
+        asking = [asyncio.ensure_future(self._asked(one, content, timeout_s)) for one in self._questions]
+        try:
+            first, second = await asyncio.gather(*asking)
+        except RemoteError as error:
+            if not error.passing:
+                raise
+            # The other may have been computed, and paid for: both together are nothing that was never sent.
+            raise RemoteError(str(error), status=error.status, retry_after_s=error.retry_after_s) from error
+        finally:
+            for one in asking:
+                one.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
         return first, second
 
     async def check(self, timeout_s: float) -> str:
@@ -140,8 +151,8 @@ class ChatClient:
     async def _asked(self, question: str, content: bytes, timeout_s: float) -> float:
         completion = await self._completion(question, content, min(self._settings.timeout_s, timeout_s))
         found, usage = self._read(completion), completion.usage
-        tokens = 0 if usage is None else usage.prompt_tokens + usage.completion_tokens
-        return MeteredProbability(found, tokens) if tokens else found
+        tokens = None if usage is None else usage.tokens
+        return found if tokens is None else MeteredProbability(found, tokens)
 
     def _read(self, completion: Completion) -> float:
         choice = completion.choices[0]

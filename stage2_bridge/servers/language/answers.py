@@ -21,6 +21,8 @@ from stage2_bridge.client import ImageRefused, Stage2Error
 LEAST_MASS = 0.01
 # Of a model that can say nothing else than yes or no, after that was made sure of; the rest is rounding.
 WHOLE_MASS = 0.95
+# No model reads more at a time, and a number like this is a fault or a lie.
+MOST_TOKENS = 100_000_000
 WORD = re.compile(r"[^a-z]+")
 NUMBER = re.compile(r"\d*\.?\d+%?")
 # Tokens that can only begin one of the two, where nothing else is allowed.
@@ -49,6 +51,12 @@ class _Message(BaseModel):
 class _Usage(BaseModel):
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+    @property
+    def tokens(self) -> int | None:
+        """All together; None where what the server counts can be no number of tokens."""
+        parts = (self.prompt_tokens, self.completion_tokens)
+        return sum(parts) if min(parts) >= 0 and 0 < sum(parts) <= MOST_TOKENS else None
 
 
 class Choice(BaseModel):

@@ -10,12 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from engines.errors import RemoteError
 from stage1.errors import SettingsError
-from stage2_bridge.client import ImageRefused, Stage2Error
+from stage2_bridge.client import ImageRefused, MeteredProbability, Stage2Error
 from stage2_bridge.sample_image import black_image
+from stage2_bridge.servers.blame import was_not_sent
+from stage2_bridge.servers.chat import ChatClient
 from stage2_bridge.servers.language.answers import spoken, yes_share
 from stage2_bridge.servers.open_server import client_of
 from stage2_bridge.settings import OpenAiServer
@@ -236,6 +239,41 @@ def test_both_orders_of_the_options_are_asked_and_their_gap_can_be_told() -> Non
     assert asked(fake, lambda client: client.ask(IMAGE, 5.0), both_orders=True) == pytest.approx(0.6)
     texts = {json.loads(one.body)["messages"][0]["content"][0]["text"] for one in fake.asked}
     assert {text.rsplit(", ", 1)[1] for text in texts} == {"yes or no.", "no or yes."}
+
+
+@pytest.mark.parametrize("tokens", [-1_000_000, 10**400])
+def test_a_server_that_counts_its_tokens_wrongly_is_no_source_of_money(tokens: int) -> None:
+    def answer(one: Asked) -> bytes | None:
+        found = json.loads(chat({"yes": 0.0})(one).split(b"\r\n\r\n", 1)[1])
+        return as_json(found | {"usage": {"prompt_tokens": tokens, "completion_tokens": 1}})
+
+    # Nothing is known of what it took, so that the most that it may be is paid.
+    found = asked(Fake(answer), lambda client: client.ask(IMAGE, 5.0))
+    assert found == 1.0
+    assert not isinstance(found, MeteredProbability)
+
+
+@pytest.mark.parametrize("failing", ["yes or no.", "no or yes."])
+def test_of_two_orders_of_which_one_was_sent_it_is_not_said_that_neither_was(failing: str) -> None:
+    fake = Fake(chat({"yes": 0.0}), before_s=0.2)
+
+    async def both(client: ChatClient) -> None:
+        ask = client._http.send
+
+        async def send(request: Any, **more: Any) -> Any:
+            if failing in request.content.decode():
+                raise httpx2.ConnectError("nobody there")
+            return await ask(request, **more)
+
+        client._http.send = send  # type: ignore[method-assign]
+        with pytest.raises(RemoteError, match="nobody there") as told:
+            await client.ask(IMAGE, 5.0)
+        assert not was_not_sent(told.value)
+        # It would be sent once more where it were.
+        assert not told.value.passing
+        assert len(asyncio.all_tasks()) <= 3
+
+    asked(fake, both, both_orders=True)
 
 
 def test_a_question_of_ones_own_names_the_options_or_has_one_order(tmp_path: Path) -> None:
