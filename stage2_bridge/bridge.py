@@ -220,6 +220,18 @@ class Bridge:
         several = None if self._asked is None else self._asked.several
         return several is None or several.pays(server)
 
+    def probability(self, server: str, score: float) -> float:
+        """The calibrated probability that a score means, of a server that is asked without the bridge.
+
+        Args:
+            server: its name.
+            score: what it said.
+
+        Raises:
+            Stage2Error: it is none in [0, 1].
+        """
+        return self._calibrated(server, float(_checked(score)))
+
     async def watch(self) -> None:
         """Probe servers that nobody asks, for ever."""
         while True:

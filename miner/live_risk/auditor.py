@@ -11,7 +11,7 @@ from functools import partial
 
 import structlog
 
-from engines.errors import StoreError
+from engines.errors import EngineError, StoreError
 from engines.live.slot import BundleSlot
 from engines.live.swap.follower import StoreFollower
 from miner.live_risk.live_risk import LiveRisk
@@ -137,8 +137,9 @@ class Auditor:
             self._seconded.discard(number)
             return False
         try:
-            said = await self._second.ask(content, self._risk.settings.verdict_s)
-        except (Stage2Error, TimeoutError) as error:
+            score = await self._second.ask(content, self._risk.settings.verdict_s)
+            said = self._bridge.probability(self._second.name, score)
+        except (EngineError, Stage2Error, TimeoutError) as error:
             log.debug("second_model_failed", reason=str(error))
             self._seconded.discard(number)
             return False

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+import math
 import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from engines.errors import RemoteError
 from engines.live.batcher import Batcher
 from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.live.settings import BatchSettings
@@ -385,7 +387,11 @@ def test_an_audit_waits_while_the_budget_keeps_anything_from_a_hand_off_and_pays
 
 def test_a_second_model_makes_a_miss_of_a_flag(tmp_path: Path, bundle: LiveBundle) -> None:
     async def story(second: Expert) -> tuple[int, int]:
-        bridge = Bridge(Expert(0.9), max_in_flight=4, clock=time.monotonic)
+        # The score of the third is no probability before it is calibrated.
+        means = {"low": 0.3}
+        bridge = Bridge(
+            Expert(0.9), max_in_flight=4, calibrated=lambda name, score: means.get(name, score), clock=time.monotonic
+        )
         risk = watched(tmp_path / second.name / str(second.probability), bundle)
         auditor = Auditor(risk, bridge, BundleSlot(), most_in_flight=4, second=second, clock=time.monotonic)
         took(risk, seen(bundle, 1))
@@ -398,6 +404,9 @@ def test_a_second_model_makes_a_miss_of_a_flag(tmp_path: Path, bundle: LiveBundl
     assert asyncio.run(story(Expert(0.2, "other"))) == (0, 1), "where they differ a person decides"
     assert asyncio.run(story(Expert(0.8, "expert"))) == (0, 0), "the same model does not agree with itself"
     assert asyncio.run(story(Expert(0.8, "failing", Stage2Error("no")))) == (0, 3)
+    assert asyncio.run(story(Expert(0.8, "gone", RemoteError("nobody there", passing=True)))) == (0, 3)
+    assert asyncio.run(story(Expert(math.nan, "odd"))) == (0, 3), "what is no probability says nothing"
+    assert asyncio.run(story(Expert(0.8, "low"))) == (0, 1), "its score is calibrated, as that of the first is"
 
 
 def test_answers_are_the_same_with_and_without_the_watch(tmp_path: Path, bundle: LiveBundle, encoded: Any) -> None:
