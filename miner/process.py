@@ -302,5 +302,8 @@ def _reload(
         # Of the time that a request has, a part is kept for an answer without it.
         await rules(wanted)
 
+    # Keys, prompts, certificates and engines are files.
+    names_files = frozenset({"stage2"})
+
     takers = {("log",): logs, ("access", "requests"): rules, ("retrain", "night"): night, ("stage2",): stage2}
-    return SettingsReload(settings, read_again or (lambda: settings), takers)
+    return SettingsReload(settings, read_again or (lambda: settings), takers, names_files)

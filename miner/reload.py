@@ -24,14 +24,21 @@ class SettingsReload:
         settings: those in force.
         read: reads them anew, from where they came.
         takers: by section of the settings, who takes a change of it; sections that one taker shares are given together.
+        names_files: sections that name files. Their takers are asked each time, for a file may be another one while
+            its name is the same.
     """
 
     def __init__(
-        self, settings: MinerSettings, read: Callable[[], MinerSettings], takers: Mapping[tuple[str, ...], Take]
+        self,
+        settings: MinerSettings,
+        read: Callable[[], MinerSettings],
+        takers: Mapping[tuple[str, ...], Take],
+        names_files: AbstractSet[str] = frozenset(),
     ) -> None:
         self._in_force = settings
         self._read = read
         self._takers = takers
+        self._names_files = names_files
 
     async def again(self) -> list[str]:
         """Read the settings and take over what changed.
@@ -69,7 +76,7 @@ class SettingsReload:
         unfit: dict[tuple[str, ...], str] = {}
         for sections, take in self._takers.items():
             changed = self._changed(wanted, sections) if sections in asked else []
-            if not changed:
+            if sections not in asked or not (changed or self._names_files.intersection(sections)):
                 continue
             try:
                 mixed = self._in_force.with_sections({section: getattr(wanted, section) for section in sections})
@@ -79,7 +86,7 @@ class SettingsReload:
             try:
                 await take(mixed)
             except (CascadeError, OSError) as error:
-                _tell_refused(changed, str(error))
+                _tell_refused(changed or list(sections), str(error))
                 refused += changed
                 continue
             self._in_force = mixed

@@ -17,11 +17,12 @@ class BackgroundTasks:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[object]] = set()
 
-    def begin(self, work: Coroutine[Any, Any, object]) -> None:
-        """Run it beside everything else."""
+    def begin(self, work: Coroutine[Any, Any, object]) -> asyncio.Task[object]:
+        """Run it beside everything else; returns its task."""
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._ended)
+        return task
 
     def cancel(self) -> list[asyncio.Task[object]]:
         """Cancel what runs; returns it, to be awaited."""

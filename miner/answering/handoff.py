@@ -18,7 +18,7 @@ from stage2_bridge.calibration.recorded_order import RecordedOrder
 from stage2_bridge.client import ServerIdentity
 from stage2_bridge.protection.budget.budget import Budget
 from stage2_bridge.protection.budget.state_file import StateFile
-from stage2_bridge.servers.open_server import dearest_call, servers_of
+from stage2_bridge.servers.open_server import dearest_call, made_of, servers_of
 from stage2_bridge.servers.preferred import PreferredServers
 from stage2_bridge.settings import Stage2Settings
 
@@ -62,7 +62,9 @@ class HandOff:
         self._clock, self._now = clock, now
         self._calibrations = calibrations or Calibrations(None)
         self._first = _first(settings)
+        self._settings, self._made_of = settings, _made_of(settings)
         self._tasks = BackgroundTasks()
+        self._watching: asyncio.Task[object] | None = None
         self._retired: list[tuple[PreferredServers, PreferredServers | None]] = []
         self._budget = self._opened_budget(settings)
         try:
@@ -83,13 +85,15 @@ class HandOff:
     def begin(self) -> None:
         """Look at the servers and keep an eye on them, beside everything else."""
         self._tasks.begin(self.bridge.watch())
-        self._tasks.begin(self._calibrations.watch(self._identities))
+        self._watch()
         if self._servers is not None:
             # Not waited for: a server may come up after the miner, and Stage-1 answers until then.
             self._tasks.begin(look_at(self._servers))
 
     async def change(self, settings: Stage2Settings) -> None:
         """Go on with other servers or other settings of them; what is under way ends where it began.
+
+        Nothing happens where the settings and all files that they name are the same.
 
         Args:
             settings: of the servers.
@@ -98,6 +102,9 @@ class HandOff:
             engines.errors.EngineError: as at the start; nothing has changed then.
             stage1.errors.Stage1Error: as at the start.
         """
+        made_of = _made_of(settings)
+        if (settings, made_of) == (self._settings, self._made_of):
+            return
         old, new_budget = self._servers, self._budget is None and settings.is_asked
         budget = self._opened_budget(settings) if new_budget else self._budget
         try:
@@ -114,12 +121,14 @@ class HandOff:
             servers, max_in_flight=settings.hand_offs, max_waiting=settings.max_waiting, cache=settings.cache
         )
         self._servers, self._first = servers, _first(settings)
+        self._calibrations.forget(one for one in made_of if made_of[one] != self._made_of.get(one))
+        self._settings, self._made_of = settings, made_of
         if old is not None:
             self._retired.append((old, servers))
             self._tasks.begin(self._retire(old, servers))
         if servers is not None:
             self._tasks.begin(look_at(servers))
-            self._tasks.begin(self._calibrations.look(self._identities))
+        self._watch()
         _tell_none(settings)
 
     async def end(self) -> None:
@@ -133,6 +142,12 @@ class HandOff:
             with suppress(Exception):
                 await _close_those_left(old, new)
         self._close_budget()
+
+    def _watch(self) -> None:
+        """Ask who the present servers are; what is still asked of others would speak of those who are gone."""
+        if self._watching is not None:
+            self._watching.cancel()
+        self._watching = self._tasks.begin(self._calibrations.watch(self._identities))
 
     def _opened_budget(self, settings: Stage2Settings) -> Budget | None:
         if settings.budget is None or not settings.is_asked:
@@ -167,6 +182,11 @@ class HandOff:
             await asyncio.wait_for(old.idle(), RETIRE_S)
         self._retired.remove((old, new))
         await _close_those_left(old, new)
+
+
+def _made_of(settings: Stage2Settings) -> dict[str, object]:
+    """By the name of each server what it is made of; see `made_of`."""
+    return {one.name: made_of(one) for one in settings.all_servers}
 
 
 def _first(settings: Stage2Settings) -> str:

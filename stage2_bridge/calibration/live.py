@@ -8,7 +8,7 @@ they are taken as they are.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -125,6 +125,11 @@ class Calibrations:
             self._held[server] = held
             if before is None or _status(server, before) != _status(server, held):
                 _tell(server, held)
+
+    def forget(self, servers: Iterable[str]) -> None:
+        """Others may answer under these names from now on: who they are is not known until they say it."""
+        for server in servers:
+            self._held.pop(server, None)
 
     async def watch(self, identities: Identities, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         """Look at who the servers are now and then, for ever.

@@ -70,7 +70,7 @@ def servers_of(
     rate = None if most_bytes is None else ByteRate(most_bytes, clock)
     members = []
     for one in settings.all_servers:
-        made_from = _made_from(one)
+        made_from = made_of(one)
         same = old.get(one.name)
         if same is not None and same.made_from != made_from:
             same = None
@@ -113,11 +113,13 @@ def dearest_call(settings: Stage2Settings) -> float:
     return max((cost.upper for cost in costs if cost is not None), default=0.0)
 
 
-def _made_from(server: Server) -> object:
-    """What a client is made from, the files of an engine among it."""
-    if not isinstance(server, EngineServer):
-        return server
-    files = (server.directory / name for name in (ENGINE, PREPROCESS, CALIBRATOR))
+def made_of(server: Server) -> object:
+    """What a client is made from: the settings, and what tells the files that they name from later ones."""
+    if isinstance(server, EngineServer):
+        files = [server.directory / name for name in (ENGINE, PREPROCESS, CALIBRATOR)]
+    else:
+        named = (getattr(server, name, None) for name in ("key_file", "ca_file", "prompt_file", "file"))
+        files = [one for one in named if one is not None]
     stats = (file.stat() if file.exists() else None for file in files)
     return server, tuple(None if one is None else (one.st_ino, one.st_size, one.st_mtime_ns) for one in stats)
 

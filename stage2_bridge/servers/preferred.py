@@ -340,7 +340,7 @@ class PreferredServers:
             self._leave(chosen, failed=failed, is_sent=is_sent)
 
     def _leave(self, chosen: _Chosen, *, failed: bool | None, is_sent: bool) -> None:
-        """Give the place back, tell the breaker what became of the call, and have one that was not sent cost nothing."""
+        """Give the place back, tell the breaker how the call ended, and have one that was not sent cost nothing."""
         member = chosen.member
         if chosen.paid is not None and not is_sent:
             chosen.paid.give_back()

@@ -55,6 +55,26 @@ def test_what_needs_no_restart_is_taken_over() -> None:
     assert [entry["event"] for entry in logs] == ["settings_taken"]
 
 
+def test_a_section_that_names_files_is_handed_on_though_it_is_the_same() -> None:
+    taken: list[str] = []
+
+    def taker(name: str) -> Any:
+        async def take(settings: MinerSettings) -> None:  # noqa: ARG001
+            taken.append(name)
+            if len(taken) > 1:
+                raise SettingsError("the key is empty")
+
+        return take
+
+    takers = {("access",): taker("access"), ("stage2",): taker("stage2")}
+    reload = SettingsReload(MinerSettings(), MinerSettings, takers, names_files=frozenset({"stage2"}))
+    with capture_logs() as logs:
+        assert asyncio.run(reload.again()) == []
+        assert asyncio.run(reload.again()) == []
+    assert taken == ["stage2", "stage2"]
+    assert [(one["event"], one["sections"]) for one in logs] == [("settings_not_taken", ["stage2"])]
+
+
 def test_what_needs_one_is_named_until_it_comes() -> None:
     changed = "[axon]\nport = 9000\n[access]\nmin_stake = 5\n"
     taken, sections, logs = reloaded("", changed, changed)

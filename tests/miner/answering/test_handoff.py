@@ -317,3 +317,57 @@ def test_to_ask_a_server_who_it_is_is_paid_for_and_left_alone_where_nothing_is_l
             await hand_off.close()
 
     asyncio.run(scenario())
+
+
+def test_a_key_that_is_another_is_read_again_and_where_nothing_is_another_nothing_happens(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with fake(0.9).running() as there:
+            key = tmp_path / "key"
+            key.write_text("first")
+            wanted = settings(kserve(there, "there", key_file=key))
+            hand_off = HandOff(wanted, tmp_path)
+            await ask(hand_off)
+            servers = hand_off._servers
+            await hand_off.change(wanted)
+            assert hand_off._servers is servers
+            key.write_text("second one")
+            await hand_off.change(wanted)
+            await ask(hand_off)
+            assert there.asked[-1].headers["authorization"] == "Bearer second one"
+            key.write_text("")
+            with pytest.raises(SettingsError, match="is empty"):
+                await hand_off.change(wanted)
+            assert (await ask(hand_off)).outcome is Outcome.ANSWERED
+            await hand_off.bridge.close()
+            await hand_off.close()
+
+    asyncio.run(scenario())
+
+
+def test_another_server_under_a_name_is_unchecked_until_it_says_who_it_is_whatever_the_old_one_says_meanwhile(
+    tmp_path: Path,
+) -> None:
+    async def scenario() -> None:
+        seventh = classifier(lambda _: {"probability": np.array([0.2], np.float32)}, version="7")
+        async with Fake(seventh, only="/infer", before_s=0.5).running() as old, fake(0.9).running() as new:
+            calibrations = Calibrations(None)
+            first, second = settings(kserve(old, "a", timeout_s=9.0)), settings(kserve(new, "a"))
+            hand_off = HandOff(first, tmp_path, calibrations)
+            hand_off.begin()
+            # The old one is asked who it is, and is gone before it has said so.
+            while not any(one.path.endswith("/infer") for one in old.asked):
+                await asyncio.sleep(0.01)
+            await hand_off.change(second)
+            while calibrations.status(["a"])[0].model != "roadwork 1":
+                await asyncio.sleep(0.01)
+            # Longer than the old one takes.
+            for _ in range(8):
+                await asyncio.sleep(0.1)
+                assert calibrations.status(["a"])[0].model == "roadwork 1"
+            await hand_off.change(settings(kserve(new, "a") | {"url": "http://127.0.0.1:1"}))
+            assert calibrations.status(["a"])[0].model == ""
+            await hand_off.end()
+            await hand_off.bridge.close()
+            await hand_off.close()
+
+    asyncio.run(scenario())

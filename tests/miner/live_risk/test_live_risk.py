@@ -389,9 +389,11 @@ def test_a_second_model_makes_a_miss_of_a_flag(tmp_path: Path, bundle: LiveBundl
     async def story(second: Expert) -> tuple[int, int]:
         # The score of the third is no probability before it is calibrated.
         means = {"low": 0.3}
-        bridge = Bridge(
-            Expert(0.9), max_in_flight=4, calibrated=lambda name, score: means.get(name, score), clock=time.monotonic
-        )
+
+        def calibrated(name: str, score: float) -> float:
+            return means.get(name, score)
+
+        bridge = Bridge(Expert(0.9), max_in_flight=4, calibrated=calibrated, clock=time.monotonic)
         risk = watched(tmp_path / second.name / str(second.probability), bundle)
         auditor = Auditor(risk, bridge, BundleSlot(), most_in_flight=4, second=second, clock=time.monotonic)
         took(risk, seen(bundle, 1))
