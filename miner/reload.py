@@ -76,7 +76,7 @@ class SettingsReload:
         unfit: dict[tuple[str, ...], str] = {}
         for sections, take in self._takers.items():
             changed = self._changed(wanted, sections) if sections in asked else []
-            if sections not in asked or not (changed or self._names_files.intersection(sections)):
+            if sections not in asked or (not changed and self._names_files.isdisjoint(sections)):
                 continue
             try:
                 mixed = self._in_force.with_sections({section: getattr(wanted, section) for section in sections})

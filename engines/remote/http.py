@@ -120,8 +120,10 @@ async def ask(
         most_bytes: of the body of the reply.
 
     Raises:
-        RemoteError: no reply in time, a reply that is too long, or a status of 300 and above.
+        RemoteError: no reply in time, a reply that is too long, a status of 300 and above, or a client that is closed.
     """
+    if http.is_closed:
+        raise RemoteError(f"{url}: not sent, for its connections are closed", passing=True)
     steps: set[str] = set()
 
     async def trace(step: str, _: Mapping[str, Any]) -> None:

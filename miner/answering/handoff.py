@@ -64,7 +64,7 @@ class HandOff:
         self._first = _first(settings)
         self._settings, self._made_of = settings, _made_of(settings)
         self._tasks = BackgroundTasks()
-        self._watching: asyncio.Task[object] | None = None
+        self._looking: list[asyncio.Task[object]] = []
         self._retired: list[tuple[PreferredServers, PreferredServers | None]] = []
         self._budget = self._opened_budget(settings)
         try:
@@ -85,10 +85,7 @@ class HandOff:
     def begin(self) -> None:
         """Look at the servers and keep an eye on them, beside everything else."""
         self._tasks.begin(self.bridge.watch())
-        self._watch()
-        if self._servers is not None:
-            # Not waited for: a server may come up after the miner, and Stage-1 answers until then.
-            self._tasks.begin(look_at(self._servers))
+        self._look()
 
     async def change(self, settings: Stage2Settings) -> None:
         """Go on with other servers or other settings of them; what is under way ends where it began.
@@ -126,9 +123,7 @@ class HandOff:
         if old is not None:
             self._retired.append((old, servers))
             self._tasks.begin(self._retire(old, servers))
-        if servers is not None:
-            self._tasks.begin(look_at(servers))
-        self._watch()
+        self._look()
         _tell_none(settings)
 
     async def end(self) -> None:
@@ -143,11 +138,14 @@ class HandOff:
                 await _close_those_left(old, new)
         self._close_budget()
 
-    def _watch(self) -> None:
-        """Ask who the present servers are; what is still asked of others would speak of those who are gone."""
-        if self._watching is not None:
-            self._watching.cancel()
-        self._watching = self._tasks.begin(self._calibrations.watch(self._identities))
+    def _look(self) -> None:
+        """Look at the present servers; what others are still asked would be told of those who are gone."""
+        for task in self._looking:
+            task.cancel()
+        self._looking = [self._tasks.begin(self._calibrations.watch(self._identities))]
+        if self._servers is not None:
+            # Not waited for: a server may come up after the miner, and Stage-1 answers until then.
+            self._looking.append(self._tasks.begin(look_at(self._servers)))
 
     def _opened_budget(self, settings: Stage2Settings) -> Budget | None:
         if settings.budget is None or not settings.is_asked:

@@ -31,7 +31,7 @@ from stage2_bridge.calibration.record import GainTable, Latency, Stage2Record
 from stage2_bridge.calibration.survey import Survey, survey
 from stage2_bridge.client import ServerIdentity, Stage2Error
 from stage2_bridge.protection.budget.budget import Cost
-from stage2_bridge.servers.open_server import client_of
+from stage2_bridge.servers.open_server import calls_of, client_of, cost_of
 from stage2_bridge.settings import EngineServer, OpenAiServer, Server, Stage2Settings
 
 # Fewer rows of val_select than these are said to be few: 42 answers were too few to fit one number in a published test.
@@ -112,19 +112,15 @@ def some_of(rows: Dataset, most: int | None) -> frozenset[str]:
 
 
 def price_of(server: Server, price: float | None) -> Cost | None:
-    """What a call costs: what is said, or else what the settings of the server say; None where neither does.
+    """What handing an image on costs: what is said, or else what the settings say; None where neither does.
 
     Args:
         server: its settings.
         price: of a call; None for that of the settings.
     """
     if price is not None:
-        return Cost(price)
-    if server.free or not server.dearest_call:
-        return None
-    if isinstance(server, OpenAiServer):
-        return Cost(server.price_a_call, server.price_per_1000_tokens / 1000, server.most_tokens)
-    return Cost(server.price_a_call)
+        return Cost(calls_of(server) * price)
+    return cost_of(server, "money") if server.dearest_call else None
 
 
 async def asked(

@@ -357,7 +357,10 @@ def test_another_server_under_a_name_is_unchecked_until_it_says_who_it_is_whatev
             # The old one is asked who it is, and is gone before it has said so.
             while not any(one.path.endswith("/infer") for one in old.asked):
                 await asyncio.sleep(0.01)
-            await hand_off.change(second)
+            with capture_logs() as logs:
+                await hand_off.change(second)
+                await asyncio.sleep(0.2)
+            assert [one["event"] for one in logs if one["log_level"] == "warning"] == ["stage2_not_calibrated"]
             while calibrations.status(["a"])[0].model != "roadwork 1":
                 await asyncio.sleep(0.01)
             # Longer than the old one takes.

@@ -244,7 +244,9 @@ def test_both_orders_of_the_options_are_asked_and_their_gap_can_be_told() -> Non
 @pytest.mark.parametrize("tokens", [-1_000_000, 10**400])
 def test_a_server_that_counts_its_tokens_wrongly_is_no_source_of_money(tokens: int) -> None:
     def answer(one: Asked) -> bytes | None:
-        found = json.loads(chat({"yes": 0.0})(one).split(b"\r\n\r\n", 1)[1])
+        sound = chat({"yes": 0.0})(one)
+        assert sound is not None
+        found = json.loads(sound.split(b"\r\n\r\n", 1)[1])
         return as_json(found | {"usage": {"prompt_tokens": tokens, "completion_tokens": 1}})
 
     # Nothing is known of what it took, so that the most that it may be is paid.

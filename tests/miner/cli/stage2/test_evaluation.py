@@ -18,12 +18,15 @@ from engines.store.file_names import CALIBRATOR, ENGINE, PREPROCESS, SPLITS
 from engines.store.stage2_scores import HOME, RECORD, SCORES, scored_servers
 from engines.store.store import Store
 from miner.cli.main import app
+from miner.cli.stage2.evaluation import price_of
 from offline.splits.settings import Split
 from offline.splits.splits_file import SplitRow, Splits, SplitSet
 from stage1.artifacts import sha256_file
 from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
 from stage2_bridge.calibration.record import Stage2Record
+from stage2_bridge.protection.budget.budget import Cost
+from stage2_bridge.settings import OpenAiServer
 from tests.support.calibrators import calibrator_of_slopes
 from tests.support.red_and_blue import red_and_blue
 
@@ -147,6 +150,16 @@ def test_what_was_answered_before_is_not_asked_again(world: World) -> None:
     assert world.run("evaluate", "--most", "10")[0] == 0
     assert len(world.lines) == 120
     assert (world.record.answers.rows, world.record.latency.calls) == (50, 120)
+
+
+def test_an_image_that_is_asked_about_in_both_orders_costs_two_calls() -> None:
+    prices = {"price_a_call": 0.5, "price_per_1000_tokens": 10.0, "most_tokens": 100}
+    one = OpenAiServer.model_validate({"name": "a", "url": "http://a", "model": "m", **prices})
+    both = one.model_copy(update={"both_orders": True})
+    assert price_of(one, None) == Cost(0.5, 0.01, 100)
+    assert price_of(both, None) == Cost(1.0, 0.01, 200)
+    assert (price_of(one, 0.25), price_of(both, 0.25)) == (Cost(0.25), Cost(0.5))
+    assert price_of(both.model_copy(update={"free": True}), None) is None
 
 
 def test_the_price_of_the_settings_is_what_handing_on_costs(world: World) -> None:
