@@ -66,7 +66,7 @@ def test_a_section_that_names_files_is_handed_on_though_it_is_the_same() -> None
 
         return take
 
-    takers = {("access",): taker("access"), ("stage2",): taker("stage2")}
+    takers: dict[tuple[str, ...], Any] = {("access",): taker("access"), ("stage2",): taker("stage2")}
     reload = SettingsReload(MinerSettings(), MinerSettings, takers, names_files=frozenset({"stage2"}))
     with capture_logs() as logs:
         assert asyncio.run(reload.again()) == []

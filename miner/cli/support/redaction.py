@@ -40,7 +40,8 @@ def redaction(settings: MinerSettings, variables: Mapping[str, str], home: Path)
 
     That is: the directory and the names of wallets, the address of their coldkeys, what follows the host of a chain's
     endpoint (providers put keys there), values of variables whose name says that they are secret, the files of keys for
-    Stage-2 servers, and the home directory's name. Addresses of hotkeys are public and stay.
+    Stage-2 servers and what one of one's own is made with under such a name, and the home directory's name. Addresses
+    of hotkeys are public and stay.
 
     Args:
         settings: of the miner.
@@ -60,10 +61,20 @@ def redaction(settings: MinerSettings, variables: Mapping[str, str], home: Path)
         name, file = getattr(server, "key_env", None), getattr(server, "key_file", None)
         secrets += [variables[name]] if name is not None and name in variables else []
         secrets += [_read(file)] if file is not None else []
+        secrets += _secrets_of(getattr(server, "options", {}))
     found |= {secret.strip(): HIDDEN for secret in secrets if len(secret.strip()) >= LEAST_SECRET}
     if len(home.parts) > 1:
         found.setdefault(str(home), "~")
     return Redaction({part: found[part] for part in sorted(found, key=len, reverse=True)})
+
+
+def _secrets_of(value: object, name: str = "") -> list[str]:
+    """Texts anywhere in a value of JSON under a name that says that they are secret."""
+    if isinstance(value, Mapping):
+        return [one for key, part in value.items() for one in _secrets_of(part, f"{name} {key}")]
+    if isinstance(value, list | tuple):
+        return [one for part in value for one in _secrets_of(part, name)]
+    return [value] if isinstance(value, str) and _SECRET_NAME.search(name) else []
 
 
 def _of_wallet(wallet: WalletSettings) -> dict[str, str]:

@@ -128,3 +128,16 @@ def test_the_key_of_a_stage2_server_does_not_leave(home: Path) -> None:
     settings = load_settings(changes={"stage2.servers": json.loads(servers)})
     text = redaction(settings, {}, home).text("Bearer in-a-file-4711")
     assert text == f"Bearer {HIDDEN}"
+
+
+def test_what_a_server_of_ones_own_is_made_with_under_the_name_of_a_secret_does_not_leave(home: Path) -> None:
+    (home / "cascade.toml").write_text(
+        f'{SETTINGS}[[stage2.servers]]\nkind = "python"\nname = "mine"\nfile = "mine.py"\nfactory = "Mine"\n'
+        'options = { region = "frankfurt", api_key = "in-the-options-1", more = [{ Password = "in-a-list-2" }] }\n'
+    )
+    settings = load_settings(home / "cascade.toml")
+    text = redaction(settings, {}, home).text("frankfurt in-the-options-1 in-a-list-2")
+    assert text == f"frankfurt {HIDDEN} {HIDDEN}"
+    _, files = archive()
+    assert "frankfurt" in files["settings.toml"]
+    assert not any("in-the-options-1" in content or "in-a-list-2" in content for content in files.values())
