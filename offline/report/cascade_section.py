@@ -33,13 +33,16 @@ LOOK_AT = "Look at the prompt, the classes or the model of the server."
 MANY_ROWS = 200
 
 
-def cascade_section(cascades: Sequence[WholeCascade], *, infeasible: bool = False) -> str:
+def cascade_section(cascades: Sequence[WholeCascade], *, infeasible: bool = False, left_out: str = "") -> str:
     """Both stages together, as HTML.
 
     Args:
         cascades: one for each server that was asked; none says how to ask one.
         infeasible: whether nothing was certified, so that the certified policy hands everything on.
+        left_out: why nothing can be said, where something is wrong with what is kept of a server.
     """
+    if left_out:
+        return f'<h2>The whole cascade</h2><p class="bad">The whole cascade is left out: {escape(left_out)}</p>'
     if not cascades:
         return f"<h2>The whole cascade</h2><p>{_code(HOW_TO)}</p>"
     return "".join(_one(cascade, infeasible=infeasible) for cascade in cascades)

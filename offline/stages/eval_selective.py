@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from engines.errors import StoreError
 from engines.store.file_names import CALIBRATOR, METRICS, PAGE, PARAMS, PREPROCESS
 from engines.store.stage2_scores import score_files
 from offline.certify.engine_agreement import machine_of
@@ -15,7 +16,7 @@ from offline.certify.second_look import SecondLook
 from offline.data.checks.preflight import PREFLIGHT, PreflightReport
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
-from offline.evaluation.cascade_curve import CascadeFile
+from offline.evaluation.cascade_curve import CascadeFile, Stage1Answers, WholeCascade
 from offline.evaluation.evaluate import EvaluationSettings, evaluate, metrics_csv
 from offline.evaluation.stream_cells import judge_cells
 from offline.learning.race.outcome import RaceRecord
@@ -55,6 +56,7 @@ from stage1.artifacts import write_atomic
 from stage1.baselines.literature import ReferenceRules
 from stage1.baselines.softmax import Thresholds
 from stage1.certificate.params import ScrcParams
+from stage1.errors import ArtifactError, CalibrationError
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
 
@@ -88,15 +90,7 @@ def run_eval_selective(context: Context) -> None:
     report = evaluate(test, params, calibrator, rules, thresholds, EvaluationSettings(seed=context.config.seed), cells)
     report.write(context.out / REPORT)
     write_atomic(context.out / METRICS, metrics_csv(report).encode())
-    cascades = cascades_of(
-        context.store.root,
-        stage1_answers(test, params, calibrator),
-        rows,
-        rows_of(context, "val_select").sent_by(sender_of(params)),
-        preprocess,
-        seed=context.config.seed,
-        told=told,
-    )
+    cascades, left_out = _cascades(context, stage1_answers(test, params, calibrator), rows, params, preprocess)
     CascadeFile(cascades=cascades).write(context.out / CASCADE)
     pictures = thumbnails(rows, [mistake.row for mistake in report.mistakes], preprocess)
     again = thumbnails(context.data.through_copies(), SecondLook.read(calibrated / SECOND_LOOK).rows, preprocess)
@@ -119,9 +113,21 @@ def run_eval_selective(context: Context) -> None:
             *TrainingRecord.read(context.inputs["train_supervised"] / TRAINING).notes(),
         ),
         race=_race(context, preprocess),
-        cascade=cascade_section(cascades, infeasible=params.rule is None),
+        cascade=cascade_section(cascades, infeasible=params.rule is None, left_out=left_out),
     )
     write_atomic(context.out / PAGE, page.encode())
+
+
+def _cascades(
+    context: Context, test: Stage1Answers, rows: Dataset, params: ScrcParams, preprocess: PreprocessSettings
+) -> tuple[tuple[WholeCascade, ...], str]:
+    """What both stages do together, and why that is left out, if it is: no bundle depends on it."""
+    select = rows_of(context, "val_select").sent_by(sender_of(params))
+    seed, told = context.config.seed, context.progress.step
+    try:
+        return cascades_of(context.store.root, test, rows, select, preprocess, seed=seed, told=told), ""
+    except (StoreError, ArtifactError, CalibrationError) as error:
+        return (), str(error)
 
 
 def _race(context: Context, preprocess: PreprocessSettings) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from engines.store.golden import read_golden
-from engines.store.stage2_scores import Score, ScoredServer, scores_of
+from engines.store.stage2_scores import SCORES, Score, ScoredServer, scores_of
 from offline.config import RunConfig, load_config
 from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import write_scenes
@@ -168,6 +168,16 @@ def test_scores_of_a_stage_2_that_come_after_the_night_are_joined_when_it_is_run
     )
     assert cascade.point("all_to_stage2").accuracy.value == 1.0
     assert "The whole cascade, with yolo" in (again.run / "report.html").read_text()
+    # What is kept of a server beside the bundles decides nothing of a bundle, so that it stops no night either.
+    (kept.directory / SCORES).write_text('{"schema_version":1,"image":"none","score":7,"ms":1}\n')
+    last = run_night(
+        night.data, workspace=home / "w", store=home / "s", config=settings, last="eval_selective", now=lambda: NOW
+    )
+    assert CascadeFile.read(last.run / "cascade.json").cascades == ()
+    page = (last.run / "report.html").read_text()
+    assert "The whole cascade is left out" in page
+    assert str(kept.directory / SCORES) in page
+    assert "No Stage-2 server has been asked" not in page
 
 
 def test_what_trains_sees_views_of_the_stream_and_what_judges_features_sees_it_as_well(
