@@ -105,8 +105,7 @@ class _Flight:
                 self.task.cancel()
         if not self.task.done():
             return None
-        # Its only caller left in the moment in which this one came.
-        return _Found(Outcome.TIMEOUT) if self.task.cancelled() else self.task.result()
+        return self.task.result()
 
 
 class Bridge:
@@ -264,7 +263,8 @@ class Bridge:
             if (kept := cache.get(key)) is not None:
                 self._shared["finished"] += 1
                 return _Found(Outcome.ANSWERED, kept.probability, kept.server, cached=True)
-            if (flight := self._flights.get(key)) is None:
+            # One that nobody waits for is being given up.
+            if (flight := self._flights.get(key)) is None or not flight.callers:
                 break
             found = await flight.join(deadline - self._clock())
             if found is None:

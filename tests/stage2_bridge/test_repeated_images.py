@@ -139,6 +139,20 @@ def test_a_call_that_nobody_waits_for_any_more_is_given_up() -> None:
     run(scenario())
 
 
+def test_who_comes_while_a_call_is_being_given_up_has_one_of_its_own() -> None:
+    async def scenario() -> None:
+        server = after(1.0, 0.8)
+        bridge = bridge_to(server)
+        first = asyncio.ensure_future(bridge.ask(b"one", 9.0))
+        await asyncio.sleep(0.5)
+        first.cancel()
+        # Behind the first in the turn of the loop in which it leaves, and before its call has ended.
+        await asyncio.sleep(0)
+        assert told(await bridge.ask(b"one", 8.0)) == (Outcome.ANSWERED, 0.8, False)
+
+    run(scenario())
+
+
 def test_a_short_deadline_of_one_caller_cuts_nobody_elses() -> None:
     async def scenario() -> None:
         server = after(2.0, 0.8)
