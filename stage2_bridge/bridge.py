@@ -46,6 +46,7 @@ class BridgeStats:
     Attributes:
         in_flight: hand-offs that are under way, those that nobody waits for any more among them.
         waiting: images that wait for one of them to end.
+        most: hand-offs at a time; 0 where there is no Stage-2.
         outcomes: what became of the hand-offs so far, by `Outcome`.
         servers: how each server stands, where the client asks several.
         cached: hand-offs that took the verdict of another one, by whether that was `finished` or `under_way`.
@@ -56,6 +57,7 @@ class BridgeStats:
 
     in_flight: int
     waiting: int
+    most: int
     outcomes: dict[str, int]
     servers: tuple[ServerStatus, ...] = ()
     cached: dict[str, int] = field(default_factory=dict)
@@ -185,6 +187,7 @@ class Bridge:
         return BridgeStats(
             in_flight=self._slots.taken,
             waiting=self._slots.waiting,
+            most=0 if self._asked is None else self._slots.most,
             outcomes=dict(self._outcomes),
             servers=() if several is None else several.servers,
             cached=dict(self._shared),

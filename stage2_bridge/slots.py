@@ -29,6 +29,11 @@ class Slots:
         return self._taken
 
     @property
+    def most(self) -> int:
+        """Hand-offs at a time."""
+        return self._most
+
+    @property
     def waiting(self) -> int:
         """How many wait for one of them to end."""
         return self._waiting

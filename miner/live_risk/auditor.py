@@ -33,10 +33,8 @@ class Auditor:
 
     Args:
         risk: what is audited.
-        bridge: the way to Stage-2.
+        bridge: the way to Stage-2; where there is none, people label all audits.
         slot: holds the live bundle.
-        most_in_flight: hand-offs that the bridge allows at a time.
-        has_stage2: whether there is anybody to ask; if not, people label all audits.
         second: another model, asked about what the first one flags; None for none.
         clock: monotonic time in seconds.
         every_s: time between two looks at what waits.
@@ -48,8 +46,6 @@ class Auditor:
         bridge: Bridge,
         slot: BundleSlot,
         *,
-        most_in_flight: int,
-        has_stage2: bool = True,
         second: Stage2Client | None = None,
         clock: Callable[[], float],
         every_s: float = 2.0,
@@ -57,8 +53,6 @@ class Auditor:
         self._risk = risk
         self._bridge = bridge
         self._slot = slot
-        self._most = most_in_flight
-        self._has_stage2 = has_stage2
         self._second = second
         self._clock = clock
         self._every_s = every_s
@@ -89,7 +83,7 @@ class Auditor:
         Returns:
             Whether there was a verdict.
         """
-        if not (self._risk.settings.audits and self._has_stage2 and self._may_ask()):
+        if not (self._risk.settings.audits and self._may_ask()):
             return False
         wanted = await self._risk.in_thread(self._risk.unasked)
         if wanted is None:
@@ -120,7 +114,7 @@ class Auditor:
         # An audit can wait until nothing is kept from a hand-off; which ones wait has nothing to do with their images.
         if stats.budget is not None and stats.budget.share < 1:
             return False
-        return within and not stats.waiting and stats.in_flight < self._most * BUSY_SHARE
+        return within and not stats.waiting and stats.in_flight < stats.most * BUSY_SHARE
 
     async def _ask_second(self) -> bool:
         """Ask another model about what the first one flags; a miss is what both see."""

@@ -56,7 +56,7 @@ def start_audits(
         risk: the watch; None does nothing.
         follower: holds the live bundle, and the one to go back to.
         bridge: the way to Stage-2.
-        stage2: its settings.
+        stage2: its settings at the start, among which is the second model.
         stack: ends it, before what it asks is closed.
     """
     if risk is None:
@@ -68,8 +68,6 @@ def start_audits(
         risk,
         bridge,
         follower.slot,
-        most_in_flight=stage2.hand_offs,
-        has_stage2=bool(stage2.all_servers),
         second=second,
         clock=time.monotonic,
     )

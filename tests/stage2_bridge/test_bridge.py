@@ -145,7 +145,7 @@ class TestNoAnswer:
             for _ in range(50):
                 assert (await bridge.ask(IMAGE, 1e9)).outcome is Outcome.ERROR
             assert bridge.stats == BridgeStats(
-                in_flight=0, waiting=0, outcomes={"error": 50}, failures={"Stage2Error": 50}
+                in_flight=0, waiting=0, most=bridge._slots.most, outcomes={"error": 50}, failures={"Stage2Error": 50}
             )
 
         with capture_logs() as logs:

@@ -331,9 +331,13 @@ def test_stage_2_is_asked_about_the_oldest_and_never_where_requests_wait(tmp_pat
         slot = BundleSlot()
         slot.swap(bundle)
         risk = watched(tmp_path, bundle, ALL.model_copy(update={"audits_per_hour": 3}))
-        auditor = Auditor(risk, bridge, slot, most_in_flight=2, clock=time.monotonic)
+        auditor = Auditor(risk, bridge, slot, clock=time.monotonic)
         assert not await auditor.ask_one()
         took(risk, *(seen(bundle, i) for i in range(5)))
+        bridge.change(None, max_in_flight=2, max_waiting=4, cache=OFF)
+        assert not await auditor.ask_one(), "there is nobody to ask"
+        assert bridge.stats.outcomes == {}
+        bridge.change(expert, max_in_flight=2, max_waiting=4, cache=OFF)
         bridge._slots._taken = 1
         assert not await auditor.ask_one(), "half of the hand-offs are under way"
         bridge._slots._taken = 0
@@ -365,7 +369,7 @@ def test_an_audit_waits_while_the_budget_keeps_anything_from_a_hand_off_and_pays
             PreferredServers(members[:1], time.monotonic, budget=budget), max_in_flight=4, clock=time.monotonic
         )
         risk = watched(tmp_path / "risk", bundle)
-        auditor = Auditor(risk, bridge, BundleSlot(), most_in_flight=4, second=second, clock=time.monotonic)
+        auditor = Auditor(risk, bridge, BundleSlot(), second=second, clock=time.monotonic)
         took(risk, seen(bundle, 1))
         for _ in range(60):
             budget.claim(0.5).reserve(Cost())
@@ -395,7 +399,7 @@ def test_a_second_model_makes_a_miss_of_a_flag(tmp_path: Path, bundle: LiveBundl
 
         bridge = Bridge(Expert(0.9), max_in_flight=4, calibrated=calibrated, clock=time.monotonic)
         risk = watched(tmp_path / second.name / str(second.probability), bundle)
-        auditor = Auditor(risk, bridge, BundleSlot(), most_in_flight=4, second=second, clock=time.monotonic)
+        auditor = Auditor(risk, bridge, BundleSlot(), second=second, clock=time.monotonic)
         took(risk, seen(bundle, 1))
         for _ in range(4):
             await auditor.ask_one()
@@ -471,7 +475,7 @@ def test_an_audit_is_worth_little_to_a_budget(tmp_path: Path, bundle: LiveBundle
     async def story() -> None:
         bridge = Refusing(Expert(0.1), max_in_flight=4, clock=time.monotonic)
         risk = watched(tmp_path, bundle, ALL.model_copy(update={"audits_per_hour": 1}))
-        auditor = Auditor(risk, bridge, BundleSlot(), most_in_flight=4, clock=time.monotonic)
+        auditor = Auditor(risk, bridge, BundleSlot(), clock=time.monotonic)
         took(risk, seen(bundle, 1))
         assert [await auditor.ask_one() for _ in range(3)] == [False] * 3
         risk.close()

@@ -80,7 +80,7 @@ def test_from_a_shift_to_a_new_bundle(tmp_path: Path, store: Store, publish: Cal
         with follower.slot.lease() as lease:
             risk.live(lease.bundle)
         bridge = Bridge(world, max_in_flight=8, max_waiting=8, clock=time.monotonic)
-        auditor = Auditor(risk, bridge, follower.slot, most_in_flight=8, clock=time.monotonic)
+        auditor = Auditor(risk, bridge, follower.slot, clock=time.monotonic)
         cascade = Cascade(
             follower.slot,
             Batcher(BatchSettings()),
