@@ -213,26 +213,24 @@ class Bridge:
         # Who comes with the same bytes asks the new ones.
         self._flights = {}
 
-    def pays(self, server: str) -> bool:
-        """Whether the budget has a call to a server that is asked without the bridge; the call is spent then.
-
-        Args:
-            server: its name; one that the bridge does not know costs nothing.
-        """
-        several = None if self._asked is None else self._asked.several
-        return several is None or several.pays(server)
-
-    def probability(self, server: str, score: float) -> float:
-        """The calibrated probability that a score means, of a server that is asked without the bridge.
+    async def ask_one(self, server: str, content: bytes, timeout_s: float) -> float:
+        """The calibrated probability of roadwork by one server, which is asked or nobody is; no hand-off.
 
         Args:
             server: its name.
-            score: what it said.
+            content: the image as it arrived.
+            timeout_s: longest time.
 
         Raises:
-            Stage2Error: it is none in [0, 1].
+            Stage2Error: as of `SeveralServers.ask_one`, or what it answered is no probability.
+            TimeoutError: there was no answer in time.
         """
-        return self._calibrated(server, float(_checked(score)))
+        several = None if self._asked is None else self._asked.several
+        if several is None:
+            raise Stage2Gone(f"no server is called {server!r}")
+        async with asyncio.timeout(timeout_s):
+            score = _checked(await several.ask_one(server, content, timeout_s))
+        return self._calibrated(server, float(score))
 
     async def watch(self) -> None:
         """Probe servers that nobody asks, for ever."""

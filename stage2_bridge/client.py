@@ -243,11 +243,16 @@ class SeveralServers(Protocol):
         """
         ...
 
-    def pays(self, server: str) -> bool:
-        """Whether there is a call's worth for a server that somebody asks by himself, which is spent then.
+    async def ask_one(self, server: str, content: bytes, timeout_s: float) -> float:
+        """Ask this one or nobody; see `Stage2Client.ask`.
 
         Args:
             server: its name.
+            content: the image as it arrived.
+            timeout_s: time after which nobody waits for the answer any more.
+
+        Raises:
+            Stage2Error: it is none of them, has no place, is left alone, or costs more than there is.
         """
         ...
 

@@ -11,13 +11,13 @@ from functools import partial
 
 import structlog
 
-from engines.errors import EngineError, StoreError
+from engines.errors import StoreError
 from engines.live.slot import BundleSlot
 from engines.live.swap.follower import StoreFollower
 from miner.live_risk.live_risk import LiveRisk
 from stage1.errors import CascadeError
 from stage2_bridge.bridge import Bridge
-from stage2_bridge.client import Outcome, Stage2Client, Stage2Error
+from stage2_bridge.client import Outcome
 
 log = structlog.get_logger(__name__)
 
@@ -35,7 +35,6 @@ class Auditor:
         risk: what is audited.
         bridge: the way to Stage-2; where there is none, people label all audits.
         slot: holds the live bundle.
-        second: another model, asked about what the first one flags; None for none.
         clock: monotonic time in seconds.
         every_s: time between two looks at what waits.
     """
@@ -46,14 +45,12 @@ class Auditor:
         bridge: Bridge,
         slot: BundleSlot,
         *,
-        second: Stage2Client | None = None,
         clock: Callable[[], float],
         every_s: float = 2.0,
     ) -> None:
         self._risk = risk
         self._bridge = bridge
         self._slot = slot
-        self._second = second
         self._clock = clock
         self._every_s = every_s
         self._asked_at: deque[float] = deque()
@@ -118,22 +115,19 @@ class Auditor:
 
     async def _ask_second(self) -> bool:
         """Ask another model about what the first one flags; a miss is what both see."""
-        if self._second is None:
+        second = self._risk.settings.second_server
+        if second is None:
             return False
         wanted = await self._risk.in_thread(partial(self._risk.flagged, self._seconded))
         if wanted is None:
             return False
         certificate, number, content, server = wanted
         self._seconded.add(number)
-        if server == self._second.name:
+        if server == second:
             return True
-        if not self._bridge.pays(self._second.name):
-            self._seconded.discard(number)
-            return False
         try:
-            score = await self._second.ask(content, self._risk.settings.verdict_s)
-            said = self._bridge.probability(self._second.name, score)
-        except (EngineError, Stage2Error, TimeoutError) as error:
+            said = await self._bridge.ask_one(second, content, self._risk.settings.verdict_s)
+        except (CascadeError, TimeoutError) as error:
             log.debug("second_model_failed", reason=str(error))
             self._seconded.discard(number)
             return False

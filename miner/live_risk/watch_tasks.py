@@ -17,9 +17,6 @@ from miner.live_risk.auditor import Auditor, roll_back
 from miner.live_risk.live_risk import DIRECTORY, LiveRisk
 from miner.live_risk.settings import LiveRiskSettings
 from stage2_bridge.bridge import Bridge
-from stage2_bridge.client import Stage2Client
-from stage2_bridge.servers.open_server import client_of
-from stage2_bridge.settings import Stage2Settings
 
 
 def open_live_risk(
@@ -47,28 +44,21 @@ def open_live_risk(
     return risk
 
 
-def start_audits(
-    risk: LiveRisk | None, follower: StoreFollower, bridge: Bridge, stage2: Stage2Settings, stack: AsyncExitStack
-) -> None:
+def start_audits(risk: LiveRisk | None, follower: StoreFollower, bridge: Bridge, stack: AsyncExitStack) -> None:
     """Begin to ask about what was drawn, and react to alarms.
 
     Args:
         risk: the watch; None does nothing.
         follower: holds the live bundle, and the one to go back to.
         bridge: the way to Stage-2.
-        stage2: its settings at the start, among which is the second model.
         stack: ends it, before what it asks is closed.
     """
     if risk is None:
         return
-    second = _second(risk.settings, stage2)
-    if second is not None:
-        stack.push_async_callback(second.close)
     auditor = Auditor(
         risk,
         bridge,
         follower.slot,
-        second=second,
         clock=time.monotonic,
     )
     tasks = BackgroundTasks()
@@ -81,9 +71,3 @@ def start_audits(
 
 async def _end(tasks: BackgroundTasks) -> None:
     await asyncio.gather(*tasks.cancel(), return_exceptions=True)
-
-
-def _second(settings: LiveRiskSettings, stage2: Stage2Settings) -> Stage2Client | None:
-    """A client of its own: what it is asked must not go to the server that said the first word."""
-    named = [one for one in stage2.all_servers if one.name == settings.second_server]
-    return client_of(named[0]) if named else None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -128,9 +129,7 @@ class PreferredServers:
         """See `SeveralServers.ask`."""
         until = self._clock() + timeout_s
         claim = None if self._budget is None else self._budget.claim(probability)
-        self._asking += 1
-        self._idle.clear()
-        try:
+        with self._under_way():
             first = await self._next(until, claim)
             delay_s = self._hedge.delay_s()
             if delay_s is not None and len(self.members) > 1:
@@ -145,6 +144,14 @@ class PreferredServers:
                 return await self._attempt(again, content, until)
             except RemoteError as error:
                 raise failure(again.member.client.name, error) from error
+
+    @contextmanager
+    def _under_way(self) -> Iterator[None]:
+        """An image is asked about."""
+        self._asking += 1
+        self._idle.clear()
+        try:
+            yield
         finally:
             self._asking -= 1
             if not self._asking:
@@ -174,9 +181,20 @@ class PreferredServers:
 
         return await of_each(self.members, identity)
 
-    def pays(self, server: str) -> bool:
-        """See `SeveralServers.pays`."""
-        return all(one.affords(self._budget, 1) for one in self.members if one.client.name == server)
+    async def ask_one(self, server: str, content: bytes, timeout_s: float) -> NamedProbability:
+        """See `SeveralServers.ask_one`."""
+        now = self._clock()
+        claim = None if self._budget is None else self._budget.claim(None)
+        found = (self._chosen(one, claim, now) for one in self.members if one.client.name == server)
+        if (chosen := next(found, None)) is None:
+            if claim is not None and claim.refused:
+                raise OverBudget(f"the budget does not allow a call to {server}")
+            raise Stage2Error(f"{server} cannot be asked, for it is {self.states.get(server, 'none of the servers')}")
+        with self._under_way():
+            try:
+                return await self._attempt(chosen, content, now + timeout_s)
+            except RemoteError as error:
+                raise failure(server, error) from error
 
     async def probe(self) -> None:
         """See `SeveralServers.probe`."""
@@ -250,19 +268,24 @@ class PreferredServers:
     def _free(self, passed: Member | None, claim: Claim | None) -> _Chosen | None:
         now = self._clock()
         for member in in_order(self._ranks, now):
-            if member is passed or not member.is_free(now) or member.breaker.state is State.OPEN:
-                continue
-            paid = None
-            if claim is not None and member.cost is not None and (paid := claim.reserve(member.cost)) is None:
-                continue
-            if (call := member.breaker.admit()) is not None:
-                # Taken here and not when it is sent: of images that come together each sees the places of the others.
-                member.in_flight += 1
-                member.asked_at = now
-                return _Chosen(member, call, paid)
+            if member is not passed and (chosen := self._chosen(member, claim, now)) is not None:
+                return chosen
+        return None
+
+    def _chosen(self, member: Member, claim: Claim | None, now: float) -> _Chosen | None:
+        if not member.is_free(now) or member.breaker.state is State.OPEN:
+            return None
+        paid = None
+        if claim is not None and member.cost is not None and (paid := claim.reserve(member.cost)) is None:
+            return None
+        if (call := member.breaker.admit()) is None:
             if paid is not None:
                 paid.give_back()
-        return None
+            return None
+        # Taken here and not when it is sent: of images that come together each sees the places of the others.
+        member.in_flight += 1
+        member.asked_at = now
+        return _Chosen(member, call, paid)
 
     async def _hedged(
         self, first: _Chosen, delay_s: float, content: bytes, until: float, claim: Claim | None

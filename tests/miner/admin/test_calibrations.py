@@ -14,7 +14,7 @@ from miner.admin.live_miner import LiveMiner
 from miner.admin.state_metrics import stage2
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.calibration.live import Calibrations
-from stage2_bridge.client import ServerStatus
+from stage2_bridge.client import ServerStatus, Stage2Error
 from tests.stage2_bridge.calibration.test_live import Timid, kept
 from tests.stage2_bridge.calibration.test_record import SERVER, record
 
@@ -26,8 +26,8 @@ class Several(Timid):
     hedges: dict[str, int] = {}  # noqa: RUF012
     budget = None
 
-    def pays(self, server: str) -> bool:  # noqa: ARG002
-        return False
+    async def ask_one(self, server: str, content: bytes, timeout_s: float) -> float:  # noqa: ARG002
+        raise Stage2Error("nobody asks")
 
     async def probe(self) -> None:
         pass

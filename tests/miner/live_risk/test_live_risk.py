@@ -8,8 +8,10 @@ import io
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +52,7 @@ from stage2_bridge.servers.preferred import PreferredServers
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ALL = LiveRiskSettings(audits=True, shares=AuditShares(exit0=1.0, exit1=1.0))
+SECONDED = ALL.model_copy(update={"second_server": "second"})
 
 
 @dataclass
@@ -358,7 +361,7 @@ def test_an_audit_waits_while_the_budget_keeps_anything_from_a_hand_off_and_pays
         def clock() -> float:
             return now
 
-        expert, second = Expert(0.9), Expert(0.8, "other")
+        expert, second = Expert(0.9), Expert(0.8, "second")
         settings = BudgetSettings(calls=40, per="hour", burst=0.5)
         budget = Budget(settings, 1.0, StateFile(tmp_path / "budget"), clock=clock, now=clock)
         members = [
@@ -368,8 +371,8 @@ def test_an_audit_waits_while_the_budget_keeps_anything_from_a_hand_off_and_pays
         bridge = Bridge(
             PreferredServers(members[:1], time.monotonic, budget=budget), max_in_flight=4, clock=time.monotonic
         )
-        risk = watched(tmp_path / "risk", bundle)
-        auditor = Auditor(risk, bridge, BundleSlot(), second=second, clock=time.monotonic)
+        risk = watched(tmp_path / "risk", bundle, SECONDED)
+        auditor = Auditor(risk, bridge, BundleSlot(), clock=time.monotonic)
         took(risk, seen(bundle, 1))
         for _ in range(60):
             budget.claim(0.5).reserve(Cost())
@@ -390,29 +393,37 @@ def test_an_audit_waits_while_the_budget_keeps_anything_from_a_hand_off_and_pays
 
 
 def test_a_second_model_makes_a_miss_of_a_flag(tmp_path: Path, bundle: LiveBundle) -> None:
-    async def story(second: Expert) -> tuple[int, int]:
-        # The score of the third is no probability before it is calibrated.
-        means = {"low": 0.3}
+    numbers = count()
 
+    async def story(second: Expert, means: Mapping[str, float] | None = None, name: str = "second") -> tuple[int, int]:
         def calibrated(name: str, score: float) -> float:
-            return means.get(name, score)
+            return (means or {}).get(name, score)
 
-        bridge = Bridge(Expert(0.9), max_in_flight=4, calibrated=calibrated, clock=time.monotonic)
-        risk = watched(tmp_path / second.name / str(second.probability), bundle)
-        auditor = Auditor(risk, bridge, BundleSlot(), second=second, clock=time.monotonic)
+        members = [Member(cast(Checked, one), Breaker(time.monotonic), 4) for one in (Expert(0.9), second)]
+        servers = PreferredServers(members, time.monotonic)
+        bridge = Bridge(servers, max_in_flight=4, calibrated=calibrated, clock=time.monotonic)
+        directory = tmp_path / str(next(numbers))
+        risk = watched(directory, bundle, SECONDED.model_copy(update={"second_server": name}))
+        auditor = Auditor(risk, bridge, BundleSlot(), clock=time.monotonic)
         took(risk, seen(bundle, 1))
         for _ in range(4):
             await auditor.ask_one()
         risk.close()
         return book(risk, bundle).state.losses, second.asked
 
-    assert asyncio.run(story(Expert(0.8, "other"))) == (1, 1)
-    assert asyncio.run(story(Expert(0.2, "other"))) == (0, 1), "where they differ a person decides"
-    assert asyncio.run(story(Expert(0.8, "expert"))) == (0, 0), "the same model does not agree with itself"
-    assert asyncio.run(story(Expert(0.8, "failing", Stage2Error("no")))) == (0, 3)
-    assert asyncio.run(story(Expert(0.8, "gone", RemoteError("nobody there", passing=True)))) == (0, 3)
-    assert asyncio.run(story(Expert(math.nan, "odd"))) == (0, 3), "what is no probability says nothing"
-    assert asyncio.run(story(Expert(0.8, "low"))) == (0, 1), "its score is calibrated, as that of the first is"
+    assert asyncio.run(story(Expert(0.8, "second"))) == (1, 1)
+    assert asyncio.run(story(Expert(0.2, "second"))) == (0, 1), "where they differ a person decides"
+    assert asyncio.run(story(Expert(0.8, "second"), name="expert")) == (0, 0), (
+        "the same model does not agree with itself"
+    )
+    assert asyncio.run(story(Expert(0.8, "second"), name="gone")) == (0, 0)
+    assert asyncio.run(story(Expert(0.8, "second", Stage2Error("no")))) == (0, 3)
+    assert asyncio.run(story(Expert(0.8, "second", RemoteError("nobody there", passing=True)))) == (0, 3)
+    assert asyncio.run(story(Expert(math.nan, "second"))) == (0, 3), "what is no probability says nothing"
+    means = {"second": 0.3}
+    assert asyncio.run(story(Expert(0.8, "second"), means)) == (0, 1), (
+        "its score is calibrated, as that of the first is"
+    )
 
 
 def test_answers_are_the_same_with_and_without_the_watch(tmp_path: Path, bundle: LiveBundle, encoded: Any) -> None:

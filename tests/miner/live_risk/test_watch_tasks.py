@@ -18,7 +18,6 @@ from miner.live_risk.live_risk import LiveRisk
 from miner.live_risk.settings import LiveRiskSettings
 from miner.live_risk.watch_tasks import open_live_risk, start_audits
 from stage2_bridge.bridge import Bridge
-from stage2_bridge.settings import Stage2Settings
 from tests.miner.live_risk.test_live_risk import ALL, misses
 
 LIMIT_S = 60.0
@@ -68,7 +67,7 @@ def test_an_alarm_goes_back_to_the_bundle_before_and_no_further(
             second = publish("second", shift=0.25, golden_shift=0.25)
             await follower.refresh()
             risk = opened(tmp_path, heard, stack)
-            start_audits(risk, follower, Bridge(None, max_in_flight=4, clock=time.monotonic), Stage2Settings(), stack)
+            start_audits(risk, follower, Bridge(None, max_in_flight=4, clock=time.monotonic), stack)
             alarmed = live_bundle(follower)
             assert (alarmed.bundle_id, risk.policy(alarmed).rule) == (second, alarmed.params.rule)
             await asyncio.to_thread(misses, risk, alarmed, 20)

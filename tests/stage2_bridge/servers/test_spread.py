@@ -446,3 +446,31 @@ def test_a_server_that_is_too_slow_is_a_timeout_and_says_so() -> None:
         assert (verdict.outcome, verdict.reason) == (Outcome.TIMEOUT, "a: no reply within 4 s")
 
     run(scenario())
+
+
+def test_one_server_that_is_asked_by_its_name_has_a_place_is_paid_and_nobody_takes_its_part(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        file, settings = StateFile(tmp_path / "budget"), BudgetSettings(calls=20)
+        budget = Budget(settings, 1.0, file, clock=clock, now=clock)
+        first, second = Server("a"), Server("b", lambda _: 1.0)
+        servers = PreferredServers([Member(one, Breaker(clock), 1, cost=Cost()) for one in (first, second)], clock)
+        servers._budget = budget
+        asking = asyncio.ensure_future(servers.ask_one("b", b"", 5.0))
+        await asyncio.sleep(0.5)
+        assert (servers.asking, budget.status.spent) == (1, 1)
+        with pytest.raises(Stage2Error, match="b cannot be asked, for it is full"):
+            await servers.ask_one("b", b"", 5.0)
+        found = await asking
+        assert (found, found.server) == (0.5, "b")
+        with pytest.raises(Stage2Error, match="c cannot be asked, for it is none of the servers"):
+            await servers.ask_one("c", b"", 5.0)
+        second.error = GONE
+        with pytest.raises(Stage2Error, match="b: nobody there"):
+            await servers.ask_one("b", b"", 5.0)
+        # What was not sent costs nothing.
+        assert (first.asked, second.asked, servers.asking, budget.status.spent) == (0, 2, 0, 1)
+        await servers.ask_one("a", b"", 5.0)
+        with pytest.raises(OverBudget, match="the budget does not allow a call to a"):
+            await servers.ask_one("a", b"", 5.0)
+
+    run(scenario())
