@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from offline.learning.distillation.verdicts import verdicts_of
 from offline.pipeline.run_files import ADAPTER_DESCRIPTION, ADAPTER_TENSORS
 from offline.splits.settings import BundleDifficulty
 from stage1.model.settings import PretrainedBackbone
@@ -38,6 +39,13 @@ def training_start(config: RunConfig) -> list[Path]:
 
 
 def teacher_files(config: RunConfig) -> list[Path]:
-    """Who teaches, and the directories of pictures without labels that it is asked about."""
+    """Who teaches, and the pictures without labels: those that a table names, or those of directories.
+
+    Raises:
+        DatasetError: the table cannot be read, or names a picture that is not there.
+    """
     teacher = config.learn.teacher
-    return [] if teacher is None else [teacher, *config.learn.teacher_images]
+    if teacher is None:
+        return []
+    named = [verdict.path for verdict in verdicts_of(teacher)] if teacher.is_file() else []
+    return [teacher, *named, *config.learn.teacher_images]

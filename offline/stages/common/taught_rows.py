@@ -19,7 +19,8 @@ from offline.data.sources.unlabelled import COPIES_DISTANCE, hashes_of, look_ali
 from offline.errors import DatasetError, TrainingError
 from offline.learning.adapter_file import AdapterDescription
 from offline.learning.distillation.soft_labels import SoftLabels
-from offline.learning.distillation.teacher import answers_of, models_of, verdicts_of
+from offline.learning.distillation.teacher import answers_of, models_of
+from offline.learning.distillation.verdicts import verdicts_of
 from offline.pipeline.run_files import ADAPTER_DESCRIPTION
 from offline.splits.settings import EXAMS
 from offline.splits.splits_file import Splits

@@ -6,12 +6,14 @@ delta that it spends would train for hours.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from offline.config import load_config
-from tests.support.stage_keys import changed_stages
+from offline.night import stages
+from tests.support.stage_keys import changed_stages, stage_key
 
 LEARN = {"train_supervised", "train_ablations"}
 # Everything that can be switched on, so that its settings are read.
@@ -66,6 +68,20 @@ TRAIN = {"race", "train_supervised", "train_conformal_risk", "train_ablations"}
 def test_a_setting_concerns_the_stages_that_read_it(changes: dict[str, Any], concerned: set[str]) -> None:
     before, after = load_config("tiny", None, ALL_ON), load_config("tiny", None, ALL_ON | changes)
     assert changed_stages(before, after) == concerned
+
+
+def test_a_picture_that_a_table_of_verdicts_names_is_in_the_keys_of_what_trains_on_it(tmp_path: Path) -> None:
+    (tmp_path / "one.jpg").write_bytes(b"a picture")
+    (tmp_path / "verdicts.csv").write_text("image,probability\none.jpg,0.9\n")
+    config = load_config("tiny", None, {"learn.teacher": str(tmp_path / "verdicts.csv")})
+
+    def keys() -> dict[str, str]:
+        return {stage.name: stage_key(stage, config) for stage in stages()}
+
+    before = keys()
+    assert keys() == before
+    (tmp_path / "one.jpg").write_bytes(b"another picture")
+    assert {name for name, key in keys().items() if key != before[name]} == {"train_supervised"}
 
 
 @pytest.mark.parametrize(
