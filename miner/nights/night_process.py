@@ -70,7 +70,7 @@ async def run_process(
         token: that its environment is to carry; see `miner.nights.processes`.
         bounds: what it may take.
         output: takes what it says.
-        on_start: told which process it is.
+        on_start: told which process it is; what it raises ends the process.
     """
     read, write = os.pipe()
     try:
@@ -88,9 +88,9 @@ async def run_process(
         return Ended(NOT_STARTED)
     finally:
         os.close(write)
-    on_start(mark_of(process.pid))
     listener = asyncio.create_task(_listen(read, output))
     try:
+        on_start(mark_of(process.pid))
         async with asyncio.timeout(bounds.seconds):
             return Ended(await process.wait())
     except TimeoutError:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +23,9 @@ from engines.spec import EngineSpec
 from miner.cli.options import parsed_changes
 from miner.events.event import Event
 from miner.nights.job import LOCK, NightlyJob, missed
-from miner.nights.processes import VARIABLE, mark_of
+from miner.nights.night_process import Bounds, run_process
+from miner.nights.output import NightOutput
+from miner.nights.processes import VARIABLE, ProcessMark, mark_of, new_token
 from miner.nights.record import NIGHTS, STAMP, NightRecord, Nights, NightVerdict, RetrainStamp, noted
 from miner.nights.settings import RetrainSettings
 from offline.config import load_config
@@ -32,6 +36,7 @@ NIGHT = datetime(2026, 3, 1, 3, 30, tzinfo=UTC)
 TRIGGER = CronTrigger.from_crontab("30 3 * * *", timezone="UTC")
 
 
+SLEEPS = [sys.executable, "-c", "import time; time.sleep(60)"]
 # What the run itself records when it has published; its last argument is the directory of the night.
 PUBLISHED = """
 import json, sys
@@ -349,6 +354,24 @@ def test_closing_ends_the_child_and_its_children(
         return running
 
     assert len(asyncio.run(close_while_running())) == 2
+
+
+def test_a_night_that_cannot_be_written_down_does_not_run_on(tmp_path: Path) -> None:
+    """A disk that is full at that moment: nobody would wait for it, and it would keep the workspace for itself."""
+    pids: list[int] = []
+
+    def full(mark: ProcessMark) -> None:
+        pids.append(mark.pid)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def start() -> None:
+        output = NightOutput(tmp_path / "output.log")
+        with closing(output), pytest.raises(OSError, match="No space left"):
+            await run_process(SLEEPS, new_token(), Bounds(0, None, 60.0), output, full)
+        await until(lambda: not alive(pids[0]))
+
+    asyncio.run(start())
+    assert len(pids) == 1
 
 
 def test_a_run_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
