@@ -15,13 +15,12 @@ from offline.pipeline.choice import EVERYTHING, Choice
 from offline.pipeline.content_key import PACKAGE, SETTING, setting_parts
 from offline.pipeline.runner import Pipeline
 from offline.pipeline.settings_view import narrowed
-from offline.pipeline.stage import MANIFEST, ConfigT, DataT, Stage, StageManifest
+from offline.pipeline.stage import MANIFEST, REHEARSAL, ConfigT, DataT, Stage, StageManifest
 from offline.pipeline.stage_times import StageTime, duration_words, expected_seconds, times_in
 from stage1.errors import ArtifactError
 
 SHOWN = 3
 WAITS = "it reads what"
-REHEARSAL = ".rehearsal-"
 
 
 @dataclass(frozen=True)

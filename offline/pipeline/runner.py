@@ -13,6 +13,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -38,6 +39,8 @@ from offline.pipeline.stage import (
     ORIGINALS,
     PIXELS,
     PREFIXES,
+    REHEARSAL,
+    SCORING,
     ConfigT,
     DataT,
     Stage,
@@ -52,6 +55,8 @@ from stage1.errors import ArtifactError
 PREFIXES_KEPT = 4
 # Views of pictures: as they are sent and as they train, with two settings each.
 PIXELS_KEPT = 4
+# So old, what whoever holds no lock was at work on is left over.
+ABANDONED_S = 86_400.0
 # So long a checkpoint waits for the stage that wrote it, and kept activations for a training; then their settings,
 # data or code have been given up.
 CHECKPOINT_DAYS = 14
@@ -330,10 +335,20 @@ class Pipeline(Generic[ConfigT, DataT]):
 
 
 def remove_leftovers(workspace: Path) -> None:
-    """Remove directories that somebody who was killed had begun to write or to remove; nobody may be at work."""
-    for kind in ("stages/*/.partial-*", "stages/*/.removed-*", "runs/.removed-*"):
+    """Remove what somebody who was killed had begun to write or to remove; the lock of the workspace is held."""
+    for kind in ("stages/*/.partial-*", "stages/*/.removed-*", "runs/.removed-*", f"{SCORING}*"):
         for leftover in workspace.glob(kind):
             shutil.rmtree(leftover, ignore_errors=True)
+    # Whoever plans, or takes hashes of files, does not hold it.
+    before = time.time() - ABANDONED_S
+    for leftover in (*workspace.glob(f"{REHEARSAL}*"), *workspace.glob(".*.partial")):
+        with suppress(OSError):
+            if leftover.stat().st_mtime >= before:
+                continue
+            if leftover.is_dir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            else:
+                leftover.unlink()
 
 
 def _complete(home: Path) -> bool:

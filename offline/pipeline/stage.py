@@ -23,6 +23,8 @@ CHECKPOINTS = "checkpoints"
 PREFIXES = "prefixes"
 PIXELS = "pixels"
 ORIGINALS = "originals"
+# Of directories that are there only while engines are tried, or a plan runs a stage on copies.
+SCORING, REHEARSAL = ".scoring-", ".rehearsal-"
 
 
 class Data(Protocol):

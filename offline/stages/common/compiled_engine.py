@@ -22,6 +22,7 @@ from offline.certify.scoring_engine import ScoringRecord, Trials, candidates, co
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
 from offline.pipeline.run_files import DRIFT
+from offline.pipeline.stage import SCORING
 from offline.stages.common.sent_rows import sent_rows_of
 from stage1.artifacts import Artifact
 from stage1.certificate.labelled_outputs import LabelledOutputs
@@ -78,7 +79,7 @@ def scoring_engine(context: Context, serving: Engine, pictures: int) -> Iterator
         return
     rows, graph = sent_rows_of(context, "val_select"), context.inputs["export"] / ENGINE
     some = replace(rows, rows=rows.rows[:COMPARED]).array(context.config.preprocess)
-    with TemporaryDirectory(dir=context.workspace, prefix=".scoring-") as home:
+    with TemporaryDirectory(dir=context.workspace, prefix=SCORING) as home:
 
         def opened(other: EngineSpec) -> Engine:
             return compiled(other, graph, Path(home) / str(other).replace(" ", "-"))

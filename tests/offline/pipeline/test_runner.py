@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import inspect
 import itertools
+import os
 import re
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -439,6 +441,24 @@ def test_a_run_killed_in_a_stage_resumes_after_the_last_finished_one(tmp_path: P
     assert (seen.cached(), seen.ran()) == (["split", "train"][:cached], ["split", "train", "export"][cached:])
     assert (home / "export.txt").read_text() == "export(train(split()12))"
     assert not list((tmp_path / "workspace" / "stages").glob("*/.partial-*"))
+
+
+def test_what_a_killed_run_left_beside_the_stages_goes_with_the_next(tmp_path: Path) -> None:
+    """Engines that were tried for scoring, what a plan was rehearsed on, and half of a file."""
+    run(tmp_path)
+    workspace = tmp_path / "workspace"
+    for name in (".scoring-abc", ".rehearsal-abc"):
+        (workspace / name).mkdir()
+        (workspace / name / "engine").write_bytes(b"large")
+    (workspace / ".contents.json.1.abcd.partial").write_bytes(b"half")
+    a_day_ago = time.time() - 2 * 86_400
+    os.utime(workspace / ".rehearsal-abc", (a_day_ago, a_day_ago))
+    # Whoever plans holds no lock, so what is fresh may be in use; that of the run alone is not.
+    (workspace / ".rehearsal-now").mkdir()
+    os.utime(workspace / ".contents.json.1.abcd.partial", (a_day_ago, a_day_ago))
+    run(tmp_path)
+    left = {path.name for path in workspace.iterdir() if path.name.startswith(".")}
+    assert left == {".lock", ".rehearsal-now"}
 
 
 def test_a_run_killed_at_any_step_on_the_file_system_is_finished_by_the_next(tmp_path: Path) -> None:
