@@ -1,8 +1,9 @@
 """What is kept of runs and bundles, and the removal of the rest.
 
 The newest runs are kept whole, with their bundles; so is whatever the current bundle, the one before it, one that a
-process uses and the best of late were made by. What a collected run was stays in `runs.jsonl` and in the record of its
-bundle. The ledgers of splits and calibrations, and the account that the store keeps of bundles, are never collected.
+process uses, one that the settings of a run name and the best of late were made by. What a collected run was stays in
+`runs.jsonl` and in the record of its bundle. The ledgers of splits and calibrations, and the account that the store
+keeps of bundles, are never collected.
 
 Everything disappears under its name in one rename, bundles first, then runs, then stages: whatever stands at the moment
 of a crash can be read, and the next collection goes on.
@@ -63,7 +64,7 @@ def superfluous(workspace: Path, store: Store, settings: GateSettings, now: date
         DatasetError: `runs.jsonl` is damaged.
         StoreError: a file of the store is damaged.
     """
-    best = lasting(store, now - timedelta(days=settings.memory_days))
+    best = _protected(workspace, store, settings, now)
     going = [row for row in store.superfluous(settings.keep, protected=best) if not is_held(store.root, row.path.name)]
     bundles = {row.manifest.bundle_id: row for row in store.bundles()}
     reached = {
@@ -102,7 +103,7 @@ def collect(workspace: Path, store: Store, settings: GateSettings, now: datetime
         with FileLock(workspace / ".lock", timeout=0):
             remove_leftovers(workspace)
             found = superfluous(workspace, store, settings, now)
-            best = lasting(store, now - timedelta(days=settings.memory_days))
+            best = _protected(workspace, store, settings, now)
             gone = store.prune(settings.keep, protected=best) if store.root.is_dir() else []
             settle_records(store, now.isoformat(timespec="seconds"))
             for path in (*found.runs, *found.stages):
@@ -127,6 +128,18 @@ def remove(directory: Path) -> None:
     directory.rename(removed)
     fsync_directory(directory.parent)
     shutil.rmtree(removed)
+
+
+def _protected(workspace: Path, store: Store, settings: GateSettings, now: datetime) -> set[str]:
+    """The best of late, and bundles that the settings of a run name which is there, as a teacher for example."""
+    named = _configs((workspace / "runs").glob("[!.]*"))
+    there = (row.manifest.bundle_id for row in store.bundles())
+    return lasting(store, now - timedelta(days=settings.memory_days)) | {bundle for bundle in there if bundle in named}
+
+
+def _configs(runs: Iterable[Path]) -> str:
+    """The settings of some runs, as text."""
+    return "".join((run / CONFIG).read_text(encoding="utf-8") for run in runs if (run / CONFIG).exists())
 
 
 def _is_worthless(record: RunRecord, rejected: Collection[str]) -> bool:
@@ -158,7 +171,7 @@ def _needed(
         if path.name in newest or path.name in reached or (path.name not in worthless and _changed(path) >= recent)
     }
     # A config may name another run, as the teacher of its training for example.
-    named = "".join((path / CONFIG).read_text(encoding="utf-8") for path in staying if (path / CONFIG).exists())
+    named = _configs(staying)
     return staying | {path for path in there if path.name in named}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -68,6 +69,21 @@ def test_a_bundle_that_is_served_elsewhere_keeps_its_run(house: House) -> None:
         assert "run00" in house.runs()
     assert collect(house.workspace, house.store, KEEP, day(4)).bundles == (standby,)
     assert "run00" not in house.runs()
+
+
+def test_a_bundle_that_the_settings_name_as_a_teacher_stays(house: House) -> None:
+    first = house.night(0)
+    config = json.dumps({"learn": {"teacher": str(house.store.path(first))}})
+    for number in range(1, 6):
+        house.night(number, config=config)
+        collect(house.workspace, house.store, KEEP, day(number + 100))
+    assert first in house.bundles()
+    # Two are kept, and it.
+    assert len(house.bundles()) == 3
+    for number in range(6, 9):
+        house.night(number)
+        collect(house.workspace, house.store, KEEP, day(number + 100))
+    assert first not in house.bundles()
 
 
 def test_the_best_of_late_stays_and_so_does_what_will_be_best_when_it_is_forgotten(house: House) -> None:

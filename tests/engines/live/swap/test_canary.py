@@ -101,6 +101,30 @@ def test_a_bundle_that_is_not_what_its_certificate_says_is_rolled_back_and_not_t
     asyncio.run(scenario())
 
 
+def test_a_bundle_whose_own_engine_comes_is_watched_on(
+    store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another engine stood in for it: what serves from here on has answered nothing yet."""
+
+    async def scenario() -> None:
+        publish("a")
+        async with watched(store, monkeypatch) as parts:
+            bad = publish("b")
+            await parts.follower.refresh()
+            parts.answers(EXIT, DEFER)
+            with parts.follower.slot.lease() as lease:
+                # As the follower tells it of an engine that takes the place of one that stood in.
+                parts.canary.begin(lease.bundle, lease.generation, known=True)
+            told = parts.canary.status()
+            assert told is not None
+            assert (told["bundle"], told["requests"]) == (bad, 0)
+            parts.answers(*[DEFER] * 20)
+            ruling = await parts.ruling()
+            assert (ruling.bundle, ruling.back) == (bad, True)
+
+    asyncio.run(scenario())
+
+
 def test_failures_of_the_engine_roll_back(store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         publish("a")
