@@ -114,18 +114,20 @@ class Canary:
         self._tasks = BackgroundTasks()
 
     def begin(self, bundle: LiveBundle, generation: int, *, known: bool) -> None:
-        """A bundle is live.
+        """A bundle is live; one that is watched, and has another engine now, is watched from its start again.
 
         Args:
             bundle: it.
             generation: of it.
             known: it need not be watched: it is the first of the process, or has served before.
         """
-        before = Counts.of(self._recent)
+        watched = self._watched
+        goes_on = watched is not None and watched.bundle.bundle_id == bundle.bundle_id
+        before = watched.before if watched is not None and goes_on else Counts.of(self._recent)
         self._recent.clear()
         self._generation = generation
         self._watched = None
-        known = known or bundle.bundle_id in self._served
+        known = not goes_on and (known or bundle.bundle_id in self._served)
         self._served.add(bundle.bundle_id)
         if known or not self._settings.enabled:
             return
