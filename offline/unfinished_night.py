@@ -37,6 +37,7 @@ class UnfinishedNight(Artifact):
         rows: its rows.
         paths: where the files of rows are that lie elsewhere than their ids say.
         contents: hash of the file of each row.
+        missing: ids of rows that were left out, because their image was not there.
     """
 
     SCHEMA_VERSION: ClassVar[int] = 1
@@ -48,6 +49,7 @@ class UnfinishedNight(Artifact):
     rows: tuple[Row, ...]
     paths: dict[str, str]
     contents: dict[str, str | None]
+    missing: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -61,7 +63,7 @@ class UnfinishedNight(Artifact):
         Args:
             data: what is in the data directory now.
         """
-        return replace(data, rows=self.rows, paths={**data.paths, **self.paths}, contents={}, missing=())
+        return replace(data, rows=self.rows, paths={**data.paths, **self.paths}, contents={}, missing=self.missing)
 
 
 def read_unfinished(workspace: Path) -> UnfinishedNight | None:
@@ -156,6 +158,7 @@ class Record:
                 rows=self._data.rows,
                 paths={row: path for row, path in self._data.paths.items() if row in self._data.by_id},
                 contents={row: self._data.contents.get(row) for row in self._data.ids},
+                missing=self._data.missing,
             ).write(self._path)
         self._progress.stage(name, state)
 

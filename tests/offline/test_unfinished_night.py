@@ -86,6 +86,7 @@ def home(tmp_path: Path, scenes: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     monkeypatch.setattr(offline.night, "stages", lambda: stand_in_stages(CONFIG))
     # Stand-ins publish nothing that could be read.
     monkeypatch.setattr(offline.night._Night, "outcome", lambda _, run: NightOutcome(run, "publish"))
+    monkeypatch.setattr(offline.night._Night, "_on_done", lambda *_: None)
     return Home(tmp_path, scenes)
 
 
@@ -105,6 +106,18 @@ def test_a_row_every_day_does_not_keep_a_long_training_from_its_end(home: Home) 
     assert f"then come the {len(before.rows) + 1} rows" in note
     assert not (home.place / "w" / FILE).exists()
     assert home.night(Stops()) == ["screen", "publish"]
+
+
+def test_one_with_a_missing_image_is_finished_as_the_night_that_it_was(home: Home) -> None:
+    max((home.data / "images").glob("*.jpg")).unlink()
+    home.killed()
+    before = read_unfinished(home.place / "w")
+    home.grow()
+    home.killed()
+    after = read_unfinished(home.place / "w")
+    assert before is not None
+    assert after is not None
+    assert (after.data_sha256, after.starts) == (before.data_sha256, 2)
 
 
 def test_the_plan_names_both(home: Home) -> None:
