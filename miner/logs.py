@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any, Literal, TextIO
@@ -16,6 +17,8 @@ from stage1.settings import Section
 SDK_LOGGER = "bittensor"
 # Has a line for each request, which the miner's own lines tell of.
 HTTP_LOGGER = "httpx2"
+# Also who asks, which stands before the host.
+_AFTER_HOST = re.compile(r"(\w+://)(?:[^/\s?#]*@)?([^/\s?#]*)\S*")
 
 
 def configure_logging(level: str = "INFO", json: bool | None = None, *, stream: TextIO | None = None) -> None:
@@ -58,6 +61,9 @@ def configure_logging(level: str = "INFO", json: bool | None = None, *, stream: 
 
 
 def _worth_telling(record: logging.LogRecord) -> bool:
+    if isinstance(record.args, tuple):
+        # Whoever has the whole address of an alert can write there.
+        record.args = tuple(arg if isinstance(arg, int) else _AFTER_HOST.sub(r"\1\2", str(arg)) for arg in record.args)
     return record.levelno > logging.INFO or logging.getLogger().isEnabledFor(logging.DEBUG)
 
 

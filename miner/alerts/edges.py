@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from engines.machine.tally import Tally
 from miner.alerts.rules import Condition
 from miner.events.event import Event, Level
 from stage1.artifacts import Artifact
@@ -49,6 +50,8 @@ class Edges:
             self._held = Held.read(file)
         except (ArtifactError, OSError):
             self._held = Held()
+        self._kept = True
+        self._lost = Tally("alerts_not_kept")
 
     @property
     def held(self) -> list[str]:
@@ -77,8 +80,19 @@ class Edges:
             levels = {name: self._held.levels[name] for name in since}
             since |= {one.name: self._seen[one.name] for one in begun}
             self._held = Held(since=since, levels=levels | {one.name: one.level for one in begun})
-            self._held.write(self._file)
+            self._kept = False
+        if not self._kept:
+            self._keep()
         return events
+
+    def _keep(self) -> None:
+        try:
+            self._held.write(self._file)
+        except OSError as error:
+            # A disk that is full is among what is told: told twice after a restart is better than never.
+            self._lost.add("not_written", str(error))
+        else:
+            self._kept = True
 
     def _settled(self, since: datetime, now: datetime) -> bool:
         return (now - since).total_seconds() >= self._settled_s

@@ -13,7 +13,7 @@ import structlog
 
 from miner.alerts.message import message
 from miner.alerts.settings import AlertSettings
-from miner.events.event import Event
+from miner.events.event import Event, Level
 
 log = structlog.get_logger(__name__)
 
@@ -68,7 +68,10 @@ class Sender:
             return
         if len(self._waiting) >= MOST_WAITING:
             self._unsent += 1
-            return
+            less = next((one for one in self._waiting if one[0].level != "alarm"), None)
+            if event.level != "alarm" or less is None:
+                return
+            self._waiting.remove(less)
         self._waiting.append((event, self._now().isoformat()))
         self._wake.set()
 
@@ -83,7 +86,7 @@ class Sender:
         """Send what waits."""
         while self._waiting:
             event, at = self._waiting.popleft()
-            if self._too_many():
+            if self._too_many(event.level):
                 self._unsent += 1
                 continue
             unsent, self._unsent = self._unsent, 0
@@ -100,11 +103,13 @@ class Sender:
         settings = self._settings
         return message(event, settings.form, miner=self._miner, at=at, unsent=unsent, chat=settings.chat)
 
-    def _too_many(self) -> bool:
+    def _too_many(self, level: Level) -> bool:
+        # An alarm is told once and has no second chance, so news leave it half of the room.
+        most = self._settings.per_hour if level == "alarm" else max(1, self._settings.per_hour // 2)
         now = self._clock()
         while self._sent and now - self._sent[0] >= HOUR_S:
             self._sent.popleft()
-        if len(self._sent) >= self._settings.per_hour:
+        if len(self._sent) >= most:
             return True
         self._sent.append(now)
         return False
@@ -125,9 +130,11 @@ class Sender:
         """Why a message did not arrive, None if it did, and whether another attempt may help."""
         try:
             reply = await self._client.post(self._url, json=body, timeout=TIMEOUT_S)
-        except httpx2.HTTPError as error:
+        except (httpx2.HTTPError, OSError) as error:
             # Its text may hold the address.
             return type(error).__name__, True
+        except (httpx2.InvalidURL, ValueError) as error:
+            return type(error).__name__, False
         if reply.is_success:
             return None, False
         return f"status {reply.status_code}", not reply.is_client_error or reply.status_code == TOO_MANY
@@ -143,9 +150,10 @@ async def ping(client: httpx2.AsyncClient, url: str, every_s: float, well: Calla
         well: whether the miner answers validators.
     """
     while True:
-        if well():
-            try:
+        try:
+            if well():
                 await client.get(url, timeout=TIMEOUT_S)
-            except httpx2.HTTPError as error:
-                log.debug("ping_failed", reason=type(error).__name__)
+        except Exception as error:  # noqa: BLE001  who tells of faults must not end by one
+            # Its text may hold the address.
+            log.debug("ping_failed", reason=type(error).__name__)
         await asyncio.sleep(every_s)

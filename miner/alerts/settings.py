@@ -29,7 +29,7 @@ class AlertSettings(Section):
         ping_file: file that holds that address.
         ping_s: time between two of them.
         least: the lowest level that is sent: `info` has new bundles and nights as well, `warning`, or `alarm`.
-        per_hour: messages in an hour; what is above is counted in the next message.
+        per_hour: messages in an hour, of which half is kept for alarms; what is above is counted in the next message.
         silent_h: nobody has got an answer for so long.
         slow_s: one answer in a hundred takes longer.
         degraded_share: this share of the answers is given without Stage-1 or Stage-2.
@@ -93,7 +93,16 @@ def address(variable: str | None, file: Path | None, environment: dict[str, str]
             raise ValueError(f"{where} cannot be read: {getattr(error, 'strerror', None) or error}") from error
     else:
         return None
-    parts = urlsplit(text.strip())
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ValueError(f"{where} holds no address that begins with http:// or https://")
+    if not _is_address(text.strip()):
+        raise ValueError(f"{where} holds no address that begins with http:// or https://, in one line")
     return text.strip()
+
+
+def _is_address(text: str) -> bool:
+    try:
+        parts = urlsplit(text)
+        # Raises where it is none.
+        _ = parts.port
+    except ValueError:
+        return False
+    return parts.scheme in {"http", "https"} and bool(parts.hostname) and text.isprintable() and " " not in text

@@ -107,3 +107,15 @@ http.info("wanted")
 configure_logging("INFO")"""
     lines, _ = logged(load=load, repair="repair_loggers_after_bittensor()\nhttp.info('HTTP Request again')")
     assert [line["event"] for line in lines if line["logger"] == "httpx2"] == ["odd", "wanted"]
+
+
+def test_a_request_of_ours_is_told_without_what_follows_its_host() -> None:
+    # The address of an alert is a secret, and what follows the host is the part that makes it one.
+    load = """import httpx2
+configure_logging("DEBUG")
+url = httpx2.URL("https://user:secret@discord.example:8443/api/webhooks/7/secret?token=secret")
+logging.getLogger("httpx2").info('HTTP Request: %s %s "%s %d %s"', "POST", url, "HTTP/1.1", 204, "")
+configure_logging("INFO")"""
+    lines, _ = logged(load=load)
+    (line,) = [line for line in lines if line["logger"] == "httpx2"]
+    assert line["event"] == 'HTTP Request: POST https://discord.example:8443 "HTTP/1.1 204 "'

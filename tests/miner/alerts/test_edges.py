@@ -67,3 +67,20 @@ def test_the_end_is_as_loud_as_the_beginning(tmp_path: Path) -> None:
     (over,) = edges.compare([], START + timedelta(minutes=5))
     assert (begun.level, over.level) == ("alarm", "alarm")
     assert over.text == "Over after 5 minutes: slow."
+
+
+def test_a_disk_that_is_full_keeps_nothing_from_being_told(tmp_path: Path) -> None:
+    # The alarm of that very disk is among what would be lost.
+    edges = Edges(tmp_path / "not there" / "alerts.json", settled_s=0)
+    assert told(edges, 0, SLOW) == [("condition_begins", "slow")]
+    assert told(edges, 15, SLOW) == []
+    assert told(edges, 30) == [("condition_over", "slow")]
+
+
+def test_what_could_not_be_written_is_written_when_the_disk_has_room(tmp_path: Path) -> None:
+    home = tmp_path / "not there"
+    edges = Edges(home / "alerts.json", settled_s=0)
+    told(edges, 0, SLOW)
+    home.mkdir()
+    told(edges, 15, SLOW)
+    assert Edges(home / "alerts.json", settled_s=0).held == ["slow"]

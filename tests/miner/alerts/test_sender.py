@@ -180,7 +180,49 @@ def test_an_address_is_asked_only_while_the_miner_is_well(receiver: Receiver) ->
     assert before == after
 
 
-@pytest.mark.parametrize("text", ["", "ftp://x", "hook", "http://"])
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/hook\n# secret", "http://[::1/secret", "http://xn--z\xad../secret"])
+def test_an_address_that_is_no_url_ends_nobody_who_sends(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    async def scenario() -> None:
+        async with httpx2.AsyncClient() as client:
+            task = asyncio.create_task(ping(client, url, 0.01, lambda: True))
+            await asyncio.sleep(0.05)
+            assert not task.done()
+            task.cancel()
+
+    assert sent(url, [ALARM, WARNING]).failed == 2
+    asyncio.run(scenario())
+    said = capsys.readouterr()
+    assert "secret" not in said.out + said.err
+
+
+def test_a_check_of_the_miner_that_fails_ends_no_ping(receiver: Receiver) -> None:
+    def well() -> bool:
+        if receiver.asked == 1:
+            receiver.asked += 1
+            raise RuntimeError
+        return True
+
+    async def scenario() -> None:
+        async with httpx2.AsyncClient() as client:
+            task = asyncio.create_task(ping(client, receiver.url, 0.01, well))
+            while receiver.asked < 4:
+                assert not task.done()
+                await asyncio.sleep(0.01)
+            task.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_flood_of_news_leaves_room_for_alarms(receiver: Receiver) -> None:
+    # An alarm is told once: one that is dropped is never told at all.
+    events = [INFO] * 5 + [ALARM]
+    sent(receiver.url, events, [0.0] * 20, per_hour=4)
+    assert [one["kind"] for one in receiver.got][-1] == "slow"
+    sent(receiver.url, [INFO] * (2 * MOST_WAITING) + [ALARM], [0.0] * 3 * MOST_WAITING, per_hour=10_000)
+    assert [one["kind"] for one in receiver.got][-1] == "slow"
+
+
+@pytest.mark.parametrize("text", ["", "ftp://x", "hook", "http://", "http://[::1/x", "http://h/x\nhttp://h/y", "http://h:x/"])
 def test_an_address_that_is_none_is_told_without_it(text: str, tmp_path: Path) -> None:
     (tmp_path / "url").write_text(text)
     with pytest.raises(ValueError, match=r"alerts.url_file: .* holds no address that begins with http://"):
