@@ -180,7 +180,9 @@ def test_an_address_is_asked_only_while_the_miner_is_well(receiver: Receiver) ->
     assert before == after
 
 
-@pytest.mark.parametrize("url", ["http://127.0.0.1:9/hook\n# secret", "http://[::1/secret", "http://xn--z\xad../secret"])
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9/hook\n# secret", "http://[::1/secret", "http://xn--z\xad../secret"]
+)
 def test_an_address_that_is_no_url_ends_nobody_who_sends(url: str, capsys: pytest.CaptureFixture[str]) -> None:
     async def scenario() -> None:
         async with httpx2.AsyncClient() as client:
@@ -222,7 +224,9 @@ def test_a_flood_of_news_leaves_room_for_alarms(receiver: Receiver) -> None:
     assert [one["kind"] for one in receiver.got][-1] == "slow"
 
 
-@pytest.mark.parametrize("text", ["", "ftp://x", "hook", "http://", "http://[::1/x", "http://h/x\nhttp://h/y", "http://h:x/"])
+@pytest.mark.parametrize(
+    "text", ["", "ftp://x", "hook", "http://", "http://[::1/x", "http://h/x\nhttp://h/y", "http://h:x/"]
+)
 def test_an_address_that_is_none_is_told_without_it(text: str, tmp_path: Path) -> None:
     (tmp_path / "url").write_text(text)
     with pytest.raises(ValueError, match=r"alerts.url_file: .* holds no address that begins with http://"):

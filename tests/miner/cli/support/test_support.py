@@ -7,6 +7,7 @@ import stat
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from typer.testing import CliRunner
@@ -141,3 +142,53 @@ def test_what_a_server_of_ones_own_is_made_with_under_the_name_of_a_secret_does_
     _, files = archive()
     assert "frankfurt" in files["settings.toml"]
     assert not any("in-the-options-1" in content or "in-a-list-2" in content for content in files.values())
+
+
+HOOK = "https://discord.example/api/webhooks/1234/t0ken-Of_hook"
+
+
+def test_where_alerts_go_does_not_leave(home: Path) -> None:
+    (home / "ping").write_text("https://hc.example/ping/4711-0815?uuid=9f8e7d\n")
+    settings = load_settings(changes={"alerts.url_env": "SLACK_URL", "alerts.ping_file": str(home / "ping")})
+    hidden = redaction(settings, {"SLACK_URL": HOOK}, home)
+    told = hidden.text(
+        f"POST {HOOK}\nGET https://hc.example/ping/4711-0815?uuid=9f8e7d\nat /ping/4711-0815\nt0ken-Of_hook"
+    )
+    for secret in ("t0ken-Of_hook", "4711-0815", "9f8e7d"):
+        assert secret not in told
+    assert "https://discord.example/" in told
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda text: json.dumps(text),
+        lambda text: json.dumps(json.dumps(text)),
+        lambda text: json.dumps(text, ensure_ascii=False),
+        repr,
+        lambda text: quote(text, safe=""),
+        lambda text: quote(text),
+        lambda text: quote(text, safe="").lower(),
+        lambda text: f"Traceback\nValueError: {text!r}",
+    ],
+)
+def test_a_secret_is_found_however_it_is_written(home: Path, written: Callable[[str], str]) -> None:
+    secret = 'pä"ss\\wört/+%&7'
+    settings = load_settings(changes={"wallet.name": "trésor", "wallet.path": "/srv/wällets"})
+    hidden = redaction(settings, {"API_TOKEN": secret}, Path("/home/josé"))
+    assert "rt" not in hidden.text(written(secret)).replace("left out", "")
+    assert hidden.text(written("/home/josé/miner.log")).count("jos") == 0
+    assert hidden.text(written("/srv/wällets/trésor/hotkeys/one")).count("sor") == 0
+    assert hidden.text(written("trésor/one")).count("sor") == 0
+
+
+def test_what_stands_before_the_host_of_any_address_does_not_leave(home: Path) -> None:
+    changes = {"night": {"tracking": {"kind": "mlflow", "uri": "https://me:hunter2@mlflow.example/x"}}}
+    text = redaction(load_settings(changes=changes), {}, home).text('uri = "https://me:hunter2@mlflow.example/x"')
+    assert text == f'uri = "https://{HIDDEN}@mlflow.example/x"'
+
+
+def test_a_key_in_the_query_of_an_endpoint_is_hidden_by_itself(home: Path) -> None:
+    settings = load_settings(changes={"chain.endpoints": ["wss://node.example/rpc?apikey=abc%2Fdef99"]})
+    told = redaction(settings, {}, home).text("bad key abc/def99, or abc%2Fdef99")
+    assert told == f"bad key {HIDDEN}, or {HIDDEN}"
