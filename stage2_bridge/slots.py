@@ -24,14 +24,14 @@ class Slots:
         self._queue: list[tuple[float, int, asyncio.Future[None]]] = []
 
     @property
-    def taken(self) -> int:
-        """Hand-offs under way."""
-        return self._taken
-
-    @property
     def most(self) -> int:
         """Hand-offs at a time."""
         return self._most
+
+    @property
+    def taken(self) -> int:
+        """Hand-offs under way."""
+        return self._taken
 
     @property
     def waiting(self) -> int:

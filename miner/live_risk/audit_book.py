@@ -60,9 +60,14 @@ class AuditBook:
         """The oldest audit that Stage-2 has not been asked about and nobody has labelled."""
         return next((one.drawn for one in self.waiting.values() if one.said is None and one.label is None), None)
 
-    def unlabelled(self) -> list[WaitingAudit]:
-        """Audits that wait for a person, the oldest first."""
-        return [one for one in self.waiting.values() if one.label is None and self._asks(one)]
+    def unlabelled(self, *, has_stage2: bool = True) -> list[WaitingAudit]:
+        """Audits that wait for a person, the oldest first.
+
+        Args:
+            has_stage2: whether Stage-2 is asked first; if not, all that it has not been asked about wait for people.
+        """
+        waiting = [one for one in self.waiting.values() if one.label is None]
+        return [one for one in waiting if self._asks(one) or (one.said is None and not has_stage2)]
 
     def flagged(self) -> list[WaitingAudit]:
         """Those of them that Stage-2 contradicts."""

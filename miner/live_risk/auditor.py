@@ -69,7 +69,8 @@ class Auditor:
     async def _look(self) -> None:
         if self._slot.generation:
             with self._slot.lease() as lease:
-                self._risk.live(lease.bundle)
+                # In the thread: what was audited before is read again.
+                await self._risk.in_thread(partial(self._risk.live, lease.bundle))
         await self._risk.in_thread(self._risk.tick)
         while await self.ask_one():
             pass

@@ -7,7 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
-from miner.live_risk.audit_log import AuditLog
+from miner.live_risk.audit_log import STATE, AuditLog
 from miner.live_risk.hourly import Value
 from miner.live_risk.settings import LiveRiskSettings
 from stage1.artifacts import Artifact
@@ -16,7 +16,8 @@ from stage1.certificate.params import ScrcParams
 from stage1.errors import ArtifactError
 from stage1.monitor.levels import Standing, standing
 from stage1.monitor.martingale import ScoreMartingale
-from stage1.monitor.risk_monitor import MonitorTerms
+from stage1.monitor.risk_monitor import MonitorState, MonitorTerms
+from stage1.policy import ScrcPolicy
 
 SCORES = "scores.json"
 SHOWN = 16
@@ -39,6 +40,32 @@ class SeenScores(Artifact):
 def certificate_id(params: ScrcParams) -> str:
     """Names a certificate: the beginning of its seal, 16 hex digits."""
     return params.seal[:SHOWN]
+
+
+def caution_after(state: MonitorState, settings: LiveRiskSettings) -> Caution:
+    """With what caution the rule of a certificate is used, given what its audits told."""
+    if state.alarms and settings.reaction == "defer_all":
+        return Caution(state.theta, exits=False)
+    if state.alarms and settings.reaction != "observe":
+        return Caution(state.theta, exits0=False)
+    return Caution(state.theta) if settings.adapt and state.theta else NO_CAUTION
+
+
+def last_caution(directory: Path, settings: LiveRiskSettings) -> Caution:
+    """With what caution a certificate was last used, as far as its directory tells: an alarm is not forgotten."""
+    try:
+        state = MonitorState.read(directory / STATE)
+    except ArtifactError:
+        return NO_CAUTION
+    return caution_after(state, settings)
+
+
+def policy_with(params: ScrcParams, caution: Caution) -> ScrcPolicy:
+    """The policy of a certificate under a caution."""
+    policy = ScrcPolicy(params, caution)
+    # Computed here, and not by the first request.
+    _ = policy.rule
+    return policy
 
 
 def terms_of(params: ScrcParams, settings: LiveRiskSettings) -> MonitorTerms:
@@ -74,12 +101,7 @@ class CertificateWatch:
     @property
     def caution(self) -> Caution:
         """With what caution its rule is used now."""
-        state, reaction = self.audits.book.state, self._settings.reaction
-        if state.alarms and reaction == "defer_all":
-            return Caution(state.theta, exits=False)
-        if state.alarms and reaction != "observe":
-            return Caution(state.theta, exits0=False)
-        return Caution(state.theta) if self._settings.adapt and state.theta else NO_CAUTION
+        return caution_after(self.audits.book.state, self._settings)
 
     def stand(self, now: datetime) -> Standing | None:
         """Look at it again; what it was before, if the level or a reason changed."""
@@ -126,8 +148,13 @@ class CertificateWatch:
             "waiting": len(book.waiting),
         }
 
-    def status(self, now: datetime) -> dict[str, Any]:
-        """Plain values for the status."""
+    def status(self, now: datetime, *, has_stage2: bool = True) -> dict[str, Any]:
+        """Plain values for the status.
+
+        Args:
+            now: UTC.
+            has_stage2: whether there is anybody but people to ask.
+        """
         book = self.audits.book
         rule, caution = self.params.rule, self.caution
         used = caution.applied(rule)
@@ -140,7 +167,7 @@ class CertificateWatch:
             "watched": {"risk": book.terms.risk.value, "alpha": book.terms.alpha},
             **{name: value for name, value in self.readings().items() if name != "level"},
             "waiting_h": round(self.backlog_h(now), 2),
-            "for_people": len(book.unlabelled()),
+            "for_people": len(book.unlabelled(has_stage2=has_stage2)),
             "alarms": dict(book.state.alarms),
             "alarmed_at": None if book.state.alarmed_at is None else book.state.alarmed_at.isoformat(),
             "t0_certified": None if rule is None else rule.t0,

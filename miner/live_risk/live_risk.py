@@ -25,7 +25,7 @@ from engines.live.load.load_bundle import LiveBundle
 from engines.machine.tally import Tally
 from miner.answering.record import RequestRecord, SeenImage
 from miner.live_risk.audit_events import Drawn, Labelled, Said
-from miner.live_risk.certificate_watch import CertificateWatch, certificate_id
+from miner.live_risk.certificate_watch import CertificateWatch, certificate_id, last_caution, policy_with
 from miner.live_risk.hourly import FILE, HourCounts, HourlyFile, OpenHours
 from miner.live_risk.inbox import Inbox
 from miner.live_risk.secret import read_secret
@@ -74,6 +74,7 @@ class LiveRisk:
 
     Attributes:
         contradicted: told of an audit that Stage-2 contradicts, with its probability and the picture.
+        has_stage2: whether there is a Stage-2 to ask; if not, people label all audits.
 
     Raises:
         ArtifactError: the key of the draws cannot be read.
@@ -92,6 +93,7 @@ class LiveRisk:
         self.settings = settings
         self.react = react
         self.contradicted: Callable[[Drawn, float, bytes], None] | None = None
+        self.has_stage2: Callable[[], bool] = lambda: True
         self._directory = directory
         self._now = now
         self._tell = tell
@@ -103,8 +105,10 @@ class LiveRisk:
         self._watches: dict[str, CertificateWatch] = {}
         self._policies: dict[str, ScrcPolicy] = {}
         self._live = ""
-        # Guards what an audit changes; held by the thread while it writes, so the loop takes it only for a new bundle.
+        # Guards what an audit changes; held by the thread while it writes, so the loop waits for it only for a new
+        # bundle.
         self._lock = threading.RLock()
+        self._status: dict[str, Any] = {}
         self._queue: deque[SeenImage] = deque()
         self._called = False
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="live-risk")
@@ -242,9 +246,12 @@ class LiveRisk:
             if watch is None:
                 return
             before = watch.audits.book.state.audits
-            watch.audits.add(event)
+            try:
+                watch.audits.add(event)
+            finally:
+                # What is on the disk counts, also where a file beside it could not be written.
+                self._use(watch)
             counted = watch.audits.book.state.audits - before
-            self._use(watch)
         self._hours.count("audits_counted", counted, self._now(), watch.bundle)
         self._look(watch)
 
@@ -267,9 +274,9 @@ class LiveRisk:
         if before is None or certificate_id(watch.params) != self._live:
             return
         self._told(watch, before, after)
-        self._write_summary()
         if after.level == "alarm" and before.level != "alarm" and self.react is not None:
             self.react()
+        self._write_summary()
 
     def _told(self, watch: CertificateWatch, before: Standing, after: Standing) -> None:
         level: Literal["info", "warning", "alarm"]
@@ -288,18 +295,20 @@ class LiveRisk:
         """Take up the watch on a certificate that has gone live, where it was left."""
         with self._lock:
             name = certificate_id(bundle.params)
+            home = self._directory / STREAMS / name
             try:
                 if name not in self._watches:
-                    home = self._directory / STREAMS / name
                     self._watches[name] = CertificateWatch(
                         home, bundle.params, bundle.bundle_id, self.settings, now=self._now()
                     )
                     self._forget_old(home.parent)
             except (CascadeError, OSError) as error:
                 self.lost.add("not_watched", f"the certificate of {bundle.bundle_id} is not watched: {error}")
-                self._policies[name] = bundle.policy
-                return bundle.policy
+                self._live = ""
+                self._policies[name] = policy_with(bundle.params, last_caution(home, self.settings))
+                return self._policies[name]
             self._live = name
+            self._read_status()
             self._pool.submit(self._guarded, self._write_summary)
             return self._use(self._watches[name])
 
@@ -309,9 +318,7 @@ class LiveRisk:
             self._begin(bundle)
 
     def _use(self, watch: CertificateWatch) -> ScrcPolicy:
-        policy = ScrcPolicy(watch.params, watch.caution)
-        # Computed here, and not by the first request.
-        _ = policy.rule
+        policy = policy_with(watch.params, watch.caution)
         self._policies[certificate_id(watch.params)] = policy
         return policy
 
@@ -336,13 +343,19 @@ class LiveRisk:
             return not watch.audits.book.state.alarms
 
     def status(self) -> dict[str, Any]:
-        """Plain values."""
-        with self._lock:
-            watch = self._watches.get(self._live)
-            told = {} if watch is None else watch.status(self._now())
+        """Plain values; those of the last time while the thread writes, for the event loop waits for no disk."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._read_status()
+            finally:
+                self._lock.release()
         settings = self.settings
         common = {"enabled": True, "audits": settings.audits, "reaction": settings.reaction}
-        return {**common, **told, "failed": dict(self.lost.counts)}
+        return {**common, **self._status, "failed": dict(self.lost.counts)}
+
+    def _read_status(self) -> None:
+        watch = self._watches.get(self._live)
+        self._status = {} if watch is None else watch.status(self._now(), has_stage2=self.has_stage2())
 
     def _write_hours(self, now: datetime | None) -> None:
         for counts in self._hours.over(now):
@@ -362,10 +375,9 @@ class LiveRisk:
         with self._lock:
             watch = self._watches.get(self._live)
             if watch is not None:
-                now = self._now()
-                Summary.of(self._directory / SUMMARY).with_status(watch.status(now), now).write(
-                    self._directory / SUMMARY
-                )
+                self._read_status()
+                path = self._directory / SUMMARY
+                Summary.of(path).with_status(self._status, self._now()).write(path)
 
     def in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Run something in the thread, from the loop."""

@@ -55,6 +55,7 @@ def start_audits(risk: LiveRisk | None, follower: StoreFollower, bridge: Bridge,
     """
     if risk is None:
         return
+    risk.has_stage2 = lambda: bridge.has_server
     auditor = Auditor(
         risk,
         bridge,

@@ -20,11 +20,13 @@ def _group() -> None:
     """Look at how the live certificate stands."""
 
 
-def _home(config: Path | None, change: list[str] | None) -> Path:
+def _home(config: Path | None, change: list[str] | None) -> tuple[Path, bool]:
+    """The directory of the watch, and whether there is a Stage-2."""
     from miner.live_risk.live_risk import DIRECTORY  # noqa: PLC0415
     from miner.settings import load_settings, settings_file  # noqa: PLC0415
 
-    return load_settings(settings_file(config), parsed_changes(change)).state / DIRECTORY
+    settings = load_settings(settings_file(config), parsed_changes(change))
+    return settings.state / DIRECTORY, settings.stage2.is_asked
 
 
 @risk.command()
@@ -40,7 +42,8 @@ def show(
     with clear_errors():
         from miner.cli.live_risk.text import shown  # noqa: PLC0415
 
-        say(shown(_home(config, change), hours))
+        home, has_stage2 = _home(config, change)
+        say(shown(home, hours, has_stage2=has_stage2))
 
 
 @risk.command()
@@ -59,10 +62,10 @@ def export(
     with clear_errors():
         from miner.cli.live_risk.text import exported, written_pictures  # noqa: PLC0415
 
-        home = _home(config, change)
+        home, has_stage2 = _home(config, change)
         say(exported(home, to))
         if pictures is not None:
-            say(written_pictures(home, pictures))
+            say(written_pictures(home, pictures, has_stage2=has_stage2))
 
 
 @risk.command()
@@ -80,4 +83,4 @@ def label(
     with clear_errors():
         from miner.cli.live_risk.text import given_labels  # noqa: PLC0415
 
-        say(given_labels(_home(config, change), labels))
+        say(given_labels(_home(config, change)[0], labels))

@@ -23,12 +23,13 @@ LISTED = 10
 LIST = "audits.csv"
 
 
-def shown(home: Path, hours: int) -> str:
+def shown(home: Path, hours: int, *, has_stage2: bool) -> str:
     """How the live certificate stands.
 
     Args:
         home: directory of the watch.
         hours: that are drawn.
+        has_stage2: whether there is anybody but people to ask about audits.
 
     Raises:
         SettingsError: nothing was watched there.
@@ -50,7 +51,7 @@ def shown(home: Path, hours: int) -> str:
         "",
         f"{risk} at most {alpha:.2%}, by {counts}: {between}",
         f"{against}; {change}; drift of scores {told['drift']:.4g}; t0 lowered by {told['theta']:.3f}",
-        *_waiting(book),
+        *_waiting(book, has_stage2=has_stage2),
     ]
     rows = read_rows(home / FILE)[-hours:]
     if rows:
@@ -85,15 +86,21 @@ def exported(home: Path, to: Path) -> str:
     raise SettingsError(f"{to}: name a .csv for the hours, or a .json for the certificates")
 
 
-def written_pictures(home: Path, to: Path) -> str:
-    """Write the pictures that wait for a person, and a list of them whose column `label` is empty."""
+def written_pictures(home: Path, to: Path, *, has_stage2: bool) -> str:
+    """Write the pictures that wait for a person, and a list of them whose column `label` is empty.
+
+    Args:
+        home: directory of the watch.
+        to: directory, created if it is not there.
+        has_stage2: as in `shown`.
+    """
     summary = _summary(home)
     to.mkdir(parents=True, exist_ok=True)
     text, images = io.StringIO(), home / STREAMS / summary.live / IMAGES
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("number", "image", "exited_as", "stage2", "label"))
     number = 0
-    for one in _book(home, summary.live).unlabelled():
+    for one in _book(home, summary.live).unlabelled(has_stage2=has_stage2):
         source = images / f"{one.drawn.number:08d}"
         if not source.exists():
             # It was labelled meanwhile.
@@ -121,8 +128,7 @@ def given_labels(home: Path, given: list[str]) -> str:
     pairs: dict[str, str] = {}
     for one in given:
         if one.endswith(".csv"):
-            with Path(one).open(encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
+            rows = _rows(Path(one))
             if rows and not {"number", "label"} <= rows[0].keys():
                 raise SettingsError(f"{one}: the columns number and label are missing")
             pairs |= {row["number"]: row["label"] for row in rows if row["label"]}
@@ -132,7 +138,7 @@ def given_labels(home: Path, given: list[str]) -> str:
     live = _summary(home).live
     waiting, labels = _book(home, live).waiting, []
     for number, label in pairs.items():
-        if label not in {"0", "1"} or not number.isdigit():
+        if label not in {"0", "1"} or not number.isdecimal():
             raise SettingsError(f"{number}={label}: write NUMBER=0 for no roadwork, or NUMBER=1 for roadwork")
         if int(number) not in waiting:
             raise SettingsError(f"no audit {number} waits for a verdict; `cascade risk show` lists those that do")
@@ -141,6 +147,15 @@ def given_labels(home: Path, given: list[str]) -> str:
         return "no label was given"
     Inbox(home).put(labels)
     return f"{len(labels)} labels wait for the miner, which looks for them every two seconds"
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        # With or without the mark that spreadsheets put first.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return list(csv.DictReader(file))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not a list in UTF-8: {error}") from error
 
 
 def _summary(home: Path) -> Summary:
@@ -154,8 +169,8 @@ def _book(home: Path, certificate: str) -> AuditBook:
     return read_book(home / STREAMS / certificate, certificate, MonitorTerms())
 
 
-def _waiting(book: AuditBook) -> list[str]:
-    people = book.unlabelled()
+def _waiting(book: AuditBook, *, has_stage2: bool) -> list[str]:
+    people = book.unlabelled(has_stage2=has_stage2)
     told = [f"{len(book.waiting)} audits wait, {len(people)} of them for a person"]
     if (oldest := next(iter(book.waiting.values()), None)) is not None:
         told.append(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import csv
 import io
 import json
 import math
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -31,6 +33,7 @@ from miner.answering.deadline import TimeBudget
 from miner.answering.record import RequestRecord, SeenImage
 from miner.answering.request import Request
 from miner.answering.settings import EngineSettings
+from miner.live_risk.audit_events import Drawn
 from miner.live_risk.auditor import Auditor
 from miner.live_risk.certificate_watch import certificate_id
 from miner.live_risk.hourly import COLUMNS
@@ -493,3 +496,138 @@ def test_an_audit_is_worth_little_to_a_budget(tmp_path: Path, bundle: LiveBundle
 
     asyncio.run(story())
     assert [one["probability"] for one in asked] == [0.05] * 3
+
+
+def test_an_alarm_that_is_on_the_disk_tightens_though_nothing_else_can_be_written(
+    tmp_path: Path, bundle: LiveBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reacted: list[int] = []
+    risk = watched(tmp_path, bundle, react=lambda: reacted.append(1))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    # A line still fits into the last block of a file, another file does not fit.
+    monkeypatch.setattr("miner.live_risk.audit_log.write_atomic", full)
+    monkeypatch.setattr("stage1.artifacts.write_atomic", full)
+    for number in range(1, 21):
+        drawn = audit(bundle, number)
+        with pytest.raises(OSError, match="No space"):
+            risk._watches[certificate_id(bundle.params)].audits.add(drawn)
+        for done in (
+            lambda number=number: risk.said(certificate_id(bundle.params), number, "expert", 0.9),
+            lambda number=number: risk.labelled(certificate_id(bundle.params), number, 1, "person"),
+        ):
+            with contextlib.suppress(OSError):
+                done()
+    assert book(risk, bundle).state.alarms
+    rule = risk.policy(bundle).rule
+    assert rule is not None
+    assert rule.t0 < -1e30
+    with contextlib.suppress(OSError):
+        risk.tick()
+    assert reacted == [1]
+
+
+def audit(bundle: LiveBundle, number: int) -> Drawn:
+    """A draw of an exit with 0, without a picture."""
+    return Drawn(
+        number=number,
+        at=NOON + timedelta(minutes=number),
+        request_id=f"r{number}",
+        hotkey="validator",
+        image_sha256="a" * 64,
+        picture=None,
+        site=number,
+        exit_label=0,
+        score=-3.0,
+        select_score=2.0,
+        probability=0.05,
+        share=1.0,
+        drawn=0.5,
+        label_share=0.0,
+        label_drawn=False,
+        theta=0.0,
+        bundle=bundle.bundle_id,
+    )
+
+
+@pytest.mark.parametrize("broken", ["damaged", "unwritable"])
+def test_an_alarm_holds_though_its_audits_cannot_be_taken_up(
+    tmp_path: Path, bundle: LiveBundle, broken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = watched(tmp_path, bundle)
+    misses(first, bundle, 20)
+    first.close()
+    log = tmp_path / "streams" / certificate_id(bundle.params) / "audits.jsonl"
+    settings = ALL
+    if broken == "damaged":
+        log.write_bytes(b'{"kind":"drawn"}\n' + log.read_bytes())
+    else:
+        # Other terms are an event, for which the disk has no room.
+        settings = ALL.model_copy(update={"shares": AuditShares(exit0=0.5, exit1=0.5)})
+        monkeypatch.setattr("miner.live_risk.audit_log.append_line", full_disk)
+    again = LiveRisk(tmp_path, settings, now=Clock())
+    rule = again.policy(bundle).rule
+    assert rule is not None
+    assert rule.t0 < -1e30
+    assert again.status()["failed"] == {"not_watched": 1}
+    assert "bundle" not in again.status(), "nothing is said of a certificate that is not watched"
+    again.close()
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def test_the_status_does_not_wait_for_the_disk(tmp_path: Path, bundle: LiveBundle) -> None:
+    risk = watched(tmp_path, bundle)
+    before = risk.status()
+    held, go_on = threading.Event(), threading.Event()
+
+    def slow() -> None:
+        with risk._lock:
+            held.set()
+            go_on.wait(10)
+
+    thread = threading.Thread(target=slow)
+    thread.start()
+    assert held.wait(10)
+    asked: list[dict[str, Any]] = []
+    reader = threading.Thread(target=lambda: asked.append(risk.status()))
+    reader.start()
+    reader.join(5)
+    waited = reader.is_alive()
+    go_on.set()
+    thread.join()
+    reader.join()
+    assert not waited
+    assert asked == [before]
+    risk.close()
+
+
+def test_without_a_stage_2_every_audit_waits_for_a_person(tmp_path: Path, bundle: LiveBundle) -> None:
+    risk = watched(tmp_path, bundle)
+    took(risk, seen(bundle, 1), seen(bundle, 2))
+    assert risk.status()["for_people"] == 0
+    risk.has_stage2 = lambda: False
+    assert risk.status()["for_people"] == 2
+    risk.close()
+
+
+def test_the_auditor_asks_a_server_that_came_while_the_miner_ran(tmp_path: Path, bundle: LiveBundle) -> None:
+    async def story() -> None:
+        bridge = Bridge(None, max_in_flight=2, clock=time.monotonic)
+        slot = BundleSlot()
+        slot.swap(bundle)
+        risk = watched(tmp_path, bundle)
+        auditor = Auditor(risk, bridge, slot, clock=time.monotonic)
+        took(risk, seen(bundle, 1))
+        assert not await auditor.ask_one()
+        expert = Expert(0.1)
+        bridge.change(expert, max_in_flight=2, max_waiting=0, cache=OFF)
+        assert await auditor.ask_one()
+        assert expert.asked == 1
+        risk.close()
+
+    asyncio.run(story())

@@ -122,3 +122,32 @@ def test_the_doctor_says_how_it_stands(tmp_path: Path, risk: LiveRisk) -> None:
     assert (finding.check, finding.verdict) == ("live risk", "warning")
     assert finding.detail.startswith("alarm, 2.0 days ago: The miss rate on exits is above")
     assert live_risk(load_settings(changes={"state": str(tmp_path / "nowhere")}), NOON) == []
+
+
+def test_without_a_stage_2_people_see_every_audit(tmp_path: Path, bundle: LiveBundle) -> None:
+    risk = watched(tmp_path / "state" / "live_risk", bundle, ALL)
+    took(risk, seen(bundle, 1), seen(bundle, 2))
+    risk._write_summary()
+    risk.close()
+    _, told = run(tmp_path, "risk", "show")
+    assert "2 audits wait, 2 of them for a person" in told
+    out = tmp_path / "out"
+    status, told = run(tmp_path, "risk", "export", str(tmp_path / "risk.json"), "--pictures", str(out))
+    assert status == 0, told
+    assert [row["number"] for row in csv.DictReader((out / "audits.csv").read_text().splitlines())] == ["1", "2"]
+    _, told = run(tmp_path, "risk", "show", "--set", "stage2.engine=stage2")
+    assert "2 audits wait, 0 of them for a person" in told
+
+
+def test_a_list_of_a_spreadsheet_is_read_and_another_file_is_told(tmp_path: Path, risk: LiveRisk) -> None:
+    del risk
+    (tmp_path / "excel.csv").write_bytes(b"\xef\xbb\xbfnumber,label\r\n4,1\r\n")
+    status, told = run(tmp_path, "risk", "label", str(tmp_path / "excel.csv"))
+    assert status == 0, told
+    for content in (b"\xff\xfe\x00", b"number,label\n" + b"x" * 200_000 + b",1\n"):
+        (tmp_path / "odd.csv").write_bytes(content)
+        status, told = run(tmp_path, "risk", "label", str(tmp_path / "odd.csv"))
+        assert status == 2, told
+        assert "odd.csv: not a list in UTF-8" in told
+    status, told = run(tmp_path, "risk", "label", "²=1")
+    assert status == 2, told

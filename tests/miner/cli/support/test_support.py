@@ -162,17 +162,17 @@ def test_where_alerts_go_does_not_leave(home: Path) -> None:
 @pytest.mark.parametrize(
     "written",
     [
-        lambda text: json.dumps(text),
+        json.dumps,
         lambda text: json.dumps(json.dumps(text)),
         lambda text: json.dumps(text, ensure_ascii=False),
         repr,
         lambda text: quote(text, safe=""),
-        lambda text: quote(text),
+        quote,
         lambda text: quote(text, safe="").lower(),
         lambda text: f"Traceback\nValueError: {text!r}",
     ],
 )
-def test_a_secret_is_found_however_it_is_written(home: Path, written: Callable[[str], str]) -> None:
+def test_a_secret_is_found_however_it_is_written(written: Callable[[str], str]) -> None:
     secret = 'pä"ss\\wört/+%&7'
     settings = load_settings(changes={"wallet.name": "trésor", "wallet.path": "/srv/wällets"})
     hidden = redaction(settings, {"API_TOKEN": secret}, Path("/home/josé"))
