@@ -158,7 +158,8 @@ class Harvest:
 
     def status(self) -> dict[str, object]:
         """Plain values for the status."""
-        images = [one for one in self.store.images.values() if not one.gone]
+        # Copied in one step, because the thread adds to it meanwhile.
+        images = [one for one in list(self.store.images.values()) if not one.gone]
         reasons = Counter(reason for one in images for reason in one.reasons)
         return {
             "pictures": len(images),

@@ -114,11 +114,13 @@ def read_labels_of(path: Path) -> dict[str, ExitLabel]:
         SettingsError: it cannot be read, or is of none of them; says what was found.
     """
     try:
+        if not path.is_file() and path.exists():
+            raise SettingsError(f"{path}: is not a file")
+        if (size := path.stat().st_size) > LONGEST:
+            raise SettingsError(f"{path}: has {size} bytes, the limit is {LONGEST}")
         content = path.read_bytes()
     except OSError as error:
         raise SettingsError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if len(content) > LONGEST:
-        raise SettingsError(f"{path}: has {len(content)} bytes, the limit is {LONGEST}")
     try:
         if path.suffix == ".xml":
             return _of_cvat(content, path)
@@ -126,11 +128,14 @@ def read_labels_of(path: Path) -> dict[str, ExitLabel]:
             return _of_json(json.loads(content), path)
         rows = csv.DictReader(io.StringIO(content.decode("utf-8-sig")))
         return _named({row.get("image") or "": row.get("label") or "" for row in rows}, path)
-    except (ValueError, KeyError, TypeError, AttributeError, ET.ParseError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, csv.Error, ET.ParseError) as error:
         raise SettingsError(f"{path}: not a file of FiftyOne, Label Studio or CVAT, nor a list: {error!r}") from error
 
 
 def _of_cvat(content: bytes, path: Path) -> dict[str, ExitLabel]:
+    if b"\0" in content:
+        # Declarations would not be found in it.
+        raise SettingsError(f"{path}: is not UTF-8, which an export of CVAT is")
     if b"<!DOCTYPE" in content or b"<!ENTITY" in content:
         raise SettingsError(f"{path}: declares entities, which an export of CVAT does not")
     found = {}
@@ -146,7 +151,7 @@ def _of_json(content: object, path: Path) -> dict[str, ExitLabel]:
         raise TypeError(type(content).__name__)
     if isinstance(content, dict):
         classes = content["classes"]
-        named = {name: "" if value is None else str(classes[value]) for name, value in content["labels"].items()}
+        named = {name: _class(classes, value, path) for name, value in content["labels"].items()}
         return _named(named, path)
     found = {}
     for task in content:
@@ -160,6 +165,14 @@ def _of_json(content: object, path: Path) -> dict[str, ExitLabel]:
         # Two people who differ have said nothing yet.
         found[task["data"]["image"]] = choices.pop() if len(choices) == 1 else ""
     return _named(found, path)
+
+
+def _class(classes: Sequence[object], number: object, path: Path) -> str:
+    if number is None:
+        return ""
+    if not isinstance(number, int) or number < 0:
+        raise SettingsError(f"{path}: {number!r} is no number of a class")
+    return str(classes[number])
 
 
 def _named(given: Mapping[str, str], path: Path) -> dict[str, ExitLabel]:

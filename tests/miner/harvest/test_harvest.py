@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from contextlib import AsyncExitStack
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -245,6 +246,10 @@ def test_a_hundred_labels_come_back_as_they_were_given(tmp_path: Path, tool: Too
         ("x.json", "7", "TypeError"),
         ("x.xml", "<!DOCTYPE a [<!ENTITY b 'c'>]><a/>", "declares entities"),
         ("x.xml", "<a", "not a file of FiftyOne"),
+        ("deep.json", "[" * 100_000, "not a file of FiftyOne"),
+        ("index.json", '{"classes": ["roadwork"], "labels": {"a": 5}}', "not a file of FiftyOne"),
+        ("index.json", '{"classes": ["no roadwork", "roadwork"], "labels": {"a": -1}}', "is no number of a class"),
+        ("long.csv", f"image,label\n{'a' * 200_000},1\n", "not a file of FiftyOne"),
     ],
 )
 def test_what_is_no_export_is_refused(tmp_path: Path, name: str, text: str, told: str) -> None:
@@ -282,3 +287,49 @@ def test_a_night_reads_what_was_labelled_and_what_was_picked_only_trains(tmp_pat
 def test_what_lies_near_the_threshold_is_worth_more() -> None:
     assert urgency(kept(1, score=-2.0), -2.1) > urgency(kept(2, score=1.0), -2.1)
     assert urgency(kept(1, reasons=("disagree",)), None) > urgency(kept(2), None)
+
+
+def test_an_export_in_another_encoding_declares_no_entities_either(tmp_path: Path) -> None:
+    text = '<?xml version="1.0" encoding="utf-16"?><!DOCTYPE a [<!ENTITY b "no roadwork">]>'
+    text += f'<a><image name="{"a" * 64}.jpg"><tag label="&b;"/></image></a>'
+    (tmp_path / "x.xml").write_bytes(text.encode("utf-16"))
+    with pytest.raises(SettingsError, match="not UTF-8"):
+        read_labels_of(tmp_path / "x.xml")
+
+
+def test_a_file_without_an_end_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "x.json").symlink_to("/dev/zero")
+    with pytest.raises(SettingsError, match="not a file"):
+        read_labels_of(tmp_path / "x.json")
+
+
+def test_the_status_is_told_while_pictures_come(tmp_path: Path) -> None:
+    harvest = Harvest(tmp_path, HarvestSettings(enabled=True), secret=SECRET)
+
+    harvest.store.images = {one.sha256: one for one in map(kept, range(3))}
+    done = threading.Event()
+
+    def more() -> None:
+        number = 10
+        while not done.is_set():
+            harvest.store.images[f"{number:064x}"] = kept(number % 100)
+            number += 1
+
+    thread = threading.Thread(target=more)
+    thread.start()
+    try:
+        for _ in range(200):
+            assert int(str(harvest.status()["pictures"])) >= 3
+    finally:
+        done.set()
+        thread.join()
+        harvest.close()
+
+
+def test_a_picture_that_cannot_be_described_costs_the_next_ones_nothing(tmp_path: Path) -> None:
+    harvest = Harvest(tmp_path, HarvestSettings(enabled=True, random_share=1.0), secret=SECRET)
+    harvest._queue.extend([seen(1, roadwork_score=float("inf")), seen(2)])
+    harvest._take_all()
+    assert len(harvest.store.images) == 1
+    assert harvest.status()["failed"] == {"ValidationError": 1}
+    harvest.close()
