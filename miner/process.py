@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -55,8 +54,6 @@ from miner.start_checks import held_state
 from stage1.errors import CascadeError
 from stage2_bridge.calibration.live import Calibrations
 
-if TYPE_CHECKING:
-    pass
 
 log = structlog.get_logger(__name__)
 

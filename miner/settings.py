@@ -156,6 +156,8 @@ class MinerSettings(BaseSettings):
         if self.hotkeys:
             self._check_hotkeys()
         self._check_second_server()
+        if self.admin.port and self.admin.port in [one.axon.port for one in self.served]:
+            raise ValueError(f"admin.port is {self.admin.port}, and so is the port of an axon: give each its own")
         if self.stage2.all_servers and self.stage2.reserve_s >= self.requests.deadline_s:
             raise ValueError(
                 f"stage2.reserve_s is {self.stage2.reserve_s:g} and requests.deadline_s is "

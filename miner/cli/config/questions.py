@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ from stage1.errors import SettingsError
 from stage1.settings import expanded, first_problem
 
 NONE = "none"
+PORT, ADMIN_PORT, LAST_PORT = 8091, 8092, 65535
 NETUIDS = {"finney": 72, "test": 323}
 Ask = Callable[[str, str], str]
 
@@ -57,8 +58,9 @@ def questions(found: Mapping[str, list[str]]) -> list[Question]:
             "auto",
             "With auto, services on the internet are asked for it. With none, it must be on the chain already.",
         ),
-        Question("axon.port", "Port of the axon, open to the internet", "8091"),
-        Question("admin.port", "Port for status and metrics, on 127.0.0.1 alone, or none", "8092"),
+        Question("axon.port", "Port of the axon, open to the internet", str(PORT)),
+        # The default of it depends on what is answered before.
+        Question("admin.port", "Port for status and metrics, on 127.0.0.1 alone, or none", str(ADMIN_PORT)),
         Question("stage2.engine", "Directory of an engine for Stage-2, or none", NONE),
         Question("retrain.data", "Directory with labels.csv to train on every night, or none", NONE),
     ]
@@ -81,8 +83,17 @@ def answers(asked: list[Question], ask: Ask, given: Mapping[str, str], settings:
         if question.name in given:
             values |= dict(_meant(question.name, given[question.name].strip(), settings))
         else:
-            values |= _answered(question, ask, settings)
+            default = _free_port(values) if question.name == "admin.port" else question.default
+            values |= _answered(replace(question, default=default), ask, settings)
     return values
+
+
+def _free_port(values: Mapping[str, Any]) -> str:
+    """The usual one, or the first after those of the axons, of which each hotkey has one."""
+    first = values.get("axon.port", PORT)
+    after = first + len(values.get("hotkeys", ["one"]))
+    free = after if first <= ADMIN_PORT < after else ADMIN_PORT
+    return str(free) if free <= LAST_PORT else NONE
 
 
 def _answered(question: Question, ask: Ask, settings: type[BaseModel]) -> dict[str, Any]:
@@ -106,6 +117,10 @@ def _meant(name: str, answer: str, settings: type[BaseModel]) -> Iterator[tuple[
         return
     if name == "wallet.hotkey" and "," in answer:
         keys = [key.strip() for key in answer.split(",") if key.strip()]
+        if not keys:
+            raise SettingsError(f"{name}: one is needed")
+        if len(set(keys)) < len(keys):
+            raise SettingsError(f"{name}: a hotkey is given twice; give each once")
         yield "hotkeys", _fitting("hotkeys", keys, settings)
         return
     if name == "retrain.data" and not (expanded_path(answer) / "labels.csv").is_file():

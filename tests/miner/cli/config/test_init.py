@@ -88,7 +88,7 @@ def test_a_file_that_is_there_stays_unless_it_is_to_be_written_over(elsewhere: P
         ("--network", "http://node", "chain.network: Value error, an endpoint at http://node is neither"),
         ("--data", "nowhere", "retrain.data: there is no labels.csv in nowhere"),
         ("--stage2", "~no-such-user/engine", "no home directory is known for it"),
-        ("--hotkey", "one,one", "the hotkey miner/one is given twice"),
+        ("--hotkey", "one,one", "a hotkey is given twice"),
         ("--admin-port", "8091.5", "admin.port: Input should be a valid integer"),
     ],
 )
@@ -132,3 +132,22 @@ def test_a_person_is_asked_again_until_the_answer_fits(elsewhere: Path) -> None:
 def test_an_option_of_which_a_person_was_not_asked_ends_the_questions() -> None:
     with pytest.raises(SettingsError, match="one is needed"):
         answers(questions({}), lambda _text, default: default, {"wallet.name": "none"}, MinerSettings)
+
+
+def test_the_port_for_status_is_none_of_the_axons(elsewhere: Path) -> None:
+    del elsewhere
+    run("--yes", "--hotkey", "one,two,three")
+    settings = load_settings(Path("cascade.toml"))
+    assert [one.axon.port for one in settings.served] == [8091, 8092, 8093]
+    assert settings.admin.port == 8094
+    run("--yes", "--force", "--port", "8092")
+    assert load_settings(Path("cascade.toml")).admin.port == 8093
+    told = run("--yes", "--force", "--hotkey", "one,two", "--admin-port", "8092", status=2)
+    assert "admin.port is 8092, and so is the port of an axon: give each its own" in told
+
+
+@pytest.mark.parametrize("keys", [",", " , ,", "one,one"])
+def test_hotkeys_that_are_none_or_twice_there_are_asked_again(keys: str) -> None:
+    given = {"wallet.hotkey": keys}
+    with pytest.raises(SettingsError, match="hotkey"):
+        answers(questions({}), lambda _, default: default, given, MinerSettings)
