@@ -54,7 +54,6 @@ from miner.start_checks import held_state
 from stage1.errors import CascadeError
 from stage2_bridge.calibration.live import Calibrations
 
-
 log = structlog.get_logger(__name__)
 
 # For the requests in flight; longer where `requests.deadline_s` is.

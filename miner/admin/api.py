@@ -6,6 +6,7 @@ It answers only requests that name the loopback interface as their host and, if 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import datetime
@@ -27,7 +28,7 @@ from miner.admin.request_metrics import RequestMetrics
 from miner.admin.state_metrics import register_state
 
 HEADER = "x-cascade-admin"
-LOOPBACK = frozenset({"127.0.0.1", "localhost"})
+LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
 INDEX = "index.html"
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 # Nothing is loaded from elsewhere, and no other page may show this one in a frame.
@@ -139,7 +140,9 @@ def guarded(handler: Handler) -> Handler:
     """A handler that only answers who means to ask it."""
 
     async def answer(request: Request) -> Response:
-        if request.url.hostname not in LOOPBACK:
+        # Not the host of the URL: what is no host to a library would there be the address that was connected to.
+        hosts = request.headers.getlist("host")
+        if len(hosts) != 1 or not LOOPBACK.fullmatch(hosts[0]):
             return JSONResponse({"error": "ask for 127.0.0.1 or localhost"}, 403)
         if request.method == "POST" and HEADER not in request.headers:
             return JSONResponse({"error": f"a request that changes something needs the header {HEADER}"}, 403)

@@ -14,10 +14,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 import yaml
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families as text_families
+from starlette.requests import Request
+from starlette.responses import Response
 from structlog.testing import capture_logs
 
 from engines.live.batcher import Batcher
@@ -27,7 +30,7 @@ from engines.live.swap.follower import StoreFollower
 from engines.machine.tally import Tally
 from engines.store.records import VERDICTS, VerdictEntry
 from engines.store.store import Store
-from miner.admin.api import HEADER, admin_app
+from miner.admin.api import HEADER, Handler, admin_app, guarded
 from miner.admin.history import History
 from miner.admin.live_miner import Axon, LiveMiner
 from miner.admin.request_metrics import RequestMetrics
@@ -413,3 +416,34 @@ class TestMetrics:
                 assert (told["cascade_batch_size_sum"], told["cascade_batch_size_count"]) == (75, 8)
 
         asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("hosts", "status"),
+    [
+        (["127.0.0.1:8092"], 200),
+        (["LocalHost"], 200),
+        (["evil.example"], 403),
+        # What is no host to a library is one to some browsers, and a wildcard of the DNS answers for it.
+        (["a{b.evil.example:8092"], 403),
+        (['a"b.evil.example'], 403),
+        (["127.0.0.1#.evil.example"], 403),
+        (["evil@127.0.0.1"], 403),
+        (["["], 403),
+        ([""], 403),
+        ([], 403),
+        (["127.0.0.1", "evil.example"], 403),
+    ],
+)
+def test_only_the_loopback_is_a_host_and_what_is_no_host_is_none(hosts: list[str], status: int) -> None:
+    async def answer(_request: Request) -> Response:
+        return Response()
+
+    headers = [(b"host", host.encode()) for host in hosts]
+    scope = {"type": "http", "method": "GET", "scheme": "http", "path": "/", "query_string": b"", "headers": headers}
+    request = Request({**scope, "server": ("127.0.0.1", 8092)})
+    assert asyncio.run(answered(guarded(answer), request)) == status
+
+
+async def answered(handler: Handler, request: Request) -> int:
+    return (await handler(request)).status_code
