@@ -12,7 +12,8 @@ from scipy.special import expit
 from engines.store.file_names import ENGINE, PREPROCESS
 from offline.data.dataset import Dataset, Row
 from offline.errors import DatasetError, TrainingError
-from offline.learning.distillation.teacher import answers_of, models_of, verdicts_of
+from offline.learning.distillation.teacher import answers_of, models_of
+from offline.learning.distillation.verdicts import verdicts_of
 from stage1.preprocess import PreprocessSettings
 
 
