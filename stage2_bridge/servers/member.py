@@ -13,8 +13,8 @@ from typing import Protocol, TypeVar, runtime_checkable
 from engines.errors import EngineError
 from stage1.errors import Stage1Error
 from stage2_bridge.client import ServerIdentity, Stage2Client, Stage2Error
-from stage2_bridge.protection.breaker import Breaker, State
-from stage2_bridge.protection.budget.budget import Budget, Cost, Reservation
+from stage2_bridge.protection.breaker import Breaker, Call, State
+from stage2_bridge.protection.budget.budget import Budget, Claim, Cost, Reservation
 from stage2_bridge.protection.byte_rate import ByteRate
 
 Told = TypeVar("Told")
@@ -145,6 +145,40 @@ class Member:
     def is_free(self, now: float) -> bool:
         """Whether it has room and does not rest; of its breaker that says nothing."""
         return self.in_flight < self.most and now >= self.rests_until
+
+
+@dataclass(eq=False)
+class Chosen:
+    """A server that is to be asked, in which there is a place for it.
+
+    Attributes:
+        member: the server.
+        call: the breaker's leave.
+        paid: what is set aside for the call; None where it costs nothing.
+        is_begun: whether somebody asks it and will give the place back.
+    """
+
+    member: Member
+    call: Call
+    paid: Reservation | None
+    is_begun: bool = False
+
+
+@dataclass(eq=False)
+class Waiting:
+    """An image that waits for a place.
+
+    Attributes:
+        called: done when there may be one.
+        claim: of its hand-off, to be paid for; None without a budget.
+    """
+
+    called: asyncio.Future[None]
+    claim: Claim | None
+
+    def may_ask(self, member: Member) -> bool:
+        """Whether a place in a server is one for this image."""
+        return member.cost is None or self.claim is None or self.claim.admits(member.cost)
 
 
 def ranks(members: Sequence[Member]) -> tuple[tuple[Member, ...], ...]:

@@ -7,7 +7,6 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import structlog
 
@@ -21,12 +20,12 @@ from stage2_bridge.client import (
     ServerStatus,
     Stage2Error,
 )
-from stage2_bridge.protection.breaker import Call, State
-from stage2_bridge.protection.budget.budget import Budget, Claim, Reservation
+from stage2_bridge.protection.breaker import State
+from stage2_bridge.protection.budget.budget import Budget, Claim
 from stage2_bridge.protection.hedge import Hedge
 from stage2_bridge.protection.settings import HedgeSettings
 from stage2_bridge.servers.blame import blames_server, failure, was_not_sent
-from stage2_bridge.servers.member import FULL, Checked, Member, Probed, in_order, of_each, ranks
+from stage2_bridge.servers.member import FULL, Checked, Chosen, Member, Probed, Waiting, in_order, of_each, ranks
 
 __all__ = ["Checked", "Member", "PreferredServers"]
 
@@ -37,16 +36,6 @@ PAUSE_S = 0.05
 LONGEST_REST_S = 30.0
 # A probe is answered at once, or the server is not there. One that is not is asked again soon.
 PROBE_TIMEOUT_S, DOWN_PROBE_S = 2.0, 1.0
-
-
-@dataclass(eq=False)
-class _Chosen:
-    """A server that is to be asked, with a place in it, the breaker's leave, and what is set aside for the call."""
-
-    member: Member
-    call: Call
-    paid: Reservation | None
-    is_begun: bool = False
 
 
 class PreferredServers:
@@ -89,7 +78,7 @@ class PreferredServers:
         self._hedge = Hedge(hedge)
         self._probe_s = probe_s
         # Of those that wait for a place; whoever gave up stays in it until it is its turn.
-        self.waiting: deque[asyncio.Future[None]] = deque() if before is None else before.waiting
+        self.waiting: deque[Waiting] = deque() if before is None else before.waiting
         self._asking = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -213,7 +202,7 @@ class PreferredServers:
         """See `Stage2Client.close`."""
         await asyncio.gather(*(member.client.close() for member in self.members))
 
-    async def _next(self, until: float, claim: Claim | None) -> _Chosen:
+    async def _next(self, until: float, claim: Claim | None) -> Chosen:
         """The first that may be asked, once there is one.
 
         Raises:
@@ -229,10 +218,11 @@ class PreferredServers:
             # A server that asked for a pause of which the end is near is waited for, as one that is full.
             ends_s = min((one.rests_until - now for one in self.members if one.rests_until > now), default=math.inf)
             left_s = until - now
-            if left_s <= 0 or (ends_s >= left_s and FULL not in self.states.values()):
+            is_over = claim is not None and claim.is_declined and all(one.cost is not None for one in self.members)
+            if is_over or left_s <= 0 or (ends_s >= left_s and FULL not in self.states.values()):
                 break
             called: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            line(called)
+            line(Waiting(called, claim))
             line = self.waiting.appendleft
             try:
                 await asyncio.wait({called}, timeout=min(left_s, ends_s))
@@ -249,13 +239,22 @@ class PreferredServers:
             raise OverBudget("the budget does not allow a call for this image")
         raise Stage2Error(f"no server can be asked: {', '.join(f'{n} is {s}' for n, s in self.states.items())}")
 
-    def _call_next(self) -> None:
-        while self.waiting:
-            if not (called := self.waiting.popleft()).done():
-                called.set_result(None)
-                return
+    def _call_next(self, member: Member | None = None) -> None:
+        """Call who waits the longest; past those whom the budget keeps from the server in which there is a place.
 
-    async def _again(self, first: Member, error: RemoteError, until: float, claim: Claim | None) -> _Chosen | None:
+        Where all servers cost something, these are called as well, to be told.
+        """
+        costs = all(one.cost is not None for one in self.members)
+        for one in tuple(self.waiting):
+            may_ask = member is None or one.may_ask(member)
+            if one.called.done() or may_ask or costs:
+                self.waiting.remove(one)
+            if not one.called.done() and (may_ask or costs):
+                one.called.set_result(None)
+                if may_ask:
+                    return
+
+    async def _again(self, first: Member, error: RemoteError, until: float, claim: Claim | None) -> Chosen | None:
         """Who is asked after the first has computed nothing: another at once, or whoever is free after a pause."""
         if (other := self._free(first, claim)) is not None:
             return other
@@ -265,14 +264,14 @@ class PreferredServers:
         await asyncio.sleep(pause_s)
         return self._free(None, claim)
 
-    def _free(self, passed: Member | None, claim: Claim | None) -> _Chosen | None:
+    def _free(self, passed: Member | None, claim: Claim | None) -> Chosen | None:
         now = self._clock()
         for member in in_order(self._ranks, now):
             if member is not passed and (chosen := self._chosen(member, claim, now)) is not None:
                 return chosen
         return None
 
-    def _chosen(self, member: Member, claim: Claim | None, now: float) -> _Chosen | None:
+    def _chosen(self, member: Member, claim: Claim | None, now: float) -> Chosen | None:
         if not member.is_free(now) or member.breaker.state is State.OPEN:
             return None
         paid = None
@@ -285,10 +284,10 @@ class PreferredServers:
         # Taken here and not when it is sent: of images that come together each sees the places of the others.
         member.in_flight += 1
         member.asked_at = now
-        return _Chosen(member, call, paid)
+        return Chosen(member, call, paid)
 
     async def _hedged(
-        self, first: _Chosen, delay_s: float, content: bytes, until: float, claim: Claim | None
+        self, first: Chosen, delay_s: float, content: bytes, until: float, claim: Claim | None
     ) -> NamedProbability:
         """The verdict of the first server, or of a second one that is asked when the first takes long or fails."""
         attempts = [self._begun(first, content, until)]
@@ -319,7 +318,7 @@ class PreferredServers:
             for one in attempts:
                 one.cancel()
 
-    def _begun(self, chosen: _Chosen, content: bytes, until: float) -> asyncio.Task[NamedProbability]:
+    def _begun(self, chosen: Chosen, content: bytes, until: float) -> asyncio.Task[NamedProbability]:
         task = asyncio.ensure_future(self._attempt(chosen, content, until))
 
         def ended(done: asyncio.Task[NamedProbability]) -> None:
@@ -333,7 +332,7 @@ class PreferredServers:
         task.add_done_callback(ended)
         return task
 
-    async def _attempt(self, chosen: _Chosen, content: bytes, until: float) -> NamedProbability:
+    async def _attempt(self, chosen: Chosen, content: bytes, until: float) -> NamedProbability:
         member, paid = chosen.member, chosen.paid
         chosen.is_begun = True
         began: float | None = None
@@ -362,13 +361,13 @@ class PreferredServers:
         finally:
             self._leave(chosen, failed=failed, is_sent=is_sent)
 
-    def _leave(self, chosen: _Chosen, *, failed: bool | None, is_sent: bool) -> None:
+    def _leave(self, chosen: Chosen, *, failed: bool | None, is_sent: bool) -> None:
         """Give the place back, tell the breaker how the call ended, and have one that was not sent cost nothing."""
         member = chosen.member
         if chosen.paid is not None and not is_sent:
             chosen.paid.give_back()
         member.in_flight -= 1
-        self._call_next()
+        self._call_next(member)
         before = member.breaker.state
         member.breaker.note(chosen.call, failed=failed)
         if (after := member.breaker.state) is not before:

@@ -79,15 +79,29 @@ class Claim:
         self._admitted: bool | None = None
         self.refused = False
 
+    def admits(self, cost: Cost) -> bool:
+        """Whether the image is worth a call, which stays as it was decided first.
+
+        Args:
+            cost: of a call.
+        """
+        if self._admitted is None:
+            self._admitted = self._budget.admits(self._probability, cost)
+            self.refused = not self._admitted
+        return self._admitted
+
+    @property
+    def is_declined(self) -> bool:
+        """Whether it was decided that nothing is paid."""
+        return self._admitted is False
+
     def reserve(self, cost: Cost) -> Reservation | None:
         """Set aside what a call may cost; None if it may not be sent.
 
         Args:
             cost: of the call.
         """
-        if self._admitted is None:
-            self._admitted = self._budget.admits(self._probability, cost)
-        found = self._budget.reserve(cost) if self._admitted else None
+        found = self._budget.reserve(cost) if self.admits(cost) else None
         self.refused = found is None
         return found
 

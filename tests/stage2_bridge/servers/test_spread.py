@@ -474,3 +474,30 @@ def test_one_server_that_is_asked_by_its_name_has_a_place_is_paid_and_nobody_tak
             await servers.ask_one("a", b"", 5.0)
 
     run(scenario())
+
+
+def test_who_waits_for_a_server_that_costs_nothing_keeps_nobody_from_one_that_is_paid(tmp_path: Path) -> None:
+    class Order:
+        def gain(self, p: float) -> float:
+            return p
+
+        def threshold(self, share: float) -> float:  # noqa: ARG002
+            return 0.5
+
+    async def scenario() -> None:
+        file, settings = StateFile(tmp_path / "budget"), BudgetSettings(calls=100)
+        budget = Budget(settings, 1.0, file, clock=clock, now=clock, order=Order())
+        paid = Member(Server("paid", lambda _: 1.0), Breaker(clock), 1, cost=Cost())
+        free = Member(Server("free", lambda _: 3.0), Breaker(clock), 1)
+        servers = PreferredServers([paid, free], clock, budget=budget)
+        ended: list[tuple[float, float, str]] = []
+
+        async def ask(probability: float) -> None:
+            found = await servers.ask(b"", 9.0, probability=probability)
+            ended.append((probability, round(clock(), 3), found.server))
+
+        await asyncio.gather(*(ask(one) for one in (1.0, 0.9, 0.1, 0.8)))
+        # The third waits for the free one alone, and the fourth is not behind it.
+        assert ended == [(1.0, 1.0, "paid"), (0.8, 2.0, "paid"), (0.9, 3.0, "free"), (0.1, 6.0, "free")]
+
+    run(scenario())
