@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
+from engines.errors import StoreError
 from offline.config import RunConfig
 from offline.data.dataset import Dataset, Row
 from offline.errors import PipelineBusy, TrainingInterrupted
@@ -22,6 +23,8 @@ from stage1.errors import ArtifactError, CascadeError
 FILE = "unfinished_night.json"
 # So often a night is begun; then it is given up, and the next one begins with the rows that there are.
 MOST_STARTS = 7
+# What may be over by the next night; so may whatever the system has refused.
+PASSING = (PipelineBusy, TrainingInterrupted, StoreError)
 # The stage after which there is something to lose.
 FIRST = "splits"
 
@@ -119,8 +122,9 @@ def to_finish(
 class Record:
     """Keeps `unfinished_night.json` while a night runs: a context manager and a `Progress`.
 
-    A night that is killed or told to end leaves it; one that ends by itself does not, and neither does one that stops
-    at a mistake in data or settings, which the next night would only meet again.
+    A night that is killed or told to end leaves it, and so does one that a full disk or a store in use has stopped; one
+    that ends by itself does not, and neither does one that stops at a mistake in data or settings, which the next night
+    would only meet again.
 
     Args:
         workspace: where it is kept.
@@ -141,7 +145,8 @@ class Record:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: object) -> None:
-        mistaken = isinstance(error, CascadeError) and not isinstance(error, PipelineBusy | TrainingInterrupted)
+        passes = isinstance(error, PASSING) or isinstance(error and error.__cause__, OSError)
+        mistaken = isinstance(error, CascadeError) and not passes
         if error is None or mistaken:
             self._path.unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 import offline.night
+from engines.errors import StoreError
 from offline.config import RunConfig, load_config
 from offline.data.sources.synthetic_streets import write_scenes
-from offline.errors import DatasetError, TrainingInterrupted
+from offline.errors import DatasetError, TrainingError, TrainingInterrupted
 from offline.night import NightOutcome, plan_night
 from offline.pipeline.choice import EVERYTHING, Choice
 from offline.pipeline.progress import Silence
@@ -166,6 +168,24 @@ def test_a_mistake_in_the_data_is_not_met_again(home: Home) -> None:
     home.grow()
     assert home.night(Stops()).count("train_supervised") == 1
     assert home.notes == []
+
+
+class NoRoom(TrainingError):
+    """As whoever cannot write says it."""
+
+    def __init__(self, told: str) -> None:
+        super().__init__(told)
+        self.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("error", [NoRoom, StoreError])
+def test_a_full_disk_or_a_store_that_is_in_use_is_no_mistake_in_the_data(
+    home: Home, error: type[BaseException]
+) -> None:
+    home.killed("publish", error=error)
+    home.grow()
+    assert home.night(Stops())[:2] == ["screen", "publish"]
+    assert "is finished first" in home.notes[0]
 
 
 def test_a_night_that_had_only_begun_is_not_finished_first(home: Home) -> None:
