@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -80,20 +79,16 @@ class MinerReader:
         self._directories = directories
         self._refusals: deque[tuple[float, int]] = deque()
 
-    def free_bytes(self) -> dict[str, int]:
-        """Free space by directory; a disk of the network may take its time to say so."""
-        found = {}
-        for directory in self._directories:
-            with suppress(OSError):
-                found[str(directory)] = shutil.disk_usage(directory).free
-        return found
+    def free_bytes(self) -> dict[str, int | None]:
+        """Free space by directory, None where it is gone; a disk of the network may take its time to say so."""
+        return {str(directory): _free(directory) for directory in self._directories}
 
-    def read(self, clock_s: float, free_bytes: Mapping[str, int]) -> Reading:
+    def read(self, clock_s: float, free_bytes: Mapping[str, int | None]) -> Reading:
         """The miner at this moment.
 
         Args:
             clock_s: monotonic time in seconds.
-            free_bytes: free space by directory.
+            free_bytes: free space by directory, None where it cannot be told.
         """
         latest = self._answers.latest()
         seen = [answer.deferred for answer in latest if answer.deferred is not None]
@@ -125,6 +120,13 @@ class MinerReader:
 
     def _since(self, time: str | None) -> float | None:
         return None if time is None else (self._miner.now() - datetime.fromisoformat(time)).total_seconds()
+
+
+def _free(directory: Path) -> int | None:
+    try:
+        return shutil.disk_usage(directory).free
+    except OSError:
+        return None
 
 
 def _p99(seconds: Sequence[float]) -> float | None:

@@ -46,7 +46,7 @@ class Reading:
         subnet: names of conditions of the subnet, as `emission_burned`.
         night_due: nights are on.
         since_night_s: since the last night that succeeded, None if there was none.
-        free_bytes: free space by directory.
+        free_bytes: free space by directory, None where it cannot be told.
         servers: state of each Stage-2 server.
     """
 
@@ -62,7 +62,7 @@ class Reading:
     subnet: tuple[str, ...] = ()
     night_due: bool = False
     since_night_s: float | None = None
-    free_bytes: Mapping[str, int] = field(default_factory=dict)
+    free_bytes: Mapping[str, int | None] = field(default_factory=dict)
     servers: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -147,7 +147,13 @@ def _house(reading: Reading, settings: AlertSettings) -> Iterator[Condition]:
             f"No night has succeeded for {since / 3600:.0f} hours. /status says what came of the last ones.",
         )
     for directory, free in reading.free_bytes.items():
-        if free < settings.free_gib * 2**30:
+        if free is None:
+            yield Condition(
+                f"disk {directory}",
+                "alarm",
+                f"The directory {directory} cannot be read. Nights and swaps need it: see whether its disk is there.",
+            )
+        elif free < settings.free_gib * 2**30:
             yield Condition(
                 f"disk {directory}",
                 "alarm",

@@ -60,6 +60,7 @@ class Sender:
         self._wake = asyncio.Event()
         self._sent: deque[float] = deque()
         self._unsent = 0
+        self._between_attempts = False
         self.failed = 0
 
     def event(self, event: Event) -> None:
@@ -90,7 +91,15 @@ class Sender:
                 self._unsent += 1
                 continue
             unsent, self._unsent = self._unsent, 0
-            if not await self._delivered(self._body(event, at, unsent)):
+            try:
+                delivered = await self._delivered(self._body(event, at, unsent))
+            except asyncio.CancelledError:
+                if self._between_attempts:
+                    # It has not arrived: whoever ends this sends what waits once more.
+                    self._waiting.appendleft((event, at))
+                    self._unsent += unsent
+                raise
+            if not delivered:
                 self._unsent += unsent + 1
                 self.failed += 1
 
@@ -117,11 +126,13 @@ class Sender:
     async def _delivered(self, body: dict[str, Any]) -> bool:
         why: str | None = ""
         for pause in (*self._pauses_s, None):
+            self._between_attempts = False
             why, again = await self._post(body)
             if why is None:
                 return True
             if not again or pause is None:
                 break
+            self._between_attempts = True
             await asyncio.sleep(pause)
         log.warning("alert_not_sent", reason=why, remedy="see `cascade alerts test`")
         return False

@@ -27,7 +27,8 @@ log = structlog.get_logger(__name__)
 
 LOOK_S = 15.0
 FILE = "alerts.json"
-FLUSH_S = 2.0
+# After seven seconds for requests in flight, within the nine that a stop may take.
+FLUSH_S = 1.0
 
 
 class Alerts:
@@ -124,13 +125,13 @@ class Alerts:
                 log.exception("alerts_failed")
             await asyncio.sleep(LOOK_S)
 
-    def look(self, reader: MinerReader, bundle: str | None, free_bytes: Mapping[str, int]) -> None:
+    def look(self, reader: MinerReader, bundle: str | None, free_bytes: Mapping[str, int | None]) -> None:
         """Look once.
 
         Args:
             reader: reads the miner.
             bundle: id of the live bundle.
-            free_bytes: free space by directory.
+            free_bytes: free space by directory, None where it cannot be told.
         """
         if bundle != self._bundle and bundle is not None:
             told = f"Bundle {bundle} is live in the place of {self._bundle}." if self._bundle else f"{bundle} is live."

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
+from miner.admin.live_miner import LiveMiner
+from miner.alerts.miner_reader import MinerReader, RecentAnswers
 from miner.alerts.rules import Reading, conditions
 from miner.alerts.settings import AlertSettings
 
@@ -37,6 +40,7 @@ def test_of_a_miner_that_is_well_nothing_is_told() -> None:
         ({"subnet": ("no_validator_admitted",)}, "no_validator_admitted", "access.min_stake"),
         ({"night_due": True, "since_night_s": 40 * HOUR}, "night_overdue", "40 hours"),
         ({"free_bytes": {"/data": GIB // 2}}, "disk /data", "0.5 GiB"),
+        ({"free_bytes": {"/data": None}}, "disk /data", "cannot be read"),
         ({"servers": {"a": "open", "b": "open"}}, "stage2_away", "(a, b)"),
     ],
 )
@@ -63,3 +67,16 @@ def test_each_fault_is_one_condition_with_what_to_know(change: dict[str, Any], n
 )
 def test_what_is_not_known_or_not_enough_is_no_condition(change: dict[str, Any]) -> None:
     assert names(replace(WELL, **change), deferral_band=(0.1, 0.5)) == []
+
+
+def test_a_directory_that_is_gone_is_no_disk_with_room(tmp_path: Path) -> None:
+    # Or the alarm of a disk that was full would be told to be over when that disk is gone.
+    reader = MinerReader(
+        cast("LiveMiner", None),
+        RecentAnswers(lambda: 0.0),
+        night_due=lambda: False,
+        directories=[tmp_path, tmp_path / "x"],
+    )
+    free = reader.free_bytes()
+    assert free[str(tmp_path / "x")] is None
+    assert (free[str(tmp_path)] or 0) > 0

@@ -251,3 +251,24 @@ def test_the_command_says_whether_it_arrived(
     assert refused.exit_code == 2
     assert "did not take it: status 403" in refused.output
     assert "nobody is told" in CliRunner().invoke(app, ["alerts", "test"]).output
+
+
+def test_what_waits_for_another_attempt_is_tried_once_more_at_the_end(receiver: Receiver) -> None:
+    async def scenario() -> None:
+        receiver.statuses = [503, 200]
+        async with httpx2.AsyncClient() as client:
+            sender = Sender(
+                AlertSettings(url_env="X"), receiver.url, "miner", client, now=lambda: NOW, clock=lambda: 0.0
+            )
+            task = asyncio.create_task(sender.run())
+            sender.event(ALARM)
+            while len(receiver.statuses) > 1:
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert receiver.got == []
+            await sender.flush()
+
+    asyncio.run(scenario())
+    assert [one["kind"] for one in receiver.got] == ["slow"]
