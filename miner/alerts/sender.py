@@ -58,13 +58,14 @@ class Sender:
         self._pauses_s = pauses_s
         self._waiting: deque[tuple[Event, str]] = deque()
         self._wake = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._sent: deque[float] = deque()
         self._unsent = 0
         self._between_attempts = False
         self.failed = 0
 
     def event(self, event: Event) -> None:
-        """Take note, if it matters enough; see `miner.events.event.EventSink.event`."""
+        """Take note, if it matters enough; from any thread. See `miner.events.event.EventSink.event`."""
         if LEVELS.index(event.level) < LEVELS.index(self._settings.least):
             return
         if len(self._waiting) >= MOST_WAITING:
@@ -74,10 +75,14 @@ class Sender:
                 return
             self._waiting.remove(less)
         self._waiting.append((event, self._now().isoformat()))
-        self._wake.set()
+        if self._loop is None:
+            self._wake.set()
+        else:
+            self._loop.call_soon_threadsafe(self._wake.set)
 
     async def run(self) -> None:
         """Send what comes, until cancelled."""
+        self._loop = asyncio.get_running_loop()
         while True:
             await self._wake.wait()
             self._wake.clear()

@@ -45,7 +45,7 @@ class Event:
 
 
 class EventSink(Protocol):
-    """Is told of what happened; a log, a file, a webhook."""
+    """Is told of what happened, from any thread; a log, a file, a webhook."""
 
     def event(self, event: Event) -> None:
         """Take note, and return at once."""

@@ -272,3 +272,22 @@ def test_what_waits_for_another_attempt_is_tried_once_more_at_the_end(receiver: 
 
     asyncio.run(scenario())
     assert [one["kind"] for one in receiver.got] == ["slow"]
+
+
+def test_an_event_of_another_thread_wakes_who_sends(receiver: Receiver) -> None:
+    # The watch on the certificate tells of its alarms from a thread of its own.
+    async def scenario() -> None:
+        async with httpx2.AsyncClient() as client:
+            sender = Sender(
+                AlertSettings(url_env="X"), receiver.url, "miner", client, now=lambda: NOW, clock=lambda: 0.0
+            )
+            task = asyncio.create_task(sender.run())
+            await asyncio.sleep(0.05)
+            await asyncio.to_thread(sender.event, ALARM)
+            while not receiver.got:
+                await asyncio.sleep(0.01)
+            task.cancel()
+
+    # In this mode the loop refuses what is not safe between threads.
+    asyncio.run(asyncio.wait_for(scenario(), 10), debug=True)
+    assert [one["kind"] for one in receiver.got] == ["slow"]
