@@ -238,7 +238,7 @@ def test_the_status_tells_of_each_hotkey_the_chain_stage2_and_the_night(store: S
             assert told["axons"] == {OURS: {"port": 8091, "accepting": True, "connections": 1, "in_flight": 2}}
             assert (told["chain"]["block"], told["nightly"]["outcome"]) == (7, "failed")
             counted: dict[str, Any] = {"outcomes": {}, "cached": {}, "failures": {}, "hedges": {}}
-            assert told["stage2"] == {"in_flight": 0, "waiting": 0, "servers": [], "budget": None, **counted}
+            assert told["stage2"] == {"in_flight": 0, "waiting": 0, "most": 0, "servers": [], "budget": None, **counted}
 
     asyncio.run(scenario())
 
