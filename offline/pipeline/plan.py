@@ -130,7 +130,7 @@ class _Plan(Generic[ConfigT, DataT]):
         last = newest(self._pipeline.workspace / "stages" / stage.name)
         why = self._why(stage, last)
         named = last is not None and bool(why) and not why[0].startswith("it ")
-        since = f"run {last.run or 'of an older program'}, {last.finished_at}" if named and last is not None else ""
+        since = f"run {last.run}, {last.finished_at}" if named and last is not None else ""
         follows = not stage.always and len(why) == 1 and why[0].startswith(WAITS) and stage.name not in self._forced
         return Planned(stage.name, bool(why), why, since, expected_seconds(self._times, stage.name), follows)
 
@@ -144,7 +144,10 @@ class _Plan(Generic[ConfigT, DataT]):
         if place.finished:
             self._homes[stage.name] = place.home
         elif last is None:
-            return ("it has never been finished here",)
+            there = any((self._pipeline.workspace / "stages" / stage.name).glob(f"*/{MANIFEST}"))
+            return (
+                "its last result is of an older program, or damaged" if there else "it has never been finished here",
+            )
         elif stage.rehearsed:
             self._homes[stage.name] = self._rehearsed(stage)
         if self._undecided:
@@ -200,9 +203,6 @@ def changes(before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[str
         before: see `offline.pipeline.content_key.stage_reads`.
         after: the same, now.
     """
-    if not before:
-        yield "its last result is of an older program"
-        return
     for name in sorted(before.keys() | after.keys(), key=lambda one: (one not in after, one)):
         old, new = before.get(name), after.get(name)
         if old == new:

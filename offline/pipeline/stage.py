@@ -47,10 +47,10 @@ class StageManifest(Artifact):
     Attributes:
         stage: name of the stage.
         key: hash of everything that decided its outcome.
-        run: id of the run that made it; empty in a file of an older program.
+        run: id of the run that made it; empty where a plan ran it on copies.
         inputs: key of each stage that it needs, by name.
         reads: everything that decided its outcome, each part by its name: values of settings, hashes of rows, of files
-            of other stages, of files elsewhere and of code, versions of packages. Empty in a file of an older program.
+            of other stages, of files elsewhere and of code, versions of packages.
         files: hash of each file it wrote.
         started_at: UTC, ISO 8601.
         finished_at: UTC, ISO 8601.

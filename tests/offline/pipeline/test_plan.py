@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -104,6 +105,13 @@ def home(finished: Path, tmp_path: Path) -> Home:
     shutil.copytree(finished, tmp_path / "home")
     [splits] = (finished / "w" / "runs").glob("*/splits.json")
     return Home(tmp_path / "home", tmp_path / "home" / "data", Splits.read(splits))
+
+
+def test_a_result_of_an_older_program_is_called_so(home: Home) -> None:
+    [manifest] = (home.place / "w" / "stages" / "export").glob(f"*/{MANIFEST}")
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"schema_version": 1}))
+    [export] = [one for one in plan(home.pipeline()) if one.stage == "export"]
+    assert export.why == ("its last result is of an older program, or damaged",)
 
 
 def agree(home: Home, changes: dict[str, Any] | None = None, choice: Choice = EVERYTHING) -> set[str]:
