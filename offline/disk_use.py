@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+from offline.runs.disk_space import allocated, free_bytes, gigabytes
 
 
 @dataclass(frozen=True)
@@ -23,28 +23,9 @@ class DiskUse:
     free: int
 
     def __str__(self) -> str:
-        return f"workspace {_size(self.workspace)}, store {_size(self.store)}, {_size(self.free)} free"
+        return f"workspace {gigabytes(self.workspace)}, store {gigabytes(self.store)}, {gigabytes(self.free)} free"
 
 
 def disk_use(workspace: Path, store: Path) -> DiskUse:
     """Look at the directories."""
-    seen: set[tuple[int, int]] = set()
-    return DiskUse(_bytes_below(workspace, seen), _bytes_below(store, seen), shutil.disk_usage(workspace).free)
-
-
-def _bytes_below(directory: Path, seen: set[tuple[int, int]]) -> int:
-    total = 0
-    for home, _, names in os.walk(directory):
-        for name in names:
-            try:
-                found = Path(home, name).lstat()
-            except OSError:
-                continue
-            if (found.st_dev, found.st_ino) not in seen:
-                seen.add((found.st_dev, found.st_ino))
-                total += found.st_blocks * 512
-    return total
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+    return DiskUse(allocated([workspace]), allocated([store], without=[workspace]), free_bytes(workspace))

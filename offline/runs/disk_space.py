@@ -112,10 +112,11 @@ def gigabytes(size: int) -> str:
 
 def _files(places: Iterable[Path]) -> Iterator[tuple[_File, os.stat_result]]:
     for place in places:
-        for path in [place] if place.is_file() else place.rglob("*"):
+        # Not `rglob`: a directory may go meanwhile.
+        inside = (Path(home, name) for home, _, names in os.walk(place) for name in names)
+        for path in [place] if place.is_file() else inside:
             try:
                 status = path.lstat()
             except FileNotFoundError:
                 continue
-            if not path.is_dir():
-                yield _File(status.st_dev, status.st_ino), status
+            yield _File(status.st_dev, status.st_ino), status

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from offline.errors import DiskFull
-from offline.runs.disk_space import allocated, check_room, free_bytes, freed, night_bytes
+from offline.runs.disk_space import _files, allocated, check_room, free_bytes, freed, night_bytes
 
 SIZE = 100_000
 
@@ -58,3 +59,15 @@ def test_what_nobody_needs_goes_before_a_night_is_refused(tmp_path: Path) -> Non
 
 def test_the_room_of_a_directory_that_is_not_there_yet_is_that_of_its_disk(tmp_path: Path) -> None:
     assert free_bytes(tmp_path / "not" / "there") > 0
+
+
+def test_a_directory_that_goes_meanwhile_takes_nothing(tmp_path: Path) -> None:
+    """Another process collects, or ends a night, while this one counts."""
+    for name in "abc":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_bytes(b"x" * 5000)
+    found = _files([tmp_path])
+    next(found)
+    for name in "abc":
+        shutil.rmtree(tmp_path / name)
+    assert list(found) == []
