@@ -181,11 +181,6 @@ class Bridge:
         return Verdict(found.outcome, found.probability, latency_ms, server, found.reason, found.cached)
 
     @property
-    def has_server(self) -> bool:
-        """Whether there is a Stage-2 to ask."""
-        return self._asked is not None
-
-    @property
     def stats(self) -> BridgeStats:
         """What it has done so far."""
         several = None if self._asked is None else self._asked.several

@@ -11,7 +11,6 @@ from functools import partial
 
 import structlog
 
-from engines.errors import StoreError
 from engines.live.slot import BundleSlot
 from engines.live.swap.follower import StoreFollower
 from miner.live_risk.live_risk import LiveRisk
@@ -144,12 +143,12 @@ async def roll_back(risk: LiveRisk, follower: StoreFollower, now: Callable[[], d
         Whether it did; if not, the bundle stays live and lets nothing exit as no roadwork.
     """
     back = follower.slot.standby
-    if back is None or not await asyncio.to_thread(risk.healthy, back):
-        log.warning("not_rolled_back", reason="no certified bundle without an alarm stands by")
-        return False
     try:
+        if back is None or not await asyncio.to_thread(risk.healthy, back):
+            log.warning("not_rolled_back", reason="no certified bundle without an alarm stands by")
+            return False
         await follower.rollback(now=now())
-    except StoreError as error:
+    except (CascadeError, OSError) as error:
         log.error("not_rolled_back", reason=str(error))
         return False
     return True

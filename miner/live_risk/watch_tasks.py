@@ -55,7 +55,7 @@ def start_audits(risk: LiveRisk | None, follower: StoreFollower, bridge: Bridge,
     """
     if risk is None:
         return
-    risk.has_stage2 = lambda: bridge.has_server
+    risk.has_stage2 = lambda: bridge.stats.most > 0
     auditor = Auditor(
         risk,
         bridge,

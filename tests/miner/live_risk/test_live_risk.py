@@ -624,6 +624,7 @@ def test_the_auditor_asks_a_server_that_came_while_the_miner_ran(tmp_path: Path,
         auditor = Auditor(risk, bridge, slot, clock=time.monotonic)
         took(risk, seen(bundle, 1))
         assert not await auditor.ask_one()
+        assert bridge.stats.outcomes == {}, "an audit that nobody can be asked about is no hand-off"
         expert = Expert(0.1)
         bridge.change(expert, max_in_flight=2, max_waiting=0, cache=OFF)
         assert await auditor.ask_one()

@@ -8,15 +8,20 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import pytest
+
 from engines.live.load.background_loader import EngineOptions
 from engines.live.load.load_bundle import LiveBundle
 from engines.live.settings import SwapSettings
 from engines.live.swap.follower import StoreFollower
+from engines.machine.clock import utc_now
 from engines.store.store import Store
 from miner.events.event import Event
+from miner.live_risk.auditor import roll_back
 from miner.live_risk.live_risk import LiveRisk
 from miner.live_risk.settings import LiveRiskSettings
 from miner.live_risk.watch_tasks import open_live_risk, start_audits
+from stage1.errors import ArtifactError
 from stage2_bridge.bridge import Bridge
 from tests.miner.live_risk.test_live_risk import ALL, misses
 
@@ -92,3 +97,28 @@ def test_an_alarm_goes_back_to_the_bundle_before_and_no_further(
 def test_the_watch_may_be_off(tmp_path: Path) -> None:
     assert open_live_risk(LiveRiskSettings(enabled=False), tmp_path, Heard(), AsyncExitStack()) is None
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_bundle_whose_audits_cannot_be_read_is_none_to_go_back_to(
+    tmp_path: Path, store: Store, publish: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        publish("first")
+        async with AsyncExitStack() as stack:
+            follower = StoreFollower(
+                store, settings=SwapSettings(trial=False), options=EngineOptions(threads=1, most=1)
+            )
+            stack.push_async_callback(follower.close)
+            await follower.start()
+            second = publish("second", shift=0.25, golden_shift=0.25)
+            await follower.refresh()
+            risk = opened(tmp_path, Heard(), stack)
+
+            def unread(_: object) -> bool:
+                raise ArtifactError("audits.jsonl, line 1: not an event of an audit")
+
+            monkeypatch.setattr(risk, "healthy", unread)
+            assert not await roll_back(risk, follower, utc_now)
+            assert follower.live_id == second
+
+    asyncio.run(story())
