@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from offline.certify.compact_look import LOOKS, FoldBook, LedgerEntry
 from offline.data.chained_ledger import append_chain, chain
 from offline.data.jsonl import records
+from offline.errors import PipelineBusy
 from stage1.artifacts import append_line
 
 LEDGER = "calibration_ledger.jsonl"
 STORE_LOOKS = "looks.jsonl"
+LOCK, LOCK_WAIT_S = ".looks.lock", 60.0
 
 
 def read_certifications(workspace: Path) -> list[LedgerEntry]:
@@ -47,6 +52,27 @@ def earlier_than(entries: Sequence[LedgerEntry], key: str) -> tuple[list[LedgerE
         if entry.key == key:
             return list(entries[:number]), entry
     return list(entries), None
+
+
+@contextmanager
+def one_look_at_a_time(store: Path, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
+    """From counting the looks so far to writing down the next one, for all workspaces of a store.
+
+    Without it two certifications at the same moment would each be the first, and spend the same part of delta twice.
+
+    Args:
+        store: root of the store.
+        wait_s: how long another one may take.
+
+    Raises:
+        PipelineBusy: it takes longer.
+    """
+    store.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(store / LOCK, timeout=wait_s):
+            yield
+    except Timeout as error:
+        raise PipelineBusy(f"{store}: another run is about to look at val_calib; try again when it has") from error
 
 
 def record_look(workspace: Path, entry: LedgerEntry, store: Path | None = None) -> None:

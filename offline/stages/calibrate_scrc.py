@@ -17,6 +17,7 @@ from engines.store.golden import golden_count, write_golden
 from offline.certify.calibration_ledger import (
     earlier_than,
     looks_of,
+    one_look_at_a_time,
     read_certifications,
     record_look,
 )
@@ -115,34 +116,35 @@ def run_calibrate_scrc(context: Context) -> None:
     select_rows = rows_of(context, "val_select").sent_by(sender)
     val_select = labelled(select_rows, read_outputs(context.inputs["screen"] / SELECT_OUTPUTS))
     reference = agreed(context, spec, select_rows, val_select)
-    history = ask_store(context.store)
-    at = context.now().isoformat(timespec="seconds")
-    bring_up_to_date(context.workspace, history, at, looks_of(context.store.root))
-    earlier, own = earlier_than(read_certifications(context.workspace), context.key)
-    fold = fold_of(context, splits, earlier, own)
-    fold_rows = context.data.pick(fold.rows).sent_by(sender)
-    binding = CalibrationContext(
-        certified_sha256_of((export / SPEC).parent, spec),
-        preprocess.sha256,
-        fold.uses,
-        code_version(),
-        tolerance=backend(spec.backend).tolerance(spec),
-        spent_before=fold.spent,
-        calib_share=config.splits.val_calib,
-        sample=sample_words(splits, fold.from_store),
-        stream=sender.stream,
-        stream_weights=sender.weights,
-    )
-    screen = Screen.read(context.inputs["screen"] / SCREEN)
-    why_not = obstacle(val_select, unseen(fold_rows), settings, binding) or screen.reason
+    with one_look_at_a_time(context.store.root):
+        history = ask_store(context.store)
+        at = context.now().isoformat(timespec="seconds")
+        bring_up_to_date(context.workspace, history, at, looks_of(context.store.root))
+        earlier, own = earlier_than(read_certifications(context.workspace), context.key)
+        fold = fold_of(context, splits, earlier, own)
+        fold_rows = context.data.pick(fold.rows).sent_by(sender)
+        binding = CalibrationContext(
+            certified_sha256_of((export / SPEC).parent, spec),
+            preprocess.sha256,
+            fold.uses,
+            code_version(),
+            tolerance=backend(spec.backend).tolerance(spec),
+            spent_before=fold.spent,
+            calib_share=config.splits.val_calib,
+            sample=sample_words(splits, fold.from_store),
+            stream=sender.stream,
+            stream_weights=sender.weights,
+        )
+        screen = Screen.read(context.inputs["screen"] / SCREEN)
+        why_not = obstacle(val_select, unseen(fold_rows), settings, binding) or screen.reason
+        # Unless this certification was killed after it had written it down.
+        if not why_not and own is None:
+            look(context, splits, fold)
     if why_not:
         params = infeasible(val_select, unseen(fold_rows), settings, binding, why_not)
         shown, shown_rows = val_select, select_rows
         SecondLook().write(context.out / SECOND_LOOK)
     else:
-        # Unless this certification was killed after it had written it down.
-        if own is None:
-            look(context, splits, fold)
         shown = run_engine(engine, fold_rows, preprocess, context.progress.step, "val_calib")
         params, shown_rows = calibrate(val_select, shown, settings, binding), fold_rows
         sets = {"val_select": val_select, "val_calib": shown}

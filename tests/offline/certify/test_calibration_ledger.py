@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +11,19 @@ import pytest
 from PIL import Image
 
 from engines.backends.onnxruntime import OnnxEngine
-from offline.certify.calibration_ledger import LEDGER, earlier_than, read_certifications, record_look
+from offline.certify.calibration_ledger import (
+    LEDGER,
+    earlier_than,
+    looks_of,
+    one_look_at_a_time,
+    read_certifications,
+    record_look,
+)
 from offline.certify.compact_look import LedgerEntry
 from offline.data.dataset import Dataset, Row
 from offline.data.engine_outputs import read_outputs, run_engine, write_outputs
 from offline.data.named_targets import NO_TARGET
-from offline.errors import DatasetError
+from offline.errors import DatasetError, PipelineBusy
 from offline.stages.calibrate_scrc import calibrator_of, golden_rows
 from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.outputs import Stage1Outputs
@@ -39,6 +48,34 @@ def test_a_certification_that_is_resumed_knows_what_came_before_it_and_its_own_e
     entries = [entry("night 0", "a"), entry("night 1", "a"), entry("night 2", "a")]
     assert earlier_than(entries, "night 1") == (entries[:1], entries[1])
     assert earlier_than(entries, "night 3") == (entries, None)
+
+
+def test_two_workspaces_of_one_store_never_take_a_look_for_the_first_one_both(tmp_path: Path) -> None:
+    store, seen = tmp_path / "store", list[int]()
+
+    def certify(number: int) -> None:
+        with one_look_at_a_time(store):
+            earlier = len(looks_of(store))
+            # Long enough for the other one to count as well.
+            time.sleep(0.05)
+            workspace = tmp_path / f"workspace{number}"
+            workspace.mkdir()
+            record_look(workspace, entry(f"key{number}", "a"), store)
+            seen.append(earlier)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(certify, range(4)))
+    assert seen == [0, 1, 2, 3]
+
+
+def test_a_look_that_another_run_holds_up_is_tried_again_later(tmp_path: Path) -> None:
+    with (
+        one_look_at_a_time(tmp_path),
+        pytest.raises(PipelineBusy, match="another run is about to look at val_calib") as busy,
+        one_look_at_a_time(tmp_path, wait_s=0.0),
+    ):
+        pass
+    assert busy.value.exit_status == 75
 
 
 def test_a_line_that_a_crash_cut_short_is_not_a_use_and_does_not_spoil_the_next(tmp_path: Path) -> None:
