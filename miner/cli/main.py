@@ -36,6 +36,9 @@ from miner.upstream.natix_registration import BASE_URL
 
 STARTED = time.monotonic()
 
+# Headings in the list of commands.
+BEGIN, SERVE, TRAIN = "Begin", "Serve", "Train and publish"
+
 app = typer.Typer(
     name="cascade",
     help="A miner for Bittensor subnet 72 whose first stage exits only where a certificate allows it.",
@@ -44,19 +47,19 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-app.add_typer(engines)
-app.add_typer(stage2)
-app.add_typer(risk)
-app.add_typer(harvest)
-app.add_typer(config)
-app.add_typer(chain)
-app.add_typer(alerts)
-app.command()(init)
-app.command(cls=DropInCommand)(support)
-app.command()(retrain)
-app.add_typer(runs)
-app.command()(simulate)
-app.command(cls=DropInCommand)(nightly)
+app.add_typer(engines, rich_help_panel=TRAIN)
+app.add_typer(stage2, rich_help_panel=SERVE)
+app.add_typer(risk, rich_help_panel=SERVE)
+app.add_typer(harvest, rich_help_panel=SERVE)
+app.add_typer(config, rich_help_panel=BEGIN)
+app.add_typer(chain, rich_help_panel=SERVE)
+app.add_typer(alerts, rich_help_panel=SERVE)
+app.command(rich_help_panel=BEGIN)(init)
+app.command(cls=DropInCommand, rich_help_panel=SERVE)(support)
+app.command(rich_help_panel=TRAIN)(retrain)
+app.add_typer(runs, rich_help_panel=TRAIN)
+app.command(rich_help_panel=SERVE)(simulate)
+app.command(cls=DropInCommand, rich_help_panel=TRAIN)(nightly)
 
 
 class PlanMode(StrEnum):
@@ -67,7 +70,7 @@ class PlanMode(StrEnum):
     BALANCED = "balanced"
 
 
-@app.command()
+@app.command(rich_help_panel=BEGIN)
 def demo(
     data: Annotated[
         Path | None,
@@ -98,7 +101,7 @@ def demo(
         raise typer.Exit(run_demo(settings))
 
 
-@app.command(cls=DropInCommand)
+@app.command(cls=DropInCommand, rich_help_panel=SERVE)
 def mine(
     context: typer.Context,
     config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
@@ -174,7 +177,7 @@ def _ignore_late_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-@app.command()
+@app.command(rich_help_panel=BEGIN)
 def plan(
     alpha: Annotated[float, typer.Option(min=1e-4, max=0.5, help="Highest miss rate on exits to certify.")] = 0.02,
     delta: Annotated[float, typer.Option(min=1e-4, max=0.5, help="One minus the confidence.")] = 0.10,
@@ -239,7 +242,7 @@ def plan(
         say(told(question, have=have, coverage=target))
 
 
-@app.command()
+@app.command(rich_help_panel=BEGIN)
 def scenes(
     directory: Annotated[Path, typer.Argument(help="Where images/ and labels.csv are written.", **PATH)],
     count: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 400,
@@ -264,7 +267,7 @@ def scenes(
         say(f"{count} synthetic scenes in {directory}")
 
 
-@app.command(cls=DropInCommand)
+@app.command(cls=DropInCommand, rich_help_panel=BEGIN)
 def doctor(
     context: typer.Context,
     config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
@@ -291,7 +294,7 @@ def doctor(
         raise typer.Exit(any(finding.failed for finding in findings))
 
 
-@app.command("register-natix", cls=DropInCommand)
+@app.command("register-natix", cls=DropInCommand, rich_help_panel=SERVE)
 def register_natix(
     context: typer.Context,
     uid: Annotated[int, typer.Argument(min=0, max=65535, help="Of the hotkey; `cascade doctor` names it.")],
