@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -308,11 +309,20 @@ def test_what_is_not_finished_is_named_before_anything_runs(tmp_path: Path) -> N
         made(tmp_path).check_finished("nothing")
 
 
+def is_module(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 def used_by(function: Callable[[StageContext], None]) -> set[str]:
     """Modules of this program that a stage's function calls into, wherever it imports them."""
     names = set(function.__code__.co_names)
     known = (getattr(vars(sys.modules[function.__module__]).get(name), "__module__", "") for name in names)
-    inside = re.findall(r"^ +from (\S+) import", inspect.getsource(function), flags=re.MULTILINE)
+    imports = re.findall(r"^ +from (\S+) import ([\w, ]+)", inspect.getsource(function), flags=re.MULTILINE)
+    named = [(module, name.strip()) for module, names in imports for name in names.split(",")]
+    inside = [f"{module}.{name}" if is_module(f"{module}.{name}") else module for module, name in named]
     return {module for module in (*known, *inside) if str(module).partition(".")[0] in PACKAGES}
 
 

@@ -33,10 +33,11 @@ from offline.learning.predict import ImageSet
 from offline.learning.self_distillation.judge import Judge
 from offline.learning.self_distillation.record import AdaptationRecord
 from offline.learning.supervised.record import TrainingRecord
-from offline.night import recompile, stages
+from offline.night import recompile, stages, with_contents
 from offline.pipeline.choice import Choice
 from offline.pipeline.runner import Pipeline
 from offline.publish.gate import Publication
+from offline.report.training_section import with_comparison
 from offline.splits.splits_file import Splits
 from offline.stages.common.compiled_engine import DriftRecord
 from stage1.certificate.params import ScrcParams
@@ -118,7 +119,7 @@ def night(
 ) -> tuple[Path, Told]:
     told = Told()
     now = lambda: datetime(2026, 1, 1, tzinfo=UTC)  # noqa: E731
-    rows = read_dataset(home / data)
+    rows = with_contents(read_dataset(home / data), home / workspace)
     pipeline = Pipeline(stages(), home / workspace, Store(home / store), rows, chosen, now, told)
     return pipeline.run(Choice(only=last)), told
 
@@ -204,7 +205,8 @@ def test_the_report_says_what_each_step_gained(first: tuple[Path, Told]) -> None
         "final",
     ]
     assert [gain.over for gain in found.gains] == ["baseline", "unadapted", "supervised", "cross_entropy"]
-    page = (first[0] / "report.html").read_text()
+    # A night takes the comparison into the page that it has published.
+    page = with_comparison((first[0] / "report.html").read_text(), found)
     assert "without domain adaptation" in page
     assert "the same steps by cross-entropy" in page
 
