@@ -459,16 +459,18 @@ def test_checkpoints_that_nobody_came_back_for_are_removed(tmp_path: Path) -> No
     assert [directory.exists() for directory in made] == [False, True]
 
 
-def test_pictures_of_nights_long_ago_are_removed_and_what_a_killed_run_did_not_finish(tmp_path: Path) -> None:
+def test_pictures_of_nights_long_ago_are_removed_and_files_of_an_earlier_version(tmp_path: Path) -> None:
     home, now = tmp_path / "workspace" / "pixels", datetime.now(UTC).timestamp()
-    home.mkdir(parents=True)
-    ages = {f"{n}.npy": float(n) for n in range(PIXELS_KEPT + 2)} | {".partial-1-a.npy": 0.0}
-    ages["0.npy"] = 86400.0 * (CHECKPOINT_DAYS + 1)
+    ages = {f"view{n}": float(n) for n in range(PIXELS_KEPT + 2)}
+    ages["view0"] = 86400.0 * (CHECKPOINT_DAYS + 1)
     for name, age in ages.items():
-        (home / name).touch()
+        (home / name).mkdir(parents=True)
+        (home / name / "records").touch()
         os.utime(home / name, (now - age, now - age))
+    (home / "a-whole-set.npy").touch()
+    os.utime(home / "a-whole-set.npy", (now - 100, now - 100))
     run_stages(tmp_path, lambda context: (context.out / "done").touch())
-    assert sorted(path.name for path in home.iterdir()) == sorted(f"{n}.npy" for n in range(1, PIXELS_KEPT))
+    assert sorted(path.name for path in home.iterdir()) == [f"view{n}" for n in range(1, PIXELS_KEPT + 1)]
 
 
 def test_copies_that_no_night_used_are_removed_and_what_a_killed_run_did_not_finish(tmp_path: Path) -> None:
