@@ -185,7 +185,7 @@ def test_nothing_that_changed_runs_nothing(home: Home) -> None:
         ("train", "label", ADAPT),
         ("val_select", "label", ADAPT),
         ("val_calib", "label", CALIBRATE),
-        ("test", "label", COMPARE),
+        ("test", "label", COMPARE | {"eval_selective"}),
         ("train", "weather", set()),
         ("val_calib", "weather", set()),
         ("test", "weather", {"eval_selective"}),
