@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from engines.backends.onnxruntime import OnnxEngine
+from engines.store.file_names import CALIBRATION
 from engines.store.golden import read_golden
 from engines.store.stage2_scores import SCORES, Score, ScoredServer, scores_of
+from offline.certify.calibration_record import CalibrationRecord
 from offline.config import RunConfig, load_config
+from offline.data.dataset import Dataset
 from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import write_scenes
 from offline.evaluation.cascade_curve import CascadeFile
@@ -26,9 +29,9 @@ from offline.pipeline.progress import Silence
 from offline.splits.splits_file import Splits
 from offline.stages.calibrate_scrc import golden_rows
 from offline.stream.challenge import CELLS
-from offline.stream.sender import StreamSender, sender_of
+from offline.stream.sender import sender_of
 from stage1.certificate.params import ScrcParams
-from stage1.preprocess import Pixels, PreprocessSettings
+from stage1.preprocess import Pixels
 from tests.support.stage_keys import changed_stages
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -51,24 +54,12 @@ def config(**changes: object) -> RunConfig:
     return load_config("tiny", None, quick | {name.replace("__", "."): value for name, value in changes.items()})
 
 
-@dataclass
-class Noted(Silence):
-    """Notes which rows are sent in which stage."""
-
-    now: str = ""
-    sent: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
-
-    def stage(self, name: str, state: str) -> None:
-        self.now = name if state == "running" else ""
-
-
 @dataclass(frozen=True)
 class Night:
-    """A night, and what was sent in it."""
+    """A night."""
 
     data: Path
     outcome: NightOutcome
-    sent: dict[str, set[str]]
 
     @property
     def splits(self) -> Splits:
@@ -79,37 +70,32 @@ class Night:
 def night(tmp_path_factory: pytest.TempPathFactory) -> Night:
     home = tmp_path_factory.mktemp("stream")
     list(write_scenes(home / "scenes", scenes=120))
-    noted, send = Noted(), StreamSender.__call__
-
-    def sending(self: StreamSender, name: str, content: bytes, settings: PreprocessSettings) -> bytes:
-        if self.stream != "originals":
-            noted.sent[noted.now].add(name)
-        return send(self, name, content, settings)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(StreamSender, "__call__", sending)
-        outcome = run_night(
-            home / "scenes",
-            workspace=home / "w",
-            store=home / "s",
-            config=config(),
-            last="eval_selective",
-            progress=noted,
-            now=lambda: NOW,
-        )
-    return Night(home / "scenes", outcome, dict(noted.sent))
+    outcome = run_night(
+        home / "scenes",
+        workspace=home / "w",
+        store=home / "s",
+        config=config(),
+        last="eval_selective",
+        now=lambda: NOW,
+    )
+    return Night(home / "scenes", outcome)
 
 
-def test_rows_that_choose_certify_and_report_are_sent_and_no_row_that_trains(night: Night) -> None:
-    rows = {name: set(part.ids) for name, part in night.splits.sets.items()}
-    assert night.sent == {
-        "train_supervised": rows["val_select"],
-        # What an earlier stage has decoded is read from the disk.
-        "train_ablations": rows["test"],
-        "screen": rows["val_select"],
-        "calibrate_scrc": rows["val_select"] | rows["val_calib"],
-        "eval_selective": rows["test"],
-    }
+@pytest.mark.parametrize("name", ["val_select", "val_calib"])
+def test_the_engine_saw_rows_that_choose_and_certify_as_they_are_sent(night: Night, name: str) -> None:
+    run, settings = night.outcome.run, config()
+    said = CalibrationRecord.read(run / CALIBRATION).outputs(run)[name].outputs
+    record = CalibrationRecord.read(run / CALIBRATION)
+    rows = read_dataset(night.data).pick([one.row for one in getattr(record, name)])
+    engine = OnnxEngine(run / "model.onnx", threads=1)
+
+    def scores(seen: Dataset) -> list[float]:
+        return list(engine.infer(seen.array(settings.preprocess)).roadwork_score)
+
+    sent, originals = scores(rows.sent_by(sender_of(settings.calibrate_scrc))), scores(rows)
+    engine.close()
+    assert list(said.roadwork_score) == pytest.approx(sent, abs=1e-4)
+    assert list(said.roadwork_score) != pytest.approx(originals, abs=1e-2)
 
 
 def test_the_certificate_names_the_stream_of_the_config(night: Night) -> None:
@@ -146,8 +132,8 @@ def test_scores_of_a_stage_2_that_come_after_the_night_are_joined_when_it_is_run
             Score(image=image, score=0.1 + 0.8 * int(row.label), ms=20.0)
             for image, row in zip(images, rows.rows, strict=True)
         )
-    noted = Noted()
     states: dict[str, str] = {}
+    noted = Silence()
     noted.stage = lambda name, state: states.update({name: state})  # type: ignore[method-assign]
     again = run_night(
         night.data,
@@ -180,28 +166,20 @@ def test_scores_of_a_stage_2_that_come_after_the_night_are_joined_when_it_is_run
     assert "No Stage-2 server has been asked" not in page
 
 
-def test_what_trains_sees_views_of_the_stream_and_what_judges_features_sees_it_as_well(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_trains_sees_views_of_the_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     list(write_scenes(tmp_path / "scenes", scenes=120))
-    noted, send, view = Noted(), StreamSender.__call__, ChallengeViews.__call__
-    views: dict[str, list[tuple[str, str]]] = defaultdict(list)
-
-    def sending(self: StreamSender, name: str, content: bytes, settings: PreprocessSettings) -> bytes:
-        noted.sent[noted.now].add(name)
-        return send(self, name, content, settings)
+    view, views, now = ChallengeViews.__call__, list[tuple[str, str]](), [""]
+    told = Silence()
+    told.stage = lambda name, state: now.append(name if state == "running" else "")  # type: ignore[method-assign]
 
     def viewing(self: ChallengeViews, rows: Sequence[int], seeds: Sequence[int]) -> Pixels:
-        views[noted.now] += [(self.stream, self.data.ids[row]) for row in rows]
+        if now[-1] == "train_conformal_risk":
+            views.extend((self.stream, self.data.ids[row]) for row in rows)
         return view(self, rows, seeds)
 
-    monkeypatch.setattr(StreamSender, "__call__", sending)
     monkeypatch.setattr(ChallengeViews, "__call__", viewing)
     chosen = config(
         calibrate_scrc__stream="challenges-2026-04",
-        adapt_domain__enabled=True,
-        adapt_domain__epochs=1,
-        adapt_domain__head_steps=0,
         train_conformal_risk__enabled=True,
         train_conformal_risk__steps=2,
         train_conformal_risk__views=3,
@@ -212,16 +190,11 @@ def test_what_trains_sees_views_of_the_stream_and_what_judges_features_sees_it_a
         store=tmp_path / "s",
         config=chosen,
         last="train_conformal_risk",
-        progress=noted,
+        progress=told,
         now=lambda: NOW,
     )
-    rows = {name: sorted(part.ids) for name, part in Splits.read(outcome.run / "splits.json").sets.items()}
-    assert sorted(views["train_conformal_risk"]) == sorted(
-        ("challenges-2026-04", row) for row in rows["train"] for _ in range(3)
-    )
-    assert noted.sent["adapt_domain"] == {*rows["train"], *rows["val_select"]}
-    # Decoded before, and read from the disk.
-    assert noted.sent["train_conformal_risk"] == set()
+    train = Splits.read(outcome.run / "splits.json").sets["train"].ids
+    assert sorted(views) == sorted(("challenges-2026-04", row) for row in train for _ in range(3))
 
 
 CHANGES: tuple[dict[str, object], ...] = (
