@@ -8,6 +8,7 @@ where it is within one part in a hundred of it, nobody could tell.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -108,8 +109,8 @@ class ScoreYear:
         sets = {"val_calib": SplitSet(rows=rows, groups=len(rows), positives=0)}
         splits = Splits(seed=0, data_sha256="d", sets=sets, folds=(tuple(there),))
 
-        def units(some: object) -> int:
-            return int(sum(labels[int(row)] for row in some))  # type: ignore[attr-defined]
+        def units(some: Sequence[str]) -> int:
+            return sum(int(labels[int(row)]) for row in some)
 
         needed = trials_needed(0, SETTINGS.alpha, SETTINGS.delta / SETTINGS.looks)
         offers = folds_on_offer(splits, entries, delta=SETTINGS.delta, enough=lambda some: units(some) >= needed)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.year.__main__ import row, summary
 from benchmarks.year.nights import Plan, Year
 from benchmarks.year.scores import ScoreYear
@@ -14,6 +16,7 @@ from offline.runs.run_record import read_runs
 FEW = Plan(6, range(2, 3), range(9, 10), rollback=2, no_room=3, full_disk=3, crash=4, missing=5, clock=5)
 
 
+@pytest.mark.slow
 def test_a_few_nights_go_on_whatever_befalls_them(tmp_path: Path) -> None:
     year = Year(tmp_path, FEW, weights_bytes=50_000, keep=2)
     lines = list(year.nights())
