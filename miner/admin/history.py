@@ -67,7 +67,7 @@ class History:
         minute.answers += 1
         minute.seen += record.action is not None
         minute.exits += record.action is Action.EXIT
-        minute.degraded += record.degraded is not None and record.degraded != "stage2_absent"
+        minute.degraded += record.failure is not None
         if len(minute.times_s) < MOST_TIMES:
             minute.times_s.append(record.total_ms / 1e3)
 

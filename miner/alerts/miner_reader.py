@@ -44,8 +44,7 @@ class RecentAnswers:
             return
         self._last = now = self._clock()
         deferred = None if record.action is None else record.action is Action.DEFER
-        failed = record.degraded is not None and record.degraded != "stage2_absent"
-        self._kept.append(_Answer(now, record.total_ms / 1e3, failed, deferred))
+        self._kept.append(_Answer(now, record.total_ms / 1e3, record.failure is not None, deferred))
 
     @property
     def since_s(self) -> float:

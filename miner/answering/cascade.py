@@ -31,7 +31,7 @@ from stage1.policy import ScrcPolicy
 from stage1.preprocess import Pixels, decode_base64, preprocess
 from stage1.probability.calibrator import answer_probability
 from stage2_bridge.bridge import Bridge
-from stage2_bridge.client import Outcome, Verdict
+from stage2_bridge.client import Verdict
 
 log = structlog.get_logger(__name__)
 
@@ -197,8 +197,7 @@ class Cascade:
         if stage1 is not None:
             self._hand_on(SeenImage(record, stage1.content, stage1.pixels, stage1.params))
         _log(record)
-        # Without a Stage-2 it is what the operator wants.
-        if (reason := record.degraded) is not None and record.stage2 is not Outcome.ABSENT:
+        if (reason := record.failure) is not None:
             self._tally.add(reason, why, request_id=record.request_id, generation=record.generation)
         return Prediction(answer, record.bundle, record.generation)
 

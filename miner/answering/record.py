@@ -87,6 +87,11 @@ class RequestRecord(BaseModel):
             return f"stage2_{self.stage2}"
         return None
 
+    @property
+    def failure(self) -> str | None:
+        """As `degraded`, and None where there is no Stage-2, which is what the operator wants."""
+        return None if self.stage2 is Outcome.ABSENT else self.degraded
+
 
 class Observer(Protocol):
     """Is told of every answer, after it was decided and before it is sent: the journal is one."""
