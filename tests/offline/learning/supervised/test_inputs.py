@@ -14,10 +14,11 @@ from torch import Generator, Tensor
 
 from offline.data.dataset import Dataset, Row
 from offline.data.pictures.pixel_store import Images
+from offline.data.pictures.slots import KEYS
 from offline.errors import TrainingError, TrainingInterrupted
 from offline.learning.augmentation import augmenter, unchanged
 from offline.learning.challenge_views import ChallengeViews
-from offline.learning.frozen_prefix.cache import KEYS, STATES, PrefixCache, digest_of, key_of
+from offline.learning.frozen_prefix.cache import STATES, PrefixCache, digest_of, key_of
 from offline.learning.frozen_prefix.fill import BUILD_BATCH, Frozen, Views
 from offline.learning.predict import ImageSet
 from offline.learning.settings import TrainSettings
