@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections import Counter, deque
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
 from contextlib import AsyncExitStack
 from datetime import datetime
 from pathlib import Path
 
 from engines.machine.tally import Tally
+from miner.answering.image_queue import ImageQueue
 from miner.answering.record import RequestRecord, SeenImage
 from miner.harvest.kept_image import KeptImage, Reason, week_of
 from miner.harvest.settings import HarvestSettings
@@ -24,7 +23,7 @@ from stage1.monitor.picture_hash import picture_hash
 from stage1.monitor.sites import Sight, SiteBook, SiteBookState
 
 DIRECTORY = "harvest"
-MOST_QUEUED, AFTER_S = 64, 0.2
+AFTER_S = 0.2
 
 
 class Harvest:
@@ -39,38 +38,16 @@ class Harvest:
     def __init__(self, directory: Path, settings: HarvestSettings, *, secret: bytes) -> None:
         self._settings = settings
         self._secret = secret
-        self._queue: deque[SeenImage] = deque()
-        self._called = False
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="harvest")
         self.store = HarvestStore(directory, most_bytes=settings.max_mib * 2**20, per_place=settings.per_place)
         # Numbers of places go on where they were.
         last = max((one.site for one in self.store.images.values()), default=0)
         self._sites = SiteBook.restored(SiteBookState(next_site=last + 1))
         self.lost = Tally("harvest_failed")
+        self._queue = ImageQueue("harvest", self.take, self.lost, after_s=AFTER_S)
 
     def on_image(self, seen: SeenImage) -> None:
         """See `miner.answering.record.ImageObserver`."""
-        if len(self._queue) >= MOST_QUEUED:
-            self.lost.add("not_kept", "pictures came faster than they are written")
-            return
-        self._queue.append(seen)
-        if not self._called:
-            self._called = True
-            asyncio.get_running_loop().call_later(AFTER_S, self._call)
-
-    def _call(self) -> None:
-        self._called = False
-        with contextlib.suppress(RuntimeError):
-            self._pool.submit(self._take_all)
-
-    def _take_all(self) -> None:
-        while self._queue:
-            seen = self._queue.popleft()
-            try:
-                self.take(seen)
-            except Exception as error:  # noqa: BLE001  it is counted and told
-                # The edge to the disk: one picture that is not kept costs no other one.
-                self.lost.add(type(error).__name__, str(error), error=None if isinstance(error, OSError) else error)
+        self._queue.put(seen, reason="not_kept", message="pictures came faster than they are written")
 
     def take(self, seen: SeenImage) -> bool:
         """Keep one image, if there is a reason; in the thread.
@@ -132,8 +109,7 @@ class Harvest:
             except OSError as error:
                 self.lost.add("not_written", str(error))
 
-        with contextlib.suppress(RuntimeError):
-            self._pool.submit(keep)
+        self._queue.submit(keep)
 
     def _site(self, at: datetime, hotkey: str, picture: int | None) -> int:
         return self._sites.visit(Sight(at.timestamp(), hotkey, picture), exits=False).site
@@ -153,8 +129,7 @@ class Harvest:
 
     def close(self) -> None:
         """Write what waits."""
-        self._call()
-        self._pool.shutdown(wait=True)
+        self._queue.close()
 
     def status(self) -> dict[str, object]:
         """Plain values for the status."""

@@ -7,12 +7,9 @@ own takes pictures from there after their answers have left.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import shutil
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -23,6 +20,7 @@ from pydantic import ValidationError
 
 from engines.live.load.load_bundle import LiveBundle
 from engines.machine.tally import Tally
+from miner.answering.image_queue import ImageQueue
 from miner.answering.record import RequestRecord, SeenImage
 from miner.live_risk.audit_events import Drawn, Labelled, Said
 from miner.live_risk.certificate_watch import CertificateWatch, certificate_id, last_caution, policy_with
@@ -43,8 +41,6 @@ from stage1.policy import ScrcPolicy
 log = structlog.get_logger(__name__)
 
 DIRECTORY, STREAMS, SITES = "live_risk", "streams", "sites.json"
-# Pictures that wait for the thread; each is some hundred kilobytes.
-MOST_QUEUED = 64
 # After an answer, which has left by then; pictures that came meanwhile are looked at together.
 AFTER_S = 0.1
 # Certificates whose audits are kept; those that were live longest ago go first.
@@ -109,10 +105,8 @@ class LiveRisk:
         # bundle.
         self._lock = threading.RLock()
         self._status: dict[str, Any] = {}
-        self._queue: deque[SeenImage] = deque()
-        self._called = False
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="live-risk")
         self.lost = Tally("live_risk_failed")
+        self._queue = ImageQueue("live-risk", self.take, self.lost, after_s=AFTER_S)
 
     # What the cascade asks.
 
@@ -127,31 +121,10 @@ class LiveRisk:
 
     def on_image(self, seen: SeenImage) -> None:
         """See `miner.answering.record.ImageObserver`."""
-        if len(self._queue) >= MOST_QUEUED:
-            self.lost.add("not_drawn", "pictures came faster than they are looked at; this one is not audited")
-            return
-        self._queue.append(seen)
-        if not self._called:
-            self._called = True
-            asyncio.get_running_loop().call_later(AFTER_S, self._call)
-
-    def _call(self) -> None:
-        self._called = False
-        with contextlib.suppress(RuntimeError):
-            self._pool.submit(self._guarded, self._take_all)
+        told = "pictures came faster than they are looked at; this one is not audited"
+        self._queue.put(seen, reason="not_drawn", message=told)
 
     # What runs in the thread.
-
-    def _guarded(self, work: Callable[[], object]) -> None:
-        try:
-            work()
-        except Exception as error:  # noqa: BLE001  it is counted and told
-            # The edge to the disk: whatever fails here costs nobody an answer, and what was not written did not happen.
-            self.lost.add(type(error).__name__, repr(error), error=None if isinstance(error, OSError) else error)
-
-    def _take_all(self) -> None:
-        while self._queue:
-            self._guarded(partial(self.take, self._queue.popleft()))
 
     def take(self, seen: SeenImage) -> None:
         """Place one picture, and draw whether it is audited."""
@@ -309,7 +282,7 @@ class LiveRisk:
                 return self._policies[name]
             self._live = name
             self._read_status()
-            self._pool.submit(self._guarded, self._write_summary)
+            self._queue.submit(self._write_summary)
             return self._use(self._watches[name])
 
     def live(self, bundle: LiveBundle) -> None:
@@ -381,13 +354,11 @@ class LiveRisk:
 
     def in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Run something in the thread, from the loop."""
-        return asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return self._queue.result_of(work)
 
     def close(self) -> None:
         """Take what waits, and write what only memory knows."""
-        self._call()
-        self._pool.submit(self._guarded, partial(self._write_hours, None))
-        self._pool.shutdown(wait=True)
+        self._queue.close(partial(self._write_hours, None))
 
 
 def _read_sites(path: Path) -> SiteBook:

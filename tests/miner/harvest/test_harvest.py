@@ -123,7 +123,7 @@ def test_each_reason_is_found_and_an_exit_alone_is_none(tmp_path: Path) -> None:
         bundle="b",
     )
     harvest.take_contradicted(drawn, 0.9, b"an audit")
-    harvest._pool.shutdown(wait=True)
+    harvest.close()
     assert read_index(tmp_path)["a" * 64].reasons == ("contradicted",)
     assert harvest.status()["pictures"] == 4
 
@@ -328,8 +328,8 @@ def test_the_status_is_told_while_pictures_come(tmp_path: Path) -> None:
 
 def test_a_picture_that_cannot_be_described_costs_the_next_ones_nothing(tmp_path: Path) -> None:
     harvest = Harvest(tmp_path, HarvestSettings(enabled=True, random_share=1.0), secret=SECRET)
-    harvest._queue.extend([seen(1, roadwork_score=float("inf")), seen(2)])
-    harvest._take_all()
+    harvest._queue._queue.extend([seen(1, roadwork_score=float("inf")), seen(2)])
+    harvest._queue.take_all()
     assert len(harvest.store.images) == 1
     assert harvest.status()["failed"] == {"ValidationError": 1}
     harvest.close()

@@ -324,8 +324,8 @@ def test_a_disk_that_is_full_costs_no_answer(tmp_path: Path, bundle: LiveBundle,
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("miner.live_risk.audit_log.write_atomic", full)
-    risk._queue.append(seen(bundle, 1))
-    risk._take_all()
+    risk._queue._queue.append(seen(bundle, 1))
+    risk._queue.take_all()
     assert risk.status()["failed"] == {"OSError": 1}
     assert book(risk, bundle).waiting == {}
 

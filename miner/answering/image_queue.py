@@ -1,0 +1,93 @@
+"""Images on their way from the event loop to a thread that looks at them after their answers have left."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TypeVar
+
+from engines.machine.tally import Tally
+from miner.answering.record import SeenImage
+
+T = TypeVar("T")
+
+# Each is some hundred kilobytes.
+MOST_QUEUED = 64
+
+
+class ImageQueue:
+    """A bounded queue and one thread; whatever fails in the thread is counted and told, and costs the next nothing.
+
+    Args:
+        name: of the thread.
+        take: looks at one image, in the thread.
+        lost: counts what is not looked at, and what fails.
+        after_s: after an image came, which its answer has left by then; those that came meanwhile are taken together.
+    """
+
+    def __init__(self, name: str, take: Callable[[SeenImage], object], lost: Tally, *, after_s: float) -> None:
+        self._take = take
+        self._lost = lost
+        self._after_s = after_s
+        self._queue: deque[SeenImage] = deque()
+        self._called = False
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def put(self, seen: SeenImage, *, reason: str, message: str) -> None:
+        """Take an image in, from the event loop.
+
+        Args:
+            seen: the image.
+            reason: what is counted if there is no room for it.
+            message: what that means, for a person.
+        """
+        if len(self._queue) >= MOST_QUEUED:
+            self._lost.add(reason, message)
+            return
+        self._queue.append(seen)
+        if not self._called:
+            self._called = True
+            asyncio.get_running_loop().call_later(self._after_s, self._call)
+
+    def submit(self, work: Callable[[], object]) -> None:
+        """Do something else in the thread; nothing any more once it is closed."""
+        with contextlib.suppress(RuntimeError):
+            self._pool.submit(self._guarded, work)
+
+    def result_of(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Do something in the thread that somebody on the event loop waits for."""
+        return asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def take_all(self) -> None:
+        """Look at what waits, in the thread."""
+        while self._queue:
+            self._guarded(partial(self._take, self._queue.popleft()))
+
+    def close(self, last: Callable[[], object] | None = None) -> None:
+        """Look at what waits, do one thing more, and wait for both.
+
+        Args:
+            last: what else is to be done.
+        """
+        self._call()
+        if last is not None:
+            self.submit(last)
+        self._pool.shutdown(wait=True)
+
+    def _call(self) -> None:
+        self._called = False
+        self.submit(self.take_all)
+
+    def _guarded(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001  it is counted and told
+            # The edge to the disk: whatever fails here costs nobody an answer, and what was not written did not happen.
+            self._lost.add(type(error).__name__, repr(error), error=None if isinstance(error, OSError) else error)
