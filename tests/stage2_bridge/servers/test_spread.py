@@ -403,14 +403,17 @@ def test_a_hedged_image_whose_task_is_ended_before_it_is_sent_costs_nothing_and_
     run(scenario())
 
 
+class Order:
+    """Hands on what is more likely roadwork than not."""
+
+    def gain(self, p: float) -> float:
+        return p
+
+    def threshold(self, share: float) -> float:  # noqa: ARG002
+        return 0.5
+
+
 def test_who_is_called_to_a_place_that_it_cannot_pay_for_leaves_it_to_the_next(tmp_path: Path) -> None:
-    class Order:
-        def gain(self, p: float) -> float:
-            return p
-
-        def threshold(self, share: float) -> float:  # noqa: ARG002
-            return 0.5
-
     async def scenario() -> None:
         file, settings = StateFile(tmp_path / "budget"), BudgetSettings(calls=100)
         budget = Budget(settings, 1.0, file, clock=clock, now=clock, order=Order())
@@ -477,13 +480,6 @@ def test_one_server_that_is_asked_by_its_name_has_a_place_is_paid_and_nobody_tak
 
 
 def test_who_waits_for_a_server_that_costs_nothing_keeps_nobody_from_one_that_is_paid(tmp_path: Path) -> None:
-    class Order:
-        def gain(self, p: float) -> float:
-            return p
-
-        def threshold(self, share: float) -> float:  # noqa: ARG002
-            return 0.5
-
     async def scenario() -> None:
         file, settings = StateFile(tmp_path / "budget"), BudgetSettings(calls=100)
         budget = Budget(settings, 1.0, file, clock=clock, now=clock, order=Order())

@@ -5,16 +5,13 @@ Source: https://cocodataset.org/#format-data, "Data format", object detection.
 
 from __future__ import annotations
 
-from pathlib import Path
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-
-from offline.data.dataset import Picture, Row
-from offline.data.sources.formats.json_file import read_json, said_of
+from offline.data.dataset import Row
+from offline.data.sources.formats.json_file import AnnotationFile, read_json, said_of
 from offline.data.sources.image_paths import ImagePaths
 from offline.data.sources.settings import CocoSource
 from offline.errors import DatasetError
-from stage1.settings import first_problem
 
 SHOWN = 20
 # Of an image, what says nothing about the street.
@@ -44,20 +41,8 @@ class _Coco(BaseModel):
     categories: list[_Category]
 
 
-class Coco:
-    """A COCO file.
-
-    Args:
-        root: the data directory.
-        settings: of the source.
-        name: what the ids of its rows begin with.
-    """
-
-    def __init__(self, root: Path, settings: CocoSource, name: str) -> None:
-        self._path, self._settings, self._prefix = root / settings.path, settings, name
-        self._images = self._path.parent if settings.images is None else root / settings.images
-        self.name, self.train_only = str(self._path), settings.train_only
-        self.pictures: dict[str, Picture] = {}
+class Coco(AnnotationFile[CocoSource]):
+    """A COCO file."""
 
     def rows(self) -> tuple[Row, ...]:
         """See `DataSource.rows`.
@@ -77,16 +62,11 @@ class Coco:
         return tuple(rows)
 
     def _row(self, image: _Image, paths: ImagePaths, label: int) -> Row:
-        try:
+        with self._entry(f"image {image.id}"):
             inside = paths.find(image.file_name)
             path = f"{self._prefix}/{inside}"
             about = {name: text for name, text in said_of(image.model_extra).items() if name not in ABOUT_THE_FILE}
             return Row(image=path, label=label, group=path, source=self._prefix, metadata=about)
-        except ValidationError as error:
-            problem = first_problem(error, otherwise="the row")
-            raise DatasetError(f"{self.name}: image {image.id}: {problem}") from error
-        except DatasetError as error:
-            raise DatasetError(f"{self.name}: image {image.id}: {error}") from error
 
     def _with_roadwork(self, content: _Coco) -> set[int | str]:
         """Ids of the images that show roadwork."""

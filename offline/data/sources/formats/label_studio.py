@@ -6,19 +6,17 @@ Source: https://labelstud.io/guide/export, "Label Studio JSON format of annotate
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import structlog
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from offline.data.dataset import Picture, Row
-from offline.data.sources.formats.json_file import read_json, said_of
+from offline.data.dataset import Row
+from offline.data.sources.formats.json_file import AnnotationFile, read_json, said_of
 from offline.data.sources.image_paths import ImagePaths
 from offline.data.sources.settings import LabelStudioSource
 from offline.errors import DatasetError
-from stage1.settings import first_problem
 
 log = structlog.get_logger(__name__)
 
@@ -51,22 +49,11 @@ class _Task(BaseModel):
     annotations: list[_Annotation]
 
 
-class LabelStudio:
+class LabelStudio(AnnotationFile[LabelStudioSource]):
     """An export of Label Studio.
 
     A task that nobody has annotated, or that two people have annotated differently, is left out and counted in the log.
-
-    Args:
-        root: the data directory.
-        settings: of the source.
-        name: what the ids of its rows begin with.
     """
-
-    def __init__(self, root: Path, settings: LabelStudioSource, name: str) -> None:
-        self._path, self._settings, self._prefix = root / settings.path, settings, name
-        self._images = self._path.parent if settings.images is None else root / settings.images
-        self.name, self.train_only = str(self._path), settings.train_only
-        self.pictures: dict[str, Picture] = {}
 
     def rows(self) -> tuple[Row, ...]:
         """See `DataSource.rows`.
@@ -79,18 +66,12 @@ class LabelStudio:
         tasks = read_json(self._path, TypeAdapter(list[_Task]), what)
         paths, rows, left_out = ImagePaths(self._images), list[Row](), 0
         for task in tasks:
-            try:
+            with self._entry(f"task {task.id}"):
                 label = self._label(task)
                 if label is None:
                     left_out += 1
-                    continue
-                row = self._row(task, label, paths)
-            except ValidationError as error:
-                problem = first_problem(error, otherwise="the row")
-                raise DatasetError(f"{self.name}: task {task.id}: {problem}") from error
-            except DatasetError as error:
-                raise DatasetError(f"{self.name}: task {task.id}: {error}") from error
-            rows.append(row)
+                else:
+                    rows.append(self._row(task, label, paths))
         if left_out:
             log.warning("tasks_left_out", source=self.name, tasks=left_out, reason="no annotation, or no agreement")
         return tuple(rows)
