@@ -22,18 +22,27 @@ from engines.store.store import Store
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 PROVENANCE = Provenance(run="child", created_at=NOW.isoformat(), code_version="test", data_sha256="d" * 64)
-STEPS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "os.listdir", "shutil.copyfile"}
+STEPS = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate", "shutil.copyfile"}
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+def changes(event: str, arguments: tuple[object, ...]) -> bool:
+    """Whether what an audit hook is told of changes a file; a kill before a mere look leaves nothing new."""
+    if event == "open":
+        flags = arguments[2]
+        return isinstance(flags, int) and bool(flags & WRITES)
+    return event in STEPS
 
 
 def killed_at(step: int, work: Callable[[], object]) -> bool:
-    """Do the work in a child that is killed just before its `step`-th step; False if it came to its end first."""
+    """Do the work in a child that is killed before its `step`-th change; False if it came to its end first."""
     child = os.fork()
     if child == 0:
         left = step
 
-        def count(event: str, _arguments: object) -> None:
+        def count(event: str, arguments: tuple[object, ...]) -> None:
             nonlocal left
-            if event in STEPS:
+            if changes(event, arguments):
                 left -= 1
                 if left == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
