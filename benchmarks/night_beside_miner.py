@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,9 @@ def signal_all(state: Path, number: signal.Signals) -> None:
 
 def ask(home: Home, port: int, per_s: float, seconds: float, seed: int) -> list[Reply]:
     count = round(per_s * seconds)
-    requests = [home.callers[0].request(body_of(text_of(photograph(seed + number)))) for number in range(count)]
+    bodies = [body_of(text_of(photograph(seed + number))) for number in range(count)]
+    # A phase is longer than a signature is fresh.
+    requests = [partial(home.callers[0].request, body) for body in bodies]
     return asyncio.run(open_loop(port, requests, per_s))
 
 

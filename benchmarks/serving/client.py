@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -100,19 +100,20 @@ async def closed_loop(port: int, requests: Iterable[bytes], clients: int) -> lis
     return replies
 
 
-async def open_loop(port: int, requests: Sequence[bytes], per_s: float) -> list[Reply]:
+async def open_loop(port: int, requests: Sequence[bytes | Callable[[], bytes]], per_s: float) -> list[Reply]:
     """Ask each request when it is due, `per_s` of them a second, whether or not earlier ones are answered.
 
-    The time of a reply counts from when its request was due, so that a client that falls behind hides nothing.
+    The time of a reply counts from when its request was due, so that a client that falls behind hides nothing. A
+    request that would be stale by then is given as a function that signs it when it is due.
     """
     loop, free = asyncio.get_running_loop(), list[Connection]()
     first, replies = loop.time(), list[Reply]()
 
-    async def one(number: int, request: bytes) -> None:
+    async def one(number: int, request: bytes | Callable[[], bytes]) -> None:
         due = first + number / per_s
         await asyncio.sleep(due - loop.time())
         connection = free.pop() if free else Connection(port)
-        reply = await connection.ask(request)
+        reply = await connection.ask(request if isinstance(request, bytes) else request())
         free.append(connection)
         replies.append(Reply(reply.status, reply.body, loop.time() - due))
 
