@@ -66,3 +66,28 @@ def chain_allowlist(
             f"{output}: {len(found.networks)} addresses; {found.admitted} hotkeys may ask, {found.silent} of them "
             "publish no address"
         )
+
+
+@chain.command()
+def practice(
+    directory: Annotated[Path, typer.Argument(help="Where keys, chain and variables are written.", **PATH)] = Path(
+        "practice"
+    ),
+) -> None:
+    """Make a chain for practice: a file on which a throw-away miner and a throw-away validator are registered.
+
+    The file practice.env has the variables with which a miner takes that chain instead of the real one. Keys that are
+    there already are kept. None of them is worth anything, and none has a password.
+
+    Example: `cascade chain practice`, then `. practice/practice.env` and `cascade mine`
+    """
+    with clear_errors():
+        from miner.cli.chain.practice import made  # noqa: PLC0415
+
+        ground = made(directory)
+        say(
+            f"{directory}: a chain with one miner and one validator\n"
+            f"  miner      {ground.miner}\n"
+            f"  validator  {ground.validator}\n"
+            f"  . {ground.variables}  has this shell use it"
+        )

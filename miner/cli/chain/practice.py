@@ -1,0 +1,58 @@
+"""A chain for practice: throw-away keys, the file on which they are registered, and the variables that name both."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from miner.simulation.keys import HOTKEY, throw_away_key, write_chain
+from stage1.artifacts import write_atomic
+
+MINER, VALIDATOR = "miner", "validator"
+
+
+@dataclass(frozen=True)
+class Practice:
+    """What was made.
+
+    Attributes:
+        miner: ss58 address of the miner's hotkey.
+        validator: ss58 address of the validator's hotkey.
+        variables: a file for a shell, after which commands take this chain and these keys.
+    """
+
+    miner: str
+    validator: str
+    variables: Path
+
+
+def made(directory: Path) -> Practice:
+    """Write keys, chain and variables; keys that are there are kept.
+
+    Args:
+        directory: where to; made if it is not there.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    home = directory.resolve()
+    keys, chain = home / "wallets", home / "chain.json"
+    found = Practice(
+        miner=throw_away_key(keys, MINER),
+        validator=throw_away_key(keys, VALIDATOR),
+        variables=directory / "practice.env",
+    )
+    write_chain(chain, miner=found.miner, validator=found.validator)
+    variables = {
+        "CASCADE_WALLET__PATH": keys,
+        "CASCADE_WALLET__NAME": MINER,
+        "CASCADE_WALLET__HOTKEY": HOTKEY,
+        "CASCADE_CHAIN__KIND": "offline",
+        "CASCADE_CHAIN__SNAPSHOT": chain,
+        "CASCADE_CHAIN__PUBLISH_ENDPOINT": "false",
+    }
+    lines = (f"export {name}={shlex.quote(str(value))}\n" for name, value in variables.items())
+    write_atomic(found.variables, "".join(lines).encode())
+    return found
