@@ -63,6 +63,7 @@ REASONS = {
     "needs a bundle of yours",
     "starts the demo or the suite",
     "takes minutes",
+    "serves until it is stopped",
 }
 FILE_SUFFIXES = {"json", "jsonl", "plan", "toml", "csv", "onnx", "npz", "html", "safetensors", "py", "md", "env"}
 
@@ -112,11 +113,14 @@ def spans(page: Path) -> list[str]:
 
 
 def commands_of(text: str) -> Iterator[list[str]]:
-    for line in text.replace("\\\n", " ").splitlines():
+    for line in text.replace("\\\n", " ").replace("2>&1", "").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;")
         lexer.whitespace_split = True
         words: list[str] = []
         for token in [*lexer, ";"]:
+            if re.fullmatch(r"\d?>>?.*", token):
+                # A redirection is no argument.
+                continue
             if token[0] not in "&|;":
                 words.append(token)
             elif words:
@@ -176,7 +180,10 @@ def check_pytest(words: list[str]) -> None:
 
 
 def check_python(words: list[str]) -> None:
-    option, module, *arguments = words
+    option, *modules = words
+    if option.endswith(".py"):
+        return
+    module, *arguments = modules
     assert option == "-m"
     assert find_spec(module) is not None, f"no module {module}"
     if module.startswith("benchmarks."):
@@ -205,7 +212,11 @@ CHECKS: dict[str, Check] = {
     "python3": check_python,
     "pip": check_pip,
     "curl": check_curl,
-    ".": lambda _words: None,
+    # Of any machine.
+    **dict.fromkeys(
+        (".", "apt-get", "cat", "cd", "echo", "export", "grep", "head", "kill", "mkdir", "printf", "sed", "sleep"),
+        lambda _words: None,
+    ),
 }
 
 
