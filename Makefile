@@ -1,13 +1,14 @@
 # Each target sets up .venv by itself, once. ARGS is passed on: make demo ARGS="--data photographs/"
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage lint wheel interop lock clean
+.PHONY: help setup demo test coverage lint docs wheel interop lock clean
 
 help:
 	@echo "make demo      train, certify, serve, be asked, hot-swap, keep score; about three minutes (ARGS=--quick: one)"
 	@echo "make test      the tests, on all cores"
 	@echo "make coverage  the tests again, with the branches that they take"
 	@echo "make lint      ruff, mypy and the import contracts"
+	@echo "make docs      the pages as a site, with their links checked"
 	@echo "make wheel     the wheel, installed and run in an empty environment"
 	@echo "make interop   the protocol against bittensor 9.9, 10.5 and 11.3, as a table; ARGS=--matrix: that alone"
 	@echo "make lock      resolve the pins of pyproject.toml anew"
@@ -30,6 +31,9 @@ lint: setup
 	@.venv/bin/mypy
 	@.venv/bin/lint-imports --no-cache --no-logo
 
+docs: setup
+	@scripts/docs
+
 wheel: setup
 	@scripts/wheel
 
@@ -40,4 +44,4 @@ lock:
 	@scripts/lock
 
 clean:
-	rm -rf .venv .venv-bittensor* .venv-python* cascade-data .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf .venv .venv-bittensor* .venv-python* .venv-docs .site site cascade-data .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

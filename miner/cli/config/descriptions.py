@@ -42,4 +42,6 @@ def _attributes(docstring: str) -> dict[str, str]:
 
 
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    # A settings file has no None.
+    told = re.sub(r"\bNone\b", "not set", text)
+    return told[:1].upper() + told[1:]
