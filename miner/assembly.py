@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -60,6 +61,18 @@ def alerts_of(settings: MinerSettings, stack: AsyncExitStack) -> Alerts | None:
     alerts = Alerts(settings.alerts, settings.state, os.environ, now=utc_now)
     stack.push_async_callback(alerts.close)
     return alerts
+
+
+def updates_of(settings: MinerSettings, events: EventSink, stack: AsyncExitStack) -> Callable[[], dict[str, Any]]:
+    """What is known of newer releases; where nobody asks for them, nothing that asks is loaded."""
+    if not settings.update.check:
+        return dict
+    from miner.update.watch import UpdateWatch  # noqa: PLC0415
+
+    watch = UpdateWatch(settings.update, settings.state, events, now=utc_now)
+    task = asyncio.create_task(watch.run(), name="look for releases")
+    stack.callback(task.cancel)
+    return watch.status
 
 
 def observers_of(always: list[Observer], metrics: Observer | None, alerts: Alerts | None) -> tuple[Observer, ...]:

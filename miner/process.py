@@ -33,6 +33,7 @@ from miner.assembly import (
     follower_of,
     image_watchers,
     observers_of,
+    updates_of,
     watch_of,
 )
 from miner.axon.app import AxonApp
@@ -165,6 +166,7 @@ async def _run(
             live_risk=dict if risk is None else risk.status,
             harvest=dict if harvest is None else harvest.status,
             alerts=dict if alerts is None else alerts.status,
+            update=updates_of(settings, events, stack),
             stopping=stop.is_set,
             now=utc_now,
             canary=canary.status,

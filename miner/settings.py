@@ -26,6 +26,7 @@ from miner.harvest.settings import HarvestSettings
 from miner.live_risk.settings import LiveRiskSettings
 from miner.logs import LogSettings
 from miner.nights.settings import RetrainSettings
+from miner.update.settings import UpdateSettings
 from stage1.errors import SettingsError
 from stage1.settings import UserPath, expanded, merged, problems
 from stage2_bridge.settings import Stage2Settings
@@ -75,6 +76,7 @@ class MinerSettings(BaseSettings):
         night: values of its config that are other than the preset's: `[night.train_supervised]`, `epochs = 20`.
         admin: the administrator's endpoint.
         alerts: who is told from afar that the miner needs a person.
+        update: where newer releases are published.
         log: logs.
 
     Environment variables begin with `CASCADE_`, two underscores lead into a section: `CASCADE_AXON__PORT=8091`.
@@ -106,6 +108,7 @@ class MinerSettings(BaseSettings):
     night: dict[str, Any] = Field(default_factory=dict)
     admin: AdminSettings = AdminSettings()
     alerts: AlertSettings = AlertSettings()
+    update: UpdateSettings = UpdateSettings()
     log: LogSettings = LogSettings()
 
     @property

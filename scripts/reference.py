@@ -47,8 +47,8 @@ UNITS = {
 SETTINGS_HEAD = """\
 # Settings of a miner
 
-Every key of `cascade.toml`. [Settings](../using.md#settings) says where they are read from and which source wins. In the
-environment a key is `CASCADE_`, its section and its name in capitals with two underscores between them:
+Every key of `cascade.toml`. [Settings](../using.md#settings) says where they are read from and which source wins. In
+the environment a key is `CASCADE_`, its section and its name in capitals with two underscores between them:
 `CASCADE_AXON__PORT=8092`. On the command line it is `--set axon.port=8092`. `cascade config show --origin` prints the
 values in use. The section `[night]` holds [settings of a night](night.md).
 """
@@ -62,8 +62,8 @@ preset `standard`, and where `tiny` has another one, that stands behind it.
 COMMANDS_HEAD = """\
 # Commands
 
-Every command with its arguments and options. `cascade COMMAND --help` says the same in a terminal. What the exit statuses
-mean is in [How to use it](../using.md#exit-statuses). Options that can be given more than once say so.
+Every command with its arguments and options. `cascade COMMAND --help` says the same in a terminal. What the exit
+statuses mean is in [How to use it](../using.md#exit-statuses). Options that can be given more than once say so.
 """
 
 
@@ -182,6 +182,9 @@ def _tables(part: dict[str, Any], definitions: dict[str, Any]) -> Iterator[dict[
             yield from _tables(one, definitions)
 
 
+WORDS = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true` or `false`"}
+
+
 def _kind(part: dict[str, Any], definitions: dict[str, Any]) -> str:
     """The type in words, with its bounds."""
     if "$ref" in part:
@@ -193,16 +196,16 @@ def _kind(part: dict[str, Any], definitions: dict[str, Any]) -> str:
     if "enum" in part or "const" in part:
         return " or ".join(f"`{toml_value(one)}`" for one in part.get("enum", [part.get("const")]))
     if part.get("type") == "array":
-        if "prefixItems" in part:
-            return f"list of {len(part['prefixItems'])}: " + ", ".join(
-                dict.fromkeys(_kind(one, definitions) for one in part["prefixItems"])
-            )
+        return _list(part, definitions)
+    word = WORDS.get(part.get("type", ""), "table" if part.get("type") == "object" else "any value")
+    return " ".join(filter(None, ("path" if part.get("format") == "path" else word, _bounds(part))))
+
+
+def _list(part: dict[str, Any], definitions: dict[str, Any]) -> str:
+    if "prefixItems" not in part:
         return f"list of {_kind(part.get('items', {}), definitions)}"
-    if part.get("format") == "path":
-        return "path"
-    words = {"integer": "whole number", "number": "number", "string": "text", "boolean": "`true` or `false`"}
-    word = words.get(part.get("type", ""), "table" if part.get("type") == "object" else "any value")
-    return f"{word} {bounds}" if (bounds := _bounds(part)) else word
+    kinds = dict.fromkeys(_kind(one, definitions) for one in part["prefixItems"])
+    return f"list of {len(part['prefixItems'])}: {', '.join(kinds)}"
 
 
 def _bounds(part: dict[str, Any]) -> str:
@@ -284,6 +287,7 @@ def pages() -> dict[Path, str]:
 
 
 def main() -> None:
+    """Write the pages, or compare them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     options = parser.parse_args()

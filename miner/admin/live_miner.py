@@ -70,6 +70,7 @@ class LiveMiner:
         canary: see `engines.live.swap.canary.Canary.status`.
         live_risk: see `miner.live_risk.live_risk.LiveRisk.status`; empty where nothing is watched.
         harvest: see `miner.harvest.harvest.Harvest.status`; empty where nothing is kept.
+        update: see `miner.update.watch.UpdateWatch.status`; empty where nobody has looked.
     """
 
     state: str
@@ -89,6 +90,7 @@ class LiveMiner:
     canary: Callable[[], Mapping[str, Any] | None] = lambda: None
     live_risk: Callable[[], Mapping[str, Any]] = dict
     harvest: Callable[[], Mapping[str, Any]] = dict
+    update: Callable[[], Mapping[str, Any]] = dict
 
     def stage2_calibrations(self) -> tuple[CalibrationStatus, ...]:
         """How the calibration of each Stage-2 server stands."""
@@ -143,5 +145,6 @@ class LiveMiner:
             "live_risk": dict(self.live_risk()),
             "harvest": dict(self.harvest()),
             "alerts": dict(self.alerts()),
+            "update": dict(self.update()),
             "stopping": self.stopping(),
         }

@@ -32,6 +32,7 @@ from miner.cli.runs.commands import runs
 from miner.cli.simulate import simulate
 from miner.cli.stage2.commands import stage2
 from miner.cli.support.commands import support
+from miner.cli.update import update
 from miner.upstream.natix_registration import BASE_URL
 
 STARTED = time.monotonic()
@@ -54,6 +55,7 @@ app.add_typer(harvest, rich_help_panel=SERVE)
 app.add_typer(config, rich_help_panel=BEGIN)
 app.add_typer(chain, rich_help_panel=SERVE)
 app.add_typer(alerts, rich_help_panel=SERVE)
+app.add_typer(update, rich_help_panel=SERVE)
 app.command(rich_help_panel=BEGIN)(init)
 app.command(cls=DropInCommand, rich_help_panel=SERVE)(support)
 app.command(rich_help_panel=TRAIN)(retrain)

@@ -63,6 +63,7 @@ function attention(status, ready, now) {
   if (status.nightly.outcome === "failed" && !status.nightly.failures_in_a_row) found.push(["warn", "The last night failed."]);
   const lost = Object.values(status.journal_failed).reduce((sum, each) => sum + each, 0);
   if (lost) found.push(["warn", `${number(lost)} records of the journal could not be written.`]);
+  if (status.update.newer) found.push(["warn", `Release ${status.update.newest} is published; ${status.update.installed} runs.`]);
   if (status.model_age_days > 80) found.push(["warn", `The model is ${Math.round(status.model_age_days)} days old; it is paid in full for 90.`]);
   if (!found.length) found.push(["good", "Nothing."]);
   $("attention-list").replaceChildren(...found.map(([kind, text]) => element("li", text, kind)));
