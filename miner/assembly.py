@@ -18,6 +18,8 @@ from engines.live.load.local_compile import LocalCompiler
 from engines.live.swap.canary import Canary
 from engines.live.swap.follower import StoreFollower
 from engines.machine.clock import utc_now
+from engines.machine.nvml.health import GpuHealth
+from engines.machine.nvml.watch import GpuWatch, can_watch
 from engines.machine.tally import Tally
 from engines.store.store import Store
 from miner.answering.cascade import Cascade
@@ -157,6 +159,26 @@ async def cascade_of(
     # Before the servers are closed, or it would blame them for that.
     stack.push_async_callback(hand_off.end)
     return cascade, hand_off
+
+
+def gpu_watch(stack: AsyncExitStack, *, wanted: bool) -> Callable[[], GpuHealth | None]:
+    """What tells how the GPUs are; tells nothing where nobody asks, or nothing is there that could tell.
+
+    Args:
+        stack: ends the watch.
+        wanted: whether anybody asks.
+    """
+    if not wanted or not can_watch():
+        return lambda: None
+    watch = GpuWatch()
+    task = asyncio.create_task(watch.run(), name="watch the GPUs")
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(end)
+    return watch.health
 
 
 def watch_of(

@@ -31,6 +31,7 @@ from miner.assembly import (
     canary_of,
     cascade_of,
     follower_of,
+    gpu_watch,
     image_watchers,
     observers_of,
     updates_of,
@@ -170,6 +171,7 @@ async def _run(
             stopping=stop.is_set,
             now=utc_now,
             canary=canary.status,
+            gpus=gpu_watch(stack, wanted=metrics is not None or alerts is not None),
         )
         if metrics is not None:
             await open_admin(settings.admin, live, metrics, stack)

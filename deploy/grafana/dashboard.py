@@ -278,6 +278,19 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "s",
         ),
     ),
+    "GPU": (
+        Panel(
+            "Faults",
+            (Query(f"cascade_gpu_fault{{{HERE}}}", "{{gpu}} {{fault}}"),),
+            "short",
+            "stat",
+            "cascade doctor says what to do about each.",
+            24,
+        ),
+        Panel("Utilisation", (Query(f"cascade_gpu_utilisation_ratio{{{HERE}}}", "{{gpu}}"),), "percentunit"),
+        Panel("Memory of the GPU", (Query(f"cascade_gpu_memory_used_bytes{{{HERE}}}", "{{gpu}}"),), "bytes"),
+        Panel("Temperature", (Query(f"cascade_gpu_temperature_celsius{{{HERE}}}", "{{gpu}}"),), "celsius"),
+    ),
     "Process": (
         Panel("CPU", (Query(f'rate(process_cpu_seconds_total{{job="cascade", {HERE}}}[{RATE}])', "cores"),)),
         Panel("Memory", (Query(f'process_resident_memory_bytes{{job="cascade", {HERE}}}', "resident"),), "bytes"),

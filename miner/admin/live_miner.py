@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from engines.live.batcher import Batcher
 from engines.live.swap.follower import StoreFollower
+from engines.machine.nvml.health import GpuHealth, faults
 from engines.machine.tally import Tally
 from engines.store.model_card import DAY_S
 from stage2_bridge.bridge import Bridge
@@ -71,6 +72,7 @@ class LiveMiner:
         live_risk: see `miner.live_risk.live_risk.LiveRisk.status`; empty where nothing is watched.
         harvest: see `miner.harvest.harvest.Harvest.status`; empty where nothing is kept.
         update: see `miner.update.watch.UpdateWatch.status`; empty where nobody has looked.
+        gpus: the latest reading of the GPUs; None where nobody watches them.
     """
 
     state: str
@@ -91,6 +93,7 @@ class LiveMiner:
     live_risk: Callable[[], Mapping[str, Any]] = dict
     harvest: Callable[[], Mapping[str, Any]] = dict
     update: Callable[[], Mapping[str, Any]] = dict
+    gpus: Callable[[], GpuHealth | None] = lambda: None
 
     def stage2_calibrations(self) -> tuple[CalibrationStatus, ...]:
         """How the calibration of each Stage-2 server stands."""
@@ -105,6 +108,13 @@ class LiveMiner:
         with slot.lease() as lease:
             params = lease.bundle.params
         return params.statement if params.status == "CERTIFIED" else f"{params.statement} Why: {params.reason}"
+
+    def _gpu(self) -> dict[str, Any] | None:
+        """The GPUs and what is wrong with them, as plain values; None where nobody watches them."""
+        health = self.gpus()
+        if health is None:
+            return None
+        return health.model_dump(mode="json") | {"faults": [one._asdict() for one in faults(health)]}
 
     def status(self) -> dict[str, Any]:
         """Everything, as plain values; of each bundle in the history its state, why it was refused, and seconds."""
@@ -144,6 +154,7 @@ class LiveMiner:
             "canary": self.canary(),
             "live_risk": dict(self.live_risk()),
             "harvest": dict(self.harvest()),
+            "gpu": self._gpu(),
             "alerts": dict(self.alerts()),
             "update": dict(self.update()),
             "stopping": self.stopping(),

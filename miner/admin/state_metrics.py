@@ -14,6 +14,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.registry import Collector
 
 from engines.machine.tally import Tally
+from miner.admin.gpu_metrics import gpus
 from miner.admin.live_miner import LiveMiner
 from miner.admin.readiness import conditions
 from miner.admin.risk_metrics import live_risk
@@ -65,6 +66,7 @@ def register_state(registry: CollectorRegistry, miner: LiveMiner) -> None:
         "chain": lambda: chain(miner),
         "nightly": lambda: nightly(miner),
         "live_risk": lambda: live_risk(miner.live_risk()),
+        "gpus": lambda: gpus(miner.gpus()),
         "readiness": lambda: readiness(miner),
         "threads": threads,
         "process": ProcessCollector(registry=None).collect,

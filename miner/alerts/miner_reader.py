@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
+from engines.machine.nvml.health import faults
 from miner.admin.live_miner import LiveMiner
 from miner.alerts.rules import FEWEST, Reading
 from miner.answering.record import RequestRecord
@@ -76,6 +78,7 @@ class MinerReader:
         self._answers = answers
         self._night_due = night_due
         self._directories = directories
+        self._began = miner.now()
         self._refusals: deque[tuple[float, int]] = deque()
 
     def free_bytes(self) -> dict[str, int | None]:
@@ -104,8 +107,9 @@ class MinerReader:
             registered=dict(chain["registered"]),
             subnet=tuple(chain.get("conditions", ())),
             night_due=self._night_due(),
-            since_night_s=self._since(nightly.get("last_success")),
+            since_night_s=self._since_night(nightly),
             free_bytes=free_bytes,
+            gpu_faults=() if (health := self._miner.gpus()) is None else tuple(faults(health)),
             servers={one.name: str(one.state) for one in self._miner.bridge.stats.servers},
         )
 
@@ -117,8 +121,11 @@ class MinerReader:
             self._refusals.popleft()
         return total - self._refusals[0][1]
 
-    def _since(self, time: str | None) -> float | None:
-        return None if time is None else (self._miner.now() - datetime.fromisoformat(time)).total_seconds()
+    def _since_night(self, nightly: Mapping[str, Any]) -> float:
+        """Since the last success; without one since the first night that is known, or since the miner started."""
+        known = nightly.get("last_success") or nightly.get("first_at")
+        since = self._began if known is None else datetime.fromisoformat(known)
+        return (self._miner.now() - since).total_seconds()
 
 
 def _free(directory: Path) -> int | None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from engines.machine.nvml.health import Fault
 from miner.alerts.settings import AlertSettings
 from miner.events.event import Level
 
@@ -45,9 +46,11 @@ class Reading:
         registered: whether each of our hotkeys is on the subnet.
         subnet: names of conditions of the subnet, as `emission_burned`.
         night_due: nights are on.
-        since_night_s: since the last night that succeeded, None if there was none.
+        since_night_s: since the last night that succeeded; if there was none, since the first that began, or since the
+            start.
         free_bytes: free space by directory, None where it cannot be told.
         servers: state of each Stage-2 server.
+        gpu_faults: what is wrong with the GPUs.
     """
 
     since_answer_s: float
@@ -61,9 +64,10 @@ class Reading:
     registered: Mapping[str, bool] = field(default_factory=dict)
     subnet: tuple[str, ...] = ()
     night_due: bool = False
-    since_night_s: float | None = None
+    since_night_s: float = 0.0
     free_bytes: Mapping[str, int | None] = field(default_factory=dict)
     servers: Mapping[str, str] = field(default_factory=dict)
+    gpu_faults: tuple[Fault, ...] = ()
 
 
 def conditions(reading: Reading, settings: AlertSettings) -> list[Condition]:
@@ -140,7 +144,7 @@ def _chain(reading: Reading) -> Iterator[Condition]:
 
 def _house(reading: Reading, settings: AlertSettings) -> Iterator[Condition]:
     since = reading.since_night_s
-    if reading.night_due and since is not None and since >= settings.night_h * 3600:
+    if reading.night_due and since >= settings.night_h * 3600:
         yield Condition(
             "night_overdue",
             "warning",
@@ -165,3 +169,14 @@ def _house(reading: Reading, settings: AlertSettings) -> Iterator[Condition]:
             "warning",
             f"No Stage-2 server answers ({', '.join(reading.servers)}), so Stage-1 is alone. See cascade stage2 check.",
         )
+    for fault in reading.gpu_faults:
+        which = "" if fault.gpu is None else f" {fault.gpu}"
+        yield Condition(
+            f"gpu_fault{which} {fault.kind}",
+            fault.level,
+            f"{_sentence(fault.text)} {_sentence(fault.todo)}",
+        )
+
+
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."

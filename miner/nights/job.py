@@ -323,6 +323,7 @@ class NightlyJob:
         last = over[-1] if over else {"ended_at": None, "outcome": "", "verdict": None}
         job = self._scheduler.get_job("retrain") if self._scheduler.running else None
         times = {
+            "first_at": self._nights.first(),
             "last_success": self._nights.last_success(),
             "again_at": self._again_at,
             "next_at": None if job is None else job.next_run_time,

@@ -180,6 +180,10 @@ class Nights:
         """The newest so many, the newest last."""
         return self.all()[-most:]
 
+    def first(self) -> datetime | None:
+        """When the oldest night that is kept was started, UTC; None if there was none."""
+        return next((night.record.started_at for night in self.all()), None)
+
     def last_success(self) -> datetime | None:
         """When the last night that succeeded was started, UTC; None if there was none."""
         found = [

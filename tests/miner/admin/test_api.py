@@ -27,6 +27,7 @@ from engines.live.batcher import Batcher
 from engines.live.load.background_loader import EngineOptions
 from engines.live.settings import BatchSettings, SwapSettings
 from engines.live.swap.follower import StoreFollower
+from engines.machine.nvml.health import GpuHealth, GpuState
 from engines.machine.tally import Tally
 from engines.store.records import VERDICTS, VerdictEntry
 from engines.store.store import Store
@@ -59,6 +60,7 @@ class Parts:
     accepting: bool = True
     connections: int = 1
     stopping: bool = False
+    gpus: GpuHealth | None = None
     chain: dict[str, Any] = field(
         default_factory=lambda: {
             "block": 7,
@@ -115,6 +117,7 @@ async def endpoint(store: Store) -> AsyncIterator[Endpoint]:
         alerts=dict,
         stopping=lambda: parts.stopping,
         now=lambda: NOW,
+        gpus=lambda: parts.gpus,
     )
     metrics = RequestMetrics(CollectorRegistry(), History(lambda: 0))
     app = admin_app(live, metrics, lambda: NOW)
@@ -387,7 +390,7 @@ class TestMetrics:
         config = yaml.safe_load((EXAMPLES / "prometheus.yml").read_text())
         assert [(EXAMPLES / name).is_file() for name in config["rule_files"]] == [True]
         rules = [rule for group in alerts["groups"] for rule in group["rules"]]
-        assert len(rules) == 7
+        assert len(rules) == 8
         labels = {name.strip("`"): cell for name, _, cell, _ in rows_of(PAGE)}
         for rule in rules:
             assert rule["annotations"].keys() == {"summary", "description"}
@@ -395,6 +398,29 @@ class TestMetrics:
                 assert name.removesuffix("_bucket") in labels, name
             for name, asked in re.findall(r"(cascade_\w+)\{(\w+)=", rule["expr"]):
                 assert f"`{asked}`" in labels[name]
+
+    def test_gpus_are_told_with_what_is_wrong_with_them(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            publish("a")
+            hot = GpuState(index=1, name="NVIDIA L4", temperature_c=91, slowdown_c=90, slowed_by=("sw_power_cap",))
+            async with endpoint(store) as opened:
+                opened.parts.gpus = GpuHealth(driver="580.65.06", gpus=(hot,))
+                families = await scraped(opened.port)
+                assert value(families, "cascade_gpu_info", gpu="1", model="NVIDIA L4", driver="580.65.06") == 1
+                assert value(families, "cascade_gpu_temperature_celsius", gpu="1") == 91
+                assert value(families, "cascade_gpu_power_watts", gpu="1") is None
+                assert value(families, "cascade_gpu_slowed", gpu="1", reason="sw_power_cap") == 1
+                assert value(families, "cascade_gpu_fault", gpu="1", fault="hot") == 1
+                _, told = await ask(opened.port, "GET", "/status")
+                assert told["gpu"]["gpus"][0]["temperature_c"] == 91
+                assert [(one["kind"], one["level"]) for one in told["gpu"]["faults"]] == [("hot", "warning")]
+                opened.parts.gpus = GpuHealth(silent_s=40)
+                families = await scraped(opened.port)
+                assert value(families, "cascade_gpu_fault", gpu="", fault="driver_silent") == 1
+                opened.parts.gpus = None
+                assert (await ask(opened.port, "GET", "/status"))[1]["gpu"] is None
+
+        asyncio.run(scenario())
 
     def test_two_miners_in_one_process_do_not_share_a_metric(self) -> None:
         first, second = (RequestMetrics(CollectorRegistry(), History(lambda: 0)) for _ in range(2))

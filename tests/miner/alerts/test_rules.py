@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from engines.machine.nvml.health import GpuHealth, GpuState, faults
 from miner.admin.live_miner import LiveMiner
 from miner.alerts.miner_reader import MinerReader, RecentAnswers
 from miner.alerts.rules import Reading, conditions
@@ -15,6 +18,9 @@ from miner.alerts.settings import AlertSettings
 
 WELL = Reading(since_answer_s=5.0, answered=200, p99_s=0.1, degraded=0.0, deferred=0.3, registered={"5Ours": True})
 HOUR, GIB = 3600.0, 2**30
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+[LOST] = faults(GpuHealth(gpus=(GpuState(index=0, lost="GPU is lost"),)))
+[SILENT] = faults(GpuHealth(silent_s=40.0))
 
 
 def names(reading: Reading, **settings: Any) -> list[str]:
@@ -42,6 +48,8 @@ def test_of_a_miner_that_is_well_nothing_is_told() -> None:
         ({"free_bytes": {"/data": GIB // 2}}, "disk /data", "0.5 GiB"),
         ({"free_bytes": {"/data": None}}, "disk /data", "cannot be read"),
         ({"servers": {"a": "open", "b": "open"}}, "stage2_away", "(a, b)"),
+        ({"gpu_faults": (LOST,)}, "gpu_fault 0 lost", "GPU 0 does not answer: GPU is lost. Look at dmesg"),
+        ({"gpu_faults": (SILENT,)}, "gpu_fault driver_silent", "no answer for 40 s"),
     ],
 )
 def test_each_fault_is_one_condition_with_what_to_know(change: dict[str, Any], name: str, told: str) -> None:
@@ -60,7 +68,7 @@ def test_each_fault_is_one_condition_with_what_to_know(change: dict[str, Any], n
         {"answered": 0, "refused": 19},
         {"answered": 1, "refused": 400},
         {"night_due": False, "since_night_s": 400 * HOUR},
-        {"night_due": True, "since_night_s": None},
+        {"night_due": True, "since_night_s": 35 * HOUR},
         {"servers": {"a": "open", "b": "closed"}},
         {"free_bytes": {"/data": 3 * GIB}},
     ],
@@ -72,7 +80,7 @@ def test_what_is_not_known_or_not_enough_is_no_condition(change: dict[str, Any])
 def test_a_directory_that_is_gone_is_no_disk_with_room(tmp_path: Path) -> None:
     # Or the alarm of a disk that was full would be told to be over when that disk is gone.
     reader = MinerReader(
-        cast("LiveMiner", None),
+        cast("LiveMiner", SimpleNamespace(now=lambda: NOW)),
         RecentAnswers(lambda: 0.0),
         night_due=lambda: False,
         directories=[tmp_path, tmp_path / "x"],
@@ -80,3 +88,29 @@ def test_a_directory_that_is_gone_is_no_disk_with_room(tmp_path: Path) -> None:
     free = reader.free_bytes()
     assert free[str(tmp_path / "x")] is None
     assert (free[str(tmp_path)] or 0) > 0
+
+
+def of_nights(nightly: dict[str, Any], after: timedelta) -> float:
+    """What is read of the last success, so long after the miner started."""
+    now = [NOW]
+    stats = SimpleNamespace(servers=())
+    miner = SimpleNamespace(
+        now=lambda: now[0],
+        chain=lambda: {"age_s": 0.0, "fresh": True, "registered": {}},
+        nightly=lambda: nightly,
+        tallies={"refused": SimpleNamespace(counts={})},
+        bridge=SimpleNamespace(stats=stats),
+        gpus=lambda: None,
+    )
+    reader = MinerReader(cast("LiveMiner", miner), RecentAnswers(lambda: 0.0), night_due=lambda: True, directories=[])
+    now[0] += after
+    return reader.read(0.0, {}).since_night_s
+
+
+def test_a_miner_whose_nights_never_succeeded_is_told_of_as_well() -> None:
+    day = timedelta(days=1)
+    succeeded, began = (NOW - 3 * day).isoformat(), (NOW - 5 * day).isoformat()
+    assert of_nights({"last_success": succeeded, "first_at": began}, day) == 4 * 24 * HOUR
+    # A restart does not begin it anew: the first night that is known does.
+    assert of_nights({"last_success": None, "first_at": began}, day) == 6 * 24 * HOUR
+    assert of_nights({"last_success": None, "first_at": None}, 2 * day) == 2 * 24 * HOUR

@@ -1,0 +1,146 @@
+"""Watching the GPUs: the lines of the process that asks the driver, and how old the last one is."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import subprocess
+import sys
+import time
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+from pydantic import ValidationError
+
+from engines.machine.nvml.health import GpuHealth
+
+log = structlog.get_logger(__name__)
+
+READER = (sys.executable, "-m", "engines.machine.nvml.reader_process")
+# Without a line for so long the driver counts as silent; a reading of eight GPUs takes a second at most.
+SILENT_S = 30.0
+# After a process that ended by itself.
+AGAIN_S = 60.0
+ONCE_S, END_S = 20.0, 1.0
+MOST_BYTES = 2**20
+# What the kernel's module says of itself, also where nothing else is installed.
+MODULE = Path("/proc/driver/nvidia/version")
+
+
+def can_watch() -> bool:
+    """Whether the binding of the management library is installed; does not import it."""
+    return importlib.util.find_spec("pynvml") is not None
+
+
+class GpuWatch:
+    """Keeps the latest reading of the GPUs; asking for it costs nothing.
+
+    Args:
+        reader: command line of the process that reads.
+        clock: monotonic time in seconds.
+        silent_s: without a line for so long, the driver counts as silent.
+        again_s: time between two starts of the process.
+    """
+
+    def __init__(
+        self,
+        reader: Sequence[str] = READER,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        silent_s: float = SILENT_S,
+        again_s: float = AGAIN_S,
+    ) -> None:
+        self._reader = tuple(reader)
+        self._clock = clock
+        self._silent_s = silent_s
+        self._again_s = again_s
+        self._latest = GpuHealth()
+        self._heard_at = clock()
+        self._process: Process | None = None
+
+    def health(self) -> GpuHealth:
+        """The latest reading; with how long the driver has been silent, if it is."""
+        silent_s = self._clock() - self._heard_at
+        if self._latest.problem or silent_s <= self._silent_s:
+            return self._latest
+        return self._latest.model_copy(update={"silent_s": round(silent_s, 1)})
+
+    async def run(self) -> None:
+        """Read until cancelled, or until there turns out to be nothing to read."""
+        while True:
+            try:
+                await self._lines()
+            except OSError as error:
+                log.warning("gpu_watch_failed", reason=str(error))
+            finally:
+                await self._end()
+            if self._latest.problem:
+                log.info("gpu_not_watched", reason=self._latest.problem)
+                return
+            await asyncio.sleep(self._again_s)
+
+    async def _lines(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            *self._reader, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, limit=MOST_BYTES, start_new_session=True
+        )
+        assert self._process.stdout is not None
+        while line := await self._process.stdout.readline():
+            try:
+                self._latest = GpuHealth.model_validate_json(line)
+            except ValidationError as error:
+                log.warning("gpu_reading_not_understood", reason=str(error.errors()[0]["msg"]))
+                continue
+            self._heard_at = self._clock()
+
+    async def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        # One that is in the driver may not end before the driver does.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), END_S)
+
+
+def read_once(reader: Sequence[str] = READER, timeout_s: float = ONCE_S) -> GpuHealth:
+    """One reading; whatever happens to the process that reads, this one goes on.
+
+    Args:
+        reader: command line of the process.
+        timeout_s: after which the driver counts as silent.
+    """
+    process = subprocess.Popen(
+        [*reader, "--once"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        told, _ = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        # One that is in the driver may not end before the driver does.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_S)
+        assert process.stdout is not None
+        process.stdout.close()
+        return GpuHealth(driver=module_version(), silent_s=timeout_s)
+    try:
+        return GpuHealth.model_validate_json(told)
+    except ValidationError:
+        return GpuHealth(driver=module_version(), problem=f"asking the driver ended with status {process.returncode}")
+
+
+def module_version(read: Callable[[Path], str] = Path.read_text) -> str:
+    """Version of NVIDIA's kernel module, such as `580.65.06`; empty where none is loaded.
+
+    Args:
+        read: reads a file of the kernel.
+    """
+    try:
+        first = read(MODULE).splitlines()[0]
+    except (OSError, IndexError):
+        return ""
+    # NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release Build  (...)
+    return next((word for word in first.split() if word[:1].isdigit() and "." in word), "")
