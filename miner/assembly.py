@@ -176,6 +176,7 @@ def gpu_watch(stack: AsyncExitStack, *, wanted: bool) -> Callable[[], GpuHealth 
     async def end() -> None:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        await watch.close()
 
     stack.push_async_callback(end)
     return watch.health

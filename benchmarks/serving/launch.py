@@ -41,6 +41,9 @@ class SilentChain:
             raise ChainUnavailable(f"no answer within {DEADLINE_S:.0f} s")
         return await self._chain.snapshot()
 
+    async def block_time(self) -> float | None:
+        return await self._chain.block_time()
+
     async def serve(self, hotkey: str, ip: str, port: int) -> None:
         await self._chain.serve(hotkey, ip, port)
 

@@ -19,6 +19,7 @@ from miner.answering.record import RequestRecord
 FILE = "journal.jsonl"
 MAX_BYTES = 64 * 2**20
 KEPT_FILES = 8
+BLOCK_BYTES = 2**16
 # A file that is full, while older ones make room for it.
 FULL_SUFFIX = ".full"
 PUT_OFF_S = 60.0
@@ -143,13 +144,32 @@ def _is_torn(path: Path) -> bool:
 
 def latest_record(directory: Path) -> RequestRecord | None:
     """The last record that was written, whichever file it is in; None if there is none."""
+    return next(newest_first(directory), None)
+
+
+def newest_first(directory: Path) -> Iterator[RequestRecord]:
+    """Records of all files, the newest first; only as much is read as is asked for."""
     for suffix in ("", FULL_SUFFIX, *(f".{number}" for number in range(1, KEPT_FILES + 1))):
-        last = None
-        for record in _records(directory / f"{FILE}{suffix}"):
-            last = record
-        if last is not None:
-            return last
-    return None
+        for line in _lines_from_the_end(directory / f"{FILE}{suffix}"):
+            with contextlib.suppress(ValidationError):
+                yield RequestRecord.model_validate_json(line)
+
+
+def _lines_from_the_end(path: Path) -> Iterator[bytes]:
+    try:
+        file = path.open("rb")
+    except OSError:
+        return
+    with file:
+        place, rest = file.seek(0, os.SEEK_END), b""
+        while place > 0:
+            start = max(0, place - BLOCK_BYTES)
+            file.seek(start)
+            first, *lines = (file.read(place - start) + rest).split(b"\n")
+            yield from reversed(lines)
+            # Its beginning is in the block before.
+            place, rest = start, first
+        yield rest
 
 
 def read_journal(directory: Path) -> Iterator[RequestRecord]:

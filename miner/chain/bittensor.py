@@ -66,6 +66,10 @@ class BittensorChain:
         reply = await self._call(Call())
         return ChainSnapshot(reply.block, reply.neurons, self._clock(), self.name)
 
+    async def block_time(self) -> float | None:
+        """See `ChainPort.block_time`."""
+        return (await self._call(Call(clock=True))).block_time
+
     async def serve(self, hotkey: str, ip: str, port: int) -> None:
         """See `ChainPort.serve`."""
         wallet = self._wallets[hotkey]
@@ -120,7 +124,7 @@ class BittensorChain:
 
     def _is_due(self, call: Call) -> bool:
         worker = self._worker
-        if worker is None or call.publication is not None or worker.answered < self._successor_after:
+        if worker is None or call != Call() or worker.answered < self._successor_after:
             return False
         return worker.answered >= self._chain.worker_calls or worker.grown_mib >= self._chain.worker_growth_mib
 

@@ -68,6 +68,10 @@ class FailoverChain:
         """See `ChainPort.snapshot`."""
         return await self._first_answer(self._read)
 
+    async def block_time(self) -> float | None:
+        """See `ChainPort.block_time`."""
+        return await self._first_answer(lambda endpoint: endpoint.chain.block_time())
+
     async def serve(self, hotkey: str, ip: str, port: int) -> None:
         """See `ChainPort.serve`."""
         await self._first_answer(lambda endpoint: endpoint.chain.serve(hotkey, ip, port))

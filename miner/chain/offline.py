@@ -73,6 +73,10 @@ class OfflineChain:
         endpoint = "memory" if self._path is None else str(self._path)
         return ChainSnapshot(self._content.block, neurons, self._clock(), endpoint)
 
+    async def block_time(self) -> float | None:
+        """None: a file has no clock."""
+        return None
+
     async def serve(self, hotkey: str, ip: str, port: int) -> None:
         """Note the address down."""
         self.served[hotkey] = AxonAddress(ip, port)

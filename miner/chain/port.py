@@ -104,6 +104,13 @@ class ChainPort(Protocol):
             ChainUnavailable: no usable answer in time.
         """
 
+    async def block_time(self) -> float | None:
+        """When the newest block was made, seconds since 1970; None for a chain without a clock.
+
+        Raises:
+            ChainUnavailable: no usable answer in time.
+        """
+
     async def serve(self, hotkey: str, ip: str, port: int) -> None:
         """Publish where the axon of one of our hotkeys can be reached.
 

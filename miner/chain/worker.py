@@ -64,17 +64,19 @@ class Call(BaseModel):
     """One question to the worker.
 
     Attributes:
-        publication: what to publish; None asks for a snapshot.
+        publication: what to publish; None asks for something else.
+        clock: the time of the newest block is asked for, and no snapshot.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     publication: Publication | None = None
+    clock: bool = False
 
     @property
     def op(self) -> str:
         """What is asked."""
-        return "snapshot" if self.publication is None else "serve"
+        return "block time" if self.clock else "snapshot" if self.publication is None else "serve"
 
 
 class Reply(BaseModel):
@@ -85,6 +87,7 @@ class Reply(BaseModel):
         message: about the failure.
         block: of a snapshot, the block it was taken at.
         neurons: of a snapshot, hotkeys and what is known of them.
+        block_time: of the newest block, seconds since 1970; None where nobody asked.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -93,6 +96,7 @@ class Reply(BaseModel):
     message: str = ""
     block: int = 0
     neurons: dict[str, Neuron] = {}
+    block_time: float | None = None
 
 
 class ServeResult(NamedTuple):
@@ -117,6 +121,9 @@ class Sdk(Protocol):
 
     def uid(self, hotkey: str) -> int | None:
         """The UID of a hotkey (ss58 address), None if it has none."""
+
+    def block_time(self) -> float:
+        """When the newest block was made, seconds since 1970."""
 
     def publish(self, publication: Publication) -> ServeResult:
         """Publish an axon's address."""
@@ -157,6 +164,14 @@ class BittensorSdk:
         """See `Sdk`."""
         uid = self._connected().get_uid_for_hotkey_on_subnet(hotkey, self._netuid)
         return None if uid is None else int(uid)
+
+    def block_time(self) -> float:
+        """See `Sdk`."""
+        made = float(self._connected().get_timestamp().timestamp())
+        if not made:
+            # What a node does not tell is the beginning of 1970 to the SDK.
+            raise ConnectionError("the node does not tell the time of its blocks")
+        return made
 
     def publish(self, publication: Publication) -> ServeResult:
         """See `Sdk`."""
@@ -212,6 +227,8 @@ class Worker:
     def answer(self, call: Call) -> Reply:
         """Do what one call asks; never raises for anything the SDK does."""
         try:
+            if call.clock:
+                return Reply(block_time=self._sdk.block_time())
             return self._snapshot() if call.publication is None else self._serve(call.publication)
         except OSError as error:
             # Of a network that fails the parent's one line is enough.

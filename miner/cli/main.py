@@ -15,6 +15,7 @@ import typer
 from miner.cli.alerts import alerts
 from miner.cli.chain.commands import chain
 from miner.cli.config.commands import config, init
+from miner.cli.doctor.commands import doctor
 from miner.cli.drop_in import DropInCommand, EnvFileOption, settings_of
 from miner.cli.engines.commands import engines
 from miner.cli.harvest.commands import harvest
@@ -57,6 +58,7 @@ app.add_typer(chain, rich_help_panel=SERVE)
 app.add_typer(alerts, rich_help_panel=SERVE)
 app.add_typer(update, rich_help_panel=SERVE)
 app.command(rich_help_panel=BEGIN)(init)
+app.command(cls=DropInCommand, rich_help_panel=BEGIN)(doctor)
 app.command(cls=DropInCommand, rich_help_panel=SERVE)(support)
 app.command(rich_help_panel=TRAIN)(retrain)
 app.add_typer(runs, rich_help_panel=TRAIN)
@@ -267,33 +269,6 @@ def scenes(
                 shown.step(done, count)
             shown.stage("drawing", "done")
         say(f"{count} synthetic scenes in {directory}")
-
-
-@app.command(cls=DropInCommand, rich_help_panel=BEGIN)
-def doctor(
-    context: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
-    change: ChangeOption = None,
-    env_file: EnvFileOption = None,
-) -> None:
-    """Check everything a miner needs, ask one that runs whether it is ready, and whether validators are asking at all.
-
-    It understands what `cascade mine` does of the reference miner's flags.
-
-    Examples: `cascade doctor` · `cascade doctor --config cascade.toml` · `cascade doctor --env-file miner.env`
-    """
-    with clear_errors():
-        import asyncio  # noqa: PLC0415
-
-        from miner.cli.doctor import Finding, examine, rendered  # noqa: PLC0415
-        from miner.logs import configure_logging  # noqa: PLC0415
-
-        used = settings_of(context, config, parsed_changes(change), env_file)
-        configure_logging(used.settings.log.level, used.settings.log.json_lines)
-        findings = asyncio.run(examine(used.settings))
-        findings += [Finding("flags", "warning", f"{one.name} {one.consequence}") for one in used.remarks]
-        say(rendered(findings))
-        raise typer.Exit(any(finding.failed for finding in findings))
 
 
 @app.command("register-natix", cls=DropInCommand, rich_help_panel=SERVE)

@@ -41,6 +41,20 @@ class RunEnd:
     finished: Mapping[str, Path]
 
 
+def room_needed(workspace: Path, config: RunConfig) -> tuple[int, str]:
+    """Bytes that a night writes which are not there yet, and how that is known; nothing where nothing tells.
+
+    Args:
+        workspace: where it writes.
+        config: of the night.
+    """
+    transformer = transformer_of(config.model)
+    sizes = [record.disk_bytes for record in read_runs(workspace)]
+    need, reason = night_bytes(sizes, None if transformer is None else transformer.parameters)
+    # What an unfinished night has written is there already.
+    return max(0, need - unfinished_bytes(workspace)), reason
+
+
 def check_room_for(
     workspace: Path, store: Store, config: RunConfig, now: datetime, *, free: Callable[[Path], int] = free_bytes
 ) -> None:
@@ -56,11 +70,7 @@ def check_room_for(
     Raises:
         DiskFull: there is too little.
     """
-    transformer = transformer_of(config.model)
-    sizes = [record.disk_bytes for record in read_runs(workspace)]
-    need, reason = night_bytes(sizes, None if transformer is None else transformer.parameters)
-    # What an unfinished night has written is there already.
-    need = max(0, need - unfinished_bytes(workspace))
+    need, reason = room_needed(workspace, config)
 
     def removing() -> None:
         with contextlib.suppress(PipelineBusy):

@@ -37,7 +37,8 @@ from miner.answering.journal import read_journal
 from miner.chain.adapter import first_snapshot
 from miner.chain.offline import ChainFile, OfflineChain
 from miner.chain.port import Neuron
-from miner.cli.doctor import examine, where
+from miner.cli.doctor.examination import examine
+from miner.cli.doctor.state_and_ports import where
 from miner.errors import NotRegistered, StartError
 from miner.process import _drained, _serve
 from miner.settings import load_settings
@@ -145,6 +146,8 @@ def home(tmp_path: Path) -> Path:
         wallet = Wallet(name=name, hotkey="default", path=str(tmp_path))
         wallet.create_new_coldkey(use_password=False, overwrite=True, suppress=True)
         wallet.create_new_hotkey(use_password=False, overwrite=True, suppress=True)
+        # Where a miner runs it has no business.
+        (tmp_path / name / "coldkey").unlink()
         addresses[name] = wallet.hotkey.ss58_address
     neurons = {
         addresses["miner"]: Neuron(uid=0),
@@ -547,8 +550,8 @@ def test_the_doctor_asks_the_running_miner_whether_it_is_ready(miner: Miner, hom
     found = examined(state=home / "other state")
     assert {check: verdict for check, (verdict, _) in found.items()} == {
         "state": "ok",
-        "port": "failed",
-        "admin": "failed",
+        "port": "error",
+        "admin": "error",
     }
     ChainFile(neurons={}).write(home / "chain.json")
     current = miner.store.current()
@@ -556,7 +559,7 @@ def test_the_doctor_asks_the_running_miner_whether_it_is_ready(miner: Miner, hom
     ChainFile(neurons={"5Other": Neuron(uid=0)}).write(home / "chain.json")
     until(lambda: not all(each["holds"] for each in json.loads(miner.admin("/readyz")[2])["conditions"]))
     verdict, detail = examined()["ready"]
-    assert (verdict, detail) == ("failed", "registered: 0 of 1 hotkeys are on the subnet")
+    assert (verdict, detail) == ("error", "registered: 0 of 1 hotkeys are on the subnet")
     assert miner.admin("/readyz")[0] == 503
 
 
@@ -567,7 +570,7 @@ def test_what_the_doctor_finds_stands_alone_on_standard_output(stocked: Path) ->
     command = [sys.executable, "-m", "miner.cli", "doctor", *flags]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, cwd=stocked, check=False)
     assert done.returncode == 1
-    assert {line.split()[0] for line in done.stdout.splitlines()} == {"ok", "warning", "failed"}
+    assert {line.split()[0] for line in done.stdout.splitlines()} == {"ok", "warning", "error"}
     assert "chain_endpoint_failed" in done.stderr
 
 

@@ -76,7 +76,7 @@ class GpuWatch:
             except OSError as error:
                 log.warning("gpu_watch_failed", reason=str(error))
             finally:
-                await self._end()
+                await self.close()
             if self._latest.problem:
                 log.info("gpu_not_watched", reason=self._latest.problem)
                 return
@@ -95,8 +95,9 @@ class GpuWatch:
                 continue
             self._heard_at = self._clock()
 
-    async def _end(self) -> None:
-        process, self._process = self._process, None
+    async def close(self) -> None:
+        """End the process that reads; to be called after `run` was cancelled."""
+        process = self._process
         if process is None:
             return
         with contextlib.suppress(ProcessLookupError):
@@ -104,6 +105,7 @@ class GpuWatch:
         # One that is in the driver may not end before the driver does.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(process.wait(), END_S)
+        self._process = None
 
 
 def read_once(reader: Sequence[str] = READER, timeout_s: float = ONCE_S) -> GpuHealth:

@@ -45,7 +45,8 @@ def support(
 
         from engines.machine.clock import utc_now  # noqa: PLC0415
         from miner.cli.config.commands import origin_of  # noqa: PLC0415
-        from miner.cli.doctor import examine, rendered  # noqa: PLC0415
+        from miner.cli.doctor.examination import examine  # noqa: PLC0415
+        from miner.cli.doctor.text import rendered  # noqa: PLC0415
         from miner.cli.support.contents import gathered, parts  # noqa: PLC0415
         from miner.cli.support.redaction import redaction  # noqa: PLC0415
         from miner.logs import configure_logging  # noqa: PLC0415

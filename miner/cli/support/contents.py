@@ -18,12 +18,12 @@ from engines.machine.cores import usable_cores
 from engines.machine.gpu import find_gpu
 from engines.store.file_names import CONFIG, MANIFEST, METRICS, PARAMS, PREPROCESS
 from engines.store.store import Store
+from miner.admin.client import asked
 from miner.answering.journal import FILE as JOURNAL
 from miner.settings import MinerSettings
 from stage1.errors import CascadeError
 
 DISTRIBUTION = "streetvision-cascade"
-ASK_S, MOST_BYTES = 5.0, 4 * 2**20
 JOURNAL_LINES, LOG_BYTES = 200, 2 * 2**20
 OF_BUNDLE = (MANIFEST, PARAMS, PREPROCESS, CONFIG, METRICS)
 
@@ -107,16 +107,6 @@ def versions() -> str:
         },
         indent=2,
     )
-
-
-def asked(port: int, path: str) -> str:
-    """What the administrator's endpoint says."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ASK_S)
-    try:
-        connection.request("GET", path)
-        return connection.getresponse().read(MOST_BYTES).decode(errors="replace")
-    finally:
-        connection.close()
 
 
 def last_lines(path: Path) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from miner.answering.journal import FILE, Journal, latest_record, read_journal
+from miner.answering.journal import FILE, Journal, latest_record, newest_first, read_journal
 from miner.answering.record import RequestRecord
 
 
@@ -178,3 +178,14 @@ def test_a_file_that_cannot_be_renamed_grows_on_and_takes_no_older_one_along(
     assert journal.lost == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     assert read(tmp_path)[-20:] == [str(number) for number in range(20, 40)]
+
+
+def test_records_are_read_from_the_end_across_files_and_blocks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = [record(number).model_dump_json() for number in range(40)]
+    (tmp_path / f"{FILE}.1").write_text("\n".join(lines[:15]) + "\n")
+    # A crash has cut the last line short.
+    (tmp_path / FILE).write_text("\n".join(lines[15:]) + '\n{"request_id": "cut')
+    for block in (1, 7, 300, 2**16):
+        monkeypatch.setattr("miner.answering.journal.BLOCK_BYTES", block)
+        assert [found.request_id for found in newest_first(tmp_path)] == [str(number) for number in range(39, -1, -1)]
+    assert list(newest_first(tmp_path / "nowhere")) == []

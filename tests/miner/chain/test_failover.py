@@ -49,6 +49,9 @@ class Node:
             raise self.error
         return ChainSnapshot(self.block(), self.neurons, 0.0, self.name)
 
+    async def block_time(self) -> float | None:
+        return None
+
     async def serve(self, hotkey: str, ip: str, port: int) -> None:
         if self.error is not None:
             raise self.error

@@ -107,6 +107,9 @@ class FakeSdk:
             raise self._broken
         return FakeMetagraph()
 
+    def block_time(self):
+        return 1.7e9
+
     def uid(self, hotkey):
         assert hotkey == PUBLICATION.hotkey
         return self._uid

@@ -48,6 +48,9 @@ class Chain:
             raise reading
         return ChainSnapshot(int(self.now), reading, self.now, "ws://node")
 
+    async def block_time(self) -> float | None:
+        return None
+
     async def serve(self, hotkey: str, ip: str, port: int) -> None:
         self.tries.append(self.now)
         if self.refusals:

@@ -112,6 +112,7 @@ def watched(work: Callable[[GpuWatch], Any], **options: Any) -> None:
         finally:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            await watch.close()
 
     asyncio.run(scenario())
 
@@ -154,6 +155,7 @@ def test_a_reader_that_ends_is_started_again() -> None:
             await until(lambda: watch._heard_at > first)
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        await watch.close()
 
     asyncio.run(scenario())
 

@@ -13,7 +13,7 @@ from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.store.bundle import Provenance
 from engines.store.store import Store
 from miner.cli import app
-from miner.cli.doctor import live_risk
+from miner.cli.doctor.traffic import live_risk
 from miner.cli.live_risk.terminal_plot import curve
 from miner.live_risk.certificate_watch import certificate_id
 from miner.live_risk.live_risk import LiveRisk

@@ -1,4 +1,4 @@
-"""`cascade doctor`: what it says of the live bundle and of the data of the nightly job."""
+"""What the checks of `cascade doctor` say of a miner's directory, settings and records."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from typing import Any
 import pytest
 from bittensor_wallet import Wallet
 
-from engines.live.load.load_bundle import LiveBundle, load_bundle
-from engines.store.model_card import ModelCard, card_path, write_card
-from engines.store.store import Store
+from miner.admin.client import readiness
 from miner.answering.journal import FILE
 from miner.answering.record import RequestRecord
 from miner.chain.port import ChainSnapshot, Neuron
 from miner.chain.settings import ChainSettings
-from miner.cli import doctor
-from miner.cli.doctor import data, nights
+from miner.cli.doctor import chain, keys, stage2, traffic
+from miner.cli.doctor.nights import data, night, nights
+from miner.cli.doctor.state_and_ports import where
 from miner.nights.record import VERDICT, Nights, NightVerdict, noted
 from miner.settings import MinerSettings, load_settings
 from miner.start_checks import held_state
@@ -59,7 +58,7 @@ def test_it_says_how_many_rows_there_are_and_what_joins_them(roads: Path) -> Non
 
 def test_settings_that_match_nothing_are_told(roads: Path) -> None:
     [finding] = data(settings(roads, splits={"train_only": ["Kagle"]}), NOW)
-    assert finding.verdict == "failed"
+    assert finding.verdict == "error"
     assert "splits.train_only: no row has the source 'Kagle'; there is kaggle" in finding.detail
 
 
@@ -74,47 +73,15 @@ def test_without_data_nothing_is_said(roads: Path) -> None:
     assert data(load_settings(None, {"state": roads}), NOW) == []
 
 
-@pytest.fixture
-def bundle_finding(store: Store, publish: Callable[..., str], tmp_path: Path) -> doctor.Finding:
-    publish("a")
-    chain = {"chain.kind": "offline", "chain.snapshot": str(tmp_path / "no chain")}
-    settings = load_settings(None, {"store": str(store.root), "state": str(tmp_path / "state"), **chain})
-    found = asyncio.run(doctor.examine(settings))
-    return next(each for each in found if each.check == "bundle")
-
-
-def test_it_says_which_stream_the_certificate_is_for(bundle_finding: doctor.Finding) -> None:
-    assert bundle_finding.verdict == "ok"
-    assert "CERTIFIED for stream mixture, loads and reproduces" in bundle_finding.detail
-
-
-def test_the_bundle_is_loaded_for_the_batches_that_the_miner_makes(
-    store: Store, publish: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A machine may have the memory for these, and not for larger ones."""
-    batches: list[int] = []
-
-    def load(directory: Path, *, most: int) -> LiveBundle:
-        batches.append(most)
-        return load_bundle(directory, most=most)
-
-    publish("a")
-    monkeypatch.setattr(doctor, "load_bundle", load)
-    chain = {"chain.kind": "offline", "chain.snapshot": str(tmp_path / "no chain")}
-    store_and_state = {"store": str(store.root), "state": str(tmp_path / "state")}
-    asyncio.run(doctor.examine(load_settings(None, {**store_and_state, **chain, "engine.batch.max_batch": 3})))
-    assert batches == [3]
-
-
 class TestWhatAStartNeeds:
     @pytest.mark.usefixtures("roads")
     def test_an_endpoint_that_cannot_be_published_is_told_before_the_start(self) -> None:
-        assert doctor.endpoint(load_settings(None, {})).failed
-        told = doctor.endpoint(load_settings(None, {"chain.external_ip": "8.8.8.8", "axon.port": 9000}))
+        assert chain.endpoint(load_settings(None, {})).failed
+        told = chain.endpoint(load_settings(None, {"chain.external_ip": "8.8.8.8", "axon.port": 9000}))
         assert (told.verdict, told.detail) == ("ok", "8.8.8.8:9000 is published")
-        told = doctor.endpoint(load_settings(None, {"chain.external_ip": "192.168.0.7"}))
+        told = chain.endpoint(load_settings(None, {"chain.external_ip": "192.168.0.7"}))
         assert (told.verdict, "no public address" in told.detail) == ("warning", True)
-        assert doctor.endpoint(load_settings(None, {"chain.publish_endpoint": False})).verdict == "ok"
+        assert chain.endpoint(load_settings(None, {"chain.publish_endpoint": False})).verdict == "ok"
 
     @pytest.mark.usefixtures("roads")
     def test_a_host_name_is_no_address(self) -> None:
@@ -124,14 +91,14 @@ class TestWhatAStartNeeds:
     @pytest.mark.parametrize(("endpoint", "verdict"), [("ws://first", "ok"), ("ws://second", "warning")])
     def test_an_endpoint_that_another_one_stands_in_for_is_told(self, endpoint: str, verdict: str) -> None:
         settings = ChainSettings(endpoints=("ws://first/key", "ws://second/key"))
-        told = doctor.reading(settings, ChainSnapshot(7, {}, 0.0, endpoint))
+        told = chain.reading(settings, ChainSnapshot(7, {}, 0.0, endpoint))
         assert told.verdict == verdict
         assert endpoint in told.detail
         assert ("ws://first, which comes first" in told.detail) == (verdict == "warning")
 
     def test_a_state_directory_that_cannot_be_written_is_told(self, roads: Path) -> None:
         (roads / "file").write_text("")
-        state, _ = doctor.where(load_settings(None, {"state": roads / "file" / "state", "axon.port": 0}))
+        state, _ = where(load_settings(None, {"state": roads / "file" / "state", "axon.port": 0}))
         assert state.failed
         assert "cannot be written" in state.detail
 
@@ -139,10 +106,10 @@ class TestWhatAStartNeeds:
         with socket.create_server(("127.0.0.1", 0)) as other:
             port = other.getsockname()[1]
             asked = load_settings(None, {"state": roads / "state", "axon.port": port})
-            state, found = doctor.where(asked)
-            assert (state.verdict, found.verdict) == ("ok", "failed")
+            state, found = where(asked)
+            assert (state.verdict, found.verdict) == ("ok", "error")
             with held_state(asked.state):
-                state, found = doctor.where(asked)
+                state, found = where(asked)
             assert (state.detail, found.verdict) == (f"{asked.state}: a miner uses it", "ok")
 
     @pytest.mark.parametrize("taken", ["axon.port", "admin.port"])
@@ -150,27 +117,27 @@ class TestWhatAStartNeeds:
         ports = {"axon.port": 0, "admin.port": 0}
         with socket.create_server(("127.0.0.1", 0)) as other:
             ports[taken] = other.getsockname()[1]
-            _, *found = doctor.where(load_settings(None, {"state": roads / "state", "axon.host": "127.0.0.1", **ports}))
+            _, *found = where(load_settings(None, {"state": roads / "state", "axon.host": "127.0.0.1", **ports}))
         assert {each.check for each in found if each.failed} == {taken.partition(".")[0].replace("axon", "port")}
 
     @pytest.mark.usefixtures("roads")
     def test_an_address_of_another_machine_is_told(self) -> None:
-        _, port = doctor.where(load_settings(None, {"axon.host": "192.0.2.1", "axon.port": 0}))
+        _, port = where(load_settings(None, {"axon.host": "192.0.2.1", "axon.port": 0}))
         assert port.failed
         assert "no interface of this machine" in port.detail
 
     def test_a_night_that_the_start_refuses_is_told(self, roads: Path) -> None:
         """`cascade mine` ends with these settings, and there are no data to look at."""
         asked = load_settings(None, {"state": roads, "night": {"train_supervised": {"epochs": 3}}})
-        [told] = asyncio.run(doctor.night(asked))
+        [told] = asyncio.run(night(asked))
         assert told.failed
         assert "retrain.data" in told.detail
-        [told] = asyncio.run(doctor.night(settings(roads, train_supervised={"epoch": 3})))
+        [told] = asyncio.run(night(settings(roads, train_supervised={"epoch": 3})))
         assert told.failed
         assert "train_supervised.epoch" in told.detail
-        [told] = asyncio.run(doctor.night(settings(roads, train_supervised={"epochs": 3})))
+        [told] = asyncio.run(night(settings(roads, train_supervised={"epochs": 3})))
         assert told.verdict == "ok"
-        assert asyncio.run(doctor.night(load_settings(None, {"state": roads}))) == []
+        assert asyncio.run(night(load_settings(None, {"state": roads}))) == []
 
     def test_retraining_data_that_are_missing_are_told(self, roads: Path) -> None:
         [told] = data(load_settings(None, {"retrain.data": roads / "none", "retrain.preset": "tiny"}), NOW)
@@ -191,17 +158,17 @@ class TestWhatAStartNeeds:
             with socket.create_server(("127.0.0.1", 0)) as free:
                 another = free.getsockname()[1]
             asked = load_settings(None, {"state": roads / "state", "axon.port": another, "admin.port": port})
-            assert doctor.readiness(port) is None
+            assert readiness(port) is None
             with held_state(asked.state):
-                _, _, ready = doctor.where(asked)
+                _, _, ready = where(asked)
             other.shutdown()
         assert (ready.check, ready.verdict) == ("ready", "warning")
         assert "no miner listens there" in ready.detail
 
     def test_a_wire_that_is_none_is_told(self) -> None:
-        assert doctor.wire(load_settings()).detail == "miner.axon.wires.subnet72: POST /ImageSynapse"
-        told = doctor.wire(load_settings(None, {"wire.module": "no.such.wire"}))
-        assert (told.verdict, told.detail.split(":")[0]) == ("failed", "wire.module")
+        assert chain.wire(load_settings()).detail == "miner.axon.wires.subnet72: POST /ImageSynapse"
+        told = chain.wire(load_settings(None, {"wire.module": "no.such.wire"}))
+        assert (told.verdict, told.detail.split(":")[0]) == ("error", "wire.module")
 
     def test_each_of_several_hotkeys_is_looked_at(self, roads: Path, new_wallet: Callable[[str], Wallet]) -> None:
         ours = {name: new_wallet(name).hotkey.ss58_address for name in ("one", "two")}
@@ -219,61 +186,41 @@ class TestWhatAStartNeeds:
                 "chain.external_ip": "192.0.2.7",
             },
         )
-        assert [found.check for found in doctor.where(asked)] == ["state", "port", "port"]
-        assert [found.detail for found in doctor._wallet(asked)] == list(ours.values())
+        assert [found.check for found in where(asked)] == ["state", "port", "port"]
+        assert [found.detail for found in keys.keys(asked) if found.check == "hotkey"] == list(ours.values())
         both = {address: Neuron(uid=uid) for uid, address in enumerate(ours.values())}
         one = {ours["one"]: both[ours["one"]]}
         verdicts = [
-            [found.verdict for found in doctor.registrations(asked, ChainSnapshot(1, neurons, 0.0))]
+            [found.verdict for found in chain.registrations(asked, ChainSnapshot(1, neurons, 0.0))]
             for neurons in (both, one, {})
         ]
         # A miner starts where one of them is registered.
-        assert verdicts == [["ok", "ok"], ["ok", "warning"], ["failed", "failed"]]
+        assert verdicts == [["ok", "ok"], ["ok", "warning"], ["error", "error"]]
 
     def test_a_stage2_that_does_not_open_is_told(self, roads: Path) -> None:
-        [told] = asyncio.run(doctor.stage2(load_settings(None, {"stage2.engine": roads / "none"})))
+        [told] = asyncio.run(stage2.stage2(load_settings(None, {"stage2.engine": roads / "none"})))
         assert told.failed
-        assert asyncio.run(doctor.stage2(load_settings(None, {}))) == []
+        assert asyncio.run(stage2.stage2(load_settings(None, {}))) == []
 
     def test_scores_that_nobody_calibrated_are_a_warning_and_calibrated_ones_are_not(self, tmp_path: Path) -> None:
         server = {"kind": "kserve", "name": "yolo", "url": "http://127.0.0.1:9", "model": "roadwork"}
         settings = load_settings(None, {"store": tmp_path, "stage2.servers": [server]})
-        _, told = asyncio.run(doctor.stage2(settings))
+        _, told = asyncio.run(stage2.stage2(settings))
         assert told.verdict == "warning"
-        assert "cascade stage2 evaluate" in told.detail
+        assert "cascade stage2 evaluate" in told.todo
         found = kept(tmp_path, record())
-        _, told = asyncio.run(doctor.stage2(settings))
+        _, told = asyncio.run(stage2.stage2(settings))
         assert (told.verdict, found.bundle in told.detail) == ("ok", True)
 
     def test_the_last_request_is_found_behind_a_rotation_of_the_journal(self, roads: Path) -> None:
         record = RequestRecord(request_id="1", at=NOW, hotkey="5Validator", result="answered", answer=0.5, total_ms=1.0)
         (roads / f"{FILE}.1").write_text(record.model_dump_json() + "\n")
         (roads / FILE).write_text("")
-        told = doctor.traffic(load_settings(None, {"state": roads}), NOW)
-        assert (told.verdict, told.detail) == ("ok", "last request 0.0 h ago, from 5Validat")
-
-
-@pytest.mark.parametrize(
-    ("days", "verdict", "told"),
-    [
-        (1, "ok", "1.0 days; a model is paid in full"),
-        (85, "warning", "which end soon"),
-        (99, "warning", "are over"),
-    ],
-)
-def test_the_age_of_the_live_model_is_told(
-    store: Store, publish: Callable[..., str], days: int, verdict: str, told: str
-) -> None:
-    settings = load_settings(None, {"store": str(store.root)})
-    assert doctor.model_age(settings, NOW) == []
-    bundle = publish("a")
-    since = NOW - timedelta(days=days)
-    write_card(store.root, bundle, ModelCard(version="1.0.1", submission_time=int(since.timestamp())))
-    [found] = doctor.model_age(settings, NOW)
-    assert (found.verdict, told in found.detail) == (verdict, True)
-    card_path(store.root, bundle).write_text("{")
-    [found] = doctor.model_age(settings, NOW)
-    assert (found.verdict, "not known" in found.detail) == ("warning", True)
+        told = traffic.traffic(load_settings(None, {"state": roads}), NOW)
+        assert told.verdict == "ok"
+        assert (
+            told.detail == "1 request of 1 validator in the last 24 h; the last request came 0.0 h ago, from 5Validat"
+        )
 
 
 class TestNights:
@@ -297,4 +244,4 @@ class TestNights:
         [told] = nights(settings)
         assert told.verdict == "warning"
         assert told.detail.startswith("the last one failed: 2026-03-02 03:30 failed: no space left; 2026-03-01")
-        assert str(later) in told.detail
+        assert str(later) in told.todo
