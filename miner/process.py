@@ -20,6 +20,7 @@ from engines.machine.clock import utc_now
 from engines.machine.descriptors import raise_descriptor_limit
 from engines.machine.memory import few_arenas, give_back
 from engines.machine.tally import Tally
+from engines.store.store import Store
 from miner.admin.live_miner import Axon, LiveMiner
 from miner.admin_endpoint import open_admin, open_metrics
 from miner.answering.handoff import HandOff
@@ -179,7 +180,7 @@ async def _run(
         stack.push_async_callback(_stop_serving, served, nightly)
         nightly.start()
         if alerts is not None:
-            alerts.start(live, lambda: nightly.on, [settings.store, settings.state])
+            alerts.start(live, lambda: nightly.on, Store(settings.store), [settings.state])
         if retrain_now:
             nightly.trigger()
         reload = _reload(settings, read_again, served, watch, nightly, hand_off)

@@ -12,7 +12,10 @@ from typing import Any
 
 import httpx2
 import structlog
+from pydantic import JsonValue
 
+from engines.errors import StoreError
+from engines.store.store import Store
 from miner.admin.live_miner import LiveMiner
 from miner.admin.readiness import conditions as readiness
 from miner.alerts.edges import Edges
@@ -27,6 +30,8 @@ log = structlog.get_logger(__name__)
 
 LOOK_S = 15.0
 FILE = "alerts.json"
+# An event that tells of a rollback itself, and why.
+CANARY_BACK = "canary_rolled_back"
 # After seven seconds for requests in flight, within the nine that a stop may take.
 FLUSH_S = 1.0
 
@@ -72,10 +77,14 @@ class Alerts:
         self.sender = None if url is None else Sender(settings, url, named, self._client, now=now, clock=clock)
         self.answers = RecentAnswers(clock)
         self._bundle: str | None = None
+        self._told_back: str | None = None
+        self._rejected: Callable[[], Mapping[str, str]] = dict
         self._tasks: list[asyncio.Task[None]] = []
 
     def event(self, event: Event) -> None:
         """Send an event; see `miner.events.event.EventSink.event`."""
+        if event.kind == CANARY_BACK:
+            self._told_back = str(event.details.get("bundle"))
         if self.sender is not None:
             self.sender.event(event)
 
@@ -84,15 +93,17 @@ class Alerts:
         failed = 0 if self.sender is None else self.sender.failed
         return {"held": self._edges.held, "failed": failed}
 
-    def start(self, miner: LiveMiner, night_due: Callable[[], bool], directories: Sequence[Path]) -> None:
+    def start(self, miner: LiveMiner, night_due: Callable[[], bool], store: Store, directories: Sequence[Path]) -> None:
         """Begin to look and to send.
 
         Args:
             miner: what is looked at.
             night_due: whether nights are on.
-            directories: whose disks must have room.
+            store: says which bundles were rolled back.
+            directories: whose disks must have room, beside that of the store.
         """
-        reader = MinerReader(miner, self.answers, night_due=night_due, directories=directories)
+        self._rejected = store.rejected
+        reader = MinerReader(miner, self.answers, night_due=night_due, directories=[store.root, *directories])
         self._bundle = miner.follower.live_id
         if self.sender is not None:
             self._tasks.append(asyncio.create_task(self.sender.run(), name="send alerts"))
@@ -133,13 +144,26 @@ class Alerts:
             bundle: id of the live bundle.
             free_bytes: free space by directory, None where it cannot be told.
         """
-        if bundle != self._bundle and bundle is not None:
-            told = f"Bundle {bundle} is live in the place of {self._bundle}." if self._bundle else f"{bundle} is live."
-            self.event(Event("bundle_live", "info", told, {"bundle": bundle, "before": self._bundle}))
-        self._bundle = bundle
+        before, self._bundle = self._bundle, bundle
+        if bundle != before and bundle is not None and before != self._told_back:
+            self.event(self._replaced(bundle, before))
         found = conditions(reader.read(self._clock(), free_bytes), self._settings)
         for event in self._edges.compare(found, self._now()):
             self.event(event)
+
+    def _replaced(self, bundle: str, before: str | None) -> Event:
+        """That another bundle is live: a newer one, or an older one again."""
+        details: dict[str, JsonValue] = {"bundle": bundle, "before": before}
+        try:
+            why = None if before is None else self._rejected().get(before)
+        except (StoreError, OSError):
+            # A record of the store that is damaged.
+            why = None
+        if why is not None:
+            text = f"Bundle {bundle} is live again, because {before} was rolled back ({why})."
+            return Event("rollback", "warning", text, details | {"reason": why})
+        told = f"Bundle {bundle} is live in the place of {before}." if before else f"{bundle} is live."
+        return Event("bundle_live", "info", told, details)
 
 
 async def try_once(
