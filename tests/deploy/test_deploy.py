@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import configparser
+import http.client
 import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,7 @@ import yaml
 
 from miner.cli.main import app
 from miner.settings import MinerSettings, check_variables, load_settings
+from tests.support.stage2_servers import free_port
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -107,10 +112,13 @@ def test_the_dockerfile_copies_what_is_there_and_pins_what_is_locked() -> None:
 
 
 def test_no_image_runs_as_root() -> None:
-    stages = DOCKERFILE.read_text().split("\nFROM ")
-    for stage in stages[2:]:
+    text = DOCKERFILE.read_text()
+    made = re.search(r"useradd .*--uid (\d+)", text)
+    assert made is not None
+    for stage in text.split("\nFROM ")[2:]:
         users = re.findall(r"^USER (\w+)$", stage, re.MULTILINE)
-        assert users[-1] == "cascade"
+        # By its number, which a cluster can see to be none of root's.
+        assert users[-1] == made[1]
 
 
 def section(unit: Path) -> dict[str, str]:
@@ -167,6 +175,56 @@ def test_nginx_takes_the_proxy(tmp_path: Path) -> None:
     command = [nginx, "-t", "-q", "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_nginx_hands_on_the_headers_that_a_dendrite_signs_in(tmp_path: Path) -> None:
+    nginx = needs("nginx")
+    seen: list[dict[str, str]] = []
+
+    class Axon(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            seen.append({name.lower(): value for name, value in self.headers.items()})
+            self.rfile.read(int(self.headers["content-length"]))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Axon) as axon:
+        threading.Thread(target=axon.serve_forever, daemon=True).start()
+        port = free_port()
+        text = (DEPLOY / "nginx" / "cascade.conf").read_text().replace("8191", str(axon.server_port))
+        text = re.sub(r"8091\b", str(port), text).replace("/etc/nginx/cascade-validators.conf", "validators.conf")
+        (tmp_path / "cascade.conf").write_text(text)
+        (tmp_path / "validators.conf").write_text("127.0.0.1/32 0;\n")
+        kept = "".join(f"{name}_temp_path {name};\n" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi"))
+        whole = f"daemon off;\npid nginx.pid;\nevents {{}}\nhttp {{ {kept} include cascade.conf; }}\n"
+        (tmp_path / "nginx.conf").write_text(whole)
+        tmp_path.chmod(0o755)
+        proxy = subprocess.Popen([nginx, "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr"])
+        try:
+            sent = {"bt_header_dendrite_hotkey": "5F", "x-signature": "0x1", "content-type": "application/json"}
+            assert asked(port, sent) == 204
+        finally:
+            proxy.terminate()
+            proxy.wait()
+            axon.shutdown()
+    assert seen[0].items() >= (sent | {"host": f"127.0.0.1:{port}"}).items()
+
+
+def asked(port: int, headers: dict[str, str]) -> int:
+    """The status of a reply, once somebody listens."""
+    for _ in range(100):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        try:
+            connection.request("POST", "/ImageSynapse", b"{}", headers)
+            return connection.getresponse().status
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+        finally:
+            connection.close()
+    raise AssertionError("nobody listens")
 
 
 def test_nft_takes_the_firewall_and_a_list_of_validators(tmp_path: Path) -> None:
