@@ -9,7 +9,7 @@ help:
 	@echo "make coverage  the tests again, with the branches that they take"
 	@echo "make lint      ruff, mypy and the import contracts"
 	@echo "make docs      the pages as a site, with their links checked"
-	@echo "make wheel     the wheel, installed and run in an empty environment"
+	@echo "make wheel     the wheel, installed and run in an empty environment; ARGS=--demo: with training, 90 s more"
 	@echo "make interop   the protocol against bittensor 9.9, 10.5 and 11.3, as a table; ARGS=--matrix: that alone"
 	@echo "make lock      resolve the pins of pyproject.toml anew"
 
@@ -35,7 +35,7 @@ docs: setup
 	@scripts/docs
 
 wheel: setup
-	@scripts/wheel
+	@scripts/wheel $(ARGS)
 
 interop: setup
 	@scripts/interop $(ARGS)

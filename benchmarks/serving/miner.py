@@ -125,9 +125,30 @@ class Home:
     def activate(self, bundle: str) -> None:
         self.store.activate(bundle, now=NOW)
 
+    def flags(self, name: str, settings: Mapping[str, Any]) -> list[str]:
+        """The options of a command of the miner with this name; `settings` by dotted path, over those that it needs."""
+        chosen = {
+            "store": self.path / "store",
+            "state": self.path / "miners" / name / "state",
+            "wallet.name": "miner",
+            "wallet.path": self.path,
+            "chain.kind": "offline",
+            "chain.snapshot": self.path / "chain.json",
+            "chain.publish_endpoint": "false",
+            "axon.host": "127.0.0.1",
+            **settings,
+        }
+        return [flag for key, value in chosen.items() for flag in ("--set", f"{key}={value}")]
+
     @contextmanager
     def miner(
-        self, name: str, settings: Mapping[str, Any] | None = None, *, parts: bool = False, silence: Path | None = None
+        self,
+        name: str,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        parts: bool = False,
+        silence: Path | None = None,
+        program: Sequence[str] = (sys.executable, "-m", "miner.cli"),
     ) -> Iterator[Miner]:
         """A miner of its own state and port, until the block ends.
 
@@ -136,26 +157,14 @@ class Home:
             settings: by dotted path, over those that it needs.
             parts: time its parts, which costs it some CPU time.
             silence: while this file is there, its chain gives no answer.
+            program: how `cascade` is started, where neither parts nor silence are asked for.
         """
         directory = self.path / "miners" / name
-        directory.mkdir(parents=True)
+        directory.mkdir(parents=True, exist_ok=True)
         port = free_port()
-        chosen = {
-            "store": self.path / "store",
-            "state": directory / "state",
-            "wallet.name": "miner",
-            "wallet.path": self.path,
-            "chain.kind": "offline",
-            "chain.snapshot": self.path / "chain.json",
-            "chain.publish_endpoint": "false",
-            "axon.host": "127.0.0.1",
-            "axon.port": port,
-            "log.json_lines": "true",
-            **(settings or {}),
-        }
         launcher = parts or silence is not None
-        command = [sys.executable, "-m", *(["benchmarks.serving.launch"] if launcher else ["miner.cli", "mine"])]
-        command += [flag for key, value in chosen.items() for flag in ("--set", f"{key}={value}")]
+        command = [sys.executable, "-m", "benchmarks.serving.launch"] if launcher else [*program, "mine"]
+        command += self.flags(name, {"axon.port": port, "log.json_lines": "true", **(settings or {})})
         command += ["--parts", str(directory / "parts.json")] if parts else []
         command += ["--silence", str(silence)] if silence is not None else []
         with (directory / "log").open("wb") as log:
