@@ -3,41 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, JsonValue, model_validator
 
+from engines.remote.address import checked_address
 from stage1.preprocess import PreprocessSettings
 from stage1.settings import Section, UserPath
 from stage2_bridge.protection.settings import FEWEST_CALLS, BudgetSettings, CacheSettings, HedgeSettings
 
 # Images at a time at an engine of this process, which computes them one after the other.
 ENGINE_CALLS = 16
-WRITE_URL = "write http://HOST:PORT or https://HOST"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,40}$")]
 
 
-def _address(url: str) -> str:
-    """Without the address in any error: it may hold a password.
-
-    Raises:
-        ValueError: it is none, or has more than a host, a port and a path.
-    """
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise ValueError(f"not an address of a server: {WRITE_URL}") from error
-    if "@" in parts.netloc:
-        raise ValueError("an address with a name or a password in it would be in the log: use key_env or key_file")
-    more = parts.query or parts.fragment or " " in url or not url.isprintable()
-    if parts.scheme not in {"http", "https"} or not host or more:
-        raise ValueError(f"not an address of a server: {WRITE_URL}")
-    return url.rstrip("/")
-
-
-Url = Annotated[str, AfterValidator(_address)]
+Url = Annotated[str, AfterValidator(partial(checked_address, instead="use key_env or key_file"))]
 
 
 class _AnyServer(Section):

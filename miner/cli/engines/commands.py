@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -242,16 +242,35 @@ def _asked_for(what: str) -> str | None:
 @engines.command("export")
 def engines_export(
     bundle: BundleArgument,
-    target: Annotated[Path, typer.Argument(help="The file to write.", **PATH)],
+    target: Annotated[Path, typer.Argument(help="The file to write, or the directory of models.", **PATH)],
     store: StoreOption = DEFAULT_STORE,
+    form: Annotated[
+        Literal["tar", "triton"],
+        typer.Option("--format", help="One file, or a model repository of Triton, MLServer and OpenVINO Model Server."),
+    ] = "tar",
+    model: Annotated[str, typer.Option(help="Of a repository: name of the model.")] = "stage1",
+    backend: Annotated[
+        Literal["auto", "onnxruntime", "tensorrt", "python"],
+        typer.Option(help="Of a repository: Triton's backend; `python` where it has no other one."),
+    ] = "auto",
+    max_batch: Annotated[int, typer.Option(min=1, help="Of a repository: images of the largest batch.")] = 32,
 ) -> None:
-    """Write a bundle into one file, to carry it to another machine.
+    """Write a bundle into one file, to carry it to another machine, or into the models of a server.
 
-    Example: `cascade engines export 3f2a bundle.tar`
+    Examples: `cascade engines export 3f2a bundle.tar` · `cascade engines export 3f2a models --format triton`
     """
     with clear_errors():
-        from engines.store.archive import export_bundle  # noqa: PLC0415
         from engines.store.store import Store  # noqa: PLC0415
+
+        if form == "triton":
+            from engines.remote.repository.model_repository import export_model  # noqa: PLC0415
+
+            chosen = None if backend == "auto" else backend
+            place = Store(store).path(bundle)
+            version = export_model(place, target, model=model, backend=chosen, max_batch=max_batch)
+            say(f"{place.name} is version {version} of the model {model} in {target}")
+            return
+        from engines.store.archive import export_bundle  # noqa: PLC0415
 
         say(f"{export_bundle(Store(store), bundle, target)} is in {target}")
 

@@ -1,0 +1,1 @@
+"""Bundles as models of a server: a directory that Triton, OpenVINO Model Server and MLServer read."""
