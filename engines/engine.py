@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from engines.spec import EngineSpec
 from stage1.outputs import Stage1Outputs
@@ -35,6 +35,32 @@ class EngineDescription:
 
     def __str__(self) -> str:
         return f"{self.runtime} {self.spec.device} {self.spec.precision}"
+
+
+ServerState = Literal["up", "lost", "refused"]
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """A server that computes an engine for this process.
+
+    Attributes:
+        url: of it.
+        state: whether it may answer, did not answer, or answered otherwise than the bundle's engine.
+        in_flight: batches that are under way.
+        batches: that it has computed.
+        failures: times that it lost its permission to answer.
+        reason: why it may not answer; empty if it may.
+        platform: what computes there, as it says.
+    """
+
+    url: str
+    state: ServerState
+    in_flight: int
+    batches: int
+    failures: int
+    reason: str
+    platform: str
 
 
 class Engine(Protocol):
@@ -79,4 +105,19 @@ class Refittable(Engine, Protocol):
             BundleRefused: it does not take the weights.
             InferenceError: it is in use or closed, or the device failed.
         """
+        ...
+
+
+@runtime_checkable
+class ServedElsewhere(Engine, Protocol):
+    """An engine that servers compute."""
+
+    @property
+    def servers(self) -> tuple[ServerStatus, ...]:
+        """How each of them stands."""
+        ...
+
+    @property
+    def own_batches(self) -> int:
+        """Batches that this process had to compute itself."""
         ...

@@ -9,7 +9,8 @@ EngineError
 ├── Interrupted            loading was given up because something else is wanted; nothing is wrong with the bundle
 ├── BundleRefused          a bundle failed a check; whatever was live stays live
 │   ├── Unavailable        nothing is wrong with it, and this machine cannot run it as it is
-│   │   └── Postponed      and another bundle is being made of it, for this machine
+│   │   ├── Postponed      and another bundle is being made of it, for this machine
+│   │   └── NotThereYet    and the servers that are to compute it have not got it yet
 │   └── ParityError        the engine's numbers are not the ones that were stored with it
 └── StoreError             the store cannot do what was asked
     ├── UnknownBundle      no such bundle, or no bundle at all
@@ -83,6 +84,10 @@ class Unavailable(BundleRefused):
 
 class Postponed(Unavailable):
     """A bundle of the same model is being compiled and calibrated for this machine."""
+
+
+class NotThereYet(Unavailable):
+    """The servers that are to compute a bundle have not got it yet, and another one serves meanwhile."""
 
 
 class ParityError(BundleRefused):

@@ -83,19 +83,45 @@ def observers_of(always: list[Observer], metrics: Observer | None, alerts: Alert
     return (*always, *(one for one in rest if one is not None))
 
 
-def follower_of(settings: MinerSettings, nightly: NightlyJob) -> StoreFollower:
-    """What follows the store."""
+def follower_of(settings: MinerSettings, nightly: NightlyJob, stack: AsyncExitStack) -> StoreFollower:
+    """What follows the store; the stack closes it, and the connections to servers that compute for it."""
     engine = settings.engine
+    if engine.remote:
+        follower = _follower_of_servers(settings, stack)
+    else:
+        follower = StoreFollower(
+            Store(settings.store),
+            settings=engine.swap,
+            options=EngineOptions(
+                serve_with=engine.serve_with,
+                threads=engine.threads,
+                most=engine.batch.max_batch,
+                compiler=LocalCompiler(settings.state / "engines"),
+            ),
+            recalibrate=None if settings.retrain.data is None else nightly.recalibrate,
+        )
+    stack.push_async_callback(follower.close)
+    return follower
+
+
+def _follower_of_servers(settings: MinerSettings, stack: AsyncExitStack) -> StoreFollower:
+    # Who computes in this process needs no HTTP client.
+    from engines.live.remote.opener import RemoteEngines  # noqa: PLC0415
+
+    engine = settings.engine
+    opener = RemoteEngines(engine.remote, engine.servers, most=engine.batch.max_batch)
+    stack.push_async_callback(asyncio.to_thread, opener.close)
     return StoreFollower(
         Store(settings.store),
-        settings=engine.swap,
+        # A trial would load into a process of its own what no process of this machine is to compute.
+        settings=engine.swap.model_copy(update={"trial": False}),
         options=EngineOptions(
-            serve_with=engine.serve_with,
             threads=engine.threads,
             most=engine.batch.max_batch,
-            compiler=LocalCompiler(settings.state / "engines"),
+            memory=lambda: None,
+            opens=opener.open,
+            elsewhere=True,
         ),
-        recalibrate=None if settings.retrain.data is None else nightly.recalibrate,
     )
 
 

@@ -159,12 +159,20 @@ class MinerSettings(BaseSettings):
         if self.hotkeys:
             self._check_hotkeys()
         self._check_second_server()
+        self._check_stage1_servers()
         if self.admin.port and self.admin.port in [one.axon.port for one in self.served]:
             raise ValueError(f"admin.port is {self.admin.port}, and so is the port of an axon: give each its own")
         if self.stage2.all_servers and self.stage2.reserve_s >= self.requests.deadline_s:
             raise ValueError(
                 f"stage2.reserve_s is {self.stage2.reserve_s:g} and requests.deadline_s is "
                 f"{self.requests.deadline_s:g}: no time is left for Stage-2"
+            )
+
+    def _check_stage1_servers(self) -> None:
+        if self.engine.longest_s >= self.requests.deadline_s:
+            raise ValueError(
+                f"engine.servers.timeout_s is {self.engine.servers.timeout_s:g}, and a second server may be asked: two "
+                f"times that does not fit into requests.deadline_s, which is {self.requests.deadline_s:g}"
             )
 
     def _check_second_server(self) -> None:

@@ -18,6 +18,7 @@ from miner.admin.gpu_metrics import gpus
 from miner.admin.live_miner import LiveMiner
 from miner.admin.readiness import conditions
 from miner.admin.risk_metrics import live_risk
+from miner.admin.server_metrics import stage1_servers
 from stage2_bridge.client import BudgetStatus
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -60,6 +61,7 @@ def register_state(registry: CollectorRegistry, miner: LiveMiner) -> None:
     parts: dict[str, Read] = {
         "requests": lambda: requests(miner),
         "stage1": lambda: stage1(miner),
+        "stage1_servers": lambda: stage1_servers((status := miner.follower.status()).servers, status.own_batches),
         "stage2": lambda: stage2(miner),
         "bundle": lambda: bundle(miner),
         "certificate": lambda: certificate(miner),

@@ -13,6 +13,7 @@ from engines.errors import (
     EXPECTED,
     BundleRefused,
     Interrupted,
+    NotThereYet,
     PointerNotMoved,
     Postponed,
     StoreError,
@@ -27,7 +28,7 @@ from engines.live.swap.drain import report_overdue
 from engines.live.swap.history import History
 from engines.live.swap.pointer_watch import watch_pointer
 from engines.live.swap.recalibration import Recalibrate, Recalibration
-from engines.live.swap.status import Status
+from engines.live.swap.status import Status, own_batches, servers_of
 from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.descriptors import lacks_descriptors
 from engines.machine.memory import give_back
@@ -38,6 +39,9 @@ from engines.store.store import Store
 from stage1.errors import without_addresses
 
 log = structlog.get_logger(__name__)
+
+# Between two looks at a bundle that servers have not got yet; each reads all of it.
+AGAIN_S = 60.0
 
 
 class OnLive(Protocol):
@@ -142,7 +146,7 @@ class StoreFollower:
             return await self._load_current()
         except Interrupted as error:
             log.info("bundle_postponed", reason=str(error), live=self.live_id)
-        except Postponed as error:
+        except (Postponed, NotThereYet) as error:
             self._postponed.add(str(error), "it is looked at again", live=self.live_id)
         except EXPECTED as error:
             if self._refused_id in {None, refused}:
@@ -256,6 +260,8 @@ class StoreFollower:
             submitted_at=None if live is None else submitted_at(self._store.root, live.manifest),
             verdict=None if verdict is None else verdict.model_dump(exclude={"schema_version"}),
             history=self._history.latest,
+            servers=() if live is None else servers_of(live.engine),
+            own_batches=None if live is None else own_batches(live.engine),
         )
 
     async def _load_current(self) -> bool:
@@ -312,7 +318,9 @@ class StoreFollower:
                 # It says nothing of the bundle, which is looked at again.
                 raise Postponed(f"{wanted}: this process has no file descriptor left to look at it") from error
             self._refused_id = wanted
-            self.refusals += not isinstance(error, Postponed)
+            self.refusals += not isinstance(error, Postponed | NotThereYet)
+            if isinstance(error, NotThereYet):
+                self._tasks.begin(self._look_later(wanted))
             if isinstance(error, EXPECTED):
                 raise
             # A file that nobody expected may raise anything, and the live bundle serves on all the same.
@@ -320,6 +328,10 @@ class StoreFollower:
             raise BundleRefused(f"{wanted}: {error!r}") from error
         finally:
             self._wanted = None
+
+    async def _look_later(self, bundle: str) -> None:
+        await asyncio.sleep(AGAIN_S)
+        await self._recalibrated(bundle)
 
     async def _recalibrated(self, bundle: str) -> None:
         """Whatever came of it, it is time to look again: for the bundle that is current now, or for another way."""

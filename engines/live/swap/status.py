@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
+from engines.engine import Engine, ServedElsewhere
 from engines.live.states import Lifecycle
 
 
@@ -29,6 +30,9 @@ class Status:
         submitted_at: since when the live model counts, UTC; None if nothing says so.
         verdict: what the gate said last of a challenger; None if it has said nothing.
         history: the latest bundles that were wanted, newest last.
+        servers: those that compute the live bundle, see `engines.engine.ServerStatus`; none where this process does.
+        own_batches: batches of the live bundle that this process computed for want of a server; None where it computes
+            all of them.
     """
 
     generation: int
@@ -46,3 +50,15 @@ class Status:
     submitted_at: datetime | None
     verdict: dict[str, Any] | None
     history: tuple[Lifecycle, ...]
+    servers: tuple[dict[str, Any], ...] = ()
+    own_batches: int | None = None
+
+
+def servers_of(engine: Engine) -> tuple[dict[str, Any], ...]:
+    """The servers that compute an engine, as plain values; none where this process does."""
+    return tuple(asdict(one) for one in engine.servers) if isinstance(engine, ServedElsewhere) else ()
+
+
+def own_batches(engine: Engine) -> int | None:
+    """Batches that this process computed for want of a server; None where it computes all of them."""
+    return engine.own_batches if isinstance(engine, ServedElsewhere) else None

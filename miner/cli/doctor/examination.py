@@ -19,6 +19,7 @@ from miner.cli.doctor.nights import data, disk, night, nights
 from miner.cli.doctor.stage2 import stage2
 from miner.cli.doctor.state_and_ports import in_use, where
 from miner.cli.doctor.traffic import live_risk, traffic
+from miner.cli.engines.server_check import stage1_servers
 from miner.settings import MinerSettings
 
 
@@ -30,6 +31,7 @@ async def examine(settings: MinerSettings) -> list[Finding]:
     try:
         found = [
             *await _bundle(settings, now),
+            *await _stage1_servers(settings),
             *await stage2(settings),
             *keys(settings),
             *await asyncio.to_thread(where, settings),
@@ -48,6 +50,11 @@ async def examine(settings: MinerSettings) -> list[Finding]:
 async def _chain(settings: MinerSettings) -> list[Finding]:
     read = await read_chain(settings)
     return [read] if isinstance(read, Finding) else await chain_findings(settings, read)
+
+
+async def _stage1_servers(settings: MinerSettings) -> list[Finding]:
+    told = await asyncio.to_thread(stage1_servers, settings)
+    return [Finding(check="stage1 server", verdict=verdict, detail=detail) for verdict, detail in told]
 
 
 async def _bundle(settings: MinerSettings, now: datetime) -> list[Finding]:
