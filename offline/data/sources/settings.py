@@ -31,10 +31,13 @@ class FolderSource(_Source):
 
     Attributes:
         path: the directory; relative to the data directory.
+        groups: what its groups begin with instead of the name: in two folders that give the same, a group of one name
+            is one group.
     """
 
     kind: Literal["folder"]
     path: UserPath
+    groups: Name | None = None
 
 
 class ParquetSource(_Source):

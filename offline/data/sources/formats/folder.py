@@ -21,6 +21,7 @@ class Folder:
     def __init__(self, root: Path, settings: FolderSource, name: str) -> None:
         self._home = root / settings.path
         self._prefix = "" if self._home.resolve() == root.resolve() else f"{name}/"
+        self._groups = self._prefix if settings.groups is None else f"{settings.groups}/"
         self._labels = LabelsCsv(self._home / LABELS_FILE)
         self.name, self.train_only = self._labels.name, settings.train_only
         self.pictures: dict[str, Picture] = {}
@@ -28,14 +29,15 @@ class Folder:
     def rows(self) -> tuple[Row, ...]:
         """See `DataSource.rows`."""
         found = self._labels.rows()
-        if not self._prefix:
+        if not self._prefix and not self._groups:
             return found
         moved = tuple(
             row.model_copy(
                 update={
                     "image": self._prefix + row.image,
-                    # A group is one of its own directory: drive 7 here is not drive 7 there.
-                    "group": self._prefix + row.group,
+                    # A group is one of its own directory: drive 7 here is not drive 7 there. A row without one is its
+                    # own, in whatever directory.
+                    "group": (self._prefix if row.group == row.image else self._groups) + row.group,
                     "source": row.source or self._prefix[:-1].lower(),
                 }
             )
