@@ -30,7 +30,7 @@ from miner.chain.port import AxonAddress, ChainPort, ChainSnapshot
 from miner.chain.watch import ChainWatch
 from miner.errors import StartError
 from miner.events.event import EventSink
-from miner.harvest.harvest import Harvest, open_harvest
+from miner.harvest.switch import HarvestSwitch, open_harvest
 from miner.identities import Identity
 from miner.live_risk.live_risk import LiveRisk
 from miner.live_risk.watch_tasks import open_live_risk
@@ -136,7 +136,7 @@ def canary_of(
 
 def image_watchers(
     settings: MinerSettings, events: EventSink, stack: AsyncExitStack
-) -> tuple[LiveRisk | None, Harvest | None]:
+) -> tuple[LiveRisk | None, HarvestSwitch]:
     """What looks at images after their answers: the watch on the certificate, and what keeps some for labelling."""
     risk = open_live_risk(settings.live_risk, settings.state, events, stack)
     return risk, open_harvest(settings.harvest, settings.state, risk, stack)
@@ -149,7 +149,7 @@ async def cascade_of(
     observers: tuple[Observer, ...],
     calibrations: Calibrations,
     risk: LiveRisk | None,
-    harvest: Harvest | None,
+    harvest: HarvestSwitch,
     degraded: Tally,
     stack: AsyncExitStack,
 ) -> tuple[Cascade, HandOff]:
@@ -173,7 +173,7 @@ async def cascade_of(
         batcher,
         hand_off.bridge,
         observers=observers if risk is None else (*observers, risk),
-        image_observers=tuple(one for one in (risk, harvest) if one is not None),
+        image_observers=(harvest,) if risk is None else (risk, harvest),
         policy=None if risk is None else risk.policy,
         engine=settings.engine,
         clock=time.monotonic,

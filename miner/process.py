@@ -165,7 +165,7 @@ async def _run(
             chain=watch.status,
             nightly=nightly.status,
             live_risk=dict if risk is None else risk.status,
-            harvest=dict if harvest is None else harvest.status,
+            harvest=harvest.status,
             alerts=dict if alerts is None else alerts.status,
             update=updates_of(settings, events, stack),
             stopping=stop.is_set,

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from contextlib import AsyncExitStack
-from datetime import datetime
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from engines.machine.tally import Tally
 from miner.answering.image_queue import ImageQueue
 from miner.answering.record import RequestRecord, SeenImage
-from miner.harvest.kept_image import KeptImage, Reason, week_of
+from miner.harvest.kept_image import KeptImage, Reason, draw_name, week_of
 from miner.harvest.settings import HarvestSettings
-from miner.harvest.store import HarvestStore
+from miner.harvest.store import HarvestStore, Limits
 from miner.live_risk.audit_events import Drawn
-from miner.live_risk.live_risk import LiveRisk
-from miner.live_risk.secret import read_secret
 from stage1.decisions import Action
 from stage1.monitor.audit import ExitLabel, drawn_number
 from stage1.monitor.picture_hash import picture_hash
-from stage1.monitor.sites import Sight, SiteBook, SiteBookState
+from stage1.monitor.sites import Sight, SiteBook, SiteBookState, place_name
 
 DIRECTORY = "harvest"
 AFTER_S = 0.2
+PLACES_LAST = timedelta(days=1)
 
 
 class Harvest:
@@ -33,15 +31,22 @@ class Harvest:
         directory: of the store.
         settings: which are kept.
         secret: key of the draw.
+        drifts: whether scores drift, and one is of those to which they do.
     """
 
-    def __init__(self, directory: Path, settings: HarvestSettings, *, secret: bytes) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        settings: HarvestSettings,
+        *,
+        secret: bytes,
+        drifts: Callable[[float], bool] = lambda _: False,
+    ) -> None:
         self._settings = settings
         self._secret = secret
-        self.store = HarvestStore(directory, most_bytes=settings.max_mib * 2**20, per_place=settings.per_place)
-        # Numbers of places go on where they were.
-        last = max((one.site for one in self.store.images.values()), default=0)
-        self._sites = SiteBook.restored(SiteBookState(next_site=last + 1))
+        self._drifts = drifts
+        self.store = HarvestStore(directory, limits_of(settings), rank=self._rank)
+        self._sites = _places_of(list(self.store.images.values()))
         self.lost = Tally("harvest_failed")
         self._queue = ImageQueue("harvest", self.take, self.lost, after_s=AFTER_S)
 
@@ -82,8 +87,15 @@ class Harvest:
         )
         return self.store.keep(image, seen.content)
 
+    def take_audited(self, drawn: Drawn, content: bytes) -> None:
+        """Keep the picture of an audit; from any thread."""
+        self._take_drawn(drawn, "audited", None, content)
+
     def take_contradicted(self, drawn: Drawn, probability: float, content: bytes) -> None:
         """Keep the picture of an audit that Stage-2 contradicts; from any thread."""
+        self._take_drawn(drawn, "contradicted", probability, content)
+
+    def _take_drawn(self, drawn: Drawn, reason: Reason, stage2_probability: float | None, content: bytes) -> None:
         if not self._settings.picked:
             return
 
@@ -91,7 +103,7 @@ class Harvest:
             image = KeptImage(
                 sha256=drawn.image_sha256,
                 at=drawn.at,
-                reasons=("contradicted",),
+                reasons=(reason,),
                 request_id=drawn.request_id,
                 hotkey=drawn.hotkey,
                 bundle=drawn.bundle,
@@ -102,7 +114,7 @@ class Harvest:
                 exit_label=drawn.exit_label,
                 score=drawn.score,
                 probability=drawn.probability,
-                stage2_probability=probability,
+                stage2_probability=stage2_probability,
             )
             try:
                 self.store.keep(image, content)
@@ -116,16 +128,26 @@ class Harvest:
 
     def _reasons(self, record: RequestRecord) -> tuple[Reason, ...]:
         found: list[Reason] = []
-        name = f"{record.at.isoformat()}/{record.request_id}/{record.image_sha256}/harvest"
+        name = draw_name(record.at, record.request_id, record.image_sha256)
         if drawn_number(self._secret, name) < self._settings.random_share:
             found.append("random")
         if self._settings.picked:
             if record.action is Action.DEFER:
                 found.append("ambiguous" if record.review else "deferred")
+            if self._follows_drift(record.roadwork_score, name):
+                found.append("drift")
             said = record.stage2_probability
             if said is not None and int(said > 0.5) != record.likelier_label:
                 found.append("disagree")
         return tuple(found)
+
+    def _follows_drift(self, score: float | None, name: str) -> bool:
+        drawn = drawn_number(self._secret, f"{name}/drift") < self._settings.drift_share
+        return drawn and score is not None and self._drifts(score)
+
+    def _rank(self, image: KeptImage) -> float:
+        """The number that was drawn for an image."""
+        return drawn_number(self._secret, draw_name(image.at, image.request_id, image.sha256))
 
     def close(self) -> None:
         """Write what waits."""
@@ -144,30 +166,30 @@ class Harvest:
         }
 
 
+def limits_of(settings: HarvestSettings) -> Limits:
+    """How much a store of these settings keeps."""
+    return Limits(
+        size=settings.max_mib * 2**20,
+        pictures=settings.max_pictures,
+        per_place=settings.per_place,
+        random_per_place=settings.random_per_place,
+    )
+
+
+def _places_of(images: list[KeptImage]) -> SiteBook:
+    """Places go on where they were when the process ended, and their numbers too."""
+    last = max((one.site for one in images), default=0)
+    newest = max((one.at for one in images), default=None)
+    recent = sorted(
+        (one for one in images if newest is not None and newest - one.at <= PLACES_LAST), key=lambda one: one.at
+    )
+    pictures = tuple((one.picture, one.at.timestamp(), one.site) for one in recent if one.picture is not None)
+    names: dict[str, tuple[str, float, int]] = {}
+    for one in recent:
+        name = place_name(Sight(one.at.timestamp(), one.hotkey, one.picture))
+        names.setdefault(name, (name, one.at.timestamp(), one.site))
+    return SiteBook.restored(SiteBookState(next_site=last + 1, pictures=pictures, names=tuple(names.values())))
+
+
 def _suffix(content: bytes) -> str:
     return ".png" if content.startswith(b"\x89PNG") else ".jpg"
-
-
-def open_harvest(
-    settings: HarvestSettings, state: Path, risk: LiveRisk | None, stack: AsyncExitStack
-) -> Harvest | None:
-    """The harvest, None where the settings want none.
-
-    Args:
-        settings: which images are kept.
-        state: directory of what must survive a restart.
-        risk: the watch, which knows what audits contradict.
-        stack: closes it.
-
-    Raises:
-        stage1.errors.ArtifactError: the key of the draws cannot be read.
-    """
-    if not settings.enabled:
-        return None
-    home = state / DIRECTORY
-    home.mkdir(parents=True, exist_ok=True)
-    harvest = Harvest(home, settings, secret=read_secret(home))
-    stack.push_async_callback(asyncio.to_thread, harvest.close)
-    if risk is not None:
-        risk.contradicted = harvest.take_contradicted
-    return harvest

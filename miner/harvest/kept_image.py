@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from stage1.monitor.audit import ExitLabel
 
-Reason = Literal["random", "deferred", "ambiguous", "disagree", "contradicted"]
+Reason = Literal["random", "deferred", "audited", "ambiguous", "drift", "disagree", "contradicted"]
+# From what is told of most images to what is told of fewest.
+REASONS: tuple[Reason, ...] = get_args(Reason)
 Destination = Literal["any set", "train", "later"]
 
 
@@ -20,7 +23,7 @@ class KeptImage(BaseModel):
     Attributes:
         sha256: hash of the picture's bytes, and the name of its file.
         at: when its request came, UTC.
-        reasons: what it was kept for.
+        reasons: what it was kept for, in the order of `REASONS`.
         week: the week of the draw if it was drawn at random, such as `2026-W09`; empty if not.
         request_id: of the journal.
         hotkey: who asked.
@@ -54,6 +57,41 @@ class KeptImage(BaseModel):
     probability: float
     stage2_probability: float | None
     gone: bool = False
+
+
+def draw_name(at: datetime, request_id: str, sha256: str) -> str:
+    """What the number is drawn for that decides whether an image is one of the random share."""
+    return f"{at.isoformat()}/{request_id}/{sha256}/harvest"
+
+
+def main_reason(image: KeptImage) -> Reason:
+    """The rarest of its reasons."""
+    return max(image.reasons, key=REASONS.index)
+
+
+def joined(known: KeptImage, again: KeptImage) -> KeptImage:
+    """One image that was kept, and is to be kept again: what is known of both."""
+    reasons = tuple(one for one in REASONS if one in {*known.reasons, *again.reasons})
+    said = known.stage2_probability if again.stage2_probability is None else again.stage2_probability
+    drawn = again if again.week and not known.week else known
+    changes = {"reasons": reasons, "site": known.site, "stage2_probability": said, "gone": False}
+    return drawn.model_copy(update=changes)
+
+
+def forgotten(image: KeptImage) -> KeptImage:
+    """The line that says of a draw that it is as if it had not been drawn."""
+    return image.model_copy(update={"reasons": ("random",), "week": "", "gone": True})
+
+
+def is_forgotten(image: KeptImage) -> bool:
+    """Whether a line says so."""
+    return image.gone and not image.week and image.reasons == ("random",)
+
+
+def lost_draws(image: KeptImage) -> KeptImage:
+    """What is kept in the place of all draws of its week that are gone and forgotten: nobody can ever label it."""
+    name = hashlib.sha256(f"draws of {image.week} that are gone".encode()).hexdigest()
+    return image.model_copy(update={"sha256": name, "reasons": ("random",), "size": 0, "gone": True})
 
 
 def week_of(at: datetime | date) -> str:
@@ -94,16 +132,3 @@ def destination(image: KeptImage, whole: set[str], broken: set[str]) -> Destinat
 def broken_weeks(images: Iterable[KeptImage], labels: Mapping[str, ExitLabel]) -> set[str]:
     """Weeks of which a picture is gone that nobody has labelled."""
     return {one.week for one in images if one.week and one.gone and one.sha256 not in labels}
-
-
-def urgency(image: KeptImage, t0: float | None) -> float:
-    """What a label is worth for the next certificate: larger is more.
-
-    A miss near t0 decides how far the next certificate reaches; a picture about which the stages disagree teaches.
-
-    Args:
-        image: without a label.
-        t0: the certified threshold, None if there is none.
-    """
-    near = 0.0 if t0 is None else 1 / (1 + abs(image.score - t0))
-    return near + 0.5 * bool({"disagree", "contradicted"} & set(image.reasons)) + 0.25 * ("ambiguous" in image.reasons)

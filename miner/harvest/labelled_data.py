@@ -3,67 +3,136 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
 from miner.harvest.kept_image import Destination, KeptImage, broken_weeks, destination, whole_weeks
 from miner.harvest.store import HarvestStore
 from stage1.artifacts import write_atomic
+from stage1.errors import SettingsError
 from stage1.monitor.audit import ExitLabel
 
+SOURCES_FILE, LABELS_FILE = "sources.toml", "labels.csv"
 FOLDERS: Mapping[Destination, str] = {"any set": "random", "train": "picked"}
-SOURCES = """# Written by `cascade harvest import`, anew each time.
-# What was picked by a score or a disagreement is not exchangeable with the stream: it may only train.
+WRITTEN_HERE = "# Written by `cascade harvest import`, anew each time."
+SOURCE: Mapping[Destination, str] = {
+    "any set": """
 [[source]]
 kind = "folder"
 name = "harvest-random"
 path = "random"
-
+groups = "harvest"
+""",
+    # What was picked by a score or a disagreement is not exchangeable with the stream. Places are shared by both, so
+    # that no picture of a place that certifies trains.
+    "train": """
 [[source]]
 kind = "folder"
 name = "harvest-picked"
 path = "picked"
+groups = "harvest"
 train_only = true
-"""
+""",
+}
 
 
-def write_data(store: HarvestStore, labels: Mapping[str, ExitLabel], to: Path, today: date) -> Counter[Destination]:
-    """Write `random/` and `picked/`, each with `labels.csv`, and `sources.toml`, which declares them.
+def check_target(to: Path) -> None:
+    """Refuse a directory of a person's own data, whose files would be replaced or not be read any more.
+
+    Raises:
+        SettingsError: it is one.
+    """
+    sources = to / SOURCES_FILE
+    if sources.exists() and not sources.read_text(errors="replace").startswith(WRITTEN_HERE):
+        what = f"a {SOURCES_FILE} that somebody else wrote"
+    elif (to / LABELS_FILE).exists():
+        what = f"a {LABELS_FILE} of its own, which would not be read any more"
+    else:
+        return
+    raise SettingsError(
+        f"{to} has {what}: give another directory, such as --data {to / 'harvest'}, and name its folders in {sources}"
+    )
+
+
+def write_data(
+    store: HarvestStore, labels: Mapping[str, ExitLabel], to: Path, today: date, exports: Iterable[Path] = ()
+) -> Counter[Destination]:
+    """Write `random/` and `picked/`, each with `labels.csv`, and `sources.toml`, which declares those that have rows.
+
+    Pictures that the store has no more are those that were written here before, or those of an export.
 
     Args:
         store: where the pictures are.
         labels: by hash.
         to: directory, created if it is not there.
         today: UTC.
+        exports: directories of pictures that were exported, named by their hashes.
 
     Returns:
-        How many labels go where; those of a random draw that is not labelled whole wait.
+        How many labels go where; those of a random draw that is not labelled whole wait. Labels whose picture is
+        nowhere are not among them.
+
+    Raises:
+        OSError: it cannot be written. Each list is there as it was or as a whole.
     """
     images = list(store.images.values())
     whole, broken = whole_weeks(images, labels, today), broken_weeks(images, labels)
     going: dict[Destination, list[KeptImage]] = {"any set": [], "train": [], "later": []}
     for image in images:
-        if image.sha256 in labels and not image.gone:
+        if image.sha256 in labels:
             going[destination(image, whole, broken)].append(image)
-    for where, folder in FOLDERS.items():
-        _write(store, going[where], labels, to / folder)
-    write_atomic(to / "sources.toml", SOURCES.encode())
-    return Counter({where: len(found) for where, found in going.items()})
+    folders = tuple(to / folder for folder in FOLDERS.values())
+    where = (*(one / "images" for one in folders), *exports)
+    found = {kind: _placed(store, going[kind], to / folder, where) for kind, folder in FOLDERS.items()}
+    # Of what waits it is not known yet whether it will be needed.
+    found["later"] = [(one, store.path(one)) for one in going["later"]]
+    for kind, folder in FOLDERS.items():
+        write_atomic(to / folder / LABELS_FILE, _list(found[kind], labels).encode())
+    if declared := [SOURCE[kind] for kind in FOLDERS if found[kind]]:
+        write_atomic(to / SOURCES_FILE, "\n".join([WRITTEN_HERE, *declared]).encode())
+    return Counter({kind: len(some) for kind, some in found.items()})
 
 
-def _write(store: HarvestStore, images: list[KeptImage], labels: Mapping[str, ExitLabel], home: Path) -> None:
+def _placed(
+    store: HarvestStore, images: Sequence[KeptImage], home: Path, elsewhere: Sequence[Path]
+) -> list[tuple[KeptImage, Path]]:
+    """Those whose pictures are below `home` now, with their paths."""
     (home / "images").mkdir(parents=True, exist_ok=True)
+    placed = []
+    for image in images:
+        name = store.path(image).name
+        target = home / "images" / name
+        if not target.exists():
+            content = _content(image, [store.path(image), *(one / name for one in elsewhere)])
+            if content is None:
+                continue
+            write_atomic(target, content)
+        placed.append((image, target))
+    return placed
+
+
+def _content(image: KeptImage, paths: Iterable[Path]) -> bytes | None:
+    """The picture, from the first of these places that has it whole."""
+    for path in paths:
+        try:
+            content = path.read_bytes()
+        except OSError:
+            continue
+        if hashlib.sha256(content).hexdigest() == image.sha256:
+            return content
+    return None
+
+
+def _list(images: Sequence[tuple[KeptImage, Path]], labels: Mapping[str, ExitLabel]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("image", "label", "group", "captured_at"))
-    for image in images:
-        source = store.path(image)
-        target = home / "images" / source.name
-        if not target.exists():
-            write_atomic(target, source.read_bytes())
-        # Pictures of one place depend on each other.
-        writer.writerow((f"images/{source.name}", labels[image.sha256], f"site-{image.site}", image.at.isoformat()))
-    write_atomic(home / "labels.csv", text.getvalue().encode())
+    # Pictures of one place depend on each other.
+    writer.writerows(
+        (f"images/{path.name}", labels[one.sha256], f"site-{one.site}", one.at.isoformat()) for one, path in images
+    )
+    return text.getvalue()

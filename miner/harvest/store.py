@@ -1,43 +1,54 @@
-"""Kept images on disk: content-addressed, bounded in bytes and by place, the oldest of the commonest reason first out.
+"""Kept images on disk: content-addressed, bounded in bytes, in number and by place.
 
 images/AB/SHA256.jpg    the pictures
-index.jsonl             a line for each, also for those drawn at random whose picture is gone
-labels.jsonl            what people said, by hash
+index.jsonl             a line for each, also for those whose picture is gone
+labels/                 what people said, see `miner.harvest.given_labels`
+
+If there is no room, the oldest of the commonest reason goes first, and what was drawn at random last.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from miner.harvest.given_labels import read_labels
+from miner.harvest.json_lines import records
+from miner.harvest.kept_image import KeptImage, forgotten, is_forgotten, joined, lost_draws, main_reason
+from stage1.artifacts import append_lines, write_atomic
 
-from miner.harvest.kept_image import KeptImage
-from stage1.artifacts import append_line, append_lines, write_atomic
-from stage1.monitor.audit import ExitLabel
-
-T = TypeVar("T", bound=BaseModel)
-INDEX, LABELS, IMAGES = "index.jsonl", "labels.jsonl", "images"
-# Pictures of one place that differ in fewer bits show the same.
+INDEX, IMAGES, OF_OTHERS = "index.jsonl", "images", "index.of-another-version.jsonl"
+# Pictures that differ in fewer bits show the same.
 SAME_BITS = 4
 # Room is made for more than one picture at a time.
 ROOM_SHARE = 0.95
+# Lines of the index beside one for each image, before it is written anew.
+MOST_STALE = 2000
 
 
-class GivenLabel(BaseModel):
-    """One line of `labels.jsonl`.
+@dataclass(frozen=True)
+class Limits:
+    """How much is kept.
 
     Attributes:
-        sha256: of the picture.
-        label: 1 for roadwork.
+        size: of all pictures together, bytes.
+        pictures: number of them; of as many that are gone the lines are kept, so that a label finds its place.
+        per_place: pictures of one place, without those drawn at random.
+        random_per_place: pictures of one place and one week that were drawn at random.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    size: int
+    pictures: int = 20_000
+    per_place: int = 3
+    random_per_place: int = 30
 
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    label: ExitLabel
+
+def by_content(image: KeptImage) -> float:
+    """A number in [0, 1) that is the same each time."""
+    return int(image.sha256[:13], 16) / 16**13
 
 
 class HarvestStore:
@@ -45,48 +56,81 @@ class HarvestStore:
 
     Args:
         directory: created if it is not there.
-        most_bytes: of all pictures together.
-        per_place: pictures of one place, without those drawn at random.
+        limits: how much is kept.
+        rank: a number of each random draw that nobody could foresee; of more draws of a place than are kept, those with
+            the lowest numbers stay.
         read_only: leave the index as it is; another process may be writing to it.
 
     Attributes:
         images: by hash, in the order in which they were kept.
     """
 
-    def __init__(self, directory: Path, *, most_bytes: int, per_place: int, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        limits: Limits,
+        *,
+        rank: Callable[[KeptImage], float] = by_content,
+        read_only: bool = False,
+    ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.directory = directory
-        self._most_bytes = most_bytes
-        self._per_place = per_place
-        self.images = read_index(directory)
-        self._bytes = sum(one.size for one in self.images.values() if not one.gone)
-        if not read_only:
-            # Without the lines of what is gone.
-            write_atomic(directory / INDEX, b"".join(_line(one) for one in self.images.values()))
+        self._limits = limits
+        self._rank = rank
+        self.images, strange = _index(directory)
+        self._bytes = self._number = self._stale = 0
+        self._places: dict[int, dict[str, KeptImage]] = {}
+        for one in list(self.images.values()):
+            self._count(one)
+        if read_only:
+            return
+        if strange:
+            # Of a version that this one does not know; nothing of it is thrown away.
+            shutil.copyfile(directory / INDEX, directory / OF_OTHERS)
+        else:
+            self._remove_strays()
+        self._write_index()
 
     @property
     def size(self) -> int:
         """Bytes of all pictures."""
         return self._bytes
 
+    @property
+    def number(self) -> int:
+        """How many pictures there are."""
+        return self._number
+
     def keep(self, image: KeptImage, content: bytes) -> bool:
-        """Keep an image, unless it is known, or there are enough of its place; one drawn at random always is.
+        """Keep an image, unless there are enough of its place; of one that is known, note what it is kept for as well.
 
         Returns:
-            Whether it was.
+            Whether anything of it was new, and is kept.
+
+        Raises:
+            OSError: it could not be written; then it is not kept.
         """
         known = self.images.get(image.sha256)
-        if known is not None and (known.week or not image.week):
+        wanted = image if known is None else joined(known, image)
+        if wanted == known:
             return False
-        if known is None and not image.week and self._enough(image):
+        newly_drawn = bool(wanted.week) and (known is None or not known.week)
+        if newly_drawn and not self._drawn_in(wanted):
             return False
-        self._make_room(image.size)
-        path = self.path(image)
+        if known is not None and not known.gone:
+            self._note([wanted])
+            return True
+        if not wanted.week and self._enough(wanted):
+            return False
+        self._make_room(wanted.size)
+        path = self.path(wanted)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, content)
-        append_line(self.directory / INDEX, image)
-        self._bytes += image.size if known is None or known.gone else 0
-        self.images[image.sha256] = image
+        try:
+            self._note([wanted])
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
         return True
 
     def path(self, image: KeptImage) -> Path:
@@ -94,71 +138,117 @@ class HarvestStore:
         return self.directory / IMAGES / image.sha256[:2] / f"{image.sha256}{image.suffix}"
 
     def _enough(self, image: KeptImage) -> bool:
-        there = [one for one in self.images.values() if one.site == image.site and not one.week and not one.gone]
-        alike = (
-            one.picture is not None
-            and image.picture is not None
-            and (one.picture ^ image.picture).bit_count() <= SAME_BITS
-            for one in there
-        )
-        return len(there) >= self._per_place or any(alike)
+        there = self._places.get(image.site, {}).values()
+        return sum(not one.week for one in there) >= self._limits.per_place or any(_alike(one, image) for one in there)
+
+    def _drawn_in(self, image: KeptImage) -> bool:
+        """Whether a random draw is kept; one of its place with a higher number makes way for it.
+
+        What stays is a random part of the draws of a place, whatever they show, so nobody fills a week with one place.
+        """
+        there = [one for one in self._places.get(image.site, {}).values() if one.week == image.week]
+        if len(there) < self._limits.random_per_place:
+            return True
+        last = max(there, key=self._rank)
+        if self._rank(image) >= self._rank(last) or last.sha256 in read_labels(self.directory):
+            return False
+        self._note([forgotten(last)])
+        self.path(last).unlink(missing_ok=True)
+        return True
 
     def _make_room(self, size: int) -> None:
-        if self._bytes + size <= self._most_bytes:
+        limits = self._limits
+        if self._bytes + size <= limits.size and self._number < limits.pictures:
             return
-        there = [one for one in self.images.values() if not one.gone]
-        common = Counter(_main_reason(one) for one in there)
-        # What was drawn at random goes last, for its whole week would be of less use.
-        order = sorted(there, key=lambda one: (bool(one.week), -common[_main_reason(one)], one.at))
-        out = []
+        there, labels = [one for one in self.images.values() if not one.gone], read_labels(self.directory)
+        broken = {one.week for one in self.images.values() if one.week and one.gone and one.sha256 not in labels}
+        common = Counter(main_reason(one) for one in there)
+        # What was drawn at random goes last, for its whole week would be of less use; a week of which a picture is gone
+        # is worth no more than what was picked.
+        order = sorted(
+            there, key=lambda one: (bool(one.week) and one.week not in broken, -common[main_reason(one)], one.at)
+        )
+        out, most = list[KeptImage](), min(limits.pictures - 1, round(limits.pictures * ROOM_SHARE))
+        freed = 0
         for one in order:
-            if self._bytes + size <= self._most_bytes * ROOM_SHARE:
+            if self._bytes - freed + size <= limits.size * ROOM_SHARE and len(there) - len(out) <= most:
                 break
-            self.path(one).unlink(missing_ok=True)
-            self._bytes -= one.size
-            gone = one.model_copy(update={"gone": True})
-            out.append(gone)
-            self.images[one.sha256] = gone
-        append_lines(self.directory / INDEX, out)
+            out.append(one)
+            freed += one.size
+        # The index first: a picture without a line is removed at the next start.
+        self._note([one.model_copy(update={"gone": True}) for one in out])
         for one in out:
-            if not one.week:
-                del self.images[one.sha256]
+            self.path(one).unlink(missing_ok=True)
+        self._forget_gone(labels)
+
+    def _forget_gone(self, labels: Iterable[str]) -> None:
+        """Forget the oldest of those that are gone and that nobody has labelled; that a week lost some stays known."""
+        kept = set(labels)
+        gone = [one for one in self.images.values() if one.gone and one.size and one.sha256 not in kept]
+        if len(gone) <= self._limits.pictures:
+            return
+        gone.sort(key=lambda one: one.at)
+        out = gone[: len(gone) - round(self._limits.pictures * ROOM_SHARE)]
+        for one in out:
+            del self.images[one.sha256]
+        self.images |= {lost.sha256: lost for lost in (lost_draws(one) for one in out if one.week)}
+        self._write_index()
+
+    def _note(self, images: list[KeptImage]) -> None:
+        """Write lines, and take what they say."""
+        append_lines(self.directory / INDEX, images)
+        for one in images:
+            before = self.images.pop(one.sha256, None)
+            self._stale += before is not None or is_forgotten(one)
+            if before is not None and not before.gone:
+                self._bytes -= before.size
+                self._number -= 1
+                place = self._places[before.site]
+                del place[before.sha256]
+                if not place:
+                    del self._places[before.site]
+            if not is_forgotten(one):
+                self.images[one.sha256] = one
+                self._count(one)
+        if self._stale > MOST_STALE + len(self.images):
+            self._write_index()
+
+    def _count(self, image: KeptImage) -> None:
+        if not image.gone:
+            self._bytes += image.size
+            self._number += 1
+            self._places.setdefault(image.site, {})[image.sha256] = image
+
+    def _write_index(self) -> None:
+        lines = (image.model_dump_json() + "\n" for image in self.images.values())
+        write_atomic(self.directory / INDEX, "".join(lines).encode())
+        self._stale = 0
+
+    def _remove_strays(self) -> None:
+        """Remove what a process that was killed has left: parts of files, and pictures without a line."""
+        known = {self.path(one).name for one in self.images.values() if not one.gone}
+        for path in (self.directory / IMAGES).glob("*/*"):
+            if path.name not in known:
+                path.unlink(missing_ok=True)
 
 
-def _main_reason(image: KeptImage) -> str:
-    return image.reasons[-1]
-
-
-def _line(image: KeptImage) -> bytes:
-    return (image.model_dump_json() + "\n").encode()
+def _alike(one: KeptImage, other: KeptImage) -> bool:
+    if one.picture is None or other.picture is None:
+        return False
+    return (one.picture ^ other.picture).bit_count() <= SAME_BITS
 
 
 def read_index(directory: Path) -> dict[str, KeptImage]:
-    """The images of a store by hash; what is gone and was not drawn at random is left out."""
+    """The images of a store by hash, in the order in which they were last told of."""
+    return _index(directory)[0]
+
+
+def _index(directory: Path) -> tuple[dict[str, KeptImage], int]:
+    """The images, and how many lines are of another version."""
+    lines, strange = records(directory / INDEX, KeptImage)
     found: dict[str, KeptImage] = {}
-    for image in _records(directory / INDEX, KeptImage):
+    for image in lines:
         found.pop(image.sha256, None)
-        if image.week or not image.gone:
+        if not is_forgotten(image):
             found[image.sha256] = image
-    return found
-
-
-def read_labels(directory: Path) -> dict[str, ExitLabel]:
-    """What people said, by hash; the last word counts."""
-    return {one.sha256: one.label for one in _records(directory / LABELS, GivenLabel)}
-
-
-def add_labels(directory: Path, labels: dict[str, ExitLabel]) -> None:
-    """Write what people said."""
-    append_lines(directory / LABELS, [GivenLabel(sha256=name, label=label) for name, label in labels.items()])
-
-
-def _records(path: Path, kind: type[T]) -> Iterator[T]:
-    if not path.exists():
-        return
-    for line in path.read_bytes().splitlines():
-        try:
-            yield kind.model_validate_json(line)
-        except ValidationError:
-            # It was cut short.
-            continue
+    return found, strange

@@ -69,6 +69,7 @@ class LiveRisk:
         react: called from any thread when an alarm begins; for the reaction `rollback`.
 
     Attributes:
+        audited: told of every audit that is drawn, with the picture.
         contradicted: told of an audit that Stage-2 contradicts, with its probability and the picture.
         has_stage2: whether there is a Stage-2 to ask; if not, people label all audits.
 
@@ -88,6 +89,7 @@ class LiveRisk:
         directory.mkdir(parents=True, exist_ok=True)
         self.settings = settings
         self.react = react
+        self.audited: Callable[[Drawn, bytes], None] | None = None
         self.contradicted: Callable[[Drawn, float, bytes], None] | None = None
         self.has_stage2: Callable[[], bool] = lambda: True
         self._directory = directory
@@ -172,6 +174,8 @@ class LiveRisk:
             )
             watch.audits.draw(event, seen.content)
         self._hours.count("audits_drawn", 1, record.at, record.bundle)
+        if self.audited is not None:
+            self.audited(event, seen.content)
 
     # Verdicts.
 
@@ -303,6 +307,12 @@ class LiveRisk:
                 shutil.rmtree(home, ignore_errors=True)
 
     # What is told.
+
+    def drifts(self, score: float) -> bool:
+        """Whether scores drift at present, and this one is of those to which they do; from any thread."""
+        with self._lock:
+            watch = self._watches.get(self._live)
+            return watch is not None and "drift" in (watch.standing.reasons or {}) and watch.scores.leads(score)
 
     def healthy(self, bundle: LiveBundle) -> bool:
         """Whether a bundle is certified and no alarm was raised while it was live."""

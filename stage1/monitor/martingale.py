@@ -20,6 +20,8 @@ from stage1.monitor.e_process import log_sum_exp
 CELLS, FROM, TO = 512, -16.0, 16.0
 JUMP = 0.01
 SIDES = (-1.0, 0.0, 1.0)
+# Of all scores, on the side to which they have moved.
+MOVED_SHARE = 0.25
 
 
 class ScoreMartingale:
@@ -56,10 +58,26 @@ class ScoreMartingale:
             score: roadwork score.
             uniform: a number in [0, 1) of its own, which breaks ties.
         """
-        cell = min(max(int((score - FROM) / (TO - FROM) * CELLS), 0), CELLS - 1)
-        self._counts[cell] += 1
-        above = int(self._counts[cell + 1 :].sum())
-        p = (above + uniform * int(self._counts[cell])) / self.seen
+        self._counts[_cell(score)] += 1
+        p = self._rank(score, uniform)
         common = log_sum_exp(self.logs) + math.log(JUMP / 3)
         mixed = (log_sum_exp((log + math.log1p(-JUMP), common)) for log in self.logs)
         self.logs = tuple(log + math.log1p(side * (p - 0.5)) for log, side in zip(mixed, SIDES, strict=True))
+
+    def leads(self, score: float) -> bool:
+        """Whether a score is in the quarter of all to which scores have moved, by the bet that has gained most.
+
+        Args:
+            score: roadwork score.
+        """
+        side = SIDES[max(range(len(SIDES)), key=self.logs.__getitem__)]
+        return bool(self.seen) and side * (self._rank(score, 0.5) - 0.5) > 0.5 - MOVED_SHARE
+
+    def _rank(self, score: float, uniform: float) -> float:
+        """Share of scores that are above, and of a part of those that are the same."""
+        cell = _cell(score)
+        return (int(self._counts[cell + 1 :].sum()) + uniform * int(self._counts[cell])) / self.seen
+
+
+def _cell(score: float) -> int:
+    return min(max(int((score - FROM) / (TO - FROM) * CELLS), 0), CELLS - 1)

@@ -90,7 +90,7 @@ class SiteBook:
             sight: where it is from.
             exits: whether it was answered by Stage-1.
         """
-        name = _name(sight)
+        name = place_name(sight)
         known = self._alike(sight)
         if known is None and (named := self._names.get(name)) is not None:
             known = named[1]
@@ -157,7 +157,8 @@ class SiteBook:
         self._filled = max(self._filled, place + 1)
 
 
-def _name(sight: Sight) -> str:
+def place_name(sight: Sight) -> str:
+    """What a picture that looks like no other is placed by: position and day, or sender and ten minutes."""
     if sight.position is None:
         return f"{sight.sender}@{int(sight.at // WINDOW_S)}"
     cell = "/".join(str(int(degrees // CELL_DEGREES)) for degrees in sight.position)

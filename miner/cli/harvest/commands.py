@@ -50,15 +50,19 @@ def list_images(
     config: ConfigOption = None,
     change: ChangeOption = None,
     most: Annotated[int, typer.Option(min=1, help="Images that are listed.")] = 20,
+    parquet: Annotated[
+        Path | None, typer.Option(help="Write what is known of all images to this table instead.", **PATH)
+    ] = None,
 ) -> None:
     """List the images that are most worth a label, the most worth first.
 
-    Example: `cascade harvest list --most 50`
+    Examples: `cascade harvest list --most 50` · `cascade harvest list --parquet harvest.parquet`
     """
     with clear_errors():
-        from miner.cli.harvest.text import listed  # noqa: PLC0415
+        from miner.cli.harvest.text import listed, tabled  # noqa: PLC0415
 
-        say(listed(_home(config, change), most))
+        home = _home(config, change)
+        say(listed(home, most) if parquet is None else tabled(home, parquet))
 
 
 @harvest.command()
@@ -100,6 +104,10 @@ def import_labels(
     data: Annotated[Path, typer.Option(help="Data directory that is written for the nights.", **PATH)] = Path(
         "cascade-data/harvest"
     ),
+    pictures: Annotated[
+        Path | None,
+        typer.Option(help="Directory of the export, for pictures that the store has removed since.", **PATH),
+    ] = None,
     config: ConfigOption = None,
     change: ChangeOption = None,
 ) -> None:
@@ -110,4 +118,20 @@ def import_labels(
     with clear_errors():
         from miner.cli.harvest.text import imported  # noqa: PLC0415
 
-        say(imported(_home(config, change), labels, data))
+        say(imported(_home(config, change), labels, data, pictures))
+
+
+@harvest.command()
+def verdicts(
+    directory: Annotated[Path, typer.Argument(help="Where pictures and verdicts.csv are written.", **PATH)],
+    config: ConfigOption = None,
+    change: ChangeOption = None,
+) -> None:
+    """Write what Stage-2 said of images that nobody has labelled, as a teacher of a night: they train, and never judge.
+
+    Example: `cascade harvest verdicts weak/`
+    """
+    with clear_errors():
+        from miner.cli.harvest.text import taught  # noqa: PLC0415
+
+        say(taught(_home(config, change), directory))

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from engines.machine.clock import utc_now
-from miner.harvest.kept_image import KeptImage, broken_weeks, urgency, week_of, whole_weeks
-from miner.harvest.label_files import FILES, Tool, read_labels_of, write_for
-from miner.harvest.labelled_data import write_data
-from miner.harvest.store import INDEX, HarvestStore, add_labels, read_index, read_labels
+from miner.cli.harvest.label_files import LabelFile, read_label_file
+from miner.harvest.export import write_for
+from miner.harvest.given_labels import add_labels, read_labels
+from miner.harvest.kept_image import KeptImage, broken_weeks, week_of, whole_weeks
+from miner.harvest.label_tools import FILES, LABELLING_FILE, PICTURES, Tool
+from miner.harvest.labelled_data import check_target, write_data
+from miner.harvest.metadata_table import write_parquet
+from miner.harvest.priority import few_of_each_place, ordered
+from miner.harvest.store import INDEX, HarvestStore, Limits, read_index
+from miner.harvest.verdict_table import VERDICTS, write_verdicts
 from miner.live_risk.live_risk import DIRECTORY as WATCH
 from miner.live_risk.summary import SUMMARY, Summary
 from stage1.errors import SettingsError
@@ -18,12 +24,23 @@ from stage1.errors import SettingsError
 
 def listed(home: Path, most: int) -> str:
     """The images that are most worth a label."""
-    found = _unlabelled(home)[:most]
     lines = [
         f"{one.sha256[:12]} {one.at:%Y-%m-%d %H:%M} score {one.score:+.2f} place {one.site}: {', '.join(one.reasons)}"
-        for one in found
+        for one in ordered(_unlabelled(home), _live_threshold(home), most)
     ]
     return "\n".join(lines) or "no image without a label is kept"
+
+
+def tabled(home: Path, to: Path) -> str:
+    """Write what is known of every image as a table in Parquet.
+
+    Raises:
+        SettingsError: nothing was kept there, or pyarrow is not installed.
+    """
+    images, labels = _images(home), read_labels(home)
+    ranked = [one.sha256 for one in ordered(_unlabelled(home), _live_threshold(home))]
+    there = [one for one in images.values() if one.size]
+    return f"{write_parquet(there, labels, ranked, to)} images in {to}; column rank is 1 for the most worth a label"
 
 
 def counted(home: Path) -> str:
@@ -56,56 +73,122 @@ def exported(home: Path, to: Path, tool: Tool, share: str, most: int | None, per
     """Write images without a label for a tool.
 
     Raises:
-        SettingsError: nothing was kept there.
+        SettingsError: nothing was kept there, there is nothing to label, or the directory has such a file already.
     """
     found = _unlabelled(home)
-    random, picked = [one for one in found if one.week], [one for one in found if not one.week]
     # A week that is over comes whole or not at all: a part of it may be used for nothing but training, and waits.
-    random = [one for one in random if one.week != week_of(utc_now())]
-    chosen = [] if share == "picked" else random
+    random = [one for one in found if one.week and one.week != week_of(utc_now())]
+    t0 = _live_threshold(home)
+    chosen = [] if share == "picked" else ordered(random, t0)
     if share != "random":
-        picked = list(_few_of_each_place(picked, per_place))
+        picked = few_of_each_place(ordered([one for one in found if not one.week], t0), per_place)
         chosen += picked if most is None else picked[: max(0, most - len(chosen))]
+    if not chosen:
+        raise SettingsError(f"there is nothing to label{_why_nothing(found, share)}")
     number = write_for(tool, _store(home), chosen, to)
-    return (
+    told = (
         f"{number} pictures in {to}, named in {FILES[tool]}: label them, and give the file to `cascade harvest import`"
     )
+    if tool == "labelstudio":
+        told += (
+            f"\nLabel Studio: start it with LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true and "
+            f"LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={to.resolve()}, paste {LABELLING_FILE} as the labeling interface, "
+            f"add {to.resolve() / PICTURES[tool]} as local storage without syncing it, and import {FILES[tool]}"
+        )
+    return told
 
 
-def imported(home: Path, labels: Path, data: Path) -> str:
+def _why_nothing(found: list[KeptImage], share: str) -> str:
+    week = week_of(utc_now())
+    if share != "picked" and any(one.week == week for one in found):
+        return f": the random draws of {week} are exported when the week is over"
+    return ""
+
+
+def imported(home: Path, labels: Path, data: Path, pictures: Path | None) -> str:
     """Take labels over, and write the data of a night.
 
     Raises:
-        SettingsError: the file is of no tool, or names a picture that was not kept.
+        SettingsError: the file is of no tool, names no picture that was kept here, or has no label; or the directory of
+            the data is a person's own.
     """
-    images, given = _images(home), read_labels_of(labels)
-    strange = sorted(given.keys() - images.keys())
-    if strange:
-        raise SettingsError(f"{labels}: {len(strange)} pictures were never kept here, the first is {strange[0][:12]}")
+    images, file = _images(home), read_label_file(labels)
+    check_target(data)
+    given = {name: label for name, label in file.labels.items() if name in images}
+    if not given:
+        raise SettingsError(f"{labels}: {_no_label(file)}")
     before = read_labels(home)
-    changed = sum(name in before and before[name] != label for name, label in given.items())
-    add_labels(home, given)
+    news = {name: label for name, label in given.items() if before.get(name) != label}
+    if news:
+        add_labels(home, news, utc_now())
     data.mkdir(parents=True, exist_ok=True)
-    going = write_data(_store(home), read_labels(home), data, utc_now().date())
+    known = read_labels(home)
+    exports = [one / folder for one in (labels.parent, pictures) if one for folder in {*PICTURES.values()}]
+    going = write_data(_store(home), known, data, utc_now().date(), exports)
+    lines = [f"{len(given)} labels, {sum(name in before for name in news)} of them other than before"]
+    lines += _left_out(file, images, labels)
     later = f"{going['later']} wait until all random draws of their week are labelled"
-    lines = [f"{len(given)} labels, {changed} of them other than before"]
     lines.append(f"{data}: {going['any set']} images for any set, {going['train']} for training alone; {later}")
-    return "\n".join([*lines, f"`cascade retrain --data {data}` uses them"])
+    if lost := sum(name in images for name in known) - sum(going.values()):
+        lines.append(
+            f"{lost} labels are of pictures that were removed to make room: name the directory of the export with "
+            "--pictures, or set harvest.max_mib higher"
+        )
+    if going["any set"] + going["train"]:
+        lines.append(
+            f"`cascade retrain --data {data}` trains on them alone; to add them to data of yours, name both folders "
+            "in its sources.toml: see docs/harvest.md"
+        )
+    return "\n".join(lines)
 
 
-def _few_of_each_place(images: Iterable[KeptImage], most: int) -> Iterable[KeptImage]:
-    there: Counter[int] = Counter()
-    for one in images:
-        there[one.site] += 1
-        if there[one.site] <= most:
-            yield one
+def _no_label(file: LabelFile) -> str:
+    if file.labels:
+        first = next(iter(file.labels))
+        return (
+            f"none of its {len(file.labels)} labelled pictures is known here, the first is {first[:12]}: it is of "
+            "another miner or another state directory, or they were removed long ago"
+        )
+    differing = f", and {len(file.differing)} are labelled differently by two people" if file.differing else ""
+    return f"no picture in it has a label: {file.unlabelled} have none{differing}"
+
+
+def _left_out(file: LabelFile, images: Mapping[str, KeptImage], path: Path) -> list[str]:
+    """What of a file was not taken over."""
+    told = []
+    if strange := sorted(file.labels.keys() - images.keys()):
+        told.append(
+            f"{len(strange)} labels of pictures that are not known here were left out, the first is {strange[0][:12]}: "
+            "they were removed long ago, or are of another miner"
+        )
+    if file.differing:
+        told.append(
+            f"{len(file.differing)} pictures are labelled differently by two people in {path}, and count as not "
+            f"labelled, the first is {file.differing[0][:12]}: let one of them decide"
+        )
+    if file.unlabelled:
+        told.append(f"{file.unlabelled} pictures have no label in it yet")
+    return told
+
+
+def taught(home: Path, to: Path) -> str:
+    """Write what Stage-2 said as a table of verdicts.
+
+    Raises:
+        SettingsError: nothing was kept there, or there is nothing to teach by.
+    """
+    _images(home)
+    number = write_verdicts(_store(home), read_labels(home), to)
+    path = to / VERDICTS
+    return (
+        f"{number} pictures with what Stage-2 said of them in {path}\n"
+        f"`cascade retrain --set learn.teacher={path}` trains by them as well, with the weight learn.teacher_weight"
+    )
 
 
 def _unlabelled(home: Path) -> list[KeptImage]:
     labels = read_labels(home)
-    found = [one for one in _images(home).values() if not one.gone and one.sha256 not in labels]
-    t0 = _live_threshold(home)
-    return sorted(found, key=lambda one: (-urgency(one, t0), -one.at.timestamp()))
+    return [one for one in _images(home).values() if not one.gone and one.sha256 not in labels]
 
 
 def _live_threshold(home: Path) -> float | None:
@@ -122,4 +205,4 @@ def _images(home: Path) -> dict[str, KeptImage]:
 
 def _store(home: Path) -> HarvestStore:
     """The store, to read from: a miner may be writing to it."""
-    return HarvestStore(home, most_bytes=0, per_place=0, read_only=True)
+    return HarvestStore(home, Limits(size=0), read_only=True)

@@ -16,12 +16,17 @@ import pytest
 from PIL import Image
 
 from miner.answering.record import RequestRecord, SeenImage
-from miner.harvest.harvest import Harvest, open_harvest
-from miner.harvest.kept_image import KeptImage, broken_weeks, destination, urgency, whole_weeks
-from miner.harvest.label_files import FILES, Tool, read_labels_of, write_for
+from miner.cli.harvest.label_files import read_labels_of
+from miner.harvest.export import write_for
+from miner.harvest.given_labels import add_labels, read_labels
+from miner.harvest.harvest import Harvest
+from miner.harvest.kept_image import KeptImage, broken_weeks, destination, whole_weeks
+from miner.harvest.label_tools import FILES, Tool
 from miner.harvest.labelled_data import write_data
+from miner.harvest.priority import ordered, worth
 from miner.harvest.settings import HarvestSettings
-from miner.harvest.store import HarvestStore, add_labels, read_index, read_labels
+from miner.harvest.store import HarvestStore, Limits, read_index
+from miner.harvest.switch import open_harvest
 from miner.live_risk.audit_events import Drawn
 from offline.data.sources.source import read_dataset
 from stage1.decisions import Action
@@ -83,12 +88,14 @@ def seen(number: int, action: Action = Action.EXIT, **changes: Any) -> SeenImage
     return SeenImage(RequestRecord.model_validate(fields | changes), content_of(number), pixels, None)  # type: ignore[arg-type]
 
 
-def store_in(home: Path, most_bytes: int = 10**6, per_place: int = 3) -> HarvestStore:
-    return HarvestStore(home, most_bytes=most_bytes, per_place=per_place)
+def store_in(home: Path, most_bytes: int = 10**6, per_place: int = 3, **limits: int) -> HarvestStore:
+    return HarvestStore(home, Limits(most_bytes, per_place=per_place, **limits))
 
 
 def test_nothing_is_kept_unless_it_is_asked_for(tmp_path: Path) -> None:
-    assert open_harvest(HarvestSettings(), tmp_path, None, AsyncExitStack()) is None
+    switch = open_harvest(HarvestSettings(), tmp_path, None, AsyncExitStack())
+    switch.on_image(seen(1))
+    assert switch.status() == {}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -249,7 +256,7 @@ def test_a_hundred_labels_come_back_as_they_were_given(tmp_path: Path, tool: Too
         ("deep.json", "[" * 100_000, "not a file of FiftyOne"),
         ("index.json", '{"classes": ["roadwork"], "labels": {"a": 5}}', "not a file of FiftyOne"),
         ("index.json", '{"classes": ["no roadwork", "roadwork"], "labels": {"a": -1}}', "is no number of a class"),
-        ("long.csv", f"image,label\n{'a' * 200_000},1\n", "not a file of FiftyOne"),
+        ("long.csv", f"image,label\n{'a' * 200_000},1\n", "line 2"),
     ],
 )
 def test_what_is_no_export_is_refused(tmp_path: Path, name: str, text: str, told: str) -> None:
@@ -273,7 +280,7 @@ def test_a_night_reads_what_was_labelled_and_what_was_picked_only_trains(tmp_pat
         image = (random_one if number < 3 else kept)(number, sha256=sha256, size=len(picture))
         store.keep(image, picture)
         labels[sha256] = 1 if number % 2 else 0
-    add_labels(tmp_path / "store", labels)
+    add_labels(tmp_path / "store", labels, NOON)
     data = tmp_path / "data"
     data.mkdir()
     going = write_data(store, read_labels(tmp_path / "store"), data, date(2026, 4, 1))
@@ -285,8 +292,16 @@ def test_a_night_reads_what_was_labelled_and_what_was_picked_only_trains(tmp_pat
 
 
 def test_what_lies_near_the_threshold_is_worth_more() -> None:
-    assert urgency(kept(1, score=-2.0), -2.1) > urgency(kept(2, score=1.0), -2.1)
-    assert urgency(kept(1, reasons=("disagree",)), None) > urgency(kept(2), None)
+    assert worth(kept(1, score=-2.0), -2.1) > worth(kept(2, score=1.0), -2.1)
+    assert worth(kept(1, score=-2.0, stage2_probability=0.9), -2.1) > worth(kept(2, score=-2.0), -2.1)
+    assert worth(kept(1, reasons=("disagree",)), None) > worth(kept(2), None)
+
+
+def test_a_picture_that_looks_like_one_before_it_comes_after_another() -> None:
+    images = [kept(1, score=0.0, picture=0), kept(2, score=0.01, picture=1), kept(3, score=0.3, picture=2**32 - 1)]
+    assert ordered(images, 0.0) == [images[0], images[2], images[1]]
+    assert ordered(images, 0.0, most=1) == images[:1]
+    assert ordered([], 0.0) == []
 
 
 def test_an_export_in_another_encoding_declares_no_entities_either(tmp_path: Path) -> None:
@@ -313,6 +328,7 @@ def test_the_status_is_told_while_pictures_come(tmp_path: Path) -> None:
         number = 10
         while not done.is_set():
             harvest.store.images[f"{number:064x}"] = kept(number % 100)
+            harvest.store.images.pop(f"{number - 100:064x}", None)
             number += 1
 
     thread = threading.Thread(target=more)
@@ -332,4 +348,44 @@ def test_a_picture_that_cannot_be_described_costs_the_next_ones_nothing(tmp_path
     harvest._queue.take_all()
     assert len(harvest.store.images) == 1
     assert harvest.status()["failed"] == {"ValidationError": 1}
+    harvest.close()
+
+
+def test_no_picture_of_a_place_that_certifies_trains(tmp_path: Path, encoded: Any) -> None:
+    """The two folders name their places alike, so that the splits know of both that they are one place."""
+    store, labels = store_in(tmp_path / "store"), dict[str, ExitLabel]()
+    for number in range(6):
+        picture = encoded(Image.new("RGB", (64, 64), (40 * number, 90, 10)))
+        sha256 = hashlib.sha256(picture).hexdigest()
+        make = random_one if number % 2 else kept
+        store.keep(make(number, sha256=sha256, size=len(picture), site=number // 2), picture)
+        labels[sha256] = 1 if number < 3 else 0
+    (tmp_path / "data").mkdir()
+    write_data(store, labels, tmp_path / "data", date(2026, 4, 1))
+    rows = read_dataset(tmp_path / "data").rows
+    groups = [{row.group for row in rows if row.train_only == only} for only in (False, True)]
+    assert groups[0] == groups[1] == {"harvest/site-0", "harvest/site-1", "harvest/site-2"}
+
+
+def test_a_picture_that_is_kept_again_is_known_for_both(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    assert store.keep(kept(1, reasons=("audited",)), content_of(1))
+    assert store.keep(kept(1, reasons=("contradicted",), stage2_probability=0.9), content_of(1))
+    assert not store.keep(kept(1, reasons=("audited",)), content_of(1))
+    [one] = read_index(tmp_path).values()
+    assert (one.reasons, one.stage2_probability) == (("audited", "contradicted"), 0.9)
+    assert store.size == one.size
+
+
+def test_while_scores_drift_some_of_those_to_which_they_do_are_kept(tmp_path: Path) -> None:
+    drifting = [False]
+    settings = HarvestSettings(enabled=True, random_share=0.0, drift_share=0.5)
+    harvest = Harvest(tmp_path, settings, secret=SECRET, drifts=lambda score: drifting[0] and score < -2)
+    for number in range(20):
+        assert not harvest.take(seen(number, roadwork_score=-3.0))
+    drifting[0] = True
+    taken = [harvest.take(seen(20 + number, roadwork_score=-3.0 + 2 * (number % 2))) for number in range(40)]
+    assert 4 < sum(taken[::2]) < 16
+    assert not any(taken[1::2])
+    assert {one.reasons for one in harvest.store.images.values()} == {("drift",)}
     harvest.close()

@@ -45,3 +45,14 @@ def test_it_goes_on_where_it_was() -> None:
 def test_what_lies_outside_the_grid_is_ranked_at_its_ends() -> None:
     martingale = fed(np.array([-1e9, 1e9]))
     assert (martingale.counts[0], martingale.counts[-1]) == (1, 1)
+
+
+def test_the_scores_to_which_they_have_moved_are_told_from_the_others() -> None:
+    rng = np.random.default_rng(3)
+    martingale = ScoreMartingale()
+    assert not martingale.leads(0.0)
+    for score in [*rng.normal(0, 1, 400), *rng.normal(-3, 0.5, 100)]:
+        martingale.add(float(score), float(rng.random()))
+    assert martingale.leads(-3.0)
+    assert not martingale.leads(0.0)
+    assert not martingale.leads(3.0)
