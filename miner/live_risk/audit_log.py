@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from miner.live_risk.audit_book import AuditBook
-from miner.live_risk.audit_events import EVENT, AuditEvent, Drawn, TermsSet
+from miner.live_risk.audit_events import EVENT, AuditEvent, Drawn, Labelled, TermsSet
 from stage1.artifacts import append_line, write_atomic
 from stage1.errors import ArtifactError
 from stage1.monitor.risk_monitor import MonitorState, MonitorTerms
@@ -147,3 +148,26 @@ def read_book(directory: Path, certificate: str, terms: MonitorTerms) -> AuditBo
             ) from error
         book.take(event)
     return book
+
+
+def add_labels(directory: Path, certificate: str, labels: Sequence[Labelled], *, now: datetime) -> bool:
+    """Write labels of a certificate that nobody watches at present: they count when it is live again.
+
+    Args:
+        directory: of the certificate.
+        certificate: its id.
+        labels: what pictures of its audits show.
+        now: the time to record.
+
+    Returns:
+        Whether the certificate has any audit.
+
+    Raises:
+        ArtifactError: an event that was written whole cannot be read.
+    """
+    if not (directory / LOG).exists():
+        return False
+    known = AuditLog(directory, certificate, read_book(directory, certificate, MonitorTerms()).terms, now=now)
+    for one in labels:
+        known.add(one)
+    return True

@@ -23,15 +23,16 @@ from engines.machine.tally import Tally
 from miner.answering.image_queue import ImageQueue
 from miner.answering.record import RequestRecord, SeenImage
 from miner.live_risk.audit_events import Drawn, Labelled, Said
+from miner.live_risk.audit_log import add_labels
 from miner.live_risk.certificate_watch import CertificateWatch, certificate_id, last_caution, policy_with
 from miner.live_risk.hourly import FILE, HourCounts, HourlyFile, OpenHours
-from miner.live_risk.inbox import Inbox
+from miner.live_risk.inbox import AuditLabel, Inbox
 from miner.live_risk.secret import read_secret
 from miner.live_risk.settings import LiveRiskSettings
 from miner.live_risk.summary import SUMMARY, Summary
 from stage1.artifacts import write_atomic
 from stage1.decisions import Action
-from stage1.errors import CascadeError
+from stage1.errors import ArtifactError, CascadeError
 from stage1.monitor.audit import ExitLabel, drawn_number
 from stage1.monitor.levels import Standing
 from stage1.monitor.picture_hash import picture_hash
@@ -237,10 +238,28 @@ class LiveRisk:
         for path, labels in self._inbox.waiting():
             for one in labels:
                 self.labelled(one.certificate, one.number, one.label, "person")
+            self._label_unwatched([one for one in labels if one.certificate not in self._watches])
             path.unlink(missing_ok=True)
         self._write_hours(self._now())
         if (watch := self._watches.get(self._live)) is not None:
             self._look(watch)
+
+    def _label_unwatched(self, labels: list[AuditLabel]) -> None:
+        """Labels of certificates that were not live since this process began; it may not have a bundle yet."""
+        now = self._now()
+        for name in {one.certificate for one in labels}:
+            given = [
+                Labelled(number=one.number, at=now, label=one.label, by="person")
+                for one in labels
+                if one.certificate == name
+            ]
+            try:
+                known = add_labels(self._directory / STREAMS / name, name, given, now=now)
+            except ArtifactError as error:
+                self.lost.add("label_not_taken", str(error))
+                continue
+            if not known:
+                self.lost.add("label_without_audit", f"labels came for audits of certificate {name}, which has none")
 
     # Levels.
 

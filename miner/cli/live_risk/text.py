@@ -8,6 +8,8 @@ import json
 import math
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from miner.cli.live_risk.terminal_plot import curve
 from miner.live_risk.audit_book import AuditBook
 from miner.live_risk.audit_log import IMAGES, read_book
@@ -18,6 +20,7 @@ from miner.live_risk.summary import SUMMARY, Summary
 from stage1.artifacts import write_atomic
 from stage1.errors import SettingsError
 from stage1.monitor.risk_monitor import MonitorTerms
+from stage1.settings import first_problem
 
 LISTED = 10
 LIST = "audits.csv"
@@ -98,7 +101,7 @@ def written_pictures(home: Path, to: Path, *, has_stage2: bool) -> str:
     to.mkdir(parents=True, exist_ok=True)
     text, images = io.StringIO(), home / STREAMS / summary.live / IMAGES
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("number", "image", "exited_as", "stage2", "label"))
+    writer.writerow(("certificate", "number", "image", "exited_as", "stage2", "label"))
     number = 0
     for one in _book(home, summary.live).unlabelled(has_stage2=has_stage2):
         source = images / f"{one.drawn.number:08d}"
@@ -109,7 +112,7 @@ def written_pictures(home: Path, to: Path, *, has_stage2: bool) -> str:
         name = f"{one.drawn.number:08d}{_suffix(content)}"
         write_atomic(to / name, content)
         said = "" if one.said is None else f"{one.said.probability:.3f}"
-        writer.writerow((one.drawn.number, name, one.drawn.exit_label, said, ""))
+        writer.writerow((summary.live, one.drawn.number, name, one.drawn.exit_label, said, ""))
         number += 1
     write_atomic(to / LIST, text.getvalue().encode())
     return f"{number} pictures in {to}: fill the column label of {LIST}, and give it to `cascade risk label`"
@@ -118,44 +121,67 @@ def written_pictures(home: Path, to: Path, *, has_stage2: bool) -> str:
 def given_labels(home: Path, given: list[str]) -> str:
     """Hand labels to the miner.
 
+    A list that was exported names the certificate of each audit, for audits of two certificates have the same numbers.
+    Of a list, labels of audits that do not wait are left out: it may have been given before.
+
     Args:
         home: directory of the watch.
-        given: `NUMBER=LABEL`, or names of .csv files.
+        given: `NUMBER=LABEL` of audits of the live certificate, or names of .csv files.
 
     Raises:
         SettingsError: one is not a label, or no audit with its number waits.
     """
-    pairs: dict[str, str] = {}
-    for one in given:
-        if one.endswith(".csv"):
-            rows = _rows(Path(one))
-            if rows and not {"number", "label"} <= rows[0].keys():
-                raise SettingsError(f"{one}: the columns number and label are missing")
-            pairs |= {row["number"]: row["label"] for row in rows if row["label"]}
-        else:
-            number, _, label = one.partition("=")
-            pairs[number] = label
     live = _summary(home).live
-    waiting, labels = _book(home, live).waiting, []
-    for number, label in pairs.items():
-        if label not in {"0", "1"} or not number.isdecimal():
-            raise SettingsError(f"{number}={label}: write NUMBER=0 for no roadwork, or NUMBER=1 for roadwork")
-        if int(number) not in waiting:
-            raise SettingsError(f"no audit {number} waits for a verdict; `cascade risk show` lists those that do")
-        labels.append(AuditLabel(certificate=live, number=int(number), label=1 if label == "1" else 0))
+    labels: dict[tuple[str, int], AuditLabel] = {}
+    gone, waiting = 0, {live: _book(home, live).waiting}
+    for one in given:
+        listed = one.endswith(".csv")
+        for certificate, number, label in _listed(Path(one), live) if listed else [(live, *_pair(one))]:
+            found = _label(certificate, number, label)
+            if certificate not in waiting:
+                waiting[certificate] = _book(home, certificate).waiting
+            if found.number in waiting[certificate]:
+                labels[certificate, found.number] = found
+            elif listed:
+                gone += 1
+            else:
+                raise SettingsError(f"no audit {number} waits for a verdict; `cascade risk show` lists those that do")
+    left_out = f"; {gone} of audits that do not wait" if gone else ""
     if not labels:
-        return "no label was given"
-    Inbox(home).put(labels)
-    return f"{len(labels)} labels wait for the miner, which looks for them every two seconds"
+        return f"no label was given{left_out}"
+    Inbox(home).put(list(labels.values()))
+    return f"{len(labels)} labels wait for the miner, which looks for them every two seconds{left_out}"
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def _pair(given: str) -> tuple[str, str]:
+    number, _, label = given.partition("=")
+    return number, label
+
+
+def _label(certificate: str, number: str, label: str) -> AuditLabel:
+    if label not in {"0", "1"} or not number.isdecimal():
+        raise SettingsError(f"{number}={label}: write NUMBER=0 for no roadwork, or NUMBER=1 for roadwork")
+    try:
+        return AuditLabel(certificate=certificate, number=int(number), label=1 if label == "1" else 0)
+    except ValidationError as error:
+        problem = first_problem(error, otherwise="the label")
+        raise SettingsError(f"audit {number} of certificate {certificate!r}: {problem}") from error
+
+
+def _listed(path: Path, live: str) -> list[tuple[str, str, str]]:
+    """Certificate, number and label of each row that has one."""
     try:
         # With or without the mark that spreadsheets put first.
         with path.open(encoding="utf-8-sig", newline="") as file:
-            return list(csv.DictReader(file))
+            rows = list(csv.DictReader(file))
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read ({error.strerror or error})") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: not a list in UTF-8: {error}") from error
+    if rows and not {"number", "label"} <= rows[0].keys():
+        raise SettingsError(f"{path}: the columns number and label are missing")
+    said = [(row.get("certificate") or live, row["number"] or "", (row["label"] or "").strip()) for row in rows]
+    return [one for one in said if one[2]]
 
 
 def _summary(home: Path) -> Summary:

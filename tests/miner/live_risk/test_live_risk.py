@@ -131,6 +131,8 @@ def seen(bundle: LiveBundle, number: int, exit_label: int = 0, **changes: Any) -
 def watched(directory: Path, bundle: LiveBundle, settings: LiveRiskSettings = ALL, **more: Any) -> LiveRisk:
     risk = LiveRisk(directory, settings, now=more.pop("now", Clock()), **more)
     risk.live(bundle)
+    # While its thread writes the status is that of before.
+    risk._queue._pool.submit(lambda: None).result()
     return risk
 
 
@@ -235,6 +237,24 @@ def test_labels_of_the_inbox_are_taken_over_once(tmp_path: Path, bundle: LiveBun
     risk.tick()
     assert book(risk, bundle).state.losses == 1
     assert [path.name for path in (tmp_path / "inbox").iterdir()] == ["bad.jsonl.unreadable"]
+
+
+def test_labels_of_a_certificate_that_is_not_live_are_not_lost(tmp_path: Path, bundle: LiveBundle) -> None:
+    """They come while the miner starts, or of a bundle that was swapped out while a person looked at its pictures."""
+    risk, name = watched(tmp_path, bundle), certificate_id(bundle.params)
+    took(risk, seen(bundle, 1), seen(bundle, 2))
+    for number in (1, 2):
+        risk.said(name, number, "expert", 0.9)
+    risk.close()
+    Inbox(tmp_path).put([AuditLabel(certificate=name, number=number, label=1) for number in (1, 2)])
+    Inbox(tmp_path).put([AuditLabel(certificate="0" * 16, number=1, label=1)])
+    starting = LiveRisk(tmp_path, ALL, now=Clock())
+    starting.tick()
+    assert not list((tmp_path / "inbox").iterdir())
+    assert starting.lost.counts == {"label_without_audit": 1}
+    starting.live(bundle)
+    assert book(starting, bundle).state.losses == 2
+    starting.close()
 
 
 def test_a_backlog_is_an_alert(tmp_path: Path, bundle: LiveBundle) -> None:

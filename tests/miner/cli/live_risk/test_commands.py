@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
@@ -25,6 +26,12 @@ from tests.miner.live_risk.test_live_risk import ALL, NOON, misses, seen, took, 
 def bundle(tmp_path: Path, bundle_files: Path, provenance: Provenance) -> LiveBundle:
     store = Store(tmp_path / "store")
     return load_bundle(store.path(store.publish(bundle_files, provenance)), threads=1)
+
+
+@pytest.fixture
+def another(publish: Callable[..., str], store: Store) -> LiveBundle:
+    """Another bundle, with a certificate of its own."""
+    return load_bundle(store.path(publish("second", shift=0.25, golden_shift=0.25)), threads=1)
 
 
 @pytest.fixture
@@ -71,6 +78,49 @@ def test_pictures_go_out_and_their_labels_come_back(tmp_path: Path, bundle: Live
     again.tick()
     state = again._watches[certificate_id(bundle.params)].audits.book.state
     assert (state.audits, state.losses) == (5, 4)
+    again.close()
+
+
+def test_a_list_of_labels_belongs_to_its_certificate(
+    tmp_path: Path, bundle: LiveBundle, risk: LiveRisk, another: LiveBundle
+) -> None:
+    """Audits of another bundle have the same numbers: a list that was exported before a swap labels none of them."""
+    del risk
+    out = tmp_path / "out"
+    assert run(tmp_path, "risk", "export", str(tmp_path / "risk.json"), "--pictures", str(out))[0] == 0
+    lines = (out / "audits.csv").read_text().splitlines()
+    (out / "audits.csv").write_text("\n".join([lines[0], *(f"{line}1" for line in lines[1:])]))
+    after = LiveRisk(tmp_path / "state" / "live_risk", ALL, now=lambda: NOON)
+    after.live(another)
+    took(after, *(seen(another, number) for number in range(20, 25)))
+    for number in range(1, 6):
+        after.said(certificate_id(another.params), number, "expert", 0.75)
+    after._write_summary()
+    status, told = run(tmp_path, "risk", "label", str(out / "audits.csv"))
+    assert (status, "2 labels wait for the miner" in told) == (0, True), told
+    after.tick()
+    assert after.status()["losses"] == 0
+    after.live(bundle)
+    assert after.status()["losses"] == 5
+    after.close()
+
+
+def test_a_list_that_was_given_before_may_be_given_again(tmp_path: Path, bundle: LiveBundle, risk: LiveRisk) -> None:
+    """People fill some rows, give the file, fill the others, and give it again."""
+    del risk
+    out = tmp_path / "out"
+    assert run(tmp_path, "risk", "export", str(tmp_path / "risk.json"), "--pictures", str(out))[0] == 0
+    first, four, five = (out / "audits.csv").read_text().splitlines()
+    (out / "audits.csv").write_text(f"{first}\n{four}1\n{five}\n")
+    assert run(tmp_path, "risk", "label", str(out / "audits.csv"))[0] == 0
+    again = watched(tmp_path / "state" / "live_risk", bundle, ALL)
+    again.tick()
+    (out / "audits.csv").write_text(f"{first}\n{four}1\n{five}1\n")
+    status, told = run(tmp_path, "risk", "label", str(out / "audits.csv"))
+    assert status == 0, told
+    assert told == "1 labels wait for the miner, which looks for them every two seconds; 1 of audits that do not wait\n"
+    again.tick()
+    assert again.status()["losses"] == 5
     again.close()
 
 
