@@ -74,6 +74,7 @@ def exported(home: Path, to: Path) -> str:
     Raises:
         SettingsError: it is to be neither a .csv nor a .json, or nothing was watched.
     """
+    to.parent.mkdir(parents=True, exist_ok=True)
     if to.suffix == ".csv":
         rows = read_rows(home / FILE)
         text = io.StringIO()
