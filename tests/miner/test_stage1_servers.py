@@ -76,7 +76,7 @@ class TestDoctor:
         publish("a")
         alone = {"engine.remote": ["http://127.0.0.1:1"], "engine.servers.last_resort": "never"}
         [(verdict, told)] = stage1_servers(settings(tmp_path, store=str(store.root), **alone))
-        assert (verdict, "lost" in told) == ("failed", True)
+        assert (verdict, "lost" in told) == ("error", True)
 
     def test_says_nothing_where_this_machine_computes(self, tmp_path: Path) -> None:
         assert stage1_servers(settings(tmp_path)) == []
