@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from functools import partial
 from urllib.parse import quote
 
-import httpx2
 from pydantic import BaseModel, Field
 
 from engines.errors import RemoteError
@@ -71,7 +70,7 @@ class InferenceServer:
 
     def __init__(
         self,
-        client: httpx2.AsyncClient,
+        client: remote.Client,
         url: str,
         model: str,
         version: str | None = None,

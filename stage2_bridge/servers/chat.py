@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-import httpx2
 import structlog
 
 from engines.errors import RemoteError
 from engines.remote import http as remote
-from engines.remote.http import JSON_AT_ONCE_BYTES, made
+from engines.remote.http import JSON_AT_ONCE_BYTES, Client, made
 from stage1.errors import SettingsError
 from stage2_bridge.client import MeteredProbability, ServerIdentity, Stage2Error
 from stage2_bridge.sample_image import black_image
@@ -47,7 +46,7 @@ class ChatClient:
         SettingsError: the prompt cannot be read, or names no options although both orders are wanted.
     """
 
-    def __init__(self, http: httpx2.AsyncClient, settings: OpenAiServer) -> None:
+    def __init__(self, http: Client, settings: OpenAiServer) -> None:
         self._http = http
         self._settings = settings
         self._base = settings.url.removesuffix("/v1")

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-import httpx2
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import RemoteError
+from engines.remote.http import Client
 from engines.remote.inference_server import InferenceServer, ModelMetadata, TensorMetadata
 from engines.remote.tensors import BYTES, Tensor, files, pixels
 from stage1.errors import Stage1Error
@@ -37,7 +37,7 @@ class InferenceClient:
         settings: of the server.
     """
 
-    def __init__(self, http: httpx2.AsyncClient, settings: KserveServer | DetectorServer) -> None:
+    def __init__(self, http: Client, settings: KserveServer | DetectorServer) -> None:
         self._http = http
         self._settings = settings
         self._server = InferenceServer(http, settings.url, settings.model, settings.version, binary=settings.binary)

@@ -145,10 +145,10 @@ def client_of(settings: Server) -> Checked:
     if isinstance(settings, PythonServer):
         return OwnFileClient(settings)
     # Who computes in this process needs no HTTP client.
-    from engines.remote.http import client  # noqa: PLC0415
+    from engines.remote.http import Client  # noqa: PLC0415
 
     key = key_of(settings, os.environ)
-    http = client(
+    http = Client(
         connections=settings.connections * calls_of(settings),
         headers={} if key is None else {"authorization": f"Bearer {key}"},
         authorities=authorities_of(settings),

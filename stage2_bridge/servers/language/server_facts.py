@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-import httpx2
-
 from engines.errors import RemoteError
 from engines.remote import http as remote
 
@@ -55,7 +53,7 @@ class ServerFacts:
     flags: tuple[tuple[str, str], ...] = ()
 
 
-async def facts_of(http: httpx2.AsyncClient, url: str, model: str, timeout_s: float) -> ServerFacts:
+async def facts_of(http: remote.Client, url: str, model: str, timeout_s: float) -> ServerFacts:
     """Ask a server for what it tells of itself.
 
     Args:
@@ -89,7 +87,7 @@ async def facts_of(http: httpx2.AsyncClient, url: str, model: str, timeout_s: fl
     return ServerFacts(" ".join(dict.fromkeys(words)), tuple(flags))
 
 
-async def _told(http: httpx2.AsyncClient, url: str, timeout_s: float) -> dict[str, Any]:
+async def _told(http: remote.Client, url: str, timeout_s: float) -> dict[str, Any]:
     """The JSON object at an address; an empty one where the server has nothing there."""
     try:
         reply = await remote.ask(http, "GET", url, timeout_s=timeout_s, most_bytes=MOST_BYTES)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import httpx2
+import aiohttp
 import pytest
 
 from engines.errors import RemoteError
@@ -256,18 +256,20 @@ def test_a_server_that_counts_its_tokens_wrongly_is_no_source_of_money(tokens: i
 
 
 @pytest.mark.parametrize("failing", ["yes or no.", "no or yes."])
-def test_of_two_orders_of_which_one_was_sent_it_is_not_said_that_neither_was(failing: str) -> None:
+def test_of_two_orders_of_which_one_was_sent_it_is_not_said_that_neither_was(
+    failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake = Fake(chat({"yes": 0.0}), before_s=0.2)
 
     async def both(client: ChatClient) -> None:
-        ask = client._http.send
+        send = aiohttp.ClientSession.request
 
-        async def send(request: Any, **more: Any) -> Any:
-            if failing in request.content.decode():
-                raise httpx2.ConnectError("nobody there")
-            return await ask(request, **more)
+        async def request(session: aiohttp.ClientSession, *where: Any, data: bytes, **more: Any) -> Any:
+            if failing in data.decode():
+                raise aiohttp.ConnectionTimeoutError("nobody there")
+            return await send(session, *where, data=data, **more)
 
-        client._http.send = send  # type: ignore[method-assign]
+        monkeypatch.setattr(aiohttp.ClientSession, "request", request)
         with pytest.raises(RemoteError, match="nobody there") as told:
             await client.ask(IMAGE, 5.0)
         assert not was_not_sent(told.value)

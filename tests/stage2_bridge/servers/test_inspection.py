@@ -137,9 +137,9 @@ def test_a_host_that_is_not_there_is_told_at_the_start_and_by_the_check() -> Non
     for url in (f"http://127.0.0.1:{free_port()}", "http://no-such-host.invalid:8000"):
         found, told = asyncio.run(both(of(KSERVE | {"url": url})))
         assert found.failed
-        assert "ConnectError" in found.told
+        assert "ClientConnector" in found.told
         assert isinstance(told, Exception)
-        assert "ConnectError" in str(told)
+        assert "ClientConnector" in str(told)
 
 
 def test_the_check_tells_the_gap_between_the_two_orders() -> None:
@@ -231,5 +231,5 @@ def test_a_key_is_in_no_log_however_much_is_logged(
 
     found = asyncio.run(run())
     assert found.probability == 0.5
-    assert "receive_response_headers" in caplog.text
+    assert caplog.records
     assert "geheim" not in caplog.text + repr(found) + repr([vars(record) for record in caplog.records])
