@@ -8,12 +8,10 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
-import httpx2
-
 from engines.remote import http as remote
 
 
-async def load_model(client: httpx2.AsyncClient, url: str, model: str, timeout_s: float) -> None:
+async def load_model(client: remote.Client, url: str, model: str, timeout_s: float) -> None:
     """Have a server bring up what its repository has of a model; returns when it is done.
 
     Versions that have come since are loaded, versions that have gone are unloaded, and the others serve on.

@@ -21,7 +21,7 @@ from engines.live.remote.seat import LOOKED_AT, Asked, Seat
 from engines.live.remote.settings import RemoteSettings
 from engines.machine.memory import admit, available_bytes
 from engines.remote.bundle_version import version_of
-from engines.remote.http import client
+from engines.remote.http import Client
 from engines.remote.inference_server import InferenceServer
 from engines.remote.model_control import load_model
 from engines.remote.repository.model_repository import ModelRepository
@@ -54,7 +54,7 @@ class RemoteEngines:
     ) -> None:
         self._urls, self._settings, self._most, self._memory = tuple(urls), settings, most, memory
         self._network = Network()
-        self._client = client(connections=(settings.connections + 1) * len(urls))
+        self._client = Client(connections=(settings.connections + 1) * len(urls))
         self._open: list[RemoteEngine] = []
         self._repository = None if settings.repository is None else ModelRepository(settings.repository, settings.model)
 

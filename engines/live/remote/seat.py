@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx2
+import aiohttp
 import structlog
 
 from engines.engine import HEAD_PREFIX, INPUT, OUTPUTS, EngineDescription, ServerState, ServerStatus
 from engines.errors import BundleRefused, InferenceError, ParityError, RemoteError
 from engines.live.load.golden_check import check_parity, drift
+from engines.remote.http import Client
 from engines.remote.inference_server import InferenceServer, ModelMetadata
 from engines.remote.tensors import pixels
 from engines.signature import named_outputs
@@ -79,7 +80,7 @@ class Seat:
         timeout_s: of one batch.
     """
 
-    def __init__(self, client: httpx2.AsyncClient, url: str, asked: Asked, timeout_s: float) -> None:
+    def __init__(self, client: Client, url: str, asked: Asked, timeout_s: float) -> None:
         self.url = url
         self.state: ServerState = "lost"
         self.reason = "not asked yet"
@@ -197,7 +198,7 @@ class Seat:
             or error.passing
             or error.timed_out
             or (error.status is not None and error.status >= 500)
-            or isinstance(error.__cause__, httpx2.HTTPError)
+            or isinstance(error.__cause__, aiohttp.ClientError)
         )
         state: ServerState = "lost" if lost else "refused"
         reason = str(error).removeprefix(f"{self.url}: ")

@@ -7,12 +7,13 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import numpy as np
 import pytest
 
-from engines.remote.http import client
+from engines.remote.http import Client
 from engines.remote.inference_server import InferenceServer
 from engines.remote.model_control import load_model
 from engines.remote.tensors import pixels
@@ -48,7 +49,7 @@ def image(data: Any, shape: tuple[int, ...] = (1, 3, 32, 32), **changes: Any) ->
 @pytest.mark.parametrize("binary", [True, False])
 def test_our_client_gets_what_the_engine_gives(server: Server, binary: bool) -> None:
     async def run() -> None:
-        async with client(connections=1) as http:
+        async with aclosing(Client(connections=1)) as http:
             one = InferenceServer(http, server.url, "stage1", "5", binary=binary)
             await one.check_ready(5.0)
             found = await one.metadata(5.0)
