@@ -78,8 +78,7 @@ async def serving(settings: MinerSettings, checked: CheckedBundle, *, beside_a_m
         settings.retrain, night=settings.night, store=settings.store, state=settings.state, now=utc_now
     )
     async with AsyncExitStack() as stack:
-        follower = follower_of(settings, nightly)
-        stack.push_async_callback(follower.close)
+        follower = follower_of(settings, nightly, stack)
         try:
             await follower.start()
         except Unavailable as failed:
