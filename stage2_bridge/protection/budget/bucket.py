@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 # Of what the bucket holds: kept for the chance by which more comes than was expected.
 KEPT_SHARE = 0.2
+# Of what comes back: spent all the same while less than that is there, so that an empty bucket is of use at once.
+LEAST_SPENT_SHARE = 0.5
 # Periods divided by this: over so long the level of a bucket is spent or won back, and traffic is averaged.
 HORIZONS = 24
 
@@ -60,7 +62,8 @@ class Bucket:
         spare = (level - KEPT_SHARE * self.capacity) / self.horizon_s
         if demand_per_s <= 0:
             return 1.0
-        return min(1.0, max(0.0, (self.refill_per_s + spare) / demand_per_s))
+        spent_per_s = max(LEAST_SPENT_SHARE * self.refill_per_s, self.refill_per_s + spare)
+        return min(1.0, spent_per_s / demand_per_s)
 
 
 def bucket(limit: float, period_s: float, burst: float, dearest: float) -> Bucket:

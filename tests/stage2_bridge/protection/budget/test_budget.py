@@ -100,6 +100,23 @@ def test_in_no_hour_more_calls_than_the_budget_has(tmp_path: Path, rate_per_hour
         assert len(calls) >= 0.85 * 90 * (arrivals[-1] - arrivals[0]) / HOUR
 
 
+@pytest.mark.parametrize("burst", [0.1, 0.5])
+def test_a_budget_that_begins_with_nothing_left_is_of_use_at_once_and_wins_its_reserve_back(
+    tmp_path: Path, burst: float
+) -> None:
+    time = Time()
+    budget = opened(tmp_path / "budget", time, calls=240, burst=burst)
+    # Of the other unit nothing is known, so it begins with nothing.
+    budget.change(BudgetSettings(money=240, burst=burst), 1.0)
+    assert budget.status.available == 0
+    times = spent_at(budget, time, poisson(60 / HOUR, 24 * HOUR), uniform())
+    refill_per_hour = 240 * (1 - burst) / 24
+    assert times[0] - 1e6 <= HOUR
+    assert 1 <= most_in_a_period([one for one in times if one < 1e6 + HOUR], HOUR) <= refill_per_hour
+    assert len(times) <= 240
+    assert budget.status.available >= 0.1 * burst * 240
+
+
 def test_the_least_useful_hand_offs_stay_with_stage1_first(tmp_path: Path) -> None:
     time = Time()
     budget = opened(tmp_path / "budget", time, calls=1000, per="hour")
@@ -150,7 +167,7 @@ def test_an_order_that_says_all_or_nothing_by_an_infinity_is_told_as_a_number(tm
             return min(p, 1 - p) - 0.2
 
         def threshold(self, share: float) -> float:
-            return -math.inf if share >= 1 else math.inf if share <= 0 else 0.0
+            return -math.inf if share >= 1 else math.inf if share <= 0.01 else 0.0
 
     time = Time()
     file = StateFile(tmp_path / "budget")
