@@ -95,6 +95,7 @@ class MinerReader:
         latest = self._answers.latest()
         seen = [answer.deferred for answer in latest if answer.deferred is not None]
         chain, nightly = self._miner.chain(), self._miner.nightly()
+        stage2 = self._miner.bridge.stats
         return Reading(
             since_answer_s=self._answers.since_s,
             answered=len(latest),
@@ -110,7 +111,8 @@ class MinerReader:
             since_night_s=self._since_night(nightly),
             free_bytes=free_bytes,
             gpu_faults=() if (health := self._miner.gpus()) is None else tuple(faults(health)),
-            servers={one.name: str(one.state) for one in self._miner.bridge.stats.servers},
+            servers={one.name: str(one.state) for one in stage2.servers},
+            affordable=None if stage2.budget is None else stage2.budget.share,
         )
 
     def _refused(self, clock_s: float) -> int:

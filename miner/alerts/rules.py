@@ -51,6 +51,7 @@ class Reading:
         free_bytes: free space by directory, None where it cannot be told.
         servers: state of each Stage-2 server.
         gpu_faults: what is wrong with the GPUs.
+        affordable: share of the hand-offs that Stage-2's budget can pay for; None without one.
     """
 
     since_answer_s: float
@@ -68,6 +69,7 @@ class Reading:
     free_bytes: Mapping[str, int | None] = field(default_factory=dict)
     servers: Mapping[str, str] = field(default_factory=dict)
     gpu_faults: tuple[Fault, ...] = ()
+    affordable: float | None = None
 
 
 def conditions(reading: Reading, settings: AlertSettings) -> list[Condition]:
@@ -168,6 +170,13 @@ def _house(reading: Reading, settings: AlertSettings) -> Iterator[Condition]:
             "stage2_away",
             "warning",
             f"No Stage-2 server answers ({', '.join(reading.servers)}), so Stage-1 is alone. See cascade stage2 check.",
+        )
+    if reading.affordable is not None and reading.affordable < settings.budget_share:
+        yield Condition(
+            "budget_low",
+            "warning",
+            f"The budget of Stage-2 pays for {reading.affordable:.0%} of the images that would be handed on; Stage-1 "
+            "answers the others. Raise stage2.budget, or see in /status what asks so much.",
         )
     for fault in reading.gpu_faults:
         which = "" if fault.gpu is None else f" {fault.gpu}"

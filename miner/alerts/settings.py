@@ -36,6 +36,7 @@ class AlertSettings(Section):
         deferral_band: lowest and highest share of hand-offs to Stage-2 that is usual; None for any.
         night_h: no night has succeeded for so long.
         free_gib: less is free on the disk of the store or of the state.
+        budget_share: the budget of Stage-2 pays for a smaller share of the hand-offs; 0 for never.
     """
 
     form: Form = "json"
@@ -53,6 +54,7 @@ class AlertSettings(Section):
     deferral_band: tuple[float, float] | None = None
     night_h: float = Field(default=36.0, gt=0)
     free_gib: float = Field(default=2.0, ge=0)
+    budget_share: float = Field(default=0.5, ge=0, le=1)
 
     @property
     def on(self) -> bool:

@@ -50,6 +50,7 @@ def test_of_a_miner_that_is_well_nothing_is_told() -> None:
         ({"servers": {"a": "open", "b": "open"}}, "stage2_away", "(a, b)"),
         ({"gpu_faults": (LOST,)}, "gpu_fault 0 lost", "GPU 0 does not answer: GPU is lost. Look at dmesg"),
         ({"gpu_faults": (SILENT,)}, "gpu_fault driver_silent", "no answer for 40 s"),
+        ({"affordable": 0.3}, "budget_low", "pays for 30% of the images"),
     ],
 )
 def test_each_fault_is_one_condition_with_what_to_know(change: dict[str, Any], name: str, told: str) -> None:
@@ -70,6 +71,7 @@ def test_each_fault_is_one_condition_with_what_to_know(change: dict[str, Any], n
         {"night_due": False, "since_night_s": 400 * HOUR},
         {"night_due": True, "since_night_s": 35 * HOUR},
         {"servers": {"a": "open", "b": "closed"}},
+        {"affordable": 0.6},
         {"free_bytes": {"/data": 3 * GIB}},
     ],
 )
