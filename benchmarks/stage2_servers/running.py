@@ -20,6 +20,8 @@ from benchmarks.serving.miner import free_port
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 START_S, STOP_S = 90.0, 20.0
+# It compiles as it starts.
+VLLM_START_S = 900.0
 # A category of COCO; what it is does not matter to those that count answers.
 CONE_LIKE = 11
 TRITON_CONFIG = """
@@ -90,6 +92,32 @@ def triton(directory: Path) -> Iterator[str]:
 
 
 @contextmanager
+def vllm(directory: Path) -> Iterator[str]:
+    """The address of vLLM on the CPU with the model `see`, of random weights; see `vllm_model`.
+
+    Takes the interpreter of its environment from `VLLM_PYTHON`.
+    """
+    python = os.environ["VLLM_PYTHON"]
+    # No model and no statistics of a hub.
+    offline = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    alone = {"VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    subprocess.run(
+        [python, HERE / "vllm_model.py", directory / "model"],
+        env={**os.environ, **offline},
+        capture_output=True,
+        check=True,
+    )
+    port = free_port()
+    model = {"model": directory / "model", "served-model-name": "see", "load-format": "dummy", "dtype": "float32"}
+    place = {"host": "127.0.0.1", "port": port, "max-model-len": 1024}
+    given = [f"--{key}={value}" for key, value in (model | place).items()]
+    command = [python, "-m", "vllm.entrypoints.openai.api_server", "--enforce-eager", *given]
+    url = f"http://127.0.0.1:{port}"
+    with running(command, directory, offline | alone, f"{url}/v1/models", VLLM_START_S):
+        yield url
+
+
+@contextmanager
 def fake(directory: Path, kind: str, *arguments: str) -> Iterator[str]:
     """The address of a server of ours; see `benchmarks.stage2_servers.fake`."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -106,7 +134,11 @@ def fake(directory: Path, kind: str, *arguments: str) -> Iterator[str]:
 
 @contextmanager
 def running(
-    command: Sequence[str], directory: Path, environment: Mapping[str, str], ready: str | None
+    command: Sequence[str],
+    directory: Path,
+    environment: Mapping[str, str],
+    ready: str | None,
+    start_s: float = START_S,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A server in a process group of its own, ended with all that it started.
 
@@ -115,6 +147,7 @@ def running(
         directory: for its log.
         environment: beside that of this process.
         ready: address that answers once it is ready.
+        start_s: longest time until then.
     """
     path = directory / "log"
     with path.open("wb") as log:
@@ -122,7 +155,7 @@ def running(
             command, env={**os.environ, **environment}, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        until = time.monotonic() + START_S
+        until = time.monotonic() + start_s
         while ready is not None and not _answers(ready):
             if server.poll() is not None or time.monotonic() > until:
                 raise SystemExit(f"{command[0]} is not ready:\n{path.read_text(errors='replace')[-2000:]}")
