@@ -248,9 +248,9 @@ def _commands(command: Any, path: str) -> Iterator[str]:  # noqa: ANN401  of cli
             name = one.name.upper()
             yield f"| `{name if one.required else f'[{name}]'}` | {_meaning(one)} |\n"
     if options:
-        yield "\n| option | default | meaning |\n| --- | --- | --- |\n"
+        yield "\n| option | meaning |\n| --- | --- |\n"
         for one in options:
-            yield f"| {_flags(one)} | {_option_default(one)} | {_meaning(one)} |\n"
+            yield f"| {_flags(one)} | {_meaning(one)} |\n"
     if examples:
         lines = re.findall(r"`([^`]+)`", examples)
         listed = "\n".join(f"- `{line}`" for line in lines)
@@ -267,17 +267,12 @@ def _flags(option: Any) -> str:  # noqa: ANN401
     return f"{names} `{option.metavar or {int: 'N', float: 'X'}.get(kind, 'TEXT')}`"
 
 
-def _option_default(option: Any) -> str:  # noqa: ANN401
-    default = option.default
-    if option.is_flag or default is None:
-        return ""
-    return f"`{default.value if isinstance(default, Enum) else default}`"
-
-
 def _meaning(parameter: Any) -> str:  # noqa: ANN401
-    variable = parameter.envvar
     text = " ".join((parameter.help or "").split()).replace("|", "\\|")
-    return f"{text} Variable `{variable}`." if variable else text
+    default = parameter.default
+    if default is not None and not getattr(parameter, "is_flag", False) and "default" not in text.lower():
+        text += f" Default `{default.value if isinstance(default, Enum) else default}`."
+    return f"{text} Variable `{parameter.envvar}`." if parameter.envvar else text
 
 
 def pages() -> dict[Path, str]:

@@ -12,13 +12,14 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from miner.errors import MinerError
 from stage1.settings import first_problem
 
 LONGEST_NOTES = 8_000
 NOTES_LABELS = ("changelog", "release notes", "changes", "releases", "what's new")
 
 
-class UnreadableReleases(ValueError):
+class UnreadableReleases(MinerError):
     """An answer is neither what PyPI nor what GitHub says of releases."""
 
 

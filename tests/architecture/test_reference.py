@@ -31,5 +31,5 @@ def test_a_row_of_a_night_has_the_value_of_both_presets() -> None:
 def test_every_command_has_its_options_and_examples() -> None:
     page = commands_page()
     assert "## `cascade engines rollback`" in page
-    assert "| `--requests` `N` | `300` | How many requests are sent. |" in page
+    assert "| `--requests` `N` | How many requests are sent. Default `300`. |" in page
     assert "- `cascade demo --quick`" in page

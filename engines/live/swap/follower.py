@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import datetime
-from typing import Protocol
 
 import structlog
 
@@ -26,6 +25,7 @@ from engines.live.slot import BundleSlot, Live
 from engines.live.states import REFUSABLE, Lifecycle, State
 from engines.live.swap.drain import report_overdue
 from engines.live.swap.history import History
+from engines.live.swap.on_live import OnLive
 from engines.live.swap.pointer_watch import watch_pointer
 from engines.live.swap.recalibration import Recalibrate, Recalibration
 from engines.live.swap.status import Status, own_batches, servers_of
@@ -42,20 +42,6 @@ log = structlog.get_logger(__name__)
 
 # Between two looks at a bundle that servers have not got yet; each reads all of it.
 AGAIN_S = 60.0
-
-
-class OnLive(Protocol):
-    """Is told that a bundle is live."""
-
-    def __call__(self, bundle: LiveBundle, generation: int, *, known: bool) -> None:
-        """Take note.
-
-        Args:
-            bundle: it.
-            generation: of it.
-            known: it is the first of the process, or has served before.
-        """
-        ...
 
 
 class StoreFollower:
@@ -106,13 +92,35 @@ class StoreFollower:
         return None if self._live is None else self._live.bundle_id
 
     async def start(self) -> None:
-        """Load the current bundle.
+        """Load the current bundle, or the one before it where it is refused: as a process that ran would serve on.
 
         Raises:
             UnknownBundle: the store has none.
-            EngineError: it was refused.
+            EngineError: it was refused, and so was the one before it, or there is none.
         """
-        await self._load_current()
+        try:
+            await self._load_current()
+        except EXPECTED as error:
+            if isinstance(error, Postponed) or not await self._load_before(str(error)):
+                raise
+
+    async def _load_before(self, why: str) -> bool:
+        """Load what a rollback would go to, unless that was rejected; the current one stays refused."""
+        pointer, refused = self._store.current(), self._refused_id
+        before = None if pointer is None or pointer.bundle != refused else pointer.previous
+        if before is None or before in self._store.rejected():
+            return False
+        async with self._one_at_a_time:
+            life = self._history.wanted(before)
+            try:
+                self._take(await self._load(before, life), life)
+            except EXPECTED as error:
+                log.error("bundle_refused", reason=str(error), live=None)
+                return False
+            finally:
+                self._refused_id = refused
+        log.error("bundle_refused", reason=why, live=before)
+        return True
 
     async def run(self, stop: asyncio.Event) -> None:
         """Watch the pointer until `stop` is set."""
@@ -364,11 +372,8 @@ class StoreFollower:
             vouched_by=bundle.vouched_by,
             seconds=life.seconds(),
         )
-        self._tasks.begin(report_overdue(self.slot, generation, self._settings.drain_s))
-        if self.on_live is not None:
-            # The same bundle with another engine is no other bundle.
-            known = before is None or before.bundle_id == bundle.bundle_id
-            self.on_live(bundle, generation, known=known)
+        # The same bundle with another engine is no other bundle.
+        self._began(bundle, generation, known=before is None or before.bundle_id == bundle.bundle_id)
 
     def _roll_back(self) -> int:
         back, before = self.slot.standby, self._live
@@ -380,10 +385,13 @@ class StoreFollower:
         self._live, self._refused_id = back, None
         self.swaps += 1
         log.info("bundle_live", bundle=back.bundle_id, generation=generation, replaced=before.bundle_id, rollback=True)
+        self._began(back, generation, known=True)
+        return generation
+
+    def _began(self, bundle: LiveBundle, generation: int, *, known: bool) -> None:
         self._tasks.begin(report_overdue(self.slot, generation, self._settings.drain_s))
         if self.on_live is not None:
-            self.on_live(back, generation, known=True)
-        return generation
+            self.on_live(bundle, generation, known=known)
 
     def _dispose(self, close: Callable[[], None]) -> None:
         self._loader.dispose(close)

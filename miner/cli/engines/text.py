@@ -14,6 +14,7 @@ from engines.store.file_names import PARAMS, PREPROCESS
 from engines.store.model_card import FULL_REWARD_DAYS, age_days
 from engines.store.store import Listed, Store
 from stage1.certificate.params import ScrcParams
+from stage1.errors import ArtifactError
 from stage1.preprocess import PreprocessSettings
 
 
@@ -27,12 +28,16 @@ def list_bundles(root: Path, now: datetime) -> str:
 
 
 def _line(root: Path, row: Listed, rejected: Mapping[str, str], now: datetime) -> str:
-    params = ScrcParams.read(row.path / PARAMS)
     mark = "*" if row.current else "x" if row.manifest.bundle_id in rejected else "-" if row.previous else " "
-    coverage = "" if params.exit_coverage is None else f"exit coverage {params.exit_coverage.estimate or 0:.3f}"
-    provenance = row.manifest.provenance
     age = f"{age_in_words(age_days(root, row.manifest, now)):<8}"
-    return f"{mark} {row.manifest.bundle_id}  {provenance.created_at}  {age}  {params.status:<10}  {coverage}".rstrip()
+    begins = f"{mark} {row.manifest.bundle_id}  {row.manifest.provenance.created_at}  {age}"
+    try:
+        params = ScrcParams.read(row.path / PARAMS)
+    except ArtifactError as error:
+        # Perhaps of a newer version; the others are of use all the same.
+        return f"{begins}  cannot be read: {error}"
+    coverage = "" if params.exit_coverage is None else f"exit coverage {params.exit_coverage.estimate or 0:.3f}"
+    return f"{begins}  {params.status:<10}  {coverage}".rstrip()
 
 
 def age_in_words(days: float | None) -> str:

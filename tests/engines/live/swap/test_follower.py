@@ -84,6 +84,48 @@ class TestStart:
 
         run(scenario)
 
+    def test_of_a_bundle_that_is_refused_serves_the_one_before_it(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            first, second = publish("a"), publish("b")
+            (store.path(second) / ENGINE).write_bytes(b"")
+            with capture_logs() as lines:
+                async with following(store) as follower:
+                    assert live(follower) == first
+                    # It is not tried again at each look.
+                    assert await follower.refresh() is False
+                    assert (follower.refusals, follower.swaps) == (1, 0)
+                    third = publish("c")
+                    assert await follower.refresh() is True
+                    assert live(follower) == third
+            [refused] = [line for line in lines if line["event"] == "bundle_refused"]
+            assert refused["live"] == first
+            assert "model.onnx is changed" in refused["reason"]
+
+        run(scenario)
+
+    def test_never_takes_one_that_was_rejected_in_the_place_of_one_that_is_refused(
+        self, store: Store, publish: Publish
+    ) -> None:
+        async def scenario() -> None:
+            first = publish("a")
+            publish("b")
+            store.rollback(now=NOW, why="it is worse")
+            (store.path(first) / ENGINE).write_bytes(b"")
+            with pytest.raises(BundleRefused, match=r"model\.onnx is changed"):
+                await StoreFollower(store).start()
+
+        run(scenario)
+
+    def test_where_both_are_refused_says_why_the_current_one_is(self, store: Store, publish: Publish) -> None:
+        async def scenario() -> None:
+            first, second = publish("a"), publish("b")
+            (store.path(first) / ENGINE).write_bytes(b"")
+            (store.path(second) / ENGINE).write_bytes(b"")
+            with pytest.raises(BundleRefused, match=rf"{second}.*model\.onnx is changed"):
+                await StoreFollower(store).start()
+
+        run(scenario)
+
 
 class TestRefresh:
     def test_swaps_when_the_pointer_has_moved_and_only_then(self, store: Store, publish: Publish) -> None:

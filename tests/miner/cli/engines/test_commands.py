@@ -236,6 +236,15 @@ def test_the_age_of_a_model_is_told(store: Path, bundle: str) -> None:
     assert "input      32 x 32 px (height x width), squash" in show_bundle(store, bundle, now)
 
 
+def test_a_bundle_that_this_version_cannot_read_hides_no_other(store: Path, bundle: str) -> None:
+    params = Store(store).path(bundle) / "scrc_params.json"
+    params.write_text(json.dumps(json.loads(params.read_text()) | {"of_a_newer_version": 1}))
+    told = list_bundles(store, NOW)
+    assert f"* {bundle}" in told
+    assert "cannot be read" in told
+    assert "of_a_newer_version" in told
+
+
 def test_a_bundle_of_tiles_says_what_it_takes(
     tmp_path: Path, write_bundle_files: Callable[..., Path], write_onnx: Callable[..., Path], provenance: Provenance
 ) -> None:
