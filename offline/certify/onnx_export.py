@@ -20,10 +20,10 @@ from offline.learning.predict import predict
 from stage1.model.net import Stage1Net
 from stage1.preprocess import Pixels, Shape
 
-OPSET = 18
-# The newest that the parser of TensorRT 10 takes.
-BF16_OPSET = 20
+# The newest that the parser of TensorRT 10 takes; older ones take a GELU apart.
+OPSET = 20
 MAX_BATCH = 64
+CHANNELS = 3
 PARITY_BATCHES = (1, 2, 5, 17)
 PARITY_TOLERANCE = 1e-4
 
@@ -36,23 +36,23 @@ def export_onnx(net: Stage1Net, path: Path, shape: Shape) -> None:
         path: the ONNX file; weights too large for it are written beside it.
         shape: height and width of the input, px.
     """
-    _export(net.eval(), list(net.named_heads), path, shape, OPSET)
+    _export(net.eval(), list(net.named_heads), path, shape)
     onnx.checker.check_model(str(path), full_check=True)
 
 
 def export_bf16(net: Stage1Net, path: Path, shape: Shape) -> None:
     """Write the twin for TensorRT, whose engines compute in the types of the graph: the backbone in bf16.
 
-    Pixels are normalised, and features pooled and judged, in fp32; inputs and outputs are those of `export_onnx`. ONNX
-    Runtime does not run it on a CPU.
+    Pixels are normalised and cut into patches, and features pooled and judged, in fp32; inputs and outputs are those of
+    `export_onnx`. ONNX Runtime does not run it on a CPU.
 
     Args:
         net: merged, fp32; stays as it is.
         path: the ONNX file; weights too large for it are written beside it.
         shape: height and width of the input, px.
     """
-    _export(bf16_twin(net).eval(), list(net.named_heads), path, shape, BF16_OPSET)
-    # The full check also infers types, and the standard has bf16 convolutions only since opset 22.
+    _export(bf16_twin(net).eval(), list(net.named_heads), path, shape)
+    # The full check also infers types, and a backbone of convolutions has them in bf16: the standard since opset 22.
     onnx.checker.check_model(str(path))
 
 
@@ -64,11 +64,19 @@ def bf16_twin(net: Stage1Net) -> Stage1Net:
 
 
 class _InBf16(nn.Module):
-    """A backbone that computes in bf16 and is asked and answers in fp32."""
+    """A backbone that computes in bf16 and is asked and answers in fp32.
+
+    What reads the pixels multiplies in fp32: it is a hundredth of the work, and the standard has no convolution in bf16
+    at this opset.
+    """
 
     def __init__(self, backbone: nn.Module) -> None:
         super().__init__()
         self.inner = copy.deepcopy(backbone).bfloat16()
+        for module in self.inner.modules():
+            if isinstance(module, nn.Conv2d) and module.in_channels == CHANNELS:
+                # The backbone makes pixels and positions of the type of its weights, so that these stay as they are.
+                module.__class__ = _InFp32
 
     def get_base_model(self) -> nn.Module:
         """The backbone itself, as a wrapper of peft is asked for it."""
@@ -79,7 +87,15 @@ class _InBf16(nn.Module):
         return BaseModelOutput(last_hidden_state=hidden.float())
 
 
-def _export(net: nn.Module, heads: list[str], path: Path, shape: Shape, opset: int) -> None:
+class _InFp32(nn.Conv2d):
+    """A convolution whose weights are of bf16 and whose products are of fp32."""
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002  torch's own
+        made: Tensor = super()._conv_forward(input.float(), weight.float(), None if bias is None else bias.float())
+        return made.to(input.dtype)
+
+
+def _export(net: nn.Module, heads: list[str], path: Path, shape: Shape) -> None:
     example = torch.zeros((2, 3, *shape), dtype=torch.uint8)
     # The exporter reports every optional package it does not find.
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -90,7 +106,7 @@ def _export(net: nn.Module, heads: list[str], path: Path, shape: Shape, opset: i
             (example,),
             str(path),
             dynamo=True,
-            opset_version=opset,
+            opset_version=OPSET,
             dynamic_shapes={"image": {0: torch.export.Dim("batch", min=1, max=MAX_BATCH)}},
             input_names=[INPUT],
             output_names=[*OUTPUTS, *(HEAD_PREFIX + name for name in heads)],
