@@ -25,6 +25,7 @@ class EngineDescription:
         shape: height and width of the images that it takes, px.
         threads: intra-op threads on a CPU.
         details: what else decides its numbers or its speed, as the runtime itself tells it.
+        rung: how it computes where that is not what was asked for, because that was refused; empty otherwise.
     """
 
     spec: EngineSpec
@@ -32,9 +33,11 @@ class EngineDescription:
     shape: Shape
     threads: int
     details: dict[str, str] = field(default_factory=dict)
+    rung: str = ""
 
     def __str__(self) -> str:
-        return f"{self.runtime} {self.spec.device} {self.spec.precision}"
+        stepped_down = f", stepped down to {self.rung}" if self.rung else ""
+        return f"{self.runtime} {self.spec.device} {self.spec.precision}{stepped_down}"
 
 
 ServerState = Literal["up", "lost", "refused"]

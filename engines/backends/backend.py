@@ -28,11 +28,15 @@ class CompileOptions:
         refittable: whether another night's weights can be put into the engine later; may cost speed.
         timing_cache: directory for what a compiler measures while it builds; None for none.
         library: which of several libraries of one backend; None for the one that is installed.
+        gate: compares an engine that was compiled with what it must compute, at every batch size, and raises an
+            `EngineError` where it differs; a backend that has another way to compile then takes that. None to take
+            what was compiled as it is.
     """
 
     refittable: bool = False
     timing_cache: Path | None = None
     library: str | None = None
+    gate: Callable[[Engine], object] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from engines.backends.backend import CompileOptions
-from engines.backends.registry import backend, compile_engine
-from engines.spec import twin
+from engines.backends.onnxruntime import OnnxEngine
+from engines.backends.registry import backend, compile_engine, open_engine
+from engines.batches import BUCKETS, MOST, in_batches
+from engines.engine import Engine
+from engines.spec import REFERENCE, EngineSpec, twin
 from engines.store.bundle import certified_sha256_of
 from engines.store.file_names import ENGINE, PREPROCESS, SPEC
-from offline.certify.engine_agreement import machine_of
+from offline.certify.engine_agreement import machine_of, reference_gate
 from offline.data.dataset import Dataset
 from offline.pipeline.reads import Reads
 from offline.pipeline.run_files import BEST, EXPORT
@@ -18,6 +24,7 @@ from offline.stages.common.inputs import rows_of
 from offline.stages.common.outside_files import backbone_files
 from offline.stages.common.seen_rows import PICTURES, RowsOf
 from stage1.artifacts import Artifact
+from stage1.preprocess import Pixels
 
 if TYPE_CHECKING:
     from offline.config import RunConfig
@@ -48,18 +55,28 @@ def run_export(context: Context) -> None:
     path = context.out / ENGINE
     export_onnx(net, path, config.preprocess.shape)
     rows = rows_of(context, "val_select")
-    sample = rows.only(rows.rows[: max(PARITY_BATCHES)]).through_copies()
-    parity = check_export(net, path, sample.array(config.preprocess))
+    sample = rows.only(rows.rows[: max(*PARITY_BATCHES, *BUCKETS)]).through_copies().array(config.preprocess)
+    parity = check_export(net, path, sample)
     spec = config.engine
     if backend(spec.backend).graph_precision(spec) == "bf16":
         export_bf16(net, twin(path, "bf16"), config.preprocess.shape)
     refittable = spec.backend == "tensorrt" and config.compile.refittable
-    options = CompileOptions(refittable, context.workspace / "timing")
+    gate = None if spec == REFERENCE else _gate(spec, path, sample)
+    options = CompileOptions(refittable, context.workspace / "timing", gate=gate)
     compile_engine(spec, path, options=options)
+    if gate is not None:
+        with closing(open_engine(spec, path)) as engine:
+            gate(engine)
     spec.write(context.out / SPEC)
     config.preprocess.write(context.out / PREPROCESS)
     digest = certified_sha256_of(context.out, spec)
     ExportRecord(parity=parity, engine_sha256=digest).write(context.out / EXPORT)
+
+
+def _gate(spec: EngineSpec, path: Path, sample: Pixels) -> Callable[[Engine], None] | None:
+    """Compares the engine with the reference on some rows of val_select, before any row is spent on it."""
+    with closing(OnnxEngine(path)) as reference:
+        return reference_gate(spec, sample, in_batches(reference, sample, MOST))
 
 
 def reads(config: RunConfig) -> Reads[Dataset]:

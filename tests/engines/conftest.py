@@ -216,6 +216,20 @@ class Context:
             ctypes.memmove(self.addresses[name], np.ascontiguousarray(value).ctypes.data, value.nbytes)
 
 
+class Kernels:
+    """A runtime cache, to which each context of this process adds nothing."""
+
+    def __init__(self) -> None:
+        self.content = b"kernels"
+
+    def deserialize(self, kept: bytes) -> bool:
+        self.content = kept
+        return kept.startswith(b"kernels")
+
+    def serialize(self) -> bytes:
+        return self.content
+
+
 class HostEngine:
     """An engine that computes on the reference.
 
@@ -246,7 +260,11 @@ class HostEngine:
         return self.trt.TensorIOMode.INPUT if name == INPUT else self.trt.TensorIOMode.OUTPUT
 
     def create_runtime_config(self) -> SimpleNamespace:
-        return SimpleNamespace(set_execution_context_allocation_strategy=lambda strategy: strategy)
+        return SimpleNamespace(
+            set_execution_context_allocation_strategy=lambda strategy: strategy,
+            create_runtime_cache=Kernels,
+            set_runtime_cache=lambda kernels: isinstance(kernels, Kernels),
+        )
 
     def create_execution_context(self, _settings: object) -> Context:
         return Context(self)
@@ -280,8 +298,11 @@ def plan(tiny_engine: Path, plan_of: Callable[[Path], Plan]) -> Plan:
 
 
 @pytest.fixture
-def host_gpu(flavour: Flavour) -> Callable[[Path], tuple[HostCuda, HostEngine]]:
-    """Makes what an engine calls of a graph."""
+def host_gpu(
+    flavour: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path], tuple[HostCuda, HostEngine]]:
+    """Makes what an engine calls of a graph; kernels are kept in a directory of the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
     def made(model: Path) -> tuple[HostCuda, HostEngine]:
         cuda = HostCuda()

@@ -12,7 +12,7 @@ from engines.backends.tensorrt.plan import DESCRIPTION, Fingerprint, PlanDescrip
 from engines.engine import Engine
 from engines.errors import Unavailable
 from engines.machine.gpu import Gpu, NoGpu
-from engines.spec import EngineSpec, Precision, twin
+from engines.spec import EngineSpec, Precision
 from stage1.artifacts import sha256_json
 from stage1.tolerance import TOLERANCE
 
@@ -39,14 +39,12 @@ class TensorRt(Backend):
 
     def compile(self, spec: EngineSpec, model: Path, into: Path, options: CompileOptions) -> None:
         """See `Backend.compile`."""
-        from engines.backends.tensorrt.build import build_plan  # noqa: PLC0415
+        from engines.backends.tensorrt.ladder import build_on_ladder  # noqa: PLC0415  as in open
 
-        build_plan(
-            twin(model, spec.precision),
-            flavour=load_flavour(cast("FlavourName | None", options.library)),
-            refit=options.refittable,
-            timing_cache=options.timing_cache,
-        ).write(into)
+        flavour = load_flavour(cast("FlavourName | None", options.library))
+        build_on_ladder(
+            spec, model, into, options, flavour, lambda: self.open(spec, model, compiled=into, threads=None)
+        )
 
     def graph_precision(self, spec: EngineSpec) -> Precision:
         """See `Backend.graph_precision`; a strongly typed engine takes its precision from the graph."""

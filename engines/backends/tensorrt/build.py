@@ -12,6 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+
+from engines.backends.graph_facts import broken_facts
+from engines.backends.tensorrt.fusion import break_fusion
+from engines.backends.tensorrt.layers import (
+    Layer,
+    check_built,
+    fused_attentions,
+    layers_of_inspector,
+    layers_of_log,
+    products_by_type,
+)
 from engines.backends.tensorrt.library import Flavour
 from engines.backends.tensorrt.plan import (
     DESCRIPTION,
@@ -19,6 +31,7 @@ from engines.backends.tensorrt.plan import (
     BatchProfile,
     Fingerprint,
     PlanDescription,
+    Rung,
     graph_sha256,
     precision_of,
 )
@@ -28,6 +41,8 @@ from engines.machine.gpu import Gpu, NoGpu, find_gpu
 from engines.store.bundle import engine_sha256
 from stage1.artifacts import write_atomic
 from stage1.preprocess import Shape
+
+log = structlog.get_logger(__name__)
 
 WORKSPACE = 4 << 30
 PROFILE = BatchProfile()
@@ -56,6 +71,8 @@ def build_plan(
     profile: BatchProfile = PROFILE,
     *,
     flavour: Flavour,
+    rung: Rung | None = None,
+    refused: tuple[str, ...] = (),
     refit: bool = False,
     timing_cache: Path | None = None,
     workspace: int = WORKSPACE,
@@ -66,14 +83,17 @@ def build_plan(
         onnx: the graph, in the precision that the engine is to have; weights may lie beside it.
         profile: batch sizes.
         flavour: the library.
+        rung: how the engine is to compute; by default as the graph says.
+        refused: rungs above it that were refused, with reasons.
         refit: whether the weights can be replaced later; may cost speed.
         timing_cache: directory for what the library measured; a second build on the same GPU takes a fraction of the
-            time. Not used without a GPU.
+            time. Not used without a GPU, nor by TensorRT-RTX, where it has no effect and asks for a GPU.
         workspace: bytes that a layer may take on the GPU.
 
     Raises:
         BundleRefused: it is no graph.
-        BuildFailed: the library cannot compile the graph here; with the library's own reasons.
+        BuildFailed: the library cannot compile the graph here, with the library's own reasons; or it compiled it in
+            another precision than the graph says.
     """
     forbid_known_wrong(flavour, refit=refit)
     found = find_gpu()
@@ -83,13 +103,23 @@ def build_plan(
         )
     gpu = found if isinstance(found, Gpu) else None
     fingerprint = Fingerprint.here(flavour.name, flavour.version, gpu)
-    cache = timing_cache / cache_name(fingerprint) if timing_cache and gpu else None
+    keeps_times = timing_cache is not None and gpu is not None and flavour.name == "tensorrt"
+    cache = timing_cache / cache_name(fingerprint) if timing_cache and keeps_times else None
     # Before minutes are spent: this is what needs the package onnx.
-    graph, precision = graph_sha256(onnx), precision_of(onnx)
+    graph, precision, broken = graph_sha256(onnx), precision_of(onnx), [str(fact) for fact in broken_facts(onnx)]
+    if broken:
+        log.warning("graph_facts_broken", graph=onnx.name, facts=broken)
+    unfused = rung == "bf16 unfused"
+    flavour.listing.taken()
     with flavour.errors.recorded() as lines:
         content, (height, width) = _compile(
-            onnx, profile, flavour, refit=refit, cache=cache, workspace=workspace, lines=lines
+            onnx, profile, flavour, unfused=unfused, refit=refit, cache=cache, workspace=workspace, lines=lines
         )
+    layers = _layers(flavour, content, gpu)
+    products = products_by_type(layers)
+    check_built(products, precision, onnx.name)
+    if unfused and fused_attentions(layers):
+        raise BuildFailed(f"{flavour} computes attention in one kernel in spite of what was marked: {onnx.name}")
     return Plan(
         content,
         PlanDescription(
@@ -103,6 +133,10 @@ def build_plan(
             width_px=None if width == height else width,
             precision=precision,
             refittable=refit,
+            rung=rung or ("fp32" if precision == "fp32" else "bf16"),
+            refused=refused,
+            products=products,
+            broken_facts=tuple(broken),
         ),
     )
 
@@ -128,6 +162,7 @@ def _compile(
     profile: BatchProfile,
     flavour: Flavour,
     *,
+    unfused: bool,
     refit: bool,
     cache: Path | None,
     workspace: int,
@@ -139,10 +174,14 @@ def _compile(
     typed = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     network = builder.create_network(0 if typed is None else 1 << int(typed))
     shape = _parse(onnx, network, flavour, lines)
+    if unfused:
+        break_fusion(network, flavour)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     # On by default: products of fp32 with a mantissa of ten bits.
     config.clear_flag(trt.BuilderFlag.TF32)
+    # The types of layers are in an engine's own account, and in the log, only of one that was built so.
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     shapes = builder.create_optimization_profile()
     shapes.set_shape(INPUT, *((count, 3, *shape) for count in (profile.least, profile.best, profile.most)))
     if config.add_optimization_profile(shapes) < 0:
@@ -157,6 +196,23 @@ def _compile(
         cache.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(cache, bytes(timing.serialize()))
     return bytes(plan), shape
+
+
+def _layers(flavour: Flavour, content: bytes, gpu: Gpu | None) -> list[Layer]:
+    """What was built: as the engine's inspector tells it on a GPU, and otherwise as the log of the build did."""
+    listed = layers_of_log(flavour.listing.taken())
+    if gpu is None:
+        return listed
+    trt = flavour.trt
+    runtime = trt.Runtime(flavour.logger)
+    engine = runtime.deserialize_cuda_engine(content)
+    if engine is None:
+        return listed
+    inspector = engine.create_engine_inspector()
+    told = layers_of_inspector(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    # The youngest first.
+    del inspector, engine, runtime
+    return told or listed
 
 
 def _timing(config: Any, cache: Path) -> Any:  # noqa: ANN401  the libraries have no types

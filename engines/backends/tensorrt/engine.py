@@ -14,9 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import structlog
 
 from engines.backends.tensorrt.cuda import Cuda
 from engines.backends.tensorrt.execution import RUNS_BEFORE_CAPTURE, Lane
+from engines.backends.tensorrt.fusion import INNER
+from engines.backends.tensorrt.kernel_cache import KernelCache, cache_path
 from engines.backends.tensorrt.library import Flavour, load_flavour
 from engines.backends.tensorrt.plan import DESCRIPTION, PLAN, Fingerprint, PlanDescription, read_plan
 from engines.backends.tensorrt.refit import check_refit, refit
@@ -28,6 +31,8 @@ from engines.spec import EngineSpec, twin
 from stage1.errors import ArtifactError
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
+
+log = structlog.get_logger(__name__)
 
 
 class TensorRtEngine:
@@ -63,6 +68,10 @@ class TensorRtEngine:
         self._gpu = gpu
         self._cuda = Cuda()
         self._validity, self._runtime, self._engine = deserialize(self.flavour, content)
+        if self.plan.refused:
+            log.warning("engine_stepped_down", engine=str(spec), rung=self.plan.rung, refused=self.plan.refused)
+        rtx = self.flavour.name == "tensorrt_rtx"
+        self._kernels = KernelCache(self.flavour, cache_path(self.plan, gpu, compiled)) if rtx else None
         self._sizes = tuple(size for size in buckets(self.plan.profile.most) if size >= self.plan.profile.least)
         self._outputs = [name for name in _tensors(self._engine, self.flavour) if name not in OUTPUTS]
         self._lock = threading.Lock()
@@ -97,7 +106,9 @@ class TensorRtEngine:
             for _ in range(RUNS_BEFORE_CAPTURE + 1):
                 self.infer(batch)
             if size >= most:
-                return
+                break
+        if self._kernels is not None:
+            self._kernels.save()
 
     def close(self) -> None:
         """See `Engine.close`; what is still running ends first."""
@@ -118,7 +129,7 @@ class TensorRtEngine:
     def refit(self, model: Path) -> None:
         """See `Refittable.refit`."""
         try:
-            refit(self, twin(model, self._spec.precision))
+            refit(self, twin(model, self.plan.precision))
         except BaseException:
             self.close()
             raise
@@ -133,12 +144,15 @@ class TensorRtEngine:
             "compute_capability": self._gpu.compute_capability,
             "driver": self._gpu.driver,
             "plan_sha256": self.plan.plan_sha256,
+            "rung": self.plan.rung or "unknown",
+            "products": " ".join(f"{kind}:{count}" for kind, count in self.plan.products.items()),
             "validity": self._validity,
             "captured": " ".join(map(str, captured)),
             "refits": str(self._refits),
             "error_lines": str(self.flavour.errors.total),
         }
-        return EngineDescription(self._spec, str(self.flavour), self.plan.shape, threads=1, details=details)
+        rung = (self.plan.rung or "") if self.plan.refused else ""
+        return EngineDescription(self._spec, str(self.flavour), self.plan.shape, threads=1, details=details, rung=rung)
 
     @contextmanager
     def alone(self) -> Iterator[tuple[Any, Cuda]]:
@@ -162,7 +176,7 @@ class TensorRtEngine:
             lane = self._idle.pop() if self._idle else None
         usable = False
         try:
-            lane = lane or Lane(self.flavour, self._engine, self._cuda, self._sizes)
+            lane = lane or Lane(self.flavour, self._engine, self._cuda, self._sizes, self._kernels)
             yield lane
             usable = True
         finally:
@@ -249,7 +263,8 @@ def check_validity(flavour: Flavour, runtime: Any, content: bytes, lines: list[s
 
 
 def _tensors(engine: Any, flavour: Flavour) -> list[str]:  # noqa: ANN401
-    """Names of the outputs."""
+    """Names of the outputs that are asked for."""
     trt = flavour.trt
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-    return [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
+    outputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.OUTPUT]
+    return [name for name in outputs if not name.startswith(INNER)]

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.backends.tensorrt.cuda import Buffer, Cuda, capture
+from engines.backends.tensorrt.fusion import INNER
+from engines.backends.tensorrt.kernel_cache import KernelCache
 from engines.backends.tensorrt.library import Flavour
 from engines.engine import INPUT
 from engines.errors import InferenceError
@@ -42,9 +44,18 @@ class Lane:
         engine: `ICudaEngine`; must outlive the lane.
         cuda: the runtime.
         sizes: batch sizes, ascending.
+        kernels: what contexts of TensorRT-RTX share and keep; None to make kernels anew.
     """
 
-    def __init__(self, flavour: Flavour, engine: Any, cuda: Cuda, sizes: tuple[int, ...]) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        flavour: Flavour,
+        engine: Any,  # noqa: ANN401
+        cuda: Cuda,
+        sizes: tuple[int, ...],
+        kernels: KernelCache | None = None,
+    ) -> None:
+        self._kernels = kernels
         self._flavour, self._engine, self._cuda, self._sizes = flavour, engine, cuda, sizes
         self._buckets: dict[int, _Bucket] = {}
         self._buffers: dict[str, Buffer] = {}
@@ -82,7 +93,7 @@ class Lane:
             except InferenceError as error:
                 told = "; ".join([str(error), *lines])
                 raise InferenceError(f"{self._flavour} failed on {size} images: {told}") from error
-        return {name: buffer.array[:count].copy() for name, buffer in self._buffers.items() if name != INPUT}
+        return {name: buffer.array[:count].copy() for name, buffer in self._buffers.items() if _is_asked_for(name)}
 
     def close(self) -> None:
         """Free everything, the youngest first."""
@@ -128,12 +139,12 @@ class Lane:
         if not context.execute_async_v3(self._stream_id):
             raise InferenceError("execute_async_v3 returned False")
         for name, buffer in self._buffers.items():
-            if name != INPUT:
+            if _is_asked_for(name):
                 buffer.download(size, self._stream_id)
 
     def _context(self, size: int) -> Any:  # noqa: ANN401
         """A context at one shape; all of a lane share the scratch memory, because they never run at once."""
-        context = new_context(self._flavour, self._engine)
+        context = new_context(self._flavour, self._engine, self._kernels)
         if context is None:
             raise InferenceError("the library made no execution context")
         context.error_recorder = self._flavour.recorder
@@ -153,7 +164,12 @@ class Lane:
         return self._stream
 
 
-def new_context(flavour: Flavour, engine: Any) -> Any:  # noqa: ANN401
+def _is_asked_for(name: str) -> bool:
+    # What keeps an attention unfused is written, and read by nobody; its numbers may be shorter than fp32.
+    return name != INPUT and not name.startswith(INNER)
+
+
+def new_context(flavour: Flavour, engine: Any, kernels: KernelCache | None = None) -> Any:  # noqa: ANN401
     """An execution context without memory of its own."""
     trt = flavour.trt
     if flavour.name == "tensorrt":
@@ -162,4 +178,6 @@ def new_context(flavour: Flavour, engine: Any) -> Any:  # noqa: ANN401
     settings.set_execution_context_allocation_strategy(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
     # By default kernels for a shape are made beside the first runs, and a graph would keep the slow ones for ever.
     settings.dynamic_shapes_kernel_specialization_strategy = rtx.DynamicShapesKernelSpecializationStrategy.EAGER
+    if kernels is not None:
+        kernels.attach(settings)
     return engine.create_execution_context(settings)

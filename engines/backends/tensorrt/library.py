@@ -9,13 +9,15 @@ import importlib
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Literal
 
 from engines.errors import Unavailable
 
 FlavourName = Literal["tensorrt", "tensorrt_rtx"]
+# How a message of the log begins that lists all layers of an engine.
+LISTING = ("Layers:", "Engine Layer Information:")
 EXTRAS: dict[FlavourName, str] = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
 
 
@@ -52,6 +54,23 @@ class ErrorLines:
                 self._readers = [reader for reader in self._readers if reader is not lines]
 
 
+class LayerListing:
+    """The layers of the engine that was built last in this process, as the log tells them."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def add(self, message: str) -> None:
+        """Keep a message if it lists layers."""
+        if message.lstrip().startswith(LISTING):
+            self.text = message
+
+    def taken(self) -> str:
+        """The listing, which is then forgotten; empty if there was none."""
+        text, self.text = self.text, ""
+        return text
+
+
 @dataclass(frozen=True)
 class Flavour:
     """A TensorRT that is installed.
@@ -63,6 +82,7 @@ class Flavour:
         logger: the only `ILogger` of this process: the library keeps the first that it is given and ignores others.
         recorder: an `IErrorRecorder`.
         errors: where both write to.
+        listing: where the logger keeps what was built.
     """
 
     name: FlavourName
@@ -71,6 +91,7 @@ class Flavour:
     logger: Any
     recorder: Any
     errors: ErrorLines
+    listing: LayerListing = field(default_factory=LayerListing)
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
@@ -93,14 +114,15 @@ def load_flavour(name: FlavourName | None = None) -> Flavour:
         except (ImportError, OSError) as error:
             missing.append(f"{candidate} cannot be imported ({error})")
             continue
-        errors = ErrorLines()
-        return Flavour(candidate, trt.__version__, trt, make_logger(trt, errors), make_recorder(trt, errors), errors)
+        errors, listing = ErrorLines(), LayerListing()
+        logger = make_logger(trt, errors, listing)
+        return Flavour(candidate, trt.__version__, trt, logger, make_recorder(trt, errors), errors, listing)
     extra = EXTRAS[name or "tensorrt"]
     raise Unavailable(f"{'; '.join(missing)}: pip install 'streetvision-cascade[{extra}]'")
 
 
-def make_logger(trt: Any, errors: ErrorLines) -> Any:  # noqa: ANN401  the libraries have no types
-    """An `ILogger` that keeps what went wrong."""
+def make_logger(trt: Any, errors: ErrorLines, listing: LayerListing | None = None) -> Any:  # noqa: ANN401  no types
+    """An `ILogger` that keeps what went wrong, and what was built."""
 
     class Logger(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -109,6 +131,8 @@ def make_logger(trt: Any, errors: ErrorLines) -> Any:  # noqa: ANN401  the libra
         def log(self, severity: Any, message: str) -> None:  # noqa: ANN401
             if severity in {trt.ILogger.Severity.INTERNAL_ERROR, trt.ILogger.Severity.ERROR}:
                 errors.add(message)
+            elif listing is not None and severity == trt.ILogger.Severity.VERBOSE:
+                listing.add(message)
 
     return Logger()
 

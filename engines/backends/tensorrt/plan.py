@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import sysconfig
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -24,6 +24,8 @@ from stage1.preprocess import Shape
 
 PLAN = "engine.plan"
 DESCRIPTION = "engine.json"
+# How an engine computes: as its graph says, without the kernel that computes a whole attention, or in fp32.
+Rung = Literal["bf16", "bf16 unfused", "fp32"]
 
 
 class Fingerprint(BaseModel):
@@ -73,7 +75,11 @@ class Fingerprint(BaseModel):
 
 
 class BatchProfile(BaseModel):
-    """Batch sizes that a plan takes, and the one it is fastest at."""
+    """Batch sizes that a plan takes, and the one it is fastest at.
+
+    Never of single images alone: where the largest batch is 1, TensorRT may fuse the products that share a norm, such
+    as queries, keys and values, and computes them wrong (NVIDIA/TensorRT-Edge-LLM issue 105).
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -85,6 +91,8 @@ class BatchProfile(BaseModel):
     def _in_order(self) -> Self:
         if not self.least <= self.best <= self.most:
             raise ValueError("a profile needs least <= best <= most")
+        if self.most == 1:
+            raise ValueError("a profile of single images alone is known to be computed wrong: let it take two")
         return self
 
 
@@ -102,6 +110,10 @@ class PlanDescription(Artifact):
         width_px: their width; None in the file of one for squares.
         precision: as the graph says.
         refittable: whether its weights can be replaced.
+        rung: how it computes; None in the file of an older program, which had one way.
+        refused: rungs above it, and why each was refused on its golden images or by the library.
+        products: layers that multiply, by the type that they were built in; empty where the library does not tell.
+        broken_facts: what of its graph is known to be computed wrong or slowly.
     """
 
     SCHEMA_VERSION: ClassVar[int] = 1
@@ -116,6 +128,10 @@ class PlanDescription(Artifact):
     width_px: int | None = Field(default=None, gt=0, exclude_if=lambda width: width is None)
     precision: Precision
     refittable: bool = False
+    rung: Rung | None = Field(default=None, exclude_if=lambda rung: rung is None)
+    refused: tuple[str, ...] = Field(default=(), exclude_if=lambda told: not told)
+    products: dict[str, int] = Field(default_factory=dict, exclude_if=lambda told: not told)
+    broken_facts: tuple[str, ...] = Field(default=(), exclude_if=lambda told: not told)
 
     @property
     def shape(self) -> Shape:
@@ -143,9 +159,10 @@ def read_plan(model: Path, spec: EngineSpec, compiled: Path | None = None) -> tu
         raise BundleRefused(f"{PLAN} cannot be read: {error.strerror or error}") from error
     if len(plan) != description.plan_size or hashlib.sha256(plan).hexdigest() != description.plan_sha256:
         raise BundleRefused(f"{PLAN} is not the file that {DESCRIPTION} describes")
-    if description.precision != spec.precision:
+    # One that stepped down says so itself, and its certificate or its golden images are those of fp32.
+    if description.precision != spec.precision and not (description.rung == "fp32" and description.refused):
         raise BundleRefused(f"{PLAN} computes in {description.precision}, asked for is {spec.precision}")
-    source = twin(model, spec.precision)
+    source = twin(model, description.precision)
     try:
         found = engine_sha256(source)
     except OSError as error:

@@ -208,7 +208,8 @@ class BundleLoader:
             raise Postponed(f"{life.bundle}: {misfit.why}; it is compiled and calibrated anew for this machine")
         life.to(State.BUILDING)
         admit(COPIES_WHILE_BUILDING * checked.weights, self._options.memory())
-        await self.quietly(lambda: compiler.build(checked, spec, misfit, self._child, again=refused))
+        most = self._options.most
+        await self.quietly(lambda: compiler.build(checked, spec, misfit, self._child, most=most, again=refused))
         await self._try(way, checked, life)
         return await self._load_by(way, checked, life, spot=False)
 

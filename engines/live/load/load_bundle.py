@@ -152,7 +152,8 @@ def load_checked(
         engine.warm_up(most)
         report(State.GATING)
         tolerance = checked.manifest.parity_tolerance
-        check_parity(engine, checked.directory / GOLDEN, tolerance, sizes=buckets(most), spot=spot)
+        golden, precision = checked.directory / GOLDEN, checked.spec.precision
+        check_parity(engine, golden, tolerance, precision=precision, sizes=buckets(most), spot=spot)
     except (Stage1Error, InferenceError) as error:
         engine.close()
         raise BundleRefused(f"{name}: {error}") from error

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import structlog
 import typer
@@ -24,12 +24,14 @@ from filelock import FileLock, Timeout
 
 from engines.backends.backend import CompileOptions
 from engines.backends.registry import backend
+from engines.batches import MOST, buckets
+from engines.engine import Engine
 from engines.errors import BundleRefused
 from engines.live.load.load_bundle import CheckedBundle
 from engines.machine.child import Child, answer
 from engines.machine.gpu import Gpu, NoGpu, find_gpu
-from engines.spec import EngineSpec
-from engines.store.file_names import ENGINE
+from engines.spec import EngineSpec, Precision
+from engines.store.file_names import ENGINE, GOLDEN
 from stage1.artifacts import fsync_directory, fsync_tree
 
 # The current one and where a rollback goes, and of another miner the same; a plan is as large as the weights.
@@ -98,7 +100,14 @@ class LocalCompiler:
         return Misfit(found.why, found.library, place)
 
     def build(
-        self, checked: CheckedBundle, spec: EngineSpec, misfit: Misfit, child: Child, *, again: bool = False
+        self,
+        checked: CheckedBundle,
+        spec: EngineSpec,
+        misfit: Misfit,
+        child: Child,
+        *,
+        most: int = MOST,
+        again: bool = False,
     ) -> None:
         """Compile for this machine in a process of its own; takes minutes for a large network.
 
@@ -107,6 +116,7 @@ class LocalCompiler:
             spec: the engine.
             misfit: what differs.
             child: runs it.
+            most: largest batch that will be asked of it; the golden images are tried up to there.
             again: replace what is there, because it does not load.
 
         Raises:
@@ -118,7 +128,7 @@ class LocalCompiler:
             # Another miner may have done it meanwhile.
             if again or not misfit.compiled:
                 log.info("compiling", bundle=checked.manifest.bundle_id, engine=str(spec), by=misfit.library)
-                self._build(checked, spec, misfit, child)
+                self._build(checked, spec, misfit, child, most)
                 log.info("compiled", bundle=checked.manifest.bundle_id, engine=str(spec))
             self._prune(misfit.place)
 
@@ -134,7 +144,7 @@ class LocalCompiler:
         finally:
             lock.release()
 
-    def _build(self, checked: CheckedBundle, spec: EngineSpec, misfit: Misfit, child: Child) -> None:
+    def _build(self, checked: CheckedBundle, spec: EngineSpec, misfit: Misfit, child: Child, most: int) -> None:
         for leftover in self._root.glob(f"{BUILDING}*"):
             shutil.rmtree(leftover, ignore_errors=True)
         work = self._root / f"{BUILDING}{secrets.token_hex(4)}"
@@ -143,6 +153,8 @@ class LocalCompiler:
             arguments = [str(checked.directory / ENGINE), str(work), "--spec", spec.model_dump_json()]
             arguments += ["--library", misfit.library]
             arguments += ["--timing", str(self._root / "timing")]
+            arguments += ["--golden", str(checked.directory / GOLDEN), "--precision", checked.spec.precision]
+            arguments += ["--tolerance", str(checked.manifest.parity_tolerance), "--most", str(most)]
             child.run("engines.live.load.local_compile", arguments, doing="compiling it", timeout_s=TIMEOUT_S)
             fsync_tree(work)
             if misfit.compiled:
@@ -168,13 +180,24 @@ def main(
     spec: Annotated[str, typer.Option()],
     library: Annotated[str, typer.Option()],
     timing: Annotated[Path, typer.Option()],
+    golden: Annotated[Path, typer.Option()],
+    tolerance: Annotated[float, typer.Option()],
+    precision: Annotated[str, typer.Option()],
+    most: Annotated[int, typer.Option()],
 ) -> None:
-    """Compile the graph MODEL for the engine of SPEC into a directory."""
+    """Compile the graph MODEL for the engine of SPEC into a directory; the golden images decide how."""
 
     def compile_it() -> None:
         from engines.backends.registry import compile_engine  # noqa: PLC0415  at low priority, too
+        from engines.live.load.golden_check import check_parity  # noqa: PLC0415
 
-        options = CompileOptions(timing_cache=timing, library=library)
+        made_in = cast("Precision", precision)
+
+        def gate(engine: Engine) -> None:
+            engine.warm_up(most)
+            check_parity(engine, golden, tolerance, precision=made_in, sizes=buckets(most))
+
+        options = CompileOptions(timing_cache=timing, library=library, gate=gate)
         compile_engine(EngineSpec.model_validate_json(spec), model, into=into, options=options)
 
     answer(compile_it)

@@ -17,9 +17,12 @@ import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 
+from engines.backends.graph_facts import broken_facts
 from engines.backends.tensorrt.build import Plan, _timing, build_plan, cache_name, forbid_known_wrong
-from engines.backends.tensorrt.library import Flavour
+from engines.backends.tensorrt.layers import fused_attentions, layers_of_log
+from engines.backends.tensorrt.library import Flavour, LayerListing
 from engines.backends.tensorrt.plan import BatchProfile, Fingerprint, graph_sha256, read_plan
 from engines.errors import BuildFailed, BundleRefused
 from engines.machine.gpu import Gpu, NoGpu, find_gpu
@@ -69,6 +72,10 @@ class TestExport:
         kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
         assert all(kind == onnx.TensorProto.BFLOAT16 for name, kind in kinds.items() if name.endswith("proj.weight"))
         assert onnx.TensorProto.BFLOAT16 in kinds.values()
+        # What reads the pixels: the standard has it in bf16 since opset 22 only.
+        assert [kinds[node.input[1]] for node in graph.node if node.op_type == "Conv"] == [onnx.TensorProto.FLOAT]
+        assert broken_facts(path) == []
+        onnx.checker.check_model(str(path), full_check=True)
         assert [(i.name, i.type.tensor_type.elem_type) for i in graph.input] == [("image", onnx.TensorProto.UINT8)]
         assert {o.type.tensor_type.elem_type for o in graph.output} == {onnx.TensorProto.FLOAT}
         assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
@@ -93,8 +100,48 @@ class TestBuild:
         made = build_plan(source, flavour=flavour)
         made.write(tmp_path)
         assert made.description.precision == precision
+        assert made.description.rung == precision
+        assert made.description.products[precision] >= 10
+        assert set(made.description.products) <= {precision, "fp32"}
+        assert made.description.broken_facts == ()
         assert (made.description.shape, made.description.profile) == ((SIZE_PX, SIZE_PX), BatchProfile())
         assert read_plan(model, FP32 if precision == "fp32" else BF16) == (made.description, made.content)
+
+    def test_without_the_kernel_that_computes_a_whole_attention(
+        self, flavour: Flavour, in_bf16: tuple[Path, Stage1Net], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As the library itself lists the layers: with an output inside of each attention there is no such kernel."""
+        listed: list[str] = []
+
+        def seen(listing: LayerListing) -> str:
+            listed.append(listing.text)
+            return listing.text
+
+        monkeypatch.setattr(LayerListing, "taken", seen)
+        for rung in ("bf16", "bf16 unfused"):
+            made = build_plan(in_bf16[0], flavour=flavour, rung=rung)
+            assert made.description.rung == rung
+            assert made.description.products["bf16"] >= 10
+        fused, unfused = (layers_of_log(listed[place]) for place in (1, 3))
+        assert fused_attentions(fused) == 2
+        assert fused_attentions(unfused) == 0
+        assert len(unfused) > len(fused)
+
+    def test_in_another_precision_than_the_graph_says_is_refused(
+        self, flavour: Flavour, in_bf16: tuple[Path, Stage1Net], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A library that silently builds fp32."""
+        monkeypatch.setattr(LayerListing, "taken", lambda _: Path(__file__).with_name("layers_fp32.txt").read_text())
+        with pytest.raises(BuildFailed, match=r"asked for bf16, and the products that were built are \d+ in fp32"):
+            build_plan(in_bf16[0], flavour=flavour)
+
+    def test_of_a_graph_that_breaks_a_fact_says_so(self, tiny_engine: Path, flavour: Flavour) -> None:
+        with capture_logs() as logged:
+            made = build_plan(tiny_engine, flavour=flavour)
+        assert made.description.broken_facts == ("opset: it is 18, and 20 to 22 are tried",)
+        assert [entry["facts"] for entry in logged if entry["event"] == "graph_facts_broken"] == [
+            list(made.description.broken_facts)
+        ]
 
     def test_of_a_rectangle_and_the_file_of_a_square_is_as_it_was(
         self, tmp_path: Path, write_onnx: WriteOnnx, flavour: Flavour, tiny_engine: Path
@@ -129,9 +176,21 @@ class TestBuild:
         monkeypatch.setattr("engines.backends.tensorrt.build.find_gpu", lambda: GPU)
         measured = SimpleNamespace(serialize=lambda: b"measured")
         monkeypatch.setattr("engines.backends.tensorrt.build._timing", lambda *_: measured)
-        made = build_plan(tiny_engine, flavour=flavour, timing_cache=tmp_path / "not" / "there")
+        monkeypatch.setattr("engines.backends.tensorrt.build._layers", lambda *_: [])
+        production = dataclasses.replace(flavour, name="tensorrt")
+        made = build_plan(tiny_engine, flavour=production, timing_cache=tmp_path / "not" / "there")
         kept = tmp_path / "not" / "there" / cache_name(made.description.fingerprint)
         assert kept.read_bytes() == b"measured"
+
+    def test_by_tensorrt_rtx_keeps_no_times(
+        self, tiny_engine: Path, flavour: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """There they have no effect, and ask for a GPU."""
+        monkeypatch.setattr("engines.backends.tensorrt.build.find_gpu", lambda: GPU)
+        monkeypatch.setattr("engines.backends.tensorrt.build._layers", lambda *_: [])
+        monkeypatch.setattr("engines.backends.tensorrt.build._timing", lambda *_: pytest.fail("it was asked for"))
+        build_plan(tiny_engine, flavour=flavour, timing_cache=tmp_path)
+        assert list(tmp_path.iterdir()) == []
 
     def test_of_a_dinov3_export_that_keeps_its_weights_beside_it(
         self, tmp_path: Path, flavour: Flavour, monkeypatch: pytest.MonkeyPatch
@@ -217,6 +276,10 @@ class TestBuild:
     def test_a_profile_is_in_order(self) -> None:
         with pytest.raises(ValidationError, match="least <= best <= most"):
             BatchProfile(least=1, best=64, most=32)
+
+    def test_a_profile_is_never_of_single_images_alone(self) -> None:
+        with pytest.raises(ValidationError, match="known to be computed wrong"):
+            BatchProfile(least=1, best=1, most=1)
 
     def test_what_was_measured_is_kept_for_each_gpu_and_version(self) -> None:
         names = {

@@ -10,6 +10,7 @@ import ast
 import importlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,11 +27,14 @@ CLASSES = {
     "config": "IBuilderConfig",
     "context": "IExecutionContext",
     "engine": "ICudaEngine",
+    "inspector": "EngineInspector",
+    "layer": "ILayer",
     "network": "INetworkDefinition",
     "parser": "OnnxParser",
     "parser_refitter": "OnnxParserRefitter",
     "refitter": "Refitter",
     "runtime": "Runtime",
+    "runtime_cache": "IRuntimeCache",
     "settings": "IRuntimeConfig",
     "shapes": "IOptimizationProfile",
     "tensor": "ITensor",
@@ -40,10 +44,15 @@ CLASSES = {
 BESIDES = {"ParserError.desc", "DataType.UINT8", "DataType.FLOAT"}
 # Members that only TensorRT-RTX has; what the module has alone is written `rtx.X` in the code.
 RTX_ONLY = {
+    "IRuntimeCache.deserialize",
+    "IRuntimeCache.serialize",
+    "IRuntimeConfig.create_runtime_cache",
+    "IRuntimeConfig.set_runtime_cache",
     "IRuntimeConfig.dynamic_shapes_kernel_specialization_strategy",
     "Runtime.engine_header_size",
     "Runtime.get_engine_validity",
 }
+CALLS = re.compile(r"flavour\.trt|trt: Any|runtime_cache")
 STAND_INS = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
 FUNCTIONS = (
     "createInferBuilder_INTERNAL",
@@ -95,8 +104,8 @@ def used(source: str, modules: tuple[str, ...]) -> set[str]:
 
 
 def all_used(*modules: str) -> set[str]:
-    calling = [text for text in (path.read_text() for path in SOURCES) if "flavour.trt" in text or "trt: Any" in text]
-    assert len(calling) >= 5
+    calling = [text for text in (path.read_text() for path in SOURCES) if CALLS.search(text)]
+    assert len(calling) >= 7
     return BESIDES.union(*(used(text, modules) for text in calling)) - {"__version__"}
 
 

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from engines.backends.onnxruntime import OnnxEngine
+from engines.batches import BUCKETS
 from engines.errors import ParityError
-from engines.spec import REFERENCE, EngineSpec
-from offline.certify.engine_agreement import check_agreement, correlation
+from engines.spec import REFERENCE, EngineSpec, Precision
+from offline.certify.engine_agreement import check_agreement, correlation, reference_gate
 from offline.certify.scoring_engine import ScoringRecord
 from offline.config import load_config
 from offline.stages.common import compiled_engine
@@ -50,6 +51,39 @@ def test_a_network_that_says_the_same_of_everything_agrees_with_itself(outputs_o
     constant = np.full(20, 0.3)
     check_agreement(SPEC, outputs_of(constant + 1e-5), outputs_of(constant))
     assert correlation(outputs_of(constant + 1e-5), outputs_of(constant)) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("precision", "apart", "passes"),
+    [("fp32", 1e-4, True), ("fp32", 0.02, False), ("bf16", 0.02, True), ("bf16", 0.7, False)],
+)
+@pytest.mark.parametrize("size", BUCKETS)
+def test_an_engine_is_as_near_to_the_reference_as_its_precision_promises_at_every_batch_size(
+    outputs_of: OutputsOf, precision: Precision, apart: float, size: int, *, passes: bool
+) -> None:
+    """Of scores between -3 and 3, with an error at one batch size alone."""
+    images = np.arange(32, dtype=np.uint8).reshape(-1, 1, 1, 1)
+    said = np.linspace(-3, 3, 32)
+
+    def infer(batch: Pixels) -> Stage1Outputs:
+        off = apart if len(batch) == size else 0.0
+        return outputs_of(said[batch.ravel()] + off)
+
+    spec = EngineSpec(backend="tensorrt", precision=precision, device="cuda")
+    gate = reference_gate(spec, images, outputs_of(said))
+    assert gate is not None
+    engine: Any = SimpleNamespace(infer=infer)
+    if passes:
+        gate(engine)
+    else:
+        with pytest.raises(ParityError, match=f"at batch size {size}, "):
+            gate(engine)
+
+
+def test_the_reference_and_int8_promise_no_nearness(outputs_of: OutputsOf, scores: np.ndarray) -> None:
+    images = np.zeros((500, 3, 4, 4), np.uint8)
+    assert reference_gate(REFERENCE, images, outputs_of(scores)) is None
+    assert reference_gate(EngineSpec(precision="int8"), images, outputs_of(scores)) is None
 
 
 @dataclass(frozen=True)
