@@ -40,7 +40,7 @@ class EngineDescription:
         return f"{self.runtime} {self.spec.device} {self.spec.precision}{stepped_down}"
 
 
-ServerState = Literal["up", "lost", "refused"]
+ServerState = Literal["up", "late", "lost", "refused"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,8 @@ class ServerStatus:
 
     Attributes:
         url: of it.
-        state: whether it may answer, did not answer, or answered otherwise than the bundle's engine.
+        state: whether it may answer, was too slow just now, did not answer, or answered otherwise than the bundle's
+            engine.
         in_flight: batches that are under way.
         batches: that it has computed.
         failures: times that it lost its permission to answer.

@@ -32,6 +32,7 @@ class Server:
     Attributes:
         changes: what it does to the outputs of a batch.
         delay_s: waits so long before each answer.
+        delays: and so long before the next ones, in place of that.
         fails: it answers with an error.
         calls: batches that it was asked for, as (version, images).
         loads: times that it was told to load.
@@ -45,6 +46,7 @@ class Server:
     engines: dict[str, OnnxEngine] = field(default_factory=dict)
     changes: Change = lambda outputs, _: outputs
     delay_s: float = 0.0
+    delays: list[float] = field(default_factory=list)
     fails: bool = False
     calls: list[tuple[str, int]] = field(default_factory=list)
     loads: int = 0
@@ -63,7 +65,7 @@ class Server:
 
     async def infer(self, version: str, images: Pixels) -> Arrays:
         self.calls.append((version, len(images)))
-        await asyncio.sleep(self.delay_s)
+        await asyncio.sleep(self.delays.pop(0) if self.delays else self.delay_s)
         if self.fails:
             raise InferenceError("out of memory")
         found = self.engines[version].infer(images)

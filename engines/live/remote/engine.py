@@ -41,7 +41,7 @@ class RemoteEngine:
     """An engine that servers compute for this process.
 
     Args:
-        seats: the servers.
+        seats: makes the servers, each of which calls what it is given when it may answer.
         asked: what the bundle wants of them.
         network: where they are asked.
         last_resort: computes where none may.
@@ -52,7 +52,7 @@ class RemoteEngine:
 
     def __init__(
         self,
-        seats: Sequence[Seat],
+        seats: Callable[[Callable[[], None]], Sequence[Seat]],
         asked: Asked,
         network: Network,
         last_resort: LastResort,
@@ -61,11 +61,13 @@ class RemoteEngine:
         waits: bool = False,
         on_close: Callable[[RemoteEngine], None] = lambda _: None,
     ) -> None:
-        self._seats, self._asked, self._network = tuple(seats), asked, network
+        self._seats, self._asked, self._network = tuple(seats(self._rise)), asked, network
         self._last_resort, self._settings, self._waits = last_resort, settings, waits
         self._on_close = on_close
         self._sizes: tuple[int, ...] = buckets(1)
         self._turn = 0
+        # Set when a server may answer; made anew by whoever waits for that.
+        self._risen = asyncio.Event()
         self._order = {id(seat): 0 for seat in self._seats}
         self._watches: list[Future[None]] = []
         # Loads the last resort beside those that wait for a server.
@@ -163,17 +165,35 @@ class RemoteEngine:
 
     async def _asked_in_turn(self, batch: Pixels) -> Stage1Outputs | list[str]:
         """The outputs, or why each server that was asked has none."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + ATTEMPTS * self._settings.timeout_s
         asked, told = list[Seat](), list[str]()
-        for _ in range(ATTEMPTS):
+        while len(told) < ATTEMPTS and (left := until - loop.time()) > 0:
             seat = self._next(asked)
+            if seat is None and not self._last_resort.allowed:
+                seat = await self._awaited(asked, left)
             if seat is None:
                 break
             asked.append(seat)
             try:
-                return await seat.infer(batch)
+                return await seat.infer(batch, min(self._settings.timeout_s, until - loop.time()))
             except RemoteError as error:
                 told.append(str(error))
         return told
+
+    async def _awaited(self, asked: Sequence[Seat], timeout_s: float) -> Seat | None:
+        """The next server that may answer, where nobody else is left: one that was too slow, or one that comes back."""
+        late = [seat for seat in self._seats if seat.state == "late" and seat not in asked]
+        if late:
+            return min(late, key=lambda seat: seat.in_flight)
+        self._risen.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._risen.wait()
+        return self._next(())
+
+    def _rise(self) -> None:
+        self._risen.set()
 
     def _next(self, asked: Sequence[Seat]) -> Seat | None:
         """The server with the fewest batches under way; of several the one that was asked least lately."""
@@ -194,17 +214,15 @@ class RemoteEngine:
                     async with asyncio.timeout(self._settings.look_s):
                         await seat.failed.wait()
                 pause = 0.0
-                if seat.state == "up" and await seat.look():
-                    continue
             else:
                 await asyncio.sleep(pause)
             self._prepare_without()
+            if seat.state in {"up", "late"}:
+                await seat.look()
+                continue
             await seat.gate(self._sizes)
-            pause = (
-                min(LONGEST_PAUSE_S, max(self._settings.look_s, 2 * pause))
-                if seat.state == "refused"
-                else (self._settings.look_s)
-            )
+            longer = min(LONGEST_PAUSE_S, 2 * pause) if seat.state == "refused" else 0.0
+            pause = max(self._settings.look_s, longer)
 
     def _prepare_without(self) -> None:
         """Load the last resort in good time, if no server is left."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -92,7 +91,7 @@ class RemoteEngines:
             return self._own(asked, model, compiled, threads)
 
         engine = RemoteEngine(
-            [Seat(self._client, url, asked, self._settings.timeout_s) for url in self._urls],
+            lambda on_up: [Seat(self._client, url, asked, self._settings.timeout_s, on_up) for url in self._urls],
             asked,
             self._network,
             LastResort(None if self._settings.last_resort == "never" else opens),
@@ -115,19 +114,21 @@ class RemoteEngines:
         """Write the bundle into the repository, and have the servers load it that have not got it yet."""
         if self._repository is not None:
             version = self._repository.add(home)
-            self._network.run(self._load_everywhere(version))
+            # Of several miners one has them load, and the others find the version there.
+            with self._repository.loading():
+                self._network.run(self._load_everywhere(version))
 
     async def _load_everywhere(self, version: str | None) -> None:
-        """Have all servers load what the repository has, or only those that lack a version."""
+        """Have all servers load what the repository has, or only those that lack a version.
 
-        async def load(url: str) -> None:
+        One after the other: a server answers more slowly while it loads.
+        """
+        for url in self._urls:
             try:
                 if version is None or not await self._has(url, version):
                     await load_model(self._client, url, self._settings.model, self._settings.load_s)
             except RemoteError as error:
                 log.warning("stage1_server_does_not_load", server=url, model=self._settings.model, reason=str(error))
-
-        await asyncio.gather(*(load(url) for url in self._urls))
 
     async def _has(self, url: str, version: str) -> bool:
         try:
@@ -144,7 +145,8 @@ class RemoteEngines:
             return
         try:
             if self._repository.prune({one.version for one in self._open}, self._settings.keep):
-                self._network.run(self._load_everywhere(None))
+                with self._repository.loading():
+                    self._network.run(self._load_everywhere(None))
         except (OSError, InferenceError) as error:
             log.warning("stage1_repository_not_pruned", reason=str(error))
 

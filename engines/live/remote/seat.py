@@ -1,13 +1,14 @@
 """One server for one bundle: whether it may answer, and its answers.
 
 A server may answer only after the golden images of the bundle have come back from it as they are stored, at every size
-of batch. It loses that with the first failure, and has to show it all again.
+of batch. It loses that with the first failure, and has to show it all again. One that was only too slow may answer
+again after a single image, for it has computed nothing wrong.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,11 @@ LOOKED_AT = 8
 GATE_CALL_S = 30.0
 # Statuses of a server that is there, and has no such model or version.
 ABSENT = frozenset({400, 404})
+EVENTS: dict[ServerState, str] = {
+    "late": "stage1_server_late",
+    "lost": "stage1_server_lost",
+    "refused": "stage1_server_refused",
+}
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,17 @@ class Seat:
         url: of the server, without a path.
         asked: what the bundle wants.
         timeout_s: of one batch.
+        on_up: called when it may answer.
     """
 
-    def __init__(self, client: Client, url: str, asked: Asked, timeout_s: float) -> None:
+    def __init__(
+        self,
+        client: Client,
+        url: str,
+        asked: Asked,
+        timeout_s: float,
+        on_up: Callable[[], None] = lambda: None,
+    ) -> None:
         self.url = url
         self.state: ServerState = "lost"
         self.reason = "not asked yet"
@@ -88,6 +102,7 @@ class Seat:
         self.in_flight = self.batches = self.failures = 0
         # Set when it fails, so that nobody waits to look at it again.
         self.failed = asyncio.Event()
+        self._on_up = on_up
         self._client, self._asked, self._timeout_s = client, asked, timeout_s
         self._server = self._connected()
         self._looks = 0
@@ -100,14 +115,14 @@ class Seat:
             self.url, self.state, self.in_flight, self.batches, self.failures, self.reason, self._platform
         )
 
-    async def infer(self, batch: Pixels) -> Stage1Outputs:
+    async def infer(self, batch: Pixels, timeout_s: float) -> Stage1Outputs:
         """Outputs of a batch; a failure costs the server its permission to answer.
 
         Raises:
             RemoteError: no answer in time, or none that a Stage-1 of this bundle can give.
         """
         try:
-            outputs = await self._outputs(batch, self._timeout_s)
+            outputs = await self._outputs(batch, timeout_s)
         except RemoteError as error:
             self._fail(error)
             raise
@@ -130,13 +145,14 @@ class Seat:
         except (RemoteError, BundleRefused, OutputsError, InferenceError) as error:
             self._fail(error)
             return False
-        self.state, self.reason = "up", ""
+        self._rise()
         if before != "up":
             log.info("stage1_server_up", server=self.url, version=self._asked.version, platform=self._platform)
         return True
 
     async def look(self) -> bool:
-        """Have a server that may answer compute one golden image; whether it still may."""
+        """Have a server that may answer, or was too slow, compute one golden image; whether it may now."""
+        self.failed.clear()
         at = self._looks % len(self._asked.looked_at)
         self._looks += 1
         one = slice(at, at + 1)
@@ -148,6 +164,7 @@ class Seat:
         except (RemoteError, BundleRefused) as error:
             self._fail(error)
             return False
+        self._rise()
         return True
 
     async def _outputs(self, batch: Pixels, timeout_s: float) -> Stage1Outputs:
@@ -191,8 +208,12 @@ class Seat:
         # Whether it has the binary extension is asked anew: another program may listen there by then.
         return InferenceServer(self._client, self.url, self._asked.model, self._asked.version)
 
+    def _rise(self) -> None:
+        self.state, self.reason = "up", ""
+        self._on_up()
+
     def _fail(self, error: Exception) -> None:
-        """It may not answer; lost if it did not, refused if it answered otherwise."""
+        """It may not answer: late once it was too slow, lost if it did not, refused if it answered otherwise."""
         lost = isinstance(error, RemoteError) and (
             self.absent
             or error.passing
@@ -200,11 +221,11 @@ class Seat:
             or (error.status is not None and error.status >= 500)
             or isinstance(error.__cause__, aiohttp.ClientError)
         )
-        state: ServerState = "lost" if lost else "refused"
+        late = isinstance(error, RemoteError) and error.timed_out and self.state == "up"
+        state: ServerState = "late" if late else "lost" if lost else "refused"
         reason = str(error).removeprefix(f"{self.url}: ")
         if self.state == "up" or (self.state, self.reason) != (state, reason):
-            event = "stage1_server_lost" if lost else "stage1_server_refused"
-            log.warning(event, server=self.url, version=self._asked.version, reason=reason)
+            log.warning(EVENTS[state], server=self.url, version=self._asked.version, reason=reason)
         self.failures += self.state == "up"
         self.state, self.reason = state, reason
         self.failed.set()

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock
@@ -117,6 +118,12 @@ class ModelRepository:
                 # Last, for without it a server sees no model.
                 write_atomic(self._home / CONFIG, config_text(self._model, interface).encode())
         return version
+
+    @contextmanager
+    def loading(self) -> Iterator[None]:
+        """Keep other miners from having servers load at the same time, within a `with` block."""
+        with FileLock(self._root / f".{self._model}.loading.lock"):
+            yield
 
     def prune(self, needed: Collection[str], keep: int) -> list[str]:
         """Remove versions that nobody needs; a server unloads them when it is told to load the model.

@@ -195,6 +195,31 @@ class TestLost:
             with pytest.raises(InferenceError, match="no server answered"):
                 engine.infer(images(1))
 
+    def test_one_that_was_too_slow_answers_again_after_a_single_image(self, bundle: Path) -> None:
+        servers = [server_of(bundle), server_of(bundle)]
+        with loaded(bundle, servers, look_s=60.0, timeout_s=0.5) as (engine, _):
+            before = [len(server.calls) for server in servers]
+            servers[0].delays, servers[1].delays = [0.7], [0.7]
+            with pytest.raises(InferenceError, match="no reply within"):
+                engine.infer(images(1))
+            until(lambda: states(engine) == ["up", "up"])
+            sizes = [size for server, old in zip(servers, before, strict=True) for _, size in server.calls[old:]]
+            assert set(sizes) == {1}
+            assert len(sizes) <= 6
+
+    def test_a_batch_waits_for_a_server_where_nobody_else_may_compute_it(self, bundle: Path) -> None:
+        server = server_of(bundle)
+        with loaded(bundle, [server], timeout_s=5.0) as (engine, up):
+            port = int(up[0].url.rpartition(":")[2])
+            up[0].stop()
+            until(lambda: states(engine) == ["lost"])
+            found = []
+            asking = threading.Thread(target=lambda: found.append(engine.infer(images(2))))
+            asking.start()
+            up[0] = start(server, port)
+            asking.join()
+            assert len(found[0]) == 2
+
     def test_all_of_them_are_replaced_by_this_process(self, bundle: Path) -> None:
         server = server_of(bundle)
         with loaded(bundle, [server], last_resort="lazy", look_s=60.0) as (engine, up):

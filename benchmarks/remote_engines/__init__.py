@@ -1,0 +1,1 @@
+"""Stage-1 that servers compute, measured on real ones."""
