@@ -19,7 +19,7 @@ from pydantic import Field
 
 from engines.errors import BundleRefused, PointerMoved, StoreError, UnknownBundle
 from engines.store.bundle import Manifest, Provenance, bundle_files, bundle_id_of, describe_files, verify_bundle
-from engines.store.bundle_record import keep_record, record_path
+from engines.store.bundle_record import keep_record, record_of
 from engines.store.file_names import MANIFEST
 from engines.store.holds import unheld
 from engines.store.model_card import card_path
@@ -101,8 +101,7 @@ class Store:
         matches = [b for b in self._ids() if b.startswith(bundle_id)] if bundle_id else []
         if len(matches) == 1:
             return self._home / matches[0]
-        if bundle_id and not matches and record_path(self.root, bundle_id).is_dir():
-            record = record_path(self.root, bundle_id)
+        if bundle_id and not matches and (record := record_of(self.root, bundle_id)) is not None:
             raise UnknownBundle(f"{self.root}: the weights of {bundle_id} were removed; its record is in {record}")
         known = ", ".join(self._ids()) or "none"
         problem = f"{len(matches)} bundles begin with" if matches else "no bundle is called"

@@ -1,13 +1,14 @@
 """The account of bundles whose weights are gone: their looks and their rows, written down in the store for good.
 
 The record of a bundle names every row that it was made of, which takes megabytes. Its looks at val_calib and its rows
-move into two files of the store, which every later night reads; only then they leave the record.
+move into two files of the store, which every later night reads; only then they leave the record, and the rest of it is
+packed.
 """
 
 from __future__ import annotations
 
 from engines.store.bundle import Manifest
-from engines.store.bundle_record import records_of
+from engines.store.bundle_record import pack_record, records_of
 from engines.store.file_names import CALIBRATION, MANIFEST, SPLITS
 from engines.store.store import Store
 from offline.certify.calibration_ledger import looks_of, tell_store
@@ -18,7 +19,7 @@ from stage1.errors import ArtifactError
 
 
 def settle_records(store: Store, at: str) -> None:
-    """Write down the looks and the rows of every record that still has them, and remove them from it.
+    """Write down the looks and the rows of every record that still has them, remove them from it, and pack the rest.
 
     A run that is killed in between does it again, which counts nothing twice. What cannot be read stays as it is.
 
@@ -47,3 +48,4 @@ def settle_records(store: Store, at: str) -> None:
             splits.unlink()
         # Last: without the splits it says nothing any more.
         calibration.unlink(missing_ok=True)
+        pack_record(record)

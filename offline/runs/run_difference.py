@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from engines.store.bundle_record import record_path
+from engines.store.bundle_record import read_in_record, record_of
 from engines.store.file_names import CONFIG, SPLITS
 from engines.store.store import Store
 from offline.errors import PipelineError
@@ -33,7 +33,7 @@ class RunFiles:
     Attributes:
         record: its line in `runs.jsonl`.
         directory: its files; None if they were collected.
-        bundle: directory of its bundle, or of the record of that; None if there is neither.
+        bundle: directory of its bundle, or the record of that; None if there is neither.
     """
 
     record: RunRecord
@@ -46,7 +46,7 @@ class RunFiles:
             # What cannot be read says nothing.
             with contextlib.suppress(OSError, ValueError):
                 if home is not None:
-                    return dict(_leaves(json.loads((home / CONFIG).read_text(encoding="utf-8"))))
+                    return dict(_leaves(json.loads(read_in_record(home, CONFIG))))
         return {}
 
     def data(self) -> Values:
@@ -105,11 +105,10 @@ def find_run(workspace: Path, store: Store, name: str) -> RunFiles:
 def files_of(workspace: Path, store: Store, record: RunRecord) -> RunFiles:
     """Where what is left of a run lies."""
     home = workspace / "runs" / record.run
-    places: list[Path] = []
+    found = None
     if record.outcome is not None:
-        bundle = record.outcome.bundle
-        places = [store.root / "bundles" / bundle, record_path(store.root, bundle)]
-    found = next((place for place in places if place.is_dir()), None)
+        whole = store.root / "bundles" / record.outcome.bundle
+        found = whole if whole.is_dir() else record_of(store.root, record.outcome.bundle)
     return RunFiles(record, home if home.is_dir() else None, found)
 
 

@@ -8,11 +8,13 @@ import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 from filelock import FileLock
 
-from engines.store.bundle_record import records_of
+from engines.errors import UnknownBundle
+from engines.store.bundle_record import record_of, records_of
 from engines.store.holds import held
 from engines.store.store import Store
 from offline.certify.calibration_ledger import record_look
@@ -43,6 +45,12 @@ def test_the_newest_runs_stay_and_the_disk_is_flat(house: House) -> None:
     assert [record.run for record in read_runs(house.workspace)] == [f"run{number:02d}" for number in range(8)]
 
 
+def packed(store: Store) -> set[str]:
+    """Bundles whose records are one file each, and nothing beside them."""
+    assert {path.suffix for path in (store.root / "records").iterdir()} == {".zip"}
+    return {path.stem for path in (store.root / "records").iterdir()}
+
+
 def test_of_what_was_refused_or_rolled_back_the_record_stays_and_not_the_weights(house: House) -> None:
     first = house.night(0)
     refused = house.night(1, "REFUSE")
@@ -54,7 +62,7 @@ def test_of_what_was_refused_or_rolled_back_the_record_stays_and_not_the_weights
     collect(house.workspace, house.store, GateSettings(keep=9), day(5))
     assert house.runs() == ["run00", "run04", "run05"]
     assert house.stages() == ["key00", "key04", "key05"]
-    assert {path.name for path in records_of(house.store.root)} == {refused, worse}
+    assert packed(house.store) == {refused, worse}
     assert first in house.bundles()
 
 
@@ -156,7 +164,14 @@ def test_the_account_of_certificates_is_never_collected(house: House) -> None:
     # What the bundle did with rows is told by the store, though its record does not list them any more.
     told = {row.row: row.home.split for _, row in ask_store(house.store).rows}
     assert told == {"a.jpg": "train", "b.jpg": "train"}
-    assert not (records_of(house.store.root)[0] / "splits.json").exists()
+    assert records_of(house.store.root) == []
+    record = record_of(house.store.root, gone)
+    assert record is not None
+    with ZipFile(record) as file:
+        assert {"manifest.json", "config.json", "scrc_params.json"} <= set(file.namelist())
+        assert not {"splits.json", "calibration.json", "model.onnx"} & set(file.namelist())
+    with pytest.raises(UnknownBundle, match=f"the weights of {gone} were removed; its record is in .*{gone}.zip"):
+        house.store.path(gone)
 
 
 def test_nothing_is_removed_while_a_run_is_at_work(house: House) -> None:
@@ -185,7 +200,7 @@ def test_a_kill_between_any_two_changes_leaves_everything_readable(house: House,
     shutil.copytree(house.store.root, prepared / "store")
     child = Path(__file__).with_name("collection_child.py")
     homes = tmp_path / "homes"
-    subprocess.run([sys.executable, str(child), str(prepared), str(homes), "2", "5"], check=True, timeout=120)
+    subprocess.run([sys.executable, str(child), str(prepared), str(homes), "2", "5"], check=True, timeout=300)
     steps = sorted(homes.iterdir(), key=lambda path: int(path.name))
     assert len(steps) > 20
     for home in steps:
@@ -207,5 +222,5 @@ def test_a_kill_between_any_two_changes_leaves_everything_readable(house: House,
         collect(workspace, store, KEEP, day(5))
         assert [row.manifest.bundle_id for row in store.bundles()] == made[2:]
         assert sorted(path.name for path in (workspace / "runs").iterdir()) == ["run02", "run03", "run04"]
-        assert {path.name for path in records_of(store.root)} == set(made[:2])
+        assert packed(store) == set(made[:2])
         assert (workspace / RUNS).exists()
