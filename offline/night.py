@@ -271,6 +271,7 @@ class _Night:
                 sender_of(self.config.calibrate_scrc),
                 Places(self.workspace, self.workspace / PIXELS, self.workspace / ORIGINALS),
                 progress.step,
+                now=self.now(),
             ),
             on_done=self._on_done,
         )

@@ -20,6 +20,8 @@ from stage1.artifacts import sha256_file, write_atomic
 CONTENTS = "contents.json"
 VERSION = 1
 KEPT_TOGETHER = 2000
+# For so many hashes of files that were not asked for beside each one that was, it is looked whether they are there.
+MOST_OTHERS = 1
 # Size, time of change, time of change of the inode, and its number.
 State = list[int]
 
@@ -46,6 +48,7 @@ class FileContents:
     def __init__(self, cache: Path | None) -> None:
         self._cache = cache
         self._known: dict[str, tuple[State, str]] | None = None
+        self._asked: set[str] = set()
 
     def of(
         self, files: Mapping[str, HashedFile], told: Callable[[int, int, str], None] = lambda *_: None
@@ -57,6 +60,7 @@ class FileContents:
             told: called with files read, files to read, and a note.
         """
         known = self._read()
+        self._asked |= files.keys()
         states = {name: _state(file) for name, file in files.items()}
         found = {name: known[name][1] for name, state in states.items() if name in known and known[name][0] == state}
         missing = [name for name, state in states.items() if state is not None and name not in found]
@@ -69,6 +73,8 @@ class FileContents:
                 known |= {name: (states[name] or [], digest) for name, digest in read.items()}
                 self._write(known)
                 told(start + len(names), len(missing), "contents of files")
+        if self._forget(known):
+            self._write(known)
         return {name: found.get(name) for name in files}
 
     def below(self, paths: Iterable[Path]) -> dict[str, str | None]:
@@ -80,6 +86,19 @@ class FileContents:
         by_place = {str(Path(name).absolute()): name for name in listed}
         found = self.of({place: listed[name] for place, name in by_place.items()})
         return {name: found[place] for place, name in by_place.items()}
+
+    def _forget(self, known: dict[str, tuple[State, str]]) -> bool:
+        """Forget files that are gone, once there may be many of them; whether there were any.
+
+        The hash of a part of a larger file is forgotten with them where nobody has asked for it; it is taken again.
+        """
+        others = known.keys() - self._asked
+        if len(others) <= MOST_OTHERS * len(self._asked):
+            return False
+        gone = [name for name in others if not Path(name).exists()]
+        for name in gone:
+            del known[name]
+        return bool(gone)
 
     def _read(self) -> dict[str, tuple[State, str]]:
         if self._known is None:

@@ -8,10 +8,12 @@ from statistics import median
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from stage1.artifacts import append_line, whole_lines
+from stage1.artifacts import append_line, whole_lines, write_atomic
 
 TIMES = "stage_times.jsonl"
 LAST = 5
+# So large, the file is cut to the latest lines, many nights of them.
+MOST_BYTES, KEPT_LINES = 256 * 2**10, 1000
 
 
 class StageTime(BaseModel):
@@ -35,8 +37,11 @@ class StageTime(BaseModel):
 
 
 def note_time(workspace: Path, time: StageTime) -> None:
-    """Write down how long a stage took."""
-    append_line(workspace / TIMES, time)
+    """Write down how long a stage took; of a file that has become large the latest lines stay."""
+    path = workspace / TIMES
+    append_line(path, time)
+    if path.stat().st_size > MOST_BYTES:
+        write_atomic(path, b"".join(path.read_bytes().splitlines(keepends=True)[-KEPT_LINES:]))
 
 
 def times_in(workspace: Path) -> list[StageTime]:

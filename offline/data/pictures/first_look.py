@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from offline.data.checks.fingerprints import (
 from offline.data.dataset import Dataset, Sender
 from offline.data.originals import Copies
 from offline.data.pictures.pixel_store import GROUP, PixelStore
+from offline.data.pictures.slots import forget_old
 from offline.stream.sender import StreamSender
 from stage1.artifacts import append_lines
 from stage1.certificate.stream import era_shares
@@ -36,6 +38,8 @@ from stage1.errors import ImageError
 from stage1.preprocess import Pixels, PreprocessSettings, preprocess, preprocess_picture, upright
 
 Tell = Callable[[int, int, str], None]
+# So many records for a row, and so old, pixels are decoded again: then most may be of pictures that are gone.
+MOST_FOR_A_ROW, RENEWED_DAYS = 2, 90
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,13 @@ class Seen:
 
 
 def keep_pictures(
-    data: Dataset, settings: PreprocessSettings, sender: Sender, places: Places, tell: Tell = lambda *_: None
+    data: Dataset,
+    settings: PreprocessSettings,
+    sender: Sender,
+    places: Places,
+    tell: Tell = lambda *_: None,
+    *,
+    now: datetime | None = None,
 ) -> Dataset:
     """The same rows with everything that is kept of their pictures; files that no night has seen are decoded, once.
 
@@ -83,7 +93,12 @@ def keep_pictures(
         sender: sends the pictures that judge.
         places: of the workspace.
         tell: told of files done, files in all, and a note.
+        now: wall-clock time, UTC; pixels of pictures that are gone are forgotten by it. None forgets none.
     """
+    if now is not None:
+        renewed = (now - timedelta(days=RENEWED_DAYS)).timestamp()
+        for view in places.pixels.glob("*"):
+            forget_old(view, MOST_FOR_A_ROW * len(data), renewed)
     cache, copies = places.workspace / FINGERPRINTS, Copies(places.originals, settings)
     contents = {row: digest for row in data.ids if (digest := data.contents.get(row)) is not None}
     store = PixelStore(places.pixels, copies, contents, tell)

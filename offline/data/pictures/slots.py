@@ -8,6 +8,7 @@ hundred. What is read takes no memory that the system cannot take back.
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,8 @@ from filelock import FileLock
 from numpy.typing import NDArray
 
 KEYS, KEY_BYTES = "keys.blake2b", 16
+# Its age is that of the records.
+BEGUN = "begun"
 
 
 class Slots:
@@ -99,3 +102,29 @@ class Slots:
     def __getstate__(self) -> dict[str, object]:
         """Without what is mapped, for another process."""
         return self.__dict__ | {"_mapped": None}
+
+
+def forget_old(directory: Path, most: int, before: float) -> bool:
+    """Begin records anew that are many and old: most of them may be of what is gone, and nobody knows which.
+
+    Args:
+        directory: of the records.
+        most: as many may be there in any case.
+        before: seconds since 1970; records that were begun later stay.
+
+    Returns:
+        Whether they are gone.
+    """
+    begun = directory / BEGUN
+    try:
+        if (directory / KEYS).stat().st_size // KEY_BYTES <= most:
+            return False
+        if not begun.exists():
+            # From here on they grow old.
+            begun.touch()
+        if begun.stat().st_mtime >= before:
+            return False
+    except OSError:
+        return False
+    shutil.rmtree(directory, ignore_errors=True)
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from pathlib import Path
 
@@ -70,3 +71,23 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, content: str) -> None:
     files = {"a": tmp_path / "a"}
     assert FileContents(cache).of(files) == FileContents(None).of(files)
     assert '"version": 1' in cache.read_text()
+
+
+def test_hashes_of_files_that_are_gone_do_not_pile_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "work" / "contents.json"
+    for night in range(6):
+        files = {str(path): path for path in (tmp_path / f"{night}-{number}" for number in range(4))}
+        for path in files.values():
+            path.write_bytes(path.name.encode())
+        other = tmp_path / "of another data directory"
+        other.write_bytes(b"other")
+        FileContents(cache).of({str(other): other})
+        assert None not in FileContents(cache).of(files).values()
+        for path in files.values():
+            path.unlink()
+    known = json.loads(cache.read_bytes())["files"]
+    assert len(known) <= 9
+    reads = Reads(monkeypatch)
+    # What is there is known still, though a night did not ask for it.
+    FileContents(cache).of({str(other): other})
+    assert reads.paths == []
