@@ -17,6 +17,8 @@ from offline.splits.settings import Split
 from stage1.artifacts import Artifact
 
 QuarantineKind = Literal["ties two sets", "spent", "only trains"]
+# A quote inside a text is escaped, so no text has this in it.
+ROW = '{"row":'
 NO_GROUPS = "too few groups; add data, or name finer groups in the group column"
 # Among more rows the most similar ones are only looked for as far as the splits need it.
 ALL_COMPARED = 16_384
@@ -204,6 +206,10 @@ class Splits(Artifact):
     places: dict[Split, RevisitedPlaces] = Field(default_factory=dict)
     lost: LostRows = LostRows()
     unread_bundles: tuple[str, ...] = ()
+
+    def to_json(self) -> bytes:
+        """The content of the file: UTF-8, a line for each row, for no record of a run grows more with the data."""
+        return (self.model_dump_json().replace(ROW, f"\n{ROW}") + "\n").encode()
 
     @cached_property
     def compared(self) -> Nearest | None:

@@ -181,3 +181,19 @@ class TestTheMostSimilarPictures:
         found = edited(turn_three_bits).compared
         assert found is not None
         assert (found.bits, set(found.sets)) == (3, {"train", "test"})
+
+
+def test_the_file_has_a_line_for_each_row_whatever_rows_are_called(splits: Splits, tmp_path: Path) -> None:
+    name = 'a"{"row":b\\n'
+    part = splits.sets["train"]
+    rows = (part.rows[0].model_copy(update={"row": name}), *part.rows[1:])
+    named = splits.model_copy(update={"sets": {**splits.sets, "train": part.model_copy(update={"rows": rows})}})
+    content = named.to_json()
+    assert Splits.model_validate_json(content).sets["train"].rows[0].row == name
+    lines = content.decode().splitlines()
+    assert sum(line.startswith('{"row":') for line in lines) == 180
+    assert len(lines) == 181
+    # Indented it would be a fourth larger.
+    assert len(content) < 0.8 * len(named.model_dump_json(indent=2))
+    splits.write(tmp_path / "splits.json")
+    assert Splits.read(tmp_path / "splits.json") == splits
