@@ -53,6 +53,7 @@ class Row(BaseModel):
         source: where it comes from, in the one spelling of such names (see `word`).
         metadata: every other column by its name (see `column_name`), as the file has it.
         train_only: it may train, and never choose, certify or report.
+        as_sent: its picture came from a caller, so what callers do to pictures was done to it already.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,6 +64,12 @@ class Row(BaseModel):
     source: Annotated[str, AfterValidator(_kind)] = ""
     metadata: Annotated[dict[str, str], AfterValidator(_named)] = Field(default_factory=dict)
     train_only: bool = False
+    as_sent: bool = False
+
+    @property
+    def mark(self) -> dict[str, object]:
+        """What it is hashed by; the hash of a row that no caller sent is that of programs that know no such rows."""
+        return self.model_dump(exclude=None if self.as_sent else {"as_sent"})
 
     def about(self, column: str, known: Collection[str] = ()) -> str | None:
         """What a metadata column says of this row, None if nothing; `vid_id` also finds `video_info.vid_id`.
@@ -183,7 +190,8 @@ class Dataset:
     Attributes:
         root: the directory.
         rows: the labelled images, each at most once.
-        sender: sends their pictures; None for pictures as they are. It changes no row and no hash.
+        sender: sends their pictures, but for those that came as they are sent; None for pictures as they are. It
+            changes no row and no hash.
         paths: path below the directory, or an absolute one, of each row that lies elsewhere than its id says.
         packed: the picture of each row that has no file of its own.
         missing: ids of rows that were listed and left out, because their image is not there.
@@ -214,7 +222,7 @@ class Dataset:
     def sha256(self) -> str:
         """Hash of every row and of the content of every image file, whatever their order; of its size without that."""
         ordered = sorted(self.rows, key=lambda row: row.image)
-        marked = [[row.model_dump(), self._file_mark(row.image)] for row in ordered]
+        marked = [[row.mark, self._file_mark(row.image)] for row in ordered]
         return sha256_json([*marked, *sorted(self.missing)])
 
     def _file_mark(self, row: str) -> str | int | None:
@@ -349,7 +357,9 @@ class Dataset:
         """
         content = self.file_content(row)
         try:
-            return content if self.sender is None else self.sender(row, content, settings)
+            if self.sender is None or self.by_id[row].as_sent:
+                return content
+            return self.sender(row, content, settings)
         except ImageError as error:
             raise DatasetError(f"{self.file_of(row)}: {error}") from error
 

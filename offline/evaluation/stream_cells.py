@@ -54,7 +54,7 @@ def judge_cells(
 
     Args:
         engine: whose numbers were certified, or one that says the same.
-        rows: that trained, chose and certified nothing.
+        rows: that trained, chose and certified nothing; those that came as they were sent are left out.
         params: the rule; without one nothing exits, and nothing is sent.
         preprocess: what the engine sees of an image.
         most: rows that are sent in each way, picked by hash.
@@ -68,7 +68,9 @@ def judge_cells(
     """
     if params.rule is None or not most:
         return ()
-    ordered = sorted(rows.rows, key=lambda row: draw_key(params.seed, row.image))
+    ordered = sorted((row for row in rows.rows if not row.as_sent), key=lambda row: draw_key(params.seed, row.image))
+    if not ordered:
+        return ()
     picked = replace(rows, rows=tuple(ordered[:most]))
     policy = ScrcPolicy(params)
     return tuple(

@@ -135,14 +135,22 @@ def _look(
         picture = upright(content, settings)
         if not store.copies.is_one(content):
             store.copies.keep(digest, store.copies.drawn(picture))
-        pixels = _seen_when_sent(row, picture, sender, settings) if judges else None
+        as_sent = data.by_id[row].as_sent
+        pixels = _seen_when_sent(row, picture, None if as_sent else sender, settings) if judges else None
         return Seen(row, Look(digest, side_px=min(picture.size)), fingerprint_of(digest, picture), pixels)
     except (OSError, ImageError):
         return None
 
 
-def _seen_when_sent(row: str, picture: Image.Image, sender: Sender, settings: PreprocessSettings) -> Pixels | None:
-    """What an engine sees of a picture when it is sent; None if this sender does not send what is decoded already."""
+def _seen_when_sent(
+    row: str, picture: Image.Image, sender: Sender | None, settings: PreprocessSettings
+) -> Pixels | None:
+    """What an engine sees of a picture when it is sent, by nobody if it was sent before.
+
+    None if this sender does not send what is decoded already.
+    """
+    if sender is None:
+        return preprocess_picture(picture, settings)
     if not isinstance(sender, StreamSender):
         return None
     if not era_shares(sender.stream, sender.weights):

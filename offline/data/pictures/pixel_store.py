@@ -44,6 +44,8 @@ RECORDS = "pixels.u8"
 SHARE = 0.5
 # Pictures whose pixels reach the disk together.
 GROUP = 32
+# In place of the name of a row that a sender leaves as it is; no path has it.
+AS_SENT = "\0as sent"
 
 Tell: TypeAlias = Callable[[int, int, str], None]
 Some: TypeAlias = slice | Sequence[int] | NDArray[np.intp] | NDArray[np.int64] | NDArray[np.bool_]
@@ -142,7 +144,8 @@ class PixelStore:
     def keys(self, rows: Dataset, ids: Sequence[str]) -> list[bytes]:
         """Key of the record of each row, in its view."""
         drawn = _sender(rows) is not None
-        return [_key(self.contents[row], row if drawn else "") for row in ids]
+        names = [AS_SENT if drawn and rows.by_id[row].as_sent else row if drawn else "" for row in ids]
+        return [_key(self.contents[row], name) for row, name in zip(ids, names, strict=True)]
 
     def __getstate__(self) -> dict[str, object]:
         """Without a terminal, and without what is mapped, for a process elsewhere."""

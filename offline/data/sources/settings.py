@@ -33,11 +33,13 @@ class FolderSource(_Source):
         path: the directory; relative to the data directory.
         groups: what its groups begin with instead of the name: in two folders that give the same, a group of one name
             is one group.
+        as_sent: its pictures came from callers, so what callers do to pictures was done to them already.
     """
 
     kind: Literal["folder"]
     path: UserPath
     groups: Name | None = None
+    as_sent: bool = False
 
 
 class ParquetSource(_Source):

@@ -24,11 +24,14 @@ class Folder:
         self._groups = self._prefix if settings.groups is None else f"{settings.groups}/"
         self._labels = LabelsCsv(self._home / LABELS_FILE)
         self.name, self.train_only = self._labels.name, settings.train_only
+        self._as_sent = settings.as_sent
         self.pictures: dict[str, Picture] = {}
 
     def rows(self) -> tuple[Row, ...]:
         """See `DataSource.rows`."""
         found = self._labels.rows()
+        if self._as_sent:
+            found = tuple(row.model_copy(update={"as_sent": True}) for row in found)
         if not self._prefix and not self._groups:
             return found
         moved = tuple(
