@@ -4,8 +4,8 @@
     python -m benchmarks.versions OLD --home DIR      keeps everything there
 
 Both run in the environment of this process, each from a tree of its own, on small scenes and with the preset `tiny`.
-The places are copies of each other: what the old program wrote, that under the new one, that under the old one again, and
-what the new program wrote under the old one.
+The places are copies of each other: what the old program wrote, that under the new one, that under the old one again,
+and what the new program wrote under the old one.
 """
 
 from __future__ import annotations

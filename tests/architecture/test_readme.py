@@ -219,7 +219,7 @@ CHECKS: dict[str, Check] = {
     "curl": check_curl,
     # Of any machine.
     **dict.fromkeys(
-        (".", "apt-get", "cat", "cd", "echo", "export", "grep", "head", "kill", "mkdir", "printf", "sed", "sleep"),
+        (".", "apt-get", "cat", "cd", "echo", "export", "git", "grep", "head", "kill", "mkdir", "printf", "sed", "sleep"),
         lambda _words: None,
     ),
 }
