@@ -113,8 +113,8 @@ class LogSettings(Section):
     """Logs, on standard error.
 
     Attributes:
-        level: lowest level that is written.
-        json_lines: JSON instead of coloured text; None decides by whether it is a terminal.
+        level: lowest level that is written: `DEBUG`, `INFO`, `WARNING` or `ERROR`.
+        json_lines: `true` for one JSON object a line; by default JSON unless standard error is a terminal.
     """
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"

@@ -60,7 +60,7 @@ class MinerSettings(BaseSettings):
 
     Attributes:
         store: directory of bundles.
-        state: directory of the journal and of what must survive a restart.
+        state: directory of the journal and of everything else that must survive a restart.
         wallet: the miner's key.
         hotkeys: several hotkeys instead of the wallet's one, each at a port of its own: names, or tables.
         chain: where the metagraph comes from.

@@ -35,7 +35,7 @@ class RunConfig(Artifact):
 
     Attributes:
         seed: seed of training.
-        preset: name of the preset it started from.
+        preset: name of the preset that the config started from.
         engine: what the graph is compiled for; it is certified on the numbers of this engine, and served by it.
     """
 

@@ -115,15 +115,16 @@ class PreprocessSettings(Artifact):
     What only some geometries have is left out of the file of the others, whose hash it would change.
 
     Attributes:
-        size_px: side of the square that the engine takes; of `wide` the height, of `tiles` the side of each tile.
+        size_px: side of the square that the engine takes; of `wide` the height, of `tiles` the side of each
+            tile. A multiple of the patches of the backbone, 16 px or 14 px.
         geometry: `squash` resizes both sides to `size_px` whatever the aspect ratio; `crop` shows the largest square in
             the middle, without the black bars that a picture arrived with; `letterbox` shows the whole picture between
             black bars; `wide` shows the whole picture in a rectangle of 16:9; `tiles` shows it in a rectangle of
             `rows` x `columns` squares, which the network looks at one by one beside the whole. See the tables of this
             module.
-        width_px: of `wide`; None for 16/9 of the height, rounded to whole 16 px.
-        rows: of `tiles`; default 2.
-        columns: of `tiles`; default 3.
+        width_px: width of `wide`; None for 16/9 of the height, rounded to whole 16 px.
+        rows: rows of tiles of `tiles`; default 2.
+        columns: columns of tiles of `tiles`; default 3.
         resample: `bilinear` with antialiasing.
         max_bytes: longest encoded image that is decoded.
         max_pixels: largest image, width x height, that is decoded.

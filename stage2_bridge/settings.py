@@ -204,13 +204,17 @@ class Stage2Settings(Section):
 
     Attributes:
         engine: directory of a larger engine in this process; short for one server of that kind.
-        threads: intra-op threads of that engine.
+        threads: intra-op threads of that engine; by default all cores.
         servers: in order of preference; a later one is asked where the earlier ones fail or are full.
-        max_in_flight: hand-offs at a time; None for as many as the servers take together.
-        max_waiting: hand-offs that wait for one to end, while there is time left for an answer.
-        reserve_s: time kept before the deadline to answer without Stage-2.
-        max_image_bytes_a_second: of all images together that are sent to servers elsewhere; None for any.
-        probe_s: a server that was not asked for so long is asked whether it is there; 0 for never.
+        max_in_flight: most images at Stage-2 at one time; by default as many as the servers take together, of
+            which an engine in this process takes 16.
+        max_waiting: most images that wait for a hand-off to end, while there is time left for an answer;
+            further ones are answered by Stage-1.
+        reserve_s: time that is kept before an answer is due, to answer without Stage-2.
+        max_image_bytes_a_second: most bytes of images that are sent to servers elsewhere in a second, all
+            together; what comes earlier waits, and is `busy` if there is no time for that.
+        probe_s: a server that was not asked for so long is asked whether it is there, which computes nothing;
+            `0` for never.
         hedge: a second server for what takes long.
         budget: how much Stage-2 may be asked; None for any.
         cache: verdicts that are used again.

@@ -13,7 +13,7 @@ class BatchSettings(Section):
     Attributes:
         max_batch: images of one engine call at most.
         max_delay_s: how long an image waits for others while another batch is running.
-        capacity: images that wait at a time; one more is refused.
+        capacity: most images that wait; one more is answered with the fallback probability.
         workers: engine calls at a time, each with a context of its own where the engine has such.
         head_start_s: how much earlier an image of the highest priority counts as having come.
     """
@@ -29,7 +29,7 @@ class CanarySettings(Section):
     """How the first requests of a new bundle are watched.
 
     Attributes:
-        enabled: whether they are.
+        enabled: watch the first requests of a new bundle.
         requests: how many of different images are counted.
         minutes: for at least so long its golden images are computed again now and then.
         false_alarm: probability of rolling back a bundle that is as its certificate says, if requests are like the rows

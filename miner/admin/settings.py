@@ -11,7 +11,7 @@ class AdminSettings(Section):
     """The administrator's endpoint.
 
     Attributes:
-        port: TCP port on 127.0.0.1; 0 takes a free one, None for no endpoint.
+        port: TCP port on 127.0.0.1; 0 takes a free one; without it there is no endpoint.
     """
 
     port: int | None = Field(default=None, ge=0, le=65535)

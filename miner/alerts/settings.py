@@ -30,13 +30,13 @@ class AlertSettings(Section):
         ping_s: time between two of them.
         least: the lowest level that is sent: `info` has new bundles and nights as well, `warning`, or `alarm`.
         per_hour: messages in an hour, of which half is kept for alarms; what is above is counted in the next message.
-        silent_h: nobody has got an answer for so long.
-        slow_s: one answer in a hundred takes longer.
-        degraded_share: this share of the answers is given without Stage-1 or Stage-2.
+        silent_h: told if nobody has got an answer for so many hours.
+        slow_s: told if one answer in a hundred takes longer.
+        degraded_share: told if a larger share of the answers is given without Stage-1 or Stage-2.
         deferral_band: lowest and highest share of hand-offs to Stage-2 that is usual; None for any.
-        night_h: no night has succeeded for so long.
-        free_gib: less is free on the disk of the store or of the state.
-        budget_share: the budget of Stage-2 pays for a smaller share of the hand-offs; 0 for never.
+        night_h: told if no night has succeeded for so many hours.
+        free_gib: told if less is free on the disk of the store or of the state.
+        budget_share: told if the budget of Stage-2 pays for a smaller share of the hand-offs; 0 for never.
     """
 
     form: Form = "json"

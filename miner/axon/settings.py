@@ -15,11 +15,12 @@ class RequestSettings(Section):
     """How requests are answered.
 
     Attributes:
-        max_body_bytes: a longer body is refused.
+        max_body_bytes: a longer body is refused with 413.
         max_buffered_bytes: bodies of all requests in flight together.
-        max_in_flight: requests that are being read or answered at one time.
-        deadline_s: an answer is due this long after its request arrived, or earlier:
-        margin_s: this long before the caller stops waiting, but never before half of the time it waits.
+        max_in_flight: most requests that are read or answered at one time; where there is no place, a caller
+            with more than its share by stake gives one back, of a request whose body is still coming.
+        deadline_s: an answer is due so long after its request arrived, and earlier if the caller waits less.
+        margin_s: an answer is due so long before the caller stops waiting, but never before half of that time.
     """
 
     max_body_bytes: int = Field(default=16 * MIB, ge=1024)

@@ -60,7 +60,7 @@ class WalletSettings(Section):
 
     Attributes:
         name: name of the wallet.
-        hotkey: name of the hotkey.
+        hotkey: name of the hotkey; the private coldkey is never read.
         path: directory of wallets.
     """
 
@@ -97,15 +97,15 @@ class ChainSettings(Section):
     """Where the metagraph comes from.
 
     Attributes:
-        kind: `bittensor` reads the chain, `offline` reads a file.
+        kind: `bittensor` reads the chain, `offline` reads the file `snapshot` instead.
         netuid: 72 on finney, 323 on the test network.
-        network: name of the network.
+        network: name of the network, or a WebSocket URL.
         endpoint: WebSocket URL, instead of the network's own.
         endpoints: several, instead of `network` and `endpoint`: URLs or names of networks, the preferred one first.
-        endpoint_retry_s: an endpoint that failed is tried again so much later, and then ever later, while another one
-            serves.
+        endpoint_retry_s: an endpoint that failed is tried again after so long while another one serves; the
+            pause doubles with each failure, up to 16 times.
         deadline_s: longest wait for one answer of one endpoint.
-        refresh_s: time between two readings of the metagraph.
+        refresh_s: time between two readings of the metagraph; sooner after one that failed.
         stuck_s: an endpoint whose block has not advanced for so long is taken for one that failed.
         give_up_s: the miner ends, with an error, once what it knows of the subnet is so old.
         worker_growth_mib: the process that reads the chain is replaced once it has grown by so much, in MiB.

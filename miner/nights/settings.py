@@ -21,14 +21,16 @@ class RetrainSettings(Section):
 
     Attributes:
         enabled: start it at all.
-        cron: when, in UTC, as five crontab fields or a name such as `@daily`; weekdays 0 and 7 are Sunday.
-        data: directory with `labels.csv`.
-        workspace: where stages are cached.
-        preset: preset of the pipeline.
-        config: a `config.json` instead of the preset.
-        niceness: of the child process.
-        timeout_h: after so long it is ended.
-        memory_gib: most memory that one of its processes may write; None for four fifths of the machine's.
+        cron: when it starts, in UTC, as five crontab fields, weekdays 0 and 7 being Sunday, or as `@hourly`,
+            `@daily`, `@midnight`, `@weekly`, `@monthly`, `@yearly` or `@annually`.
+        data: directory with `labels.csv`; needed if `enabled` is true.
+        workspace: directory where finished stages are kept.
+        preset: preset of the run: `standard` or `tiny`.
+        config: a `config.json` that is used instead of the preset.
+        niceness: priority of the process, from 0 to 19.
+        timeout_h: the job is ended after so many hours.
+        memory_gib: most memory that one of its processes may write; by default four fifths of what the machine
+            or its container has.
         pause_above_ms: it waits at the border of a batch while the 99th percentile of the miner's times is above this.
         gpu_share: most of a GPU's memory that it takes; it is put off while less is free. None for no bound.
     """

@@ -12,8 +12,8 @@ class PreflightSettings(Section):
 
     Attributes:
         smallest_side_px: an image with a shorter side than this is no picture of a street.
-        most_left_out: largest share of rows that may be left out.
-        most_copies: largest share of rows whose file is a copy of another row's.
+        most_left_out: largest share of rows that may be left out; more stop the run.
+        most_copies: largest share of rows whose file is a copy of the file of another row; more stop the run.
     """
 
     smallest_side_px: int = Field(default=32, ge=1)

@@ -34,7 +34,7 @@ class AdaptSettings(Section):
         block_learning_rate: peak rate of the unfrozen blocks.
         warm_up: share of the steps in which the rates rise.
         head_steps: steps at the start in which only the projection heads train; at most a twentieth of all.
-        weight_decay: not applied to vectors.
+        weight_decay: weight decay of everything but vectors.
         gradient_clip: largest norm of a step's gradient.
         prototypes: outputs of the projection heads; None fits them to the batch: 16 an image, 1,024 at 64.
         head_hidden: width of their hidden layers.
@@ -43,14 +43,15 @@ class AdaptSettings(Section):
         global_scale: smallest share of the image's area in a large crop, which is what small crops have at most.
         local_scale: smallest share of the image's area in a small crop.
         masked_images: share of the large crops of which patches are masked.
-        masked_patches: smallest and largest share of patches masked in one of them.
+        masked_patches: smallest and largest share of patches that are masked in one of them.
         patch_weight: weight of the loss on masked patches (iBOT); 0 for none.
-        koleo_weight: weight of the loss that spreads the features, summed over the large crops.
+        koleo_weight: weight of the loss that spreads the features (KoLeo), summed over the large crops.
         gram_weight: weight of the anchor that keeps patch similarities as they were before adaptation; 0 for none.
         momentum: share that the teacher keeps in a step; None lets the number of steps say: its time constant is a
             twentieth of the steps of the backbone.
         teacher_temperature: of the teacher's assignments at the start and from 30% of the steps on.
-        precision: of the forward pass; `auto` is bf16 on a GPU and fp32 on a CPU.
+        precision: precision of the forward pass: `auto`, `fp32` or `bf16`; `auto` is bf16 on a GPU and fp32 on
+            a CPU.
         gradient_checkpointing: compute activations twice instead of keeping them.
         judge: how student and teacher of an epoch are judged on val_select: by a linear probe or by the nearest
             neighbours, fitted on train.
@@ -122,15 +123,15 @@ class TrainSettings(Section):
         batch_size: images a step.
         accumulation: parts in which a step's images go through the network; more parts take less memory, and the step
             is the same, but for named heads, whose loss is a mean over the rows of a part that have a value.
-        optimiser: `lion` wants 3 to 10 times less learning rate and as much more weight decay than `adamw`; `fsam`
-            costs twice the time of a step.
+        optimiser: `adamw`, `lion` or `fsam`; `lion` wants a learning rate 3 to 10 times lower and as much more
+            weight decay, `fsam` doubles the time of a step.
         fsam: of the optimiser `fsam`.
         learning_rate: peak rate of the schedule, a straight line up and half a cosine down. A training that has not
             left the loss of chance after a third of its steps begins again, once, at a third of it.
         layer_decay: factor of the rate from one block to the one below it; 1 for one rate everywhere. Below 1 it is
             for `model.last_layers` at null, where all blocks train.
         warm_up: share of the steps in which the rate rises.
-        weight_decay: not applied to vectors.
+        weight_decay: weight decay of everything but vectors.
         selection: what the selection head learns: `correctness` predicts whether the class head is right, without
             touching the class head; `selectivenet` weighs each row's classification loss and is held to a coverage.
         selection_weight: weight of the selection head's loss.
@@ -160,7 +161,8 @@ class TrainSettings(Section):
             or `off`, which augments anew in every epoch.
         cache_views: augmented views of each image that are kept.
         cache_share: largest share of the free disk.
-        warm_start: directory of an adapter that an earlier run wrote, of the same model; None starts anew.
+        warm_start: directory of an adapter of the same model that an earlier run wrote; without it training
+            starts anew.
     """
 
     epochs: int = Field(default=12, ge=1)
@@ -222,14 +224,14 @@ class ConformalTrainingSettings(Section):
     """Conformal risk training of the heads (`train_conformal_risk`).
 
     Attributes:
-        enabled: if not, the supervised model goes on unchanged.
+        enabled: train the heads for the exit risk; otherwise the supervised model goes on unchanged.
         steps: gradient steps on cached features.
         views: views of each image whose features are kept, as `calibrate_scrc.stream` sends it; a step draws one of
             them for each of its rows. Of originals there is one.
-        batch_size: rows a step; one half calibrates, the other is scored.
+        batch_size: rows in a step; one half calibrates, the other half is scored.
         risk: whose threshold is inside the loss: D2 by the implicit gradient of its root, D1 by an order statistic.
         alpha: its level inside a batch; larger than the certified one, because a batch has few positives.
-        learning_rate: of Adam.
+        learning_rate: learning rate of Adam.
         match_held_out: where the rows that train score better than new ones, because the adapter was fitted to them,
             draw them so that the scores of each class spread as they do on the half of val_select that chooses.
         temperature: softness of the exit thresholds, in logits.
@@ -299,7 +301,7 @@ class LearnSettings(Section):
             is asked about rows that train and about pictures without labels, and never about val_select, val_calib or
             test. Recipes race without it.
         teacher_images: directories of pictures without labels that a bundle or a run is asked about.
-        teacher_weight: of the teacher in the loss; that of the labels is one minus it.
+        teacher_weight: weight of the teacher in the loss; that of the labels is one minus it.
         teacher_temperature: by which the log-odds of teacher and model are divided before they are compared.
     """
 

@@ -19,7 +19,8 @@ class GateSettings(Section):
         least_mcc: Matthews correlation of Stage-1 alone on the test rows below which a bundle is refused; 0 is chance.
         latency_ms: longest median time of one image on this machine; None for any.
         memory_mib: largest graph with its weights; None for any.
-        accept_weaker_claim: a certificate that promises less than the champion's, or something else, may replace it.
+        accept_weaker_claim: a certificate that promises less than the champion's, or something else, may
+            replace it; in mode `coverage` a higher certified bound is less.
         memory_days: the best bundle that was live within so many days is compared with too.
         repetitions: replicates of the bootstrap.
         keep: runs and bundles that stay; older ones are removed, but for those that bundles in use were made by.
@@ -44,7 +45,7 @@ class ModelCardSettings(Section):
     Attributes:
         name: what the model is called.
         description: what it does.
-        submitted_by: ss58 address of the hotkey that will submit it; a miner names its own.
+        submitted_by: ss58 address of the hotkey that will submit it; a miner names its own to its nights.
     """
 
     name: str = Field(default=NAME, min_length=1)

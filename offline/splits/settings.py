@@ -70,8 +70,9 @@ class SplitSettings(Section):
         calibration_folds: val_calib is cut into so many folds by group; a calibration uses the one used least.
         train_only: values of `source` whose rows may only train, in any spelling.
         sequence_columns: rows of one source with the same value in one of these columns are one group.
-        gps_cell_m: side of the cell in which rows are one group if little time lies between them; None for no rule.
-        gps_minutes: how little.
+        gps_cell_m: side in metres of the cell in which rows are one group if they were taken within
+            `gps_minutes`; None switches the rule off.
+        gps_minutes: minutes that may lie between two rows of one cell that are one group.
         roadwork_days: rows with roadwork of one cell are one group if less than so many days lie between one and the
             next, because one construction site is missed or found again and again; None for no such rule.
         roadwork_chain: a new group that this rule makes of more than so many others only trains, because it would be
@@ -83,8 +84,8 @@ class SplitSettings(Section):
         strata: metadata columns whose values every set should hold alike.
         difficulty: the frozen scorer of difficulty.
         difficulty_bins: number of difficulty quantiles that every set should hold alike.
-        strata_version: the quantiles are cut once for each version, scorer and number of bins; raise it to cut them
-            anew.
+        strata_version: the quantiles are cut once for each version; raise it to cut them again. Another scorer
+            or number of bins cuts them again by itself; no group moves.
     """
 
     seed: int = 0

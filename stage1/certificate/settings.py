@@ -34,7 +34,7 @@ class CalibrationSettings(Section):
             more; `nights` gives each a part of what is left, so that it never ends and soon proves nothing;
             `single_use` gives each all of it, and then only each by itself holds.
         looks: how many certifications share delta.
-        unit: what is independent; `group` uses one row a group.
+        unit: what is independent: `group` takes one image of each group, `row` takes every image.
         allow_row_unit: `row` may be the unit although groups have several rows.
         seed: seed of the draw of that row, and of what the stream does to each row.
         stream: what val_select, val_calib and test rows go through before the engine sees them, each by one draw: a

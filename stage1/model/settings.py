@@ -48,7 +48,7 @@ class PretrainedBackbone(Section):
 
     Attributes:
         kind: tells it from a random backbone.
-        name: hub id or directory.
+        name: name on the Hugging Face hub, or a directory.
     """
 
     kind: Literal["pretrained"] = "pretrained"
@@ -101,7 +101,7 @@ class ModelSettings(Section):
             whatever this says.
         rank: rank of low-rank adapters (their alpha is twice that), number of prompts in a block, or width of the
             parallel bottleneck.
-        dropout: before low-rank adapters.
+        dropout: dropout before low-rank adapters.
         last_layers: number of blocks, counted from the end, that are adapted; None for all.
         head: what the heads are: `mlp` has one hidden layer, `linear` has none. A linear head fits less, so conformal
             risk training has more to gain with it; the hidden layer gains as much by cross-entropy alone.

@@ -19,8 +19,8 @@ class AuditShares(Section):
     Most exits with 0 that are audited are no misses, and a miss can only be among them: they are worth more audits.
 
     Attributes:
-        exit0: of exits as no roadwork.
-        exit1: of exits as roadwork.
+        exit0: share of the exits as no roadwork that is audited, at least 0.01.
+        exit1: share of the exits as roadwork.
         labelled: share of what Stage-2 does not contradict that a person labels all the same. With 0 the statistics
             count the misses that Stage-2 sees as well; with more they count all misses, and take longer.
         confirm_hits: have a person label exits as roadwork that Stage-2 contradicts. Without that they are not counted,

@@ -56,7 +56,7 @@ class CacheSettings(Section):
     """Verdicts that are used again for the same bytes.
 
     Attributes:
-        window_s: how long a verdict is used; 0 asks for every image.
+        window_s: how long a verdict is used for the same bytes; `0` for never.
         entries: most verdicts that are kept.
     """
 
@@ -68,9 +68,10 @@ class HedgeSettings(Section):
     """A second server is asked where the first takes longer than most answers do.
 
     Attributes:
-        enabled: whether it is.
-        quantile: of the latest answers' times, after which it is.
-        most_share: of the hand-offs, for which it is at most.
+        enabled: ask a second server for what takes long.
+        quantile: share of the quickest server's answers that take no longer than is waited before a second
+            server is asked.
+        most_share: share of the hand-offs for which a second server is asked at most.
     """
 
     enabled: bool = False
