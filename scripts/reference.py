@@ -56,8 +56,8 @@ NIGHT_HEAD = """\
 # Settings of a night
 
 Every key of the config of `cascade retrain`. They are changed with `--set SECTION.KEY=VALUE`, or, for the nights of a
-miner, in the table `[night]` of `cascade.toml`; see [The settings of a night](../night.md). The default is that of the
-preset `standard`, and where `tiny` has another one, that stands behind it.
+miner, in the table `[night]` of `cascade.toml`; see [How a night works](../night.md#its-settings). The default is that
+of the preset `standard`, and where `tiny` has another one, that stands behind it.
 """
 COMMANDS_HEAD = """\
 # Commands
