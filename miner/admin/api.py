@@ -6,6 +6,7 @@ It answers only requests that name the loopback interface as their host and, if 
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
@@ -26,6 +27,7 @@ from miner.admin.live_miner import LiveMiner
 from miner.admin.readiness import conditions
 from miner.admin.request_metrics import RequestMetrics
 from miner.admin.state_metrics import register_state
+from miner.nights.record import Nights
 
 HEADER = "x-cascade-admin"
 LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
@@ -40,6 +42,11 @@ PAGE_HEADERS = {
     "cache-control": "no-cache",
 }
 
+REPORT_HEADERS = {
+    "content-security-policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; frame-ancestors 'none'; "
+    "base-uri 'none'; form-action 'none'"
+}
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -50,7 +57,8 @@ def admin_app(miner: LiveMiner, measured: RequestMetrics, now: Callable[[], date
     `miner.admin.readiness` holds, and 503 otherwise. `GET /metrics` is for Prometheus, as text or as OpenMetrics.
     `GET /status` (also `/status.json`), `POST /reload` and `POST /rollback` answer with the status as JSON; a rollback
     without a bundle that stands by, or while another one went live, is 409, and one that the store could not follow
-    500. `GET /` is the status page, with `GET /history.json`, the last 24 hours, a point a minute.
+    500. `GET /` is the status page, with `GET /history.json`, the last 24 hours, a point a minute, and
+    `GET /nights/NAME/report.html`, the report of a night.
 
     Args:
         miner: what is told.
@@ -96,6 +104,7 @@ def admin_app(miner: LiveMiner, measured: RequestMetrics, now: Callable[[], date
             Route("/", guarded(page), methods=["GET"]),
             Route("/page/{name}", guarded(page), methods=["GET"]),
             Route("/history.json", guarded(told_history(measured.history)), methods=["GET"]),
+            Route("/nights/{name}/report.html", guarded(told_report(Nights(Path(miner.state)))), methods=["GET"]),
             Route("/healthz", guarded(health), methods=["GET"]),
             Route("/readyz", guarded(readiness), methods=["GET"]),
             Route("/metrics", guarded(metrics), methods=["GET"]),
@@ -112,6 +121,26 @@ def told_history(history: History) -> Handler:
 
     async def answer(_request: Request) -> Response:
         return JSONResponse(history.columns())
+
+    return answer
+
+
+def told_report(nights: Nights) -> Handler:
+    """A handler that answers with the report of a night, a page that loads nothing and runs no script."""
+
+    def read(name: str) -> bytes | None:
+        night = nights.named(name)
+        report = None if night is None else night.report
+        return None if report is None else report.read_bytes()
+
+    async def answer(request: Request) -> Response:
+        try:
+            content = await asyncio.to_thread(read, request.path_params["name"])
+        except OSError:
+            content = None
+        if content is None:
+            return JSONResponse({"error": "this night has no report, or it was removed with its run"}, 404)
+        return Response(content, media_type="text/html", headers=PAGE_HEADERS | REPORT_HEADERS)
 
     return answer
 

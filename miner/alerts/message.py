@@ -42,4 +42,5 @@ def message(event: Event, form: Form, *, miner: str, at: str, unsent: int, chat:
         return {"content": text, "allowed_mentions": {"parse": []}}
     if form == "slack":
         return {"text": text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")}
-    return {"chat_id": chat, "text": text, "disable_web_page_preview": True}
+    # Without a parse mode the text is taken as it is.
+    return {"chat_id": chat, "text": text, "link_preview_options": {"is_disabled": True}}

@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from miner.chain.announcement import Announcement
-from miner.chain.conditions import Conditions
+from miner.chain.conditions import Conditions, incentive_of
 from miner.chain.port import AxonAddress, ChainPort, ChainSnapshot, checked
 from miner.chain.settings import ChainSettings
 from miner.errors import ChainError, ChainStuck, ChainUnavailable
@@ -83,6 +83,17 @@ class ChainWatch:
             "registered": dict(self._registered),
             "addresses": {hotkey: announcement.state for hotkey, announcement in self._announcements.items()},
             "conditions": self._conditions.names,
+            **self._earned(),
+        }
+
+    def _earned(self) -> dict[str, Any]:
+        """How the emission is spread, None if nobody has any; and what of it each of our hotkeys has."""
+        spread = incentive_of(self._latest.neurons)
+        ours = {hotkey: self._latest.neurons.get(hotkey) for hotkey in self._registered}
+        return {
+            "emission": None if spread is None else spread._asdict() | {"burned": spread.burned},
+            "incentive": {hotkey: None if neuron is None else neuron.incentive for hotkey, neuron in ours.items()},
+            "uids": {hotkey: None if neuron is None else neuron.uid for hotkey, neuron in ours.items()},
         }
 
     def _age_s(self) -> float:

@@ -21,6 +21,7 @@ from stage1.artifacts import Artifact
 from stage1.errors import ArtifactError
 
 NIGHTS, RECORD, VERDICT, OUTPUT = "nights", "night.json", "verdict.json", "output.log"
+REPORT = "report.html"
 # Of a success that was recorded before nights had directories.
 STAMP = "last_retrain.json"
 KEPT = 60
@@ -123,6 +124,12 @@ class Night:
         why = f": {'; '.join(self.verdict.reasons)}" if self.verdict.reasons else ""
         return f"{self.verdict.verdict} {self.verdict.bundle[:8]}{why}"
 
+    @property
+    def report(self) -> Path | None:
+        """The page of its run; None where it has none, or it was removed with the run."""
+        page = None if self.verdict is None or not self.verdict.run else Path(self.verdict.run) / REPORT
+        return page if page is not None and page.is_file() else None
+
     def plain(self) -> dict[str, JsonValue]:
         """As plain values, times ISO 8601."""
         record, verdict = self.record, self.verdict
@@ -138,6 +145,7 @@ class Night:
             "reasons": [] if verdict is None else list(verdict.reasons),
             "notes": [] if verdict is None else list(verdict.notes),
             "output": str(self.home / OUTPUT),
+            "report": None if self.report is None else f"nights/{self.home.name}/{REPORT}",
         }
 
 
@@ -165,6 +173,10 @@ class Nights:
         NightRecord(started_at=now, token=new_token()).write(home / RECORD)
         self._make_room()
         return home
+
+    def named(self, name: str) -> Night | None:
+        """The night of a directory; None where there is none of that name."""
+        return next((night for night in self.all() if night.home.name == name), None)
 
     def all(self) -> list[Night]:
         """Every night that is kept, the newest last."""

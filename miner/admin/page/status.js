@@ -29,7 +29,7 @@ function table(id, heads, rows) {
   const isNumber = (column) => rows.every((row) => typeof row[column] === "number" || row[column] === null);
   const line = (tag, cells) => {
     const row = element("tr");
-    row.append(...cells.map((cell, column) => element(tag, cell, isNumber(column) ? "number" : "")));
+    row.append(...cells.map((cell, column) => element(tag, cell, isNumber(column) ? "number" : String(cell ?? "").length > 30 && !(cell instanceof Node) ? "long" : "")));
     return row;
   };
   $(id).replaceChildren(line("th", heads), ...rows.map((row) => line("td", row)));
@@ -45,22 +45,28 @@ function since(seconds) {
   if (seconds < 5400) return `${Math.round(seconds / 60)} minutes`;
   return seconds < 172800 ? `${(seconds / 3600).toFixed(1)} hours` : `${(seconds / 86400).toFixed(1)} days`;
 }
+const clock = (time) => (time ? new Date(time).toLocaleString("en-GB", { day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" }) : null);
+const milliseconds = (value) => (value === null || value === undefined ? null : value < 10 ? `${Math.max(1, Math.round(1000 * value))} ms` : `${value.toFixed(1)} s`);
+const many = (count, one, more) => `${number(count)} ${count === 1 ? one : more}`;
+const STATES = { closed: "answers", open: "left alone after failures", half_open: "tried again" };
 const ago = (time, now) => (time ? `${since((now - new Date(time)) / 1000)} ago` : null);
 
 function attention(status, ready, now) {
   const found = ready.conditions.filter((one) => !one.holds).map((one) => ["bad", `Not ready: ${one.name}: ${one.detail}`]);
   const level = status.live_risk.level;
   if (level === "alarm" || level === "watch") found.push([level === "alarm" ? "bad" : "warn", status.live_risk.sentence || `Live risk: ${level}`]);
-  for (const name of status.alerts.held || []) found.push(["warn", words(name)]);
+  for (const fault of status.gpu ? status.gpu.faults : []) found.push([fault.level === "alarm" ? "bad" : "warn", `${fault.text[0].toUpperCase()}${fault.text.slice(1)}: ${fault.todo}.`]);
+  for (const name of status.alerts.held || []) if (!name.startsWith("gpu_fault")) found.push(["warn", HELD[name] || `Told from afar and not over: ${words(name)}.`]);
   for (const name of status.chain.conditions || []) {
-    if (!(status.alerts.held || []).includes(name)) found.push(["warn", `The subnet: ${words(name)}`]);
+    if (!(status.alerts.held || []).includes(name)) found.push(["warn", HELD[name] || `The subnet: ${words(name)}.`]);
   }
   if (!status.stage2.servers.length) found.push(["warn", "There is no Stage-2: what Stage-1 defers is answered by Stage-1 alone."]);
   for (const one of status.stage2.servers) if (one.state === "open") found.push(["warn", `The Stage-2 server ${one.name} is left alone after failures.`]);
   for (const one of status.stage2_calibrations) if (one.stale) found.push(["warn", `The calibration of ${one.server || one.name} is stale: ${one.reason || "the server is another one"}`]);
   if (status.policy === "INFEASIBLE") found.push(["warn", "Nothing is certified: everything goes to Stage-2."]);
-  if (status.nightly.failures_in_a_row) found.push([status.nightly.failures_in_a_row >= 3 ? "bad" : "warn", `${status.nightly.failures_in_a_row} nights have failed in a row.`]);
-  if (status.nightly.outcome === "failed" && !status.nightly.failures_in_a_row) found.push(["warn", "The last night failed."]);
+  const failed = status.nightly.failures_in_a_row;
+  if (failed > 1) found.push([failed >= 3 ? "bad" : "warn", `${failed} nights in a row have failed.`]);
+  else if (failed || status.nightly.outcome === "failed") found.push(["warn", "The last night failed: the table of nights says why."]);
   const lost = Object.values(status.journal_failed).reduce((sum, each) => sum + each, 0);
   if (lost) found.push(["warn", `${number(lost)} records of the journal could not be written.`]);
   if (status.update.newer) found.push(["warn", `Release ${status.update.newest} is published; ${status.update.installed} runs.`]);
@@ -69,50 +75,57 @@ function attention(status, ready, now) {
   $("attention-list").replaceChildren(...found.map(([kind, text]) => element("li", text, kind)));
 }
 
-function show(status, ready) {
+function show(status, ready, history) {
   const now = new Date();
   $("ready").textContent = status.stopping ? "stopping" : ready.ready ? "ready" : "not ready";
   $("ready").className = `badge ${ready.ready && !status.stopping ? "good" : "bad"}`;
-  $("when").textContent = now.toLocaleTimeString();
+  $("when").textContent = now.toLocaleTimeString("en-GB");
   attention(status, ready, now);
 
-  $("certificate").textContent = status.certificate || "No bundle is live.";
+  const whole = status.certificate || "No bundle is live.";
+  // The sentence without what stands in brackets; everything is in the details.
+  const first = whole.split(/ \(|\. /)[0];
+  $("certificate").textContent = first.endsWith(".") ? first : `${first}.`;
+  $("certificate-text").textContent = whole;
+  $("certificate-whole").hidden = whole === $("certificate").textContent;
   facts("live", [
-    ["Bundle", status.bundle], ["Certificate", status.policy], ["For", status.stream], ["Engine", status.engine],
+    ["Bundle", status.bundle], ["Certificate", status.policy], ["Stream", status.stream], ["Why it is live", why(status)], ["Engine", status.engine],
     ["Vouched by", status.vouched_by], ["Age", since(status.model_age_days === null ? null : status.model_age_days * 86400)],
     ["Stands by", status.standby], ["Swaps", number(status.swaps)], ["Refused bundles", number(status.refusals)],
     ["Canary", status.canary ? `${status.canary.state || words(status.canary.verdict || "watching")}` : null],
-    ["Last verdict", status.verdict ? `${status.verdict.verdict || status.verdict.promote}` : null],
+    ["Last verdict", status.verdict && status.verdict.bundle !== status.bundle ? verdictText(status.verdict) : null],
   ]);
   $("rollback").disabled = !status.standby;
   table("history", ["bundle", "state", "reason"], status.history.slice().reverse().map((one) => [one.bundle, one.state, one.reason]));
 
+  const recent = traffic(history);
   const totals = {};
   for (const byStatus of Object.values(status.replies)) for (const [code, count] of Object.entries(byStatus)) totals[code] = (totals[code] || 0) + count;
   facts("traffic", [
     ["Answers since the start", number(totals[200] || 0)],
+    ...recent,
     ["In flight", number(Object.values(status.axons).reduce((sum, each) => sum + each.in_flight, 0))],
     ["Connections", number(Object.values(status.axons).reduce((sum, each) => sum + each.connections, 0))],
     ["Images an engine call", status.batcher.batches ? (status.batcher.images / status.batcher.batches).toFixed(2) : null],
   ]);
   table("refusals", ["what", "reason", "times"], [
-    ...Object.entries(totals).map(([code, count]) => ["reply", code, count]),
     ...Object.entries(status.refused).map(([reason, count]) => ["refused", words(reason), count]),
     ...Object.entries(status.degraded).map(([reason, count]) => ["degraded", words(reason), count]),
+    ...Object.entries(totals).map(([code, count]) => ["replied", `status ${code}`, count]),
   ]);
 
   const budget = status.stage2.budget;
   facts("stage2", [
     ["Under way", number(status.stage2.in_flight)], ["Waiting", number(status.stage2.waiting)],
-    ...Object.entries(status.stage2.outcomes).map(([outcome, count]) => [words(outcome), number(count)]),
-    ["Budget", budget ? `${number(Math.round(budget.left ?? budget.available ?? 0))} of ${number(budget.limit)} ${words(budget.unit)} left` : null],
+    ["Hand-offs", Object.entries(status.stage2.outcomes).map(([outcome, count]) => `${number(count)} ${words(outcome)}`).join(", ")],
+    ["Budget", budget ? `${number(budget.limit)} ${words(budget.unit)} a period; ${number(Math.round(budget.spent))} spent since the start, ${number(Math.floor(budget.available))} can be spent now${budget.share < 1 ? `; enough for ${percent(budget.share)} of the hand-offs` : ""}` : null],
   ]);
-  table("servers", ["server", "state", "under way"], status.stage2.servers.map((one) => [one.name, one.state, one.in_flight]));
+  table("servers", ["server", "state", "under way"], status.stage2.servers.map((one) => [one.name, STATES[one.state] || one.state, one.in_flight]));
 
   const risk = status.live_risk;
   $("risk-words").textContent = risk.sentence || "Not watched: see live_risk.enabled in the settings.";
   facts("risk", [
-    ["Level", risk.level], ["Audits", risk.audits === undefined ? null : risk.audits ? `${number(risk.trials)}, with ${number(risk.losses)} misses` : "off"],
+    ["Level", risk.level], ["Audits", risk.audits === undefined ? null : risk.audits ? `${number(risk.trials)} counted, ${many(risk.losses, "miss", "misses")}` : "off: see live_risk.audits in the settings"],
     ["Wait for a person", risk.for_people ? number(risk.for_people) : null], ["Taken off t0", risk.theta ? risk.theta.toFixed(3) : null], ["After an alarm", risk.reaction],
   ]);
   facts("risk-all", Object.entries(risk).filter(([, value]) => value !== null && typeof value !== "object").map(([name, value]) => [words(name), typeof value === "number" ? number(value) : String(value)]));
@@ -120,22 +133,86 @@ function show(status, ready) {
   const nightly = status.nightly;
   facts("nights", [
     ["Now", nightly.running ? "a night runs" : "none runs"], ["Last success", ago(nightly.last_success, now)],
-    ["Next", nightly.next_at ? new Date(nightly.next_at).toLocaleString() : null],
-    ["Tried again", nightly.again_at ? new Date(nightly.again_at).toLocaleString() : null],
+    ["Next", clock(nightly.next_at)], ["Tried again", clock(nightly.again_at)],
     ...Object.entries(nightly.progress || {}).filter(([, value]) => typeof value !== "object").map(([name, value]) => [words(name), value]),
   ]);
-  table("nights-list", ["began", "outcome", "verdict", "why"], (nightly.nights || []).slice().reverse().map((night) => [
-    night.started_at ? new Date(night.started_at).toLocaleString() : "", night.outcome || "runs",
-    typeof night.verdict === "object" && night.verdict ? night.verdict.verdict || night.verdict.decision : night.verdict, night.reason || (night.verdict && night.verdict.reason) || "",
+  table("nights-list", ["began", "came to", "why", "report"], (nightly.nights || []).slice().reverse().map((night) => [
+    clock(night.started_at), marked(night), [night.reason, ...(night.reasons || []), ...(night.notes || [])].filter(Boolean).join("; "), link(night.report),
   ]));
 
   const chain = status.chain;
   facts("chain", [
     ["Block", number(chain.block)], ["Neurons", number(chain.neurons)], ["Read", `${since(chain.age_s)} ago`], ["From", chain.endpoint],
-    ["Failures", number(chain.failures_total)], ["Emission", (chain.conditions || []).includes("emission_burned") ? "burned: mining earns nothing" : null],
+    ["Failures", number(chain.failures_total)], ["Emission", emission(chain)],
   ]);
-  table("hotkeys", ["hotkey", "on the subnet", "port", "address"], Object.entries(status.axons).map(([hotkey, axon]) => [
-    short(hotkey), chain.registered[hotkey] ? "yes" : "no", axon.port, (chain.addresses || {})[hotkey] || "",
+  table("hotkeys", ["hotkey", "uid", "incentive", "port", "address"], Object.entries(status.axons).map(([hotkey, axon]) => [
+    short(hotkey), (chain.uids || {})[hotkey] ?? (chain.registered[hotkey] ? "registered" : "not registered"), shareOf((chain.incentive || {})[hotkey]), axon.port, (chain.addresses || {})[hotkey] || "",
+  ]));
+
+  gpus(status.gpu);
+}
+
+const HELD = {
+  silent: "Nobody has got an answer for a while.", all_refused: "Every request is refused.", slow: "Answers take too long.", degraded: "Too many answers are given without Stage-1 or Stage-2.",
+  deferral_rate: "The share of images that go to Stage-2 is not as usual.", chain_stale: "The chain has not been read for a while.", emission_burned: "Emission is burned: mining earns nothing at present.",
+  no_incentive: "No miner has any incentive.", no_validator_admitted: "No validator may ask: see access in the settings.", night_overdue: "No night has succeeded for too long.", stage2_away: "No Stage-2 server answers.",
+};
+
+function verdictText(verdict) {
+  const reasons = (verdict.reasons || []).join("; ");
+  return `${verdict.verdict} for ${verdict.bundle}${reasons ? `: ${reasons}` : ""}`;
+}
+
+function why(status) {
+  if (!status.bundle) return null;
+  const verdict = status.verdict;
+  if (verdict && verdict.bundle === status.bundle && verdict.verdict === "PROMOTE") return `a night published it, and the gate let it pass ${verdict.at ? `on ${clock(verdict.at)}` : ""}`.trim();
+  return "it is the store's current bundle: put there by hand, by a rollback or by an earlier night";
+}
+
+function traffic(history) {
+  const last = history.at.length - 1;
+  if (last < 0) return [];
+  const sum = (values) => values.reduce((total, value) => total + (value || 0), 0);
+  const known = (values) => values.filter((value) => value !== null).sort((a, b) => a - b);
+  const [middle, worst] = [known(history.p50_s), known(history.p99_s)];
+  const day = last >= 1439 ? "Last 24 hours" : `Last ${since(60 * (last + 1))}`;
+  return [
+    ["Last minute", `${many(history.answers[last], "answer", "answers")}, ${number(history.refused[last])} refused${history.p50_s[last] === null ? "" : `; median ${milliseconds(history.p50_s[last])}, 99 % within ${milliseconds(history.p99_s[last])}`}`],
+    [day, `${many(sum(history.answers), "answer", "answers")}, ${number(sum(history.refused))} refused${middle.length ? `; median of a usual minute ${milliseconds(middle[middle.length >> 1])}, 99 % of the worst within ${milliseconds(worst.at(-1))}` : ""}`],
+  ];
+}
+
+function marked(night) {
+  const text = night.verdict || (night.outcome === "running" ? "runs" : words(night.outcome));
+  return element("span", text, night.outcome === "failed" || night.verdict === "REFUSE" ? "bad" : night.verdict === "PROMOTE" ? "good" : "");
+}
+
+function link(address) {
+  if (!address) return "";
+  const made = element("a", "report");
+  made.href = address;
+  return made;
+}
+
+const shareOf = (value) => (value === null || value === undefined ? "not known" : `${(100 * value).toFixed(2)} %`);
+
+function emission(chain) {
+  if ((chain.conditions || []).includes("no_incentive")) return "no miner has any: mining earns nothing at present";
+  if (!chain.emission) return null;
+  if (chain.emission.burned) return `uid ${chain.emission.uid} takes ${percent(chain.emission.share)}: it is burned, mining earns nothing at present`;
+  return `spread over ${many(chain.emission.paid, "neuron", "neurons")}; the largest share is ${percent(chain.emission.share)}, of uid ${chain.emission.uid}`;
+}
+
+const gib = (bytes) => (bytes === null || bytes === undefined ? null : `${(bytes / 2 ** 30).toFixed(1)} GiB`);
+
+function gpus(told) {
+  $("gpu-section").hidden = !told || Boolean(told.problem);
+  if (!told || told.problem) return;
+  facts("gpu", [["Driver", told.driver], ["Health", told.faults.length ? many(told.faults.length, "fault, told above", "faults, told above") : "no fault"], ["No answer for", told.silent_s ? since(told.silent_s) : null]]);
+  table("gpus", ["GPU", "temperature", "busy", "memory", "power", "slowed by"], told.gpus.map((one) => [
+    `${one.index}: ${one.name || one.lost}`, one.temperature_c === null ? "" : `${one.temperature_c} °C`, percent(one.utilisation), one.memory_total_bytes === null ? "" : `${gib(one.memory_used_bytes)} of ${gib(one.memory_total_bytes)}`,
+    one.power_w === null ? "" : `${Math.round(one.power_w)} W`, one.slowed_by.map(words).join(", "),
   ]));
 }
 
@@ -143,7 +220,6 @@ const charts = {};
 function chart(id, data, lines, range) {
   const box = $(id);
   const size = { width: Math.max(200, box.clientWidth - 4), height: 125 };
-  if (!data[0].length) { box.replaceChildren(element("p", "No minute is over yet.", "empty")); return; }
   if (charts[id]) { charts[id].setSize(size); charts[id].setData(data); return; }
   box.replaceChildren();
   const axis = { stroke: style("--soft"), grid: { stroke: style("--line"), width: 1 }, ticks: { stroke: style("--line") }, font: "11px system-ui" };
@@ -151,11 +227,14 @@ function chart(id, data, lines, range) {
     ...size, cursor: { y: false }, legend: { live: true },
     scales: { y: { range: (plot, low, high) => [0, range || Math.max(1e-3, high * 1.1 || 1)] } },
     axes: [axis, { ...axis, size: 44, space: 22 }],
-    series: [{ value: (plot, at) => (at ? new Date(1000 * at).toLocaleTimeString() : "") }, ...lines.map(([label, color]) => ({ label, stroke: style(color), width: 1.5, spanGaps: false, points: { show: data[0].length < 3 } }))],
+    series: [{ value: (plot, at) => (at ? new Date(1000 * at).toLocaleTimeString("en-GB") : "") }, ...lines.map(([label, color]) => ({ label, stroke: style(color), width: 1.5, spanGaps: false, points: { show: data[0].length < 3 } }))],
   }, data, box);
 }
 
 function draw(history) {
+  $("no-minute").hidden = Boolean(history.at.length);
+  $("charts").hidden = !history.at.length;
+  if (!history.at.length) return;
   chart("chart-answers", [history.at, history.answers, history.refused], [["answers", "--blue"], ["refused", "--orange"]]);
   chart("chart-time", [history.at, history.p50_s, history.p99_s], [["median", "--blue"], ["99 %", "--orange"]]);
   chart("chart-shares", [history.at, history.exits, history.degraded], [["exits", "--blue"], ["degraded", "--orange"]], 1);
@@ -169,7 +248,7 @@ async function read(path) {
 async function look() {
   try {
     const [status, ready, history] = await Promise.all([read("status.json"), read("readyz"), read("history.json")]);
-    show(status, ready);
+    show(status, ready, history);
     draw(history);
   } catch (error) {
     $("ready").textContent = "no answer";

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -39,6 +39,7 @@ from miner.admin.state_metrics import stage1
 from miner.answering.record import RequestRecord
 from miner.axon.server import AxonServer
 from miner.axon.settings import AxonSettings
+from miner.nights.record import VERDICT, Nights, NightVerdict, noted
 from stage1.decisions import Action
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.client import Outcome
@@ -98,13 +99,13 @@ class Endpoint:
 
 
 @asynccontextmanager
-async def endpoint(store: Store) -> AsyncIterator[Endpoint]:
+async def endpoint(store: Store, state: str = "/state") -> AsyncIterator[Endpoint]:
     follower = StoreFollower(store, settings=SwapSettings(trial=False), options=EngineOptions(threads=1, most=1))
     batcher = Batcher(BatchSettings())
     await follower.start()
     parts = Parts()
     live = LiveMiner(
-        state="/state",
+        state=state,
         axons={OURS: Axon(parts, lambda: 2)},
         follower=follower,
         batcher=batcher,
@@ -242,6 +243,32 @@ def test_the_status_tells_of_each_hotkey_the_chain_stage2_and_the_night(store: S
             assert (told["chain"]["block"], told["nightly"]["outcome"]) == (7, "failed")
             counted: dict[str, Any] = {"outcomes": {}, "cached": {}, "failures": {}, "hedges": {}}
             assert told["stage2"] == {"in_flight": 0, "waiting": 0, "most": 0, "servers": [], "budget": None, **counted}
+
+    asyncio.run(scenario())
+
+
+def test_the_report_of_a_night_is_a_page_that_runs_nothing(store: Store, publish: Publish, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        publish("a")
+        async with endpoint(store, str(tmp_path)) as opened:
+            nights = Nights(tmp_path)
+            home, other = nights.begin(NOW), nights.begin(NOW + timedelta(days=1))
+            (tmp_path / "run").mkdir()
+            (tmp_path / "run" / "report.html").write_text("<h1>KEEP</h1>")
+            for night, run in ((home, tmp_path / "run"), (other, tmp_path / "removed")):
+                NightVerdict(at=NOW, bundle="b", verdict="KEEP", run=str(run)).write(night / VERDICT)
+                noted(night, outcome="done", ended_at=NOW)
+            told = [night.plain()["report"] for night in nights.all()]
+            assert told == [f"nights/{home.name}/report.html", None]
+            code, kind, body = await raw(opened.port, "GET", f"/{told[0]}")
+            assert (code, kind.partition(";")[0], body) == (200, "text/html", "<h1>KEEP</h1>")
+            for path in (
+                f"/nights/{other.name}/report.html",
+                "/nights/..%2f..%2fetc/report.html",
+                "/nights/x/report.html",
+            ):
+                assert (await ask(opened.port, "GET", path))[0] == 404
+            assert (await ask(opened.port, "GET", f"/{told[0]}", host="evil.example"))[0] == 403
 
     asyncio.run(scenario())
 

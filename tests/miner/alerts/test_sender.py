@@ -120,7 +120,7 @@ def test_each_receiver_gets_the_form_that_it_reads() -> None:
     assert "&lt;b&gt; &amp; all" in forms["slack"]["text"]
     assert (forms["telegram"]["chat_id"], set(forms["telegram"])) == (
         "7",
-        {"chat_id", "text", "disable_web_page_preview"},
+        {"chat_id", "text", "link_preview_options"},
     )
 
 

@@ -238,7 +238,16 @@ class TestReading:
             "registered": {OURS: True},
             "addresses": {OURS: "published"},
             "conditions": [],
+            "emission": None,
+            "incentive": {OURS: None},
+            "uids": {OURS: 3},
         }
+
+    def test_the_status_says_who_earns_and_what_we_do(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        neurons = {OURS: Neuron(uid=3, incentive=0.1), "5Other": Neuron(uid=4, incentive=0.3)}
+        told = Watched(Chain([neurons]), hours=0.2).run(monkeypatch).watch.status()
+        assert told["emission"] == {"uid": 4, "share": pytest.approx(0.75), "paid": 2, "burned": False}
+        assert told["incentive"] == {OURS: 0.1}
 
     @pytest.mark.parametrize(("age_s", "fresh"), [(0.0, True), (1860.0, True), (1861.0, False)])
     def test_what_is_known_is_fresh_for_the_time_of_three_readings(self, age_s: float, fresh: bool) -> None:

@@ -1,0 +1,1 @@
+"""What a miner tells from afar, each event provoked in a real one."""
