@@ -53,7 +53,7 @@ class Server:
 '''
 GPU = {"name": "NVIDIA H200", "temperature": 45, "slowdown": 89, "events": 8, "recovery": 0, "ecc": [0, 0]}
 # The made engine scores red against blue, and is the surer the greener an image is.
-ROADWORK, ROAD, UNSURE = (190, 230, 40), (40, 230, 190), (120, 10, 120)
+ROADWORK, ROAD, UNSURE = (190, 200, 60), (60, 200, 190), (120, 45, 120)
 
 
 class World:
@@ -204,7 +204,9 @@ class World:
         return self._ours
 
     def _image(self, colour: Sequence[int]) -> bytes:
-        pixels = np.array(colour) + self._images.integers(-9, 10, (24, 24, 3))
+        # Light and dark of its own, so that each is another place; the colour is the same everywhere.
+        light = self._images.integers(-35, 36, (8, 8, 1)).repeat(8, axis=0).repeat(8, axis=1)
+        pixels = np.array(colour) + light + self._images.integers(-9, 10, (64, 64, 3))
         buffer = io.BytesIO()
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(buffer, "JPEG", quality=90)
         return buffer.getvalue()

@@ -9,14 +9,12 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 
 def stage1_servers(servers: Sequence[Mapping[str, Any]], own_batches: int | None) -> Iterator[Metric]:
-    """What they do; nothing where this process computes.
+    """What they do; without a sample where this process computes.
 
     Args:
         servers: see `engines.live.swap.status.Status.servers`.
         own_batches: see `engines.live.swap.status.Status.own_batches`.
     """
-    if own_batches is None:
-        return
     state = GaugeMetricFamily(
         "cascade_stage1_server_state", "1 for how a Stage-1 server stands.", labels=("server", "state")
     )
@@ -37,5 +35,6 @@ def stage1_servers(servers: Sequence[Mapping[str, Any]], own_batches: int | None
         batches.add_metric((one["url"],), one["batches"])
         failures.add_metric((one["url"],), one["failures"])
     own = CounterMetricFamily("cascade_stage1_own_batches", "Batches that no server computed, and this process did.")
-    own.add_metric((), own_batches)
+    if own_batches is not None:
+        own.add_metric((), own_batches)
     yield from (state, under_way, batches, failures, own)
