@@ -50,16 +50,29 @@ class Forecast:
 
     def step(self, done: int, total: int, note: str = "") -> None:
         """See `Progress.step`."""
-        words = self.words()
+        words = self.words(done, total)
         self._progress.step(done, total, f"{note}; {words}" if note and words else note or words)
 
-    def words(self) -> str:
-        """What is left, for example `about 12 min left, 1 h 40 min to the end`; empty if no past run says it."""
+    def words(self, done: int = 0, total: int = 0) -> str:
+        """What is left, for example `about 12 min left, 1 h 40 min to the end`; empty if no past run says it.
+
+        A stage that takes longer than before is judged by how much of it is done.
+
+        Args:
+            done: steps of this stage.
+            total: how many it has, 0 if that is not known.
+        """
         expected = self._expected.get(self._now)
         if expected is None:
             return ""
-        here = max(0.0, expected - (self._clock() - self._started))
+        took = self._clock() - self._started
         after = [self._expected[stage] for stage in self._left]
-        rest = here + sum(seconds for seconds in after if seconds is not None)
+        rest = sum(seconds for seconds in after if seconds is not None)
         more = " or more" if None in after else ""
-        return f"about {duration_words(here)} left, {duration_words(rest)}{more} to the end"
+        if took < expected:
+            here = expected - took
+        elif 0 < done <= total:
+            here = took * (total - done) / done
+        else:
+            return "longer than before" + (f", and {duration_words(rest)}{more} after it" if after else "")
+        return f"about {duration_words(here)} left, {duration_words(here + rest)}{more} to the end"

@@ -44,6 +44,22 @@ def test_what_is_left_falls_with_the_clock_and_with_the_stages() -> None:
     assert forecast.times == (("train", 900.0),)
 
 
+def test_a_stage_that_takes_longer_than_before_goes_by_how_far_it_is() -> None:
+    told, now = Told(), [0.0]
+    forecast = Forecast(told, ["train", "export"], [time("train", 100), time("export", 60)], lambda: now[0])
+    forecast.stage("train", "running")
+    now[0] = 300.0
+    forecast.step(0, 60, "decoding")
+    assert told.steps[-1] == (0, 60, "decoding; longer than before, and 60 s after it")
+    forecast.step(20, 60, "epoch 2")
+    assert told.steps[-1] == (20, 60, "epoch 2; about 10 min left, 11 min to the end")
+    forecast.stage("train", "done")
+    forecast.stage("export", "running")
+    now[0] = 400.0
+    forecast.step(0, 2)
+    assert told.steps[-1] == (0, 2, "longer than before")
+
+
 def test_a_stage_that_never_ran_is_not_guessed() -> None:
     told = Told()
     forecast = Forecast(told, ["train", "export"], [time("train", 60)], lambda: 0.0)
