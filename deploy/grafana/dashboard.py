@@ -47,6 +47,7 @@ class Panel:
         width: columns of the grid.
         words: what stands for a value, by value.
         limits: values from which on it is yellow and red.
+        least: lower end of the axis, None where values may be negative.
     """
 
     title: str
@@ -57,6 +58,7 @@ class Panel:
     width: int = 8
     words: tuple[tuple[str, str, str], ...] = ()
     limits: tuple[float, float] | None = None
+    least: float | None = 0
 
 
 def quantiles(metric: str) -> tuple[Query, ...]:
@@ -70,6 +72,15 @@ def rates(metric: str, label: str, more: str = "") -> Query:
     return Query(f"sum by ({label}) (rate({metric}{{{HERE}{more}}}[{RATE}]))", f"{{{{{label}}}}}")
 
 
+def stands(metric: str, label: str, good: str, middling: str, legend: str = "") -> Query:
+    """The state that holds of those that a label names, as 1 where it is good, 2 where it is middling, or else 3."""
+    known = {1: f'{label}=~"{good}"', 2: f'{label}=~"{middling}"', 3: f'{label}!~"{good}|{middling}"'}
+    parts = (f"{rank} * ({metric}{{{HERE}, {chosen}}} == 1)" for rank, chosen in known.items())
+    return Query(" or ".join(parts), legend or f"{{{{{label}}}}}")
+
+
+# Of what `stands` gives.
+RANKS = (2.0, 3.0)
 YES_NO = (("0", "no", "red"), ("1", "yes", "green"))
 ROWS: dict[str, tuple[Panel, ...]] = {
     "Now": (
@@ -84,11 +95,20 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Certificate",
-            (Query(f"cascade_certificate_info{{{HERE}}}", "{{status}} · {{risk}} · a {{unit}}"),),
+            (
+                stands(
+                    "cascade_certificate_info",
+                    "status",
+                    "CERTIFIED",
+                    "INFEASIBLE",
+                    "{{status}} · {{risk}} · by {{unit}}",
+                ),
+            ),
             "short",
             "stat",
-            "CERTIFIED, or INFEASIBLE: then everything is handed to Stage-2.",
+            "CERTIFIED, with the risk and what counts once; or INFEASIBLE: then everything is handed to Stage-2.",
             8,
+            limits=RANKS,
         ),
         Panel(
             "Live bundle",
@@ -126,7 +146,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             4,
         ),
         Panel(
-            "Answers without Stage-1 or Stage-2, last day",
+            "Degraded, last day",
             (
                 Query(
                     f"(sum(increase(cascade_degraded_answers_total{{{HERE}}}[1d])) or vector(0)) / "
@@ -135,18 +155,19 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
             "percentunit",
             "stat",
-            "",
+            "Answers that had to do without Stage-1, or without the Stage-2 that they were handed to.",
             4,
             (),
             (0.01, 0.05),
         ),
         Panel(
             "Last night",
-            (Query(f"cascade_nightly_last_outcome{{{HERE}}} == 1", "{{outcome}}"),),
+            (stands("cascade_nightly_last_outcome", "outcome", "done", "put_off|stopped"),),
             "short",
             "stat",
-            "",
+            "How it ended; cascade runs list has the verdicts.",
             4,
+            limits=RANKS,
         ),
     ),
     "Requests": (
@@ -194,7 +215,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 Query(f"rate(cascade_expired_images_total{{{HERE}}}[{RATE}])", "too late"),
                 Query(f"rate(cascade_failed_images_total{{{HERE}}}[{RATE}])", "engine failed"),
             ),
-            "reqps",
+            "suffix: /s",
         ),
     ),
     "Stage-2": (
@@ -209,11 +230,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Servers",
-            (Query(f"cascade_stage2_server_state{{{HERE}}} == 1", "{{server}}: {{state}}"),),
+            (stands("cascade_stage2_server_state", "state", "closed", "half_open", "{{server}}: {{state}}"),),
             "short",
             "stat",
-            "Open: left alone after failures, and asked again by one probe.",
+            "Closed: asked. Open: left alone after failures. Half open: asked again by one probe.",
             24,
+            limits=RANKS,
         ),
     ),
     "Certificate and bundle": (
@@ -245,10 +267,11 @@ ROWS: dict[str, tuple[Panel, ...]] = {
     "Whether the certificate still holds": (
         Panel(
             "Level",
-            (Query(f"cascade_live_risk_level{{{HERE}}}", "{{level}}"),),
+            (stands("cascade_live_risk_level", "level", "ok", "watch"),),
             "short",
             "stat",
             "ok, watch or alarm; cascade risk show says why and what to do.",
+            limits=RANKS,
         ),
         Panel(
             "Evidence against it",
@@ -263,8 +286,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (
                 Query(f"cascade_live_risk_waiting{{{HERE}}}", "wait"),
                 Query(f"cascade_live_risk_for_people{{{HERE}}}", "wait for a person"),
-                Query(f"cascade_live_risk_theta_logits{{{HERE}}}", "logits off t0"),
             ),
+        ),
+        Panel(
+            "Shift of the exit threshold",
+            (Query(f"cascade_live_risk_theta_logits{{{HERE}}}", "logits taken off t0"),),
+            width=24,
+            least=None,
         ),
     ),
     "Chain and night": (
@@ -286,6 +314,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "stat",
             "cascade doctor says what to do about each.",
             24,
+            limits=(0.5, 1.0),
         ),
         Panel("Utilisation", (Query(f"cascade_gpu_utilisation_ratio{{{HERE}}}", "{{gpu}}"),), "percentunit"),
         Panel("Memory of the GPU", (Query(f"cascade_gpu_memory_used_bytes{{{HERE}}}", "{{gpu}}"),), "bytes"),
@@ -353,14 +382,24 @@ def _panels(rows: dict[str, tuple[Panel, ...]]) -> Iterator[dict[str, Any]]:
     number, top = 1, 0
     for title, panels in rows.items():
         yield {"id": number, "type": "row", "title": title, "gridPos": _place(0, top, COLUMNS, 1), "panels": []}
-        number, top, left, height = number + 1, top + 1, 0, 0
-        for panel in panels:
-            if left + panel.width > COLUMNS:
-                left, top, height = 0, top + height, 0
-            height = max(height, _height(panel))
-            yield _drawn(panel, number, _place(left, top, panel.width, _height(panel)))
-            number, left = number + 1, left + panel.width
-        top += height
+        number, top = number + 1, top + 1
+        for line in _lines(panels):
+            left, height = 0, max(_height(panel) for panel in line)
+            for panel in line:
+                yield _drawn(panel, number, _place(left, top, panel.width, height))
+                number, left = number + 1, left + panel.width
+            top += height
+
+
+def _lines(panels: Iterable[Panel]) -> Iterator[list[Panel]]:
+    """Panels that stand beside each other."""
+    line: list[Panel] = []
+    for panel in panels:
+        if sum(one.width for one in line) + panel.width > COLUMNS:
+            yield line
+            line = []
+        line.append(panel)
+    yield line
 
 
 def _height(panel: Panel) -> int:
@@ -387,7 +426,9 @@ def _drawn(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
         "fieldConfig": {
             "defaults": {
                 "unit": panel.unit,
-                "min": 0,
+                **({} if panel.least is None else {"min": panel.least}),
+                **({"max": 1} if panel.unit == "percentunit" and panel.kind == "timeseries" else {}),
+                "custom": _axis(panel),
                 "color": {"mode": "thresholds" if panel.kind == "stat" else "palette-classic"},
                 "thresholds": {"mode": "absolute", "steps": steps},
                 "mappings": [{"type": "value", "options": options}] if options else [],
@@ -406,6 +447,12 @@ def _drawn(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
             "graphMode": "none",
         }
     return drawn
+
+
+def _axis(panel: Panel) -> dict[str, Any]:
+    # Without it an axis of nothing but noughts goes up to 100.
+    soft = {"short": 1, "reqps": 0.1, "suffix: /s": 0.1}.get(panel.unit)
+    return {} if soft is None or panel.kind != "timeseries" else {"axisSoftMax": soft}
 
 
 def _targets(queries: Iterable[Query], kind: Kind) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deploy.grafana.dashboard import COLUMNS, FILE, ROWS, dashboard, text
+from deploy.grafana.dashboard import COLUMNS, FILE, RANKS, ROWS, dashboard, stands, text
 
 ROOT = Path(__file__).parents[2]
 # Held against a running miner by the tests of the administrator's endpoint.
@@ -89,3 +89,34 @@ def test_prometheus_reads_every_query(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(("state", "rank"), [("closed", 1), ("half_open", 2), ("open", 3), ("unheard_of", 3)])
+def test_a_state_that_is_not_good_is_not_green(tmp_path: Path, state: str, rank: int) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed")
+    asked = stands("m", "state", "closed", "half_open").expr.replace("$instance", ".*")
+    states = {"closed", "half_open", "open", state}
+    series = [{"series": f'm{{state="{one}"}}', "values": str(int(one == state))} for one in states]
+    got = [{"labels": f'{{state="{state}"}}', "value": rank}]
+    test = {"input_series": series, "promql_expr_test": [{"expr": asked, "eval_time": "0m", "exp_samples": got}]}
+    (tmp_path / "test.yml").write_text(json.dumps({"rule_files": [], "tests": [{"interval": "1m", **test}]}))
+    done = subprocess.run(
+        [promtool, "test", "rules", str(tmp_path / "test.yml")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_whatever_ranks_states_is_coloured_by_them() -> None:
+    for panel in (panel for panels in ROWS.values() for panel in panels):
+        ranked = any(" or 3 * (" in query.expr for query in panel.queries)
+        assert ranked == (panel.limits == RANKS), panel.title
+        # By its labels alone a state would be green whatever it is.
+        assert (
+            panel.kind != "stat"
+            or panel.words
+            or panel.limits
+            or "{{" not in panel.queries[0].legend
+            or (panel.title == "Live bundle")
+        ), panel.title
