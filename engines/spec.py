@@ -24,7 +24,7 @@ class EngineSpec(Artifact):
 
     SCHEMA_VERSION: ClassVar[int] = 1
 
-    backend: str = Field(default="onnxruntime", pattern=r"^[a-z][a-z0-9_]*$")
+    backend: str = Field(default="onnxruntime", pattern=r"^[a-z][a-z0-9_-]*$")
     precision: Precision = "fp32"
     device: Device = "cpu"
 

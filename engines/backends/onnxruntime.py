@@ -1,4 +1,4 @@
-"""ONNX Runtime: the engine that is always there, and in fp32 on a CPU the reference of every other."""
+"""ONNX Runtime on a CPU: the engine that is always there, and in fp32 the reference of every other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from engines.engine import INPUT, EngineDescription
 from engines.errors import BundleRefused, InferenceError, Unavailable
 from engines.machine.cores import usable_cores
 from engines.signature import Port, checked_shape, named_outputs
-from engines.spec import REFERENCE, Device, EngineSpec, twin
+from engines.spec import REFERENCE, EngineSpec, twin
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 from stage1.telemetry import without_telemetry
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 else:
     ort = without_telemetry("onnxruntime")
 
-PROVIDERS: dict[Device, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-# Its CPU provider has no bf16 products, and the graphs of `engines.backends.int8` are made for a CPU.
-SUPPORTED = {("cpu", "fp32"), ("cpu", "int8"), ("cuda", "fp32")}
+PROVIDER = "CPUExecutionProvider"
+# It has no bf16 products.
+SUPPORTED = {("cpu", "fp32"), ("cpu", "int8")}
 
 # Whom a graph of `engines.backends.int8` names as its producer.
 QUANTISER = "onnx.quantize"
 
 
 class OnnxEngine:
-    """ONNX Runtime: fp32 on a CPU, the exact reference of every other engine; fp32 on CUDA; int8 on a CPU.
+    """ONNX Runtime on a CPU: in fp32 the exact reference of every other engine, or in int8.
 
     In int8 the file is a graph of `engines.backends.int8`, and images are computed one by one.
 
@@ -48,28 +48,19 @@ class OnnxEngine:
 
     def __init__(self, path: Path, spec: EngineSpec = REFERENCE, *, threads: int | None = None) -> None:
         check_provider(spec)
-        provider = PROVIDERS[spec.device]
         self._spec = spec
         self._threads = threads or usable_cores()
         try:
-            session = ort.InferenceSession(
-                str(path), _session_options(self._threads), providers=[(provider, _provider_options(spec.device))]
-            )
+            session = ort.InferenceSession(str(path), _session_options(self._threads), providers=[PROVIDER])
         except Exception as error:  # as in _run
             raise BundleRefused(f"{path.name}: ONNX Runtime cannot load it: {error}") from error
-        used = session.get_providers()[0]
-        if used != provider:
-            raise Unavailable(
-                f"{path.name}: ONNX Runtime fell back from {provider} to {used}; install the CUDA and cuDNN that its "
-                "version asks for, or set the device to cpu"
-            )
         if spec.precision == "int8" and session.get_modelmeta().producer_name != QUANTISER:
             raise BundleRefused(f"{path.name}: {spec} takes a graph of engines.backends.int8, and this is another")
         inputs = [Port(port.name, port.type, tuple(port.shape)) for port in session.get_inputs()]
         self._outputs = [output.name for output in session.get_outputs()]
         self._shape = checked_shape(path.name, inputs, self._outputs, kind="tensor(uint8)")
         self._session: ort.InferenceSession | None = session
-        self._details = {"provider": used}
+        self._details = {"provider": PROVIDER}
 
     def infer(self, batch: Pixels) -> Stage1Outputs:
         """See `Engine.infer`.
@@ -118,18 +109,11 @@ def check_provider(spec: EngineSpec) -> str:
         BundleRefused: it does not.
     """
     if (spec.device, spec.precision) not in SUPPORTED:
-        raise BundleRefused(f"{spec}: ONNX Runtime computes fp32 and int8 on a CPU, and fp32 on CUDA")
-    provider = PROVIDERS[spec.device]
-    if provider not in ort.get_available_providers():
-        raise Unavailable(
-            f"{spec}: this ONNX Runtime was built without CUDA; install onnxruntime-gpu in place of onnxruntime"
+        raise BundleRefused(
+            f"{spec}: ONNX Runtime computes fp32 and int8 on a CPU here; on a GPU it is the backend onnxruntime-cuda: "
+            "compile the bundle for it (cascade engines compile), or set engine.serve_with"
         )
     return f"onnxruntime {ort.__version__}"
-
-
-def _provider_options(device: Device) -> dict[str, str]:
-    # TF32 keeps ten bits of a factor, and is on by default.
-    return {"use_tf32": "0"} if device == "cuda" else {}
 
 
 def _session_options(threads: int) -> ort.SessionOptions:
@@ -147,7 +131,7 @@ def _session_options(threads: int) -> ort.SessionOptions:
 class OnnxRuntime(Backend):
     """ONNX Runtime, which every miner has."""
 
-    specs = (EngineSpec(), EngineSpec(precision="int8"), EngineSpec(device="cuda"))
+    specs = (EngineSpec(), EngineSpec(precision="int8"))
     distributions = ("onnxruntime", "onnxruntime-gpu")
     file_prefixes = ("model.int8.",)
 

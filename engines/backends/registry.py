@@ -23,8 +23,14 @@ if TYPE_CHECKING:
 BACKENDS: dict[str, str] = {
     "onnxruntime": "engines.backends.onnxruntime",
     "openvino": "engines.backends.openvino",
+    "onnxruntime-cuda": "engines.backends.onnxruntime_cuda",
+    "onnxruntime-rtx": "engines.backends.onnxruntime_rtx",
     "tensorrt": "engines.backends.tensorrt.backend",
 }
+
+
+# What had its own name in bundles and settings of an older program.
+_MOVED = EngineSpec(device="cuda")
 
 
 def backend(name: str) -> Backend:
@@ -51,7 +57,8 @@ def check_known(spec: EngineSpec) -> None:
         BundleRefused: there is none; names those that there are.
     """
     if spec not in known():
-        raise BundleRefused(f"{spec}: no engine computes so; there are {', '.join(map(str, known()))}")
+        moved = "; ONNX Runtime on a GPU is onnxruntime-cuda" if spec == _MOVED else ""
+        raise BundleRefused(f"{spec}: no engine computes so; there are {', '.join(map(str, known()))}{moved}")
 
 
 def check_available(spec: EngineSpec, gpu: Gpu | NoGpu | None = None) -> str:

@@ -9,9 +9,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from engines.errors import Unavailable
+
 PROBE = Path(__file__).with_name("gpu_probe.py")
 # The first CUDA context on a machine whose driver is not loaded takes seconds.
 TIMEOUT_S = 30.0
+# A runtime holds the weights, and packs some of them anew, before it lets go of the first.
+COPIES_OF_WEIGHTS = 2.0
 
 
 class Gpu(BaseModel):
@@ -67,6 +71,29 @@ def find_gpu(*, probe: Path = PROBE, timeout_s: float = TIMEOUT_S) -> Gpu | NoGp
     except OSError as error:
         return NoGpu(reason=f"the driver could not be asked: {error}")
     return read_answer(done.stdout, done.stderr, done.returncode)
+
+
+def check_gpu_memory(found: Gpu | NoGpu, model: Path, wanted_by: str) -> Gpu:
+    """Make sure that there is a GPU, and on it memory for a graph and for what its runtime makes of it.
+
+    Args:
+        found: what `find_gpu` said.
+        model: the graph; its weights may lie beside it.
+        wanted_by: what asks, for the message.
+
+    Raises:
+        Unavailable: there is none, or too little is free.
+    """
+    if isinstance(found, NoGpu):
+        raise Unavailable(f"{wanted_by}: needs a GPU, and there is none: {found.reason}")
+    files = (model, model.with_name(f"{model.name}.data"))
+    needed = round(COPIES_OF_WEIGHTS * sum(path.stat().st_size for path in files if path.exists()))
+    if found.free_bytes < needed:
+        raise Unavailable(
+            f"{wanted_by}: needs about {needed / 2**20:,.0f} MiB on the {found.name}, which has "
+            f"{found.free_bytes / 2**20:,.0f} MiB free: close what else runs there, or serve with an engine of the CPU"
+        )
+    return found
 
 
 def read_answer(stdout: str, stderr: str, code: int) -> Gpu | NoGpu:
