@@ -20,7 +20,7 @@ from engines.errors import BundleRefused, InferenceError, ParityError, RemoteErr
 from engines.live.load.golden_check import check_parity, drift
 from engines.remote.http import Client
 from engines.remote.inference_server import InferenceServer, ModelMetadata
-from engines.remote.tensors import pixels
+from engines.remote.tensors import BYTES, Tensor, files, pixels
 from engines.signature import named_outputs
 from engines.spec import EngineSpec
 from stage1.errors import OutputsError
@@ -107,6 +107,8 @@ class Seat:
         self._server = self._connected()
         self._looks = 0
         self._platform = ""
+        # Where a server reads no binary tensors, pixels as JSON numbers would take it a second.
+        self._in_bytes = False
 
     @property
     def status(self) -> ServerStatus:
@@ -181,7 +183,7 @@ class Seat:
 
     async def _sent(self, batch: Pixels, timeout_s: float) -> Stage1Outputs:
         names = self._asked.outputs
-        reply = await self._server.infer([pixels(INPUT, batch)], names, timeout_s)
+        reply = await self._server.infer([self._tensor(batch)], names, timeout_s)
         if reply.model_version != self._asked.version:
             told = reply.model_version or "without a name"
             raise RemoteError(f"{self.url}: version {told} answered, and the bundle is version {self._asked.version}")
@@ -193,6 +195,11 @@ class Seat:
         except (OutputsError, InferenceError) as error:
             raise RemoteError(f"{self.url}: {error}") from error
 
+    def _tensor(self, batch: Pixels) -> Tensor:
+        if self._in_bytes:
+            return files(INPUT, [image.tobytes() for image in batch])
+        return pixels(INPUT, batch)
+
     async def _check_model(self) -> None:
         try:
             found = await self._server.metadata(self._timeout_s)
@@ -200,6 +207,7 @@ class Seat:
             self.absent = error.status in ABSENT
             raise
         self._platform = found.platform
+        self._in_bytes = any(port.datatype == BYTES for port in found.inputs)
         why = _another(found, self._asked)
         if why:
             raise BundleRefused(f"{self.url}: {why}")
@@ -238,7 +246,7 @@ def _another(found: ModelMetadata, asked: Asked) -> str:
     if found.versions and asked.version not in found.versions:
         return f"the model has the versions {', '.join(found.versions)}, and the bundle is version {asked.version}"
     inputs = [(port.name, port.datatype, port.shape[-3:]) for port in found.inputs]
-    if inputs != [(INPUT, "UINT8", (3, *asked.shape))]:
+    if inputs not in ([(INPUT, "UINT8", (3, *asked.shape))], [(INPUT, BYTES, (-1,))]):
         told = ", ".join(f"{name} {kind} {list(shape)}" for name, kind, shape in inputs) or "nothing"
         return f"the model takes {told}, and the bundle {INPUT} UINT8 {[-1, 3, *asked.shape]}"
     outputs = {port.name: port.datatype for port in found.outputs}

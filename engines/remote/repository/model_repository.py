@@ -216,7 +216,7 @@ def _mlserver_settings(model: str, place: Path, interface: Interface) -> str:
         "name": model,
         "implementation": "mlserver_stage1.Stage1",
         "parameters": {"version": place.name, "uri": str(place.resolve())},
-        "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": [-1, *interface.image]}],
+        "inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [-1]}],
         "outputs": outputs,
     }
     return json.dumps(settings, indent=2) + "\n"

@@ -20,6 +20,9 @@ INPUT = "image"
 class Stage1Session:
     """Computes batches; from several threads.
 
+    Attributes:
+        image: channels, height and width of its images, px.
+
     Args:
         home: where the files of the bundle lie.
         gpu: number of the GPU; None for the CPU, with as many threads as `STAGE1_THREADS` says.
@@ -39,6 +42,7 @@ class Stage1Session:
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider" if gpu is None else device]
         )
+        self.image = tuple(self._session.get_inputs()[0].shape[1:])
         self._names = [output.name for output in self._session.get_outputs()]
 
     def infer(self, images: NDArray[np.uint8]) -> dict[str, NDArray[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 import time
@@ -355,6 +356,27 @@ class TestRefused:
         fake = Fake(answer)
         with served(fake), opener([fake.url]) as opened, pytest.raises(ParityError, match="version 7 answered"):
             load(opened, bundle)
+
+    def test_not_a_server_that_takes_each_image_as_bytes(self, bundle: Path) -> None:
+        """MLServer reads no binary tensors."""
+        server, wanted = server_of(bundle), version_of(bundle.name)
+
+        def answer(asked: Asked) -> bytes:
+            if asked.path == "/v2":
+                return as_json({"extensions": []})
+            if asked.path.endswith("/infer"):
+                [port] = json.loads(asked.body)["inputs"]
+                pixels = b"".join(base64.b64decode(one) for one in port["data"])
+                port |= {"shape": [port["shape"][0], 3, 32, 32], "data": np.frombuffer(pixels, np.uint8).tolist()}
+                asked.body = json.dumps({"inputs": [port]}).encode()
+                outputs = _json_outputs(server, wanted, asked)
+                return as_json({"model_name": "stage1", "model_version": wanted, "outputs": outputs})
+            image = {"name": "image", "datatype": "BYTES", "shape": [-1]}
+            return as_json(_metadata(wanted) | {"inputs": [image]})
+
+        fake = Fake(answer)
+        with served(fake), opener([fake.url]) as opened:
+            load(opened, bundle).close()
 
     def test_another_name_of_the_model(self, bundle: Path) -> None:
         self.check(bundle, server_of(bundle, name="other"), "404")

@@ -154,7 +154,7 @@ class TestOfOtherServers:
         version = ModelRepository(tmp_path / "models").add(bundle)
         told = json.loads((tmp_path / "models" / "stage1" / version / SETTINGS).read_text())
         assert (told["name"], told["parameters"]["version"]) == ("stage1", version)
-        assert told["inputs"] == [{"name": "image", "datatype": "UINT8", "shape": [-1, 3, 32, 32]}]
+        assert told["inputs"] == [{"name": "image", "datatype": "BYTES", "shape": [-1]}]
         assert [(one["name"], one["shape"]) for one in told["outputs"]] == [("logits", [-1, 2]), ("select_score", [-1])]
 
     def test_the_session_computes_as_the_engine_does(self, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
