@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from engines.backends.registry import check_available, known
 from engines.errors import BundleRefused
 from engines.machine.gpu import NoGpu
+from engines.remote.bundle_version import version_of
 from engines.spec import EngineSpec
 from engines.store.bundle import Provenance
 from engines.store.model_card import card_path
@@ -258,3 +259,14 @@ def test_a_bundle_of_tiles_says_what_it_takes(
     assert "input      64 x 96 px (height x width), tiles, 2 x 3 of 32 px" in shown
     status, told = run("verify", store.bundles()[0].manifest.bundle_id, "--store", str(store.root))
     assert (status, "may serve" in told) == (0, True)
+
+
+def test_export_writes_the_models_of_a_server(store: Path, bundle: str, tmp_path: Path) -> None:
+    target = tmp_path / "models"
+    asked = ("export", bundle[:6], str(target), "--store", str(store), "--format", "triton", "--backend", "python")
+    version = version_of(bundle)
+    told = f"{bundle} is version {version} of the model stage1 in {target}\n"
+    assert run(*asked) == (0, told)
+    assert (target / "stage1" / version / "model.py").exists()
+    status, output = run(*asked[:-1], "onnxruntime")
+    assert (status, output) == (0, told)
