@@ -77,7 +77,7 @@ class BatchedModel(StoreModel):
             raise found
         return found
 
-    @serve.batch(max_batch_size=32, batch_wait_timeout_s=WAIT_S)
+    @serve.batch(max_batch_size=32, batch_wait_timeout_s=WAIT_S)  # type: ignore[untyped-decorator]
     async def _shared(self, asked: list[tuple[str, Pixels]]) -> list[Arrays | Exception]:
         """The outputs of each of several requests, or why there are none; one bundle's failure is not another's."""
         found: list[Arrays | Exception] = [RuntimeError("not computed")] * len(asked)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from engines.errors import BundleRefused, InferenceError, UnknownBundle
-from engines.live.remote import store_model as module
-from engines.live.remote.store_model import StoreModel
+from engines.live.load.load_bundle import load_bundle
+from engines.live.remote.store_model import KEPT, StoreModel
 from engines.remote.bundle_version import version_of
 from engines.store.file_names import ENGINE
 from engines.store.holds import is_held
@@ -22,8 +22,8 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), np.uint8)
 Publish = Callable[..., str]
 
 
-def model_of(store: Store, **changes: int) -> StoreModel:
-    return StoreModel(store.root, threads=1, max_batch=2, **changes)
+def model_of(store: Store, kept: int = KEPT) -> StoreModel:
+    return StoreModel(store.root, threads=1, max_batch=2, kept=kept)
 
 
 def test_it_computes_what_the_store_holds(store: Store, publish: Publish) -> None:
@@ -45,13 +45,13 @@ def test_a_bundle_is_loaded_once_however_many_ask(
 ) -> None:
     first, _ = publish("a"), publish("b")
     model, loaded = model_of(store), list[str]()
-    load = module.load_bundle
+    load = load_bundle
 
     def counted(*given: object, **more: object) -> object:
         loaded.append(str(given[0]))
         return load(*given, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "load_bundle", counted)
+    monkeypatch.setattr("engines.live.remote.store_model.load_bundle", counted)
     at_once(lambda _: model.compute(version_of(first), IMAGES))
     assert len(loaded) == 1
     model.close()
@@ -70,7 +70,7 @@ def test_those_that_nobody_asked_for_lately_are_closed(store: Store, publish: Pu
 def test_what_becomes_current_is_loaded_before_somebody_asks(
     store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LOOK_S", 0.01)
+    monkeypatch.setattr("engines.live.remote.store_model.LOOK_S", 0.01)
     publish("a")
     model = model_of(store)
 
