@@ -19,6 +19,7 @@ from stage1.monitor.audit import ExitLabel
 SOURCES_FILE, LABELS_FILE = "sources.toml", "labels.csv"
 FOLDERS: Mapping[Destination, str] = {"any set": "random", "train": "picked"}
 WRITTEN_HERE = "# Written by `cascade harvest import`, anew each time."
+# Callers sent all of it, so what they do to pictures was done to it already.
 SOURCE: Mapping[Destination, str] = {
     "any set": """
 [[source]]
@@ -26,6 +27,7 @@ kind = "folder"
 name = "harvest-random"
 path = "random"
 groups = "harvest"
+as_sent = true
 """,
     # What was picked by a score or a disagreement is not exchangeable with the stream. Places are shared by both, so
     # that no picture of a place that certifies trains.
@@ -35,6 +37,7 @@ kind = "folder"
 name = "harvest-picked"
 path = "picked"
 groups = "harvest"
+as_sent = true
 train_only = true
 """,
 }

@@ -288,6 +288,8 @@ def test_a_night_reads_what_was_labelled_and_what_was_picked_only_trains(tmp_pat
     rows = read_dataset(data).rows
     assert sorted(row.train_only for row in rows) == [False] * 3 + [True] * 3
     assert all(row.train_only == ("picked" in row.image) for row in rows)
+    # A stream is not applied to them a second time.
+    assert all(row.as_sent for row in rows)
     assert len({row.group for row in rows}) == 6
 
 
