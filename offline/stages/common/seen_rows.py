@@ -61,7 +61,9 @@ class Seen:
     def row(self, row: Row, group: str) -> SeenRow:
         """A row with what is seen of it."""
         given = {"label": row.label, "group": group, "source": row.source, "train_only": row.train_only}
-        values: dict[str, Any] = {"image": row.image, **{name: given[name] for name in self.columns}}
+        # How a picture is seen depends on it, and every stage that sees a row may see its picture.
+        values: dict[str, Any] = {"image": row.image, "as_sent": row.as_sent}
+        values |= {name: given[name] for name in self.columns}
         every = tuple(row.metadata)
         names = every if ALL in self.metadata else [n for c in self.metadata for n in columns_called(c, every)]
         values |= {"metadata": {name: row.metadata[name] for name in names}, "named": self.metadata}
@@ -171,6 +173,8 @@ def _fact(splits: Splits, name: str) -> dict[str, Any]:
 
 def _hash(rows: Iterable[Row], entries: Iterable[SplitRow]) -> str:
     seen = [
-        [row.model_dump(mode="json", exclude={"named"}), entry.sha256] for row, entry in zip(rows, entries, strict=True)
+        # As programs have it that know no rows that callers sent.
+        [row.model_dump(mode="json", exclude={"named"} if row.as_sent else {"named", "as_sent"}), entry.sha256]
+        for row, entry in zip(rows, entries, strict=True)
     ]
     return sha256_json(seen)

@@ -58,8 +58,10 @@ READS = RowsOf({"train": Seen(("label",), ("daytime",)), "test": PICTURES})
         ({"source": "other"}, set(SPLITS)),
         ({"metadata": {"weather": "snow", "info.daytime": "night"}}, set(SPLITS)),
         ({"metadata": {"weather": "rain", "info.daytime": "day"}}, {"test", "val_calib"}),
+        # How a picture is seen depends on it.
+        ({"as_sent": True}, {"val_calib"}),
     ],
-    ids=["label", "group", "source", "weather", "daytime"],
+    ids=["label", "group", "source", "weather", "daytime", "as sent"],
 )
 @pytest.mark.parametrize("where", ["train", "test", "val_calib"])
 def test_a_cell_counts_where_it_is_seen(tmp_path: Path, change: dict[str, Any], same: set[str], where: str) -> None:
@@ -79,7 +81,7 @@ def test_a_picture_counts_where_its_set_is_seen(tmp_path: Path, where: str, same
 def test_what_is_not_declared_is_not_there(tmp_path: Path) -> None:
     rows = READS(night(tmp_path), {"splits": tmp_path})
     train, test = rows.by_id["train0.jpg"], rows.by_id["test0.jpg"]
-    assert (train.label, train.about("daytime")) == (1, "night")
+    assert (train.label, train.about("daytime"), train.as_sent) == (1, "night", False)
     assert train.metadata == {"info.daytime": "night"}
     assert set(rows.by_id) == {"train0.jpg", "train1.jpg", "test0.jpg", "test1.jpg"}
     with pytest.raises(AttributeError, match="label"):
