@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import structlog
 
@@ -22,6 +21,7 @@ from engines.machine.nvml.health import GpuHealth
 from engines.machine.nvml.watch import GpuWatch, can_watch
 from engines.machine.tally import Tally
 from engines.store.store import Store
+from miner.alerts.switch import AlertSwitch
 from miner.answering.cascade import Cascade
 from miner.answering.handoff import HandOff
 from miner.answering.live_rates import open_canary
@@ -40,9 +40,6 @@ from miner.start_checks import out_of_reach, published_ip
 from stage1.errors import Stage1Error
 from stage2_bridge.calibration.live import Calibrations
 
-if TYPE_CHECKING:
-    from miner.alerts.watch import Alerts
-
 log = structlog.get_logger(__name__)
 
 
@@ -54,13 +51,9 @@ def address_of(settings: MinerSettings) -> str | None:
     return ip
 
 
-def alerts_of(settings: MinerSettings, stack: AsyncExitStack) -> Alerts | None:
-    """None where nobody is told from afar; the HTTP client is loaded only where somebody is."""
-    if not settings.alerts.on:
-        return None
-    from miner.alerts.watch import Alerts  # noqa: PLC0415
-
-    alerts = Alerts(settings.alerts, settings.state, os.environ, now=utc_now)
+def alerts_of(settings: MinerSettings, stack: AsyncExitStack) -> AlertSwitch:
+    """Who is told from afar, perhaps nobody."""
+    alerts = AlertSwitch(settings.alerts, settings.state)
     stack.push_async_callback(alerts.close)
     return alerts
 
@@ -77,10 +70,9 @@ def updates_of(settings: MinerSettings, events: EventSink, stack: AsyncExitStack
     return watch.status
 
 
-def observers_of(always: list[Observer], metrics: Observer | None, alerts: Alerts | None) -> tuple[Observer, ...]:
+def observers_of(always: list[Observer], metrics: Observer | None, alerts: AlertSwitch) -> tuple[Observer, ...]:
     """Everybody who is told of each answer, in this order."""
-    rest = (metrics, None if alerts is None else alerts.answers)
-    return (*always, *(one for one in rest if one is not None))
+    return (*always, alerts) if metrics is None else (*always, metrics, alerts)
 
 
 def follower_of(settings: MinerSettings, nightly: NightlyJob, stack: AsyncExitStack) -> StoreFollower:

@@ -23,6 +23,7 @@ from engines.machine.tally import Tally
 from engines.store.store import Store
 from miner.admin.live_miner import Axon, LiveMiner
 from miner.admin_endpoint import open_admin, open_metrics
+from miner.alerts.switch import AlertSwitch
 from miner.answering.handoff import HandOff
 from miner.answering.journal import Journal
 from miner.answering.live_rates import LiveRates
@@ -45,7 +46,10 @@ from miner.chain.watch import ChainWatch
 from miner.errors import StartError
 from miner.events.event import EventSinks
 from miner.events.log_sink import LogSink
+from miner.harvest.switch import HarvestSwitch
 from miner.identities import Identity, ReplyCounts, identities, wallets
+from miner.live_risk.fixed_settings import check_change
+from miner.live_risk.live_risk import LiveRisk
 from miner.live_risk.watch_tasks import start_audits
 from miner.logs import configure_logging
 from miner.nights.job import NightlyJob
@@ -115,7 +119,7 @@ async def _run(
         ours = wallets(settings)
         ip = address_of(settings)
         alerts = alerts_of(settings, stack)
-        events = EventSinks([LogSink()] if alerts is None else [LogSink(), alerts])
+        events = EventSinks([LogSink(), alerts])
         nightly = NightlyJob(
             settings.retrain,
             night=settings.night,
@@ -166,7 +170,7 @@ async def _run(
             nightly=nightly.status,
             live_risk=dict if risk is None else risk.status,
             harvest=harvest.status,
-            alerts=dict if alerts is None else alerts.status,
+            alerts=alerts.status,
             update=updates_of(settings, events, stack),
             stopping=stop.is_set,
             now=utc_now,
@@ -178,11 +182,10 @@ async def _run(
         # All at once, and before anything that they need: a stop takes no longer than the slowest.
         stack.push_async_callback(_stop_serving, served, nightly)
         nightly.start()
-        if alerts is not None:
-            alerts.start(live, lambda: nightly.on, Store(settings.store), [settings.state])
+        alerts.start(live, lambda: nightly.on, Store(settings.store), [settings.state])
         if retrain_now:
             nightly.trigger()
-        reload = _reload(settings, read_again, served, watch, nightly, hand_off)
+        reload = _reload(settings, read_again, served, watch, nightly, hand_off, risk, harvest, alerts)
         stack.push_async_callback(_end_all, stop_or_reload(stop, follower, reload))
         _tell_ready(served, follower, started)
         await _serve(watch, served, follower, load, stop)
@@ -285,6 +288,9 @@ def _reload(
     watch: ChainWatch,
     nightly: NightlyJob,
     hand_off: HandOff,
+    risk: LiveRisk | None,
+    harvest: HarvestSwitch,
+    alerts: AlertSwitch,
 ) -> SettingsReload:
     async def logs(wanted: MinerSettings) -> None:
         configure_logging(wanted.log.level, wanted.log.json_lines)
@@ -302,8 +308,28 @@ def _reload(
         # Of the time that a request has, a part is kept for an answer without it.
         await rules(wanted)
 
-    # Keys, prompts, certificates and engines are files.
-    names_files = frozenset({"stage2"})
+    async def watched(wanted: MinerSettings) -> None:
+        if risk is not None:
+            await risk.in_thread(partial(risk.change, wanted.live_risk))
+        else:
+            check_change(settings.live_risk, wanted.live_risk)
 
-    takers = {("log",): logs, ("access", "requests"): rules, ("retrain", "night"): night, ("stage2",): stage2}
+    async def kept(wanted: MinerSettings) -> None:
+        await harvest.change(wanted.harvest)
+
+    async def told(wanted: MinerSettings) -> None:
+        await alerts.change(wanted.alerts)
+
+    # Keys, prompts, certificates, engines and addresses are files.
+    names_files = frozenset({"stage2", "alerts"})
+
+    takers = {
+        ("log",): logs,
+        ("access", "requests"): rules,
+        ("retrain", "night"): night,
+        ("stage2",): stage2,
+        ("live_risk",): watched,
+        ("harvest",): kept,
+        ("alerts",): told,
+    }
     return SettingsReload(settings, read_again or (lambda: settings), takers, names_files)

@@ -1,8 +1,8 @@
 """Which images are most worth a label: those that say most about the next certificate, and that differ from each other.
 
-Sources:
-    Spec of hard cases: abstained, disagreement, high drift; a few of each drive, near copies once. The greedy order is
-    that of maximal marginal relevance (Carbonell and Goldstein 1998), with the perceptual hash for likeness.
+References:
+    Carbonell and Goldstein (1998), The use of MMR, diversity-based reranking: the greedy order, with the perceptual
+    hash for likeness.
 """
 
 from __future__ import annotations

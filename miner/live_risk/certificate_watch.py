@@ -83,6 +83,9 @@ class CertificateWatch:
         settings: of the watch.
         now: the time to record.
 
+    Attributes:
+        settings: of the watch; those of its tests are in force from the beginning.
+
     Raises:
         ArtifactError: what was written before cannot be read.
     """
@@ -95,13 +98,13 @@ class CertificateWatch:
         self.audits = AuditLog(directory, certificate_id(params), terms_of(params, settings), now=now)
         self.scores = _read_scores(directory / SCORES)
         self.standing = Standing()
-        self._settings = settings
+        self.settings = settings
         self.stand(now)
 
     @property
     def caution(self) -> Caution:
         """With what caution its rule is used now."""
-        return caution_after(self.audits.book.state, self._settings)
+        return caution_after(self.audits.book.state, self.settings)
 
     def stand(self, now: datetime) -> Standing | None:
         """Look at it again; what it was before, if the level or a reason changed."""
@@ -110,7 +113,7 @@ class CertificateWatch:
             before,
             book.state,
             book.terms,
-            self._settings.levels,
+            self.settings.levels,
             log_drift=self.scores.log_wealth,
             backlog_h=self.backlog_h(now),
         )

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from engines.machine.tally import Tally
+from miner.live_risk.audit_events import Labelled
+from miner.live_risk.audit_log import add_labels
 from stage1.artifacts import write_atomic
+from stage1.errors import ArtifactError
 from stage1.monitor.audit import ExitLabel
 
 FOLDER, BAD = "inbox", ".unreadable"
@@ -58,3 +63,27 @@ class Inbox:
                 path.replace(path.with_name(path.name + BAD))
                 continue
             yield path, labels
+
+
+def label_unwatched(streams: Path, labels: Sequence[AuditLabel], now: datetime, lost: Tally) -> None:
+    """Take labels of certificates that were not live since this process began; it may not have a bundle yet.
+
+    Args:
+        streams: directory of all certificates.
+        labels: of these.
+        now: the time to record.
+        lost: counts those that cannot be taken.
+    """
+    for name in {one.certificate for one in labels}:
+        given = [
+            Labelled(number=one.number, at=now, label=one.label, by="person")
+            for one in labels
+            if one.certificate == name
+        ]
+        try:
+            known = add_labels(streams / name, name, given, now=now)
+        except ArtifactError as error:
+            lost.add("label_not_taken", str(error))
+            continue
+        if not known:
+            lost.add("label_without_audit", f"labels came for audits of certificate {name}, which has none")

@@ -23,16 +23,16 @@ from engines.machine.tally import Tally
 from miner.answering.image_queue import ImageQueue
 from miner.answering.record import RequestRecord, SeenImage
 from miner.live_risk.audit_events import Drawn, Labelled, Said
-from miner.live_risk.audit_log import add_labels
 from miner.live_risk.certificate_watch import CertificateWatch, certificate_id, last_caution, policy_with
+from miner.live_risk.fixed_settings import check_change
 from miner.live_risk.hourly import FILE, HourCounts, HourlyFile, OpenHours
-from miner.live_risk.inbox import AuditLabel, Inbox
+from miner.live_risk.inbox import Inbox, label_unwatched
 from miner.live_risk.secret import read_secret
 from miner.live_risk.settings import LiveRiskSettings
 from miner.live_risk.summary import SUMMARY, Summary
 from stage1.artifacts import write_atomic
 from stage1.decisions import Action
-from stage1.errors import ArtifactError, CascadeError
+from stage1.errors import CascadeError
 from stage1.monitor.audit import ExitLabel, drawn_number
 from stage1.monitor.levels import Standing
 from stage1.monitor.picture_hash import picture_hash
@@ -238,28 +238,12 @@ class LiveRisk:
         for path, labels in self._inbox.waiting():
             for one in labels:
                 self.labelled(one.certificate, one.number, one.label, "person")
-            self._label_unwatched([one for one in labels if one.certificate not in self._watches])
+            unwatched = [one for one in labels if one.certificate not in self._watches]
+            label_unwatched(self._directory / STREAMS, unwatched, self._now(), self.lost)
             path.unlink(missing_ok=True)
         self._write_hours(self._now())
         if (watch := self._watches.get(self._live)) is not None:
             self._look(watch)
-
-    def _label_unwatched(self, labels: list[AuditLabel]) -> None:
-        """Labels of certificates that were not live since this process began; it may not have a bundle yet."""
-        now = self._now()
-        for name in {one.certificate for one in labels}:
-            given = [
-                Labelled(number=one.number, at=now, label=one.label, by="person")
-                for one in labels
-                if one.certificate == name
-            ]
-            try:
-                known = add_labels(self._directory / STREAMS / name, name, given, now=now)
-            except ArtifactError as error:
-                self.lost.add("label_not_taken", str(error))
-                continue
-            if not known:
-                self.lost.add("label_without_audit", f"labels came for audits of certificate {name}, which has none")
 
     # Levels.
 
@@ -307,6 +291,22 @@ class LiveRisk:
             self._read_status()
             self._queue.submit(self._write_summary)
             return self._use(self._watches[name])
+
+    def change(self, settings: LiveRiskSettings) -> None:
+        """Go on with other settings; called in the thread.
+
+        Raises:
+            SettingsError: they change what is drawn or counted.
+        """
+        check_change(self.settings, settings)
+        with self._lock:
+            self.settings = settings
+            for watch in self._watches.values():
+                watch.settings = settings
+                self._use(watch)
+            live = self._watches.get(self._live)
+        if live is not None:
+            self._look(live)
 
     def live(self, bundle: LiveBundle) -> None:
         """A bundle is live: from now on its certificate is the one that is told of."""

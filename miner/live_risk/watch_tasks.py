@@ -63,9 +63,13 @@ def start_audits(risk: LiveRisk | None, follower: StoreFollower, bridge: Bridge,
         clock=time.monotonic,
     )
     tasks = BackgroundTasks()
-    if risk.settings.reaction == "rollback":
-        loop = asyncio.get_running_loop()
-        risk.react = lambda: loop.call_soon_threadsafe(lambda: tasks.begin(roll_back(risk, follower, utc_now)))
+    loop = asyncio.get_running_loop()
+
+    def react() -> None:
+        if risk.settings.reaction == "rollback":
+            loop.call_soon_threadsafe(lambda: tasks.begin(roll_back(risk, follower, utc_now)))
+
+    risk.react = react
     tasks.begin(auditor.run())
     stack.push_async_callback(_end, tasks)
 

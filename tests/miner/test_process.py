@@ -499,6 +499,15 @@ def test_sighup_reads_the_settings_again(stocked: Path) -> None:
         miner.process.send_signal(signal.SIGHUP)
         until(lambda: len(miner.events("settings_taken")) == 2)
         assert [record["status_code"] for record in miner.ask(road)] == [200]
+        file.write_text(
+            "[harvest]\nenabled = true\nrandom_share = 1\n[live_risk]\nreaction = 'observe'\n"
+            "[alerts]\nurl_env = 'NOBODY_SET_IT'\n"
+        )
+        miner.process.send_signal(signal.SIGHUP)
+        until(lambda: miner.saw("settings_taken", sections=["live_risk", "harvest"]))
+        assert "the variable NOBODY_SET_IT" in str(miner.events("settings_not_taken"))
+        miner.ask(road)
+        until(lambda: list((stocked / "state" / "harvest" / "images").glob("*/*.jpg")))
 
 
 def test_a_running_miner_is_ready_and_measures_what_it_answers(miner: Miner) -> None:

@@ -100,7 +100,9 @@ def export(
 
 @harvest.command("import")
 def import_labels(
-    labels: Annotated[Path, typer.Argument(help="The file that the tool wrote.", **PATH)],
+    labels: Annotated[
+        Path | None, typer.Argument(help="The file that the tool wrote; without it, data are written anew.", **PATH)
+    ] = None,
     data: Annotated[Path, typer.Option(help="Data directory that is written for the nights.", **PATH)] = Path(
         "cascade-data/harvest"
     ),

@@ -8,18 +8,21 @@ from pathlib import Path
 
 from engines.machine.clock import utc_now
 from miner.cli.harvest.label_files import LabelFile, read_label_file
+from miner.cli.harvest.metadata_table import write_parquet
+from miner.harvest.audit_labels import audit_labels
 from miner.harvest.export import write_for
 from miner.harvest.given_labels import add_labels, read_labels
 from miner.harvest.kept_image import KeptImage, broken_weeks, week_of, whole_weeks
 from miner.harvest.label_tools import FILES, LABELLING_FILE, PICTURES, Tool
 from miner.harvest.labelled_data import check_target, write_data
-from miner.harvest.metadata_table import write_parquet
 from miner.harvest.priority import few_of_each_place, ordered
 from miner.harvest.store import INDEX, HarvestStore, Limits, read_index
 from miner.harvest.verdict_table import VERDICTS, write_verdicts
 from miner.live_risk.live_risk import DIRECTORY as WATCH
+from miner.live_risk.live_risk import STREAMS
 from miner.live_risk.summary import SUMMARY, Summary
 from stage1.errors import SettingsError
+from stage1.monitor.audit import ExitLabel
 
 
 def listed(home: Path, most: int) -> str:
@@ -37,7 +40,7 @@ def tabled(home: Path, to: Path) -> str:
     Raises:
         SettingsError: nothing was kept there, or pyarrow is not installed.
     """
-    images, labels = _images(home), read_labels(home)
+    images, labels = _images(home), _labels(home)
     ranked = [one.sha256 for one in ordered(_unlabelled(home), _live_threshold(home))]
     there = [one for one in images.values() if one.size]
     return f"{write_parquet(there, labels, ranked, to)} images in {to}; column rank is 1 for the most worth a label"
@@ -45,7 +48,7 @@ def tabled(home: Path, to: Path) -> str:
 
 def counted(home: Path) -> str:
     """What is kept, and what of it is labelled."""
-    images, labels = list(_images(home).values()), read_labels(home)
+    images, labels = list(_images(home).values()), _labels(home)
     there = [one for one in images if not one.gone]
     reasons = Counter(reason for one in there for reason in one.reasons)
     size = sum(one.size for one in there) / 2**20
@@ -105,28 +108,29 @@ def _why_nothing(found: list[KeptImage], share: str) -> str:
     return ""
 
 
-def imported(home: Path, labels: Path, data: Path, pictures: Path | None) -> str:
+def imported(home: Path, labels: Path | None, data: Path, pictures: Path | None) -> str:
     """Take labels over, and write the data of a night.
+
+    Args:
+        home: of the store.
+        labels: the file of a tool; None for none, to write the data anew by what is known.
+        data: directory that is written.
+        pictures: directory of an export, for pictures that the store has no more.
 
     Raises:
         SettingsError: the file is of no tool, names no picture that was kept here, or has no label; or the directory of
             the data is a person's own.
     """
-    images, file = _images(home), read_label_file(labels)
+    images = _images(home)
     check_target(data)
-    given = {name: label for name, label in file.labels.items() if name in images}
-    if not given:
-        raise SettingsError(f"{labels}: {_no_label(file)}")
-    before = read_labels(home)
-    news = {name: label for name, label in given.items() if before.get(name) != label}
-    if news:
-        add_labels(home, news, utc_now())
+    lines = [] if labels is None else _taken_over(home, labels, images)
+    known = _labels(home)
+    if not known:
+        raise SettingsError("there is no label yet: name the file that a tool wrote")
     data.mkdir(parents=True, exist_ok=True)
-    known = read_labels(home)
-    exports = [one / folder for one in (labels.parent, pictures) if one for folder in {*PICTURES.values()}]
+    places = [one for one in (None if labels is None else labels.parent, pictures) if one is not None]
+    exports = [place / folder for place in places for folder in {*PICTURES.values()}]
     going = write_data(_store(home), known, data, utc_now().date(), exports)
-    lines = [f"{len(given)} labels, {sum(name in before for name in news)} of them other than before"]
-    lines += _left_out(file, images, labels)
     later = f"{going['later']} wait until all random draws of their week are labelled"
     lines.append(f"{data}: {going['any set']} images for any set, {going['train']} for training alone; {later}")
     if lost := sum(name in images for name in known) - sum(going.values()):
@@ -140,6 +144,20 @@ def imported(home: Path, labels: Path, data: Path, pictures: Path | None) -> str
             "in its sources.toml: see docs/harvest.md"
         )
     return "\n".join(lines)
+
+
+def _taken_over(home: Path, labels: Path, images: Mapping[str, KeptImage]) -> list[str]:
+    """Write down what a file says, and say what of it."""
+    file = read_label_file(labels)
+    given = {name: label for name, label in file.labels.items() if name in images}
+    if not given:
+        raise SettingsError(f"{labels}: {_no_label(file)}")
+    before = _labels(home)
+    news = {name: label for name, label in given.items() if before.get(name) != label}
+    if news:
+        add_labels(home, news, utc_now())
+    told = f"{len(given)} labels, {sum(name in before for name in news)} of them other than before"
+    return [told, *_left_out(file, images, labels)]
 
 
 def _no_label(file: LabelFile) -> str:
@@ -178,7 +196,7 @@ def taught(home: Path, to: Path) -> str:
         SettingsError: nothing was kept there, or there is nothing to teach by.
     """
     _images(home)
-    number = write_verdicts(_store(home), read_labels(home), to)
+    number = write_verdicts(_store(home), _labels(home), to)
     path = to / VERDICTS
     return (
         f"{number} pictures with what Stage-2 said of them in {path}\n"
@@ -186,8 +204,13 @@ def taught(home: Path, to: Path) -> str:
     )
 
 
+def _labels(home: Path) -> dict[str, ExitLabel]:
+    """What people said of images, in an import or of an audit; an import counts for more."""
+    return audit_labels(home.parent / WATCH / STREAMS) | read_labels(home)
+
+
 def _unlabelled(home: Path) -> list[KeptImage]:
-    labels = read_labels(home)
+    labels = _labels(home)
     return [one for one in _images(home).values() if not one.gone and one.sha256 not in labels]
 
 

@@ -42,8 +42,9 @@ from miner.live_risk.live_risk import LiveRisk
 from miner.live_risk.settings import LiveRiskSettings, Reaction
 from miner.live_risk.summary import Summary
 from stage1.decisions import Action
+from stage1.errors import SettingsError
 from stage1.monitor.audit import drawn_number
-from stage1.monitor.settings import AuditShares
+from stage1.monitor.settings import AdaptationSettings, AuditShares, SequentialSettings
 from stage2_bridge.bridge import OFF, Bridge
 from stage2_bridge.client import Outcome, Stage2Error, Verdict
 from stage2_bridge.protection.breaker import Breaker
@@ -652,3 +653,52 @@ def test_the_auditor_asks_a_server_that_came_while_the_miner_ran(tmp_path: Path,
         risk.close()
 
     asyncio.run(story())
+
+
+def test_a_running_watch_takes_another_reaction_over_and_keeps_what_it_counts_by(
+    tmp_path: Path, bundle: LiveBundle
+) -> None:
+    risk = watched(tmp_path, bundle)
+    misses(risk, bundle, 20)
+    before = book(risk, bundle).state
+    assert (risk.status()["exits_as_0"], risk.status()["exits"]) == (False, True)
+    risk.change(ALL.model_copy(update={"reaction": "defer_all", "audits_per_hour": 5}))
+    assert risk.status()["exits"] is False
+    assert risk.policy(bundle).rule is None
+    risk.change(ALL.model_copy(update={"reaction": "observe", "adapt": False}))
+    assert risk.policy(bundle).rule == bundle.params.rule
+    assert book(risk, bundle).state == before
+    assert risk.status()["level"] == "alarm"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"shares": AuditShares(exit0=0.5)}, "live_risk.shares: the audits of a live certificate"),
+        ({"test": SequentialSettings(delta=0.1)}, "live_risk.test: "),
+        ({"adaptation": AdaptationSettings(gamma=0.1), "reaction": "observe"}, "live_risk.adaptation: "),
+        ({"enabled": False}, "live_risk.enabled: .* restart it"),
+    ],
+)
+def test_what_a_running_watch_counts_by_is_not_changed_under_it(
+    tmp_path: Path, bundle: LiveBundle, changes: dict[str, Any], told: str
+) -> None:
+    risk = watched(tmp_path, bundle)
+    with pytest.raises(SettingsError, match=told):
+        risk.change(ALL.model_copy(update=changes))
+    assert risk.settings == ALL
+    assert book(risk, bundle).terms.shares == ALL.shares
+
+
+def test_scores_that_drift_are_told_from_those_that_do_not(tmp_path: Path, bundle: LiveBundle) -> None:
+    risk = watched(tmp_path, bundle, LiveRiskSettings())
+    rng = np.random.default_rng(4)
+    for number, score in enumerate([*rng.normal(0, 1, 60), *rng.normal(-4, 0.3, 60)]):
+        took(risk, seen(bundle, number, roadwork_score=float(score)))
+        if number == 59:
+            risk.tick()
+            assert not risk.drifts(-4.0), "nothing drifts yet"
+    risk.tick()
+    assert risk.status()["reasons"] == ["drift"]
+    assert risk.drifts(-4.5)
+    assert not risk.drifts(1.0)

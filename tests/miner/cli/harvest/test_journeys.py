@@ -267,3 +267,47 @@ def test_a_store_that_a_miner_writes_to_is_read_while_it_does(home: Home, monkey
     status, told = run(home.state, "export", str(home.home / "out"))
     assert status == 0, told
     assert "9 pictures" in told
+
+
+def test_what_a_person_said_of_an_audit_is_a_label_too(home: Home) -> None:
+    stream = home.state / "live_risk" / "streams" / ("c" * 16)
+    stream.mkdir(parents=True)
+    drawn = {
+        "kind": "drawn",
+        "at": "2026-03-02T12:00:00Z",
+        "request_id": "r",
+        "hotkey": "validator",
+        "picture": None,
+        "site": 1,
+        "exit_label": 0,
+        "score": -3.0,
+        "select_score": 1.0,
+        "probability": 0.1,
+        "share": 0.3,
+        "drawn": 0.1,
+        "label_share": 0.0,
+        "label_drawn": False,
+        "theta": 0.0,
+        "bundle": "b",
+    }
+    events: list[dict[str, object]] = [
+        drawn | {"number": 1, "image_sha256": home.picked[0].sha256},
+        drawn | {"number": 2, "image_sha256": home.picked[1].sha256},
+        {"kind": "labelled", "number": 1, "at": "2026-03-02T13:00:00Z", "label": 1, "by": "person"},
+        {"kind": "labelled", "number": 2, "at": "2026-03-02T13:00:00Z", "label": 1, "by": "second_model"},
+    ]
+    (stream / "audits.jsonl").write_text("".join(json.dumps(one) + "\n" for one in events))
+    assert "1 are labelled" in run(home.state, "stats")[1]
+    status, told = run(home.state, "import", "--data", str(home.data))
+    assert status == 0, told
+    assert "0 images for any set, 1 for training alone; 0 wait" in told
+    # An import counts for more.
+    status, told = home.take(home.list_of([home.picked[0].sha256]))
+    assert "1 labels, 1 of them other than before" in told
+
+
+def test_without_a_file_and_without_a_label_there_is_nothing_to_write(home: Home) -> None:
+    status, told = run(home.state, "import", "--data", str(home.data))
+    assert status == 2
+    assert "there is no label yet" in told
+    assert not home.data.exists()

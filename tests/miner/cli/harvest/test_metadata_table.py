@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from miner.harvest.metadata_table import write_parquet
+from miner.cli.harvest.metadata_table import write_parquet
 from stage1.errors import SettingsError
 from tests.miner.harvest.test_harvest import NOON, kept, random_one
 
