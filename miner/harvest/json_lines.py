@@ -12,12 +12,12 @@ from stage1.artifacts import whole_lines
 T = TypeVar("T", bound=BaseModel)
 
 
-def records(path: Path, kind: type[T]) -> tuple[list[T], int]:
-    """The records of a file in order, and how many lines are of another kind; a line that was cut short is neither."""
-    found, strange = [], 0
+def records(path: Path, kind: type[T]) -> tuple[list[T], list[bytes]]:
+    """The records of a file in order, and the lines of another kind; a line that was cut short is neither."""
+    found, strange = [], []
     for line in whole_lines(path):
         try:
             found.append(kind.model_validate_json(line.text))
         except ValidationError:
-            strange += 1
+            strange.append(line.text)
     return found, strange

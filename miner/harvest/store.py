@@ -9,7 +9,6 @@ If there is no room, the oldest of the commonest reason goes first, and what was
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from miner.harvest.json_lines import records
 from miner.harvest.kept_image import KeptImage, forgotten, is_forgotten, joined, lost_draws, main_reason
 from stage1.artifacts import append_lines, write_atomic
 
-INDEX, IMAGES, OF_OTHERS = "index.jsonl", "images", "index.of-another-version.jsonl"
+INDEX, IMAGES = "index.jsonl", "images"
 # Pictures that differ in fewer bits show the same.
 SAME_BITS = 4
 # Room is made for more than one picture at a time.
@@ -77,17 +76,15 @@ class HarvestStore:
         self.directory = directory
         self._limits = limits
         self._rank = rank
-        self.images, strange = _index(directory)
+        # What this version cannot read it does not throw away.
+        self.images, self._strange = _index(directory)
         self._bytes = self._number = self._stale = 0
         self._places: dict[int, dict[str, KeptImage]] = {}
         for one in list(self.images.values()):
             self._count(one)
         if read_only:
             return
-        if strange:
-            # Of a version that this one does not know; nothing of it is thrown away.
-            shutil.copyfile(directory / INDEX, directory / OF_OTHERS)
-        else:
+        if not self._strange:
             self._remove_strays()
         self._write_index()
 
@@ -220,8 +217,8 @@ class HarvestStore:
             self._places.setdefault(image.site, {})[image.sha256] = image
 
     def _write_index(self) -> None:
-        lines = (image.model_dump_json() + "\n" for image in self.images.values())
-        write_atomic(self.directory / INDEX, "".join(lines).encode())
+        lines = (image.model_dump_json().encode() for image in self.images.values())
+        write_atomic(self.directory / INDEX, b"".join(line + b"\n" for line in (*self._strange, *lines)))
         self._stale = 0
 
     def _remove_strays(self) -> None:
@@ -243,8 +240,13 @@ def read_index(directory: Path) -> dict[str, KeptImage]:
     return _index(directory)[0]
 
 
-def _index(directory: Path) -> tuple[dict[str, KeptImage], int]:
-    """The images, and how many lines are of another version."""
+def lines_of_others(directory: Path) -> int:
+    """How many lines another version has written, which this one cannot read."""
+    return len(_index(directory)[1])
+
+
+def _index(directory: Path) -> tuple[dict[str, KeptImage], list[bytes]]:
+    """The images, and the lines of another version."""
     lines, strange = records(directory / INDEX, KeptImage)
     found: dict[str, KeptImage] = {}
     for image in lines:

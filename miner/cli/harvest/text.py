@@ -16,7 +16,7 @@ from miner.harvest.kept_image import KeptImage, broken_weeks, week_of, whole_wee
 from miner.harvest.label_tools import FILES, LABELLING_FILE, PICTURES, Tool
 from miner.harvest.labelled_data import check_target, write_data
 from miner.harvest.priority import few_of_each_place, ordered
-from miner.harvest.store import INDEX, HarvestStore, Limits, read_index
+from miner.harvest.store import INDEX, HarvestStore, Limits, lines_of_others, read_index
 from miner.harvest.verdict_table import VERDICTS, write_verdicts
 from miner.live_risk.live_risk import DIRECTORY as WATCH
 from miner.live_risk.live_risk import STREAMS
@@ -122,6 +122,11 @@ def imported(home: Path, labels: Path | None, data: Path, pictures: Path | None)
             the data is a person's own.
     """
     images = _images(home)
+    if others := lines_of_others(home):
+        # A draw among them would be missing, and its week taken for whole.
+        raise SettingsError(
+            f"{home / INDEX}: {others} lines are of another version of this program: import with that one"
+        )
     check_target(data)
     lines = [] if labels is None else _taken_over(home, labels, images)
     known = _labels(home)

@@ -169,4 +169,5 @@ def test_what_a_killed_process_left_is_removed_and_what_another_version_wrote_is
     append(tmp_path, b'{"sha256": "%s", "colour": "blue"}\n' % (b"a" * 64))
     store_in(tmp_path)
     assert stray.exists()
-    assert b"colour" in (tmp_path / "index.of-another-version.jsonl").read_bytes()
+    assert b"colour" in (tmp_path / INDEX).read_bytes()
+    assert len(read_index(tmp_path)) == 1

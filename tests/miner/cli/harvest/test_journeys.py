@@ -272,7 +272,7 @@ def test_a_store_that_a_miner_writes_to_is_read_while_it_does(home: Home, monkey
 def test_what_a_person_said_of_an_audit_is_a_label_too(home: Home) -> None:
     stream = home.state / "live_risk" / "streams" / ("c" * 16)
     stream.mkdir(parents=True)
-    drawn = {
+    drawn: dict[str, object] = {
         "kind": "drawn",
         "at": "2026-03-02T12:00:00Z",
         "request_id": "r",
@@ -311,3 +311,12 @@ def test_without_a_file_and_without_a_label_there_is_nothing_to_write(home: Home
     assert status == 2
     assert "there is no label yet" in told
     assert not home.data.exists()
+
+
+def test_where_another_version_has_drawn_too_no_week_is_taken_for_whole(home: Home) -> None:
+    with (home.state / "harvest" / "index.jsonl").open("a") as file:
+        file.write(json.dumps({"sha256": "a" * 64, "week": "2026-W10", "weather": "rain"}) + "\n")
+    status, told = home.take(home.list_of(home.names))
+    assert status == 2
+    assert "1 lines are of another version" in told
+    assert home.labels() == {}
