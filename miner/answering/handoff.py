@@ -178,8 +178,9 @@ class HandOff:
     async def _retire(self, old: PreferredServers, new: PreferredServers | None) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(old.idle(), RETIRE_S)
-        self._retired.remove((old, new))
         await _close_those_left(old, new)
+        # Not before: whoever is stopped in between leaves it to `close`.
+        self._retired.remove((old, new))
 
 
 def _made_of(settings: Stage2Settings) -> dict[str, object]:

@@ -13,6 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from engines.errors import BundleRefused, EngineError
+from engines.remote.http import Client
 from engines.store.file_names import CALIBRATOR, ENGINE, PREPROCESS
 from engines.store.stage2_scores import HOME, RECORD
 from miner.answering.handoff import BUDGET_FILE, HandOff
@@ -93,6 +94,32 @@ def test_servers_come_and_go_and_a_server_of_the_same_settings_keeps_its_standin
             await hand_off.close()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("turns", range(6))
+def test_a_server_that_is_replaced_while_the_miner_stops_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turns: int
+) -> None:
+    closed: list[Client] = []
+
+    async def aclose(client: Client) -> None:
+        closed.append(client)
+        await close(client)
+
+    close = Client.aclose
+    monkeypatch.setattr(Client, "aclose", aclose)
+
+    async def scenario() -> None:
+        async with fake(0.9).running() as there:
+            hand_off = HandOff(settings(kserve(there, "there")), tmp_path)
+            assert (await ask(hand_off)).outcome is Outcome.ANSWERED
+            await hand_off.change(Stage2Settings())
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await hand_off.close()
+
+    asyncio.run(scenario())
+    assert len(set(closed)) == 1
 
 
 def engine_at(directory: Path, tiny_engine: Path) -> Path:
