@@ -12,7 +12,7 @@ from miner.axon.authenticator import NS_PER_S, Claim
 from miner.axon.nonces import NonceBook
 from miner.axon.refusals import Unauthenticated
 
-# A claim that is refused for its nonce is counted as what it says only if it is proved; see `Proofs.spare`.
+# A claim that is refused for its nonce is counted as what it says only if it is proved; see `Proofs.spare`, `told`.
 STALE_CLAIM = "stale_claim"
 
 
@@ -46,6 +46,7 @@ class Proofs:
         self._clock = clock
         self._spare_every_s = spare_every_s
         self._spared_at: dict[str, float] = {}
+        self._told_at: dict[str, float] = {}
 
     def stale(self, nonce_ns: int, oldest_s: float, now_ns: int) -> Unauthenticated | None:
         """Why a nonce is not accepted; None if it is.
@@ -85,6 +86,16 @@ class Proofs:
         self._spared_at[sender] = now
         return True
 
+    def told(self, sender: str) -> bool:
+        """Whether a stale claim of this sender was proved of late, so that another would tell the operator nothing.
+
+        One that nobody signed does not count: otherwise a stranger could keep an operator from being told.
+
+        Args:
+            sender: a hotkey that may ask.
+        """
+        return self._clock() - self._told_at.get(sender, -math.inf) < self._spare_every_s
+
     def prove(self, claim: Claim, body_sha256: str, now_ns: int) -> None:
         """See `Authenticator.prove`."""
         try:
@@ -92,6 +103,7 @@ class Proofs:
                 raise Unauthenticated("Signature mismatch")
             try:
                 if claim.stale is not None:
+                    self._told_at[claim.sender] = self._clock()
                     raise claim.stale
                 self._book.record(claim.sender, claim.nonce_ns, claim.uuid, now_ns)
             except Unauthenticated as error:

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Callable, Mapping
 
 from miner.axon.authenticator import Claim, Head
-from miner.axon.proofs import Proofs, nonce_age_s
+from miner.axon.proofs import STALE_CLAIM, Proofs, nonce_age_s
 from miner.axon.refusals import BadRequest, Unauthenticated
 from miner.axon.settings import WireSettings
 
@@ -35,6 +36,7 @@ class LegacyProtocol:
         synapse: name of the synapse, which replies repeat.
         settings: which requests count as fresh.
         age_s: age of this process, in seconds.
+        clock: monotonic time in seconds.
     """
 
     signs_body = False
@@ -46,6 +48,7 @@ class LegacyProtocol:
         settings: WireSettings | None = None,
         *,
         age_s: Callable[[], float] = lambda: math.inf,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._hotkey = hotkey
         self._synapse = synapse
@@ -55,6 +58,7 @@ class LegacyProtocol:
             most=settings.nonces_per_hotkey,
             ahead_s=settings.future_s,
             age_s=age_s,
+            clock=clock,
         )
         self.prove = self._proofs.prove
 
@@ -69,18 +73,22 @@ class LegacyProtocol:
     def read(self, head: Head, now_ns: int) -> Claim:
         """See `Authenticator.read`.
 
-        A claim with an old or a new nonce goes on to its proof: that costs no more than one with a forged signature,
-        and only a proved one says that a clock is off.
+        A claim with an old or a new nonce goes on to its proof, for only a proved one says that a clock is off; after
+        one that was proved the others of its sender are refused unproved for a while, as the SDK refuses all of them.
         """
         nonce = head.headers.get("bt_header_dendrite_nonce", "")
         if not _INTEGER.fullmatch(nonce):
             raise Unauthenticated("Missing Nonce" if not nonce else "Nonce is not an integer")
         nonce_ns = int(nonce)
         try:
-            return self._claim(head.headers, nonce_ns, now_ns)
+            claim = self._claim(head.headers, nonce_ns, now_ns)
+            if claim.stale is not None and self._proofs.told(claim.sender):
+                claim.stale.kind = STALE_CLAIM
+                raise claim.stale
         except Unauthenticated as error:
             error.known["nonce_age_s"] = nonce_age_s(nonce_ns, now_ns)
             raise
+        return claim
 
     def reply_headers(self, status: int, message: str, *, seconds: float) -> list[tuple[bytes, bytes]]:
         """See `Authenticator.reply_headers`; a dendrite reads the body as JSON whatever the status.

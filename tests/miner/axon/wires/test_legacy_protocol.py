@@ -67,6 +67,31 @@ class TestVerify:
         with pytest.raises(Unauthenticated, match="Signature mismatch"):
             check(headers | {"bt_header_axon_hotkey": validator.receiver}, validator.receiver)
 
+    def test_after_a_proved_stale_claim_others_of_its_sender_are_refused_unproved_for_a_while(
+        self, validator, stranger
+    ):
+        now_s = [0.0]
+        protocol = LegacyProtocol(validator.receiver, "ImageSynapse", clock=lambda: now_s[0])
+        old_ns = NOW_NS - 60 * NS_PER_S
+
+        def ask(headers: dict[str, str]) -> None:
+            protocol.prove(protocol.read(Head("POST", "/ImageSynapse", headers), NOW_NS), "", NOW_NS)
+
+        def kind(headers: dict[str, str]) -> str:
+            with pytest.raises(Unauthenticated) as refused:
+                ask(headers)
+            assert refused.value.known["nonce_age_s"] == 60.0
+            return refused.value.kind
+
+        forged = stranger.headers(nonce_ns=old_ns, bt_header_dendrite_hotkey=validator.hotkey)
+        # What nobody signed hides no clock that is off.
+        assert [kind(forged), kind(forged)] == ["not_proved", "not_proved"]
+        assert kind(validator.headers(nonce_ns=old_ns)) == "nonce_too_old"
+        assert kind(validator.headers(nonce_ns=old_ns)) == "stale_claim"
+        assert kind(forged) == "stale_claim"
+        now_s[0] = 11.0
+        assert kind(validator.headers(nonce_ns=old_ns)) == "nonce_too_old"
+
     @pytest.mark.parametrize("timeout", ["", "nan", "inf", "0", "-1", "soon", "None"])
     def test_refuses_a_timeout_that_is_none(self, validator, timeout):
         with pytest.raises(BadRequest, match="timeout"):
