@@ -156,7 +156,8 @@ class HandOff:
             raise SettingsError(
                 f"{self._path}: the budget cannot be written down: {error.strerror or error}"
             ) from error
-        order = RecordedOrder(lambda: self._calibrations.gain(self._first))
+        known = self._calibrations
+        order = RecordedOrder(lambda: known.gain(self._first), lambda: known.of_live_bundle(self._first))
         return Budget(settings.budget, dearest_call(settings), file, clock=self._clock, now=self._now, order=order)
 
     async def _identities(self, timeout_s: float) -> Mapping[str, ServerIdentity | Exception]:

@@ -46,6 +46,8 @@ class CalibrationStatus:
         calibrated_on: model and version of the record; empty without one.
         changed: what is other than it was then, in words; empty where nothing is known to be.
         bundle: id of the bundle that the record was made with; empty without one.
+        other_bundle: whether another one is live. The calibrator is of the server's scores alone and stays true; which
+            share of the hand-offs gains how much, and the numbers of Stage-1 beside the server's, are of that bundle.
         evaluated_at: when, UTC, ISO 8601; empty without one.
     """
 
@@ -56,6 +58,7 @@ class CalibrationStatus:
     calibrated_on: str = ""
     changed: str = ""
     bundle: str = ""
+    other_bundle: bool = False
     evaluated_at: str = ""
 
 
@@ -82,10 +85,12 @@ class Calibrations:
 
     Args:
         root: of the store; None for one without records.
+        live_bundle: id of the bundle that is live; empty where none is, or where that is not known.
     """
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(self, root: Path | None, live_bundle: Callable[[], str] = lambda: "") -> None:
         self._root = root
+        self._live_bundle = live_bundle
         self._damaged: set[Path] = set()
         self._records = self._read()
         self._held: dict[str, _Held] = {}
@@ -107,9 +112,14 @@ class Calibrations:
         record = self._of(server).speaking
         return None if record is None else record.gain
 
+    def of_live_bundle(self, server: str) -> bool:
+        """Whether the record of a server was made with the live bundle, as far as that is known."""
+        return not _other(self._of(server), self._live_bundle())
+
     def status(self, servers: Sequence[str]) -> tuple[CalibrationStatus, ...]:
         """How the calibration of each of these servers stands."""
-        return tuple(_status(server, self._of(server)) for server in servers)
+        live = self._live_bundle()
+        return tuple(_status(server, self._of(server), live) for server in servers)
 
     def learn(self, found: Mapping[str, ServerIdentity | Exception]) -> None:
         """Take note of who the servers are, by name, and read the records anew; tells what has changed.
@@ -204,7 +214,11 @@ def _changed(before: ServerIdentity, now: ServerIdentity) -> str:
     return "" if before.fingerprint == now.fingerprint else "its flags, how it is asked, or how its reply is read"
 
 
-def _status(server: str, held: _Held) -> CalibrationStatus:
+def _other(held: _Held, live: str) -> bool:
+    return held.record is not None and bool(live) and held.record.bundle != live
+
+
+def _status(server: str, held: _Held, live: str = "") -> CalibrationStatus:
     record = held.record
     return CalibrationStatus(
         server=server,
@@ -214,6 +228,7 @@ def _status(server: str, held: _Held) -> CalibrationStatus:
         calibrated_on="" if record is None else _named(record.server),
         changed="" if record is None or held.identity is None else _changed(record.server, held.identity),
         bundle="" if record is None else record.bundle,
+        other_bundle=_other(held, live),
         evaluated_at="" if record is None else record.evaluated_at,
     )
 

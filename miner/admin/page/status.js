@@ -62,7 +62,10 @@ function attention(status, ready, now) {
   }
   if (!status.stage2.servers.length) found.push(["warn", "There is no Stage-2: what Stage-1 defers is answered by Stage-1 alone."]);
   for (const one of status.stage2.servers) if (one.state === "open") found.push(["warn", `The Stage-2 server ${one.name} is left alone after failures.`]);
-  for (const one of status.stage2_calibrations) if (one.stale) found.push(["warn", `The calibration of ${one.server || one.name} is stale: ${one.reason || "the server is another one"}`]);
+  for (const one of status.stage2_calibrations) {
+    if (one.state === "stale") found.push(["warn", `The calibration of ${one.server} is stale: ${one.changed || "the server"} is another.`]);
+    else if (one.other_bundle) found.push(["warn", `What ${one.server} is worth was found with another bundle. Run cascade stage2 evaluate.`]);
+  }
   if (status.policy === "INFEASIBLE") found.push(["warn", "Nothing is certified: everything goes to Stage-2."]);
   const failed = status.nightly.failures_in_a_row;
   if (failed > 1) found.push([failed >= 3 ? "bad" : "warn", `${failed} nights in a row have failed.`]);

@@ -50,6 +50,21 @@ def test_the_server_that_was_asked_answers_by_its_record(tmp_path: Path) -> None
     assert calibrations.gain("yolo") == found.gain
 
 
+def test_a_record_of_another_bundle_than_the_live_one_is_told_and_calibrates_all_the_same(tmp_path: Path) -> None:
+    found, live = kept(tmp_path, record()), [""]
+    calibrations = Calibrations(tmp_path, lambda: live[0])
+    calibrations.learn({"yolo": SERVER})
+    answers = []
+    for bundle, other in (("", False), (found.bundle, False), ("another", True)):
+        live[0] = bundle
+        [status] = calibrations.status(["yolo"])
+        assert (status.state, status.other_bundle) == ("current", other)
+        assert calibrations.of_live_bundle("yolo") is not other
+        answers.append(calibrations.calibrated("yolo", 0.25))
+    assert answers == [pytest.approx(by(found, 0.25))] * 3
+    assert not calibrations.status(["nobody"])[0].other_bundle
+
+
 def test_a_twin_under_another_name_shares_the_record(tmp_path: Path) -> None:
     found = kept(tmp_path, record())
     calibrations = Calibrations(tmp_path)

@@ -20,3 +20,19 @@ def test_a_record_says_what_gains_most_and_without_one_it_is_how_uncertain_stage
     assert order.threshold(0.5) == 0.1
     known[0] = None
     assert order.gain(0.25) == 0.25
+
+
+def test_of_another_bundle_the_order_stays_and_the_latest_images_say_which_share_gains_so_much() -> None:
+    live = [True]
+    order = RecordedOrder(lambda: TABLE, lambda: live[0])
+    gains = [order.gain(0.3 + 0.4 * number / 99) for number in range(100)]
+    assert order.threshold(0.5) == TABLE.threshold(0.5)
+    live[0] = False
+    assert sum(gain >= order.threshold(0.25) for gain in gains) == 25
+    assert (order.threshold(0.0), order.threshold(1.0)) == (TABLE.threshold(0.0), TABLE.threshold(1.0))
+
+
+def test_of_another_bundle_and_few_images_the_record_is_the_best_guess() -> None:
+    order = RecordedOrder(lambda: TABLE, lambda: False)
+    order.gain(0.5)
+    assert order.threshold(0.5) == TABLE.threshold(0.5)
