@@ -28,6 +28,7 @@ from stage1.certificate.params import ScrcParams
 from stage1.policy import ScrcPolicy
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
+from stage1.probability.server_score import fitted_by
 
 Told = Callable[[int, int, str], None]
 
@@ -164,14 +165,14 @@ def cascades_of(
     found = []
     for kept in servers:
         scores, fitting = row_scores(images, kept), row_scores(chosen, kept)
-        calibrator = fitted(fitting, select.labels)
+        calibrator = fitted(fitting, select.labels, np.asarray(select.groups, np.str_))
         cascade = whole_cascade(
             test,
             scores,
             scores.calibrated(calibrator),
             server=kept.server.name,
             model=kept.server.in_words,
-            select_rows=0 if calibrator is None else calibrator.answering.rows,
+            select_rows=0 if calibrator is None else fitted_by(calibrator)[1],
             settings=CurveSettings(repetitions=repetitions, seed=seed),
         )
         if cascade is not None:

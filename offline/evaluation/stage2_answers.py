@@ -13,8 +13,7 @@ from engines.machine.cores import on_all_cores
 from engines.store.stage2_scores import ServerScores
 from offline.data.dataset import Dataset
 from stage1.preprocess import PreprocessSettings
-from stage1.probability.calibrator import HeadCalibrator
-from stage1.probability.server_score import calibrated_scores, fit_score
+from stage1.probability.server_score import ScoreCalibrator, calibrated_scores, chosen_score
 
 # Fewer rows than these fit a line through noise; with fewer of a class there is nothing to fit.
 LEAST_FITTED, LEAST_OF_A_CLASS = 40, 5
@@ -70,7 +69,7 @@ class RowScores:
         """Some of the rows."""
         return RowScores(self.asked[index], self.score[index], self.ms[index], self.cost[index])
 
-    def calibrated(self, calibrator: HeadCalibrator | None) -> NDArray[np.float64]:
+    def calibrated(self, calibrator: ScoreCalibrator | None) -> NDArray[np.float64]:
         """Probabilities of roadwork, `(N,)`; NaN where there is no score, and the scores themselves without one."""
         if calibrator is None:
             return self.score
@@ -100,12 +99,13 @@ def row_scores(images: Sequence[str], kept: ServerScores) -> RowScores:
     )
 
 
-def fitted(select: RowScores, labels: NDArray[np.integer]) -> HeadCalibrator | None:
+def fitted(select: RowScores, labels: NDArray[np.integer], groups: NDArray[np.str_]) -> ScoreCalibrator | None:
     """The calibrator of a server, from rows of val_select; None where they are too few of a class to fit one.
 
     Args:
         select: what it said of them.
         labels: 0 or 1, `(N,)`.
+        groups: group of each row, `(N,)`.
 
     Raises:
         CalibrationError: the search for the best fit did not end.
@@ -114,4 +114,4 @@ def fitted(select: RowScores, labels: NDArray[np.integer]) -> HeadCalibrator | N
     of_each = np.bincount(labels[known].astype(np.intp), minlength=2)
     if known.sum() < LEAST_FITTED or of_each.min() < LEAST_OF_A_CLASS:
         return None
-    return fit_score(select.score[known], labels[known])
+    return chosen_score(select.score[known], labels[known], groups[known].tolist())

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from stage1.artifacts import Artifact
 from stage1.probability.answer_quality import AnswerQuality, SubgroupQuality
 from stage1.probability.calibrator import HeadCalibrator
+from stage1.probability.server_score import ScoreCalibrator
 from stage2_bridge.client import ServerIdentity
 
 # Rows of each class without which the hand-offs alone say too little of the server.
@@ -157,7 +158,7 @@ class Stage2Record(Artifact):
     data_sha256: str
     evaluated_at: str
     floor: float = Field(gt=0, lt=0.5)
-    calibrator: HeadCalibrator | None
+    calibrator: ScoreCalibrator | None
     raw: AnswerQuality
     answers: AnswerQuality
     stage1: AnswerQuality
@@ -171,7 +172,7 @@ class Stage2Record(Artifact):
 
     @model_validator(mode="after")
     def _two_classes(self) -> Self:
-        if self.calibrator is not None and self.calibrator.answering.classes != 2:
+        if isinstance(self.calibrator, HeadCalibrator) and self.calibrator.answering.classes != 2:
             raise ValueError("the calibrator of a server has two classes")
         return self
 

@@ -202,7 +202,7 @@ def record_of(
                 f"{LEAST_ANSWERED} are needed; why it did not is in {kept.directory}"
             )
     on_select, on_test = stage1
-    calibrator = fitted(select, on_select.labels)
+    calibrator = fitted(select, on_select.labels, on_select.groups)
     there, known = test.answered, select.answered
     probability = test.calibrated(calibrator)[there]
     labels, groups = on_test.labels[there], on_test.groups[there].tolist()

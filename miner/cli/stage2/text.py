@@ -10,6 +10,7 @@ from offline.evaluation.cascade_curve import CascadePoint, WholeCascade
 from offline.report.cascade_section import POINTS, cascade_lines
 from stage1.metrics.estimate import Estimate
 from stage1.probability.answer_quality import AnswerQuality, SubgroupQuality
+from stage1.probability.server_score import fitted_by
 from stage2_bridge.calibration.record import Stage2Record
 
 WIDE, WIDER = 22, 26
@@ -24,11 +25,11 @@ def record_text(path: Path, record: Stage2Record) -> str:
     """
     server, answers, latency = record.server, record.answers, record.latency
     version = f", version {server.version}" if server.version else ""
-    rows = 0 if record.calibrator is None else record.calibrator.answering.rows
+    kind, rows = ("", 0) if record.calibrator is None else fitted_by(record.calibrator)
     lines = [
         f"{server.name} ({server.kind}): {server.model}{version}",
         f"{answers.rows} test rows in {answers.groups} groups, {answers.positives} with roadwork",
-        f"calibrated on {rows} rows of val_select",
+        f"calibrated on {rows} rows of val_select{f', {kind}' if kind else ''}",
         _line("", "as it is", "calibrated", "Stage-1 on these rows"),
         *(_numbers(name, form, take, record) for name, form, take in MEASURES),
         _line("calibration error", *(f"{one.calibration.expected_calibration_error:.3f}" for one in _three(record))),

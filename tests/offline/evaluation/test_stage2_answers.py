@@ -86,16 +86,21 @@ def drawn(rows: int, seed: int = 0) -> tuple[RowScores, np.ndarray]:
     return RowScores(np.ones(rows, bool), score, np.ones(rows), np.full(rows, np.nan)), labels
 
 
+def alone(rows: int) -> np.ndarray:
+    """Each row in a group of its own."""
+    return np.array([str(row) for row in range(rows)], np.str_)
+
+
 def test_a_detector_that_is_timid_answers_roadwork_once_it_is_calibrated() -> None:
     select, labels = drawn(200)
     test, truth = drawn(200, seed=1)
-    found = test.calibrated(fitted(select, labels))
+    found = test.calibrated(fitted(select, labels, alone(200)))
     assert ((test.score > 0.5) == truth).mean() < 0.6
     assert ((found > 0.5) == truth).mean() > 0.95
 
 
 def test_too_few_rows_of_a_class_fit_nothing() -> None:
     few, labels = drawn(LEAST_FITTED - 1)
-    assert fitted(few, labels) is None
+    assert fitted(few, labels, alone(len(labels))) is None
     many, _ = drawn(200)
-    assert fitted(many, np.zeros(200, np.int8)) is None
+    assert fitted(many, np.zeros(200, np.int8), alone(200)) is None

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from stage1.errors import ArtifactError
 from stage1.probability.answer_quality import judge_answers
+from stage1.probability.isotonic import fit_isotonic
 from stage1.probability.server_score import FLOOR, fit_score
 from stage2_bridge.calibration.record import GainTable, Latency, Stage2Record
 from stage2_bridge.client import ServerIdentity
@@ -121,3 +122,12 @@ def test_a_damaged_record_says_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "stage2.json").write_text(json.dumps(content))
     with pytest.raises(ArtifactError, match=r"gain.*must not rise"):
         Stage2Record.read(tmp_path / "stage2.json")
+
+
+def test_a_record_may_have_an_isotonic_calibrator(tmp_path: Path) -> None:
+    steps = fit_isotonic(np.array([0.1, 0.2, 0.8, 0.9]), np.array([0, 0, 1, 1]))
+    written = record().model_copy(update={"calibrator": steps})
+    written.write(tmp_path / "stage2.json")
+    read = Stage2Record.read(tmp_path / "stage2.json")
+    assert read == written
+    assert read.calibrator == steps
