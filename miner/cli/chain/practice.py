@@ -28,7 +28,7 @@ class Practice:
 
 
 def made(directory: Path) -> Practice:
-    """Write keys, chain and variables; keys that are there are kept.
+    """Write keys, chain and variables; hotkeys that are there are kept, and no private coldkey stays.
 
     Args:
         directory: where to; made if it is not there.
@@ -44,6 +44,9 @@ def made(directory: Path) -> Practice:
         validator=throw_away_key(keys, VALIDATOR),
         variables=directory / "practice.env",
     )
+    for name in (MINER, VALIDATOR):
+        # As on a machine of the real chain: hotkeys alone, or the doctor calls it an error.
+        (keys / name / "coldkey").unlink(missing_ok=True)
     write_chain(chain, miner=found.miner, validator=found.validator)
     variables = {
         "CASCADE_WALLET__PATH": keys,

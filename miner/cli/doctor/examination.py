@@ -16,6 +16,7 @@ from miner.cli.doctor.diagnosis import Finding
 from miner.cli.doctor.keys import keys
 from miner.cli.doctor.machine import gpu, installed, memory, packages
 from miner.cli.doctor.nights import data, disk, night, nights
+from miner.cli.doctor.release import release
 from miner.cli.doctor.stage2 import stage2
 from miner.cli.doctor.state_and_ports import in_use, where
 from miner.cli.doctor.traffic import live_risk, traffic
@@ -40,6 +41,7 @@ async def examine(settings: MinerSettings) -> list[Finding]:
             *await chain,
             traffic(settings, now),
             *live_risk(settings, now),
+            *release(settings),
         ]
     finally:
         chain.cancel()

@@ -41,6 +41,7 @@ def test_a_shell_that_reads_the_file_has_a_miner_that_is_registered(
     assert settings.chain.kind == "offline"
     assert not settings.chain.publish_endpoint
     assert load_hotkey(settings.wallet).ss58_address == practice.miner
+    assert not list(settings.wallet.path.rglob("coldkey"))
     assert settings.chain.snapshot is not None
     neurons = asyncio.run(OfflineChain.from_file(settings.chain.snapshot).snapshot()).neurons
     assert neurons.keys() == {practice.miner, practice.validator}
