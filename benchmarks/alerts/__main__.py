@@ -5,8 +5,8 @@
 
 A real `cascade mine` with its chain in a file, Stage-2 servers that can be broken, a stand-in of the library that tells
 of GPUs, and a receiver of webhooks on this machine. Each fault is made, mended and waited for; conditions settle for a
-minute before they are told, so it takes about twelve minutes. The disk is filled with a file of 6 GiB for some of them.
-Ends with status 1 if a message is missing, comes twice, or has no end.
+minute before they are told, so it takes about twelve minutes. The disk is filled with a file of 14 GiB for some of
+them. Ends with status 1 if a message is missing, comes twice, or has no end.
 """
 
 from __future__ import annotations

@@ -27,8 +27,10 @@ from miner.nights.record import VERDICT, Nights, NightVerdict, noted
 ROOT = Path(__file__).parents[2]
 STAND_IN = ROOT / "tests" / "support" / "pynvml_stand_in.py"
 GIB = 2**30
+# What one validator sends in ten minutes is one place to the watch on the certificate: each of these is another.
+CALLERS = 60
 # Between what is free and where the alarm is, and what the disk is filled with.
-MARGIN_GIB, FILL_GIB = 3.0, 6.0
+MARGIN_GIB, FILL_GIB = 8.0, 14.0
 STAGE2 = '''
 import asyncio, json
 from pathlib import Path
@@ -65,7 +67,7 @@ class World:
     """
 
     def __init__(self, place: Path, receiver: Receiver) -> None:
-        self.home = Home.make(place)
+        self.home = Home.make(place, (1e5,) * CALLERS)
         self.place = place
         self.state = place / "state"
         self.admin = free_port()
@@ -191,6 +193,11 @@ class World:
         caller = self.home.callers[0]
         requests = (caller.request(body_of(text_of(self._image(colour)))) for _ in range(times))
         asyncio.run(closed_loop(port, requests, clients))
+
+    def ask_from_everywhere(self, port: int, colour: Sequence[int]) -> None:
+        """One image of each permitted caller."""
+        requests = [one.request(body_of(text_of(self._image(colour)))) for one in self.home.callers]
+        asyncio.run(closed_loop(port, requests, 4))
 
     def knock(self, port: int) -> None:
         """A few requests of somebody who may not ask."""

@@ -148,7 +148,8 @@ class Rounds:
     def bundles(self) -> None:
         """Two models see roadwork in what exits as none; then a new bundle is live, and is rolled back."""
         world, port = self._world, self._miner.port
-        self._until([RISK], "begun", lambda: world.ask(port, ROAD, 20, 4))
+        world.ask_from_everywhere(port, ROAD)
+        self._until([RISK], "begun", lambda: None)
         world.home.activate(world.second)
         self._until([LIVE], "begun", lambda: None)
         assert world.roll_back() == 200

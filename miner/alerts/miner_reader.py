@@ -82,8 +82,14 @@ class MinerReader:
         self._refusals: deque[tuple[float, int]] = deque()
 
     def free_bytes(self) -> dict[str, int | None]:
-        """Free space by directory, None where it is gone; a disk of the network may take its time to say so."""
-        return {str(directory): _free(directory) for directory in self._directories}
+        """Free space by the directories of each disk, None where one is gone.
+
+        A disk of the network may take its time to say so.
+        """
+        disks: dict[object, list[Path]] = {}
+        for directory in self._directories:
+            disks.setdefault(_disk(directory), []).append(directory)
+        return {" and ".join(map(str, sharing)): _free(sharing[0]) for sharing in disks.values()}
 
     def read(self, clock_s: float, free_bytes: Mapping[str, int | None]) -> Reading:
         """The miner at this moment.
@@ -128,6 +134,14 @@ class MinerReader:
         known = nightly.get("last_success") or nightly.get("first_at")
         since = self._began if known is None else datetime.fromisoformat(known)
         return (self._miner.now() - since).total_seconds()
+
+
+def _disk(directory: Path) -> object:
+    """What two directories of one disk have in common; the directory itself where it is gone."""
+    try:
+        return directory.stat().st_dev
+    except OSError:
+        return directory
 
 
 def _free(directory: Path) -> int | None:

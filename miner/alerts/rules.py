@@ -48,7 +48,7 @@ class Reading:
         night_due: nights are on.
         since_night_s: since the last night that succeeded; if there was none, since the first that began, or since the
             start.
-        free_bytes: free space by directory, None where it cannot be told.
+        free_bytes: free space by the directories of each disk, None where it cannot be told.
         servers: state of each Stage-2 server.
         gpu_faults: what is wrong with the GPUs.
         affordable: share of the hand-offs that Stage-2's budget can pay for; None without one.
@@ -157,7 +157,7 @@ def _house(reading: Reading, settings: AlertSettings) -> Iterator[Condition]:
             yield Condition(
                 f"disk {directory}",
                 "alarm",
-                f"The directory {directory} cannot be read. Nights and swaps need it: see whether its disk is there.",
+                f"{directory} cannot be read. Nights and swaps need it: see whether the disk is there.",
             )
         elif free < settings.free_gib * 2**30:
             yield Condition(

@@ -160,7 +160,7 @@ class Alerts:
             # A record of the store that is damaged.
             why = None
         if why is not None:
-            text = f"Bundle {bundle} is live again, because {before} was rolled back ({why})."
+            text = f"Bundle {bundle} is live again: {before} {why}."
             return Event("rollback", "warning", text, details | {"reason": why})
         told = f"Bundle {bundle} is live in the place of {before}." if before else f"{bundle} is live."
         return Event("bundle_live", "info", told, details)

@@ -56,9 +56,9 @@ function attention(status, ready, now) {
   const level = status.live_risk.level;
   if (level === "alarm" || level === "watch") found.push([level === "alarm" ? "bad" : "warn", status.live_risk.sentence || `Live risk: ${level}`]);
   for (const fault of status.gpu ? status.gpu.faults : []) found.push([fault.level === "alarm" ? "bad" : "warn", `${fault.text[0].toUpperCase()}${fault.text.slice(1)}: ${fault.todo}.`]);
-  for (const name of status.alerts.held || []) if (!name.startsWith("gpu_fault")) found.push(["warn", HELD[name] || `Told from afar and not over: ${words(name)}.`]);
+  for (const name of status.alerts.held || []) if (!name.startsWith("gpu_fault")) found.push(["warn", heldText(name)]);
   for (const name of status.chain.conditions || []) {
-    if (!(status.alerts.held || []).includes(name)) found.push(["warn", HELD[name] || `The subnet: ${words(name)}.`]);
+    if (!(status.alerts.held || []).includes(name)) found.push(["warn", heldText(name)]);
   }
   if (!status.stage2.servers.length) found.push(["warn", "There is no Stage-2: what Stage-1 defers is answered by Stage-1 alone."]);
   for (const one of status.stage2.servers) if (one.state === "open") found.push(["warn", `The Stage-2 server ${one.name} is left alone after failures.`]);
@@ -120,7 +120,7 @@ function show(status, ready, history) {
   const budget = status.stage2.budget;
   facts("stage2", [
     ["Under way", number(status.stage2.in_flight)], ["Waiting", number(status.stage2.waiting)],
-    ["Hand-offs", Object.entries(status.stage2.outcomes).map(([outcome, count]) => `${number(count)} ${words(outcome)}`).join(", ")],
+    ["Hand-offs", Object.entries(status.stage2.outcomes).map(([outcome, count]) => `${number(count)} ${OUTCOMES[outcome] || words(outcome)}`).join(", ")],
     ["Budget", budget ? `${number(budget.limit)} ${words(budget.unit)} a period; ${number(Math.round(budget.spent))} spent since the start, ${number(Math.floor(budget.available))} can be spent now${budget.share < 1 ? `; enough for ${percent(budget.share)} of the hand-offs` : ""}` : null],
   ]);
   table("servers", ["server", "state", "under way"], status.stage2.servers.map((one) => [one.name, STATES[one.state] || one.state, one.in_flight]));
@@ -148,8 +148,9 @@ function show(status, ready, history) {
     ["Block", number(chain.block)], ["Neurons", number(chain.neurons)], ["Read", `${since(chain.age_s)} ago`], ["From", chain.endpoint],
     ["Failures", number(chain.failures_total)], ["Emission", emission(chain)],
   ]);
-  table("hotkeys", ["hotkey", "uid", "incentive", "port", "address"], Object.entries(status.axons).map(([hotkey, axon]) => [
-    short(hotkey), (chain.uids || {})[hotkey] ?? (chain.registered[hotkey] ? "registered" : "not registered"), shareOf((chain.incentive || {})[hotkey]), axon.port, (chain.addresses || {})[hotkey] || "",
+  const published = Object.keys(chain.addresses || {}).length ? ["address"] : [];
+  table("hotkeys", ["hotkey", "uid", "incentive", "port", ...published], Object.entries(status.axons).map(([hotkey, axon]) => [
+    short(hotkey), (chain.uids || {})[hotkey] ?? (chain.registered[hotkey] ? "registered" : "not registered"), shareOf((chain.incentive || {})[hotkey]), axon.port, ...published.map(() => words(chain.addresses[hotkey] || "")),
   ]));
 
   gpus(status.gpu);
@@ -158,8 +159,17 @@ function show(status, ready, history) {
 const HELD = {
   silent: "Nobody has got an answer for a while.", all_refused: "Every request is refused.", slow: "Answers take too long.", degraded: "Too many answers are given without Stage-1 or Stage-2.",
   deferral_rate: "The share of images that go to Stage-2 is not as usual.", chain_stale: "The chain has not been read for a while.", emission_burned: "Emission is burned: mining earns nothing at present.",
-  no_incentive: "No miner has any incentive.", no_validator_admitted: "No validator may ask: see access in the settings.", night_overdue: "No night has succeeded for too long.", stage2_away: "No Stage-2 server answers.",
+  no_incentive: "No miner has any incentive.", no_validator_admitted: "No validator may ask: see access in the settings.", night_overdue: "No night has succeeded for too long.", stage2_away: "No Stage-2 server answers.", budget_low: "The budget of Stage-2 pays for too few of the hand-offs.",
+  disk: (what) => `Too little is free on the disk of ${what}, or it is gone.`, deregistered: (what) => `The hotkey ${what} is not on the subnet.`,
 };
+const OUTCOMES = { budget: "kept back by the budget", absent: "without a server" };
+
+function heldText(name) {
+  const [kind, ...what] = name.split(" ");
+  const told = HELD[kind];
+  if (typeof told === "function") return told(what.join(" "));
+  return told || `Told from afar and not over: ${words(kind)} ${what.join(" ")}`.trim();
+}
 
 function verdictText(verdict) {
   const reasons = (verdict.reasons || []).join("; ");
@@ -212,14 +222,18 @@ const gib = (bytes) => (bytes === null || bytes === undefined ? null : `${(bytes
 function gpus(told) {
   $("gpu-section").hidden = !told || Boolean(told.problem);
   if (!told || told.problem) return;
-  facts("gpu", [["Driver", told.driver], ["Health", told.faults.length ? many(told.faults.length, "fault, told above", "faults, told above") : "no fault"], ["No answer for", told.silent_s ? since(told.silent_s) : null]]);
-  table("gpus", ["GPU", "temperature", "busy", "memory", "power", "slowed by"], told.gpus.map((one) => [
-    `${one.index}: ${one.name || one.lost}`, one.temperature_c === null ? "" : `${one.temperature_c} °C`, percent(one.utilisation), one.memory_total_bytes === null ? "" : `${gib(one.memory_used_bytes)} of ${gib(one.memory_total_bytes)}`,
-    one.power_w === null ? "" : `${Math.round(one.power_w)} W`, one.slowed_by.map(words).join(", "),
-  ]));
+  const one = (gpu) => [
+    gpu.lost ? `no answer: ${gpu.lost}` : "", gpu.temperature_c === null ? "" : `${gpu.temperature_c} °C`, gpu.utilisation === null ? "" : `${percent(gpu.utilisation)} busy`,
+    gpu.memory_total_bytes === null ? "" : `${gib(gpu.memory_used_bytes)} of ${gib(gpu.memory_total_bytes)}`, gpu.power_w === null ? "" : `${Math.round(gpu.power_w)} W`, gpu.slowed_by.length ? `clocks lowered: ${gpu.slowed_by.map(words).join(", ")}` : "",
+  ].filter(Boolean).join(", ");
+  facts("gpu", [
+    ["Driver", told.driver], ["Health", told.faults.length ? many(told.faults.length, "fault, told above", "faults, told above") : "no fault"], ["No answer for", told.silent_s ? since(told.silent_s) : null],
+    ...told.gpus.map((gpu) => [`${gpu.index}: ${gpu.name}`, one(gpu)]),
+  ]);
 }
 
 const charts = {};
+const minuteOf = (at) => new Date(1000 * at).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
 function chart(id, data, lines, range) {
   const box = $(id);
   const size = { width: Math.max(200, box.clientWidth - 4), height: 125 };
@@ -229,7 +243,7 @@ function chart(id, data, lines, range) {
   charts[id] = new uPlot({
     ...size, cursor: { y: false }, legend: { live: true },
     scales: { y: { range: (plot, low, high) => [0, range || Math.max(1e-3, high * 1.1 || 1)] } },
-    axes: [axis, { ...axis, size: 44, space: 22 }],
+    axes: [{ ...axis, space: 60, incrs: [1, 5, 10, 15, 30, 60, 120, 180, 240, 360].map((minutes) => 60 * minutes), values: (plot, ticks) => ticks.map((at) => minuteOf(at)) }, { ...axis, size: 44, space: 22 }],
     series: [{ value: (plot, at) => (at ? new Date(1000 * at).toLocaleTimeString("en-GB") : "") }, ...lines.map(([label, color]) => ({ label, stroke: style(color), width: 1.5, spanGaps: false, points: { show: data[0].length < 3 } }))],
   }, data, box);
 }

@@ -45,7 +45,14 @@ def questions(found: Mapping[str, list[str]]) -> list[Question]:
     listed = ", ".join(f"{name} ({', '.join(keys)})" for name, keys in found.items())
     hotkeys = found.get(wallet, [])
     return [
-        Question("wallet.name", "Wallet", wallet, f"Wallets here: {listed}." if listed else "There is no wallet here."),
+        Question(
+            "wallet.name",
+            "Wallet",
+            wallet,
+            f"Wallets here: {listed}."
+            if listed
+            else "There is no wallet here yet: `btcli wallet new-hotkey` makes one.",
+        ),
         Question(
             "wallet.hotkey",
             "Hotkey, or several with commas between them",

@@ -28,6 +28,7 @@ from miner.cli.doctor.diagnosis import Finding, error, ok, warning
 from miner.identities import time_budget
 from miner.nights.job import NightlyJob
 from miner.settings import MinerSettings
+from stage1.certificate.risks import Risk
 from stage1.decisions import Action
 from stage1.errors import Stage1Error
 from stage1.preprocess import decode_base64, preprocess
@@ -38,6 +39,15 @@ RENEWED_BEFORE_DAYS = 10.0
 ASKED = 5
 # What a validator waits; and from where on an answer without Stage-2 is slow for what it is.
 WAITS_S, SLOW_S = 9.0, 1.0
+# What is counted as a loss, and among what.
+OF = {
+    Risk.MISS_ALL: "of the roadwork exits as none",
+    Risk.MISS_GATED: "of the roadwork that passes the gate exits as none",
+    Risk.MISS_EXIT: "of the roadwork that exits is missed",
+    Risk.FALSE_OMISSION: "of what exits as no roadwork shows some",
+    Risk.ERROR_EXIT: "of what exits is wrong",
+    Risk.MISS_JOINT: "of all images are roadwork that exits as none",
+}
 RETRAIN = "run `cascade retrain`"
 
 
@@ -62,7 +72,8 @@ def certificate(checked: CheckedBundle) -> list[Finding]:
         return [*found, warning("certificate", detail, "`cascade plan` says how many labelled groups it takes")]
     share = params.exit_coverage
     covers = "" if share is None else f"; {share.estimate:.0%} of the calibration units exit"
-    holds = f"{params.risk} at most {params.alpha:.1%} with {1 - params.delta:.0%} confidence, a {params.unit}{covers}"
+    limit = f"at most {params.alpha:.1%} {OF[Risk(params.risk)]} ({params.risk})"
+    holds = f"{limit}, with {1 - params.delta:.0%} confidence, counted by {params.unit}{covers}"
     return [*found, ok("certificate", f"{params.status} for stream {params.stream}: {holds}")]
 
 

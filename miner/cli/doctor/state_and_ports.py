@@ -47,7 +47,7 @@ def _free(settings: MinerSettings) -> list[Finding]:
                 stack.enter_context(bind(host, port, name))
                 found.append(ok(check, f"{port}: free"))
             except ServerError as failed:
-                found.append(error(check, str(failed), f"end what listens there, or set another {name}.port"))
+                found.append(error(check, str(failed)))
     return found
 
 

@@ -92,10 +92,21 @@ def test_a_directory_that_is_gone_is_no_disk_with_room(tmp_path: Path) -> None:
     assert (free[str(tmp_path)] or 0) > 0
 
 
+def test_two_directories_of_one_disk_are_one_condition(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    reader = MinerReader(
+        cast("LiveMiner", SimpleNamespace(now=lambda: NOW)),
+        RecentAnswers(lambda: 0.0),
+        night_due=lambda: False,
+        directories=[tmp_path, tmp_path / "a"],
+    )
+    assert list(reader.free_bytes()) == [f"{tmp_path} and {tmp_path / 'a'}"]
+
+
 def of_nights(nightly: dict[str, Any], after: timedelta) -> float:
     """What is read of the last success, so long after the miner started."""
     now = [NOW]
-    stats = SimpleNamespace(servers=())
+    stats = SimpleNamespace(servers=(), budget=None)
     miner = SimpleNamespace(
         now=lambda: now[0],
         chain=lambda: {"age_s": 0.0, "fresh": True, "registered": {}},

@@ -59,7 +59,7 @@ def test_a_rollback_is_told_as_one_with_its_reason(
     store.rollback(now=NOW, why="it answers too slowly")
     [event] = told(store, [second, first])
     assert (event.kind, event.level) == ("rollback", "warning")
-    assert event.text.startswith(f"Bundle {first} is live again, because {second} was rolled back (")
+    assert event.text.startswith(f"Bundle {first} is live again: {second} was rolled back at 2026-03-01T00:00:00")
     assert "it answers too slowly" in event.text
 
 
