@@ -11,9 +11,10 @@ const common = {
   script: program,
   interpreter: "none",
   autorestart: true,
-  // From 1 s on, longer after each failure, up to 15 s; wrong settings (status 2) do not mend themselves.
+  // From 1 s on, longer after each failure, up to 15 s. Wrong settings (status 2) do not mend themselves; pm2 then says
+  // "waiting restart" and starts nothing. A 0 here would keep down what the kernel ended for want of memory.
   exp_backoff_restart_delay: 1000,
-  stop_exit_codes: [0, 2],
+  stop_exit_codes: [2],
   merge_logs: true,
   time: false,
 };

@@ -164,6 +164,9 @@ def test_node_takes_the_file_of_pm2() -> None:
         accept(list(one["args"]))
         check_variables(one.get("env", {}))
         assert one["kill_timeout"] / 1e3 > MinerSettings().requests.deadline_s
+        # pm2 takes whoever a signal ended for one that ended with 0: a miner that lacked memory would stay down.
+        assert one["autorestart"]
+        assert one["stop_exit_codes"] == [2]
 
 
 def test_nginx_takes_the_proxy(tmp_path: Path) -> None:
