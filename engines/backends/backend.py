@@ -62,11 +62,13 @@ class Backend(Protocol):
         distributions: packages whose versions decide its numbers, under every name that they are installed by.
         file_prefixes: of the files that it writes beside the graph, one for each engine that may lie there. Each begins
             as `ENGINE_PREFIXES` says, so that the certificate is bound to them.
+        slow_to_compile: compiling takes minutes on a CPU, so that it is done where it is asked for, and not to try.
     """
 
     specs: ClassVar[tuple[EngineSpec, ...]]
     distributions: ClassVar[tuple[str, ...]] = ()
     file_prefixes: ClassVar[tuple[str, ...]] = ()
+    slow_to_compile: ClassVar[bool] = False
 
     def check(self, spec: EngineSpec) -> str:
         """Make sure that an engine can be compiled and run here, without a graph; a GPU, if it needs one, is there.

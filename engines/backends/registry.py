@@ -26,6 +26,7 @@ BACKENDS: dict[str, str] = {
     "onnxruntime-cuda": "engines.backends.onnxruntime_cuda",
     "onnxruntime-rtx": "engines.backends.onnxruntime_rtx",
     "tensorrt": "engines.backends.tensorrt.backend",
+    "torch": "engines.backends.torch.backend",
 }
 
 
@@ -48,6 +49,11 @@ def known() -> tuple[EngineSpec, ...]:
     """Every engine that this program can compile and run, somewhere: those on a CPU first."""
     found = [spec for name in BACKENDS for spec in backend(name).specs]
     return tuple(sorted(found, key=lambda spec: spec.device != "cpu"))
+
+
+def slow_to_compile(spec: EngineSpec) -> bool:
+    """Whether compiling an engine takes so long that nobody does it only to try it."""
+    return backend(spec.backend).slow_to_compile
 
 
 def check_known(spec: EngineSpec) -> None:

@@ -15,7 +15,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from engines.backends.registry import check_available, compile_engine, known, open_engine
+from engines.backends.registry import check_available, compile_engine, known, open_engine, slow_to_compile
 from engines.engine import Engine
 from engines.errors import EngineError
 from engines.spec import EngineSpec
@@ -153,7 +153,7 @@ def candidates(serving: EngineSpec) -> list[EngineSpec]:
     """Engines of this machine that compute as exactly as the reference, without the serving one."""
     found = []
     for spec in known():
-        if spec.precision != "fp32" or spec == serving:
+        if spec.precision != "fp32" or spec == serving or slow_to_compile(spec):
             continue
         try:
             check_available(spec)

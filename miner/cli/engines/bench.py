@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from engines.backends.registry import check_available, compile_engine, known, open_engine
+from engines.backends.registry import check_available, compile_engine, known, open_engine, slow_to_compile
 from engines.batches import in_batches
 from engines.engine import Engine
 from engines.errors import EngineError
@@ -42,11 +42,12 @@ class Measured:
     seconds: dict[int, list[float]] = field(default_factory=lambda: {1: [], BATCH: []})
 
 
-def bench(root: Path, bundle: str, *, rounds: int, threads: int | None) -> str:
+def bench(root: Path, bundle: str, *, rounds: int, threads: int | None, slow: bool = False) -> str:
     """A table: milliseconds of one image, images a second in batches of eight, ratios to ONNX Runtime in fp32, drift.
 
     The engines take turns, and ratios are medians of the ratios within a round. Drift is the largest difference of a
     roadwork score from the reference on the golden images, and beside it how many the certified rule decides otherwise.
+    Engines that take minutes to compile are left out, unless `slow`.
 
     Raises:
         UnknownBundle: it is not in the store.
@@ -60,6 +61,9 @@ def bench(root: Path, bundle: str, *, rounds: int, threads: int | None) -> str:
     # Beside the bundle, so that links do instead of copies.
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=root) as scratch:
         for spec in known():
+            if slow_to_compile(spec) and not slow:
+                lines.append(f"{spec!s:<24} not tried: compiling it takes minutes, see --slow")
+                continue
             try:
                 opened[spec] = _open(spec, home, Path(scratch) / str(spec).replace(" ", "-"), images, threads)
             except EngineError as error:

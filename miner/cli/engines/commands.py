@@ -126,6 +126,7 @@ def engines_bench(
     store: StoreOption = DEFAULT_STORE,
     rounds: Annotated[int, typer.Option(min=1, help="Times that the engines take turns.")] = 10,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default all cores.")] = None,
+    slow: Annotated[bool, typer.Option("--slow", help="Also those that take minutes to compile.")] = False,
 ) -> None:
     """Measure a bundle's graph on every engine of this machine: time, and what it changes on the golden images.
 
@@ -134,7 +135,7 @@ def engines_bench(
     with clear_errors():
         from miner.cli.engines.bench import bench  # noqa: PLC0415
 
-        say(bench(store, bundle, rounds=rounds, threads=threads))
+        say(bench(store, bundle, rounds=rounds, threads=threads, slow=slow))
 
 
 @engines.command("compile")
