@@ -90,14 +90,18 @@ class ModelRepository:
         version = version_of(manifest.bundle_id)
         self._home.mkdir(parents=True, exist_ok=True)
         with FileLock(self._root / f".{self._model}.lock"):
-            place = self._home / version
+            place, before = self._home / version, self._interface()
+            if backend is not None and before is not None and backend != before.backend:
+                raise BundleRefused(
+                    f"the versions of {self._home} are for Triton's backend {before.backend}, and not {backend}: "
+                    "choose another model name"
+                )
             # Not by the time of the directory, which a server may take for a change of what is in it.
             _Wanted(versions=(version, *(one for one in self.versions if one != version))).write(self._wanted)
             if place.is_dir():
                 return version
             images, expected = read_golden(bundle / GOLDEN)
             spec = EngineSpec.read(bundle / SPEC) if SPEC in manifest.files else REFERENCE
-            before = self._interface()
             chosen = backend or (before.backend if before is not None else _backend_of(spec))
             interface = Interface(
                 backend=chosen,

@@ -138,6 +138,37 @@ def engines_bench(
         say(bench(store, bundle, rounds=rounds, threads=threads, slow=slow))
 
 
+@engines.command("prove")
+def engines_prove(
+    bundle: Annotated[str, typer.Argument(help="Id, or its beginning; default the current one.")] = "",
+    store: StoreOption = DEFAULT_STORE,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Images of a call; repeatable.")] = None,
+    seconds: Annotated[float, typer.Option(min=0, help="That calls of each size are timed for.")] = 3.0,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default all cores.")] = None,
+    spec: Annotated[str, typer.Option(help="Another engine than the certified one: BACKEND DEVICE PRECISION.")] = "",
+    out: Annotated[Path, typer.Option(help="The file to write.", **PATH)] = Path("proof.json"),
+    compare: Annotated[
+        tuple[Path, Path] | None, typer.Option(help="Two such files, side by side; nothing is measured.", **PATH)
+    ] = None,
+) -> None:
+    """Prove what the engine of a bundle computes here, how fast, and on what; to be sent where something is wrong.
+
+    The file names no person, host or directory. The status is 1 if the golden images do not come back as they should.
+
+    Examples: `cascade engines prove` · `cascade engines prove 3f2a --batch 1 --batch 8 --spec "openvino cpu fp32"`
+    """
+    with clear_errors():
+        from miner.cli.engines.proof.entry import compare_proofs, write_proof  # noqa: PLC0415
+
+        if compare is not None:
+            say(compare_proofs(*compare))
+            return
+        text, agrees = write_proof(store, bundle, batch or (), seconds, threads, spec, out)
+        say(text)
+    if not agrees:
+        raise typer.Exit(1)
+
+
 @engines.command("compile")
 def engines_compile(
     bundle: BundleArgument,
