@@ -113,7 +113,8 @@ def serve(program: Program, place: Path, hotkey: str, keys: Path) -> tuple[int |
     try:
         port = ready_port(process, log)
         if port is None:
-            return process.poll() if process.poll() is not None else "not ready", last(log.read_text(), "error", ":")
+            exited = process.poll()
+            return "not ready" if exited is None else exited, last(log.read_text(), "error", ":")
         url = f"http://127.0.0.1:{port}"
         asked = ("simulate", "scenes", "--requests", REQUESTS, "--miner", url, "--hotkey", hotkey, "--keys", str(keys))
         status, said = program.run(place, *asked)

@@ -26,7 +26,7 @@ from engines.live.states import REFUSABLE, Lifecycle, State
 from engines.live.swap.drain import report_overdue
 from engines.live.swap.history import History
 from engines.live.swap.on_live import OnLive
-from engines.live.swap.pointer_watch import watch_pointer
+from engines.live.swap.pointer_watch import current_bundle, pointer_has_left, watch_pointer
 from engines.live.swap.recalibration import Recalibrate, Recalibration
 from engines.live.swap.status import Status, own_batches, servers_of
 from engines.machine.background_tasks import BackgroundTasks
@@ -131,7 +131,7 @@ class StoreFollower:
         if self._wanted is None:
             self._tasks.begin(self.refresh())
             return
-        if self._has_left(self._wanted):
+        if pointer_has_left(self._store, self._wanted):
             self._loader.interrupt()
 
     async def reload(self) -> bool:
@@ -275,7 +275,7 @@ class StoreFollower:
     async def _load_current(self) -> bool:
         async with self._one_at_a_time:
             while not self._rolling_back:
-                wanted = self._current()
+                wanted = current_bundle(self._store)
                 if wanted == self.live_id and not self._stands_in:
                     self._refused_id = None
                     return False
@@ -286,26 +286,13 @@ class StoreFollower:
                     return True
                 life = self._history.wanted(wanted)
                 loaded = await self._load(wanted, life)
-                if self._closing or self._has_left(wanted):
+                if self._closing or pointer_has_left(self._store, wanted):
                     life.to(State.UNLOADED)
                     self._holds.end(wanted)
                     self._dispose(loaded.bundle.close)
                     continue
                 self._take(loaded, life)
                 return True
-            return False
-
-    def _current(self) -> str:
-        pointer = self._store.current()
-        if pointer is None:
-            raise UnknownBundle(f"{self._store.root}: no bundle is current; run `cascade retrain` first")
-        return pointer.bundle
-
-    def _has_left(self, wanted: str) -> bool:
-        """Whether the pointer names another bundle; one that cannot be read names none."""
-        try:
-            return self._current() != wanted
-        except EXPECTED:
             return False
 
     async def _load(self, wanted: str, life: Lifecycle) -> Loaded:

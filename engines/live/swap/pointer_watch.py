@@ -9,7 +9,8 @@ from pathlib import Path
 import structlog
 from watchfiles import awatch
 
-from engines.store.store import POINTER
+from engines.errors import EXPECTED, UnknownBundle
+from engines.store.store import POINTER, Store
 
 log = structlog.get_logger(__name__)
 
@@ -43,3 +44,24 @@ async def _watch(root: Path, look: Callable[[], None], stop: asyncio.Event, *, f
         force_polling=force_polling,
     ):
         look()
+
+
+def current_bundle(store: Store) -> str:
+    """Id of the bundle that the pointer names.
+
+    Raises:
+        UnknownBundle: it names none.
+        StoreError: it cannot be read.
+    """
+    pointer = store.current()
+    if pointer is None:
+        raise UnknownBundle(f"{store.root}: no bundle is current; run `cascade retrain` first")
+    return pointer.bundle
+
+
+def pointer_has_left(store: Store, wanted: str) -> bool:
+    """Whether the pointer names another bundle than the wanted one; one that cannot be read names none."""
+    try:
+        return current_bundle(store) != wanted
+    except EXPECTED:
+        return False

@@ -24,6 +24,7 @@ from offline.splits.splits_file import SplitRow, Splits, SplitSet
 from stage1.artifacts import sha256_file
 from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
+from stage1.probability.calibrator import HeadCalibrator
 from stage2_bridge.calibration.record import Stage2Record
 from stage2_bridge.protection.budget.budget import Cost
 from stage2_bridge.settings import OpenAiServer
@@ -119,7 +120,7 @@ def test_a_server_is_calibrated_on_val_select_and_judged_on_test_and_val_calib_i
     assert not {line["image"] for line in world.lines} & world.images("val_calib", "train")
     assert {line["cost"] for line in world.lines} == {0.01}
     assert (record.answers.rows, record.answers.groups, record.price) == (50, 50, 0.01)
-    assert record.calibrator is not None
+    assert isinstance(record.calibrator, HeadCalibrator)
     assert record.calibrator.answering.rows == 70
     # It says no roadwork too often, which the calibrator mends.
     assert (record.raw.misses.value or 0) > (record.answers.misses.value or 0)
