@@ -5,8 +5,8 @@
 
 Pictures are asked in blocks of eight, each with the watch and without it, in changing order. Before an answer the watch
 works on the event loop alone, whose CPU time is read around every answer; that of the process is read when the thread
-that looks at pictures is done. With `--memory`, so many images go through the watch alone, and what it holds and has
-written is told on the way.
+that looks at pictures is done. With `--memory`, so many images go through the watch, the harvest and the journal, and
+what they hold and have written is told on the way.
 """
 
 from __future__ import annotations
@@ -33,17 +33,26 @@ from engines.live.slot import BundleSlot
 from engines.store.store import Store
 from miner.answering.cascade import Cascade
 from miner.answering.deadline import TimeBudget
+from miner.answering.journal import Journal
 from miner.answering.record import RequestRecord, SeenImage
 from miner.answering.request import Request
 from miner.answering.settings import EngineSettings
+from miner.harvest.harvest import Harvest
+from miner.harvest.settings import HarvestSettings
 from miner.live_risk.live_risk import LiveRisk
 from miner.live_risk.settings import LiveRiskSettings
 from stage1.decisions import Action
+from stage1.preprocess import Pixels
 from stage2_bridge.bridge import Bridge
+from stage2_bridge.client import Outcome
 
 # The thread begins a tenth of a second after an answer.
 DONE_S, BLOCK = 0.16, 8
 TRIMMED = 0.1
+# What is kept of a picture in the trial of memory, and of all of them.
+CONTENT, HARVEST_MIB = bytes(4096), 16
+# Between two of them, seconds.
+STEP_S = 10
 
 
 def bundle_in(home: Path) -> LiveBundle:
@@ -129,55 +138,102 @@ def resident_mib() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
 
 
-def memory(home: Path, number: int) -> None:
+def on_disk(home: Path) -> str:
+    """What each directory and file of a home takes, MiB."""
+    parts = {"hours": "metrics_live.csv*", "audits": "streams/*/audits*.jsonl", "waiting": "streams/*/images/*"}
+    found = {name: list((home / "live_risk").glob(glob)) for name, glob in parts.items()}
+    found |= {"places": list((home / "live_risk").glob("sites.json"))}
+    found |= {"harvest": [path for path in (home / "harvest").rglob("*") if path.is_file()]}
+    found |= {"journal": list(home.glob("journal.jsonl*"))}
+    sizes = {name: sum(path.stat().st_size for path in paths) / 2**20 for name, paths in found.items()}
+    return ", ".join(f"{name} {size:.1f}" for name, size in sizes.items())
+
+
+def decades(number: int) -> set[int]:
+    """1, 2 and 5 times every power of ten up to a number, and the number."""
+    steps = {factor * 10**power for power in range(2, 10) for factor in (1, 2, 5)}
+    return {step for step in steps if step < number} | {number}
+
+
+def memory(home: Path, number: int, *, picked: bool) -> None:
+    """So many images through the watch, the harvest and the journal, some seconds apart by their clock."""
     bundle = bundle_in(home)
     clock = [datetime(2026, 1, 1, tzinfo=UTC)]
     settings = LiveRiskSettings(audits=True, most_waiting=200)
-    risk = LiveRisk(home / "risk", settings, now=lambda: clock[0])
+    risk = LiveRisk(home / "live_risk", settings, now=lambda: clock[0])
+    kept = HarvestSettings(max_mib=HARVEST_MIB, picked=picked)
+    harvest = Harvest(home / "harvest", kept, secret=b"0123456789abcdef")
+    risk.contradicted = harvest.take_contradicted
+    journal = Journal(home)
     risk.live(bundle)
-    rng, began = np.random.default_rng(0), time.process_time()
-    for one in range(number):
-        clock[0] += timedelta(seconds=20)
-        label = int(rng.random() < 0.3)
-        record = RequestRecord(
-            request_id=str(one),
-            at=clock[0],
-            hotkey=f"caller {one % 64}",
-            result="answered",
-            answer=0.5,
-            bundle=bundle.bundle_id,
-            image_sha256="a" * 64,
-            action=Action.EXIT,
-            prediction_set=(label,),
-            likelier_label=label,
-            roadwork_score=float(rng.normal()),
-            select_score=1.0,
-            stage1_probability=0.5,
-            total_ms=1.0,
-        )
-        risk.on_answer(record)
-        pixels = rng.integers(0, 256, (3, 32, 32), dtype=np.uint8)
-        risk.take(SeenImage(record, b"x" * 1000, pixels, bundle.params))
+    rng, began, told = np.random.default_rng(0), time.process_time(), decades(number)
+    for one in range(1, number + 1):
+        clock[0] += timedelta(seconds=STEP_S)
+        seen = SeenImage(made_record(rng, one, clock[0], bundle), CONTENT, pixels(rng), bundle.params)
+        label = seen.record.likelier_label or 0
+        for observer in (risk, journal):
+            observer.on_answer(seen.record)
+        risk.take(seen)
+        # In its own thread, as in a miner, where what audits contradict is kept too.
+        harvest._queue._pool.submit(harvest.take, seen).result()  # noqa: SLF001
         if (found := risk.unasked()) is not None:
-            risk.said(found[0], found[1].number, "expert", 0.9 * label)
-        if one % 180 == 0:
+            # One of a hundred is contradicted, and a person agrees with the miner.
+            contradicted = one % 100 == 0
+            risk.said(found[0], found[1].number, "expert", 0.9 * (label ^ contradicted))
+            if contradicted:
+                risk.labelled(found[0], found[1].number, found[1].exit_label, "person")
+        if one % (3600 // STEP_S) == 0:
             # An hour is over.
             risk.tick()
-        if one % max(1, number // 10) == 0:
-            used = sum(path.stat().st_size for path in (home / "risk").rglob("*") if path.is_file())
-            print(f"{one:>9} images: {resident_mib():.1f} MiB resident, {used / 2**20:.1f} MiB on disk", flush=True)
+        if one in told:
+            print(f"{one:>9} images: {resident_mib():.1f} MiB resident; MiB on disk: {on_disk(home)}", flush=True)
     print(f"{(time.process_time() - began) / number * 1e3:.3f} CPU-ms an image with its verdict")
+    print(f"not taken: {dict(risk.lost.counts)} {dict(harvest.lost.counts)}, records lost: {journal.lost}")
     risk.close()
+    harvest.close()
+    journal.close()
+
+
+def pixels(rng: np.random.Generator) -> Pixels:
+    """Noise, which looks like no other picture."""
+    return rng.integers(0, 256, (3, 32, 32), dtype=np.uint8)
+
+
+def made_record(rng: np.random.Generator, one: int, at: datetime, bundle: LiveBundle) -> RequestRecord:
+    """An answer: three of ten are roadwork, and Stage-2 answers one of seven."""
+    label, defers = int(rng.random() < 0.3), bool(rng.random() < 1 / 7)
+    return RequestRecord(
+        request_id=f"{one:016x}",
+        at=at,
+        hotkey=f"caller {one % 64}",
+        result="answered",
+        answer=0.5,
+        bundle=bundle.bundle_id,
+        image_sha256=f"{one:064x}",
+        action=Action.DEFER if defers else Action.EXIT,
+        level="AMBIGUOUS" if defers else "SURE",
+        review=defers and one % 3 == 0,
+        prediction_set=(0, 1) if defers else (label,),
+        likelier_label=label,
+        roadwork_score=float(rng.normal()),
+        select_score=1.0,
+        stage1_probability=0.5,
+        stage2=Outcome.ANSWERED if defers else None,
+        stage2_probability=0.9 * label if defers else None,
+        stage1_ms=1.0,
+        total_ms=1.0,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=2000)
-    parser.add_argument("--memory", type=int)
+    parser.add_argument("--memory", type=int, help="images of the trial of memory")
+    parser.add_argument("--random-only", action="store_true", help="harvest.picked = false in the trial of memory")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         if arguments.memory is not None:
-            memory(Path(directory), arguments.memory)
+            memory(Path(directory), arguments.memory, picked=not arguments.random_only)
             return
         for audits in (False, True):
             asyncio.run(cost(Path(directory) / str(audits), arguments.requests, audits=audits))
