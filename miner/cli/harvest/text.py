@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from engines.machine.clock import utc_now
@@ -21,7 +22,7 @@ from miner.harvest.verdict_table import VERDICTS, write_verdicts
 from miner.live_risk.live_risk import DIRECTORY as WATCH
 from miner.live_risk.live_risk import STREAMS
 from miner.live_risk.summary import SUMMARY, Summary
-from stage1.errors import SettingsError
+from stage1.errors import ArtifactError, SettingsError
 from stage1.monitor.audit import ExitLabel
 
 
@@ -88,7 +89,8 @@ def exported(home: Path, to: Path, tool: Tool, share: str, most: int | None, per
         chosen += picked if most is None else picked[: max(0, most - len(chosen))]
     if not chosen:
         raise SettingsError(f"there is nothing to label{_why_nothing(found, share)}")
-    number = write_for(tool, _store(home), chosen, to)
+    with _writing(to, f"there is no {FILES[tool]} yet: make room, and export again"):
+        number = write_for(tool, _store(home), chosen, to)
     told = (
         f"{number} pictures in {to}, named in {FILES[tool]}: label them, and give the file to `cascade harvest import`"
     )
@@ -99,6 +101,19 @@ def exported(home: Path, to: Path, tool: Tool, share: str, most: int | None, per
             f"add {to.resolve() / PICTURES[tool]} as local storage without syncing it, and import {FILES[tool]}"
         )
     return told
+
+
+@contextmanager
+def _writing(to: Path, remedy: str) -> Iterator[None]:
+    """Within it, a disk that takes no more is told with the place and what to do.
+
+    Raises:
+        ArtifactError: in place of what was raised.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise ArtifactError(f"{to}: cannot be written ({error.strerror or error}); {remedy}") from error
 
 
 def _why_nothing(found: list[KeptImage], share: str) -> str:
@@ -132,10 +147,11 @@ def imported(home: Path, labels: Path | None, data: Path, pictures: Path | None)
     known = _labels(home)
     if not known:
         raise SettingsError("there is no label yet: name the file that a tool wrote")
-    data.mkdir(parents=True, exist_ok=True)
     places = [one for one in (None if labels is None else labels.parent, pictures) if one is not None]
     exports = [place / folder for place in places for folder in {*PICTURES.values()}]
-    going = write_data(_store(home), known, data, utc_now().date(), exports)
+    with _writing(data, "what is labelled is written down: make room, and import again without a file"):
+        data.mkdir(parents=True, exist_ok=True)
+        going = write_data(_store(home), known, data, utc_now().date(), exports)
     later = f"{going['later']} wait until all random draws of their week are labelled"
     lines.append(f"{data}: {going['any set']} images for any set, {going['train']} for training alone; {later}")
     if lost := sum(name in images for name in known) - sum(going.values()):
@@ -160,7 +176,8 @@ def _taken_over(home: Path, labels: Path, images: Mapping[str, KeptImage]) -> li
     before = _labels(home)
     news = {name: label for name, label in given.items() if before.get(name) != label}
     if news:
-        add_labels(home, news, utc_now())
+        with _writing(home, "no label was taken over: make room, and import again"):
+            add_labels(home, news, utc_now())
     told = f"{len(given)} labels, {sum(name in before for name in news)} of them other than before"
     return [told, *_left_out(file, images, labels)]
 
