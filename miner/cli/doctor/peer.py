@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import time
 from contextlib import suppress
@@ -101,7 +102,8 @@ async def _connected(peer: Peer) -> Finding:
             todo = "a firewall drops it: open the port there, and forward it on its router"
             return error("connect", f"{peer}: no answer within {WAIT_S:g} s", todo)
         except OSError as failed:
-            why = failed.strerror or type(failed).__name__
+            # Of several addresses that failed, or of one, in the words of the system.
+            why = os.strerror(failed.errno) if failed.errno else type(failed).__name__
             todo = "nothing listens there, or a firewall refuses: start the miner there, and open its port"
             return error("connect", f"{peer}: {why}", todo)
         times.append(time.perf_counter() - started)

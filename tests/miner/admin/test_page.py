@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import http.client
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
-
+from engines.machine.nvml.health import GpuHealth, GpuState
 from engines.store.store import Store
+from tests.miner.admin.browser import opened
 from tests.miner.admin.test_api import Publish, endpoint
 
 PAGE = Path(__file__).parents[3] / "miner" / "admin" / "page"
@@ -54,31 +52,58 @@ def test_a_text_is_never_written_as_markup() -> None:
         assert danger not in script
 
 
-@pytest.mark.parametrize("width", [1300, 390])
-def test_a_browser_shows_what_is_live_and_what_is_wrong(
-    store: Store, publish: Publish, tmp_path: Path, width: int
-) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no browser is installed")
+SHOWN = "(document.getElementById('ready') ?? { textContent: '…' }).textContent !== '…'"
+TEXT = "document.body.innerText"
 
-    def dump(port: int) -> str:
-        options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}"]
-        options += [f"--window-size={width},2000", "--virtual-time-budget=4000", "--dump-dom"]
-        command = [str(browser), *options, f"http://127.0.0.1:{port}/"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
 
-    async def scenario() -> tuple[str, str]:
+def test_a_browser_shows_what_is_live_and_what_is_wrong(store: Store, publish: Publish, tmp_path: Path) -> None:
+    async def scenario() -> None:
         bundle = publish("a")
-        async with endpoint(store) as opened:
-            opened.parts.accepting = False
+        async with endpoint(store) as served:
+            served.parts.accepting = False
+            served.parts.gpus = GpuHealth(
+                driver="580.65.06", gpus=(GpuState(index=0, name="NVIDIA L4", ecc_uncorrected=2),)
+            )
             told: Any = {"<img src=x onerror=alert(1)>": 7}
-            opened.miner.tallies["refused"].counts.update(told)
-            return bundle, await asyncio.to_thread(dump, opened.port)
+            served.miner.tallies["refused"].counts.update(told)
+            async with opened(tmp_path, f"http://127.0.0.1:{served.port}/", 390, 844) as page:
+                await page.until(SHOWN)
+                text = await page.value(TEXT)
+                for part in (bundle, "not ready", "Not ready: axon:", "<img src=x onerror=alert(1)>", "NVIDIA L4"):
+                    assert part in text
+                assert "2 memory errors of GPU 0 (NVIDIA L4)" in text
+                assert await page.value("document.images.length") == 0
+                # Nothing of it stands beyond the edge of a phone.
+                assert await page.value("document.documentElement.scrollWidth") <= 390
+                light = await page.value("getComputedStyle(document.body).backgroundColor")
+                dark = [{"name": "prefers-color-scheme", "value": "dark"}]
+                await page.call("Emulation.setEmulatedMedia", features=dark)
+                await page.until(SHOWN)
+                assert await page.value("getComputedStyle(document.body).backgroundColor") != light
 
-    bundle, page = asyncio.run(scenario())
-    assert '<p id="ready" class="badge bad">not ready</p>' in page
-    assert f"<dd>{bundle}</dd>" in page
-    assert "Not ready: axon:" in page
-    assert "&lt;img src=x onerror=alert(1)&gt;" in page
-    assert "<img" not in page
+    asyncio.run(scenario())
+
+
+def test_the_buttons_reload_and_roll_back(store: Store, publish: Publish, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        first = publish("a")
+        async with (
+            endpoint(store) as served,
+            opened(tmp_path, f"http://127.0.0.1:{served.port}/", 1300, 900) as page,
+        ):
+            await page.until(SHOWN)
+            # None stands by to roll back to.
+            assert await page.value("document.getElementById('rollback').disabled")
+            second = publish("b")
+            await page.value("document.getElementById('reload').click()")
+            await page.until("document.getElementById('done').textContent === 'done'")
+            assert served.miner.follower.live_id == second
+            # The page looks once more after that.
+            await page.until("!document.getElementById('rollback').disabled")
+            await page.value("window.confirm = () => false; document.getElementById('rollback').click()")
+            assert served.miner.follower.live_id == second
+            await page.value("window.confirm = () => true; document.getElementById('rollback').click()")
+            await page.until(f"document.getElementById('live').innerText.includes('{first}')")
+            assert served.miner.follower.live_id == first
+
+    asyncio.run(scenario())

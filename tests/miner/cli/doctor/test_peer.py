@@ -78,6 +78,7 @@ def test_a_port_where_nobody_listens_is_one_error_beside_what_the_chain_says(set
         port = taken.getsockname()[1]
     found = by_check(asyncio.run(examine_peer(Peer("http", "127.0.0.1", port), settings)))
     assert {name: one.verdict for name, one in found.items()} == {"connect": "error", "on chain": "warning"}
+    assert found["connect"].detail == f"http://127.0.0.1:{port}: Connection refused"
     assert "nothing listens there" in found["connect"].todo
 
 
