@@ -20,8 +20,8 @@ from stage1.artifacts import sha256_file, write_atomic
 CONTENTS = "contents.json"
 VERSION = 1
 KEPT_TOGETHER = 2000
-# For so many hashes of files that were not asked for beside each one that was, it is looked whether they are there.
-MOST_OTHERS = 1
+# Twice as many hashes as after the last time, and so many more: it is looked whether their files are there.
+SPARE = 1000
 # Size, time of change, time of change of the inode, and its number.
 State = list[int]
 
@@ -49,6 +49,7 @@ class FileContents:
         self._cache = cache
         self._known: dict[str, tuple[State, str]] | None = None
         self._asked: set[str] = set()
+        self._left = 0
 
     def of(
         self, files: Mapping[str, HashedFile], told: Callable[[int, int, str], None] = lambda *_: None
@@ -88,17 +89,16 @@ class FileContents:
         return {name: found[place] for place, name in by_place.items()}
 
     def _forget(self, known: dict[str, tuple[State, str]]) -> bool:
-        """Forget files that are gone, once there may be many of them; whether there were any.
+        """Forget files that are gone, once there may be many of them; whether it was looked.
 
         The hash of a part of a larger file is forgotten with them where nobody has asked for it; it is taken again.
         """
-        others = known.keys() - self._asked
-        if len(others) <= MOST_OTHERS * len(self._asked):
+        if len(known) <= 2 * self._left + SPARE:
             return False
-        gone = [name for name in others if not Path(name).exists()]
-        for name in gone:
+        for name in [name for name in known.keys() - self._asked if not Path(name).exists()]:
             del known[name]
-        return bool(gone)
+        self._left = len(known)
+        return True
 
     def _read(self) -> dict[str, tuple[State, str]]:
         if self._known is None:
@@ -106,6 +106,7 @@ class FileContents:
             try:
                 content = json.loads(self._cache.read_bytes()) if self._cache is not None else {}
                 if content.get("version") == VERSION:
+                    self._left = int(content.get("left", 0))
                     self._known = {name: (entry[:-1], entry[-1]) for name, entry in content["files"].items()}
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 # Another version, or damaged: everything is read again.
@@ -118,7 +119,7 @@ class FileContents:
         files = {name: [*state, digest] for name, (state, digest) in known.items()}
         try:
             self._cache.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(self._cache, json.dumps({"version": VERSION, "files": files}).encode())
+            write_atomic(self._cache, json.dumps({"version": VERSION, "left": self._left, "files": files}).encode())
         except OSError as error:
             raise PipelineError(f"{self._cache}: cannot be written ({error.strerror or error})") from error
 
