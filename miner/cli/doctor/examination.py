@@ -14,9 +14,8 @@ from miner.cli.doctor.bundle import certificate, checked_bundle, model_age, serv
 from miner.cli.doctor.chain import chain_findings, endpoint, read_chain, wire
 from miner.cli.doctor.diagnosis import Finding
 from miner.cli.doctor.keys import keys
-from miner.cli.doctor.machine import gpu, installed, memory, packages
+from miner.cli.doctor.machine import gpu, installed, memory, packages, release
 from miner.cli.doctor.nights import data, disk, night, nights
-from miner.cli.doctor.release import release
 from miner.cli.doctor.stage2 import stage2
 from miner.cli.doctor.state_and_ports import in_use, where
 from miner.cli.doctor.traffic import live_risk, traffic

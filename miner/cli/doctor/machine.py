@@ -1,4 +1,4 @@
-"""The machine: memory for a swap, the GPU and its driver, and packages that exclude each other."""
+"""The machine: memory for a swap, the GPU and its driver, packages that exclude each other, and this release."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from engines.machine.memory import available_bytes, needed_bytes
 from engines.machine.nvml.health import GpuHealth, faults
 from miner.cli.doctor.diagnosis import Finding, error, ok, warning
 from miner.settings import MinerSettings
+from miner.update.check import installed_version, last_answer
 
 GIB = 2**30
 # The oldest driver for the wheels of a CUDA.
@@ -131,3 +132,15 @@ def _health(health: GpuHealth) -> Iterator[Finding]:
             for gpu in health.gpus
         )
         yield ok("gpu health", "; ".join(told) or "no GPU is known to the driver")
+
+
+def release(settings: MinerSettings) -> list[Finding]:
+    """Whether the last look for a newer release has found one; the doctor asks nobody, and says nothing without one."""
+    found = last_answer(settings.state)
+    if found is None:
+        return []
+    installed, day = installed_version(), found.checked_at[:10]
+    if found.newer_than(installed):
+        told = f"{found.newest} is published, as of {day}; {installed} is installed"
+        return [warning("release", told, "`cascade update check` says what is new, docs/updating.md how to take it")]
+    return [ok("release", f"{installed}, and nothing newer as of {day}")]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from engines.machine.gpu import Gpu, NoGpu
 from engines.machine.nvml.health import GpuHealth, GpuState
 from miner.cli.doctor.diagnosis import Finding
-from miner.cli.doctor.machine import gpu, installed, packages
+from miner.cli.doctor.machine import gpu, installed, packages, release
+from miner.settings import MinerSettings
+from miner.update.check import FILE, UpdateAnswer, installed_version
 
 H200 = Gpu(name="NVIDIA H200", compute_capability="9.0", driver="13.0", total_bytes=2**37, free_bytes=2**36)
 NONE = NoGpu(reason="libcuda.so.1: cannot open shared object file")
@@ -67,3 +71,26 @@ def test_two_packages_of_one_directory_are_an_error() -> None:
 
 def test_what_is_installed_is_known_by_its_usual_name() -> None:
     assert {"onnxruntime", "prometheus-client", "bittensor-wallet"} <= installed().keys()
+
+
+def answer(state: Path, newest: str | None) -> MinerSettings:
+    found = UpdateAnswer(checked_at="2026-12-01T00:00:00+00:00", installed="0.0.1", newest=newest)
+    found.write(state / FILE)
+    return MinerSettings(state=state)
+
+
+def test_nothing_is_said_where_nobody_has_looked(tmp_path: Path) -> None:
+    assert release(MinerSettings(state=tmp_path)) == []
+
+
+def test_a_newer_release_is_a_warning_that_says_what_to_do(tmp_path: Path) -> None:
+    [found] = release(answer(tmp_path, "99.0.0"))
+    assert (found.check, found.verdict) == ("release", "warning")
+    assert found.detail == f"99.0.0 is published, as of 2026-12-01; {installed_version()} is installed"
+    assert "cascade update check" in found.todo
+
+
+def test_an_answer_that_is_older_than_the_program_says_nothing_of_it(tmp_path: Path) -> None:
+    for newest in (installed_version(), None):
+        [found] = release(answer(tmp_path, newest))
+        assert (found.verdict, found.detail) == ("ok", f"{installed_version()}, and nothing newer as of 2026-12-01")
