@@ -117,7 +117,9 @@ def _traffic(reading: Reading, settings: AlertSettings) -> Iterator[Condition]:
 
 def _time(seconds: float) -> str:
     minutes = seconds / 60
-    return f"{minutes:.0f} minutes" if minutes < 120 else f"{minutes / 60:.1f} hours"
+    if minutes >= 120:
+        return f"{minutes / 60:.1f} hours"
+    return "a minute" if round(minutes) == 1 else f"{minutes:.0f} minutes"
 
 
 def _chain(reading: Reading) -> Iterator[Condition]:

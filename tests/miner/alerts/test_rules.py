@@ -41,6 +41,7 @@ def test_of_a_miner_that_is_well_nothing_is_told() -> None:
         ({"deferred": 0.9}, "deferral_rate", "90% of the images"),
         ({"deferred": 0.0}, "deferral_rate", "10% to 50% are usual"),
         ({"chain_fresh": False, "chain_age_s": 3000.0}, "chain_stale", "50 minutes ago"),
+        ({"chain_fresh": False, "chain_age_s": 70.0}, "chain_stale", "last read a minute ago"),
         ({"registered": {"5Ours": False}}, "deregistered 5Ours", "5Ours is not on the subnet"),
         ({"subnet": ("emission_burned",)}, "emission_burned", "mining earns nothing"),
         ({"subnet": ("no_validator_admitted",)}, "no_validator_admitted", "access.min_stake"),
