@@ -19,13 +19,14 @@ import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
+import yaml
 
 from engines.store.bundle import Provenance
 from engines.store.store import Store
@@ -208,6 +209,24 @@ def check_curl(words: list[str]) -> None:
     assert f'Route("/{path}"' in (ROOT / "miner/admin/api.py").read_text(), words[-1]
 
 
+def check_docker(words: list[str]) -> None:
+    """A call of compose names services of ours, and what runs in one is a command that there is."""
+    compose, action, *rest = words
+    assert compose == "compose"
+    assert action in {"build", "run", "up"}
+    services = yaml.safe_load((ROOT / "deploy" / "docker" / "compose.yaml").read_text())["services"]
+    named = [place for place, word in enumerate(rest) if word in services]
+    assert named or action == "up"
+    if action == "run":
+        check_cascade(rest[named[0] + 1 :])
+
+
+def check_script(words: list[str], *, name: str) -> None:
+    """A script says in its head which options it takes."""
+    head = (ROOT / "scripts" / name).read_text().split("set -euo", maxsplit=1)[0]
+    assert all(word in head for word in words if word.startswith("-"))
+
+
 CHECKS: dict[str, Check] = {
     "cascade": check_cascade,
     "make": check_make,
@@ -216,9 +235,11 @@ CHECKS: dict[str, Check] = {
     "python3": check_python,
     "pip": check_pip,
     "curl": check_curl,
+    "docker": check_docker,
+    "scripts/images": partial(check_script, name="images"),
     # Of any machine.
     **dict.fromkeys(
-        (".", "cat", "cd", "echo", "export", "grep", "head", "kill", "mkdir", "printf"), lambda _words: None
+        (".", "cat", "cd", "cp", "echo", "export", "grep", "head", "kill", "mkdir", "printf"), lambda _words: None
     ),
     **dict.fromkeys(("apt-get", "git", "label-studio", "sed", "sleep"), lambda _words: None),
 }
