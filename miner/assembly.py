@@ -13,6 +13,7 @@ import structlog
 from engines.errors import EngineError
 from engines.live.batcher import Batcher
 from engines.live.load.background_loader import EngineOptions
+from engines.live.load.engine_choice import serving_engine
 from engines.live.load.local_compile import LocalCompiler
 from engines.live.swap.canary import Canary
 from engines.live.swap.follower import StoreFollower
@@ -85,7 +86,7 @@ def follower_of(settings: MinerSettings, nightly: NightlyJob, stack: AsyncExitSt
             Store(settings.store),
             settings=engine.swap,
             options=EngineOptions(
-                serve_with=engine.serve_with,
+                serve_with=serving_engine(engine.serve_with, settings.store),
                 threads=engine.threads,
                 most=engine.batch.max_batch,
                 compiler=LocalCompiler(settings.state / "engines"),

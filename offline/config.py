@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import model_validator
 
-from engines.backends.registry import KnownEngine
+from engines.backends.registry import KnownOrAuto
 from engines.backends.settings import CompileSettings
 from engines.spec import EngineSpec
 from offline.data.settings import PreflightSettings
@@ -36,7 +36,8 @@ class RunConfig(Artifact):
     Attributes:
         seed: seed of training.
         preset: name of the preset that the config started from.
-        engine: what the graph is compiled for; it is certified on the numbers of this engine, and served by it.
+        engine: what the graph is compiled for; it is certified on the numbers of this engine, and served by it. With
+            backend `auto`, what `cascade engines bench --record` has found the fastest on this machine.
     """
 
     SCHEMA_VERSION: ClassVar[int] = 1
@@ -52,7 +53,7 @@ class RunConfig(Artifact):
     train_supervised: TrainSettings = TrainSettings()
     train_conformal_risk: ConformalTrainingSettings = ConformalTrainingSettings()
     compare_training: CompareSettings = CompareSettings()
-    engine: KnownEngine = EngineSpec()
+    engine: KnownOrAuto = EngineSpec()
     compile: CompileSettings = CompileSettings()
     calibrate_scrc: CalibrationSettings = CalibrationSettings()
     eval_selective: EvalSettings = EvalSettings()

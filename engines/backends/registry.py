@@ -30,6 +30,8 @@ BACKENDS: dict[str, str] = {
 }
 
 
+# In settings: the engine that was measured to be the fastest on this machine.
+AUTO = "auto"
 # What had its own name in bundles and settings of an older program.
 _MOVED = EngineSpec(device="cuda")
 
@@ -134,6 +136,14 @@ def largest_engine(sizes: Iterable[tuple[str, int]], spec: EngineSpec) -> int:
     return max(sum(size for name, size in files if name.startswith(prefix)) for prefix in prefixes)
 
 
+def _registered_or_auto(spec: EngineSpec) -> EngineSpec:
+    if spec.backend == AUTO:
+        if spec != EngineSpec(backend=AUTO):
+            raise ValueError("with backend auto there is no precision and no device to choose")
+        return spec
+    return _registered(spec)
+
+
 def _registered(spec: EngineSpec) -> EngineSpec:
     if spec.backend not in BACKENDS:
         raise ValueError(_unknown(spec.backend))
@@ -155,3 +165,5 @@ def _imported(module: str) -> Backend:
 
 # In settings: an engine of a backend that there is.
 KnownEngine = Annotated[EngineSpec, AfterValidator(_registered)]
+# The same, or what `engines.live.load.engine_choice` has recorded.
+KnownOrAuto = Annotated[EngineSpec, AfterValidator(_registered_or_auto)]

@@ -1,8 +1,8 @@
-"""Which ONNX Runtime is installed: its distributions share one directory, and the last one that is written wins."""
+"""Which packages are installed; of ONNX Runtime, whose distributions share one directory, more than one may be."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 # Every one brings the directory `onnxruntime`. Plugins such as `onnxruntime-ep-nv-tensorrt-rtx` have their own.
@@ -17,19 +17,29 @@ SHARED_DIRECTORY = (
 )
 
 
-def installed_onnxruntimes(find: Callable[[str], str] = version) -> dict[str, str]:
-    """Versions of the distributions that bring ONNX Runtime, by name.
+def versions_of(names: Iterable[str], find: Callable[[str], str] = version) -> dict[str, str]:
+    """Versions of those of some distributions that are installed, by name.
 
     Args:
-        find: the version of a distribution; raises `PackageNotFoundError` where it is not installed.
+        names: of distributions.
+        find: the version of one; raises `PackageNotFoundError` where it is not installed.
     """
     found = {}
-    for name in SHARED_DIRECTORY:
+    for name in names:
         try:
             found[name] = find(name)
         except PackageNotFoundError:
             continue
     return found
+
+
+def installed_onnxruntimes(find: Callable[[str], str] = version) -> dict[str, str]:
+    """Versions of the distributions that bring ONNX Runtime, by name.
+
+    Args:
+        find: as of `versions_of`.
+    """
+    return versions_of(SHARED_DIRECTORY, find)
 
 
 def onnxruntime_conflict(find: Callable[[str], str] = version) -> str | None:
@@ -38,7 +48,7 @@ def onnxruntime_conflict(find: Callable[[str], str] = version) -> str | None:
     Whichever was written last is imported, and removing either removes files of the other.
 
     Args:
-        find: as of `installed_onnxruntimes`.
+        find: as of `versions_of`.
 
     Returns:
         What is installed, what that leads to, and the commands that mend it.

@@ -19,7 +19,8 @@ class EngineSettings(Section):
         threads: intra-op threads; None for all cores.
         workers: images that are decoded at a time.
         serve_with: another engine than those that bundles were certified on, if the golden images of each say that it
-            decides the same; None for those.
+            decides the same; `auto` for what `cascade engines bench --record` has found the fastest on this machine;
+            None for those.
         remote: addresses of servers that compute it instead of this process.
         servers: how these are asked.
         batch: how requests that come together share engine calls.
@@ -32,7 +33,7 @@ class EngineSettings(Section):
 
     threads: int | None = Field(default=None, ge=1)
     workers: int = Field(default=2, ge=1)
-    serve_with: KnownEngine | None = None
+    serve_with: KnownEngine | Literal["auto"] | None = None
     remote: tuple[ServerUrl, ...] = ()
     servers: RemoteSettings = RemoteSettings()
     batch: BatchSettings = BatchSettings()

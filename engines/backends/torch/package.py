@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from pathlib import Path
 from typing import ClassVar, Self
@@ -13,6 +12,7 @@ from typing import ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field
 
 from engines.errors import BundleRefused
+from engines.machine.cores import instructions
 from engines.machine.gpu import Gpu
 from engines.spec import EngineSpec
 from engines.store.bundle import engine_sha256
@@ -22,7 +22,6 @@ from stage1.preprocess import Shape
 
 PACKAGE = "engine.pt2"
 DESCRIPTION = "engine.pt2.json"
-CPUINFO = Path("/proc/cpuinfo")
 
 
 class Machine(BaseModel):
@@ -46,7 +45,7 @@ class Machine(BaseModel):
     def here(cls, torch: str, gpu: Gpu | None) -> Self:
         """This one."""
         named = None if gpu is None else f"{gpu.name}, {gpu.compute_capability}"
-        return cls(torch=torch, platform=f"{platform.system()}-{platform.machine()}", cpu=_instructions(), gpu=named)
+        return cls(torch=torch, platform=f"{platform.system()}-{platform.machine()}", cpu=instructions(), gpu=named)
 
     def differences(self, here: Self) -> list[str]:
         """What keeps a package from running `here`."""
@@ -109,12 +108,3 @@ def read_package(model: Path, spec: EngineSpec, compiled: Path | None) -> tuple[
     if described.onnx_sha256 != engine_sha256(model):
         raise BundleRefused(f"{PACKAGE} is compiled from another graph than {model.name}")
     return described, home / PACKAGE
-
-
-def _instructions() -> str:
-    try:
-        lines = CPUINFO.read_text().splitlines()
-    except OSError:
-        return "unknown"
-    told = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return hashlib.sha256(" ".join(sorted(told.partition(":")[2].split())).encode()).hexdigest()[:16]

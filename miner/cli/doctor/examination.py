@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Iterable
 from datetime import datetime
 
+from engines.live.load.engine_choice import serving_engine
 from engines.machine.clock import utc_now
 from engines.machine.gpu import Gpu, NoGpu, find_gpu
 from engines.machine.nvml.health import GpuHealth
@@ -65,7 +66,8 @@ async def _bundle(settings: MinerSettings, now: datetime) -> list[Finding]:
     if isinstance(checked, Finding):
         return [checked, *packages(versions), *await _gpu(versions, needed=False)]
     running = await asyncio.to_thread(in_use, settings)
-    spec = settings.engine.serve_with or checked.spec
+    chosen = await asyncio.to_thread(serving_engine, settings.engine.serve_with, settings.store)
+    spec = chosen or checked.spec
     room = memory(settings, checked, beside_a_miner=running)
     return [
         *certificate(checked),

@@ -12,14 +12,18 @@ from pathlib import Path
 import numpy as np
 
 from engines.backends.registry import check_available, compile_engine, known, open_engine, slow_to_compile
-from engines.batches import in_batches
+from engines.batches import buckets, in_batches
 from engines.engine import Engine
 from engines.errors import EngineError
+from engines.live.load.engine_choice import RECORD, EngineChoice, Tried, chosen, machine_key
+from engines.live.load.golden_check import check_parity
+from engines.machine.gpu import find_gpu
 from engines.spec import REFERENCE, EngineSpec
-from engines.store.file_names import ENGINE, ENGINE_PREFIXES, GOLDEN, PARAMS
+from engines.store.file_names import ENGINE, ENGINE_PREFIXES, GOLDEN, PARAMS, SPEC
 from engines.store.golden import read_golden
 from engines.store.store import Store
 from stage1.certificate.params import ScrcParams
+from stage1.errors import Stage1Error
 from stage1.outputs import Stage1Outputs
 from stage1.policy import ScrcPolicy
 from stage1.preprocess import Pixels
@@ -42,21 +46,22 @@ class Measured:
     seconds: dict[int, list[float]] = field(default_factory=lambda: {1: [], BATCH: []})
 
 
-def bench(root: Path, bundle: str, *, rounds: int, threads: int | None, slow: bool = False) -> str:
+def bench(root: Path, bundle: str, *, rounds: int, threads: int | None, slow: bool = False, record: str = "") -> str:
     """A table: milliseconds of one image, images a second in batches of eight, ratios to ONNX Runtime in fp32, drift.
 
     The engines take turns, and ratios are medians of the ratios within a round. Drift is the largest difference of a
     roadwork score from the reference on the golden images, and beside it how many the certified rule decides otherwise.
-    Engines that take minutes to compile are left out, unless `slow`.
+    Engines that take minutes to compile are left out, unless `slow`. What `auto` stands for is named, and kept in the
+    store if `record` tells the time.
 
     Raises:
         UnknownBundle: it is not in the store.
         BundleRefused: it is damaged.
     """
     store = Store(root)
-    store.verify(bundle)
     home = store.path(bundle)
     images, _ = read_golden(home / GOLDEN)
+    manifest = store.verify(bundle)
     policy, lines, opened = ScrcPolicy(ScrcParams.read(home / PARAMS)), [], dict[EngineSpec, Measured]()
     # Beside the bundle, so that links do instead of copies.
     with tempfile.TemporaryDirectory(prefix=".bench-", dir=root) as scratch:
@@ -72,9 +77,31 @@ def bench(root: Path, bundle: str, *, rounds: int, threads: int | None, slow: bo
         truth = in_batches(opened[REFERENCE].engine, images, 1)
         head = f"{'engine':<24} {'1 image':>9} {'ratio':>6} {f'by {BATCH}':>12} {'ratio':>6} {'load':>7} {'drift':>8}"
         rows = [_row(spec, found, opened[REFERENCE], truth, images, policy) for spec, found in opened.items()]
+        tried = [_tried(spec, found, home, manifest.parity_tolerance) for spec, found in opened.items()]
         for found in opened.values():
             found.engine.close()
+    lines.append(f"auto: {chosen(tried)}{'' if record else ' (kept by --record)'}")
+    if record:
+        choice = EngineChoice(
+            machine=machine_key(find_gpu()),
+            bundle=manifest.bundle_id,
+            measured_at=record,
+            chosen=chosen(tried),
+            tried=tuple(tried),
+        )
+        choice.write(root / RECORD)
     return "\n".join([f"{head} flips", *rows, *lines])
+
+
+def _tried(spec: EngineSpec, found: Measured, home: Path, tolerance: float) -> Tried:
+    """What was measured, and whether the golden images of the bundle let it serve."""
+    certified = EngineSpec.read(home / SPEC) if (home / SPEC).exists() else REFERENCE
+    try:
+        check_parity(found.engine, home / GOLDEN, tolerance, precision=certified.precision, sizes=buckets(BATCH))
+        reason = ""
+    except (EngineError, Stage1Error) as error:
+        reason = str(error)
+    return Tried(engine=spec, seconds=statistics.median(found.seconds[1]), reason=reason)
 
 
 def _open(spec: EngineSpec, home: Path, scratch: Path, images: Pixels, threads: int | None) -> Measured:

@@ -127,15 +127,18 @@ def engines_bench(
     rounds: Annotated[int, typer.Option(min=1, help="Times that the engines take turns.")] = 10,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default all cores.")] = None,
     slow: Annotated[bool, typer.Option("--slow", help="Also those that take minutes to compile.")] = False,
+    record: Annotated[bool, typer.Option("--record", help="Keep which one auto stands for on this machine.")] = False,
 ) -> None:
     """Measure a bundle's graph on every engine of this machine: time, and what it changes on the golden images.
 
     Examples: `cascade engines bench 3f2a` · `cascade engines bench 3f2a --rounds 30 --threads 4`
     """
     with clear_errors():
+        from engines.machine.clock import utc_now  # noqa: PLC0415
         from miner.cli.engines.bench import bench  # noqa: PLC0415
 
-        say(bench(store, bundle, rounds=rounds, threads=threads, slow=slow))
+        at = utc_now().isoformat(timespec="seconds") if record else ""
+        say(bench(store, bundle, rounds=rounds, threads=threads, slow=slow, record=at))
 
 
 @engines.command("prove")

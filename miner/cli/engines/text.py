@@ -9,6 +9,7 @@ from pathlib import Path
 from engines.backends.registry import check_available, known
 from engines.errors import BundleRefused
 from engines.live.load.load_bundle import load_bundle
+from engines.machine.extras import EXTRAS
 from engines.machine.gpu import Gpu, find_gpu
 from engines.store.file_names import PARAMS, PREPROCESS
 from engines.store.model_card import FULL_REWARD_DAYS, age_days
@@ -106,4 +107,4 @@ def available() -> str:
             lines.append(f"{spec!s:<24} {check_available(spec, gpu)}")
         except BundleRefused as error:
             lines.append(f"{spec!s:<24} no: {str(error).removeprefix(f'{spec}: ')}")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "To be installed for a GPU:", *map(str, EXTRAS)])

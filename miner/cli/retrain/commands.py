@@ -83,18 +83,21 @@ def retrain(
 
         settings = load_config(preset, config, parsed_changes(change))
         if check_settings:
-            from engines.backends.registry import check_known  # noqa: PLC0415
+            from engines.backends.registry import AUTO, check_known  # noqa: PLC0415
 
-            check_known(settings.engine)
+            if settings.engine.backend != AUTO:
+                check_known(settings.engine)
             say("the settings fit")
             return
         if threads is not None:
             os.environ |= {"OMP_NUM_THREADS": str(threads)}
+        from miner.cli.retrain.engine import with_recorded_engine  # noqa: PLC0415
         from miner.cli.retrain.outcome import planned, shared, shown, told_early  # noqa: PLC0415
         from miner.logs import configure_logging  # noqa: PLC0415
         from offline.night import run_night  # noqa: PLC0415
         from offline.pipeline.choice import Choice  # noqa: PLC0415
 
+        settings = with_recorded_engine(settings, store)
         choice = Choice(only=mode, until=until, start=start, again=force)
         if dry_run:
             say(planned(data, workspace, store, settings, choice))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -16,6 +17,8 @@ from structlog.testing import capture_logs
 
 from engines.backends.backend import CompileOptions
 from engines.backends.onnxruntime import OnnxEngine
+from engines.backends.tensorrt import ladder
+from engines.backends.tensorrt.build import Plan, build_plan
 from engines.backends.tensorrt.ladder import RUNGS, build_on_ladder, graph_of
 from engines.backends.tensorrt.library import Flavour
 from engines.backends.tensorrt.plan import DESCRIPTION, PlanDescription, read_plan
@@ -155,6 +158,29 @@ def test_a_plan_in_fp32_that_did_not_step_down_is_not_one_of_bf16(
     climb(lambda _rung, _size: False, spec=FP32)
     with pytest.raises(BundleRefused, match="computes in fp32, asked for is bf16"):
         read_plan(model, BF16, tmp_path / "plan")
+
+
+@pytest.mark.parametrize(("slower", "kept"), [(1.0, True), (1.04, True), (1.2, False)])
+def test_a_plan_that_takes_other_weights_is_kept_where_it_is_as_fast(
+    model: Path, flavour: Flavour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slower: float, *, kept: bool
+) -> None:
+    """Such a plan can be built on a GPU alone: here it is one that says so."""
+    time = [0.0]
+
+    def built(onnx_path: Path, *, refit: bool, **named: Any) -> Plan:
+        made = build_plan(onnx_path, **named)
+        return Plan(made.content, made.description.model_copy(update={"refittable": refit}))
+
+    class Timed(OnnxEngine):
+        def infer(self, batch: Pixels) -> Stage1Outputs:
+            refittable = PlanDescription.read(tmp_path / DESCRIPTION).refittable
+            time[0] += slower if refittable else 1.0
+            return super().infer(batch)
+
+    monkeypatch.setattr(ladder, "build_plan", built)
+    options = CompileOptions(refittable=True)
+    build_on_ladder(FP32, model, tmp_path, options, flavour, lambda: Timed(model, threads=1), seconds=lambda: time[0])
+    assert read_plan(model, FP32, tmp_path)[0].refittable is kept
 
 
 def test_every_rung_has_a_graph() -> None:

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from engines.backends.registry import check_available, known
 from engines.errors import BundleRefused
+from engines.live.load.engine_choice import RECORD, EngineChoice, recorded
 from engines.machine.gpu import NoGpu
 from engines.remote.bundle_version import version_of
 from engines.spec import EngineSpec
@@ -54,11 +55,13 @@ def bundle(store: Path, bundle_files: Path, provenance: Provenance) -> str:
 def test_describe_names_every_engine_with_its_runtime_or_what_is_missing() -> None:
     status, output = run("describe")
     assert status == 0
-    lines = output.splitlines()[1:]
+    lines = output.splitlines()[1 : 1 + len(known())]
     assert [line[: len(str(spec))] for line, spec in zip(lines, known(), strict=True)] == [
         str(spec) for spec in known()
     ]
     assert "onnxruntime 1." in lines[0]
+    assert "driver 580 or newer" in output
+    assert "pip install 'streetvision-cascade[rtx]'" in output
 
 
 def test_bench_measures_what_runs_here_and_says_why_the_rest_does_not(store: Path, bundle: str) -> None:
@@ -66,10 +69,22 @@ def test_bench_measures_what_runs_here_and_says_why_the_rest_does_not(store: Pat
     assert status == 0
     rows = {line[:24].strip(): line for line in output.splitlines()}
     assert "0.0e+00 0/6" in rows["onnxruntime cpu fp32"]
-    assert len(rows) == 1 + len(known())
+    assert len(rows) == 2 + len(known())
+    assert output.splitlines()[-1].startswith("auto: ")
+    assert not (store / RECORD).exists()
     # The network of the tests is a mean and one product: too little to quantise in a way that is wrong.
     assert "im/s" in rows["onnxruntime cpu int8"]
     assert [path.name for path in store.iterdir() if path.name.startswith(".bench")] == []
+
+
+def test_bench_keeps_which_engine_auto_stands_for_on_this_machine(store: Path, bundle: str) -> None:
+    status, output = run("bench", bundle, "--store", str(store), "--rounds", "1", "--threads", "1", "--record")
+    assert status == 0
+    choice = EngineChoice.read(store / RECORD)
+    assert output.splitlines()[-1] == f"auto: {choice.chosen}"
+    assert choice.bundle == bundle
+    assert choice.chosen in {tried.engine for tried in choice.tried if not tried.reason}
+    assert recorded(store) == choice.chosen
 
 
 def test_a_bundle_is_pushed_and_pulled(store: Path, bundle: str, tmp_path: Path) -> None:
