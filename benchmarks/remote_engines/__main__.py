@@ -6,10 +6,10 @@
 Each interpreter is of an environment of its own: nvidia-pytriton and onnxruntime; mlserver and onnxruntime; ray[serve]
 and what a miner needs. A kind whose interpreter is not named is left out, and said so. The miners are `cascade mine`,
 asked by signed requests over their axons; they compute nothing themselves. While they are asked, the store's pointer
-goes from one bundle to the other and back, and each server in turn is killed with SIGKILL and started again. A request
-has failed if it got no probability, or not that of Stage-1. The engine of this part costs next to nothing. What a
-request costs is measured on a small DINOv3, beside a miner that computes it in its own process. The status is 1 if a
-request failed.
+goes from one bundle to the other and back, and each server in turn is killed with SIGKILL and started again; of Ray,
+one of two replicas. A request has failed if it got no probability, or not that of Stage-1. The engine of this part
+costs next to nothing. What a request costs is measured on a small DINOv3, beside a miner that computes it in its own
+process. The status is 1 if a request failed.
 """
 
 from __future__ import annotations
@@ -85,9 +85,9 @@ def made_home(directory: Path, engine: Path, count: int) -> tuple[Home, list[str
 
 def servers_of(kind: str, home: Home, directory: Path, count: int) -> tuple[list[Server], Path | None]:
     """Servers that have the current bundle, and the repository that they read."""
-    places = [directory / f"server-{number}" for number in range(count)]
     if kind == "ray":
-        return [ray(home.store.root, place) for place in places], None
+        return [ray(home.store.root, directory / "server")], None
+    places = [directory / f"server-{number}" for number in range(count)]
     repository = directory / "models"
     pointer = home.store.current()
     assert pointer is not None

@@ -18,7 +18,7 @@ from pathlib import Path
 from benchmarks.serving.miner import free_port
 
 ROOT = Path(__file__).parents[2]
-START_S, STOP_S = 90.0, 30.0
+START_S, STOP_S = 300.0, 30.0
 ABOUT_PYTHON = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'), sysconfig.get_path('purelib'))"
 # Which interpreter each kind of server needs.
 NEEDS = {"triton": "TRITON_PYTHON", "mlserver": "MLSERVER_PYTHON", "ray": "RAY_PYTHON"}
@@ -75,9 +75,49 @@ class Server:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
+    def strike(self) -> None:
+        """What a machine may do to it: it is gone at once."""
+        self.kill()
+
+    def revive(self) -> None:
+        """Bring it back, and wait until it computes."""
+        self.start()
+
     def cpu_s(self) -> float:
         """CPU seconds that its processes have used."""
         return 0.0 if self.process is None else sum(_cpu_s(pid) for pid in _group(self.process.pid))
+
+
+class RayServer(Server):
+    """Ray with two replicas, of which one is struck down; Ray itself starts another in its place.
+
+    A second cluster would need more cores than this machine has.
+    """
+
+    def strike(self) -> None:
+        os.kill(self._replicas()[0], signal.SIGKILL)
+
+    def revive(self) -> None:
+        until = time.monotonic() + START_S
+        while len(self._replicas()) < 2:
+            if time.monotonic() > until:
+                raise SystemExit("Ray has started no replica in place of the one that was killed")
+            time.sleep(0.2)
+
+    def kill(self, how: signal.Signals = signal.SIGKILL) -> None:
+        # Ray's own processes leave the group.
+        mine = [] if self.process is None else _descendants(self.process.pid)
+        super().kill(how)
+        for pid in mine:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def cpu_s(self) -> float:
+        return 0.0 if self.process is None else sum(_cpu_s(pid) for pid in _descendants(self.process.pid))
+
+    def _replicas(self) -> list[int]:
+        assert self.process is not None
+        return [pid for pid in _descendants(self.process.pid) if _title(pid).startswith(b"ray::ServeReplica")]
 
 
 def answers(url: str) -> bool:
@@ -157,8 +197,9 @@ def ray(store: Path, directory: Path, model: str = "stage1") -> Server:
     http = free_port()
     python = os.environ["RAY_PYTHON"]
     command = [python, str(ROOT / "deploy" / "ray" / "cascade_serve.py"), "--store", str(store), "--port", str(http)]
-    environment = {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "STAGE1_THREADS": "1"}
-    return Server(command, directory, environment, f"http://127.0.0.1:{http}", f"/v2/models/{model}/ready")
+    command += ["--least-replicas", "2", "--most-replicas", "2", "--threads", "1", "--cpus", "0.5"]
+    environment = {"PYTHONPATH": str(ROOT), "RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300"}
+    return RayServer(command, directory, environment, f"http://127.0.0.1:{http}", f"/v2/models/{model}/ready")
 
 
 MAKERS: dict[str, Callable[[Path, Path], Server]] = {"triton": triton, "mlserver": mlserver, "ray": ray}
@@ -173,6 +214,25 @@ def _group(leader: int) -> list[int]:
             if int(fields[2]) == leader:
                 found.append(int(path.parent.name))
     return found
+
+
+def _descendants(root: int) -> list[int]:
+    """A process and all that it and they started."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(path.parent.name))
+    found = [root]
+    for one in found:
+        found += children.get(one, [])
+    return found
+
+
+def _title(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
 
 
 def _cpu_s(pid: int) -> float:
