@@ -42,7 +42,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import numpy as np
 
@@ -212,7 +212,13 @@ class Child:
         self.loaded: Loaded | str = self._questions.recv()
 
     def ask(self, *question: Any) -> Any:
+        self.begin(*question)
+        return self.end()
+
+    def begin(self, *question: Any) -> None:
         self._questions.send(Ask(*question))
+
+    def end(self) -> Any:
         return self._questions.recv()
 
     def close(self) -> None:
@@ -253,6 +259,18 @@ def calibrated(pictures: Pictures, outputs: dict[str, Stage1Outputs], alpha: flo
     return told
 
 
+def in_turns(children: dict[str, Child], images: Any, rounds: int) -> dict[str, dict[int, list[float]]]:
+    """Seconds of a call by engine and batch size, of each round but the first, which warms up."""
+    times: dict[str, dict[int, list[float]]] = {name: {1: [], BATCH: []} for name in children}
+    for turn in range(rounds + 1):
+        for name, child in children.items():
+            for size, repeats in ((1, 5), (BATCH, 2)):
+                taken = child.ask("time", images[:size], repeats)
+                if turn:
+                    times[name][size].append(taken)
+    return times
+
+
 def compare(
     started: dict[str, Child], shape: Shape, rounds: int, count: int, pictures: Pictures | None, alpha: float
 ) -> None:
@@ -260,16 +278,11 @@ def compare(
     images = random_images(count, shape.size_px)
     if pictures is not None:
         images = pictures.images[np.concatenate([pictures.parts["select"], pictures.parts["calib"]])]
-    times: dict[str, dict[int, list[float]]] = {name: {1: [], BATCH: []} for name in children}
-    for turn in range(rounds + 1):
-        for name, child in children.items():
-            for size, repeats in ((1, 5), (BATCH, 2)):
-                taken = child.ask("time", images[:size], repeats)
-                # The first round warms up.
-                if turn:
-                    times[name][size].append(taken)
+    times = in_turns(children, images, rounds)
     resident = {name: child.ask("resident") for name, child in children.items()}
-    outputs = {name: child.ask("outputs", images) for name, child in children.items()}
+    for child in children.values():
+        child.begin("outputs", images)
+    outputs = {name: child.end() for name, child in children.items()}
     truth = outputs[TORCH][0].logits
     score = truth[:, 1] - truth[:, 0]
     middle, scale = np.median(score), np.abs(truth).max()
@@ -340,13 +353,26 @@ def main() -> None:
     options = parser.parse_args()
     if (options.data is None) != (options.backbone is None):
         parser.error("--data and --backbone go together")
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed if options.out else sys.stdout):
+    with contextlib.ExitStack() as stack:
+        if options.out:
+            file = stack.enter_context(options.out.open("a"))
+            print("```", file=file)
+            stack.callback(print, "```", file=file)
+            stack.enter_context(contextlib.redirect_stdout(Both(file)))
         run(options)
-    if options.out:
-        print(printed.getvalue())
-        with options.out.open("a") as file:
-            file.write(f"```\n{printed.getvalue()}```\n")
+
+
+class Both(io.TextIOBase):
+    """Writes to standard output and to a file, at once: who ends it early keeps what was measured."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.places = (sys.stdout, file)
+
+    def write(self, text: str) -> int:
+        for place in self.places:
+            place.write(text)
+            place.flush()
+        return len(text)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -379,7 +405,7 @@ def run(options: argparse.Namespace) -> None:
     print(f"{name}: {what}, {shape.size_px} px; {rounds} rounds, {options.threads} threads, ", end="")
     print(f"load of the machine before: {os.getloadavg()[0]:.1f}\n")
     started = {engine: Child(context, engine, shape, home, options.threads) for engine in ENGINES}
-    pictures = Pictures.read(home) if options.data else None
+    pictures = Pictures.read(home).fewer(options.images) if options.data else None
     compare(started, shape, rounds, options.images, pictures, options.alpha)
     print()
     for engine, child in started.items():

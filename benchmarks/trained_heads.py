@@ -6,7 +6,7 @@ The backbone stays as it is and is pooled without weights, so that the features 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,13 @@ class Pictures:
         with np.load(home / PICTURES) as stored:
             parts = {name: stored[name] for name in ("train", "select", "calib")}
             return cls(stored["images"], stored["labels"], parts)
+
+    def fewer(self, count: int) -> Pictures:
+        """The same with so many photographs at most to choose and certify with."""
+        chosen, certified = len(self.parts["select"]), len(self.parts["calib"])
+        share = min(1.0, count / (chosen + certified))
+        most = {"select": round(share * chosen), "calib": round(share * certified)}
+        return replace(self, parts={name: rows[: most.get(name)] for name, rows in self.parts.items()})
 
     def labelled(self, part: str, outputs: Stage1Outputs) -> LabelledOutputs:
         """Outputs of a part with their labels; each photograph counts by itself: that says nothing of other streets."""

@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from engines.backends.backend import Backend, CompileOptions, Mismatch
-from engines.backends.torch.package import DESCRIPTION, Machine, PackageDescription
+from engines.backends.torch.aot_package import DESCRIPTION, Machine, PackageDescription
 from engines.engine import Engine
 from engines.errors import Unavailable
 from engines.machine.gpu import Gpu, NoGpu, find_gpu

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from engines.backends.torch.aot_package import DESCRIPTION, PACKAGE, Machine, PackageDescription, read_package
 from engines.backends.torch.graph import OnnxModule
-from engines.backends.torch.package import DESCRIPTION, PACKAGE, Machine, PackageDescription, read_package
 from engines.batches import BUCKETS, run_at_buckets
 from engines.engine import EngineDescription
 from engines.errors import BuildFailed, BundleRefused, InferenceError, Unavailable

@@ -17,10 +17,10 @@ torch = pytest.importorskip("torch")
 from engines.backends.backend import CompileOptions  # noqa: E402
 from engines.backends.onnxruntime import OnnxEngine  # noqa: E402
 from engines.backends.torch import backend as torch_backend  # noqa: E402
+from engines.backends.torch.aot_package import DESCRIPTION, PACKAGE, Machine, PackageDescription  # noqa: E402
 from engines.backends.torch.backend import TorchCompiled  # noqa: E402
 from engines.backends.torch.compiled import TorchEngine, _ports  # noqa: E402
 from engines.backends.torch.graph import OnnxModule  # noqa: E402
-from engines.backends.torch.package import DESCRIPTION, PACKAGE, Machine, PackageDescription  # noqa: E402
 from engines.errors import BuildFailed, BundleRefused, InferenceError, Unavailable  # noqa: E402
 from engines.machine.gpu import NoGpu  # noqa: E402
 from engines.spec import EngineSpec  # noqa: E402
