@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,7 @@ def test_what_does_not_fit_any_more_is_left_for_the_next_call(
         return {"status": "ok", "seconds": 80.0}
 
     monkeypatch.setattr(module, "run_apart", run)
-    monkeypatch.setattr("benchmarks.on_gpu.__main__.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     asked: Any = type("Asked", (), {"budget": 100.0, "results": tmp_path})
     units = [Unit("a", "", 60, 90), Unit("b", "", 60, 90)]
     assert module.run_all(units, asked, "cpu") == 3
