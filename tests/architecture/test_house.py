@@ -62,6 +62,8 @@ NEVER_IMPORTED = {
     "miner.upstream.__main__",
     "miner.upstream.plugin",
     "engines.backends.int8",
+    "engines.backends.torch.compiled",
+    "engines.backends.torch.graph",
 }
 
 
