@@ -91,6 +91,8 @@ def test_in_order_every_group_of_rows_is_read_once(tmp_path: Path, monkeypatch: 
         return before(picture)
 
     monkeypatch.setattr(parquet._Groups, "_read", staticmethod(counted))
+    # Of several threads one may fall behind by two groups, if a group has a row or four.
+    monkeypatch.setattr("offline.data.dataset.usable_cores", lambda: 1)
     assert data.array(SETTINGS).any()
     assert len(read) == 2 * 3
 
