@@ -143,7 +143,7 @@ async def _run(
         canary = canary_of(settings, follower, batcher, events, stack)
         load = LoadFile(settings.state, settings.retrain.pause_above_ms)
         observers = observers_of([journal, LiveRates(canary), load], metrics, alerts)
-        calibrations = Calibrations(settings.store, lambda: follower.slot.bundle_id)
+        calibrations = Calibrations(settings.store, lambda: follower.live_id or "")
         risk, harvest = image_watchers(settings, events, stack)
         cascade, hand_off = await cascade_of(
             settings, follower, batcher, observers, calibrations, risk, harvest, degraded, stack

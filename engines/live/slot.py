@@ -100,12 +100,6 @@ class BundleSlot:
         return 0 if held is None else held.live.generation
 
     @property
-    def bundle_id(self) -> str:
-        """Id of the live bundle, empty if there is none."""
-        held = self._held
-        return "" if held is None else held.live.bundle.bundle_id
-
-    @property
     def standby(self) -> LiveBundle | None:
         """The bundle that a rollback would make live, None if none stands by."""
         held = self._standby
