@@ -25,6 +25,8 @@ ACCOUNT = (SPLITS, CALIBRATION)
 KEPT = (MANIFEST, PARAMS, SPEC, CONFIG, METRICS, *ACCOUNT)
 CARD = "model_card.json"
 PACKED = ".zip"
+# What a record's directory is called while it is removed.
+GOING = ".packed-"
 
 
 def record_path(root: Path, bundle: str) -> Path:
@@ -87,11 +89,17 @@ def pack_record(home: Path) -> None:
             # Without times, so that the same files give the same bytes.
             packed.writestr(ZipInfo(path.name), path.read_bytes(), ZIP_DEFLATED)
     write_atomic(home.with_suffix(PACKED), content.getvalue())
-    going = home.with_name(f".record-{home.name}")
+    going = home.with_name(f"{GOING}{home.name}")
     shutil.rmtree(going, ignore_errors=True)
     home.rename(going)
     fsync_directory(home.parent)
     shutil.rmtree(going)
+
+
+def sweep_packed(root: Path) -> None:
+    """Remove what processes that were killed have left of records that are packed."""
+    for leftover in (root / RECORDS).glob(f"{GOING}*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def records_of(root: Path) -> list[Path]:

@@ -8,7 +8,7 @@ packed.
 from __future__ import annotations
 
 from engines.store.bundle import Manifest
-from engines.store.bundle_record import pack_record, records_of
+from engines.store.bundle_record import pack_record, records_of, sweep_packed
 from engines.store.file_names import CALIBRATION, MANIFEST, SPLITS
 from engines.store.store import Store
 from offline.certify.calibration_ledger import looks_of, tell_store
@@ -30,6 +30,7 @@ def settle_records(store: Store, at: str) -> None:
     Raises:
         DatasetError: a file of the store that accounts are kept in is damaged.
     """
+    sweep_packed(store.root)
     for record in records_of(store.root):
         splits, calibration = record / SPLITS, record / CALIBRATION
         if splits.exists():
