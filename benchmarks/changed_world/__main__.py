@@ -51,7 +51,7 @@ OK, EXIT = 200, "EXIT"
 SWAP_S, LABELS_S, LEVEL_S = 240.0, 30.0, 0.5
 NIGHT = {
     "preprocess.size_px": 112,
-    "train_supervised.epochs": 5,
+    "train_supervised.epochs": 10,
     "train_supervised.batch_size": 32,
     "train_supervised.learning_rate": 5e-3,
     "train_supervised.augmentation": "light",
