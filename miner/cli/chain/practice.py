@@ -6,6 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from miner.errors import MinerError
 from miner.simulation.keys import HOTKEY, throw_away_key, write_chain
 from stage1.artifacts import write_atomic
 
@@ -35,10 +36,13 @@ def made(directory: Path) -> Practice:
 
     Raises:
         OSError: it cannot be written.
+        MinerError: it has wallets that were not made for practice, as `~/.bittensor` does; nothing is changed there.
     """
-    directory.mkdir(parents=True, exist_ok=True)
     home = directory.resolve()
     keys, chain = home / "wallets", home / "chain.json"
+    for name in (MINER, VALIDATOR):
+        _check_not_in_use(keys / name, chain)
+    directory.mkdir(parents=True, exist_ok=True)
     found = Practice(
         miner=throw_away_key(keys, MINER),
         validator=throw_away_key(keys, VALIDATOR),
@@ -59,3 +63,9 @@ def made(directory: Path) -> Practice:
     lines = (f"export {name}={shlex.quote(str(value))}\n" for name, value in variables.items())
     write_atomic(found.variables, "".join(lines).encode())
     return found
+
+
+def _check_not_in_use(wallet: Path, chain: Path) -> None:
+    """A coldkey that is here already was not made here, and neither was a wallet beside which no chain is."""
+    if (wallet / "coldkey").exists() or (wallet.exists() and not chain.exists()):
+        raise MinerError(f"{wallet}: a wallet that was not made for practice; give a directory that is empty or new")

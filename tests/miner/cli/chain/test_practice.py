@@ -60,3 +60,15 @@ def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["chain", "practice", "file"])
     assert result.exit_code == 1
     assert "file" in result.stderr
+
+
+@pytest.mark.parametrize("there", ["coldkey", "coldkeypub.txt", "hotkeys/default"])
+def test_a_wallet_of_somebody_is_left_alone(there: str, tmp_path: Path) -> None:
+    mine = tmp_path / ".bittensor" / "wallets" / "miner" / there
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    result = CliRunner().invoke(app, ["chain", "practice", ".bittensor"])
+    assert result.exit_code == 1
+    assert "was not made for practice" in result.stderr
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [mine]
+    assert mine.read_text() == "mine"
