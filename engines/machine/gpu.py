@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from engines.errors import Unavailable
 
 PROBE = Path(__file__).with_name("gpu_probe.py")
 # The first CUDA context on a machine whose driver is not loaded takes seconds.
-TIMEOUT_S = 30.0
+TIMEOUT_S, END_S = 30.0, 1.0
 # A runtime holds the weights, and packs some of them anew, before it lets go of the first.
 COPIES_OF_WEIGHTS = 2.0
 
@@ -63,14 +64,27 @@ def find_gpu(*, probe: Path = PROBE, timeout_s: float = TIMEOUT_S) -> Gpu | NoGp
         timeout_s: after which it is ended.
     """
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", str(probe)], capture_output=True, text=True, timeout=timeout_s, check=False
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", str(probe)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
-    except subprocess.TimeoutExpired:
-        return NoGpu(reason=f"the driver did not answer within {timeout_s:g} s")
     except OSError as error:
         return NoGpu(reason=f"the driver could not be asked: {error}")
-    return read_answer(done.stdout, done.stderr, done.returncode)
+    try:
+        told, complaints = process.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        # One that is in the driver may not end before the driver does.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(END_S)
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()
+        return NoGpu(reason=f"the driver did not answer within {timeout_s:g} s")
+    return read_answer(told, complaints, process.returncode)
 
 
 def check_gpu_memory(found: Gpu | NoGpu, model: Path, wanted_by: str) -> Gpu:

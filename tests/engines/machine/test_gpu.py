@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from engines.machine import gpu
 from engines.machine.gpu import Gpu, NoGpu, find_gpu, read_answer
 
 HERE = find_gpu()
@@ -56,15 +57,32 @@ def test_whatever_the_driver_does_this_process_goes_on(does: str, reason: str, t
     assert reason in found.reason
 
 
+def test_a_probe_that_no_signal_ends_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[subprocess.Popen[str]] = []
+    end = subprocess.Popen.kill
+
+    def in_the_driver(process: subprocess.Popen[str]) -> None:
+        left.append(process)
+
+    monkeypatch.setattr(subprocess.Popen, "kill", in_the_driver)
+    monkeypatch.setattr(gpu, "END_S", 0.05)
+    found = find_gpu(probe=probe_that("import time; time.sleep(5)", tmp_path), timeout_s=0.2)
+    [process] = left
+    assert process.poll() is None
+    assert isinstance(found, NoGpu)
+    end(process)
+    process.wait()
+
+
 def test_a_probe_that_is_not_there_is_no_gpu(tmp_path: Path) -> None:
     assert isinstance(find_gpu(probe=tmp_path / "none.py"), NoGpu)
 
 
 def test_an_answer_is_a_gpu() -> None:
-    gpu = read_answer(json.dumps(ANSWER), "", 0)
-    assert isinstance(gpu, Gpu)
-    assert gpu.model_dump() == ANSWER
-    assert gpu.driver_major == 13
+    found = read_answer(json.dumps(ANSWER), "", 0)
+    assert isinstance(found, Gpu)
+    assert found.model_dump() == ANSWER
+    assert found.driver_major == 13
 
 
 def test_a_refusal_is_its_reason() -> None:
