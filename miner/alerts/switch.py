@@ -34,7 +34,7 @@ class AlertSwitch:
 
     def __init__(self, settings: AlertSettings, state: Path) -> None:
         self._state = state
-        self._in_force = settings, _addresses(settings)
+        self._in_force = settings, addresses(settings)
         self._alerts = self._opened(settings)
         self._started: tuple[LiveMiner, Callable[[], bool], Store, Sequence[Path]] | None = None
 
@@ -64,7 +64,7 @@ class AlertSwitch:
         Raises:
             SettingsError: an address is not there, or is none; then it goes on as before.
         """
-        wanted = settings, _addresses(settings)
+        wanted = settings, addresses(settings)
         if wanted == self._in_force:
             return
         before, after = self._alerts, self._opened(settings)
@@ -91,7 +91,7 @@ class AlertSwitch:
         return Alerts(settings, self._state, os.environ, now=utc_now)
 
 
-def _addresses(settings: AlertSettings) -> Addresses:
+def addresses(settings: AlertSettings) -> Addresses:
     """Where messages go; a file may say another address while its name is the same.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The wallets: hotkeys that can be read, by nobody else, and no coldkey beside them."""
+"""The secrets: hotkeys that nobody else can read, no coldkey beside them, and where alerts are sent to."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from miner.alerts.switch import addresses
 from miner.chain.settings import WalletSettings
 from miner.cli.doctor.diagnosis import Finding, error, ok, warning
 from miner.errors import MinerError
 from miner.identities import wallets
 from miner.settings import MinerSettings
+from stage1.errors import SettingsError
 
 COLDKEY = "coldkey"
 # How a key file begins that a password protects, whichever program wrote it.
@@ -89,3 +91,17 @@ def coldkey(wallet: WalletSettings) -> Iterator[Finding]:
 
 def _away(file: Path) -> str:
     return f"keep it on a machine that is not on the internet, and remove it here: shred -u {file}"
+
+
+def alerts(settings: MinerSettings) -> list[Finding]:
+    """Whether the addresses of alerts are there, as a start asks; nothing where nobody is to be told."""
+    if not settings.alerts.on:
+        return []
+    try:
+        url, ping = addresses(settings.alerts)
+    except SettingsError as failed:
+        return [error("alerts", str(failed))]
+    # An address is a secret, so that none is told.
+    told = [name for name, one in (("messages", url), ("signs of life", ping)) if one is not None]
+    more = "; `cascade alerts test` sends one" if url is not None else ""
+    return [ok("alerts", f"there is an address for {' and '.join(told)}{more}")]

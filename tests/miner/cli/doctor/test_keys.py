@@ -9,7 +9,7 @@ import pytest
 from bittensor_wallet import Wallet
 
 from miner.cli.doctor.diagnosis import Finding
-from miner.cli.doctor.keys import keys
+from miner.cli.doctor.keys import alerts, keys
 from miner.settings import load_settings
 
 NewWallet = Callable[[str], Wallet]
@@ -73,3 +73,14 @@ def test_a_coldkey_that_the_wallet_library_wrote_without_a_password_is_an_error(
 def test_a_hotkey_that_is_not_there_is_one_error(tmp_path: Path) -> None:
     told = found(tmp_path)
     assert (told["hotkey"].verdict, "wallet files" in told, told["coldkey"].verdict) == ("error", False, "ok")
+
+
+def test_an_address_of_alerts_that_keeps_a_miner_from_starting_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = load_settings(None, {"alerts.url_env": "RECEIVER"})
+    monkeypatch.delenv("RECEIVER", raising=False)
+    [lacking] = alerts(wanted)
+    assert (lacking.check, lacking.verdict, "RECEIVER" in lacking.detail) == ("alerts", "error", True)
+    monkeypatch.setenv("RECEIVER", "https://example.com/secret")
+    [found] = alerts(wanted)
+    assert (found.verdict, "messages" in found.detail, "secret" in found.detail) == ("ok", True, False)
+    assert alerts(load_settings(None, {})) == []
