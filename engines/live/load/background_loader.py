@@ -249,7 +249,7 @@ class BundleLoader:
                     most=options.most,
                     spot=spot,
                     memory=options.memory if way.twin is None else lambda: None,
-                    report=life.to,
+                    report=lambda state: _report(life, state),
                 ),
             )
         except Interrupted:
@@ -280,6 +280,20 @@ class BundleLoader:
         return idle.engine
 
 
+def _report(life: Lifecycle, state: State) -> None:
+    """Go on, unless nobody waits for the bundle any more.
+
+    Raises:
+        Interrupted: it was refused while its engine was loaded.
+    """
+    try:
+        life.to(state)
+    except ValueError:
+        if life.state is not State.REFUSED:
+            raise
+        raise Interrupted(CLOSED) from None
+
+
 def _submitted(pool: ThreadPoolExecutor, work: Callable[..., T], *given: object) -> Future[T]:
     try:
         return pool.submit(work, *given)
@@ -308,13 +322,13 @@ def _closed(close: Callable[[], None]) -> None:
 
 def _close_unwanted(loading: Future[LiveBundle], twin: Engine | None) -> None:
     """Close what was loaded for somebody who no longer waits for it."""
-    if loading.cancelled():
-        # It had not begun, so that nobody else has the twin.
-        if twin is not None:
-            twin.close()
-    elif (error := loading.exception()) is None:
+    error = None if loading.cancelled() else loading.exception()
+    if not loading.cancelled() and error is None:
         _closed(loading.result().close)
-    elif not isinstance(error, EXPECTED):
+    elif twin is not None:
+        # It may have ended before the twin was an engine of its own.
+        _closed(twin.close)
+    if error is not None and not isinstance(error, EXPECTED):
         log.error("unwanted_load_failed", exc_info=error)
 
 

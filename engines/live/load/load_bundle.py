@@ -154,13 +154,13 @@ def load_checked(
         tolerance = checked.manifest.parity_tolerance
         golden, precision = checked.directory / GOLDEN, checked.spec.precision
         check_parity(engine, golden, tolerance, precision=precision, sizes=buckets(most), spot=spot)
+        report(State.READY)
     except (Stage1Error, InferenceError) as error:
         engine.close()
         raise BundleRefused(f"{name}: {error}") from error
     except BaseException:
         engine.close()
         raise
-    report(State.READY)
     vouched_by: Vouched = "certificate" if as_certified else "golden images"
     return LiveBundle(
         checked.manifest,

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from engines.engine import Engine
 from engines.errors import BundleRefused, InferenceError, PointerNotMoved, StoreError, UnknownBundle
 from engines.live.load.background_loader import EngineOptions
 from engines.live.load.load_bundle import LiveBundle, load_checked
@@ -540,6 +541,34 @@ class TestTheEnd:
                 assert await loading is False
 
         run(scenario)
+
+    def test_while_an_engine_is_compared_closes_the_engine(
+        self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def scenario() -> None:
+            publish("a")
+            engines, go = list[Engine](), threading.Event()
+
+            def held_up(engine: Engine, *_: object, **__: object) -> None:
+                engines.append(engine)
+                assert go.wait(60)
+
+            async with following(store) as follower:
+                publish("b")
+                monkeypatch.setattr("engines.live.load.load_bundle.check_parity", held_up)
+                loading = asyncio.create_task(follower.refresh())
+                await until(lambda: bool(engines))
+                loading.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await loading
+                assert follower.status().history[-1].state is State.REFUSED
+                go.set()
+            with pytest.raises(InferenceError):
+                engines[0].infer(np.zeros((1, 3, 32, 32), np.uint8))
+
+        with capture_logs() as logs:
+            run(scenario)
+        assert "unwanted_load_failed" not in [entry["event"] for entry in logs]
 
     def test_before_a_load_is_handed_to_its_thread_ends_the_load(self, store: Store, publish: Publish) -> None:
         async def scenario() -> None:
