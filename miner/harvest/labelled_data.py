@@ -76,8 +76,8 @@ def write_data(
         exports: directories of pictures that were exported, named by their hashes.
 
     Returns:
-        How many labels go where; those of a random draw that is not labelled whole wait. Labels whose picture is
-        nowhere are not among them.
+        How many labels go where. Those of a random draw wait until all of its week is labelled and has its pictures,
+        and with them wait those of the same places. Labels whose picture is nowhere are not among them.
 
     Raises:
         OSError: it cannot be written. Each list is there as it was or as a whole.
@@ -90,9 +90,21 @@ def write_data(
             going[destination(image, whole, broken)].append(image)
     folders = tuple(to / folder for folder in FOLDERS.values())
     where = (*(one / "images" for one in folders), *exports)
-    found = {kind: _placed(store, going[kind], to / folder, where) for kind, folder in FOLDERS.items()}
+    drawn = _placed(store, going["any set"], to / FOLDERS["any set"], where)
+    # Which pictures had to make room depends on what they show, so a week goes with all of its draws or not at all.
+    there = {one.sha256 for one, _ in drawn}
+    whole -= {one.week for one in going["any set"] if one.sha256 not in there}
+    waiting = {one.site for one in images if one.week and one.week not in whole | broken}
+    # What trains ties its place to training: of draws that may yet certify only those of easier places would be left.
+    taught = [one for one in going["train"] if one.site not in waiting]
+    found: dict[Destination, list[tuple[KeptImage, Path]]] = {
+        "any set": [one for one in drawn if one[0].week in whole],
+        "train": _placed(store, taught, to / FOLDERS["train"], where),
+        "later": [one for one in drawn if one[0].week not in whole],
+    }
     # Of what waits it is not known yet whether it will be needed.
-    found["later"] = [(one, store.path(one)) for one in going["later"]]
+    late = [*going["later"], *(one for one in going["train"] if one.site in waiting)]
+    found["later"] += [(one, store.path(one)) for one in late]
     for kind, folder in FOLDERS.items():
         write_atomic(to / folder / LABELS_FILE, _list(found[kind], labels).encode())
     if declared := [SOURCE[kind] for kind in FOLDERS if found[kind]]:

@@ -147,17 +147,22 @@ def imported(home: Path, labels: Path | None, data: Path, pictures: Path | None)
     known = _labels(home)
     if not known:
         raise SettingsError("there is no label yet: name the file that a tool wrote")
+    given = read_labels(home)
+    if heard := {name: label for name, label in known.items() if name in images and name not in given}:
+        # The audits of a certificate are forgotten one day; what a week was whole by must stay.
+        with _writing(home, "no label of an audit was written down: make room, and import again"):
+            add_labels(home, heard, utc_now())
     places = [one for one in (None if labels is None else labels.parent, pictures) if one is not None]
     exports = [place / folder for place in places for folder in {*PICTURES.values()}]
     with _writing(data, "what is labelled is written down: make room, and import again without a file"):
         data.mkdir(parents=True, exist_ok=True)
         going = write_data(_store(home), known, data, utc_now().date(), exports)
-    later = f"{going['later']} wait until all random draws of their week are labelled"
+    later = f"{going['later']} wait until all random draws of their week or place are labelled and have their pictures"
     lines.append(f"{data}: {going['any set']} images for any set, {going['train']} for training alone; {later}")
     if lost := sum(name in images for name in known) - sum(going.values()):
         lines.append(
-            f"{lost} labels are of pictures that were removed to make room: name the directory of the export with "
-            "--pictures, or set harvest.max_mib higher"
+            f"{lost} labels are of pictures that were removed to make room, and the rest of their week waits for them: "
+            "name the directory of the export with --pictures, and set harvest.max_mib higher"
         )
     if going["any set"] + going["train"]:
         lines.append(

@@ -157,6 +157,35 @@ def test_labels_of_pictures_that_were_removed_since_find_them_in_the_export(home
     assert "removed" not in told
 
 
+def test_a_week_whose_pictures_are_not_all_there_certifies_nothing(home: Home) -> None:
+    """Which of them had to make room depends on what they show."""
+    assert run(home.state, "export", str(home.home / "kept"))[0] == 0
+    lost = home.random[2]
+    with (home.state / "harvest" / "index.jsonl").open("a") as index:
+        index.write(lost.model_copy(update={"gone": True}).model_dump_json() + "\n")
+    home.store.path(lost).unlink()
+    file = home.list_of(home.names)
+    status, told = home.take(file)
+    assert status == 0, told
+    assert "0 images for any set, 4 for training alone; 5 wait" in told
+    assert "1 labels are of pictures that were removed to make room" in told
+    assert home.judging() == set()
+    assert "6 images for any set" in home.take(file, "--pictures", str(home.home / "kept"))[1]
+    assert home.judging() == {one.sha256 for one in home.random}
+
+
+def test_a_picture_of_the_place_of_a_draw_that_waits_does_not_train_before_it(home: Home) -> None:
+    """It would tie the place to training, and draws of easier places would be left to certify."""
+    beside = with_picture(kept, 20, site=home.random[5].site)
+    home.store.keep(beside, picture_of(20))
+    status, told = home.take(home.list_of([home.picked[0].sha256, beside.sha256]))
+    assert status == 0, told
+    assert "0 images for any set, 1 for training alone; 1 wait" in told
+    status, told = home.take(home.list_of([one.sha256 for one in home.random]))
+    assert status == 0, told
+    assert "6 images for any set, 2 for training alone; 0 wait" in told
+
+
 def test_a_picture_that_is_not_what_its_name_says_is_not_used(home: Home) -> None:
     home.store.path(home.picked[0]).write_bytes(b"cut sh")
     home.store.path(home.picked[1]).unlink()
@@ -301,6 +330,11 @@ def test_what_a_person_said_of_an_audit_is_a_label_too(home: Home) -> None:
     status, told = run(home.state, "import", "--data", str(home.data))
     assert status == 0, told
     assert "0 images for any set, 1 for training alone; 0 wait" in told
+    # The audits of a certificate are removed one day.
+    shutil.rmtree(stream)
+    assert (
+        "0 images for any set, 1 for training alone; 0 wait" in run(home.state, "import", "--data", str(home.data))[1]
+    )
     # An import counts for more.
     status, told = home.take(home.list_of([home.picked[0].sha256]))
     assert "1 labels, 1 of them other than before" in told
