@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -65,16 +65,19 @@ class Inbox:
             yield path, labels
 
 
-def label_unwatched(streams: Path, labels: Sequence[AuditLabel], now: datetime, lost: Tally) -> None:
+def label_unwatched(
+    streams: Path, labels: Sequence[AuditLabel], watched: Collection[str], now: datetime, lost: Tally
+) -> None:
     """Take labels of certificates that were not live since this process began; it may not have a bundle yet.
 
     Args:
         streams: directory of all certificates.
-        labels: of these.
+        labels: of these and of others.
+        watched: ids of the others, whose watches take their labels themselves.
         now: the time to record.
         lost: counts those that cannot be taken.
     """
-    for name in {one.certificate for one in labels}:
+    for name in {one.certificate for one in labels}.difference(watched):
         given = [
             Labelled(number=one.number, at=now, label=one.label, by="person")
             for one in labels

@@ -236,10 +236,10 @@ class LiveRisk:
     def tick(self) -> None:
         """Take labels from the inbox and look at the level again; called now and then, in the thread."""
         for path, labels in self._inbox.waiting():
-            for one in labels:
-                self.labelled(one.certificate, one.number, one.label, "person")
-            unwatched = [one for one in labels if one.certificate not in self._watches]
-            label_unwatched(self._directory / STREAMS, unwatched, self._now(), self.lost)
+            with self._lock:  # A watch that begins meanwhile would read its audits before or after, and miss some.
+                for one in labels:
+                    self.labelled(one.certificate, one.number, one.label, "person")
+                label_unwatched(self._directory / STREAMS, labels, self._watches, self._now(), self.lost)
             path.unlink(missing_ok=True)
         self._write_hours(self._now())
         if (watch := self._watches.get(self._live)) is not None:

@@ -6,11 +6,16 @@ import csv
 import io
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from engines.machine.clock import utc_now
 from miner.cli.live_risk.terminal_plot import curve
+from miner.harvest.given_labels import add_labels, read_labels
+from miner.harvest.harvest import DIRECTORY as HARVEST
+from miner.harvest.store import read_index
 from miner.live_risk.audit_book import AuditBook
 from miner.live_risk.audit_log import IMAGES, read_book
 from miner.live_risk.hourly import COLUMNS, FILE, read_rows
@@ -19,6 +24,7 @@ from miner.live_risk.live_risk import STREAMS
 from miner.live_risk.summary import SUMMARY, Summary
 from stage1.artifacts import write_atomic
 from stage1.errors import SettingsError
+from stage1.monitor.audit import ExitLabel
 from stage1.monitor.risk_monitor import MonitorTerms
 from stage1.settings import first_problem
 
@@ -150,8 +156,18 @@ def given_labels(home: Path, given: list[str]) -> str:
     left_out = f"; {gone} of audits that do not wait" if gone else ""
     if not labels:
         return f"no label was given{left_out}"
+    # First for good: the miner forgets the audits of a certificate some nights after it was live.
+    shown = {waiting[name][number].drawn.image_sha256: one.label for (name, number), one in labels.items()}
+    _tell_harvest(home.parent / HARVEST, shown)
     Inbox(home).put(list(labels.values()))
     return f"{len(labels)} labels wait for the miner, which looks for them every two seconds{left_out}"
+
+
+def _tell_harvest(home: Path, shown: Mapping[str, ExitLabel]) -> None:
+    """Give the harvest the labels of pictures that it keeps, by hash; one that it has counts for more."""
+    images, given = read_index(home), read_labels(home)
+    if news := {name: label for name, label in shown.items() if name in images and name not in given}:
+        add_labels(home, news, utc_now())
 
 
 def _pair(given: str) -> tuple[str, str]:

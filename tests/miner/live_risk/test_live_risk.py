@@ -258,6 +258,29 @@ def test_labels_of_a_certificate_that_is_not_live_are_not_lost(tmp_path: Path, b
     starting.close()
 
 
+def test_a_watch_that_begins_while_its_labels_are_taken_has_them(
+    tmp_path: Path, bundle: LiveBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    risk, name = watched(tmp_path, bundle), certificate_id(bundle.params)
+    took(risk, seen(bundle, 1))
+    risk.said(name, 1, "expert", 0.9)
+    risk.close()
+    Inbox(tmp_path).put([AuditLabel(certificate=name, number=1, label=1)])
+    starting = LiveRisk(tmp_path, ALL, now=Clock())
+    begins, before = threading.Thread(target=starting.live, args=(bundle,)), starting.labelled
+
+    def between(*given: Any) -> None:
+        before(*given)
+        begins.start()
+        begins.join(0.1)
+
+    monkeypatch.setattr(starting, "labelled", between)
+    starting.tick()
+    begins.join()
+    assert book(starting, bundle).state.losses == 1
+    starting.close()
+
+
 def test_a_backlog_is_an_alert(tmp_path: Path, bundle: LiveBundle) -> None:
     clock, told = Clock(), Told()
     risk = watched(tmp_path, bundle, now=clock, tell=told)

@@ -16,10 +16,12 @@ from engines.store.store import Store
 from miner.cli import app
 from miner.cli.doctor.traffic import live_risk
 from miner.cli.live_risk.terminal_plot import curve
+from miner.harvest.given_labels import add_labels, read_labels
 from miner.live_risk.certificate_watch import certificate_id
 from miner.live_risk.live_risk import LiveRisk
 from miner.settings import load_settings
-from tests.miner.live_risk.test_live_risk import ALL, NOON, misses, seen, took, watched
+from tests.miner.harvest.test_harvest import content_of, kept, store_in
+from tests.miner.live_risk.test_live_risk import ALL, NOON, book, misses, seen, took, watched
 
 
 @pytest.fixture
@@ -123,6 +125,20 @@ def test_a_list_that_was_given_before_may_be_given_again(tmp_path: Path, bundle:
     again.tick()
     assert again.status()["losses"] == 5
     again.close()
+
+
+def test_a_label_is_there_for_the_harvest_when_the_audits_are_gone(
+    tmp_path: Path, bundle: LiveBundle, risk: LiveRisk
+) -> None:
+    """The miner keeps the audits of few certificates, and a week of nights has more."""
+    waiting = {number: one.drawn.image_sha256 for number, one in book(risk, bundle).waiting.items()}
+    home = tmp_path / "state" / "harvest"
+    for number, sha256 in waiting.items():
+        store_in(home).keep(kept(number, sha256=sha256), content_of(number))
+    add_labels(home, {waiting[5]: 0}, NOON)
+    status, told = run(tmp_path, "risk", "label", "4=1", "5=1")
+    assert status == 0, told
+    assert read_labels(home) == {waiting[4]: 1, waiting[5]: 0}, "what was imported counts for more"
 
 
 @pytest.mark.parametrize("given", ["9=1", "4=2", "4", "x=1"])
