@@ -59,12 +59,20 @@ class GpuWatch:
         self._again_s = again_s
         self._latest = GpuHealth()
         self._heard_at = clock()
+        self._asked_at = clock()
+        self._ended = ""
         self._process: Process | None = None
 
     def health(self) -> GpuHealth:
-        """The latest reading; with how long the driver has been silent, if it is."""
-        silent_s = self._clock() - self._heard_at
-        if self._latest.problem or silent_s <= self._silent_s:
+        """The latest reading; with how long the driver has been silent, if it is, or why nobody asks it."""
+        now = self._clock()
+        if self._latest.problem or now - self._heard_at <= self._silent_s:
+            return self._latest
+        if self._ended:
+            # That a process ended says nothing of the driver.
+            return GpuHealth(driver=self._latest.driver, problem=self._ended)
+        silent_s = now - max(self._heard_at, self._asked_at)
+        if silent_s <= self._silent_s:
             return self._latest
         return self._latest.model_copy(update={"silent_s": round(silent_s, 1)})
 
@@ -74,18 +82,20 @@ class GpuWatch:
             try:
                 await self._lines()
             except OSError as error:
-                log.warning("gpu_watch_failed", reason=str(error))
+                self._ended = f"the driver cannot be asked: {error}"
             finally:
                 await self.close()
             if self._latest.problem:
                 log.info("gpu_not_watched", reason=self._latest.problem)
                 return
+            log.warning("gpu_watch_failed", reason=self._ended)
             await asyncio.sleep(self._again_s)
 
     async def _lines(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
             *self._reader, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, limit=MOST_BYTES, start_new_session=True
         )
+        self._asked_at, self._ended = self._clock(), ""
         assert self._process.stdout is not None
         while line := await self._process.stdout.readline():
             try:
@@ -94,6 +104,9 @@ class GpuWatch:
                 log.warning("gpu_reading_not_understood", reason=str(error.errors()[0]["msg"]))
                 continue
             self._heard_at = self._clock()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._process.wait(), END_S)
+        self._ended = f"asking the driver ended with status {self._process.returncode}"
 
     async def close(self) -> None:
         """End the process that reads; to be called after `run` was cancelled."""

@@ -160,6 +160,19 @@ def test_a_reader_that_ends_is_started_again() -> None:
     asyncio.run(scenario())
 
 
+def test_a_reader_that_fails_is_no_driver_that_is_silent() -> None:
+    async def scenario() -> None:
+        watch = GpuWatch((sys.executable, "-S", "-c", "raise SystemExit(3)"), silent_s=0.0, again_s=60)
+        task = asyncio.create_task(watch.run())
+        async with asyncio.timeout(60):
+            await until(lambda: watch.health().problem)
+        assert (watch.health().problem, kinds(watch)) == ("asking the driver ended with status 3", [])
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
 def test_where_the_binding_is_not_installed_the_watch_ends_and_says_why() -> None:
     problem = GpuHealth(problem="pynvml cannot be imported").model_dump_json()
 
