@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field, model_validator
 
 from engines.machine.tally import Tally
 from miner.alerts.rules import Condition
@@ -29,8 +29,14 @@ class Held(Artifact):
 
     SCHEMA_VERSION: ClassVar[int] = 1
 
-    since: dict[str, datetime] = Field(default_factory=dict)
+    since: dict[str, AwareDatetime] = Field(default_factory=dict)
     levels: dict[str, Level] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.since.keys() != self.levels.keys():
+            raise ValueError("levels must be of what is in since")
+        return self
 
 
 class Edges:

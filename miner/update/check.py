@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import httpx2
 from packaging.version import Version
+from pydantic import field_validator
 
 from miner.errors import MinerError
 from miner.update.releases import Release, UnreadableReleases, as_json, newest, notes_since, releases_of
@@ -58,6 +59,12 @@ class UpdateAnswer(Artifact):
     released_at: str = ""
     notes: str = ""
     notes_url: str | None = None
+
+    @field_validator("newest")
+    @classmethod
+    def _a_version(cls, text: str | None) -> str | None:
+        # Raises a ValueError where it is none.
+        return text if text is None else str(Version(text))
 
     def newer_than(self, installed: str) -> bool:
         """Whether the newest release is newer than a version; this file may be older than the program."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
 from miner.alerts.edges import Edges
 from miner.alerts.rules import Condition
 
@@ -56,9 +58,19 @@ def test_a_restart_tells_nothing_twice_and_tells_the_end(tmp_path: Path) -> None
     assert told(again, 400, SLOW) == []
 
 
-def test_a_file_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:
-    (tmp_path / "alerts.json").write_text("{")
-    assert Edges(tmp_path / "alerts.json").held == []
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        '{"schema_version": 1, "since": {"slow": "2026-03-01T00:00:00Z"}, "levels": {}}',
+        '{"schema_version": 1, "since": {"slow": "2026-03-01T00:00:00"}, "levels": {"slow": "alarm"}}',
+    ],
+)
+def test_a_file_that_cannot_be_read_counts_as_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / "alerts.json").write_text(text)
+    edges = Edges(tmp_path / "alerts.json", settled_s=0)
+    assert edges.held == []
+    assert told(edges, 0, SLOW) == [("condition_begins", "slow")]
 
 
 def test_the_end_is_as_loud_as_the_beginning(tmp_path: Path) -> None:
