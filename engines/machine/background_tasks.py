@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import structlog
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 
 class BackgroundTasks:
@@ -35,3 +39,28 @@ class BackgroundTasks:
         self._running.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("background_task_failed", exc_info=error)
+
+
+def begun_in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
+    """Run something that may hang in a thread that the end of the process does not wait for.
+
+    Args:
+        work: is run once.
+        name: of the thread.
+
+    Returns:
+        What it returns or raises, to be awaited; whoever waits no longer leaves the thread to itself.
+    """
+    result: Future[T] = Future()
+    result.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            found = work()
+        except Exception as error:  # noqa: BLE001  whoever waits raises it
+            result.set_exception(error)
+        else:
+            result.set_result(found)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return asyncio.wrap_future(result)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from engines.machine.background_tasks import begun_in_thread
 from engines.machine.nvml.health import faults
 from miner.admin.live_miner import LiveMiner
 from miner.alerts.rules import FEWEST, Reading
@@ -18,6 +20,8 @@ from stage1.decisions import Action
 
 LOOKED_AT_S, KEPT = 900.0, 5_000
 ANSWERED = 200
+# A disk that says nothing for so long hangs.
+DISK_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +138,32 @@ class MinerReader:
         known = nightly.get("last_success") or nightly.get("first_at")
         since = self._began if known is None else datetime.fromisoformat(known)
         return (self._miner.now() - since).total_seconds()
+
+
+class Disks:
+    """Asks for the room on disks; one that hangs is one that cannot be read, and holds nobody up.
+
+    Args:
+        read: free space by directories, None where it cannot be told; may hang.
+        wait_s: the longest wait.
+    """
+
+    def __init__(self, read: Callable[[], dict[str, int | None]], wait_s: float = DISK_S) -> None:
+        self._read = read
+        self._wait_s = wait_s
+        self._known: dict[str, int | None] = {"the store or the state": None}
+        self._asked: asyncio.Future[dict[str, int | None]] | None = None
+
+    async def free_bytes(self) -> dict[str, int | None]:
+        """Free space by directories, None for all while no answer comes."""
+        # Not one more thread for each look at a disk that hangs.
+        self._asked = self._asked or begun_in_thread(self._read, "disks")
+        done, _ = await asyncio.wait([self._asked], timeout=self._wait_s)
+        if not done:
+            return dict.fromkeys(self._known)
+        asked, self._asked = self._asked, None
+        self._known = asked.result()
+        return self._known
 
 
 def _disk(directory: Path) -> object:

@@ -19,7 +19,7 @@ from engines.store.store import Store
 from miner.admin.live_miner import LiveMiner
 from miner.admin.readiness import conditions as readiness
 from miner.alerts.edges import Edges
-from miner.alerts.miner_reader import MinerReader, RecentAnswers
+from miner.alerts.miner_reader import Disks, MinerReader, RecentAnswers
 from miner.alerts.rules import conditions
 from miner.alerts.sender import Sender, ping
 from miner.alerts.settings import AlertSettings, address
@@ -128,9 +128,10 @@ class Alerts:
         await self._client.aclose()
 
     async def _look(self, reader: MinerReader, miner: LiveMiner) -> None:
+        disks = Disks(reader.free_bytes)
         while True:
             try:
-                self.look(reader, miner.follower.live_id, await asyncio.to_thread(reader.free_bytes))
+                self.look(reader, miner.follower.live_id, await disks.free_bytes())
             except Exception:
                 # Who tells of faults must not end by one.
                 log.exception("alerts_failed")

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from engines.machine.background_tasks import begun_in_thread
 from miner.events.event import Event, EventSink
 from miner.update.check import FILE, UpdateAnswer, UpdateNotChecked, installed_version, last_answer, look
 from miner.update.settings import UpdateSettings
@@ -64,7 +66,9 @@ class UpdateWatch:
     async def look(self) -> bool:
         """Look once, in a thread; whether there was an answer."""
         try:
-            found = await asyncio.to_thread(look, self._settings, installed=self._installed, now=self._now)
+            asked = partial(look, self._settings, installed=self._installed, now=self._now)
+            # A server that is slow would hold up the stop of the miner.
+            found = await begun_in_thread(asked, "update")
             await asyncio.to_thread(found.write, self._state / FILE)
         except (UpdateNotChecked, OSError) as error:
             log.info("update_not_checked", reason=str(error))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from engines.machine.nvml.health import GpuHealth, GpuState, faults
 from miner.admin.live_miner import LiveMiner
-from miner.alerts.miner_reader import MinerReader, RecentAnswers
+from miner.alerts.miner_reader import Disks, MinerReader, RecentAnswers
 from miner.alerts.rules import Reading, conditions
 from miner.alerts.settings import AlertSettings
 
@@ -91,6 +93,29 @@ def test_a_directory_that_is_gone_is_no_disk_with_room(tmp_path: Path) -> None:
     free = reader.free_bytes()
     assert free[str(tmp_path / "x")] is None
     assert (free[str(tmp_path)] or 0) > 0
+
+
+def test_a_disk_that_hangs_is_told_and_holds_nobody_up() -> None:
+    hangs = threading.Event()
+    asked: list[int] = []
+
+    def read() -> dict[str, int | None]:
+        asked.append(1)
+        if len(asked) == 2:
+            hangs.wait(60)
+        return {"/store": 7}
+
+    async def scenario() -> None:
+        disks = Disks(read, wait_s=0.05)
+        assert await disks.free_bytes() == {"/store": 7}
+        assert [await disks.free_bytes() for _ in range(3)] == [{"/store": None}] * 3
+        assert len(asked) == 2
+        hangs.set()
+        async with asyncio.timeout(60):
+            while await disks.free_bytes() != {"/store": 7}:
+                pass
+
+    asyncio.run(scenario())
 
 
 def test_two_directories_of_one_disk_are_one_condition(tmp_path: Path) -> None:

@@ -181,8 +181,34 @@ def test_a_miner_that_cannot_ask_keeps_what_it_knew(tmp_path: Path) -> None:
         assert asyncio.run(watch.look())
     assert not asyncio.run(watch.look())
     assert watch.status()["newest"] == "99.0.0"
-    (tmp_path / FILE).write_text("{")
-    assert last_answer(tmp_path) is None
+    for text in ("{", (tmp_path / FILE).read_text().replace("99.0.0", "the newest")):
+        (tmp_path / FILE).write_text(text)
+        assert last_answer(tmp_path) is None
+
+
+def test_a_server_that_hangs_keeps_no_process_from_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs = threading.Event()
+    asked = threading.Event()
+
+    def look(*_: object, **__: object) -> UpdateAnswer:
+        asked.set()
+        hangs.wait(60)
+        raise UpdateNotChecked("too late")
+
+    monkeypatch.setattr("miner.update.watch.look", look)
+
+    async def scenario() -> None:
+        task = asyncio.create_task(UpdateWatch(UpdateSettings(), tmp_path, Told(), now=lambda: NOW).look())
+        await asyncio.to_thread(asked.wait)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(scenario())
+    # The end of the loop waits for whatever was given to its own threads.
+    [left] = [thread for thread in threading.enumerate() if thread.name == "update"]
+    assert left.daemon
+    hangs.set()
+    left.join()
 
 
 @pytest.fixture
