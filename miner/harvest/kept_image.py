@@ -83,6 +83,12 @@ def forgotten(image: KeptImage) -> KeptImage:
     return image.model_copy(update={"reasons": ("random",), "week": "", "gone": True})
 
 
+def not_drawn(image: KeptImage) -> KeptImage:
+    """A draw that stays for what else it was kept for, or for its label, which may train."""
+    others = tuple(one for one in image.reasons if one != "random")
+    return image.model_copy(update={"reasons": others or image.reasons, "week": ""})
+
+
 def is_forgotten(image: KeptImage) -> bool:
     """Whether a line says so."""
     return image.gone and not image.week and image.reasons == ("random",)

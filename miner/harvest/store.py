@@ -16,7 +16,7 @@ from pathlib import Path
 
 from miner.harvest.given_labels import read_labels
 from miner.harvest.json_lines import records
-from miner.harvest.kept_image import KeptImage, forgotten, is_forgotten, joined, lost_draws, main_reason
+from miner.harvest.kept_image import KeptImage, forgotten, is_forgotten, joined, lost_draws, main_reason, not_drawn
 from stage1.artifacts import append_lines, write_atomic
 
 INDEX, IMAGES = "index.jsonl", "images"
@@ -147,8 +147,12 @@ class HarvestStore:
         if len(there) < self._limits.random_per_place:
             return True
         last = max(there, key=self._rank)
-        if self._rank(image) >= self._rank(last) or last.sha256 in read_labels(self.directory):
+        if self._rank(image) >= self._rank(last):
             return False
+        if last.sha256 in read_labels(self.directory):
+            # What was labelled early was so for what it shows: as a draw it would stand for more than its share.
+            self._note([not_drawn(last)])
+            return True
         self._note([forgotten(last)])
         self.path(last).unlink(missing_ok=True)
         return True

@@ -16,7 +16,7 @@ from miner.harvest.given_labels import add_labels
 from miner.harvest.harvest import Harvest
 from miner.harvest.kept_image import broken_weeks, whole_weeks
 from miner.harvest.settings import HarvestSettings
-from miner.harvest.store import INDEX, read_index
+from miner.harvest.store import INDEX, HarvestStore, Limits, read_index
 from stage1.decisions import Action
 from stage1.monitor.audit import ExitLabel
 from tests.miner.harvest.test_harvest import NOON, SECRET, kept, random_one, seen, store_in
@@ -102,6 +102,19 @@ def test_the_draws_of_a_place_that_stay_are_a_random_part_of_all(tmp_path: Path)
     assert 5.5 < np.mean(places) < 9.5
     assert min(places) < 3
     assert max(places) > 12
+
+
+def test_a_label_keeps_no_draw_in_the_place_of_one_with_a_lower_number(tmp_path: Path) -> None:
+    """People label in the week itself what an audit or Stage-2 has told of, so it is no random part of the draws."""
+    number_of = {random_one(number).sha256: float(number) for number in range(3)}
+    limits = Limits(size=1000, random_per_place=1)
+    store = HarvestStore(tmp_path, limits, rank=lambda image: number_of[image.sha256])
+    store.keep(random_one(1, site=1).model_copy(update={"reasons": ("random", "audited")}), b"x")
+    add_labels(tmp_path, {random_one(1).sha256: 1}, NOON)
+    assert store.keep(random_one(0, site=1), b"x")
+    assert not store.keep(random_one(2, site=1), b"x")
+    there = {one.request_id: (one.week, one.reasons, one.gone) for one in read_index(tmp_path).values()}
+    assert there == {"r0": ("2026-W10", ("random",), False), "r1": ("", ("audited",), False)}
 
 
 def test_tiny_pictures_are_bounded_by_their_number_and_the_index_by_its_lines(tmp_path: Path) -> None:
