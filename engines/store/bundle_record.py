@@ -13,6 +13,7 @@ import secrets
 import shutil
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile, ZipInfo
+from zlib import error as zlib_error
 
 from engines.store.file_names import CALIBRATION, CONFIG, MANIFEST, METRICS, PARAMS, SPEC, SPLITS
 from engines.store.model_card import card_path
@@ -27,6 +28,8 @@ CARD = "model_card.json"
 PACKED = ".zip"
 # What a record's directory is called while it is removed.
 GOING = ".packed-"
+# What `zipfile` raises for a file with a changed byte.
+DAMAGED = (LookupError, ValueError, EOFError, RuntimeError, BadZipFile, zlib_error)
 
 
 def record_path(root: Path, bundle: str) -> Path:
@@ -66,7 +69,7 @@ def read_in_record(place: Path, name: str) -> bytes:
     try:
         with ZipFile(place) as packed:
             return packed.read(name)
-    except (KeyError, BadZipFile) as error:
+    except DAMAGED as error:
         raise OSError(f"{place}: {name} cannot be read ({error})") from error
 
 

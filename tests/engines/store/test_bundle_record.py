@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,18 @@ def test_what_is_not_in_it_is_said(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="cannot be read"):
         read_in_record(place, "config.json")
     assert record_of(tmp_path, "b2") is None
+
+
+def test_a_byte_that_changed_anywhere_is_said(tmp_path: Path) -> None:
+    home = record_path(tmp_path, "b1")
+    home.mkdir(parents=True)
+    (home / "config.json").write_text(json.dumps(SETTINGS))
+    said = read_in_record(home, "config.json")
+    pack_record(home)
+    place = record_of(tmp_path, "b1")
+    assert place is not None
+    content = place.read_bytes()
+    for number, bit in product(range(len(content)), (1, 4, 128)):
+        place.write_bytes(content[:number] + bytes([content[number] ^ bit]) + content[number + 1 :])
+        with suppress(OSError):
+            assert read_in_record(place, "config.json") == said
