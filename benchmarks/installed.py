@@ -46,6 +46,8 @@ def main() -> int:
         home = Home.make(Path(place))
         home.activate(publish(home.store, linear(home.path / "engine.onnx", SIZE_PX), home.path / "bundle"))
         (home.path / "miners" / "installed").mkdir(parents=True)
+        # No miner needs it, and the doctor would call it an error.
+        (home.path / "miner" / "coldkey").unlink()
         if arguments.user is not None:
             _give(home.path, arguments.user)
         program = [part.replace("{home}", place) for part in arguments.program]
