@@ -67,8 +67,8 @@ def test_what_a_night_imports_looks_for_no_network_and_leaves_home_empty(tmp_pat
     assert list(home.rglob("*")) == []
 
 
-# The first reads from a package that `load_openvino` has imported before; the others run in the environment of a server,
-# which has nothing of this program: the second gets the variables of whoever starts it, the third sets its own.
+# The first reads from a package that `load_openvino` has imported before; the others run in the environment of a
+# server, which has nothing of this program: the second gets the variables of whoever starts it, the third sets its own.
 AFTERWARDS = {
     "engines/backends/openvino.py",
     "benchmarks/stage2_servers/mlserver_models.py",
