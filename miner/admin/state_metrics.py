@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector,
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from engines.live.swap.status import own_batches, servers_of
 from engines.machine.tally import Tally
 from miner.admin.gpu_metrics import gpus
 from miner.admin.live_miner import LiveMiner
@@ -61,7 +62,7 @@ def register_state(registry: CollectorRegistry, miner: LiveMiner) -> None:
     parts: dict[str, Read] = {
         "requests": lambda: requests(miner),
         "stage1": lambda: stage1(miner),
-        "stage1_servers": lambda: stage1_servers((status := miner.follower.status()).servers, status.own_batches),
+        "stage1_servers": lambda: servers(miner),
         "stage2": lambda: stage2(miner),
         "bundle": lambda: bundle(miner),
         "certificate": lambda: certificate(miner),
@@ -156,6 +157,17 @@ def _ranges() -> list[tuple[float, float]]:
 
 def _bound(size: float) -> str:
     return "+Inf" if size == float("inf") else f"{size}.0"
+
+
+def servers(miner: LiveMiner) -> Iterator[Metric]:
+    """The servers that compute Stage-1."""
+    slot = miner.follower.slot
+    if not slot.generation:
+        return stage1_servers((), None)
+    # Not by the follower's status, which reads the store: a disk that hangs would hold up every request.
+    with slot.lease() as lease:
+        engine = lease.bundle.engine
+    return stage1_servers(servers_of(engine), own_batches(engine))
 
 
 def stage2(miner: LiveMiner) -> Iterator[Metric]:

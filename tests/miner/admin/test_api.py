@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
@@ -311,6 +312,19 @@ class TestReadiness:
 
 
 class TestMetrics:
+    def test_a_scrape_does_not_wait_for_the_disk_of_the_store(
+        self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def scenario() -> None:
+            publish("a")
+            async with endpoint(store) as opened:
+                read = Mock(return_value=None)
+                monkeypatch.setattr(Store, "last_verdict", read)
+                assert (await raw(opened.port, "GET", "/metrics"))[0] == 200
+                read.assert_not_called()
+
+        asyncio.run(scenario())
+
     def test_both_formats_are_read_by_prometheus_own_parser(self, store: Store, publish: Publish) -> None:
         async def scenario() -> None:
             bundle = publish("a")
