@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import TypeVar
 
 import aiohttp
+from aiohttp.connector import Connection
 from pydantic import BaseModel, ValidationError
 from yarl import URL
 
@@ -83,6 +84,19 @@ async def made(make: Callable[[], Made], size: int, at_once: int) -> Made:
     return make() if size <= at_once else await asyncio.to_thread(make)
 
 
+class _Request(aiohttp.ClientRequest):
+    """One that goes only into a connection in which nothing waits to be read.
+
+    What a server says without being asked would be taken for the reply to the request that comes next there, and each
+    reply after that for the one to the request behind it.
+    """
+
+    async def send(self, conn: Connection) -> aiohttp.ClientResponse:
+        if conn.protocol is not None and conn.protocol.should_close:
+            raise aiohttp.ServerDisconnectedError("the server said something without being asked")
+        return await super().send(conn)
+
+
 class Client:
     """Keeps its connections and follows nobody elsewhere; for the event loop of its first request.
 
@@ -130,6 +144,7 @@ class Client:
             # A proxy of the environment is not meant for it.
             self._session = aiohttp.ClientSession(
                 connector=connector,
+                request_class=_Request,
                 headers=self._headers,
                 skip_auto_headers=("user-agent",),
                 cookie_jar=aiohttp.DummyCookieJar(),
