@@ -16,10 +16,12 @@ from pydantic import BaseModel, Field
 from engines.errors import RemoteError
 from engines.remote import http as remote
 from engines.remote.http import JSON_AT_ONCE_BYTES, made
-from engines.remote.tensors import Inference, Tensor, read_reply, request_body
+from engines.remote.tensors import Inference, Many, Name, Shape, Tensor, read_reply, request_body
 
 BINARY_EXTENSION = "binary_tensor_data"
 JSON_LENGTH = "inference-header-content-length"
+# What a model says of itself has some kB.
+METADATA_BYTES = 2**20
 OCTETS = "application/octet-stream"
 # A millisecond of copied memory.
 BINARY_AT_ONCE_BYTES = 2**21
@@ -34,9 +36,9 @@ class TensorMetadata(BaseModel):
         shape: of it; -1 where any size goes.
     """
 
-    name: str
-    datatype: str
-    shape: tuple[int, ...] = ()
+    name: Name
+    datatype: Name
+    shape: Shape = ()
 
 
 class ModelMetadata(BaseModel):
@@ -50,11 +52,11 @@ class ModelMetadata(BaseModel):
         outputs: what it gives.
     """
 
-    name: str
-    versions: tuple[str, ...] = ()
-    platform: str = ""
-    inputs: tuple[TensorMetadata, ...] = Field(default=())
-    outputs: tuple[TensorMetadata, ...] = Field(default=())
+    name: Name
+    versions: Many[Name] = ()
+    platform: Name = ""
+    inputs: Many[TensorMetadata] = Field(default=())
+    outputs: Many[TensorMetadata] = Field(default=())
 
 
 class InferenceServer:
@@ -104,7 +106,7 @@ class InferenceServer:
         Raises:
             RemoteError: there is no reply, or it is no metadata.
         """
-        reply = await remote.ask(self._client, "GET", self._model, timeout_s=timeout_s)
+        reply = await remote.ask(self._client, "GET", self._model, timeout_s=timeout_s, most_bytes=METADATA_BYTES)
         return reply.read(ModelMetadata, f"{self._model}: the reply is no metadata of a model")
 
     async def infer(self, inputs: Sequence[Tensor], outputs: Sequence[str], timeout_s: float) -> Inference:
@@ -141,13 +143,13 @@ class InferenceServer:
         return found
 
     async def _has_binary_extension(self, timeout_s: float) -> bool:
-        reply = await remote.ask(self._client, "GET", f"{self._url}/v2", timeout_s=timeout_s)
+        reply = await remote.ask(self._client, "GET", f"{self._url}/v2", timeout_s=timeout_s, most_bytes=METADATA_BYTES)
         told = f"{self._url}/v2: the reply is no metadata of a server"
         return BINARY_EXTENSION in reply.read(_ServerMetadata, told).extensions
 
 
 class _ServerMetadata(BaseModel):
-    extensions: tuple[str, ...] = ()
+    extensions: Many[str] = ()
 
 
 def _binary_headers(json_length: int) -> dict[str, str]:

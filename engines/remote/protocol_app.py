@@ -24,9 +24,13 @@ from starlette.routing import Route
 from engines.engine import INPUT
 from engines.errors import EngineError
 from engines.remote.inference_server import BINARY_EXTENSION, JSON_LENGTH, OCTETS
-from engines.remote.tensors import BINARY, SIZE
+from engines.remote.tensors import BINARY, SIZE, Many, Name
+from engines.remote.tensors import Shape as Axes
 from stage1.errors import Stage1Error
 from stage1.preprocess import Pixels, Shape
+
+# The longest number of a pixel with what is between two, and everything but the pixels.
+JSON_BYTES, BESIDE_BYTES = 8, 2**16
 
 Arrays = dict[str, NDArray[np.float32]]
 
@@ -75,21 +79,21 @@ class _Refused(EngineError):
 
 
 class _Port(BaseModel):
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
+    name: Name
+    datatype: Name
+    shape: Axes
     parameters: dict[str, Any] = Field(default_factory=dict)
     data: Any = None
 
 
 class _Wanted(BaseModel):
-    name: str
+    name: Name
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 class _Inference(BaseModel):
-    inputs: tuple[_Port, ...]
-    outputs: tuple[_Wanted, ...] = ()
+    inputs: Many[_Port]
+    outputs: Many[_Wanted] = ()
 
 
 def protocol_app(model: ServedModel) -> Starlette:
@@ -133,7 +137,8 @@ class _Endpoints:
         return JSONResponse(_metadata(self._model, _version(request, self._model)))
 
     async def infer(self, request: Request) -> Response:
-        model, body, version = self._model, await request.body(), _version(request, self._model)
+        model, version = self._model, _version(request, self._model)
+        body = await _body(request, _most_bytes(model))
         wanted, images, binary = _read(body, request.headers.get(JSON_LENGTH), model)
         try:
             found = await model.infer(version, images)
@@ -175,11 +180,26 @@ def _metadata(model: ServedModel, version: str) -> dict[str, Any]:
     }
 
 
+def _most_bytes(model: ServedModel) -> int:
+    """Of a request: the largest batch as JSON numbers, each with a comma and a space, and what is said of it."""
+    return BESIDE_BYTES + JSON_BYTES * model.max_batch * 3 * math.prod(model.shape)
+
+
+async def _body(request: Request, most_bytes: int) -> bytes:
+    pieces, size = [], 0
+    async for piece in request.stream():
+        pieces.append(piece)
+        size += len(piece)
+        if size > most_bytes:
+            raise _Refused(f"the request is longer than {most_bytes} bytes", 413)
+    return b"".join(pieces)
+
+
 def _read(body: bytes, told: str | None, model: ServedModel) -> tuple[list[str], Pixels, bool]:
     """Names of the outputs that are wanted, the images, and whether the outputs are wanted as bytes."""
-    length = len(body) if told is None else int(told) if told.isascii() and told.isdigit() else -1
+    length = len(body) if told is None else int(told) if told.isascii() and told.isdigit() and len(told) < 12 else -1
     if not 0 <= length <= len(body):
-        raise _Refused(f"{JSON_LENGTH} is {told!r}, and the body has {len(body)} bytes")
+        raise _Refused(f"{JSON_LENGTH} is {(told or '')[:20]!r}, and the body has {len(body)} bytes")
     try:
         asked = _Inference.model_validate_json(body[:length])
     except ValidationError as error:

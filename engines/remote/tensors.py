@@ -16,7 +16,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +41,18 @@ NUMBERS = {
 }
 # Detectors of many thousand boxes have less.
 MOST_NUMBERS = 4_000_000
+# No array of numpy had more before its version 2.
+MOST_AXES = 32
 LENGTH_BYTES = 4
 BINARY, SIZE = "binary_data", "binary_data_size"
+
+T = TypeVar("T")
+# Of what others send: each wrong item would be an error of its own, a kB for two bytes.
+Many = Annotated[tuple[T, ...], Field(fail_fast=True)]
+Shape = Annotated[tuple[int, ...], Field(fail_fast=True, max_length=MOST_AXES)]
+# Errors name it, and this many.
+MOST_TOLD = 20
+Name = Annotated[str, Field(max_length=256)]
 
 
 @dataclass(frozen=True)
@@ -138,17 +148,17 @@ def _wanted(outputs: tuple[str, ...]) -> bytes:
 
 
 class _Output(BaseModel):
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
+    name: Name
+    datatype: Name
+    shape: Shape
     parameters: dict[str, Any] = Field(default_factory=dict)
     data: Any = None
 
 
 class _Reply(BaseModel):
     model_name: str = ""
-    model_version: str | None = None
-    outputs: tuple[_Output, ...]
+    model_version: Name | None = None
+    outputs: Many[_Output]
 
 
 @dataclass(frozen=True)
@@ -190,13 +200,15 @@ def read_reply(content: bytes, json_length: int | None, wanted: Sequence[str]) -
         part = None
         if size is not None:
             if not isinstance(size, int) or size < 0 or at + size > len(content):
-                raise RemoteError(f"output {output.name!r} says that it has {size!r} bytes, and they are not there")
+                raise RemoteError(
+                    f"output {output.name!r} says that it has {str(size)[:20]} bytes, and they are not there"
+                )
             part, at = content[at : at + size], at + size
         if output.name in wanted:
             found[output.name] = _numbers(output, part)
     missing = [name for name in wanted if name not in found]
     if missing:
-        given = ", ".join(repr(output.name) for output in reply.outputs) or "none"
+        given = ", ".join(repr(output.name) for output in reply.outputs[:MOST_TOLD]) or "none"
         raise RemoteError(f"the reply has no output {missing[0]!r}; it has {given}")
     return Inference(reply.model_version or "", found)
 
@@ -205,9 +217,9 @@ def _numbers(output: _Output, part: bytes | None) -> NDArray[Any]:
     kind = NUMBERS.get(output.datatype)
     if kind is None:
         raise RemoteError(f"output {output.name!r} is {output.datatype}, expected numbers")
-    count = math.prod(output.shape)
-    if any(side < 0 for side in output.shape) or count > MOST_NUMBERS:
-        raise RemoteError(f"output {output.name!r} has the shape {list(output.shape)}")
+    # The sides before their product, which could have a million digits.
+    if not all(0 <= side <= MOST_NUMBERS for side in output.shape) or math.prod(output.shape) > MOST_NUMBERS:
+        raise RemoteError(f"output {output.name!r} has the shape {str(list(output.shape))[:100]}")
     try:
         values: NDArray[Any]
         if part is None:

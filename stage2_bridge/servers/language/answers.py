@@ -12,9 +12,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
+from engines.remote.tensors import Many
 from stage2_bridge.client import ImageRefused, Stage2Error
 
 # Of the likeliest tokens; below it the model answered something else.
@@ -37,11 +39,11 @@ class _Likely(BaseModel):
 
 class _Token(BaseModel):
     token: str = ""
-    top_logprobs: tuple[_Likely, ...] = ()
+    top_logprobs: Many[_Likely] = ()
 
 
 class _Logprobs(BaseModel):
-    content: tuple[_Token, ...] | None = None
+    content: Many[_Token] | None = None
 
 
 class _Message(BaseModel):
@@ -104,7 +106,7 @@ class Completion(BaseModel):
     """
 
     model: str = ""
-    choices: tuple[Choice, ...] = Field(min_length=1)
+    choices: Annotated[Many[Choice], Field(min_length=1)]
     usage: _Usage | None = None
 
 

@@ -117,3 +117,9 @@ def test_a_version_that_is_not_there_is_not_found(server: Server) -> None:
 def test_a_failure_of_the_engine_is_one_of_the_server(server: Server) -> None:
     server.fails = True
     assert asked(server, "/v2/models/stage1/infer", image(IMAGES[0].tolist())) == (500, {"error": "out of memory"})
+
+
+def test_a_request_that_no_batch_fills_is_not_read_to_its_end(server: Server) -> None:
+    status, told = asked(server, "/v2/models/stage1/infer", b" " * 2**21)
+    assert status == 413
+    assert "longer than" in told["error"]

@@ -7,8 +7,12 @@ import json
 
 import numpy as np
 import pytest
+from pydantic import BaseModel, ValidationError
 
-from engines.remote.tensors import Tensor, files, pixels, request_body
+from engines.errors import RemoteError
+from engines.remote.inference_server import ModelMetadata
+from engines.remote.tensors import Tensor, files, pixels, read_reply, request_body
+from stage2_bridge.servers.language.answers import Completion
 
 PHOTOGRAPHS = (b"\xff\xd8 one", b"", bytes(range(256)))
 
@@ -51,3 +55,42 @@ def test_files_behind_the_json_have_their_lengths_before_them() -> None:
     told = json.loads(body[:length])["inputs"][0]
     assert told["parameters"] == {"binary_data_size": len(body) - length}
     assert body[length:] == b"".join(len(one).to_bytes(4, "little") + one for one in PHOTOGRAPHS)
+
+
+def test_a_reply_whose_items_are_all_wrong_is_refused_at_the_first() -> None:
+    with pytest.raises(RemoteError, match=r"outputs\.0") as told:
+        read_reply(json.dumps({"outputs": [1] * 1000}).encode(), None, ["p"])
+    cause = told.value.__cause__
+    assert isinstance(cause, ValidationError)
+    assert cause.error_count() == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "reply"),
+    [
+        (ModelMetadata, {"name": "m", "versions": [1] * 1000}),
+        (ModelMetadata, {"name": "m", "inputs": [1] * 1000}),
+        (Completion, {"choices": [1] * 1000}),
+        (Completion, {"choices": [{"logprobs": {"content": [1] * 1000}}]}),
+    ],
+)
+def test_so_is_what_a_model_says_of_itself_and_what_it_says(model: type[BaseModel], reply: object) -> None:
+    with pytest.raises(ValidationError) as told:
+        model.model_validate_json(json.dumps(reply))
+    assert told.value.error_count() <= 2
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        {"name": "p", "shape": [10**1000] * 30},
+        {"name": "p", "shape": [0, *[10**1000] * 30]},
+        {"name": "p", "shape": [1] * 1000},
+        {"name": "n" * 10_000, "shape": [-1]},
+    ],
+)
+def test_an_error_about_a_reply_is_short_and_multiplies_no_huge_numbers(output: dict[str, object]) -> None:
+    content = json.dumps({"outputs": [output | {"datatype": "FP32", "data": [0.5]}]}).encode()
+    with pytest.raises(RemoteError) as told:
+        read_reply(content, None, ["p"])
+    assert len(str(told.value)) < 300
