@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from engines.machine.memory import give_back
 from engines.spec import EngineSpec
 from engines.store.file_names import ENGINE, ENGINE_PREFIXES, GOLDEN
 from engines.store.golden import read_golden
+from engines.store.shared_file import share
 from engines.store.store import Store
 from miner.cli.engines.proof.machine import this_machine
 from miner.cli.engines.proof.record import Agreement, Memory, Proof, Speed
@@ -115,7 +115,7 @@ def prove(
 def _compiled(spec: EngineSpec, home: Path, scratch: Path) -> Path:
     for path in home.iterdir():
         if path.name.startswith(ENGINE_PREFIXES):
-            os.link(path, scratch / path.name)
+            share(path, scratch / path.name)
     compile_engine(spec, scratch / ENGINE)
     return scratch / ENGINE
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import getpass
 import json
+import os
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -16,7 +18,9 @@ from typer.testing import CliRunner
 from engines.errors import BundleRefused
 from engines.machine.gpu import Gpu, NoGpu
 from engines.spec import EngineSpec
+from engines.store.file_names import ENGINE
 from engines.store.store import Store
+from miner.cli.engines.proof import measure
 from miner.cli.engines.proof.machine import CPUINFO, DRIVER, this_machine
 from miner.cli.engines.proof.measure import prove
 from miner.cli.engines.proof.record import Proof
@@ -175,3 +179,15 @@ def test_a_bundle_that_is_damaged_is_refused(store: Store, publish: Publish) -> 
     (store.path(bundle) / "model.onnx").write_bytes(b"")
     with pytest.raises(BundleRefused, match="changed"):
         proof_of(store)
+
+
+def test_another_engine_is_proved_on_a_file_system_without_hard_links(
+    store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def no_link(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    home = store.path(publish("a"))
+    monkeypatch.setattr(os, "link", no_link)
+    monkeypatch.setattr(measure, "compile_engine", lambda *_: None)
+    assert measure._compiled(EngineSpec(), home, tmp_path).read_bytes() == (home / ENGINE).read_bytes()
