@@ -156,7 +156,10 @@ class StoreModel:
             log.info("bundle_loaded", bundle=path.name, version=version, engine=str(bundle.engine.describe()))
             with self._lock:
                 self._loaded[version], self._used[version] = bundle, self._clock()
-                idle = sorted((used, one) for one, used in self._used.items() if not self._users.get(one))
+                # Not what was asked for: where all others are in use it would be loaded again and again.
+                idle = sorted(
+                    (used, one) for one, used in self._used.items() if one != version and not self._users.get(one)
+                )
                 for _, one in idle[: max(0, len(self._loaded) - self._kept)]:
                     self._drop(one)
             return bundle

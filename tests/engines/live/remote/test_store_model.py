@@ -67,6 +67,25 @@ def test_those_that_nobody_asked_for_lately_are_closed(store: Store, publish: Pu
     assert not any(is_held(store.root, bundle) for bundle in made)
 
 
+def test_one_that_is_asked_for_stays_loaded_where_all_others_are_in_use(
+    store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = publish("a"), publish("b")
+    model = model_of(store, kept=1)
+    load, loads = load_bundle, list[str]()
+
+    def counted(*given: object, **more: object) -> object:
+        loads.append(str(given[0]))
+        assert len(loads) < 3, "loaded again and again"
+        return load(*given, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("engines.live.remote.store_model.load_bundle", counted)
+    model._lent(version_of(second))
+    assert len(model.compute(version_of(first), IMAGES)["logits"]) == 5
+    assert len(loads) == 1
+    model.close()
+
+
 def test_what_becomes_current_is_loaded_before_somebody_asks(
     store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
