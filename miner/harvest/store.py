@@ -226,11 +226,16 @@ class HarvestStore:
         self._stale = 0
 
     def _remove_strays(self) -> None:
-        """Remove what a process that was killed has left: parts of files, and pictures without a line."""
-        known = {self.path(one).name for one in self.images.values() if not one.gone}
+        """Remove what a process that was killed has left: parts of files, and pictures without a line.
+
+        A line without a picture, as a disk that fails leaves it, says from now on that the picture is gone.
+        """
+        known = {self.path(one).name: one for one in self.images.values() if not one.gone}
         for path in (self.directory / IMAGES).glob("*/*"):
-            if path.name not in known:
+            if known.pop(path.name, None) is None:
                 path.unlink(missing_ok=True)
+        if known:
+            self._note([one.model_copy(update={"gone": True}) for one in known.values()])
 
 
 def _alike(one: KeptImage, other: KeptImage) -> bool:

@@ -168,6 +168,16 @@ def test_places_go_on_where_they_were_after_a_restart(tmp_path: Path) -> None:
     assert [one.site for one in second.store.images.values()] == [1, 2]
 
 
+def test_a_draw_whose_picture_a_failing_disk_has_lost_is_gone_and_its_week_only_trains(tmp_path: Path) -> None:
+    store = store_in(tmp_path)
+    store.keep(random_one(1), b"x")
+    store.keep(random_one(2), b"x")
+    store.path(random_one(1)).unlink()
+    again = store_in(tmp_path)
+    assert again.number == 1
+    assert broken_weeks(read_index(tmp_path).values(), {random_one(2).sha256: 1}) == {"2026-W10"}
+
+
 def test_what_a_killed_process_left_is_removed_and_what_another_version_wrote_is_not(tmp_path: Path) -> None:
     store = store_in(tmp_path)
     store.keep(kept(1), b"x")
