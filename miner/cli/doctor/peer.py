@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
@@ -122,16 +123,26 @@ async def _asked(peer: Peer, settings: MinerSettings) -> list[Finding]:
     async with httpx2.AsyncClient(base_url=str(peer), timeout=WAIT_S, verify=False) as client:
         try:
             started = time.perf_counter()
-            looked = await client.get("/")
+            looked = await _begun(client, "GET", "/")
             look_ms = (time.perf_counter() - started) * 1e3
-            refused = await client.post(path, json={"image": ""}, headers={"name": path.strip("/")})
-        except httpx2.HTTPError as failed:
+            refused = await _begun(client, "POST", path, json={"image": ""}, headers={"name": path.strip("/")})
+        except (httpx2.HTTPError, TimeoutError) as failed:
             detail = f"it accepts connections and does not speak HTTP: {type(failed).__name__}"
             return [error("http", detail, "something else listens on the port, or a proxy stands before it")]
     return [
         shape(looked.status_code, looked.headers.get("content-type", ""), look_ms),
         refusal(refused.status_code, path),
     ]
+
+
+async def _begun(client: httpx2.AsyncClient, method: str, path: str, **content: Any) -> httpx2.Response:  # noqa: ANN401
+    """An answer without its body, which may have no end.
+
+    Raises:
+        TimeoutError: it does not begin in time; the client's own limit is one for each part of it.
+    """
+    async with asyncio.timeout(WAIT_S), client.stream(method, path, **content) as reply:
+        return reply
 
 
 def shape(status: int, kind: str, milliseconds: float) -> Finding:

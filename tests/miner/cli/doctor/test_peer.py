@@ -22,6 +22,7 @@ from miner.axon.settings import AccessSettings, AxonSettings, RequestSettings, W
 from miner.axon.wires.open_wire import open_wire
 from miner.chain.offline import ChainFile
 from miner.chain.port import AxonAddress, ChainSnapshot, Neuron
+from miner.cli.doctor import peer
 from miner.cli.doctor.diagnosis import Finding
 from miner.cli.doctor.peer import Peer, examine_peer, known, refusal, shape
 from miner.settings import MinerSettings, load_settings
@@ -163,3 +164,33 @@ def test_an_address_is_read_as_a_person_gives_it(text: str, peer: str) -> None:
 def test_an_address_that_is_none_is_told(text: str) -> None:
     with pytest.raises(SettingsError, match="--peer"):
         Peer.of(text)
+
+
+JSON_HEAD = b"HTTP/1.1 404 Not Found\r\ncontent-type: application/json\r\n\r\n"
+
+
+@pytest.mark.parametrize(("start", "verdict"), [(JSON_HEAD, "ok"), (b"HTTP/1.1 404 ", "error")])
+def test_an_answer_without_an_end_is_not_waited_for(
+    start: bytes, verdict: str, settings: MinerSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer, "WAIT_S", 0.3)
+
+    async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(start)
+            while not writer.is_closing():
+                writer.write(b"x")
+                await writer.drain()
+                await asyncio.sleep(0.02)
+        except OSError:
+            return
+        finally:
+            writer.transport.abort()
+
+    async def scenario() -> dict[str, Finding]:
+        server = await asyncio.start_server(endless, "127.0.0.1", 0)
+        async with server, asyncio.timeout(20):
+            port = server.sockets[0].getsockname()[1]
+            return by_check(await examine_peer(Peer("http", "127.0.0.1", port), settings))
+
+    assert asyncio.run(scenario())["http"].verdict == verdict
