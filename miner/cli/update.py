@@ -67,4 +67,6 @@ def told(found: UpdateAnswer) -> str:
         lines.append(f"notes: {found.notes_url}")
     if found.notes:
         lines += ["", found.notes, ""]
-    return "\n".join([*lines, "docs/updating.md says how to go up and back"])
+    # Whoever publishes notes says nothing to the terminal.
+    text = "".join(sign for sign in "\n".join(lines) if sign in "\n\t" or sign.isprintable())
+    return f"{text}\ndocs/updating.md says how to go up and back"

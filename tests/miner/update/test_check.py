@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from miner.cli.main import app
+from miner.cli.update import told
 from miner.events.event import Event
 from miner.update import check as module
 from miner.update.check import FILE, UpdateAnswer, UpdateNotChecked, installed_version, last_answer, look
@@ -209,6 +210,15 @@ def test_a_server_that_hangs_keeps_no_process_from_ending(tmp_path: Path, monkey
     assert left.daemon
     hangs.set()
     left.join()
+
+
+def test_notes_say_nothing_to_the_terminal() -> None:
+    notes = "## [99.0.0]\n- \x1b]0;title\x07\x1b[2Jeverything\n"
+    with serving(json=RELEASES, notes=notes) as server:
+        text = told(asked(server, notes_url=f"{server.url}/notes"))
+    assert "everything" in text
+    assert "\x1b" not in text
+    assert "\x07" not in text
 
 
 @pytest.fixture
