@@ -2,6 +2,7 @@
 
     python -m benchmarks.live_risk_cost --requests 2000
     python -m benchmarks.live_risk_cost --memory 1000000
+    python -m benchmarks.live_risk_cost --memory 1000000 --watch-only
 
 Pictures are asked in blocks of eight, each with the watch and without it, in changing order. Before an answer the watch
 works on the event loop alone, whose CPU time is read around every answer; that of the process is read when the thread
@@ -155,7 +156,7 @@ def decades(number: int) -> set[int]:
     return {step for step in steps if step < number} | {number}
 
 
-def memory(home: Path, number: int, *, picked: bool) -> None:
+def memory(home: Path, number: int, *, picked: bool, harvested: bool) -> None:
     """So many images through the watch, the harvest and the journal, some seconds apart by their clock."""
     bundle = bundle_in(home)
     clock = [datetime(2026, 1, 1, tzinfo=UTC)]
@@ -175,7 +176,8 @@ def memory(home: Path, number: int, *, picked: bool) -> None:
             observer.on_answer(seen.record)
         risk.take(seen)
         # In its own thread, as in a miner, where what audits contradict is kept too.
-        harvest._queue._pool.submit(harvest.take, seen).result()  # noqa: SLF001
+        if harvested:
+            harvest._queue._pool.submit(harvest.take, seen).result()  # noqa: SLF001
         if (found := risk.unasked()) is not None:
             # One of a hundred is contradicted, and a person agrees with the miner.
             contradicted = one % 100 == 0
@@ -230,10 +232,12 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=2000)
     parser.add_argument("--memory", type=int, help="images of the trial of memory")
     parser.add_argument("--random-only", action="store_true", help="harvest.picked = false in the trial of memory")
+    parser.add_argument("--watch-only", action="store_true", help="without the harvest in the trial of memory")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         if arguments.memory is not None:
-            memory(Path(directory), arguments.memory, picked=not arguments.random_only)
+            kept = {"picked": not arguments.random_only, "harvested": not arguments.watch_only}
+            memory(Path(directory), arguments.memory, **kept)
             return
         for audits in (False, True):
             asyncio.run(cost(Path(directory) / str(audits), arguments.requests, audits=audits))
