@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +13,7 @@ from miner.alerts.settings import AlertSettings
 from miner.alerts.switch import AlertSwitch
 from miner.events.event import Event
 from stage1.errors import SettingsError
-from tests.miner.alerts.test_sender import Receiver
-
-
-@contextmanager
-def receiving() -> Iterator[Receiver]:
-    server = Receiver()
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+from tests.miner.alerts.test_sender import Receiver, receiving
 
 
 def event(text: str) -> Event:

@@ -13,7 +13,6 @@ import pytest
 from engines.store.store import Store
 from miner.harvest.store import HarvestStore
 from miner.harvest.verdict_table import VERDICTS, teaching, write_verdicts
-from offline.config import RunConfig, load_config
 from offline.data.sources.scene_plan import plan_scene
 from offline.data.sources.source import read_dataset
 from offline.data.sources.synthetic_streets import draw_frame
@@ -27,6 +26,7 @@ from stage1.errors import SettingsError
 from stage1.monitor.audit import ExitLabel
 from tests.miner.harvest.test_harvest import content_of, kept, random_one, store_in
 from tests.support.scenes import write_labelled_scenes
+from tests.support.small_nights import small_night
 
 
 def said(number: int, **changes: object) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def test_weak_labels_train_by_their_weight_and_are_in_no_set(tmp_path: Path) -> 
     for index in range(number):
         keep_scene(store, index)
     write_verdicts(store, {}, tmp_path / "weak")
-    config = tiny(str(tmp_path / "weak" / VERDICTS), weight=0.25)
+    config = small_night(**{"learn.teacher": str(tmp_path / "weak" / VERDICTS), "learn.teacher_weight": 0.25})
     rows = read_dataset(tmp_path / "data")
     workspace = tmp_path / "workspace"
     night = Pipeline(stages(), workspace, Store(tmp_path / "bundles"), rows, config, now, Silence())
@@ -103,18 +103,3 @@ def keep_scene(store: HarvestStore, index: int) -> None:
     sha256 = hashlib.sha256(file.getvalue()).hexdigest()
     image = kept(index, **said(index, sha256=sha256, size=len(file.getvalue())))
     store.keep(image, file.getvalue())
-
-
-def tiny(teacher: str, weight: float) -> RunConfig:
-    changes: dict[str, object] = {
-        "preprocess.size_px": 32,
-        "model.backbone": {"kind": "random", "hidden": 32, "layers": 2},
-        "model.last_layers": 1,
-        "model.rank": 2,
-        "train_supervised.epochs": 1,
-        "train_supervised.cache_views": 1,
-        "calibrate_scrc.stream": "originals",
-        "learn.teacher": teacher,
-        "learn.teacher_weight": weight,
-    }
-    return load_config("tiny", None, changes)

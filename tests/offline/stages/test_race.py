@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from engines.store.store import Store
-from offline.config import RunConfig, load_config
+from offline.config import RunConfig
 from offline.data.sources.source import read_dataset
 from offline.errors import DatasetError, TrainingError, TrainingInterrupted
 from offline.learning.conformal.train import halves_of, train_conformal_risk
@@ -27,6 +27,7 @@ from offline.splits.splits_file import Splits
 from offline.stages.common import fold_trainings
 from stage1.errors import SettingsError
 from tests.support.scenes import write_labelled_scenes
+from tests.support.small_nights import small_night
 
 SCENES = 56
 NONE: dict[str, dict[str, dict[str, object]]] = {
@@ -50,22 +51,16 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config(**changes: object) -> RunConfig:
     common: dict[str, object] = {
-        "preprocess.size_px": 32,
-        "model.backbone": {"kind": "random", "hidden": 32, "layers": 2},
-        "model.last_layers": 1,
-        "model.rank": 2,
         "train_supervised.epochs": 4,
-        "train_supervised.cache_views": 1,
         "train_conformal_risk.enabled": True,
         "train_conformal_risk.steps": 3,
-        "calibrate_scrc.stream": "originals",
         "learn.recipe": "auto",
         "learn.axes": AXES,
         "learn.folds": 3,
         "learn.budget_trainings": 100.0,
         "learn.repetitions": 100,
     }
-    return load_config("tiny", None, common | changes)
+    return small_night(**common | changes)
 
 
 def raced(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from engines.store.store import Store
-from offline.config import RunConfig, load_config
+from offline.config import RunConfig
 from offline.data.dataset import Dataset
 from offline.data.known_rows import NotedRow
 from offline.data.sources.scene_plan import plan_scene
@@ -27,6 +27,7 @@ from offline.pipeline.runner import Pipeline
 from offline.splits.splits_file import Splits
 from offline.stages.common import taught_rows
 from tests.support.scenes import scene_picture, write_labelled_scenes
+from tests.support.small_nights import small_night
 
 SCENES, MORE = 56, 5
 
@@ -45,19 +46,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def config(**changes: object) -> RunConfig:
-    common: dict[str, object] = {
-        "preprocess.size_px": 32,
-        "model.backbone": {"kind": "random", "hidden": 32, "layers": 2},
-        "model.last_layers": 1,
-        "model.rank": 2,
-        "train_supervised.epochs": 1,
-        "train_supervised.cache_views": 1,
-        "calibrate_scrc.stream": "originals",
-    }
-    return load_config("tiny", None, common | changes)
-
-
 def night(home: Path, workspace: Path, chosen: RunConfig, last: str = "train_supervised") -> Path:
     now = lambda: datetime(2026, 1, 1, tzinfo=UTC)  # noqa: E731
     rows = read_dataset(home / "data")
@@ -69,7 +57,7 @@ def night(home: Path, workspace: Path, chosen: RunConfig, last: str = "train_sup
 @pytest.fixture(scope="module")
 def teacher(home: Path) -> Path:
     """A run with a graph."""
-    return night(home, home / "workspace", config(), "export")
+    return night(home, home / "workspace", small_night(), "export")
 
 
 def test_a_run_teaches_rows_that_train_and_pictures_without_labels_and_no_row_that_judges(
@@ -83,7 +71,7 @@ def test_a_run_teaches_rows_that_train_and_pictures_without_labels_and_no_row_th
         return answers(models, rows, progress)
 
     monkeypatch.setattr(taught_rows, "answers_of", noted)
-    chosen = config(**{"learn.teacher": str(teacher), "learn.teacher_images": [str(home / "more")]})
+    chosen = small_night(**{"learn.teacher": str(teacher), "learn.teacher_images": [str(home / "more")]})
     run = night(home, home / "workspace", chosen)
     found = TrainingRecord.read(run / "training.json").teacher
     splits = Splits.read(run / "splits.json")
@@ -113,21 +101,21 @@ def test_a_table_of_verdicts_teaches_what_it_names_and_is_not_heard_on_rows_that
     for name, path in named.items():
         shutil.copyfile(path, tmp_path / f"{name}.jpg")
     (tmp_path / "verdicts.csv").write_text("image,probability\ntrain.jpg,0.9\ncalib.jpg,0.9\nnew.jpg,0.1\n")
-    run = night(home, home / "workspace", config(**{"learn.teacher": str(tmp_path / "verdicts.csv")}))
+    run = night(home, home / "workspace", small_night(**{"learn.teacher": str(tmp_path / "verdicts.csv")}))
     found = TrainingRecord.read(run / "training.json").teacher
     assert found is not None
     assert (found["taught"], found["unlabelled"], found["left_out"]) == (1, 1, 1)
 
 
 def test_a_teacher_that_has_learned_from_rows_that_certify_here_is_refused(home: Path, tmp_path: Path) -> None:
-    other = night(home, tmp_path, config(**{"splits.seed": 7}), "splits")
+    other = night(home, tmp_path, small_night(**{"splits.seed": 7}), "splits")
     shutil.copytree(other, tmp_path / "teacher")
     (tmp_path / "teacher" / "model.onnx").write_bytes(b"never opened")
     with pytest.raises(TrainingError, match=r"learned from \d+ rows that certify or report here"):
-        night(home, home / "workspace", config(**{"learn.teacher": str(tmp_path / "teacher")}))
+        night(home, home / "workspace", small_night(**{"learn.teacher": str(tmp_path / "teacher")}))
     (tmp_path / "teacher" / "splits.json").unlink()
     with pytest.raises(TrainingError, match="does not say what it was trained on"):
-        night(home, home / "workspace", config(**{"learn.teacher": str(tmp_path / "teacher")}))
+        night(home, home / "workspace", small_night(**{"learn.teacher": str(tmp_path / "teacher")}))
 
 
 def test_a_teacher_whose_adapter_has_learned_from_such_rows_before_is_refused(
@@ -140,4 +128,4 @@ def test_a_teacher_whose_adapter_has_learned_from_such_rows_before_is_refused(
     calib = Splits.read(teacher / "splits.json").sets["val_calib"].ids[0]
     about.model_copy(update={"chose": (*about.chose, NotedRow(row=calib))}).write(tmp_path / "adapter.json")
     with pytest.raises(TrainingError, match="learned from 1 rows that certify or report here"):
-        night(home, home / "workspace", config(**{"learn.teacher": str(tmp_path)}))
+        night(home, home / "workspace", small_night(**{"learn.teacher": str(tmp_path)}))
