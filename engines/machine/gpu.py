@@ -6,6 +6,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -56,25 +57,21 @@ class NoGpu(BaseModel):
     reason: str
 
 
-def find_gpu(*, probe: Path = PROBE, timeout_s: float = TIMEOUT_S) -> Gpu | NoGpu:
-    """Ask the driver; whatever happens to the process that asks, this one goes on.
+def ask_driver(command: Sequence[str], timeout_s: float) -> subprocess.CompletedProcess[str] | None:
+    """Run a process that asks the driver; None if it did not end in time, and then it is not waited for.
 
     Args:
-        probe: script that asks.
+        command: its command line.
         timeout_s: after which it is ended.
+
+    Raises:
+        OSError: it cannot be started.
     """
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(probe)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    except OSError as error:
-        return NoGpu(reason=f"the driver could not be asked: {error}")
-    try:
-        told, complaints = process.communicate(timeout=timeout_s)
+        stdout, stderr = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
         process.kill()
         # One that is in the driver may not end before the driver does.
@@ -83,8 +80,24 @@ def find_gpu(*, probe: Path = PROBE, timeout_s: float = TIMEOUT_S) -> Gpu | NoGp
         for pipe in (process.stdout, process.stderr):
             assert pipe is not None
             pipe.close()
+        return None
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def find_gpu(*, probe: Path = PROBE, timeout_s: float = TIMEOUT_S) -> Gpu | NoGpu:
+    """Ask the driver; whatever happens to the process that asks, this one goes on.
+
+    Args:
+        probe: script that asks.
+        timeout_s: after which it is ended.
+    """
+    try:
+        told = ask_driver([sys.executable, "-I", "-S", str(probe)], timeout_s)
+    except OSError as error:
+        return NoGpu(reason=f"the driver could not be asked: {error}")
+    if told is None:
         return NoGpu(reason=f"the driver did not answer within {timeout_s:g} s")
-    return read_answer(told, complaints, process.returncode)
+    return read_answer(told.stdout, told.stderr, told.returncode)
 
 
 def check_gpu_memory(found: Gpu | NoGpu, model: Path, wanted_by: str) -> Gpu:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
-import subprocess
 import sys
 import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -15,6 +14,7 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
+from engines.machine.gpu import END_S, ask_driver
 from engines.machine.nvml.health import GpuHealth
 
 log = structlog.get_logger(__name__)
@@ -24,7 +24,7 @@ READER = (sys.executable, "-m", "engines.machine.nvml.reader_process")
 SILENT_S = 30.0
 # After a process that ended by itself.
 AGAIN_S = 60.0
-ONCE_S, END_S = 20.0, 1.0
+ONCE_S = 20.0
 MOST_BYTES = 2**20
 # What the kernel's module says of itself, also where nothing else is installed.
 MODULE = Path("/proc/driver/nvidia/version")
@@ -128,23 +128,13 @@ def read_once(reader: Sequence[str] = READER, timeout_s: float = ONCE_S) -> GpuH
         reader: command line of the process.
         timeout_s: after which the driver counts as silent.
     """
-    process = subprocess.Popen(
-        [*reader, "--once"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
-    try:
-        told, _ = process.communicate(timeout=timeout_s)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        # One that is in the driver may not end before the driver does.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(END_S)
-        assert process.stdout is not None
-        process.stdout.close()
+    told = ask_driver([*reader, "--once"], timeout_s)
+    if told is None:
         return GpuHealth(driver=module_version(), silent_s=timeout_s)
     try:
-        return GpuHealth.model_validate_json(told)
+        return GpuHealth.model_validate_json(told.stdout)
     except ValidationError:
-        return GpuHealth(driver=module_version(), problem=f"asking the driver ended with status {process.returncode}")
+        return GpuHealth(driver=module_version(), problem=f"asking the driver ended with status {told.returncode}")
 
 
 def module_version(read: Callable[[Path], str] = Path.read_text) -> str:
