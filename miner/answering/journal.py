@@ -153,11 +153,6 @@ def _is_torn(path: Path) -> bool:
         return False
 
 
-def latest_record(directory: Path) -> RequestRecord | None:
-    """The last record that was written, whichever file it is in; None if there is none."""
-    return next(newest_first(directory), None)
-
-
 def newest_first(directory: Path) -> Iterator[RequestRecord]:
     """Records of all files, the newest first; only as much is read as is asked for."""
     for suffix in ("", FULL_SUFFIX, *(f".{number}" for number in range(1, KEPT_FILES + 1))):

@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.changed_world.calendar import Calendar
 from benchmarks.changed_world.people import annotate, fill_audits
 from benchmarks.changed_world.scenes import World, verdict
-from miner.cli.harvest.label_files import read_labels_of
+from miner.cli.harvest.label_files import read_label_file
 
 MONDAY = datetime(2026, 3, 2, 8, tzinfo=UTC)
 
@@ -42,7 +42,7 @@ def test_tasks_come_back_with_what_their_pictures_show(tmp_path: Path) -> None:
     tasks = [{"data": {"image": f"/data/local-files/?d=images/{name}.jpg"}} for name in world.truth]
     (tmp_path / "tasks.json").write_text(json.dumps(tasks))
     assert annotate(world, tmp_path, tmp_path / "project-1.json") == 2
-    assert read_labels_of(tmp_path / "project-1.json") == world.truth
+    assert read_label_file(tmp_path / "project-1.json").labels == world.truth
 
 
 def test_a_list_of_audits_comes_back_filled(tmp_path: Path) -> None:

@@ -71,11 +71,6 @@ def read_label_file(path: Path) -> LabelFile:
         raise SettingsError(str(error)) from error
 
 
-def read_labels_of(path: Path) -> dict[str, ExitLabel]:
-    """The labels of `read_label_file`, by hash."""
-    return read_label_file(path).labels
-
-
 def _of_table(path: Path) -> Iterator[tuple[str, Sequence[str]]]:
     """A list, or an export of Label Studio as CSV."""
     table = read_table(path, ("image", "label"))

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from miner.answering.record import RequestRecord, SeenImage
-from miner.cli.harvest.label_files import read_labels_of
+from miner.cli.harvest.label_files import read_label_file
 from miner.harvest.export import write_for
 from miner.harvest.given_labels import add_labels, read_labels
 from miner.harvest.harvest import Harvest
@@ -241,7 +241,7 @@ def test_a_hundred_labels_come_back_as_they_were_given(tmp_path: Path, tool: Too
         store.keep(image, content_of(number))
     assert write_for(tool, store, images, tmp_path / "out") == 100
     wanted = {image.sha256: number % 3 % 2 for number, image in enumerate(images)}
-    assert read_labels_of(said(tool, tmp_path / "out", wanted)) == wanted
+    assert read_label_file(said(tool, tmp_path / "out", wanted)).labels == wanted
 
 
 @pytest.mark.parametrize(
@@ -262,14 +262,14 @@ def test_a_hundred_labels_come_back_as_they_were_given(tmp_path: Path, tool: Too
 def test_what_is_no_export_is_refused(tmp_path: Path, name: str, text: str, told: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(SettingsError, match=told):
-        read_labels_of(tmp_path / name)
+        read_label_file(tmp_path / name)
 
 
 def test_two_people_who_differ_have_said_nothing(tmp_path: Path) -> None:
     results = [{"result": [{"value": {"choices": [word]}}]} for word in ("roadwork", "no roadwork")]
     tasks = [{"data": {"image": f"{'a' * 64}.jpg"}, "annotations": results}]
     (tmp_path / "x.json").write_text(json.dumps(tasks))
-    assert read_labels_of(tmp_path / "x.json") == {}
+    assert read_label_file(tmp_path / "x.json").labels == {}
 
 
 def test_a_night_reads_what_was_labelled_and_what_was_picked_only_trains(tmp_path: Path, encoded: Any) -> None:
@@ -311,13 +311,13 @@ def test_an_export_in_another_encoding_declares_no_entities_either(tmp_path: Pat
     text += f'<a><image name="{"a" * 64}.jpg"><tag label="&b;"/></image></a>'
     (tmp_path / "x.xml").write_bytes(text.encode("utf-16"))
     with pytest.raises(SettingsError, match="not UTF-8"):
-        read_labels_of(tmp_path / "x.xml")
+        read_label_file(tmp_path / "x.xml")
 
 
 def test_a_file_without_an_end_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "x.json").symlink_to("/dev/zero")
     with pytest.raises(SettingsError, match="not a file"):
-        read_labels_of(tmp_path / "x.json")
+        read_label_file(tmp_path / "x.json")
 
 
 def test_the_status_is_told_while_pictures_come(tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ Settings = TypeVar("Settings", CocoSource, LabelStudioSource)
 
 # The annotations of COCO 2017 are 449 MB, with every polygon of 118,000 pictures.
 MOST_BYTES = 2**30
-Scalar = str | int | float | bool | None
 
 
 class AnnotationFile(Generic[Settings]):

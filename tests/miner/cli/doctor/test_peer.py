@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -27,8 +27,6 @@ from miner.cli.doctor.diagnosis import Finding
 from miner.cli.doctor.peer import Peer, examine_peer, known, refusal, shape
 from miner.settings import MinerSettings, load_settings
 from stage1.errors import SettingsError
-
-Known = Callable[[int], None]
 
 
 @pytest.fixture
