@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -80,6 +81,30 @@ class PackageDescription(Artifact):
     def shape(self) -> Shape:
         """Height and width of the images, px."""
         return self.size_px, self.width_px
+
+
+def describe_package(
+    into: Path, spec: EngineSpec, model: Path, machine: Machine, shape: Shape, outputs: Sequence[str]
+) -> None:
+    """Write `engine.pt2.json` beside the package that was made.
+
+    Args:
+        into: directory of the package.
+        spec: what it computes.
+        model: the fp32 graph that it was compiled from.
+        machine: what it runs on.
+        shape: height and width of the images, px.
+        outputs: names, in order.
+    """
+    PackageDescription(
+        package_sha256=sha256_file(into / PACKAGE),
+        machine=machine,
+        spec=spec,
+        onnx_sha256=engine_sha256(model),
+        size_px=shape[0],
+        width_px=shape[1],
+        outputs=tuple(outputs),
+    ).write(into / DESCRIPTION)
 
 
 def read_package(model: Path, spec: EngineSpec, compiled: Path | None) -> tuple[PackageDescription, Path]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engines.backends.torch.aot_package import DESCRIPTION, PACKAGE, Machine, PackageDescription, read_package
+from engines.backends.torch.aot_package import PACKAGE, Machine, describe_package, read_package
 from engines.backends.torch.graph import OnnxModule
 from engines.batches import BUCKETS, run_at_buckets
 from engines.engine import EngineDescription
@@ -25,8 +25,6 @@ from engines.machine.cores import usable_cores
 from engines.machine.gpu import Gpu, NoGpu, check_gpu_memory
 from engines.signature import Port, checked_shape, named_outputs
 from engines.spec import EngineSpec
-from engines.store.bundle import engine_sha256
-from stage1.artifacts import sha256_file
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 
@@ -61,15 +59,7 @@ def compile_package(spec: EngineSpec, model: Path, into: Path, find: Callable[[]
             last = str(error).strip().splitlines() or ["it does not say why"]
             raise BuildFailed(f"torch cannot compile {model.name}: {last[-1]}") from error
     partial.rename(into / PACKAGE)
-    PackageDescription(
-        package_sha256=sha256_file(into / PACKAGE),
-        machine=Machine.here(torch.__version__, gpu),
-        spec=spec,
-        onnx_sha256=engine_sha256(model),
-        size_px=shape[0],
-        width_px=shape[1],
-        outputs=tuple(outputs),
-    ).write(into / DESCRIPTION)
+    describe_package(into, spec, model, Machine.here(torch.__version__, gpu), shape, outputs)
 
 
 class TorchEngine:

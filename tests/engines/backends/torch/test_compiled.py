@@ -17,15 +17,13 @@ torch = pytest.importorskip("torch")
 from engines.backends.backend import CompileOptions  # noqa: E402
 from engines.backends.onnxruntime import OnnxEngine  # noqa: E402
 from engines.backends.torch import backend as torch_backend  # noqa: E402
-from engines.backends.torch.aot_package import DESCRIPTION, PACKAGE, Machine, PackageDescription  # noqa: E402
+from engines.backends.torch.aot_package import DESCRIPTION, PACKAGE, Machine, PackageDescription, describe_package  # noqa: E402
 from engines.backends.torch.backend import TorchCompiled  # noqa: E402
 from engines.backends.torch.compiled import TorchEngine, _ports  # noqa: E402
 from engines.backends.torch.graph import OnnxModule  # noqa: E402
 from engines.errors import BuildFailed, BundleRefused, InferenceError, Unavailable  # noqa: E402
 from engines.machine.gpu import NoGpu  # noqa: E402
 from engines.spec import EngineSpec  # noqa: E402
-from engines.store.bundle import engine_sha256  # noqa: E402
-from stage1.artifacts import sha256_file  # noqa: E402
 from tests.support.tensorrt import GPU  # noqa: E402
 
 CPU, CUDA = EngineSpec(backend="torch"), EngineSpec(backend="torch", device="cuda", precision="bf16")
@@ -40,16 +38,7 @@ def model(tmp_path: Path, tiny_engine: Path, monkeypatch: pytest.MonkeyPatch) ->
     path = tmp_path / "model.onnx"
     shutil.copy(tiny_engine, path)
     (tmp_path / PACKAGE).write_bytes(b"a shared library")
-    shape, outputs = _ports(path)
-    PackageDescription(
-        package_sha256=sha256_file(tmp_path / PACKAGE),
-        machine=Machine.here(torch.__version__, None),
-        spec=CPU,
-        onnx_sha256=engine_sha256(path),
-        size_px=shape[0],
-        width_px=shape[1],
-        outputs=tuple(outputs),
-    ).write(tmp_path / DESCRIPTION)
+    describe_package(tmp_path, CPU, path, Machine.here(torch.__version__, None), *_ports(path))
     monkeypatch.setattr(torch._inductor, "aoti_load_package", lambda _: OnnxModule(path))
     return path
 
