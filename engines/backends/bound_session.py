@@ -119,8 +119,6 @@ class BoundEngine:
                 some = batch[start : start + BUCKETS[-1]]
                 size = next(bucket for bucket in BUCKETS if bucket >= len(some))
                 parts.append(named_outputs(list(self._outputs), lane.run(some, size), rows=len(some)))
-        except InferenceError:
-            raise
         except RuntimeError as error:  # ONNX Runtime raises a dozen types, all of this one
             raise InferenceError(f"ONNX Runtime failed on a batch of shape {batch.shape}: {error}") from error
         # One that failed is not used again.
