@@ -180,14 +180,15 @@ async def cascade_of(
     return cascade, hand_off
 
 
-def gpu_watch(stack: AsyncExitStack, *, wanted: bool) -> Callable[[], GpuHealth | None]:
-    """What tells how the GPUs are; tells nothing where nobody asks, or nothing is there that could tell.
+def gpu_watch(stack: AsyncExitStack) -> Callable[[], GpuHealth | None]:
+    """What tells how the GPUs are; tells nothing where nothing is there that could.
+
+    Whoever asks may come later: alerts can be turned on while the miner runs.
 
     Args:
         stack: ends the watch.
-        wanted: whether anybody asks.
     """
-    if not wanted or not can_watch():
+    if not can_watch():
         return lambda: None
     watch = GpuWatch()
     task = asyncio.create_task(watch.run(), name="watch the GPUs")

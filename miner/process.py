@@ -175,7 +175,7 @@ async def _run(
             stopping=stop.is_set,
             now=utc_now,
             canary=canary.status,
-            gpus=gpu_watch(stack, wanted=metrics is not None or alerts is not None),
+            gpus=gpu_watch(stack),
         )
         if metrics is not None:
             await open_admin(settings.admin, live, metrics, stack)
