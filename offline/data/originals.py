@@ -38,7 +38,7 @@ LONGEST_PX = 1280
 # Share of a picture that a crop has at least, as the usual stack of augmentations has it, and its proportions.
 CROP_AREA, CROP_ASPECT = (0.5, 1.0), (0.8, 1.25)
 # Above what validators send, and without thinning out colours: small orange things are what is looked for.
-QUALITY, SCHEME = 90, "v1"
+QUALITY, SCHEME = 90, "v2"
 MADE_TOGETHER = 64
 
 
@@ -231,7 +231,8 @@ class Copies:
         scale = min(1.0, self.longest_px / max(picture.size))
         size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
         buffer = io.BytesIO()
-        picture.resize(size, Image.Resampling.LANCZOS).save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+        # Half the time of Lanczos, and a third of a grey level from it.
+        picture.resize(size, Image.Resampling.HAMMING).save(buffer, "JPEG", quality=QUALITY, subsampling=0)
         return buffer.getvalue()
 
 
