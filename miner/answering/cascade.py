@@ -154,7 +154,7 @@ class Cascade:
         """Probability of roadwork, in [0, 1]; -1 only if the image cannot be decoded.
 
         Returns before it is due, with Stage-1's calibrated probability if Stage-2 is late, and with the fallback
-        probability if Stage-1 is.
+        probability if Stage-1 is, or fails.
         """
         at, started = self._now(), self._clock()
         result: Result = "answered"
@@ -163,6 +163,7 @@ class Cascade:
         verdict: Verdict | None = None
         stage1_ms: float | None = None
         answer, why = self._fallback, "an answer was given without it"
+        defect: Exception | None = None
         try:
             lease = self._slot.lease()
             async with asyncio.timeout(request.deadline.due - started):
@@ -185,10 +186,17 @@ class Cascade:
             result, answer = "not_an_image", UNDECODABLE
         except (TimeoutError, DeadlineExceeded):
             result = "stage1_late"
-        except (Stage1Error, EngineError) as error:
+        except Exception as error:
+            # The edge to engines and calibrators: what nobody foresaw costs no answer, and counts against the bundle.
+            if isinstance(error, Stage1Error | EngineError):
+                why = str(error)
+            elif stage1 is None:
+                why, defect = repr(error), error
+            else:
+                raise
+            result = "stage1_failed"
             generation = 0 if lease is None else lease.generation
-            log.debug("stage1_failed", request_id=request.request_id, generation=generation, reason=str(error))
-            result, why = "stage1_failed", str(error)
+            log.debug("stage1_failed", request_id=request.request_id, generation=generation, reason=why)
         except asyncio.CancelledError:
             self._tell(self._record(request, at, started, "abandoned", answer, lease, stage1, verdict, stage1_ms))
             raise
@@ -198,7 +206,7 @@ class Cascade:
             self._hand_on(SeenImage(record, stage1.content, stage1.pixels, stage1.params))
         _log(record)
         if (reason := record.failure) is not None:
-            self._tally.add(reason, why, request_id=record.request_id, generation=record.generation)
+            self._tally.add(reason, why, error=defect, request_id=record.request_id, generation=record.generation)
         return Prediction(answer, record.bundle, record.generation)
 
     def _tell(self, record: RequestRecord) -> None:

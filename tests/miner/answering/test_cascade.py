@@ -41,6 +41,7 @@ from stage1.certificate.stream import ERAS
 from stage1.decisions import Action
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Geometry, Pixels, PreprocessSettings
+from stage1.probability.calibrator import ProbabilityCalibrator
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.client import Outcome, Stage2Error
 from tests.support.challenges import jpeg, patches
@@ -276,6 +277,25 @@ def test_a_failing_engine_is_answered_with_the_fallback(bundle: LiveBundle, tmp_
     ]
     [told] = [entry["example"] for entry in logs if entry["event"] == "degraded"]
     assert (told["message"], told["generation"]) == (each["reason"], 1)
+
+
+def test_a_bundle_with_a_defect_is_answered_with_the_fallback_and_recorded_as_one_that_fails(
+    bundle: LiveBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody foresaw is raised by a calibrator: each caller got an error, and no canary counted it."""
+
+    def broken(_calibrator: ProbabilityCalibrator, _outputs: Stage1Outputs) -> float:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr(ProbabilityCalibrator, "probability", broken)
+    with capture_logs() as logs:
+        answers, [record] = ask(bundle, tmp_path, encoded(ROAD), expert=Expert())
+    assert answers == [0.5]
+    assert (record.result, record.bundle, record.generation) == ("stage1_failed", bundle.bundle_id, 1)
+    [told] = [entry for entry in logs if entry["event"] == "degraded"]
+    assert told["reason"] == "stage1_failed"
+    assert "a defect" in told["example"]["message"]
+    assert isinstance(told["exc_info"], ZeroDivisionError)
 
 
 def test_a_stage1_that_is_late_is_answered_with_the_fallback_in_time(
