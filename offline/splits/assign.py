@@ -109,7 +109,9 @@ def split(
     cut = _cut(looks, judged, ledger, settings, at)
     strata = {row.image: stratum(row, looks.difficulty[row.image], cut, settings) for row in judged.rows}
     likeness = Likeness(looks.hashes, settings.hash_distance)
-    groups, ties = Settling(likeness, looks.contents, known, settings).settle(judged.rows)
+    declared = {group for group, rows in Counter(row.group for row in data.rows).items() if rows > 1}
+    settling = Settling(likeness, looks.contents, known, settings, declared)
+    groups, ties = settling.settle(judged.rows)
     left_out = _quarantined("ties two sets", ties)
     barring = barred(history, groups, looks.contents)
     left_out += _quarantined("spent", barring)
@@ -123,7 +125,7 @@ def split(
         # After the others have names, so that a run that is killed in between gives them the same ones again.
         settled = ledger.after(placing)
         named = settled.in_names_of(data.ids, looks.contents)
-        groups, refused = Settling(likeness, looks.contents, named, settings).admit(groups, extras)
+        groups, refused = replace(settling, ledger=named).admit(groups, extras)
         left_out += _quarantined("only trains", refused)
         placing += _assignments(groups, looks, settled, settings, at)
     sets = {name: _describe([g for g in groups if g.home and g.home.split == name], strata, looks) for name in SPLITS}

@@ -8,7 +8,7 @@ visits to construction sites goes to train; one that has a home stays there, how
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,12 +49,14 @@ class Settling:
         contents: hash of the file of each row.
         ledger: what was placed before, in the names of these rows.
         settings: what else joins two rows.
+        declared: groups that several rows name; any other one may be no more than the path of its row.
     """
 
     likeness: Likeness
     contents: Mapping[str, str]
     ledger: Ledger
     settings: SplitSettings
+    declared: Collection[str] = frozenset()
 
     def settle(self, rows: Sequence[Row]) -> tuple[list[Group], dict[str, str]]:
         """The groups of these rows, and the reason for each row that is in none."""
@@ -107,7 +109,9 @@ class Settling:
         """
         known = self.ledger.groups
         return [
-            row.model_copy(update={"group": known[row.image]}) if row.group == row.image in known else row
+            row.model_copy(update={"group": known[row.image]})
+            if row.group == row.image in known and row.group not in self.declared
+            else row
             for row in rows
         ]
 

@@ -267,6 +267,24 @@ def test_files_that_swap_their_names_stay_where_their_pictures_were(nights: Call
     assert homes(after) == homes(splits) | {row: homes(splits)[other] for row, other in swapped.items()}
 
 
+@pytest.mark.parametrize("train_only", [False, True])
+def test_a_drive_that_is_called_like_its_first_picture_stays_one_group(
+    nights: Callable[..., Nights], train_only: bool
+) -> None:
+    house, rows = nights(), single(120)
+    # What ties it to another drive gives the group of both the other name.
+    first = [rows[0].model_copy(update={"metadata": {"vid_id": "7"}}), *rows[1:]]
+    first += [rows[0].model_copy(update={"image": "a", "group": "a", "metadata": {"vid_id": "7"}})]
+    before = homes(house.night(first, contents=files(first)))
+    drive = rows[0].image
+    # `night` makes sure that no declared group is in two sets.
+    more = [rows[0].model_copy(update={"image": f"{drive} {n}", "train_only": train_only}) for n in range(8)]
+    after = house.night([*first, *more], contents=files([*first, *more]))
+    assert {row: homes(after)[row] for row in before} == before
+    assert {after.groups.get(row.image, "left out") for row in more} <= {after.groups[drive], "left out"}
+    assert train_only or {row.image for row in more} <= after.groups.keys()
+
+
 def test_a_picture_that_is_exported_again_is_where_its_path_was(nights: Callable[..., Nights]) -> None:
     house, rows = nights(), single(120)
     first = house.night(rows, contents=files(rows))

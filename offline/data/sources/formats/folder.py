@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from offline.data.dataset import Picture, Row
@@ -34,13 +35,15 @@ class Folder:
             found = tuple(row.model_copy(update={"as_sent": True}) for row in found)
         if not self._prefix and not self._groups:
             return found
+        members = Counter(row.group for row in found)
         moved = tuple(
             row.model_copy(
                 update={
                     "image": self._prefix + row.image,
                     # A group is one of its own directory: drive 7 here is not drive 7 there. A row without one is its
-                    # own, in whatever directory.
-                    "group": (self._prefix if row.group == row.image else self._groups) + row.group,
+                    # own, in whatever directory; a drive may be called like its first picture.
+                    "group": (self._prefix if row.group == row.image and members[row.group] == 1 else self._groups)
+                    + row.group,
                     "source": row.source or self._prefix[:-1].lower(),
                 }
             )
