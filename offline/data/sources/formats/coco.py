@@ -8,6 +8,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from offline.data.dataset import Row
+from offline.data.sources.formats.export_row import export_row
 from offline.data.sources.formats.json_file import AnnotationFile, read_json, said_of
 from offline.data.sources.image_paths import ImagePaths
 from offline.data.sources.settings import CocoSource
@@ -66,7 +67,7 @@ class Coco(AnnotationFile[CocoSource]):
             inside = paths.find(image.file_name)
             path = f"{self._prefix}/{inside}"
             about = {name: text for name, text in said_of(image.model_extra).items() if name not in ABOUT_THE_FILE}
-            return Row(image=path, label=label, group=path, source=self._prefix, metadata=about)
+            return export_row(path, label, self._prefix, about)
 
     def _with_roadwork(self, content: _Coco) -> set[int | str]:
         """Ids of the images that show roadwork."""

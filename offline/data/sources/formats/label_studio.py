@@ -13,6 +13,7 @@ import structlog
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from offline.data.dataset import Row
+from offline.data.sources.formats.export_row import export_row
 from offline.data.sources.formats.json_file import AnnotationFile, read_json, said_of
 from offline.data.sources.image_paths import ImagePaths
 from offline.data.sources.settings import LabelStudioSource
@@ -52,7 +53,8 @@ class _Task(BaseModel):
 class LabelStudio(AnnotationFile[LabelStudioSource]):
     """An export of Label Studio.
 
-    A task that nobody has annotated, or that two people have annotated differently, is left out and counted in the log.
+    A task that nobody has annotated, whose annotation chooses nothing or both, or that two people have annotated
+    differently, is left out and counted in the log.
     """
 
     def rows(self) -> tuple[Row, ...]:
@@ -78,17 +80,22 @@ class LabelStudio(AnnotationFile[LabelStudioSource]):
 
     def _label(self, task: _Task) -> int | None:
         """What all who have annotated a task say; None if there is nobody, or no agreement."""
-        said = {self._verdict(annotation) for annotation in task.annotations if not annotation.was_cancelled}
+        said = {self._verdict(annotation) for annotation in task.annotations if not annotation.was_cancelled} - {None}
         return said.pop() if len(said) == 1 else None
 
-    def _verdict(self, annotation: _Annotation) -> int:
-        roadwork, clear = self._settings.roadwork, self._settings.clear
+    def _verdict(self, annotation: _Annotation) -> int | None:
+        """What one person says; None if that is nothing, or both."""
+        roadwork, clear = set(self._settings.roadwork), set(self._settings.clear)
         for result in annotation.result:
-            odd = [name for name in result.names if name not in (*roadwork, *clear)]
+            odd = [name for name in result.names if name not in roadwork | clear]
             # A label of a region may be any other object; a choice is about the whole picture.
             if odd and result.type == "choices":
                 raise DatasetError(f"the choice {odd[0]!r} is neither in the setting roadwork nor in clear")
-        return int(any(name in roadwork for result in annotation.result for name in result.names))
+        names = {name for result in annotation.result for name in result.names}
+        shows = bool(names & roadwork)
+        # Where nothing is drawn, there is none to draw; where a choice says so, nothing chosen says nothing.
+        says_nothing = not names and bool(clear)
+        return None if says_nothing or (shows and names & clear) else int(shows)
 
     def _row(self, task: _Task, label: int, paths: ImagePaths) -> Row:
         image = task.data.get(self._settings.image_key)
@@ -101,7 +108,7 @@ class LabelStudio(AnnotationFile[LabelStudioSource]):
             raise DatasetError(f"the image {image!r} is in two tasks")
         self.pictures[path] = self._images / inside
         about = {name: text for name, text in said_of(task.data).items() if name != self._settings.image_key}
-        return Row(image=path, label=label, group=path, source=self._prefix, metadata=about)
+        return export_row(path, label, self._prefix, about)
 
     @staticmethod
     def _found(image: str, paths: ImagePaths) -> str:

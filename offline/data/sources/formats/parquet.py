@@ -21,6 +21,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from offline.data.dataset import FileState, Picture, Row
+from offline.data.sources.formats.export_row import export_row
 from offline.data.sources.settings import ParquetSource
 from offline.data.values import label_of, said
 from offline.errors import DatasetError
@@ -216,9 +217,11 @@ class Parquet:
         image = f"{self._prefix}/{own}"
         about = flattened({name: cell for name, cell in entry.cells.items() if name not in (IMAGE, LABEL, "source")})
         try:
-            return Row(image=image, label=label, group=image, source=self._prefix, metadata=about)
+            return export_row(image, label, self._prefix, about)
         except ValidationError as error:
             raise DatasetError(f"{entry.picture}: {first_problem(error, otherwise='the row')}") from error
+        except DatasetError as error:
+            raise DatasetError(f"{entry.picture}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -157,11 +157,43 @@ def test_choices_and_boxes_of_label_studio_are_labels(tmp_path: Path) -> None:
     assert found.rows[0].metadata == {"drive": "d1"}
 
 
+def test_a_group_of_coco_and_of_label_studio_is_one_of_its_source(tmp_path: Path) -> None:
+    coco(tmp_path, images=[image | {"Group": 7} for image in COCO["images"][:2]] + COCO["images"][2:])
+    assert read_dataset(tmp_path).groups == ["boxes/7", "boxes/7", "boxes/c.jpg"]
+    tasks = [task(n, f"{name}.jpg", choice(said)) for n, name, said in [(1, "a", "Works"), (2, "b", "Clear")]]
+    for one in tasks:
+        one["data"]["group"] = "drive 1"
+    studio(tmp_path / "studio", *tasks)
+    assert read_dataset(tmp_path / "studio").groups == ["tasks/drive 1"] * 2
+
+
 def test_an_annotation_that_was_cancelled_says_nothing(tmp_path: Path) -> None:
     cancelled = task(1, "a.jpg", choice("Works"), choice("Clear"))
     cancelled["annotations"][0]["was_cancelled"] = True
     studio(tmp_path, cancelled, task(2, "b.jpg", choice("Works")))
     assert read_dataset(tmp_path).labels.tolist() == [0, 1]
+
+
+def test_an_annotation_that_chooses_nothing_or_both_says_nothing(tmp_path: Path) -> None:
+    studio(
+        tmp_path,
+        task(1, "a.jpg", choice("Works")),
+        task(2, "b.jpg", choice("Clear")),
+        task(3, "c.jpg", []),
+        task(4, "d.jpg", [{"type": "textarea", "value": {"text": ["dark"]}}]),
+        task(5, "e.jpg", choice("Works") + choice("Clear")),
+        # One of two has looked away, which is no word against the other.
+        task(6, "f.jpg", [], choice("Works")),
+    )
+    found = read_dataset(tmp_path)
+    assert found.ids == ["tasks/a.jpg", "tasks/b.jpg", "tasks/f.jpg"]
+    assert found.labels.tolist() == [1, 0, 1]
+
+
+def test_where_only_boxes_are_drawn_an_empty_annotation_is_a_picture_without_roadwork(tmp_path: Path) -> None:
+    studio(tmp_path, task(1, "a.jpg", box("Cone")), task(2, "b.jpg", []))
+    declare(tmp_path, 'kind = "label_studio"\npath = "tasks.json"\nroadwork = ["Cone"]')
+    assert read_dataset(tmp_path).labels.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(

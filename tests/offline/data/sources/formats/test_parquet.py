@@ -185,3 +185,17 @@ def test_the_hash_of_the_data_is_taken_without_reading_images(tmp_path: Path, mo
     write(tmp_path)
     monkeypatch.setattr(parquet._Groups, "image", None)
     assert isinstance(read_dataset(tmp_path), Dataset)
+
+
+def test_a_column_group_is_the_group_of_its_rows(tmp_path: Path) -> None:
+    write(tmp_path, group=["7", "7.0", None, "nan", *[f"d{n}" for n in range(4, ROWS)]])
+    groups = read_dataset(tmp_path).groups
+    assert groups[:5] == ["natix/7", "natix/7", "natix/frame-2.jpg", "natix/frame-3.jpg", "natix/d4"]
+    assert groups[ROWS] == "natix/7"
+    assert not any("group" in row.metadata for row in read_dataset(tmp_path).rows)
+
+
+def test_a_group_that_a_spreadsheet_has_rounded_is_refused_with_its_row(tmp_path: Path) -> None:
+    write(tmp_path, group=["1.23457E+17"] * ROWS)
+    with pytest.raises(DatasetError, match=r"group 0, row 0: the id '1.23457E\+17' was rounded by a spreadsheet"):
+        read_dataset(tmp_path)
