@@ -312,7 +312,7 @@ class ScrcParams(Artifact):
         if loose:
             raise ValueError(f"the bound of subgroup {loose[0]!r} is above {MOST_SLACK} times {self.alpha}")
         for rate in (*self.risks.values(), self.exit_coverage, self.positives_exited):
-            if rate != (rate and Rate.count(rate.events, rate.trials, self.bound_delta)):
+            if rate is not None and not rate.follows(self.bound_delta):
                 raise ValueError("a bound is not that of its counts")
         tested = {item.subgroup for item in self.evidence if item.subgroup}
         if self.mode == "balanced" and (not tested or tested != set(self.subgroups)):

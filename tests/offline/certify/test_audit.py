@@ -347,6 +347,13 @@ class TestTampered:
         found = audited_here(published(files(risks=rates | {"D1": other.model_dump()})), data)
         assert any("risks is " in line for line in found.differences)
 
+    def test_the_last_bits_of_another_scipy_are_no_difference(
+        self, files: Files, published: Callable[[Path], Path], data: Path, params: ScrcParams
+    ) -> None:
+        rates = {str(risk): rate.model_dump() for risk, rate in params.risks.items()}
+        rates["D1"]["upper"] *= 1 - 4e-15
+        assert audited_here(published(files(risks=rates)), data).equal
+
     def test_another_picture_under_the_same_name(
         self, files: Files, published: Callable[[Path], Path], data: Path, tmp_path: Path
     ) -> None:
