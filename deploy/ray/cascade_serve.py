@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import signal
 import threading
 from collections.abc import AsyncIterator
@@ -166,6 +167,8 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    # Ray runs replicas at nice 15 by default, and a busy machine starves them; it reads this when it starts.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     ray.init(include_dashboard=False, object_store_memory=256 * 2**20, log_to_driver=True)
     serve.start(http_options={"host": host, "port": port})
     serve.run(app({**asked, "store": asked["store"].resolve()}), name=asked["model"], route_prefix="/")
