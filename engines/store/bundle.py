@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from engines.errors import BundleRefused
 from engines.spec import REFERENCE, EngineSpec
-from engines.store.file_names import ENGINE, ENGINE_PREFIXES, MANIFEST, REQUIRED, WEIGHTS
+from engines.store.file_names import ENGINE, ENGINE_PREFIXES, MANIFEST, REQUIRED, SPEC, WEIGHTS
 from stage1.artifacts import Artifact, sha256_file, sha256_json
 from stage1.errors import Stage1Error
 from stage1.tolerance import TOLERANCE
@@ -103,6 +103,18 @@ def certified_sha256(hashes: Mapping[str, str], spec: EngineSpec) -> str:
         return engine_digest(hashes[ENGINE], hashes.get(WEIGHTS))
     files = {name: digest for name, digest in hashes.items() if name.startswith(ENGINE_PREFIXES)}
     return sha256_json([spec.model_dump(mode="json"), files])
+
+
+def certified_spec(directory: Path) -> EngineSpec:
+    """The engine that a bundle was certified on.
+
+    Args:
+        directory: of the bundle.
+
+    Raises:
+        stage1.errors.ArtifactError: the file that names it is damaged.
+    """
+    return EngineSpec.read(directory / SPEC) if (directory / SPEC).exists() else REFERENCE
 
 
 def certified_sha256_of(directory: Path, spec: EngineSpec) -> str:

@@ -42,23 +42,45 @@ def drift(actual: Stage1Outputs, expected: Stage1Outputs) -> list[float]:
     return [float(np.abs(a - b).max()) for a, b in pairs]
 
 
-def limits(expected: Stage1Outputs, tolerance: float, precision: Precision) -> list[float]:
+def limits(expected: Stage1Outputs, tolerance: float, certified: Precision, serving: Precision) -> tuple[float, ...]:
     """Largest difference of each output that is accepted, in its own units, in the order of `drift`.
 
     A tolerance alone says nothing of a network whose outputs all lie within it: so it is also a share of the range that
-    an output has over the images.
+    an output has over the images. The share is that of the precision that was certified, whatever serves: an engine
+    that rounds more has no right to more. One that rounds by what is in an image, int8, has no share of its own; what
+    serves its bundle in another precision is held to the share of that one.
 
     Args:
-        expected: the golden outputs.
+        expected: all the golden outputs.
         tolerance: largest difference of any output.
-        precision: of the engine that returned them; one that rounds by what is in an image, int8, has no such share.
+        certified: precision of the engine that returned them.
+        serving: precision of the engine that is to serve.
     """
+    precision = certified if certified in SHARES else serving
     share = SHARES.get(precision)
     if share is None:
-        return [tolerance for _ in _parts(expected)]
+        return tuple(tolerance for _ in _parts(expected))
     share *= max(1.0, tolerance / USUAL[precision])
     ranges = [(float(np.ptp(values)), float(np.abs(values).max())) for values in _parts(expected)]
-    return [min(tolerance, max(share * spread, LEAST_SHARE * largest, LEAST)) for spread, largest in ranges]
+    return tuple(min(tolerance, max(share * spread, LEAST_SHARE * largest, LEAST)) for spread, largest in ranges)
+
+
+def check_outputs(actual: Stage1Outputs, expected: Stage1Outputs, most: Sequence[float]) -> float:
+    """Largest difference of any output of some images.
+
+    Args:
+        actual: what an engine returned for them.
+        expected: what it must return.
+        most: from `limits`, of all the golden outputs.
+
+    Raises:
+        ParityError: an output differs by more, or by no number.
+    """
+    found = drift(actual, expected)
+    for difference, limit in zip(found, most, strict=True):
+        if not difference <= limit:
+            raise ParityError(f"outputs differ from the golden ones by {difference:.2g}, more than {limit:.2g}")
+    return max(found)
 
 
 def compare(
@@ -90,14 +112,10 @@ def compare(
     for size in sizes:
         count = size if spot or size not in {sizes[0], sizes[-1]} else len(images)
         actual = in_batches(engine, images[:count], size)
-        found = drift(actual, expected.rows(slice(0, len(actual))))
-        worst = max(worst, *found)
-        for difference, limit in zip(found, most, strict=True):
-            if not difference <= limit:
-                raise ParityError(
-                    f"at batch size {size}, outputs differ from the golden ones by {difference:.2g}, more than "
-                    f"{limit:.2g}"
-                )
+        try:
+            worst = max(worst, check_outputs(actual, expected.rows(slice(0, len(actual))), most))
+        except ParityError as error:
+            raise ParityError(f"at batch size {size}, {error}") from None
     return worst
 
 
@@ -106,7 +124,7 @@ def check_parity(
     golden: Path,
     tolerance: float,
     *,
-    precision: Precision = "fp32",
+    precision: Precision,
     sizes: Sequence[int] = (1, MOST),
     spot: bool = False,
 ) -> float:
@@ -116,10 +134,10 @@ def check_parity(
     lies nearer may be decided otherwise by another machine, and says nothing against it.
 
     Args:
-        engine: to be checked.
+        engine: to be checked, in the precision that it says of itself.
         golden: from `write_golden`.
         tolerance: largest difference of any output that is accepted; see `limits`.
-        precision: of the engine that returned the golden outputs.
+        precision: of the engine that was certified, and returned the golden outputs.
         sizes: batch sizes in ascending order. All golden images are run at the first and the last of them, as many as
             fill one batch at the others.
         spot: as many as fill one batch at every size.
@@ -131,7 +149,8 @@ def check_parity(
         ParityError: a difference above that.
     """
     images, expected = read_golden(golden)
-    return compare(engine, images, expected, limits(expected, tolerance, precision), sizes=sizes, spot=spot)
+    most = limits(expected, tolerance, precision, engine.describe().spec.precision)
+    return compare(engine, images, expected, most, sizes=sizes, spot=spot)
 
 
 def _parts(outputs: Stage1Outputs) -> list[Floats]:

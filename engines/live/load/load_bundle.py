@@ -14,10 +14,10 @@ from engines.errors import BundleRefused, InferenceError, Unavailable
 from engines.live.load.golden_check import check_parity
 from engines.live.states import State
 from engines.machine.memory import admit, available_bytes, give_back
-from engines.spec import REFERENCE, EngineSpec
-from engines.store.bundle import Manifest, certified_sha256, verify_bundle
+from engines.spec import EngineSpec
+from engines.store.bundle import Manifest, certified_sha256, certified_spec, verify_bundle
 from engines.store.external_data import check_external_data
-from engines.store.file_names import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS, SPEC
+from engines.store.file_names import CALIBRATOR, ENGINE, GOLDEN, PARAMS, PREPROCESS
 from stage1.certificate.params import ScrcParams
 from stage1.errors import Stage1Error
 from stage1.policy import ScrcPolicy
@@ -104,7 +104,7 @@ def check_bundle(directory: Path, report: Report = _silent) -> CheckedBundle:
         params = ScrcParams.read(directory / PARAMS)
         preprocess = PreprocessSettings.read(directory / PREPROCESS)
         calibrator = ProbabilityCalibrator.read(directory / CALIBRATOR)
-        spec = EngineSpec.read(directory / SPEC) if SPEC in manifest.files else REFERENCE
+        spec = certified_spec(directory)
         digest = certified_sha256({name: entry.sha256 for name, entry in manifest.files.items()}, spec)
         params.check_binding(engine_sha256=digest, preprocess_sha256=preprocess.sha256)
     except Stage1Error as error:

@@ -25,7 +25,7 @@ from engines.remote.inference_server import InferenceServer
 from engines.remote.model_control import load_model
 from engines.remote.repository.model_repository import ModelRepository
 from engines.spec import REFERENCE, EngineSpec
-from engines.store.bundle import Manifest
+from engines.store.bundle import Manifest, certified_spec
 from engines.store.file_names import GOLDEN, MANIFEST
 from engines.store.golden import read_golden
 from stage1.errors import Stage1Error
@@ -63,7 +63,7 @@ class RemoteEngines:
         """The engine of a bundle; which servers may answer is found out by `RemoteEngine.warm_up`.
 
         Args:
-            spec: the engine that the bundle was certified on.
+            spec: the engine that servers are to compute.
             model: the graph; the rest of the bundle lies beside it.
             compiled: of an engine of this process, see `open_engine`.
             threads: of an engine of this process.
@@ -75,14 +75,14 @@ class RemoteEngines:
         home = model.parent
         manifest = Manifest.read(home / MANIFEST)
         images, expected = read_golden(home / GOLDEN)
-        few = slice(0, LOOKED_AT)
         asked = Asked(
             self._settings.model,
             version_of(manifest.bundle_id),
             home / GOLDEN,
-            images[few].copy(),
-            expected.rows(few),
+            images[:LOOKED_AT].copy(),
+            expected,
             manifest.parity_tolerance,
+            certified_spec(home).precision,
             spec,
         )
         self._put_in_place(home)
@@ -159,7 +159,7 @@ class RemoteEngines:
         engine = open_engine(chosen, model, compiled=compiled, threads=threads)
         try:
             engine.warm_up(self._most)
-            check_parity(engine, asked.golden, asked.tolerance, sizes=buckets(self._most))
+            check_parity(engine, asked.golden, asked.tolerance, precision=asked.certified, sizes=buckets(self._most))
         except (Stage1Error, EngineError) as error:
             engine.close()
             raise BundleRefused(f"the engine of this process: {error}") from error

@@ -16,13 +16,14 @@ import aiohttp
 import structlog
 
 from engines.engine import HEAD_PREFIX, INPUT, OUTPUTS, EngineDescription, ServerState, ServerStatus
-from engines.errors import BundleRefused, InferenceError, ParityError, RemoteError
-from engines.live.load.golden_check import check_parity, drift
+from engines.errors import BundleRefused, InferenceError, RemoteError
+from engines.live.load.golden_check import check_outputs, compare, limits
 from engines.remote.http import Client
 from engines.remote.inference_server import InferenceServer, ModelMetadata
 from engines.remote.tensors import BYTES, Tensor, files, pixels
 from engines.signature import named_outputs
-from engines.spec import EngineSpec
+from engines.spec import EngineSpec, Precision
+from engines.store.golden import read_golden
 from stage1.errors import OutputsError
 from stage1.outputs import Floats, Stage1Outputs
 from stage1.preprocess import Pixels, Shape
@@ -50,10 +51,11 @@ class Asked:
         model: name of the model.
         version: that the bundle is.
         golden: its golden images.
-        looked_at: a few of them.
-        expected: what they give.
+        looked_at: the first of them.
+        expected: what all of them give.
         tolerance: largest difference of any output that is accepted, in logits.
-        spec: the engine that the bundle was certified on.
+        certified: precision of the engine that the bundle was certified on.
+        spec: the engine that its servers are to compute.
     """
 
     model: str
@@ -62,12 +64,18 @@ class Asked:
     looked_at: Pixels
     expected: Stage1Outputs
     tolerance: float
+    certified: Precision
     spec: EngineSpec
 
     @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs of its graph."""
         return (*OUTPUTS, *(HEAD_PREFIX + name for name in self.expected.heads))
+
+    @property
+    def limits(self) -> tuple[float, ...]:
+        """Largest difference of each of them that is accepted; see `engines.live.load.golden_check.limits`."""
+        return limits(self.expected, self.tolerance, self.certified, self.spec.precision)
 
     @property
     def shape(self) -> Shape:
@@ -142,8 +150,7 @@ class Seat:
         self.absent = False
         try:
             await self._check_model()
-            facade = _OneServer(self, asyncio.get_running_loop())
-            await asyncio.to_thread(check_parity, facade, self._asked.golden, self._asked.tolerance, sizes=sizes)
+            await asyncio.to_thread(self._compare, _OneServer(self, asyncio.get_running_loop()), sizes)
         except (RemoteError, BundleRefused, OutputsError, InferenceError) as error:
             self._fail(error)
             return False
@@ -160,14 +167,16 @@ class Seat:
         one = slice(at, at + 1)
         try:
             outputs = await self._outputs(self._asked.looked_at[one], self._timeout_s)
-            apart = max(drift(outputs, self._asked.expected.rows(one)))
-            if apart > self._asked.tolerance:
-                raise ParityError(f"a golden image differs by {apart:.2g}, more than {self._asked.tolerance:.2g}")
+            check_outputs(outputs, self._asked.expected.rows(one), self._asked.limits)
         except (RemoteError, BundleRefused) as error:
             self._fail(error)
             return False
         self._rise()
         return True
+
+    def _compare(self, facade: _OneServer, sizes: Sequence[int]) -> None:
+        images, expected = read_golden(self._asked.golden)
+        compare(facade, images, expected, self._asked.limits, sizes=sizes)
 
     async def _outputs(self, batch: Pixels, timeout_s: float) -> Stage1Outputs:
         self.in_flight += 1

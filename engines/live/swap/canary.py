@@ -9,17 +9,17 @@ from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import structlog
 
 from engines.errors import EXPECTED, DeadlineExceeded, InferenceError, ParityError, QueueFull, UnknownBundle
 from engines.live.batcher import Batcher
-from engines.live.load.golden_check import drift
+from engines.live.load.golden_check import check_outputs, limits
 from engines.live.load.load_bundle import LiveBundle
 from engines.live.settings import CanarySettings
 from engines.live.slot import BundleSlot
 from engines.live.swap.bands import Answered, Counts, looks, out_of_band
 from engines.machine.background_tasks import BackgroundTasks
+from engines.store.bundle import certified_spec
 from engines.store.file_names import GOLDEN
 from engines.store.golden import read_golden
 from engines.store.store import Store
@@ -232,8 +232,10 @@ class Canary:
         return None
 
     def _check_golden(self, watched: Watched) -> None:
-        images, expected = read_golden(self._store.path(watched.bundle.bundle_id) / GOLDEN)
-        tolerance = watched.bundle.manifest.parity_tolerance
+        home, bundle = self._store.path(watched.bundle.bundle_id), watched.bundle
+        images, expected = read_golden(home / GOLDEN)
+        serving = bundle.engine.describe().spec.precision
+        most = limits(expected, bundle.manifest.parity_tolerance, certified_spec(home).precision, serving)
         for number, image in enumerate(images[:GOLDEN_IMAGES]):
             lease = self._slot.lease()
             if lease.generation != watched.generation:
@@ -244,6 +246,4 @@ class Canary:
             except BaseException:
                 lease.release()
                 raise
-            worst = max(drift(outputs.result(), expected.rows(slice(number, number + 1))))
-            if not np.isfinite(worst) or worst > tolerance:
-                raise ParityError(f"outputs differ by {worst:.2g} while it serves, more than {tolerance:.2g}")
+            check_outputs(outputs.result(), expected.rows(slice(number, number + 1)), most)

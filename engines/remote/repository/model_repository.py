@@ -26,8 +26,8 @@ from engines.remote.repository.triton_config import (
     TritonBackend,
     config_text,
 )
-from engines.spec import REFERENCE, EngineSpec
-from engines.store.bundle import Manifest, verify_bundle
+from engines.spec import EngineSpec
+from engines.store.bundle import Manifest, certified_spec, verify_bundle
 from engines.store.file_names import ENGINE_PREFIXES, GOLDEN, MANIFEST, PARAMS, PREPROCESS, SPEC
 from engines.store.golden import read_golden
 from engines.store.shared_file import share
@@ -101,7 +101,7 @@ class ModelRepository:
             if place.is_dir():
                 return version
             images, expected = read_golden(bundle / GOLDEN)
-            spec = EngineSpec.read(bundle / SPEC) if SPEC in manifest.files else REFERENCE
+            spec = certified_spec(bundle)
             chosen = backend or (before.backend if before is not None else _backend_of(spec))
             interface = Interface(
                 backend=chosen,

@@ -19,7 +19,8 @@ from engines.live.load.engine_choice import RECORD, EngineChoice, Tried, chosen,
 from engines.live.load.golden_check import check_parity
 from engines.machine.gpu import find_gpu
 from engines.spec import REFERENCE, EngineSpec
-from engines.store.file_names import ENGINE, ENGINE_PREFIXES, GOLDEN, PARAMS, SPEC
+from engines.store.bundle import certified_spec
+from engines.store.file_names import ENGINE, ENGINE_PREFIXES, GOLDEN, PARAMS
 from engines.store.golden import read_golden
 from engines.store.store import Store
 from stage1.certificate.params import ScrcParams
@@ -95,7 +96,7 @@ def bench(root: Path, bundle: str, *, rounds: int, threads: int | None, slow: bo
 
 def _tried(spec: EngineSpec, found: Measured, home: Path, tolerance: float) -> Tried:
     """What was measured, and whether the golden images of the bundle let it serve."""
-    certified = EngineSpec.read(home / SPEC) if (home / SPEC).exists() else REFERENCE
+    certified = certified_spec(home)
     try:
         check_parity(found.engine, home / GOLDEN, tolerance, precision=certified.precision, sizes=buckets(BATCH))
         reason = ""

@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from engines.backends.onnxruntime import OnnxEngine
 from engines.errors import BundleRefused
 from engines.live.batcher import Batcher
 from engines.live.load.background_loader import EngineOptions
@@ -20,8 +22,12 @@ from engines.live.swap import canary as canary_module
 from engines.live.swap.bands import Answered
 from engines.live.swap.canary import Canary, Ruling
 from engines.live.swap.follower import StoreFollower
+from engines.store.bundle import Provenance
+from engines.store.file_names import GOLDEN
+from engines.store.golden import write_golden
 from engines.store.store import Store
 from stage1.outputs import Stage1Outputs
+from stage1.preprocess import Pixels
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 EXIT, DEFER, FAIL = Answered(False, False, False), Answered(False, True, False), Answered(True, False, False)
@@ -153,9 +159,46 @@ def test_golden_images_that_come_out_otherwise_roll_back(
             await parts.follower.refresh()
             with parts.follower.slot.lease() as lease:
                 monkeypatch.setattr(type(lease.bundle.engine), "infer", broken)
-            assert "golden images: outputs differ by" in (await parts.ruling()).reason
+            assert "golden images: outputs differ from the golden ones by" in (await parts.ruling()).reason
             assert parts.follower.live_id == good
 
+    asyncio.run(scenario())
+
+
+def test_golden_images_are_held_to_the_limit_that_every_load_is_held_to(
+    store: Store,
+    write_onnx: Callable[..., Path],
+    write_bundle_files: Callable[..., Path],
+    provenance: Provenance,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of logits with a range of 0.2 a difference of 0.005 is too much in fp32, though the bundle tolerates 0.02."""
+    graph = write_onnx(tmp_path / "model.onnx")
+    values = np.array([[100, 105, 105], [105, 105, 100], [103, 100, 103], [104, 100, 102]], np.uint8)
+    images = np.broadcast_to(values[:, :, None, None], (len(values), 3, 32, 32)).copy()
+    expected = OnnxEngine(graph, threads=1).infer(images)
+
+    def publish(note: str) -> str:
+        files = write_bundle_files(tmp_path / note, engine=graph, note=note)
+        write_golden(files / GOLDEN, images, expected)
+        bundle = store.publish(files, provenance, parity_tolerance=0.02)
+        store.activate(bundle, now=NOW)
+        return bundle
+
+    def off(engine: OnnxEngine, batch: Pixels) -> Stage1Outputs:
+        found = infer(engine, batch)
+        return Stage1Outputs(found.logits + np.float32(0.005), found.select_score)
+
+    async def scenario() -> None:
+        publish("a")
+        async with watched(store, monkeypatch, minutes=10) as parts:
+            publish("b")
+            await parts.follower.refresh()
+            monkeypatch.setattr(OnnxEngine, "infer", off)
+            assert "golden images: outputs differ from the golden ones by 0.005" in (await parts.ruling()).reason
+
+    infer = OnnxEngine.infer
     asyncio.run(scenario())
 
 
