@@ -18,7 +18,7 @@ from engines.backends.registry import check_available, compile_engine, open_engi
 from engines.batches import in_batches
 from engines.engine import Engine
 from engines.errors import BundleRefused, InferenceError
-from engines.live.load.golden_check import drift
+from engines.live.load.golden_check import drift, limits
 from engines.live.load.load_bundle import CheckedBundle, check_bundle
 from engines.machine.gpu import Gpu, NoGpu, find_gpu
 from engines.machine.memory import give_back
@@ -71,6 +71,8 @@ def prove(
     chosen = spec or checked.spec
     gpu = find()
     check_available(chosen, gpu)
+    tolerance = checked.manifest.parity_tolerance
+    images, expected = read_golden(home / GOLDEN)
     before = _status("VmRSS")
     # Beside the bundle, so that links do instead of copies.
     with tempfile.TemporaryDirectory(prefix=".prove-", dir=root) as scratch:
@@ -83,7 +85,7 @@ def prove(
             load_s = time.perf_counter() - begun
             loaded, taken = _status("VmRSS"), _taken(gpu, find)
             about = engine.describe()
-            agreement = _agreements(engine, checked, batches)
+            agreement = _agreements(engine, checked, images, expected, batches)
             speed = tuple(_speed(engine, size, seconds) for size in batches)
     del engine
     gc.collect()
@@ -97,7 +99,8 @@ def prove(
         rung=about.rung,
         details=about.details,
         image=(3, *about.shape),
-        tolerance=checked.manifest.parity_tolerance,
+        tolerance=tolerance,
+        limits=limits(expected, tolerance, checked.spec.precision, chosen.precision),
         load_s=round(load_s, 3),
         machine=this_machine(gpu),
         agreement=agreement,
@@ -120,8 +123,9 @@ def _compiled(spec: EngineSpec, home: Path, scratch: Path) -> Path:
     return scratch / ENGINE
 
 
-def _agreements(engine: Engine, checked: CheckedBundle, batches: Sequence[int]) -> tuple[Agreement, ...]:
-    images, expected = read_golden(checked.directory / GOLDEN)
+def _agreements(
+    engine: Engine, checked: CheckedBundle, images: Pixels, expected: Stage1Outputs, batches: Sequence[int]
+) -> tuple[Agreement, ...]:
     decided = ScrcPolicy(checked.params).decide(expected).exit_label
 
     def at(size: int) -> Agreement:

@@ -118,6 +118,8 @@ class Proof(Artifact):
         details: what else the runtime tells of itself.
         image: channels, height and width of the images, px.
         tolerance: largest difference that the bundle accepts.
+        limits: largest difference that is accepted of the logits, the selection score and each named head, from
+            `engines.live.load.golden_check.limits`; empty in a proof of a program that held all to the tolerance.
         load_s: seconds to open the engine and to warm it up.
         machine: where.
         agreement: at every size of batch.
@@ -138,6 +140,7 @@ class Proof(Artifact):
     details: dict[str, str] = Field(default_factory=dict)
     image: tuple[int, int, int]
     tolerance: float
+    limits: tuple[float, ...] = ()
     load_s: float
     machine: Machine
     agreement: tuple[Agreement, ...]
@@ -147,8 +150,8 @@ class Proof(Artifact):
 
     @property
     def agrees(self) -> bool:
-        """Whether every golden image came back within the tolerance, at every size of batch."""
-        return all(one.worst is not None and one.worst <= self.tolerance for one in self.agreement)
+        """Whether every golden image came back within the limits, at every size of batch."""
+        return all(self._within(one) for one in self.agreement)
 
     def sealed(self) -> Self:
         """The same with its seal."""
@@ -166,5 +169,12 @@ class Proof(Artifact):
             raise ArtifactError(f"{path}: was changed after it was written: its seal does not fit")
         return found
 
+    def _within(self, found: Agreement) -> bool:
+        apart = [found.logits, found.select_score, *found.heads.values()]
+        limits = self.limits or (self.tolerance,) * len(apart)
+        return len(limits) == len(apart) and all(
+            one is not None and one <= limit for one, limit in zip(apart, limits, strict=True)
+        )
+
     def _hash(self) -> str:
-        return sha256_json(self.model_dump(mode="json", exclude={"seal"}))
+        return sha256_json(self.model_dump(mode="json", exclude={"seal"} | (set() if self.limits else {"limits"})))

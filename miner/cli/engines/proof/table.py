@@ -23,7 +23,8 @@ def shown(proof: Proof) -> str:
         )
     lines += [f"batch {one.batch}: {one.error}" for one in proof.agreement if one.error]
     verdict = "agrees with" if proof.agrees else "DIFFERS from"
-    return "\n".join([*lines, f"the engine {verdict} the golden images, within {proof.tolerance:.2g}"])
+    limits = ", ".join(f"{one:.2g}" for one in proof.limits or (proof.tolerance,))
+    return "\n".join([*lines, f"the engine {verdict} the golden images, within {limits}"])
 
 
 def compared(first: Proof, second: Proof) -> str:

@@ -26,6 +26,7 @@ from miner.cli.engines.proof.measure import prove
 from miner.cli.engines.proof.record import Proof
 from miner.cli.engines.proof.table import compared, shown
 from miner.cli.main import app
+from stage1.artifacts import sha256_json
 from stage1.errors import ArtifactError
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -66,6 +67,26 @@ class TestProof:
         assert found.agreement[0].logits == pytest.approx(0.25, abs=1e-3)
         assert found.agreement[0].select_score == pytest.approx(0.0, abs=1e-3)
         assert "DIFFERS from the golden images" in shown(found)
+
+    def test_is_held_to_the_limit_that_a_miner_holds_an_engine_to(self, store: Store, publish: Publish) -> None:
+        """A share of the range, where that is less than what the bundle tolerates; an older file has the tolerance."""
+        publish("a")
+        found = proof_of(store)
+        assert found.limits == pytest.approx((found.tolerance,) * 2)
+        far = found.model_copy(update={"limits": (1e-12, found.tolerance)})
+        assert not far.agrees
+        assert "DIFFERS from the golden images, within 1e-12, 0.001" in shown(far)
+
+    def test_of_an_older_program_is_read_and_held_to_the_tolerance(
+        self, store: Store, publish: Publish, tmp_path: Path
+    ) -> None:
+        publish("a")
+        older = proof_of(store).model_copy(update={"limits": ()})
+        content = json.loads(older.to_json())
+        del content["limits"], content["seal"]
+        content["seal"] = sha256_json(content)
+        (tmp_path / "older.json").write_text(json.dumps(content))
+        assert Proof.read_sealed(tmp_path / "older.json").agrees
 
     def test_goes_on_where_an_engine_fails_at_one_size(self, store: Store, publish: Publish) -> None:
         publish("a", only_batch=1)
