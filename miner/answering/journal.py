@@ -180,15 +180,7 @@ def _lines_from_the_end(path: Path) -> Iterator[bytes]:
 
 def read_journal(directory: Path) -> Iterator[RequestRecord]:
     """Records of the newest file, oldest first; a line that a crash cut short is skipped."""
-    return _records(directory / FILE)
-
-
-def _records(path: Path) -> Iterator[RequestRecord]:
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as handle:
-        for line in handle:
-            try:
+    with contextlib.suppress(FileNotFoundError), (directory / FILE).open("rb") as file:
+        for line in file:
+            with contextlib.suppress(ValidationError):
                 yield RequestRecord.model_validate_json(line)
-            except ValidationError:
-                continue

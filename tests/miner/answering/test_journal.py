@@ -63,6 +63,16 @@ def test_a_line_that_a_crash_cut_short_swallows_no_other(tmp_path: Path) -> None
     assert read(tmp_path) == ["1", "3", "4"]
 
 
+def test_a_line_that_was_cut_within_a_letter_is_skipped(tmp_path: Path) -> None:
+    """A reason is in the words of a server: it may have letters of several bytes."""
+    whole = record(2).model_copy(update={"stage2_reason": "überlastet"}).model_dump_json(exclude_none=True).encode()
+    torn = whole[: whole.index("ü".encode()) + 1]
+    lines = [record(1).model_dump_json().encode(), torn, record(3).model_dump_json().encode()]
+    (tmp_path / FILE).write_bytes(b"\n".join(lines))
+    assert read(tmp_path) == ["1", "3"]
+    assert [found.request_id for found in newest_first(tmp_path)] == ["3", "1"]
+
+
 def test_a_record_of_the_version_before_is_read(tmp_path: Path) -> None:
     line = record(1).model_dump_json(exclude_none=True).replace('"schema_version":2', '"schema_version":1')
     (tmp_path / FILE).write_text(f"{line}\n")
