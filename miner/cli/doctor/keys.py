@@ -27,9 +27,8 @@ def keys(settings: MinerSettings) -> list[Finding]:
         found = [ok("hotkey", address) for address in wallets(settings)]
     except MinerError as failed:
         found = [error("hotkey", str(failed))]
-    files = {served.wallet.hotkey: served.wallet for served in settings.served}
-    for wallet in files.values():
-        found += _hotkey_file(wallet)
+    for served in settings.served:
+        found += _hotkey_file(served.wallet)
     for wallet in {served.wallet.name: served.wallet for served in settings.served}.values():
         found += coldkey(wallet)
     return found

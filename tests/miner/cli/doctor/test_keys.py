@@ -47,6 +47,17 @@ def test_a_directory_in_which_everybody_writes_is_told(directory: Path) -> None:
     assert (told.verdict, told.todo) == ("warning", f"chmod o-w {directory / 'hotkeys'}")
 
 
+def test_hotkeys_of_one_name_in_two_wallets_are_both_looked_at(tmp_path: Path, new_wallet: NewWallet) -> None:
+    for name, mode in (("one", 0o644), ("two", 0o600)):
+        new_wallet(name)
+        (tmp_path / name / "hotkeys" / "default").chmod(mode)
+    hotkeys = [{"hotkey": "default", "wallet": name} for name in ("one", "two")]
+    told = keys(load_settings(None, {"wallet.path": tmp_path, "hotkeys": hotkeys}))
+    files = [one for one in told if one.check == "wallet files"]
+    assert [one.verdict for one in files] == ["warning", "ok"]
+    assert str(tmp_path / "one") in files[0].detail
+
+
 @pytest.mark.parametrize(
     ("content", "verdict"),
     [
