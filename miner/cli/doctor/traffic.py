@@ -13,7 +13,6 @@ from miner.live_risk.live_risk import DIRECTORY
 from miner.live_risk.summary import SUMMARY, Summary
 from miner.settings import MinerSettings
 
-SILENT_AFTER_H = 6.0
 LOOKED_AT_H = 24.0
 # Of the journal, so that a day of much traffic takes no longer than a second or two.
 MOST_RECORDS = 100_000
@@ -28,7 +27,7 @@ def traffic(settings: MinerSettings, now: datetime) -> Finding:
         return warning("traffic", detail, "see port, address, registered and emission; the README on the subnet's halt")
     hours = (now - last.at).total_seconds() / 3600
     told = f"the last request came {hours:.1f} h ago, from {last.hotkey[:8]}"
-    if hours > SILENT_AFTER_H:
+    if hours > settings.alerts.silent_h:
         todo = "ask from another machine: cascade doctor --peer http://ADDRESS:PORT"
         return warning("traffic", told, todo)
     since = now - timedelta(hours=LOOKED_AT_H)

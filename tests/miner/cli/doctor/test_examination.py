@@ -222,6 +222,16 @@ class TestWhatAStartNeeds:
             told.detail == "1 request of 1 validator in the last 24 h; the last request came 0.0 h ago, from 5Validat"
         )
 
+    def test_a_miner_is_silent_after_the_hours_of_the_settings(self, roads: Path) -> None:
+        at = NOW - timedelta(hours=8)
+        record = RequestRecord(request_id="1", at=at, hotkey="5Validator", result="answered", answer=0.5, total_ms=1.0)
+        (roads / FILE).write_text(record.model_dump_json() + "\n")
+        told = [
+            traffic.traffic(load_settings(None, {"state": roads, **given}), NOW).verdict
+            for given in ({}, {"alerts.silent_h": 12.0})
+        ]
+        assert told == ["warning", "ok"]
+
 
 class TestNights:
     NIGHT = datetime(2026, 3, 1, 3, 30, tzinfo=UTC)
