@@ -20,11 +20,16 @@ from engines.store.file_names import CONFIG, MANIFEST, METRICS, PARAMS, PREPROCE
 from engines.store.store import Store
 from miner.admin.client import asked
 from miner.answering.journal import FILE as JOURNAL
+from miner.live_risk.live_risk import DIRECTORY
+from miner.live_risk.summary import SUMMARY
+from miner.nights.record import NIGHTS, OUTPUT, Nights
 from miner.settings import MinerSettings
 from stage1.errors import CascadeError
 
 DISTRIBUTION = "streetvision-cascade"
 JOURNAL_LINES, LOG_BYTES = 200, 2 * 2**20
+# Nights whose output is taken; the records are of all that are kept.
+NIGHTS_TOLD = 3
 OF_BUNDLE = (MANIFEST, PARAMS, PREPROCESS, CONFIG, METRICS)
 
 
@@ -126,10 +131,17 @@ def log_end(path: Path) -> str:
 
 def _of_state(state: Path) -> Iterator[Part]:
     """Small records that a miner keeps: of nights, of what it watches."""
-    for path in sorted([*state.glob("*.json"), *state.glob("nights/*.json*"), *state.glob("nights/*.log")]):
+    # Not as they are on the disk: a record has the token of its processes.
+    yield Part("state/nights.json", "what came of the nights", _later(lambda: _nights(state)))
+    outputs = [night.home / OUTPUT for night in Nights(state).latest(NIGHTS_TOLD)]
+    kept = [*state.glob("*.json"), *(state / NIGHTS).glob("*.log"), state / DIRECTORY / SUMMARY, *outputs]
+    for path in sorted(kept):
         if not path.is_symlink() and path.is_file():
-            name = path.relative_to(state)
-            yield Part(f"state/{name}", "a record of the miner", _later(partial(log_end, path)))
+            yield Part(f"state/{path.relative_to(state)}", "a record of the miner", _later(partial(log_end, path)))
+
+
+def _nights(state: Path) -> str:
+    return json.dumps([night.plain() for night in Nights(state).all()], indent=2)
 
 
 def _of_bundle(root: Path) -> Iterator[Part]:

@@ -6,6 +6,7 @@ import json
 import stat
 import tarfile
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -13,8 +14,10 @@ import pytest
 from typer.testing import CliRunner
 
 from miner.cli.main import app
-from miner.cli.support.contents import LOG_BYTES, log_end
+from miner.cli.support.contents import LOG_BYTES, NIGHTS_TOLD, log_end
 from miner.cli.support.redaction import HIDDEN, redaction
+from miner.live_risk.summary import SUMMARY
+from miner.nights.record import OUTPUT, RECORD, NightRecord, Nights, noted
 from miner.settings import load_settings
 
 COLDKEY = "5DAAnrj7VHTznn2AWBemMuyBwZWs6FNFjdyVXUeYum3PTXFy"
@@ -80,6 +83,26 @@ def test_what_helps_is_in_it_and_is_listed_before(publish: Callable[..., str]) -
     assert "203.0.113.7" in files["settings.toml"]
     assert "cascade.toml" in files["settings.toml"]
     assert stat.S_IMODE(Path("help.tar.gz").stat().st_mode) == 0o600
+
+
+def test_what_became_of_the_last_nights_and_how_the_certificate_stands_are_in_it(home: Path) -> None:
+    """A night is a directory, of which nothing was taken."""
+    state = home / "state"
+    for day in range(1, NIGHTS_TOLD + 2):
+        night = Nights(state).begin(datetime(2026, 3, day, tzinfo=UTC))
+        (night / OUTPUT).write_text(f"said on day {day}\n")
+        noted(night, outcome="failed", ended_at=datetime(2026, 3, day, 1, tzinfo=UTC), reason=f"reason {day}")
+    token = NightRecord.read(night / RECORD).token
+    (state / "live_risk").mkdir()
+    (state / "live_risk" / SUMMARY).write_text("how it stands")
+    (state / "live_risk" / "secret.key").write_bytes(b"the key of the draws, 32 bytes long")
+    _, files = archive()
+    told = json.loads(files["state/nights.json"])
+    assert [one["reason"] for one in told] == [f"reason {day}" for day in range(1, NIGHTS_TOLD + 2)]
+    outputs = {name: text for name, text in files.items() if name.endswith(OUTPUT)}
+    assert sorted(outputs.values()) == [f"said on day {day}\n" for day in range(2, NIGHTS_TOLD + 2)]
+    assert files[f"state/live_risk/{SUMMARY}"] == "how it stands"
+    assert not any(token in text or "key of the draws" in text for text in files.values())
 
 
 def test_nothing_in_it_names_the_wallet_or_holds_a_secret(home: Path) -> None:
