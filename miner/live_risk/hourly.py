@@ -41,13 +41,18 @@ Value = str | int | float | None
 
 
 class HourCounts:
-    """Counts of one hour and one bundle. Scores of at most 5,000 images make the quantiles, each image as likely."""
+    """Counts of one hour and one bundle. Scores of at most 5,000 images make the quantiles, each image as likely.
+
+    Reference:
+        Vitter (1985), Random sampling with a reservoir, ACM Transactions on Mathematical Software 11(1), algorithm R.
+    """
 
     def __init__(self, hour: datetime, bundle: str) -> None:
         self.hour = hour
         self.bundle = bundle
         self.counts: Counter[str] = Counter()
         self._scores = array("f")
+        self._scored = 0
         self._rng = np.random.default_rng(0)
 
     def add(self, record: RequestRecord) -> None:
@@ -67,9 +72,10 @@ class HourCounts:
             self._keep(record.roadwork_score)
 
     def _keep(self, score: float) -> None:
+        self._scored += 1
         if len(self._scores) < MOST_SCORES:
             self._scores.append(score)
-        elif (place := int(self._rng.integers(self.counts["requests"]))) < MOST_SCORES:
+        elif (place := int(self._rng.integers(self._scored))) < MOST_SCORES:
             self._scores[place] = score
 
     def row(self, readings: Mapping[str, Value]) -> dict[str, Value]:
