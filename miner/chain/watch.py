@@ -34,7 +34,6 @@ class ChainWatch:
         addresses: where each of our hotkeys (ss58 addresses) is to be found; None if the miner does not publish it.
         first: what was read at the start.
         update: takes what was read, and returns how many of the neurons may ask us.
-        now: seconds since 1970.
         clock: monotonic time in seconds.
     """
 
@@ -46,15 +45,15 @@ class ChainWatch:
         *,
         first: ChainSnapshot,
         update: Callable[[ChainSnapshot], int],
-        now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._chain = chain
         self._settings = settings
         self._latest = first
         self._update = update
-        self._now = now
         self._clock = clock
+        # Not by the time of the snapshot: a wall clock may be set right after the start.
+        self._read_at = clock()
         self._failures = self._failed_ever = 0
         self._stuck = False
         self._registered = dict.fromkeys(addresses, True)
@@ -97,7 +96,7 @@ class ChainWatch:
         }
 
     def _age_s(self) -> float:
-        return self._now() - self._latest.fetched_at
+        return self._clock() - self._read_at
 
     async def run(self) -> None:
         """Watch until cancelled.
@@ -134,7 +133,8 @@ class ChainWatch:
             return
         if self._failures:
             log.info("metagraph_recovered", failures=self._failures, age_s=round(self._age_s()))
-        self._failures, self._stuck, self._latest = 0, False, snapshot
+        self._failures, self._stuck = 0, False
+        self._latest, self._read_at = snapshot, self._clock()
         log.info("metagraph_refreshed", block=snapshot.block, neurons=len(snapshot.neurons), endpoint=snapshot.endpoint)
         self._take(snapshot)
 

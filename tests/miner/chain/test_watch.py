@@ -78,6 +78,7 @@ class Watched:
         address: AxonAddress | None = ADDRESS,
         admitted: int = 1,
         hours: float = 3.0,
+        fetched_at: float = 0.0,
     ) -> None:
         self.updates: list[int] = []
         self.logs: Logs = []
@@ -92,9 +93,8 @@ class Watched:
             chain,
             ChainSettings(),
             {OURS: address},
-            first=ChainSnapshot(0, first, 0.0, "ws://node"),
+            first=ChainSnapshot(0, first, fetched_at, "ws://node"),
             update=update,
-            now=lambda: chain.now,
             clock=lambda: chain.now,
         )
 
@@ -208,6 +208,14 @@ class TestReading:
             watched.run(monkeypatch)
         assert watched.events("warning") == ["metagraph_stale"] * 2
         assert 86_400 < watched.logs[-1]["age_s"] <= 87_000
+
+    def test_a_wall_clock_that_is_set_right_after_a_reading_ends_no_miner(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A machine without a battery starts in the past; one reading that failed then ended the miner."""
+        watched = Watched(Chain([ChainUnavailable("no answer")]), hours=0.3, fetched_at=-10 * 86_400.0)
+        watched.run(monkeypatch)
+        assert watched.watch.status()["fresh"] is True
 
     def test_after_a_failure_it_is_read_sooner_and_then_more_and_more_seldom(
         self, monkeypatch: pytest.MonkeyPatch
