@@ -167,6 +167,7 @@ def run_night(
     take_part(stages)
     choice = choice if last is None else replace(choice, only=last)
     # Before the pictures are read for the first time, which takes minutes or hours.
+    choice.wanted(stages())
     check_room_for(workspace, Store(store), config, now(), free=free)
     rows = _read(data, workspace, config, now(), learns=choice.last(stages()) != STAGE_NAMES[0])
     on_data(inventory_of(rows, config.splits.sequence_columns, places=config.splits.gps_cell_m is not None))
@@ -214,6 +215,7 @@ def plan_night(
         SettingsError: a setting names what is not in the data.
         OfflineError: the run would stop.
     """
+    choice.wanted(stages())
     rows = _read(data, workspace, config, now(), learns=False)
     night = _Night(workspace, Store(store), config, Silence(), now, choice)
     before = to_finish(workspace, rows, config, lambda own: with_contents(own, workspace))

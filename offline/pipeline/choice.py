@@ -45,7 +45,8 @@ class Choice:
             found = set(names[: names.index(self.until) + 1])
         if self.only is not None:
             found &= self._needed(stages, self.only)
-        outside = sorted(self.forced(stages) - found) if self.start is None else []
+        # What follows from the first of them may be left out.
+        outside = [name for name in (self.start, self.again) if name is not None and name not in found]
         if outside:
             raise PipelineError(f"{outside[0]} is to run again, and is not among the stages that are asked for")
         return found
