@@ -205,6 +205,12 @@ def test_the_line_of_the_plan_names_operations_memory_and_minutes() -> None:
     )
 
 
+def test_a_training_of_no_time_is_told_in_words() -> None:
+    assert words({"train": 4.3e10, "compare": 9.2e9}, 2e9, 16) == (
+        "training takes about a second of a GPU or less; a step of 16 images takes about 2 GB of its memory"
+    )
+
+
 def test_the_table_of_the_documents_is_what_is_counted() -> None:
     page = (Path(__file__).parents[4] / "docs" / "learning.md").read_text()
     sizes: dict[str, dict[str, Any]] = {
