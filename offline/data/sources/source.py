@@ -100,8 +100,11 @@ def sources_of(root: Path) -> list[DataSource]:
     """The sources of a data directory: those that its `sources.toml` declares, or else its own files.
 
     Raises:
-        DatasetError: there is none, or `sources.toml` cannot be read.
+        DatasetError: there is no such directory, nothing in it says where images are, or `sources.toml` cannot be read.
     """
+    if not root.is_dir():
+        why = f"is a file: give its directory, {root.parent}" if root.exists() else "no such directory"
+        raise DatasetError(f"{root}: {why}")
     if (root / SOURCES_FILE).exists():
         return [*declared(root / SOURCES_FILE)]
     present = [name for name in SOURCES if (root / name).exists()]

@@ -241,3 +241,11 @@ class TestPaths:
     def test_a_file_is_one_row_however_it_is_meant(self, data: Write) -> None:
         labels = "image,label\nimages/a.jpg,0\nimages\\A.jpg,1\n"
         refused(data(labels, ["images/a.jpg"]), r"'images/a\.jpg' is listed twice, in lines 2 and 3")
+
+
+def test_a_file_in_place_of_its_directory_is_refused_with_what_to_give(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("image,label\n")
+    with pytest.raises(DatasetError, match=rf"labels\.csv: is a file: give its directory, {tmp_path}$"):
+        read_dataset(tmp_path / "labels.csv")
+    with pytest.raises(DatasetError, match=r"roads: no such directory"):
+        read_dataset(tmp_path / "roads")
