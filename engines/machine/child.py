@@ -1,13 +1,17 @@
-"""Work that native code may crash in, in a process of its own and at low priority."""
+"""Work that native code may crash in, or not come back from, in a process of its own and at low priority."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import structlog
 import typer
 
 from engines.errors import BundleRefused, EngineError, Interrupted
@@ -17,13 +21,18 @@ from stage1.errors import Stage1Error
 NICENESS = 10
 REFUSED = 3
 TIMEOUT_S = 600.0
+# A process that was killed is waited for so long, and it is seen so soon that it has ended or is not wanted any more.
+END_S, LOOK_S = 1.0, 0.25
+IN_THE_DRIVER = "it was killed and does not end: look at dmesg for the driver; a restart frees what it holds"
+
+log = structlog.get_logger(__name__)
 
 
 class Child:
     """Runs modules, one at a time, for a piece of work that another thread can interrupt, also between two of them."""
 
     def __init__(self) -> None:
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._interrupted = threading.Event()
         self._cancelled = threading.Event()
 
@@ -52,31 +61,29 @@ class Child:
         Raises:
             BundleRefused: it said so, crashed or took too long.
             Interrupted: the piece of work is not wanted any more.
+            OSError: it cannot be started.
         """
         self.check()
         # What a crash leaves in the output need not be text.
-        with subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
             env=os.environ | {"TYPER_STANDARD_TRACEBACK": "1"},
-        ) as process:
-            self._process = process
-            if self._unwanted:
-                process.kill()
-            try:
-                said, _ = process.communicate(timeout=timeout_s)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                raise BundleRefused(f"{doing} took over {timeout_s:.0f} s") from None
-            finally:
-                self._process = None
+        )
+        self._process = process
+        try:
+            said = self._output(process, time.monotonic() + timeout_s)
+        finally:
+            self._process = None
+            if not end(process):
+                log.error("child_left_behind", doing=doing, pid=process.pid, advice=IN_THE_DRIVER)
         self.check()
+        if said is None:
+            raise BundleRefused(f"{doing} took over {timeout_s:.0f} s")
         if process.returncode:
-            raise BundleRefused(_reason(process.returncode, said, doing))
+            raise BundleRefused(_reason(process.returncode, said.decode(errors="replace"), doing))
 
     def interrupt(self) -> None:
         """End the piece of work that is under way, wherever it is."""
@@ -88,6 +95,18 @@ class Child:
         self._cancelled.set()
         self._end()
 
+    def _output(self, process: subprocess.Popen[bytes], until: float) -> bytes | None:
+        """All that it writes until it ends; None if it takes too long or is not wanted any more."""
+        while not self._unwanted and (left := until - time.monotonic()) > 0:
+            ended = process.poll() is not None
+            try:
+                return process.communicate(timeout=min(LOOK_S, left))[0]
+            except subprocess.TimeoutExpired as error:
+                # A process that it began may have its output open still.
+                if ended:
+                    return error.output or b""
+        return None
+
     @property
     def _unwanted(self) -> bool:
         return self._interrupted.is_set() or self._cancelled.is_set()
@@ -96,6 +115,20 @@ class Child:
         process = self._process
         if process is not None:
             process.kill()
+
+
+def end(process: subprocess.Popen[Any]) -> bool:
+    """Kill a process and close its pipes, and wait a moment for its end; whether it has ended.
+
+    One that is in the driver may not end before the driver does. It is left behind then, and what it holds with it.
+    """
+    process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(END_S)
+    for pipe in (process.stdout, process.stderr):
+        if pipe is not None:
+            pipe.close()
+    return process.returncode is not None
 
 
 def _reason(code: int, said: str, doing: str) -> str:

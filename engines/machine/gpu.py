@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import subprocess
 import sys
@@ -12,10 +11,11 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engines.errors import Unavailable
+from engines.machine.child import end
 
 PROBE = Path(__file__).with_name("gpu_probe.py")
 # The first CUDA context on a machine whose driver is not loaded takes seconds.
-TIMEOUT_S, END_S = 30.0, 1.0
+TIMEOUT_S = 30.0
 # A runtime holds the weights, and packs some of them anew, before it lets go of the first.
 COPIES_OF_WEIGHTS = 2.0
 
@@ -73,13 +73,7 @@ def ask_driver(command: Sequence[str], timeout_s: float) -> subprocess.Completed
     try:
         stdout, stderr = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        process.kill()
-        # One that is in the driver may not end before the driver does.
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(END_S)
-        for pipe in (process.stdout, process.stderr):
-            assert pipe is not None
-            pipe.close()
+        end(process)
         return None
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 

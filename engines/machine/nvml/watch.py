@@ -14,7 +14,8 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
-from engines.machine.gpu import END_S, ask_driver
+from engines.machine.child import END_S
+from engines.machine.gpu import ask_driver
 from engines.machine.nvml.health import GpuHealth
 
 log = structlog.get_logger(__name__)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.machine import gpu
+from engines.machine import child
 from engines.machine.gpu import Gpu, NoGpu, find_gpu, read_answer
 
 HERE = find_gpu()
@@ -65,7 +65,7 @@ def test_a_probe_that_no_signal_ends_is_not_waited_for(tmp_path: Path, monkeypat
         left.append(process)
 
     monkeypatch.setattr(subprocess.Popen, "kill", in_the_driver)
-    monkeypatch.setattr(gpu, "END_S", 0.05)
+    monkeypatch.setattr(child, "END_S", 0.05)
     found = find_gpu(probe=probe_that("import time; time.sleep(5)", tmp_path), timeout_s=0.2)
     [process] = left
     assert process.poll() is None

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from engines.errors import BundleRefused, Interrupted
 from engines.live.load.trial_process import try_out
+from engines.machine import child as child_module
 from engines.machine.child import Child
 from engines.store.bundle import Provenance
 from engines.store.store import Store
 
 Publish = Callable[..., Path]
+DEADLINE_S = 60.0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + DEADLINE_S
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -100,6 +111,80 @@ def test_it_can_be_ended(tmp_path: Path, instead: Callable[[str], None], way: st
     else:
         with pytest.raises(Interrupted):
             child.check()
+
+
+@pytest.fixture
+def no_signal_ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes are in the driver: what is killed stays there, and is put into this list."""
+    left: list[subprocess.Popen[bytes]] = []
+    kill = subprocess.Popen.kill
+
+    def stays(process: subprocess.Popen[bytes]) -> None:
+        left.append(process)
+
+    monkeypatch.setattr(child_module, "END_S", 0.05)
+    with monkeypatch.context() as patch:
+        patch.setattr(subprocess.Popen, "kill", stays)
+        yield left
+    for process in left:
+        kill(process)
+        process.wait()
+
+
+class TestInTheDriver:
+    """A process that was killed and does not end is left behind, and nobody waits for it."""
+
+    def test_one_that_takes_too_long(
+        self,
+        tmp_path: Path,
+        instead: Callable[[str], None],
+        no_signal_ends: list[subprocess.Popen[bytes]],
+    ) -> None:
+        instead("import time\ntime.sleep(600)\n")
+        with capture_logs() as logs, pytest.raises(BundleRefused, match="on trial took over 0 s"):
+            try_out(Child(), tmp_path, threads=1, most=1, timeout_s=0.3)
+        [told] = [line for line in logs if line["event"] == "child_left_behind"]
+        assert told["pid"] == no_signal_ends[0].pid
+        assert "dmesg" in told["advice"]
+        assert no_signal_ends[0].returncode is None
+
+    @pytest.mark.parametrize("way", ["interrupt", "cancel"])
+    def test_one_that_is_not_wanted_any_more(
+        self, tmp_path: Path, instead: Callable[[str], None], no_signal_ends: list[subprocess.Popen[bytes]], way: str
+    ) -> None:
+        instead(f"import time\nopen({str(tmp_path / 'begun')!r}, 'w').close()\ntime.sleep(600)\n")
+        child, told = Child(), list[BaseException]()
+
+        def work() -> None:
+            try:
+                try_out(child, tmp_path, threads=1, most=1)
+            except Interrupted as error:
+                told.append(error)
+
+        thread = threading.Thread(target=work, daemon=True)
+        thread.start()
+        until((tmp_path / "begun").exists)
+        getattr(child, way)()
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+        assert len(told) == 1
+        assert no_signal_ends[0].returncode is None
+
+
+def test_what_it_began_may_live_on_with_its_output(tmp_path: Path, instead: Callable[[str], None]) -> None:
+    """A compiler of its own, for example, that nobody has told of the crash."""
+    instead(
+        "import os, subprocess, sys\n"
+        "other = subprocess.Popen(['sleep', '600'])\n"
+        f"open({str(tmp_path / 'other')!r}, 'w').write(str(other.pid))\n"
+        "print('about to crash', flush=True)\n"
+        "os.kill(os.getpid(), 11)\n"
+    )
+    try:
+        with pytest.raises(BundleRefused, match="was ended by signal 11: about to crash"):
+            try_out(Child(), tmp_path, threads=1, most=1)
+    finally:
+        os.kill(int((tmp_path / "other").read_text()), signal.SIGKILL)
 
 
 def test_it_does_not_outlive_its_parent(tmp_path: Path) -> None:
