@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Sequence
+
 import numpy as np
 
 from engines.engine import Engine
@@ -30,6 +33,38 @@ def in_batches(engine: Engine, images: Pixels, size: int) -> Stage1Outputs:
 def buckets(most: int) -> tuple[int, ...]:
     """Batch sizes to try for batches of at most `most` images: the buckets below, and `most` itself."""
     return (*(size for size in BUCKETS if size < most), most)
+
+
+def bucket_of(count: int, sizes: Sequence[int] = BUCKETS) -> int:
+    """The smallest batch size that takes so many images.
+
+    Args:
+        count: images of a batch, at least one.
+        sizes: batch sizes, ascending.
+
+    Raises:
+        ValueError: there are more images than the largest takes.
+
+    Example:
+        >>> bucket_of(5)
+        8
+    """
+    place = bisect.bisect_left(sizes, count)
+    if place == len(sizes):
+        raise ValueError(f"a batch has {sizes[-1]} images at most, not {count}")
+    return sizes[place]
+
+
+def filled_up(batch: Pixels, size: int) -> Pixels:
+    """A batch of a given size: the images, and black ones after them.
+
+    Args:
+        batch: uint8 `(N, 3, H, W)`, N at most `size`.
+        size: images of the batch that is returned.
+    """
+    filled: Pixels = np.zeros((size, *batch.shape[1:]), np.uint8)
+    filled[: len(batch)] = batch
+    return filled
 
 
 def run_at_buckets(engine: Engine, shape: Shape, most: int) -> None:

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from engines.batches import BUCKETS, run_at_buckets
+from engines.batches import BUCKETS, bucket_of, filled_up, run_at_buckets
 from engines.engine import INPUT, EngineDescription
 from engines.errors import InferenceError
 from engines.signature import Port, checked_shape, named_outputs
@@ -43,13 +42,12 @@ class _Lane:
     device: str
     _bound: dict[int, tuple[Any, Any, list[Any]]] = field(default_factory=dict)
 
-    def run(self, batch: Pixels, size: int) -> list[Floats]:
+    def run(self, batch: Pixels) -> list[Floats]:
+        size = bucket_of(len(batch))
         if size not in self._bound:
             self._bound[size] = self._bind(size)
         binding, given, made = self._bound[size]
-        filled: NDArray[np.uint8] = np.zeros((size, 3, *self.shape), np.uint8)
-        filled[: len(batch)] = batch
-        given.update_inplace(filled)
+        given.update_inplace(filled_up(batch, size))
         self.session.run_with_iobinding(binding)
         # What is on the CPU already is the buffer itself, which the next batch is written to.
         return [np.array(value.numpy()[: len(batch)]) for value in made]
@@ -117,8 +115,7 @@ class BoundEngine:
         try:
             for start in range(0, len(batch), BUCKETS[-1]):
                 some = batch[start : start + BUCKETS[-1]]
-                size = next(bucket for bucket in BUCKETS if bucket >= len(some))
-                parts.append(named_outputs(list(self._outputs), lane.run(some, size), rows=len(some)))
+                parts.append(named_outputs(list(self._outputs), lane.run(some), rows=len(some)))
         except RuntimeError as error:  # ONNX Runtime raises a dozen types, all of this one
             raise InferenceError(f"ONNX Runtime failed on a batch of shape {batch.shape}: {error}") from error
         # One that failed is not used again.

@@ -16,6 +16,7 @@ from engines.backends.tensorrt.cuda import Buffer, Cuda, capture
 from engines.backends.tensorrt.fusion import INNER
 from engines.backends.tensorrt.kernel_cache import KernelCache
 from engines.backends.tensorrt.library import Flavour
+from engines.batches import bucket_of
 from engines.engine import INPUT
 from engines.errors import InferenceError
 from stage1.preprocess import Pixels
@@ -85,7 +86,7 @@ class Lane:
             InferenceError: the library or the GPU failed.
         """
         count = len(batch)
-        size = next(size for size in self._sizes if size >= count)
+        size = bucket_of(count, self._sizes)
         self._buffers[INPUT].array[:count] = batch
         with self._flavour.errors.recorded() as lines:
             try:

@@ -18,7 +18,7 @@ import torch
 
 from engines.backends.torch.aot_package import PACKAGE, Machine, describe_package, read_package
 from engines.backends.torch.graph import OnnxModule
-from engines.batches import BUCKETS, run_at_buckets
+from engines.batches import BUCKETS, bucket_of, filled_up, run_at_buckets
 from engines.engine import EngineDescription
 from engines.errors import BuildFailed, BundleRefused, InferenceError, Unavailable
 from engines.machine.cores import usable_cores
@@ -137,9 +137,8 @@ class TorchEngine:
 
     def _some(self, batch: Pixels) -> Stage1Outputs:
         # Filled up to a size that golden images are tried at; a GPU has kernels for each.
-        size = next(bucket for bucket in BUCKETS if bucket >= len(batch)) if self._spec.device == "cuda" else len(batch)
-        filled = np.zeros((size, *batch.shape[1:]), np.uint8)
-        filled[: len(batch)] = batch
+        size = bucket_of(len(batch)) if self._spec.device == "cuda" else len(batch)
+        filled = filled_up(batch, size)
         with self._lock, torch.no_grad():
             if self._run is None:
                 raise InferenceError("the engine is closed")
