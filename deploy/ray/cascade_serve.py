@@ -16,7 +16,7 @@ import json
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from ray import serve
 from ray.serve import Application
 from starlette.applications import Starlette
 
+from engines.batches import BUCKETS
 from engines.live.remote.store_model import StoreModel
 from engines.remote.bundle_version import MODEL
 from engines.remote.protocol_app import Arrays, protocol_app
@@ -46,7 +47,7 @@ class Settings(BaseModel):
         model: name of the model.
         spec: another engine than the one that bundles were certified on, if their golden images agree.
         threads: CPU threads of an engine.
-        max_batch: images of the largest batch.
+        max_batch: images of the largest batch: of a request, and of requests that share an engine call.
         least_replicas: that always run.
         most_replicas: that run at most.
         ongoing: requests of a replica that more replicas are wished for.
@@ -60,7 +61,7 @@ class Settings(BaseModel):
     model: str = MODEL
     spec: EngineSpec | None = None
     threads: int | None = Field(default=None, ge=1)
-    max_batch: int = Field(default=32, ge=1)
+    max_batch: int = Field(default=BUCKETS[-1], ge=1)
     least_replicas: int = Field(default=1, ge=1)
     most_replicas: int = Field(default=1, ge=1)
     ongoing: float = Field(default=4.0, gt=0)
@@ -68,8 +69,28 @@ class Settings(BaseModel):
     gpus: float = Field(default=0.0, ge=0)
 
 
+def images_of(asked: Sequence[tuple[str, Pixels]]) -> int:
+    """Images of several requests: as many as the largest batch of an engine has are computed at a time."""
+    return sum(len(images) for _, images in asked)
+
+
 class BatchedModel(StoreModel):
-    """Bundles whose requests share engine calls, one bundle a call."""
+    """Bundles whose requests share engine calls, one bundle a call.
+
+    Args:
+        settings: of them.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(
+            settings.store,
+            name=settings.model,
+            spec=settings.spec,
+            threads=settings.threads,
+            max_batch=settings.max_batch,
+        )
+        # Before the first request: Ray makes the queue with what is set by then.
+        self._shared.set_max_batch_size(settings.max_batch)
 
     async def infer(self, version: str, images: Pixels) -> Arrays:
         """See `ServedModel.infer`."""
@@ -78,7 +99,7 @@ class BatchedModel(StoreModel):
             raise found
         return found
 
-    @serve.batch(max_batch_size=32, batch_wait_timeout_s=WAIT_S)  # type: ignore[untyped-decorator]
+    @serve.batch(max_batch_size=BUCKETS[-1], batch_wait_timeout_s=WAIT_S, batch_size_fn=images_of)  # type: ignore[untyped-decorator]
     async def _shared(self, asked: list[tuple[str, Pixels]]) -> list[Arrays | Exception]:
         """The outputs of each of several requests, or why there are none; one bundle's failure is not another's."""
         found: list[Arrays | Exception] = [RuntimeError("not computed")] * len(asked)
@@ -99,13 +120,7 @@ class BatchedModel(StoreModel):
 
 def replica(settings: Settings) -> Starlette:
     """The application of one replica; it loads the current bundle before it answers."""
-    model = BatchedModel(
-        settings.store,
-        name=settings.model,
-        spec=settings.spec,
-        threads=settings.threads,
-        max_batch=settings.max_batch,
-    )
+    model = BatchedModel(settings)
 
     @asynccontextmanager
     async def following(_: Starlette) -> AsyncIterator[None]:
@@ -135,7 +150,8 @@ def app(args: dict[str, Any]) -> Application:
 
     deployment = serve.deployment(
         name=settings.model,
-        max_ongoing_requests=max(8, int(4 * settings.ongoing)),
+        # With fewer a batch of single images would never be full.
+        max_ongoing_requests=max(settings.max_batch, int(4 * settings.ongoing)),
         autoscaling_config={
             "min_replicas": settings.least_replicas,
             "max_replicas": max(settings.least_replicas, settings.most_replicas),
@@ -156,7 +172,7 @@ def main() -> None:
     parser.add_argument("--model", default=MODEL, help="name of the model")
     parser.add_argument("--spec", type=json.loads, help="another engine, as JSON: backend, precision, device")
     parser.add_argument("--threads", type=int, help="CPU threads of an engine")
-    parser.add_argument("--max-batch", type=int, default=32)
+    parser.add_argument("--max-batch", type=int, default=BUCKETS[-1], help="images of an engine call at most")
     parser.add_argument("--least-replicas", type=int, default=1)
     parser.add_argument("--most-replicas", type=int, default=1)
     parser.add_argument("--ongoing", type=float, default=4.0, help="requests of a replica before there are more")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import structlog
 
+from engines.batches import BUCKETS
 from engines.engine import HEAD_PREFIX, OUTPUTS
 from engines.errors import EXPECTED, InferenceError, UnknownBundle
 from engines.live.load.load_bundle import LiveBundle, load_bundle
@@ -57,7 +58,7 @@ class StoreModel:
         name: str = MODEL,
         spec: EngineSpec | None = None,
         threads: int | None = None,
-        max_batch: int = 32,
+        max_batch: int = BUCKETS[-1],
         kept: int = KEPT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
