@@ -64,6 +64,8 @@ def nvmlSystemGetDriverVersion() -> Any:
 
 
 def nvmlDeviceGetCount() -> Any:
+    if _state().get("countless"):
+        raise NVMLError(NVML_ERROR_GPU_IS_LOST)
     return len(_state()["gpus"])
 
 
@@ -72,6 +74,8 @@ def nvmlDeviceGetHandleByIndex(index: Any) -> Any:
 
 
 def nvmlDeviceGetIndex(handle: Any) -> Any:
+    if _state()["gpus"][handle].get("lost"):
+        raise NVMLError(NVML_ERROR_GPU_IS_LOST)
     return handle
 
 

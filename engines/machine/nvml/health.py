@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -30,6 +30,7 @@ WANTED = {
     "system_reboot": "a restart of the machine",
 }
 Level = Literal["warning", "alarm"]
+OF_UNKNOWN = "a GPU that it does not name"
 
 
 class Xid(BaseModel):
@@ -97,6 +98,7 @@ class GpuHealth(BaseModel):
     Attributes:
         driver: version of the driver, such as `580.65.06`; empty if it is not known.
         gpus: each of them.
+        xids_of_unknown: errors that the driver reported of a GPU that it did not name, since the watch began.
         problem: why nothing is known; empty where something is.
         silent_s: how long the driver has given no answer; 0 where it has.
     """
@@ -105,6 +107,7 @@ class GpuHealth(BaseModel):
 
     driver: str = ""
     gpus: tuple[GpuState, ...] = ()
+    xids_of_unknown: tuple[Xid, ...] = ()
     problem: str = ""
     silent_s: float = 0.0
 
@@ -119,14 +122,14 @@ class Fault(NamedTuple):
     """Something that is wrong with a GPU.
 
     Attributes:
-        gpu: its number; None for the driver.
+        gpu: its number; `unknown` where the driver does not say which it is; None for the driver.
         kind: a word for it that does not change.
         level: how much it matters.
         text: what it is.
         todo: what to do about it.
     """
 
-    gpu: int | None
+    gpu: int | Literal["unknown"] | None
     kind: str
     level: Level
     text: str
@@ -138,7 +141,10 @@ def faults(health: GpuHealth) -> list[Fault]:
     if health.silent_s > 0:
         text = f"the driver of the GPU has given no answer for {health.silent_s:.0f} s"
         return [Fault(None, "driver_silent", "alarm", text, "look at dmesg for NVRM, and restart the machine")]
-    return [fault for gpu in health.gpus for fault in _of(gpu)]
+    return [
+        *(fault for gpu in health.gpus for fault in _of(gpu)),
+        *_of_xids("unknown", OF_UNKNOWN, health.xids_of_unknown),
+    ]
 
 
 def _of(gpu: GpuState) -> Iterator[Fault]:
@@ -149,13 +155,17 @@ def _of(gpu: GpuState) -> Iterator[Fault]:
     if gpu.recovery not in {None, "none"}:
         wanted = WANTED.get(gpu.recovery or "", str(gpu.recovery))
         yield Fault(gpu.index, "recovery", "alarm", f"the driver wants {wanted}, for {gpu}", "do that")
-    numbers = sorted({xid.number for xid in gpu.xids if xid.number not in OF_PROGRAMS and xid.age_s < XID_S})
+    yield from _of_xids(gpu.index, str(gpu), gpu.xids)
+    yield from _of_memory(gpu)
+    yield from _of_clocks(gpu)
+
+
+def _of_xids(gpu: int | Literal["unknown"], name: str, xids: Sequence[Xid]) -> Iterator[Fault]:
+    numbers = sorted({xid.number for xid in xids if xid.number not in OF_PROGRAMS and xid.age_s < XID_S})
     if numbers:
         told = ", ".join(map(str, numbers))
         todo = "look it up at docs.nvidia.com/deploy/xid-errors, which says what to do"
-        yield Fault(gpu.index, "xid", "alarm", f"the driver reported Xid {told} of {gpu}", todo)
-    yield from _of_memory(gpu)
-    yield from _of_clocks(gpu)
+        yield Fault(gpu, "xid", "alarm", f"the driver reported Xid {told} of {name}", todo)
 
 
 def _of_memory(gpu: GpuState) -> Iterator[Fault]:

@@ -50,16 +50,21 @@ class Nvml:
     def __init__(self, library: Any, clock: Callable[[], float] = time.monotonic) -> None:  # noqa: ANN401  has no types
         self._nvml = library
         self._clock = clock
-        self._xids: dict[int, deque[tuple[int, float]]] = {}
+        # Of no GPU where the driver does not say which it was, as of one that is off the bus.
+        self._xids: dict[int | None, deque[tuple[int, float]]] = {}
+        self._count = 0
         self._handles: dict[int, Any] = {}
         library.nvmlInit()
         self._events = self._registered()
 
     def read(self) -> dict[str, Any]:
         """The fields of a `GpuHealth`."""
-        number = self._asked(self._nvml.nvmlDeviceGetCount) or 0
+        number = self._asked(self._nvml.nvmlDeviceGetCount)
+        # Where that is not told, those that were there are asked, and say themselves that they are lost.
+        self._count = self._count if number is None else number
         driver = _text(self._asked(self._nvml.nvmlSystemGetDriverVersion))
-        return {"driver": driver, "gpus": [self._gpu(index) for index in range(number)]}
+        gpus = [self._gpu(index) for index in range(self._count)]
+        return {"driver": driver, "gpus": gpus, "xids_of_unknown": self._recent(None)}
 
     def wait(self, seconds: float) -> None:
         """Wait, and keep the Xids that come meanwhile; the first one ends the wait."""
@@ -74,7 +79,7 @@ class Nvml:
                 self._events = None
             return
         if event.eventType == self._nvml.nvmlEventTypeXidCriticalError:
-            index = self._asked(self._nvml.nvmlDeviceGetIndex, event.device) or 0
+            index = self._asked(self._nvml.nvmlDeviceGetIndex, event.device)
             self._xids.setdefault(index, deque(maxlen=KEPT)).append((int(event.eventData), self._clock()))
             time.sleep(XID_PAUSE_S)
 
@@ -133,7 +138,7 @@ class Nvml:
             "recovery": self._recovery(handle),
         }
 
-    def _recent(self, index: int) -> list[dict[str, Any]]:
+    def _recent(self, index: int | None) -> list[dict[str, Any]]:
         now = self._clock()
         return [{"number": number, "age_s": max(0.0, now - at)} for number, at in self._xids.get(index, ())]
 

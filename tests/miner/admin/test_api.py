@@ -28,7 +28,7 @@ from engines.live.batcher import Batcher
 from engines.live.load.background_loader import EngineOptions
 from engines.live.settings import BatchSettings, SwapSettings
 from engines.live.swap.follower import StoreFollower
-from engines.machine.nvml.health import GpuHealth, GpuState
+from engines.machine.nvml.health import GpuHealth, GpuState, Xid
 from engines.machine.tally import Tally
 from engines.store.records import VERDICTS, VerdictEntry
 from engines.store.store import Store
@@ -455,6 +455,10 @@ class TestMetrics:
                 _, told = await ask(opened.port, "GET", "/status")
                 assert told["gpu"]["gpus"][0]["temperature_c"] == 91
                 assert [(one["kind"], one["level"]) for one in told["gpu"]["faults"]] == [("hot", "warning")]
+                opened.parts.gpus = GpuHealth(gpus=(GpuState(index=0),), xids_of_unknown=(Xid(number=79, age_s=1),))
+                families = await scraped(opened.port)
+                assert value(families, "cascade_gpu_fault", gpu="unknown", fault="xid") == 1
+                assert value(families, "cascade_gpu_fault", gpu="0", fault="xid") is None
                 opened.parts.gpus = GpuHealth(silent_s=40)
                 families = await scraped(opened.port)
                 assert value(families, "cascade_gpu_fault", gpu="", fault="driver_silent") == 1

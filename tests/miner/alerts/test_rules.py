@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from engines.machine.nvml.health import GpuHealth, GpuState, faults
+from engines.machine.nvml.health import GpuHealth, GpuState, Xid, faults
 from miner.admin.live_miner import LiveMiner
 from miner.alerts.miner_reader import Disks, MinerReader, RecentAnswers
 from miner.alerts.rules import Reading, conditions
@@ -22,6 +22,7 @@ WELL = Reading(since_answer_s=5.0, answered=200, p99_s=0.1, degraded=0.0, deferr
 HOUR, GIB = 3600.0, 2**30
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 [LOST] = faults(GpuHealth(gpus=(GpuState(index=0, lost="GPU is lost"),)))
+[UNNAMED] = faults(GpuHealth(xids_of_unknown=(Xid(number=79, age_s=1.0),)))
 [SILENT] = faults(GpuHealth(silent_s=40.0))
 
 
@@ -52,6 +53,7 @@ def test_of_a_miner_that_is_well_nothing_is_told() -> None:
         ({"free_bytes": {"/data": None}}, "disk /data", "cannot be read"),
         ({"servers": {"a": "open", "b": "open"}}, "stage2_away", "(a, b)"),
         ({"gpu_faults": (LOST,)}, "gpu_fault 0 lost", "GPU 0 does not answer: GPU is lost. Look at dmesg"),
+        ({"gpu_faults": (UNNAMED,)}, "gpu_fault unknown xid", "Xid 79 of a GPU that it does not name. Look it up"),
         ({"gpu_faults": (SILENT,)}, "gpu_fault driver_silent", "no answer for 40 s"),
         ({"affordable": 0.3}, "budget_low", "pays for 30% of the images"),
     ],

@@ -56,6 +56,13 @@ def test_what_a_program_did_wrong_says_nothing_of_the_gpu(number: int) -> None:
     assert faults(GpuHealth(gpus=(WELL.model_copy(update={"xids": (Xid(number=number, age_s=0),)}),))) == []
 
 
+def test_an_xid_of_a_gpu_that_the_driver_does_not_name_is_told_of_that_one() -> None:
+    health = GpuHealth(gpus=(WELL,), xids_of_unknown=(Xid(number=79, age_s=3), Xid(number=43, age_s=1)))
+    [found] = faults(health)
+    assert (found.gpu, found.kind, found.level) == ("unknown", "xid", "alarm")
+    assert found.text == "the driver reported Xid 79 of a GPU that it does not name"
+
+
 def test_an_xid_is_over_after_a_while() -> None:
     assert faults(GpuHealth(gpus=(WELL.model_copy(update={"xids": (Xid(number=79, age_s=XID_S),)}),))) == []
 

@@ -142,6 +142,32 @@ def test_an_xid_comes_at_once_and_a_hanging_driver_after_a_while(machine: Machin
     watched(work, silent_s=1.0)
 
 
+def test_an_xid_of_a_gpu_that_is_not_named_is_of_no_other(machine: Machine) -> None:
+    """One that falls off the bus (Xid 79) cannot be asked for its number any more."""
+
+    async def work(watch: GpuWatch) -> None:
+        machine(H200, H200)
+        await until(lambda: len(watch.health().gpus) == 2)
+        machine(H200, H200 | {"lost": True, "xids": [79]})
+        await until(lambda: len(kinds(watch)) == 2)
+        told = faults(watch.health())
+        assert [(fault.gpu, fault.kind) for fault in told] == [(1, "lost"), ("unknown", "xid")]
+        assert "Xid 79 of a GPU that it does not name" in told[1].text
+
+    machine(H200, H200)
+    watched(work)
+
+
+def test_gpus_that_are_not_counted_any_more_are_not_forgotten(machine: Machine) -> None:
+    async def work(watch: GpuWatch) -> None:
+        await until(lambda: watch.health().gpus)
+        machine(H200 | {"lost": True}, countless=True)
+        await until(lambda: kinds(watch) == ["lost"])
+
+    machine(H200)
+    watched(work)
+
+
 def test_a_reader_that_ends_is_started_again() -> None:
     line = GpuHealth(driver="580.1").model_dump_json()
     reader = (sys.executable, "-S", "-c", f"print('''{line}''')")
