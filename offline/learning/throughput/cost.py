@@ -30,8 +30,6 @@ KEPT_ATTENTION, KEPT_MLP, KEPT_GATED = 19, 2, 6
 KEPT_INPUT, KEPT_OUTPUT = 2, 5.5
 # Libraries, workspaces and what the allocator cannot use.
 OVERHEAD_BYTES, FRAGMENTED = 1.5e9, 1.1
-# About a second of a GPU; numbers with exponents tell a person nothing.
-LITTLE_FLOP = 5e13
 # Weight, gradient and the two averages of AdamW.
 TRAINED_BYTES = 16
 
@@ -303,14 +301,9 @@ def words(parts: Mapping[str, float], memory: float, batch: int) -> str:
         batch: images of a step.
     """
     total = sum(parts.values())
-    if total < LITTLE_FLOP:
-        return (
-            f"training takes about a second of a GPU or less; a step of {batch} images takes about "
-            f"{memory / 1e9:.0f} GB of its memory"
-        )
     listed = ", ".join(f"{name} {flops / 1e15:.2g}" for name, flops in parts.items())
     times = " or ".join(f"{total / card.flops / 60:.2g} min on one of the class of an {card.name}" for card in CARDS)
-    return (
-        f"training takes about {total / 1e15:.2g} PFLOP ({listed}): on a GPU {times}; a step of {batch} images takes "
-        f"about {memory / 1e9:.0f} GB of its memory"
-    )
+    step = f"a step of {batch} images takes about {memory / 1e9:.0f} GB of its memory"
+    if all(total / card.flops < 60 for card in CARDS):
+        return f"training takes less than a minute on a GPU; {step}"
+    return f"training takes about {total / 1e15:.2g} PFLOP ({listed}): on a GPU {times}; {step}"
