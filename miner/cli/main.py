@@ -261,6 +261,7 @@ def scenes(
     """
     with clear_errors():
         from miner.progress_display import display  # noqa: PLC0415
+        from offline.data.sources.labels_csv import LABELS_FILE  # noqa: PLC0415
         from offline.data.sources.synthetic_streets import write_scenes  # noqa: PLC0415
 
         with display() as shown:
@@ -268,7 +269,9 @@ def scenes(
             for done in write_scenes(directory, scenes=count, seed=seed, difficulty=difficulty):
                 shown.step(done, count)
             shown.stage("drawing", "done")
-        say(f"{count} synthetic scenes in {directory}")
+        with (directory / LABELS_FILE).open(encoding="utf-8") as labels:
+            pictures = sum(1 for _ in labels) - 1
+        say(f"{count} synthetic scenes in {directory}, in {pictures} pictures")
 
 
 @app.command("register-natix", cls=DropInCommand, rich_help_panel=SERVE)

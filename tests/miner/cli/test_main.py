@@ -163,7 +163,12 @@ def test_scenes_are_not_drawn_over_labels_of_a_person(tmp_path: Path, labels: st
 
 def test_scenes_are_drawn_over_scenes(tmp_path: Path) -> None:
     assert run("scenes", str(tmp_path), "--count", "1")[0] == 0
-    assert run("scenes", str(tmp_path), "--count", "2")[0] == 0
+    status, output = run("scenes", str(tmp_path), "--count", "8")
+    assert status == 0
+    # Some scenes are seen in two frames, and each frame is a row.
+    pictures = len((tmp_path / "labels.csv").read_text().splitlines()) - 1
+    assert pictures > 8
+    assert f"8 synthetic scenes in {tmp_path}, in {pictures} pictures" in output.replace("\n", " ")
 
 
 class TestPlan:
