@@ -23,7 +23,7 @@ import yaml
 
 from miner.cli.main import app
 from miner.settings import MinerSettings, check_variables, load_settings
-from tests.support.stage2_servers import free_port
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -218,8 +218,8 @@ def test_nginx_hands_on_the_headers_that_a_dendrite_signs_in(tmp_path: Path) -> 
 
 def asked(port: int, headers: dict[str, str]) -> int:
     """The status of a reply, once somebody listens."""
-    for _ in range(100):
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    for _ in range(1200):
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         try:
             connection.request("POST", "/ImageSynapse", b"{}", headers)
             return connection.getresponse().status

@@ -36,7 +36,7 @@ def job(tmp_path: Path, script: str, monkeypatch: pytest.MonkeyPatch, **settings
 
 async def until(condition: object) -> None:
     assert callable(condition)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.02)
 

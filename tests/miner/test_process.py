@@ -43,18 +43,13 @@ from miner.errors import NotRegistered, StartError
 from miner.process import _drained, _serve
 from miner.settings import load_settings
 from stage1.artifacts import sha256_file
+from tests.support.ports import free_port
 from tests.support.stage2_servers import Fake, classifier, served
 
 PEER = Path(__file__).parent / "axon" / "wires" / "dendrite_peer.py"
 OLD_SDK = os.environ.get("BITTENSOR9_PYTHON", "")
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LIMIT_S = 240.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -98,7 +93,8 @@ class Miner:
         return offline_settings(self.home, self.port) | {"admin.port": listening["port"]}
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        lines = (self.home / "log").read_text().splitlines()
+        # The last line may be written just now.
+        lines = (self.home / "log").read_text().rpartition("\n")[0].splitlines()
         events = [json.loads(line) for line in lines if line.startswith("{")]
         return [event for event in events if event.get("event") == name]
 
@@ -361,7 +357,7 @@ def test_sighup_changes_the_stage2_servers_and_a_stop_answers_what_is_under_way(
         Image.new("RGB", (int(image.stem), 32), (0, 255, 0)).save(image, "JPEG", quality=75)
     ours = tuple(image.read_bytes() for image in images)
     first = stage2_says(0.9)
-    slow, hung = stage2_says(0.2, before_s=2.5, images=ours), stage2_says(0.4, before_s=60.0, images=ours)
+    slow, hung = stage2_says(0.2, before_s=1.5, images=ours), stage2_says(0.4, before_s=60.0, images=ours)
     with served(first, slow, hung), ThreadPoolExecutor() as pool:
         file = stocked / "cascade.toml"
         file.write_text(stage2_table(first=first))

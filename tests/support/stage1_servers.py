@@ -20,7 +20,7 @@ from engines.remote.bundle_version import version_of
 from engines.remote.protocol_app import Arrays, protocol_app
 from engines.store.file_names import ENGINE
 from stage1.preprocess import Pixels, Shape
-from tests.support.stage2_servers import free_port
+from tests.support.ports import free_port
 
 Change = Callable[[Arrays, Pixels], Arrays]
 
@@ -34,6 +34,7 @@ class Server:
         delay_s: waits so long before each answer.
         delays: and so long before the next ones, in place of that.
         fails: it answers with an error.
+        go: it answers nothing while this is not set.
         calls: batches that it was asked for, as (version, images).
         loads: times that it was told to load.
     """
@@ -50,8 +51,12 @@ class Server:
     fails: bool = False
     calls: list[tuple[str, int]] = field(default_factory=list)
     loads: int = 0
+    go: threading.Event = field(default_factory=threading.Event)
     on_load: Callable[[Server], object] = lambda _: None
     url: str = ""
+
+    def __post_init__(self) -> None:
+        self.go.set()
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -66,6 +71,8 @@ class Server:
     async def infer(self, version: str, images: Pixels) -> Arrays:
         self.calls.append((version, len(images)))
         await asyncio.sleep(self.delays.pop(0) if self.delays else self.delay_s)
+        while not self.go.is_set():
+            await asyncio.sleep(0.005)
         if self.fails:
             raise InferenceError("out of memory")
         found = self.engines[version].infer(images)
@@ -104,8 +111,8 @@ def start(server: Server, port: int | None = None) -> Running:
     made = uvicorn.Server(config)
     thread = threading.Thread(target=made.run)
     thread.start()
-    until = time.monotonic() + 10
-    while not made.started and time.monotonic() < until:
+    while not made.started:
+        assert thread.is_alive(), f"the server does not listen on port {chosen}"
         time.sleep(0.002)
     return Running(server, f"http://127.0.0.1:{chosen}", made, thread)
 

@@ -275,9 +275,3 @@ def chat(
         return as_json({"id": "1", "object": "chat.completion", "choices": [choice], **answered})
 
     return answer
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])

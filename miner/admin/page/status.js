@@ -262,9 +262,13 @@ async function read(path) {
   return reply.json();
 }
 
+let looks = 0;
 async function look() {
+  const mine = (looks += 1);
   try {
     const [status, ready, history] = await Promise.all([read("status.json"), read("readyz"), read("history.json")]);
+    // A reply that was overtaken says what was before an action.
+    if (mine !== looks) return;
     show(status, ready, history);
     draw(history);
   } catch (error) {

@@ -66,7 +66,7 @@ def test_a_probe_that_no_signal_ends_is_not_waited_for(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(subprocess.Popen, "kill", in_the_driver)
     monkeypatch.setattr(child, "END_S", 0.05)
-    found = find_gpu(probe=probe_that("import time; time.sleep(5)", tmp_path), timeout_s=0.2)
+    found = find_gpu(probe=probe_that("import time; time.sleep(60)", tmp_path), timeout_s=0.2)
     [process] = left
     assert process.poll() is None
     assert isinstance(found, NoGpu)

@@ -26,15 +26,15 @@ REPLY = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s"
 
 
 def test_what_a_server_says_without_being_asked_is_no_reply_to_the_next_request() -> None:
-    spoken = asyncio.Event()
+    free, spoken = asyncio.Event(), asyncio.Event()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         asked = await reader.readuntil(b"\r\n\r\n")
         writer.write(REPLY % (5, asked.split()[1][:5]))
         await writer.drain()
         if asked.startswith(b"POST /one"):
-            # By then the client has put the connection back, and the two are not read together.
-            await asyncio.sleep(0.02)
+            # The client has put the connection back, and the two are not read together.
+            await free.wait()
             writer.write(REPLY % (5, b"again"))
             await writer.drain()
             spoken.set()
@@ -46,6 +46,7 @@ def test_what_a_server_says_without_being_asked_is_no_reply_to_the_next_request(
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         async with server, aclosing(remote.Client(connections=1)) as client:
             assert (await remote.ask(client, "POST", f"{url}/one_", timeout_s=5.0)).content == b"/one_"
+            free.set()
             await spoken.wait()
             await asyncio.sleep(0.02)
             with pytest.raises(RemoteError, match="without being asked") as told:

@@ -79,8 +79,7 @@ async def opened(home: Path, url: str, width: int, height: int, *, dark: bool = 
         browser, *options, "about:blank", stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
     )
     try:
-        port = await _port(home / "DevToolsActivePort")
-        target = await asyncio.to_thread(_target, port)
+        target = await _target(await _port(home / "DevToolsActivePort"))
         async with connect(target, max_size=None) as socket:
             page = Page(socket)
             phone = width < 600
@@ -109,6 +108,14 @@ def _read(file: Path) -> str:
     return file.read_text() if file.exists() else ""
 
 
-def _target(port: int) -> str:
-    with urlopen(f"http://127.0.0.1:{port}/json", timeout=20) as told:
-        return next(str(one["webSocketDebuggerUrl"]) for one in json.load(told) if one["type"] == "page")
+async def _target(port: int) -> str:
+    async with asyncio.timeout(60):
+        # It listens before it has a page.
+        while not (found := await asyncio.to_thread(_pages, port)):
+            await asyncio.sleep(0.02)
+    return found[0]
+
+
+def _pages(port: int) -> list[str]:
+    with urlopen(f"http://127.0.0.1:{port}/json", timeout=60) as told:
+        return [str(one["webSocketDebuggerUrl"]) for one in json.load(told) if one["type"] == "page"]

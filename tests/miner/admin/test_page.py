@@ -17,7 +17,7 @@ PAGE = Path(__file__).parents[3] / "miner" / "admin" / "page"
 
 
 def get(port: int, path: str, host: str = "127.0.0.1") -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", path, headers={"host": f"{host}:{port}"})
     reply = connection.getresponse()
     found = reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read()

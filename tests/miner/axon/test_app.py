@@ -21,6 +21,7 @@ from miner.axon.settings import MIB, AccessSettings, RequestSettings, WireSettin
 from miner.axon.wires import subnet72
 from miner.chain.port import Neuron
 from tests.support.btauth import sign
+from tests.support.virtual_time import run
 
 PATH = "/ImageSynapse"
 BODY = json.dumps({"name": "ImageSynapse", "timeout": 9.0, "image": "aGVsbG8=", "prediction": -1.0}).encode()
@@ -197,7 +198,7 @@ class TestAnswers:
                 cancelled.append(True)
                 raise
 
-        reply = asyncio.run(make(answer, deadline_s=0.05, margin_s=0.02)(validator.headers()))
+        reply = run(make(answer)(validator.headers()))
         assert reply.status == 408
         assert cancelled == [True]
 
@@ -209,8 +210,8 @@ class TestAnswers:
         async def never():
             await asyncio.sleep(60)
 
-        asking = make(deadline_s=0.05, margin_s=0.02)
-        assert asyncio.run(asking(validator.headers(), wait=never)).status == 408
+        asking = make()
+        assert run(asking(validator.headers(), wait=never)).status == 408
         assert asking.app.in_flight == 0
 
 

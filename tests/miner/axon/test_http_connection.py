@@ -80,7 +80,7 @@ def served(talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitabl
         await server.start()
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            found = await asyncio.wait_for(talk(reader, writer), 5)
+            found = await asyncio.wait_for(talk(reader, writer), 60)
             writer.close()
             return found
         finally:

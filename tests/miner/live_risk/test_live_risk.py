@@ -632,15 +632,15 @@ def test_the_status_does_not_wait_for_the_disk(tmp_path: Path, bundle: LiveBundl
     def slow() -> None:
         with risk._lock:
             held.set()
-            go_on.wait(10)
+            go_on.wait(120)
 
     thread = threading.Thread(target=slow)
     thread.start()
-    assert held.wait(10)
+    assert held.wait(60)
     asked: list[dict[str, Any]] = []
     reader = threading.Thread(target=lambda: asked.append(risk.status()))
     reader.start()
-    reader.join(5)
+    reader.join(60)
     waited = reader.is_alive()
     go_on.set()
     thread.join()

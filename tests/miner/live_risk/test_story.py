@@ -102,7 +102,7 @@ def test_from_a_shift_to_a_new_bundle(tmp_path: Path, store: Store, publish: Cal
                 request = Request("r", "validator", None, image, BUDGET.deadline(time.monotonic(), 30.0))
                 answers.append((await cascade.answer(request)).probability)
             # Of what waits a few are taken at a time.
-            until = time.monotonic() + 20
+            until = time.monotonic() + 120
             while risk._queue or harvest._queue:
                 assert time.monotonic() < until
                 await asyncio.sleep(0.05)

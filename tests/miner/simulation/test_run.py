@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -281,9 +282,11 @@ def children_of(process: int) -> dict[str, int]:
     """Process ids of its children by the word of the command line that says what they are."""
     found: dict[str, int] = {}
     for task in Path(f"/proc/{process}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
-            found |= {word: int(child) for word in words if word in {"mine", "miner.simulation.validator"}}
+        # A thread or a process may end while it is looked at.
+        with contextlib.suppress(OSError):
+            for child in (task / "children").read_text().split():
+                words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+                found |= {word: int(child) for word in words if word in {"mine", "miner.simulation.validator"}}
     return found
 
 

@@ -20,7 +20,8 @@ from stage2_bridge.sample_image import black_image
 from stage2_bridge.servers.inspection import Inspection, _of_its_key, inspected
 from stage2_bridge.servers.open_server import servers_of
 from stage2_bridge.settings import KserveServer, OpenAiServer, Stage2Settings
-from tests.support.stage2_servers import Asked, Fake, as_json, chat, classifier, free_port
+from tests.support.ports import free_port
+from tests.support.stage2_servers import Asked, Fake, as_json, chat, classifier
 
 KSERVE = {"kind": "kserve", "name": "one", "url": "http://127.0.0.1:9", "model": "roadwork"}
 

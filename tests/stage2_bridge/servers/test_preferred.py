@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -15,6 +14,7 @@ from stage2_bridge.bridge import Bridge
 from stage2_bridge.client import ImageRefused, NamedProbability, Outcome, ServerIdentity, ServerStatus, Stage2Error
 from stage2_bridge.protection.breaker import Breaker
 from stage2_bridge.servers.preferred import Member, PreferredServers
+from tests.support.virtual_time import clock, run
 
 GONE = RemoteError("nobody there", passing=True)
 WRONG = RemoteError("status 500", status=500)
@@ -53,24 +53,24 @@ def several(*servers: Server, most: int = 4) -> PreferredServers:
 
 
 def test_the_first_is_asked_and_the_others_are_not() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         first, second = Server("a", [0.1]), Server("b", [0.9])
         assert await several(first, second).ask(b"", 5.0) == 0.1
         assert (first.asked, second.asked) == (1, 0)
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_where_nothing_was_computed_the_next_is_asked() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         first, second = Server("a", [GONE]), Server("b", [0.9])
         assert await several(first, second).ask(b"", 5.0) == 0.9
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_a_server_without_another_is_asked_once_more() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         only = Server("a", [GONE, 0.3])
         assert await several(only).ask(b"", 5.0) == 0.3
         twice = Server("a", [GONE])
@@ -78,40 +78,40 @@ def test_a_server_without_another_is_asked_once_more() -> None:
             await several(twice).ask(b"", 5.0)
         assert twice.asked == 2
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_what_may_have_been_computed_is_not_asked_for_again() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         first, second = Server("a", [WRONG]), Server("b", [0.9])
         with pytest.raises(Stage2Error, match="a: status 500"):
             await several(first, second).ask(b"", 5.0)
         assert (first.asked, second.asked) == (1, 0)
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_a_server_that_wants_to_be_left_alone_for_longer_than_there_is_time_is_left_alone() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         only = Server("a", [RemoteError("status 429", passing=True, retry_after_s=60.0)])
         with pytest.raises(Stage2Error, match="429"):
             await several(only).ask(b"", 5.0)
         assert only.asked == 1
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_what_does_not_fit_goes_to_the_next() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         first, second = Server("a", [0.1], seconds=0.05), Server("b", [0.9], seconds=0.05)
         servers = several(first, second, most=2)
         assert sorted(await asyncio.gather(*(servers.ask(b"", 5.0) for _ in range(4)))) == [0.1, 0.1, 0.9, 0.9]
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_where_all_are_full_an_image_waits_and_whoever_gives_up_takes_no_turn_away() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         first, second = Server("a", [0.1], seconds=0.02), Server("b", [0.9], seconds=0.02)
         servers = several(first, second, most=1)
         tasks = [asyncio.ensure_future(servers.ask(b"", 5.0)) for _ in range(12)]
@@ -125,11 +125,11 @@ def test_where_all_are_full_an_image_waits_and_whoever_gives_up_takes_no_turn_aw
         with pytest.raises(Stage2Error, match="a is full"):
             await asyncio.gather(late.ask(b"", 5.0), late.ask(b"", 0.05))
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_a_server_that_fails_is_passed_over_without_being_asked() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         first, second = Server("a", [GONE]), Server("b", [0.9])
         servers = several(first, second)
         for _ in range(30):
@@ -137,11 +137,11 @@ def test_a_server_that_fails_is_passed_over_without_being_asked() -> None:
         assert (first.asked, second.asked) == (20, 30)
         assert servers.states == {"a": "open", "b": "closed"}
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_where_no_server_can_be_asked_it_is_told_why() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         servers = several(Server("a", [WRONG]))
         for _ in range(20):
             with pytest.raises(Stage2Error):
@@ -149,7 +149,7 @@ def test_where_no_server_can_be_asked_it_is_told_why() -> None:
         with pytest.raises(Stage2Error, match="no server can be asked: a is open"):
             await servers.ask(b"", 5.0)
 
-    asyncio.run(run())
+    run(scenario())
 
 
 class Ahead:
@@ -166,7 +166,7 @@ class Ahead:
 def given_up(given_s: float, after_s: float) -> dict[str, str]:
     """How a server stands after thirty requests that were cancelled so late."""
 
-    async def run() -> dict[str, str]:
+    async def scenario() -> dict[str, str]:
         clock = Ahead()
         slow = Server("a", [0.5], seconds=60.0)
         servers = PreferredServers([Member(slow, Breaker(clock), 100)], clock)
@@ -179,7 +179,7 @@ def given_up(given_s: float, after_s: float) -> dict[str, str]:
             clock.ahead -= after_s
         return servers.states
 
-    return asyncio.run(run())
+    return run(scenario())
 
 
 def test_one_that_is_given_up_early_says_nothing_of_its_server() -> None:
@@ -202,18 +202,18 @@ def test_one_that_is_not_waited_for_any_longer_counts_unless_it_had_hardly_time(
     ],
 )
 def test_what_one_caller_can_bring_about_does_not_have_a_server_left_alone(error: Exception, given_s: float) -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         servers = several(Server("a", [error] * 100 + [0.5]))
         for _ in range(100):
             with pytest.raises(Stage2Error):
                 await servers.ask(b"", given_s)
         assert await servers.ask(b"", 5.0) == 0.5
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_an_image_that_a_server_fails_on_does_not_have_it_left_alone_while_it_answers_others() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         clock = Ahead()
         answers: list[float | Exception] = [0.5, WRONG, WRONG, WRONG] * 30
         mixed = PreferredServers([Member(Server("a", answers), Breaker(clock), 4)], clock)
@@ -227,22 +227,22 @@ def test_an_image_that_a_server_fails_on_does_not_have_it_left_alone_while_it_an
                 await mixed.ask(b"", 5.0)
         assert mixed.states == {"a": "open"}
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_a_server_that_has_no_answer_in_a_fair_time_is_left_alone() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         servers = several(Server("a", [RemoteError("no reply within 4 s", timed_out=True)]))
         for _ in range(20):
             with pytest.raises(Stage2Error):
                 await servers.ask(b"", 5.0)
         assert servers.states == {"a": "open"}
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_a_failure_that_is_not_sent_again_uses_up_nobodys_trial() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         clock = Ahead()
         first, second = Server("a", [0.1] * 20 + [WRONG, GONE]), Server("b", [WRONG] * 20 + [0.9])
         a, b = (Member(one, Breaker(clock), 4) for one in (first, second))
@@ -258,11 +258,11 @@ def test_a_failure_that_is_not_sent_again_uses_up_nobodys_trial() -> None:
         assert await servers.ask(b"", 5.0) == 0.9
         assert servers.states == {"a": "closed", "b": "closed"}
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_a_second_attempt_finds_no_place_in_a_server_that_filled_up_meanwhile() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         only = Server("a", [GONE, 0.4], seconds=0.2)
         servers = several(only, most=1)
         first = asyncio.ensure_future(servers.ask(b"", 5.0))
@@ -272,24 +272,24 @@ def test_a_second_attempt_finds_no_place_in_a_server_that_filled_up_meanwhile() 
             await first
         assert only.asked == 2
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_the_answer_names_who_gave_it() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         found = await several(Server("a", [GONE]), Server("b", [0.9])).ask(b"", 5.0)
         assert isinstance(found, NamedProbability)
         assert found.server == "b"
-        bridge = Bridge(several(Server("a", [GONE]), Server("b", [0.9])), max_in_flight=4, clock=time.monotonic)
-        verdict = await bridge.ask(b"", time.monotonic() + 5.0)
+        bridge = Bridge(several(Server("a", [GONE]), Server("b", [0.9])), max_in_flight=4, clock=clock)
+        verdict = await bridge.ask(b"", clock() + 5.0)
         assert bridge.stats.servers == (ServerStatus("a", "closed", 0), ServerStatus("b", "closed", 0))
         assert (verdict.outcome, verdict.probability, verdict.server) == (Outcome.ANSWERED, 0.9, "b")
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_the_check_asks_all_and_keeps_their_errors() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         assert await several(Server("a", [GONE]), Server("b", [0.9])).check(1.0) == {"a": GONE, "b": "ready"}
 
-    asyncio.run(run())
+    run(scenario())

@@ -10,6 +10,7 @@ import pytest
 from engines.errors import RemoteError
 from stage2_bridge.client import Stage2Error
 from stage2_bridge.servers.shared_calls import Answer, SharedCalls
+from tests.support.virtual_time import run
 
 
 class Calls:
@@ -33,7 +34,7 @@ class Calls:
 
 
 def test_those_that_wait_go_together_each_with_its_own_answer() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         calls = Calls()
         shared = SharedCalls(calls, calls=2, most=3)
         asked = [asyncio.ensure_future(shared.ask(float(number), 5.0)) for number in range(7)]
@@ -43,11 +44,11 @@ def test_those_that_wait_go_together_each_with_its_own_answer() -> None:
         assert await asyncio.gather(*asked) == [2.0 * number for number in range(7)]
         await shared.close()
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_calls_at_a_time_and_items_of_a_call_are_bounded() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         calls = Calls()
         shared = SharedCalls(calls, calls=1, most=4)
         first = asyncio.ensure_future(shared.ask(1.0, 5.0))
@@ -60,11 +61,11 @@ def test_calls_at_a_time_and_items_of_a_call_are_bounded() -> None:
         await asyncio.gather(first, *rest)
         assert [len(one) for one in calls.made] == [1, 4, 4, 1]
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_what_is_wrong_with_one_is_told_to_that_one_alone() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         calls = Calls()
         calls.go.set()
         shared = SharedCalls(calls, calls=1, most=8)
@@ -73,12 +74,12 @@ def test_what_is_wrong_with_one_is_told_to_that_one_alone() -> None:
         assert isinstance(found[1], Stage2Error)
         assert found[2] == 4.0
 
-    asyncio.run(run())
+    run(scenario())
 
 
 @pytest.mark.parametrize("error", [RemoteError("status 503", status=503), RuntimeError("a mistake of ours")])
 def test_what_is_wrong_with_a_call_is_told_to_all_of_it_and_the_next_goes_on(error: Exception) -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         fails = True
 
         async def call(items: Sequence[float], timeout_s: float) -> list[Answer]:  # noqa: ARG001
@@ -93,11 +94,11 @@ def test_what_is_wrong_with_a_call_is_told_to_all_of_it_and_the_next_goes_on(err
         fails = False
         assert await shared.ask(3.0, 5.0) == 3.0
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_nobody_waits_longer_than_their_own_time_and_a_call_has_that_of_the_most_patient() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         calls = Calls()
         shared = SharedCalls(calls, calls=1, most=8)
         blocking = asyncio.ensure_future(shared.ask(1.0, 5.0))
@@ -112,11 +113,11 @@ def test_nobody_waits_longer_than_their_own_time_and_a_call_has_that_of_the_most
         assert calls.made == [[1.0], [3.0, 4.0]]
         assert calls.given[1] == pytest.approx(8.0, abs=1.0)
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_a_call_ends_once_nobody_waits_for_it() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         calls = Calls()
         shared = SharedCalls(calls, calls=1, most=8)
         asked = [asyncio.ensure_future(shared.ask(one, 5.0)) for one in (1.0, 2.0)]
@@ -129,11 +130,11 @@ def test_a_call_ends_once_nobody_waits_for_it() -> None:
         calls.go.set()
         assert await shared.ask(3.0, 5.0) == 6.0
 
-    asyncio.run(run())
+    run(scenario())
 
 
 def test_closing_ends_what_is_under_way() -> None:
-    async def run() -> None:
+    async def scenario() -> None:
         calls = Calls()
         shared = SharedCalls(calls, calls=1, most=8)
         asked = asyncio.ensure_future(shared.ask(1.0, 0.2))
@@ -143,4 +144,4 @@ def test_closing_ends_what_is_under_way() -> None:
         with pytest.raises(RemoteError):
             await asked
 
-    asyncio.run(run())
+    run(scenario())

@@ -96,7 +96,7 @@ def ask(new_wallet, images, python):
 
 
 def test_every_outcome_reaches_the_validator(ask):
-    told, _, outcomes = ask(list(IMAGES), deadline_s=0.5, margin_s=0.2, max_body_bytes=1_000_000)
+    told, _, outcomes = ask(list(IMAGES), deadline_s=1.5, margin_s=0.2, max_body_bytes=1_000_000)
     assert {name: (record["status_code"], record["prediction"]) for name, record in told.items()} == {
         "roadwork": (200, 0.9),
         "road": (200, 0.1),

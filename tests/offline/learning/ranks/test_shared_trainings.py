@@ -20,6 +20,7 @@ from offline.learning.settings import TrainSettings
 from offline.learning.supervised.inputs import FreshViews
 from stage1.model.net import Stage1Net
 from tests.offline.learning.ranks.shared_trainings import coloured, trained, weights
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[4]
 
@@ -27,7 +28,7 @@ ROOT = Path(__file__).parents[4]
 def torchrun(kind: str, place: Path, stop: int = -1) -> list[int]:
     """Exit statuses of two processes that meet as those of `torchrun` do."""
     place.mkdir(exist_ok=True)
-    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(20_000 + os.getpid() % 20_000), "WORLD_SIZE": "2"}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     common = os.environ | meeting | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(Path(__file__).with_name("trains_child.py")), kind, str(place), str(stop)]
     children = [
