@@ -24,7 +24,8 @@ from engines.spec import EngineSpec
 from miner.events.event import Event, EventSink
 from miner.events.log_sink import LogSink
 from miner.nights.crontab import crontab_trigger
-from miner.nights.night_process import GRACE_S, NOT_STARTED, Bounds, run_process
+from miner.nights.limited_process import NOT_STARTED
+from miner.nights.night_process import GRACE_S, Bounds, run_process
 from miner.nights.outcome import events_of, outcome_of, reason_of
 from miner.nights.output import NightOutput
 from miner.nights.processes import end_processes, new_token

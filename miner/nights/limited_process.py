@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from engines.machine.bounds import end_with_parent, first_to_go, idle_io, limit_memory
 
+# A shell's status of a command that it cannot run.
 NOT_STARTED = 126
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from miner.nights.limited_process import limited
+from miner.nights.limited_process import NOT_STARTED, limited
 from miner.nights.output import LONGEST_LINE, NightOutput
 from miner.nights.processes import VARIABLE, ProcessMark, end_processes, mark_of
 
@@ -22,8 +22,6 @@ GRACE_S = 5.0
 # What it said last, once nobody is left who could say more.
 LAST_WORDS_S = 1.0
 CHUNK = 2**16
-# A shell's status of a command that it cannot run.
-NOT_STARTED = 126
 
 
 @dataclass(frozen=True)
@@ -82,8 +80,10 @@ async def run_process(
             start_new_session=True,
             env=os.environ | {VARIABLE: token},
         )
-    except OSError as error:
+    except BaseException as error:
         os.close(read)
+        if not isinstance(error, OSError):
+            raise
         output.take(f"cascade: it cannot be started: {error}")
         return Ended(NOT_STARTED)
     finally:

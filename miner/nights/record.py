@@ -198,9 +198,7 @@ class Nights:
 
     def last_success(self) -> datetime | None:
         """When the last night that succeeded was started, UTC; None if there was none."""
-        found = [
-            night.record.started_at for night in self.all() if night.verdict is not None or night.outcome == "done"
-        ]
+        found = [night.record.started_at for night in self.all() if night.succeeded]
         with contextlib.suppress(ArtifactError):
             found.append(RetrainStamp.read(self._state / STAMP).started_at)
         return max(found, default=None)

@@ -356,6 +356,24 @@ def test_closing_ends_the_child_and_its_children(
     assert len(asyncio.run(close_while_running())) == 2
 
 
+def test_a_stop_while_a_process_is_started_leaves_no_pipe_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = os.pipe()
+
+    async def stopped(*_: object, **__: object) -> None:
+        raise asyncio.CancelledError
+
+    async def run() -> None:
+        monkeypatch.setattr("asyncio.create_subprocess_exec", stopped)
+        monkeypatch.setattr("os.pipe", lambda: pipe)
+        with closing(NightOutput(tmp_path / "output.log")) as output, pytest.raises(asyncio.CancelledError):
+            await run_process(SLEEPS, new_token(), Bounds(0, None, 60.0), output)
+
+    asyncio.run(run())
+    for end in pipe:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(end)
+
+
 def test_a_night_that_cannot_be_written_down_does_not_run_on(tmp_path: Path) -> None:
     """A disk that is full at that moment: nobody would wait for it, and it would keep the workspace for itself."""
     pids: list[int] = []
