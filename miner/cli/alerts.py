@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
 import typer
 
 from miner.cli.drop_in import DropInCommand, EnvFileOption, settings_of
-from miner.cli.options import PATH, ChangeOption, clear_errors, parsed_changes, say
+from miner.cli.options import ChangeOption, ConfigOption, clear_errors, parsed_changes, say
 
 alerts = typer.Typer(name="alerts", help="Tell somebody from afar that the miner needs a person.", no_args_is_help=True)
 
@@ -21,7 +18,7 @@ def _group() -> None:
 @alerts.command("test", cls=DropInCommand)
 def alerts_test(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
+    config: ConfigOption = None,
     change: ChangeOption = None,
     env_file: EnvFileOption = None,
 ) -> None:

@@ -24,6 +24,7 @@ from miner.cli.nightly import nightly
 from miner.cli.options import (
     PATH,
     ChangeOption,
+    ConfigOption,
     clear_errors,
     parsed_changes,
     say,
@@ -108,7 +109,7 @@ def demo(
 @app.command(cls=DropInCommand, rich_help_panel=SERVE)
 def mine(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
+    config: ConfigOption = None,
     wallet: Annotated[str | None, typer.Option(help="Name of the wallet.")] = None,
     hotkey: Annotated[str | None, typer.Option(help="Name of the hotkey.")] = None,
     port: Annotated[int | None, typer.Option(help="Port of the axon.")] = None,
@@ -281,7 +282,7 @@ def register_natix(
     model_repo: Annotated[str, typer.Option(help="Repository of the model on Hugging Face, user/repo.")],
     base_url: Annotated[str, typer.Option(help="Of the registry.")] = BASE_URL,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the request, signed; send nothing.")] = False,
-    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
+    config: ConfigOption = None,
     wallet: Annotated[str | None, typer.Option(help="Name of the wallet.")] = None,
     hotkey: Annotated[str | None, typer.Option(help="Name of the hotkey.")] = None,
     change: ChangeOption = None,

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from miner.cli.drop_in import EnvFileOption, settings_of
-from miner.cli.options import PATH, ChangeOption, clear_errors, parsed_changes
+from miner.cli.options import ChangeOption, ConfigOption, clear_errors, parsed_changes
 
 
 def nightly(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
+    config: ConfigOption = None,
     change: ChangeOption = None,
     once: Annotated[bool, typer.Option("--once", help="Run one night now, and end with its status.")] = False,
     env_file: EnvFileOption = None,

@@ -19,6 +19,9 @@ INTERRUPTED = 130
 PATH: dict[str, Any] = {"parser": expanded, "metavar": "PATH"}
 
 StoreOption = Annotated[Path, typer.Option("--store", help="Directory of bundles.", envvar="CASCADE_STORE", **PATH)]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Settings file; default cascade.toml here.", **PATH)
+]
 ChangeOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting by its dotted name; repeatable."),

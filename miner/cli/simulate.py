@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from miner.cli.options import INTERRUPTED, PATH, ChangeOption, clear_errors, parsed_changes
+from miner.cli.options import INTERRUPTED, PATH, ChangeOption, ConfigOption, clear_errors, parsed_changes
 from stage1.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def simulate(
     fail_under: Annotated[
         float | None, typer.Option(min=0, max=1, help="End with status 1 if the mean reward is lower.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
+    config: ConfigOption = None,
     change: ChangeOption = None,
 ) -> None:
     """Ask a miner as validators do, and say what they would pay for its answers and where reward is lost.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from miner.cli.options import PATH, ChangeOption, clear_errors, parsed_changes, say
+from miner.cli.options import ChangeOption, ConfigOption, clear_errors, parsed_changes, say
 
 if TYPE_CHECKING:
     from miner.update.check import UpdateAnswer
@@ -23,7 +22,7 @@ def _group() -> None:
 
 @update.command()
 def check(
-    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
+    config: ConfigOption = None,
     change: ChangeOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of text.")] = False,
 ) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from miner.cli.chain.allowlist import ListFormat
 from miner.cli.drop_in import DropInCommand, EnvFileOption, settings_of
-from miner.cli.options import PATH, ChangeOption, clear_errors, parsed_changes, say
+from miner.cli.options import PATH, ChangeOption, ConfigOption, clear_errors, parsed_changes, say
 
 chain = typer.Typer(name="chain", help="Ask the chain about the subnet.", no_args_is_help=True)
 
@@ -25,7 +25,7 @@ def chain_allowlist(
     output: Annotated[Path | None, typer.Option(help="Write it here instead of printing it.", **PATH)] = None,
     form: Annotated[ListFormat, typer.Option("--format", help="Who reads it.")] = ListFormat.TEXT,
     also: Annotated[list[str] | None, typer.Option(help="A further address or network; repeatable.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
+    config: ConfigOption = None,
     change: ChangeOption = None,
     env_file: EnvFileOption = None,
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from miner.cli.drop_in import DropInCommand, EnvFileOption, Used, settings_of
-from miner.cli.options import PATH, ChangeOption, clear_errors, parsed_changes, say
+from miner.cli.options import PATH, ChangeOption, ConfigOption, clear_errors, parsed_changes, say
 from stage1.errors import SettingsError
 
 config = typer.Typer(name="config", help="Look at the settings of a miner.", no_args_is_help=True)
@@ -21,9 +21,7 @@ config = typer.Typer(name="config", help="Look at the settings of a miner.", no_
 @config.command(cls=DropInCommand)
 def show(
     context: typer.Context,
-    file: Annotated[
-        Path | None, typer.Option("--config", help="Settings file; default cascade.toml here.", **PATH)
-    ] = None,
+    file: ConfigOption = None,
     origin: Annotated[bool, typer.Option("--origin", help="Say behind each value where it comes from.")] = False,
     change: ChangeOption = None,
     env_file: EnvFileOption = None,

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from miner.cli.drop_in import EnvFileOption, settings_of
-from miner.cli.options import PATH, ChangeOption, clear_errors, parsed_changes, say
+from miner.cli.options import ChangeOption, ConfigOption, clear_errors, parsed_changes, say
 
 
 def doctor(
     context: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
+    config: ConfigOption = None,
     change: ChangeOption = None,
     env_file: EnvFileOption = None,
     peer: Annotated[

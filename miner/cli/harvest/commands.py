@@ -8,12 +8,9 @@ from typing import Annotated
 
 import typer
 
-from miner.cli.options import PATH, ChangeOption, clear_errors, parsed_changes, say
+from miner.cli.options import PATH, ChangeOption, ConfigOption, clear_errors, parsed_changes, say
 
 harvest = typer.Typer(name="harvest", help="Images that were kept for labelling.", no_args_is_help=True)
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="Settings file; default cascade.toml here.", **PATH)
-]
 
 
 class LabelTool(StrEnum):
@@ -40,9 +37,9 @@ def _group() -> None:
 
 def _home(config: Path | None, change: list[str] | None) -> Path:
     from miner.harvest.harvest import DIRECTORY  # noqa: PLC0415
-    from miner.settings import load_settings, settings_file  # noqa: PLC0415
+    from miner.settings import load_settings  # noqa: PLC0415
 
-    return load_settings(settings_file(config), parsed_changes(change)).state / DIRECTORY
+    return load_settings(config, parsed_changes(change)).state / DIRECTORY
 
 
 @harvest.command("list")

@@ -7,12 +7,9 @@ from typing import Annotated
 
 import typer
 
-from miner.cli.options import PATH, ChangeOption, clear_errors, parsed_changes, say
+from miner.cli.options import PATH, ChangeOption, ConfigOption, clear_errors, parsed_changes, say
 
 risk = typer.Typer(name="risk", help="Look at how the live certificate stands.", no_args_is_help=True)
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="Settings file; default cascade.toml here.", **PATH)
-]
 
 
 @risk.callback()
@@ -23,9 +20,9 @@ def _group() -> None:
 def _home(config: Path | None, change: list[str] | None) -> tuple[Path, bool]:
     """The directory of the watch, and whether there is a Stage-2."""
     from miner.live_risk.live_risk import DIRECTORY  # noqa: PLC0415
-    from miner.settings import load_settings, settings_file  # noqa: PLC0415
+    from miner.settings import load_settings  # noqa: PLC0415
 
-    settings = load_settings(settings_file(config), parsed_changes(change))
+    settings = load_settings(config, parsed_changes(change))
     return settings.state / DIRECTORY, settings.stage2.is_asked
 
 

@@ -7,13 +7,12 @@ from typing import Annotated
 
 import typer
 
-from miner.cli.options import PATH, ChangeOption, ProgressKind, clear_errors, parsed_changes, say
+from miner.cli.options import PATH, ChangeOption, ConfigOption, ProgressKind, clear_errors, parsed_changes, say
 
 stage2 = typer.Typer(
     name="stage2", help="Look at the Stage-2 servers that deferred images go to.", no_args_is_help=True
 )
 
-ConfigOption = Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)]
 DataOption = Annotated[Path, typer.Option(help="Directory with labels.csv that the bundle was made of.", **PATH)]
 BundleOption = Annotated[str | None, typer.Option(help="Id of a bundle, or its beginning; default the current one.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -43,12 +42,12 @@ def check(
     with clear_errors():
         import asyncio  # noqa: PLC0415
 
-        from miner.settings import load_settings, settings_file  # noqa: PLC0415
+        from miner.settings import load_settings  # noqa: PLC0415
         from stage1.errors import SettingsError  # noqa: PLC0415
         from stage2_bridge.sample_image import black_image  # noqa: PLC0415
         from stage2_bridge.servers.inspection import inspected  # noqa: PLC0415
 
-        settings = load_settings(settings_file(config), parsed_changes(change)).stage2
+        settings = load_settings(config, parsed_changes(change)).stage2
         if not settings.all_servers:
             raise SettingsError("no Stage-2 server is named: set stage2.servers, or stage2.engine")
         content = black_image() if image is None else image.read_bytes()
@@ -98,9 +97,9 @@ def evaluate(
         )
         from miner.cli.stage2.text import record_text  # noqa: PLC0415
         from miner.progress_display import display  # noqa: PLC0415
-        from miner.settings import load_settings, settings_file  # noqa: PLC0415
+        from miner.settings import load_settings  # noqa: PLC0415
 
-        settings = load_settings(settings_file(config), parsed_changes(change))
+        settings = load_settings(config, parsed_changes(change))
         servers = chosen_servers(settings.stage2, server)
         store = Store(settings.store)
         judged, sha256 = rows_of_store(store, bundle, data)
@@ -137,10 +136,10 @@ def report(
         from miner.cli.stage2.page import write_page  # noqa: PLC0415
         from miner.cli.stage2.text import cascades_text  # noqa: PLC0415
         from miner.progress_display import display  # noqa: PLC0415
-        from miner.settings import load_settings, settings_file  # noqa: PLC0415
+        from miner.settings import load_settings  # noqa: PLC0415
         from offline.evaluation.cascade_curve import CascadeFile  # noqa: PLC0415
 
-        settings = load_settings(settings_file(config), parsed_changes(change))
+        settings = load_settings(config, parsed_changes(change))
         store = Store(settings.store)
         judged, _ = rows_of_store(store, bundle, data)
         with display(progress.value) as shown:

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from miner.cli.drop_in import EnvFileOption, settings_of
-from miner.cli.options import PATH, ChangeOption, clear_errors, parsed_changes, say
+from miner.cli.options import PATH, ChangeOption, ConfigOption, clear_errors, parsed_changes, say
 from stage1.errors import SettingsError
 
 MODE = 0o600
@@ -25,7 +25,7 @@ def support(
     output: Annotated[
         Path | None, typer.Option(help="The archive; default cascade-support-TIME.tar.gz here.", **PATH)
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings file; default cascade.toml here.", **PATH)] = None,
+    config: ConfigOption = None,
     log: Annotated[
         list[Path] | None,
         typer.Option(help="The miner's log, of which the end is taken; repeatable.", **PATH),
