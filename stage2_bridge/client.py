@@ -9,6 +9,9 @@ from typing import Protocol, Self, runtime_checkable
 from stage1.artifacts import sha256_json
 from stage1.errors import CascadeError
 
+# Statuses of HTTP that blame the request, which is an image that a caller chose.
+REFUSED = frozenset({400, 413, 415, 422})
+
 
 class Outcome(StrEnum):
     """What became of a hand-off; all but the first leave the answer to Stage-1.
@@ -77,6 +80,15 @@ class MeteredProbability(float):
         made = super().__new__(cls, probability)
         made.tokens = tokens
         return made
+
+
+def mean_of(both: tuple[float, float]) -> float:
+    """The mean of two probabilities of one image, with the tokens of both where both have some."""
+    first, second = both
+    mean = (first + second) / 2
+    if isinstance(first, MeteredProbability) and isinstance(second, MeteredProbability):
+        return MeteredProbability(mean, first.tokens + second.tokens)
+    return mean
 
 
 class NamedProbability(float):

@@ -12,15 +12,21 @@ from typing import NamedTuple
 
 from engines.errors import EngineError, RemoteError
 from engines.store.stage2_scores import Score, ServerScores
-from stage2_bridge.client import ImageRefused, MeteredProbability, Stage2Client, Stage2Error, TwoOrders
+from stage2_bridge.client import (
+    REFUSED,
+    ImageRefused,
+    MeteredProbability,
+    Stage2Client,
+    Stage2Error,
+    TwoOrders,
+    mean_of,
+)
 from stage2_bridge.protection.budget.budget import Cost
 
 # Attempts for one image, with a longer pause before each.
 ATTEMPTS, PAUSE_S, LONGEST_PAUSE_S = 3, 0.5, 60.0
 # Images without an answer one after another: the server is gone, and not the images to blame.
 GIVE_UP = 10
-# Of replies that blame the request.
-REFUSED = frozenset({400, 413, 415, 422})
 
 Load = Callable[[], bytes]
 
@@ -165,9 +171,10 @@ class _Work:
             )
         if image in self._under_way or not self._manner.wanted(place):
             return None
-        ask = _both if len(self._under_way) < self._manner.both_orders else _one_order
+        in_both = len(self._under_way) < self._manner.both_orders
+        ask = partial(_both, self._client, mean=self._manner.mean) if in_both else partial(_one_order, self._client)
         self._under_way.add(image)
-        score = await _asked(partial(ask, self._client, mean=self._manner.mean), image, content, self._manner)
+        score = await _asked(ask, image, content, self._manner)
         self.found.asked += 1
         return score
 
@@ -183,21 +190,16 @@ async def _all_of(workers: Sequence[Coroutine[None, None, None]]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _one_order(client: Stage2Client, content: bytes, timeout_s: float, *, mean: bool) -> _Answer:  # noqa: ARG001
+async def _one_order(client: Stage2Client, content: bytes, timeout_s: float) -> _Answer:
     return _Answer(await client.ask(content, timeout_s))
 
 
 async def _both(client: Stage2Client, content: bytes, timeout_s: float, *, mean: bool) -> _Answer:
     both = await client.ask_in_both_orders(content, timeout_s) if isinstance(client, TwoOrders) else None
     if both is None:
-        return await _one_order(client, content, timeout_s, mean=mean)
+        return await _one_order(client, content, timeout_s)
     first, second = both
-    gap = abs(first - second)
-    if not mean:
-        return _Answer(first, gap)
-    tokens = [one.tokens for one in both if isinstance(one, MeteredProbability)]
-    middle = (first + second) / 2
-    return _Answer(MeteredProbability(middle, sum(tokens)) if len(tokens) == len(both) else middle, gap)
+    return _Answer(mean_of(both) if mean else first, abs(first - second))
 
 
 async def _asked(

@@ -55,7 +55,3 @@ class VerdictCache:
         self._kept[key] = (now, verdict)
         while len(self._kept) > self._most or now - next(iter(self._kept.values()))[0] >= self._window_s:
             self._kept.popitem(last=False)
-
-    def clear(self) -> None:
-        """Forget all, because other servers answer."""
-        self._kept.clear()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from engines.errors import RemoteError
-from stage2_bridge.client import ImageRefused, Stage2Error, TooSlow
+from stage2_bridge.client import REFUSED, ImageRefused, Stage2Error, TooSlow
 
 # Of the time that an attempt was given: who is given up after it was too slow, and before it was not waited for.
 LATE_SHARE = 0.9
@@ -14,8 +14,6 @@ FAIR_S = 1.0
 # What a server says that fails on one image, and one that fails on all. It is the image if another was answered so
 # short a time ago.
 FAILS, ANSWERS_S = 500, 5.0
-# Of replies that blame the request, which is an image that a caller chose.
-REFUSED = frozenset({400, 413, 415, 422})
 
 
 def blames_server(error: BaseException, *, given_s: float, took_s: float, since_s: float) -> bool | None:

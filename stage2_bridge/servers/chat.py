@@ -15,7 +15,7 @@ from engines.errors import RemoteError
 from engines.remote import http as remote
 from engines.remote.http import JSON_AT_ONCE_BYTES, Client, made
 from stage1.errors import SettingsError
-from stage2_bridge.client import MeteredProbability, ServerIdentity, Stage2Error
+from stage2_bridge.client import MeteredProbability, ServerIdentity, Stage2Error, mean_of
 from stage2_bridge.sample_image import black_image
 from stage2_bridge.servers.language.answers import Completion, spoken, yes_share
 from stage2_bridge.servers.language.dialect import CHOICE, INSTEAD, LOGPROBS, blamed, body
@@ -71,7 +71,7 @@ class ChatClient:
             ImageRefused: the answer is neither yes nor no, nor a probability; an image with words in it can do that.
         """
         if self._settings.both_orders and (both := await self.ask_in_both_orders(content, timeout_s)) is not None:
-            return _mean(both)
+            return mean_of(both)
         return await self._asked(self._questions[0], content, timeout_s)
 
     async def ask_in_both_orders(self, content: bytes, timeout_s: float) -> tuple[float, float] | None:
@@ -132,9 +132,7 @@ class ChatClient:
     async def probe(self, timeout_s: float) -> None:
         """See `Probed.probe`: asks for the list of models; a server without one is there too."""
         try:
-            await remote.ask(
-                self._http, "GET", f"{self._url.removesuffix('/chat/completions')}/models", timeout_s=timeout_s
-            )
+            await remote.ask(self._http, "GET", f"{self._base}/v1/models", timeout_s=timeout_s)
         except RemoteError as error:
             if error.status is None or error.status >= FAILS:
                 raise
@@ -207,14 +205,6 @@ class ChatClient:
                 self._without |= unknown_parts
                 log.warning("stage2_server_lacks", server=self.name, parts=sorted(unknown_parts))
             return reply.read(Completion, f"{self._url}: the reply is no chat completion")
-
-
-def _mean(both: tuple[float, float]) -> float:
-    first, second = both
-    mean = (first + second) / 2
-    if isinstance(first, MeteredProbability) and isinstance(second, MeteredProbability):
-        return MeteredProbability(mean, first.tokens + second.tokens)
-    return mean
 
 
 def _questions(settings: OpenAiServer) -> tuple[str, ...]:

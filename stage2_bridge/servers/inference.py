@@ -15,7 +15,7 @@ from engines.remote.inference_server import InferenceServer, ModelMetadata, Tens
 from engines.remote.tensors import BYTES, Tensor, files, pixels
 from stage1.errors import Stage1Error
 from stage1.preprocess import preprocess
-from stage2_bridge.client import ImageRefused, ServerIdentity, Stage2Error
+from stage2_bridge.client import REFUSED, ImageRefused, ServerIdentity, Stage2Error
 from stage2_bridge.sample_image import black_image, noise_image
 from stage2_bridge.servers.outputs import box_score, of_each, probability_of
 from stage2_bridge.servers.shared_calls import Answer, SharedCalls
@@ -24,7 +24,7 @@ from stage2_bridge.settings import DetectorServer, KserveServer
 Read = Callable[[dict[str, NDArray[Any]]], float]
 Image = bytes | NDArray[np.uint8]
 # Of replies to a call of several images, those that one of them may have brought about.
-ONE_TO_BLAME = frozenset({400, 413, 415, 422, 500})
+ONE_TO_BLAME = REFUSED | {500}
 # Between an image alone and in company, in units of the probability; half precision has less.
 SAME = 5e-3
 

@@ -15,8 +15,9 @@ from stage2_bridge.protection.breaker import Breaker
 from stage2_bridge.protection.budget.budget import Budget, Cost
 from stage2_bridge.protection.byte_rate import ByteRate
 from stage2_bridge.servers.local_engine import LocalEngineClient
+from stage2_bridge.servers.member import Checked, Member
 from stage2_bridge.servers.own_file import OwnFileClient
-from stage2_bridge.servers.preferred import Checked, Member, PreferredServers
+from stage2_bridge.servers.preferred import PreferredServers
 from stage2_bridge.servers.refusal_watch import RefusalWatch
 from stage2_bridge.settings import (
     DetectorServer,

@@ -25,9 +25,7 @@ from stage2_bridge.protection.budget.budget import Budget, Claim
 from stage2_bridge.protection.hedge import Hedge
 from stage2_bridge.protection.settings import HedgeSettings
 from stage2_bridge.servers.blame import blames_server, failure, was_not_sent
-from stage2_bridge.servers.member import FULL, Checked, Chosen, Member, Probed, Waiting, in_order, of_each, ranks
-
-__all__ = ["Checked", "Member", "PreferredServers"]
+from stage2_bridge.servers.member import FULL, Chosen, Member, Probed, Waiting, in_order, of_each, ranks
 
 log = structlog.get_logger(__name__)
 # Before the one server that there is is asked again, if it does not say when.

@@ -8,10 +8,9 @@ from collections.abc import Callable
 import structlog
 
 from engines.errors import EngineError, RemoteError
-from stage2_bridge.client import ImageRefused, ServerIdentity, Stage2Error
+from stage2_bridge.client import REFUSED, ImageRefused, ServerIdentity, Stage2Error
 from stage2_bridge.protection.breaker import FEWEST_CALLS
 from stage2_bridge.sample_image import noise_image
-from stage2_bridge.servers.blame import REFUSED
 from stage2_bridge.servers.member import Checked, Probed
 
 log = structlog.get_logger(__name__)

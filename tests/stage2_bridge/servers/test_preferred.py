@@ -13,7 +13,8 @@ from engines.errors import RemoteError
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.client import ImageRefused, NamedProbability, Outcome, ServerIdentity, ServerStatus, Stage2Error
 from stage2_bridge.protection.breaker import Breaker
-from stage2_bridge.servers.preferred import Member, PreferredServers
+from stage2_bridge.servers.member import Member
+from stage2_bridge.servers.preferred import PreferredServers
 from tests.support.virtual_time import clock, run
 
 GONE = RemoteError("nobody there", passing=True)

@@ -12,7 +12,8 @@ from engines.errors import RemoteError
 from stage2_bridge.client import ImageRefused, ServerIdentity, Stage2Error
 from stage2_bridge.protection.breaker import Breaker
 from stage2_bridge.sample_image import noise_image
-from stage2_bridge.servers.preferred import Member, PreferredServers
+from stage2_bridge.servers.member import Member
+from stage2_bridge.servers.preferred import PreferredServers
 from stage2_bridge.servers.refusal_watch import RefusalWatch
 
 REFUSAL = RemoteError("status 400: unknown field", status=400)
