@@ -11,20 +11,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from engines.machine.cores import usable_cores
 from offline.data.checks.near_hashes import HASH_BITS
 from offline.data.dataset import Dataset, Picture
-from offline.data.jsonl import read_records
 from offline.errors import DatasetError
-from stage1.artifacts import append_lines
+from stage1.artifacts import append_lines, whole_lines
 from stage1.errors import ImageError
 from stage1.image_file import decode
 
@@ -95,15 +95,6 @@ class CachedFingerprint(BaseModel):
         return FileKey(self.scheme, self.image, self.size, self.mtime_ns, self.ctime_ns, self.inode)
 
 
-class _Outdated(BaseModel):
-    """A line of version 1, which does not know the content of the file: it is read again."""
-
-    schema_version: Literal[1]
-
-
-_RECORDS: TypeAdapter[CachedFingerprint | _Outdated] = TypeAdapter(CachedFingerprint | _Outdated)
-
-
 def fingerprint(path: Picture, known: Mapping[str, Fingerprint] | None = None) -> Fingerprint:
     """Take the fingerprint of an image file.
 
@@ -153,7 +144,7 @@ def fingerprints(
         progress: where to tell how far it is.
 
     Raises:
-        DatasetError: an image cannot be read, or the cache is damaged.
+        DatasetError: an image cannot be read.
     """
     records = known_files(cache)
     known = {key: record.fingerprint for key, record in records.items()}
@@ -176,13 +167,16 @@ def known_files(cache: Path) -> dict[FileKey, CachedFingerprint]:
     """What a workspace remembers of files by their state, taken as it is taken today.
 
     Args:
-        cache: the file that remembers; need not be there.
-
-    Raises:
-        DatasetError: it is damaged.
+        cache: the file that remembers; need not be there. A line that is damaged or of another version says nothing,
+            and its file is read again.
     """
-    records = (record for record in read_records(cache, _RECORDS) if isinstance(record, CachedFingerprint))
-    return {record.key: record for record in records if record.scheme == SCHEME}
+    found: dict[FileKey, CachedFingerprint] = {}
+    for line in whole_lines(cache):
+        with suppress(ValidationError):
+            record = CachedFingerprint.model_validate_json(line.text)
+            if record.scheme == SCHEME:
+                found[record.key] = record
+    return found
 
 
 def file_key(data: Dataset, image: str) -> FileKey:

@@ -292,6 +292,16 @@ def test_a_fingerprint_that_a_crash_cut_short_is_taken_again(pictures: Dataset, 
     assert len(cache.read_text().splitlines()) == 5
 
 
+@pytest.mark.parametrize("line", ['{"schema_version": 4, "image": "1.jpg"}', "[1]", "?"])
+def test_a_line_of_another_program_stops_no_night(pictures: Dataset, tmp_path: Path, line: str) -> None:
+    cache = tmp_path / "workspace.jsonl"
+    expected = fingerprints(pictures, cache)
+    first, *rest = cache.read_text().splitlines()
+    cache.write_text("\n".join([line, *rest]) + "\n")
+    assert fingerprints(pictures, cache) == expected
+    assert cache.read_text().splitlines() == [line, *rest, first]
+
+
 def test_a_picture_that_cannot_be_read_is_named(pictures: Dataset, tmp_path: Path) -> None:
     (pictures.root / "2.jpg").write_bytes(b"no image")
     with pytest.raises(DatasetError, match=r"2\.jpg"):
