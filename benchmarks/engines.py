@@ -37,6 +37,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -272,7 +273,7 @@ def in_turns(children: dict[str, Child], images: Any, rounds: int) -> dict[str, 
 
 
 def compare(
-    started: dict[str, Child], shape: Shape, rounds: int, count: int, pictures: Pictures | None, alpha: float
+    started: dict[str, Child], shape: Shape, rounds: int, count: int, pictures: Pictures | None, alphas: Sequence[float]
 ) -> None:
     children = {name: child for name, child in started.items() if isinstance(child.loaded, Loaded)}
     images = random_images(count, shape.size_px)
@@ -312,9 +313,12 @@ def compare(
             f"{child.loaded.load_s:>5.1f} s {error:>8.1e} {apart:>8.1e} {flips:>4}/{len(images)}"
         )
 
-    if pictures is not None:
+    if pictures is None:
+        return
+    every = {name: found for name, (found, _) in outputs.items()}
+    for alpha in alphas:
         print(f"\ncalibrated through each at alpha {alpha:g}, {len(pictures.parts['calib'])} photographs one by one:")
-        for name, told in calibrated(pictures, {name: found for name, (found, _) in outputs.items()}, alpha).items():
+        for name, told in calibrated(pictures, every, alpha).items():
             print(f"{name:<18} {told}")
 
 
@@ -347,7 +351,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(".cache/engines"), help="where exports are kept")
     parser.add_argument("--data", type=Path, default=None, help="directory of photographs with labels.csv")
     parser.add_argument("--backbone", type=Path, default=None, help="directory of a pretrained backbone, with --data")
-    parser.add_argument("--alpha", type=float, default=0.1, help="that each engine is calibrated at, with --data")
+    parser.add_argument(
+        "--alpha", type=float, nargs="+", default=[0.1], help="that each engine is calibrated at, with --data"
+    )
     parser.add_argument("--out", type=Path, default=None, help="file that the table is added to")
     parser.add_argument("--quick", action="store_true", help="under a minute")
     options = parser.parse_args()
