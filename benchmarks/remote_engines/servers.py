@@ -49,7 +49,7 @@ class Server:
         path = self.directory / "log"
         with path.open("ab") as log:
             self.process = subprocess.Popen(
-                ["nice", "-n", "15", *self.command],
+                self.command,
                 env={**os.environ, **self.environment},
                 stdout=log,
                 stderr=log,
