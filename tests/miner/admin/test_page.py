@@ -110,3 +110,42 @@ def test_the_buttons_reload_and_roll_back(store: Store, publish: Publish, tmp_pa
             assert served.miner.follower.live_id == first
 
     asyncio.run(scenario())
+
+
+SLOW_LOOK = """(() => {
+  const real = window.fetch.bind(window);
+  const held = new Promise((resolve) => (window.go = resolve));
+  window.arrived = false;
+  window.fetch = async (path) => {
+    const reply = await real(path);
+    if (path !== "status.json") return reply;
+    const told = await reply.json();
+    window.arrived = true;
+    await held;
+    return { json: () => told };
+  };
+  window.slow = look();
+  window.fetch = real;
+})()"""
+
+
+def test_a_reply_that_was_overtaken_by_another_is_not_shown(store: Store, publish: Publish, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        first = publish("a")
+        async with (
+            endpoint(store) as served,
+            opened(tmp_path, f"http://127.0.0.1:{served.port}/", 1300, 900) as page,
+        ):
+            await page.until(SHOWN)
+            live = "document.querySelector('#live dd').textContent"
+            await page.value(SLOW_LOOK)
+            await page.until("window.arrived")
+            assert await page.value(live) == first
+            second = publish("b")
+            assert await served.miner.follower.refresh()
+            await page.value("look()")
+            assert await page.value(live) == second
+            await page.value("(window.go(), window.slow)")
+            assert await page.value(live) == second
+
+    asyncio.run(scenario())
