@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stage2_bridge.calibration.record import GainTable
-from stage2_bridge.protection.budget.gain_order import GainOrder, LatestGains, UncertaintyOrder
+from stage2_bridge.protection.budget.gain_order import GainOrder, UncertaintyOrder, latest_gains
 
 
 class RecordedOrder:
@@ -24,7 +24,7 @@ class RecordedOrder:
         self._table = table
         self._of_live = of_live
         self._otherwise: GainOrder = UncertaintyOrder()
-        self._latest = LatestGains()
+        self._latest = latest_gains()
 
     def gain(self, p: float) -> float:
         """See `GainOrder.gain`."""
@@ -42,5 +42,5 @@ class RecordedOrder:
         table = self._table()
         if table is None:
             return self._otherwise.threshold(share)
-        seen = None if self._of_live() or not 0 < share < 1 else self._latest.threshold(share)
+        seen = None if self._of_live() or not 0 < share < 1 else self._latest.reached_by(share)
         return table.threshold(share) if seen is None else seen

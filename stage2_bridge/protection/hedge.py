@@ -6,11 +6,13 @@ Reference:
 
 from __future__ import annotations
 
-from stage2_bridge.protection.recent_times import RecentTimes
+from stage2_bridge.protection.latest_values import LatestValues
 from stage2_bridge.protection.settings import HedgeSettings
 
 # Hedges that may come at once after a time without any.
 MOST_CREDIT = 5.0
+# Answers of a server whose times are known, and without which its usual time is not.
+KEPT, FEWEST = 256, 20
 
 
 class Hedge:
@@ -30,7 +32,7 @@ class Hedge:
 
     def __init__(self, settings: HedgeSettings) -> None:
         self._settings = settings
-        self._times: dict[str, RecentTimes] = {}
+        self._times: dict[str, LatestValues] = {}
         self._credit = MOST_CREDIT
         self.begun = 0
         self.won = 0
@@ -55,4 +57,4 @@ class Hedge:
     def answered(self, server: str, seconds: float) -> None:
         """A server took so long for its answer."""
         if self._settings.enabled:
-            self._times.setdefault(server, RecentTimes()).add(seconds)
+            self._times.setdefault(server, LatestValues(KEPT, FEWEST)).add(seconds)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections import deque
 from typing import Protocol
+
+from stage2_bridge.protection.latest_values import LatestValues
 
 KEPT, FEWEST = 1024, 32
 
@@ -29,28 +29,9 @@ class GainOrder(Protocol):
         ...
 
 
-class LatestGains:
+def latest_gains() -> LatestValues:
     """Gains of the latest images, by which a share of them is told from the others."""
-
-    def __init__(self) -> None:
-        self._latest: deque[float] = deque()
-        self._sorted: list[float] = []
-
-    def add(self, gain: float) -> None:
-        """An image would gain this."""
-        self._latest.append(gain)
-        insort(self._sorted, gain)
-        if len(self._latest) > KEPT:
-            del self._sorted[bisect_left(self._sorted, self._latest.popleft())]
-
-    def threshold(self, share: float) -> float | None:
-        """The gain that this share of them reaches; None where there were few.
-
-        Args:
-            share: in [0, 1].
-        """
-        number = len(self._sorted)
-        return None if number < FEWEST else self._sorted[min(number - 1, int((1 - share) * number))]
+    return LatestValues(KEPT, FEWEST)
 
 
 class UncertaintyOrder:
@@ -60,7 +41,7 @@ class UncertaintyOrder:
     """
 
     def __init__(self) -> None:
-        self._latest = LatestGains()
+        self._latest = latest_gains()
 
     def gain(self, p: float) -> float:
         """See `GainOrder.gain`; takes note of it."""
@@ -72,5 +53,5 @@ class UncertaintyOrder:
         """See `GainOrder.threshold`; of few images, that of gains which are spread evenly."""
         if share >= 1:
             return 0.0
-        found = self._latest.threshold(share)
+        found = self._latest.reached_by(share)
         return 0.5 * (1 - share) if found is None else found
