@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping
 from html import escape
 
+from offline.report.thumbnails import embedded
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.risks import Risk
 from stage1.certificate.statements import GATE_ADDS_NOTHING
@@ -77,8 +77,7 @@ def second_look_section(pictures: Mapping[str, bytes]) -> str:
     if not pictures:
         return ""
     figures = "".join(
-        f'<figure><img alt="" src="data:image/jpeg;base64,{b64encode(picture).decode()}">'
-        f"<figcaption>{escape(row)}</figcaption></figure>"
+        f"<figure>{embedded(picture)}<figcaption>{escape(row)}</figcaption></figure>"
         for row, picture in pictures.items()
     )
     return (

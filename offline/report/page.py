@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -13,6 +12,7 @@ from offline.report.charts import Chart, Marker
 from offline.report.gate_section import NOT_JUDGED
 from offline.report.rate_cell import rate_cell
 from offline.report.stream_section import stream_section
+from offline.report.thumbnails import embedded
 from offline.report.training_section import NOT_COMPARED
 from offline.report.where_it_looked import TOLD, Look
 from stage1.certificate.params import ScrcParams
@@ -324,7 +324,7 @@ def _mistakes(mistakes: Sequence[Mistake], thumbnails: Mapping[str, bytes], look
 
     def figure(mistake: Mistake) -> str:
         look = looks.get(mistake.row)
-        shown = _image(thumbnails.get(mistake.row)) + ("" if look is None else _image(look.picture))
+        shown = embedded(thumbnails.get(mistake.row)) + ("" if look is None else embedded(look.picture))
         truth = "roadwork" if mistake.label else "no roadwork"
         told = "" if look is None else f"<br>{look.caption}"
         return (
@@ -337,7 +337,3 @@ def _mistakes(mistakes: Sequence[Mistake], thumbnails: Mapping[str, bytes], look
         f'<h2>Most confident mistakes</h2>{told}<div class="mistakes">'
         f"{''.join(figure(mistake) for mistake in mistakes)}</div>"
     )
-
-
-def _image(picture: bytes | None) -> str:
-    return "" if picture is None else f'<img alt="" src="data:image/jpeg;base64,{b64encode(picture).decode()}">'

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping
 from html import escape
 
 from offline.learning.race.outcome import Entrant, Gain, RaceRecord, Suspect
+from offline.report.thumbnails import embedded
 from stage1.certificate.statistics.percent import confidence
 
 # So many pictures of suspects are shown; the table beside the report has all.
@@ -100,9 +100,8 @@ most. A person decides: suspects.csv lists them all, with a column for the right
 
 
 def _figure(one: Suspect, picture: bytes | None) -> str:
-    image = "" if picture is None else f'<img alt="" src="data:image/jpeg;base64,{b64encode(picture).decode()}">'
     truth = "roadwork" if one.label else "no roadwork"
     return (
-        f"<figure>{image}<figcaption>labelled {truth}, held-out probability of roadwork {one.probability:.3f}"
-        f"<br>{escape(one.row)}</figcaption></figure>"
+        f"<figure>{embedded(picture)}<figcaption>labelled {truth}, held-out probability of roadwork "
+        f"{one.probability:.3f}<br>{escape(one.row)}</figcaption></figure>"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from base64 import b64encode
 from collections.abc import Sequence
 
 from PIL import Image
@@ -11,6 +12,15 @@ from offline.data.dataset import Dataset
 from stage1.preprocess import PreprocessSettings
 
 SIDE_PX, QUALITY = 200, 70
+
+
+def embedded(picture: bytes | None) -> str:
+    """An image with its bytes in it, as HTML; nothing without one.
+
+    Args:
+        picture: a JPEG.
+    """
+    return "" if picture is None else f'<img alt="" src="data:image/jpeg;base64,{b64encode(picture).decode()}">'
 
 
 def thumbnails(data: Dataset, ids: Sequence[str], settings: PreprocessSettings) -> dict[str, bytes]:
