@@ -2,6 +2,7 @@
 
 OfflineError
 ├── DatasetError           labels or images that cannot be used
+│   └── MissingImage       an image that is listed is not there
 ├── PipelineError          a run cannot start or go on
 │   ├── PipelineBusy       another run holds the workspace
 │   └── DiskFull           the disk has no room for a night

@@ -34,7 +34,7 @@ class Provenance(BaseModel):
         run: id of the pipeline run.
         created_at: when it was published, UTC, ISO 8601.
         code_version: version of the program.
-        data_sha256: hash of the data that it was made of: every row, and the size of every image.
+        data_sha256: hash of the data that it was made of: every row, and the content of every image.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

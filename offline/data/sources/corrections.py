@@ -50,7 +50,8 @@ def _new_label(table: Table, record: Record, labels: dict[str, int]) -> int:
     before, after = label_of(record.cells["label"]), label_of(record.cells["new_label"])
     if image not in labels:
         raise DatasetError(
-            f"{where}: no row is called {image!r}; take the line out, or write the path as in labels.csv"
+            f"{where}: no row is called {image!r}; take the line out, or write the id of the row, which is the path of "
+            f"its file below the data directory or begins with the name of its source, for example {min(labels)!r}"
         )
     if before is None or after is None:
         raise DatasetError(f"{where}: label and new_label must be 0 or 1, or new_label empty")

@@ -37,7 +37,7 @@ def test_a_table_that_nobody_has_filled_in_changes_nothing(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        ("e.jpg,0,1", r"line 2: no row is called 'e\.jpg'"),
+        ("e.jpg,0,1", r"line 2: no row is called 'e\.jpg'.*, for example 'a\.jpg'"),
         ("a.jpg,1,0", r"line 2: 'a\.jpg' has the label 0 and not 1, so somebody has mended it since"),
         ("a.jpg,0,perhaps", r"line 2: label and new_label must be 0 or 1"),
         ("a.jpg,0,1\na.jpg,0,1", r"line 3: 'a\.jpg' is corrected twice"),
