@@ -15,6 +15,8 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 CERTIFYING: tuple[Split, ...] = ("val_select", "val_calib")
 # Those that certify or report.
 EXAMS: tuple[Split, ...] = ("val_calib", "test")
+# Bits in which the perceptual hashes of two copies of a picture differ at most, with a margin; see `hash_distance`.
+COPIES_DISTANCE = 40
 
 
 class ContrastDifficulty(Section):
@@ -108,7 +110,7 @@ class SplitSettings(Section):
     gps_minutes: float = Field(default=10.0, gt=0)
     roadwork_days: float | None = Field(default=45.0, gt=0)
     roadwork_chain: int | None = Field(default=50, ge=1)
-    hash_distance: int | None = Field(default=40, ge=0, lt=128)
+    hash_distance: int | None = Field(default=COPIES_DISTANCE, ge=0, lt=128)
     strata: tuple[str, ...] = ("daytime", "weather")
     difficulty: Difficulty = ContrastDifficulty()
     difficulty_bins: int = Field(default=5, ge=1)
@@ -120,6 +122,14 @@ class SplitSettings(Section):
         if abs(total - 1) > 1e-6:
             raise ValueError(f"train, val_select, val_calib and test sum to {total:g}, expected 1")
         return self
+
+    @property
+    def copies_distance(self) -> int:
+        """Bits in which a picture without a label may differ from a row that judges and is still taken for a copy.
+
+        That of the rows; where they are not compared, or only for equal hashes, that of copies all the same.
+        """
+        return self.hash_distance or COPIES_DISTANCE
 
     @property
     def training_sources(self) -> frozenset[str]:

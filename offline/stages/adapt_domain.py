@@ -37,7 +37,7 @@ def run_adapt_domain(context: Context) -> None:
         return
     from offline.data.originals import Copies, originals_of  # noqa: PLC0415
     from offline.data.pictures.pixel_store import digests_of  # noqa: PLC0415
-    from offline.data.sources.unlabelled import COPIES_DISTANCE, hashes_of, read_unlabelled  # noqa: PLC0415
+    from offline.data.sources.unlabelled import hashes_of, read_unlabelled  # noqa: PLC0415
     from offline.learning.ranks import team  # noqa: PLC0415
     from offline.learning.self_distillation.adapt import adapt_domain  # noqa: PLC0415
     from offline.learning.self_distillation.judge import feature_judge  # noqa: PLC0415
@@ -61,7 +61,7 @@ def run_adapt_domain(context: Context) -> None:
             settings.images,
             copies,
             hashes_of(judged, context.workspace / FINGERPRINTS),
-            config.splits.hash_distance or COPIES_DISTANCE,
+            config.splits.copies_distance,
             cache=context.workspace / FINGERPRINTS,
             progress=context.progress.step,
         )

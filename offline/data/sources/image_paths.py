@@ -19,7 +19,7 @@ PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:(//|[a-z]+/)", re.IGNORECASE)
 _DRIVE = re.compile(r"[a-z]:[\\/]|\\\\", re.IGNORECASE)
 # What Label Studio puts before the name of a file that was uploaded.
-_UPLOADED = re.compile(r"[0-9a-f]{8}-")
+UPLOADED = re.compile(r"[0-9a-f]{8}-")
 
 
 class ImagePaths:
@@ -117,7 +117,7 @@ class ImagePaths:
     def _what_is_there(self, text: str) -> str:
         """A file that is called like it, or the first few."""
         last = unquote(text.replace("\\", "/").rpartition("/")[2])
-        names = {_folded(last), _folded(_UPLOADED.sub("", last, count=1))}
+        names = {_folded(last), _folded(UPLOADED.sub("", last, count=1))}
         pictures = [path for paths in self._files.values() for path in paths if Path(path).suffix.lower() in PICTURES]
         same = [path for path in pictures if names & {_folded(Path(path).name), _folded(Path(path).stem)}]
         if same:

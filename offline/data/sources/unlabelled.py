@@ -24,15 +24,13 @@ from offline.data.checks.fingerprints import (
 from offline.data.checks.perceptual_hash import near_others, words_of
 from offline.data.dataset import Dataset, Picture
 from offline.data.originals import Copies
+from offline.data.sources.image_paths import PICTURES
 from offline.errors import DatasetError
 from stage1.artifacts import append_lines
 from stage1.errors import ImageError
 from stage1.preprocess import upright
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 READ_TOGETHER = 256
-# Where the splits know no likeness; see `SplitSettings.hash_distance`.
-COPIES_DISTANCE = 40
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def read_unlabelled(
 
 def count_images(directory: Path) -> int:
     """Files below a directory that would be read; 0 if there is none."""
-    return sum(path.suffix.lower() in SUFFIXES for path in directory.rglob("*"))
+    return sum(path.suffix.lower() in PICTURES for path in directory.rglob("*"))
 
 
 def hashes_of(data: Dataset, cache: Path) -> list[str]:
@@ -120,10 +118,10 @@ def pictures_in(directory: Path) -> list[Path]:
         raise DatasetError(
             f"{directory}: no such directory; adapt_domain.images and learn.teacher_images name directories of images"
         )
-    found = sorted(path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    found = sorted(path for path in directory.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
     if not found:
         raise DatasetError(
-            f"{directory}: no image in it; a directory of images is read for {', '.join(sorted(SUFFIXES))}"
+            f"{directory}: no image in it; a directory of images is read for {', '.join(sorted(PICTURES))}"
         )
     return found
 

@@ -15,7 +15,7 @@ from offline.data.checks.fingerprints import FINGERPRINTS, fingerprint, known_fi
 from offline.data.dataset import Dataset, Row
 from offline.data.known_rows import KnownRows, NotedRow
 from offline.data.pictures.pixel_store import with_contents
-from offline.data.sources.unlabelled import COPIES_DISTANCE, hashes_of, look_alike, pictures_in
+from offline.data.sources.unlabelled import hashes_of, look_alike, pictures_in
 from offline.errors import DatasetError, TrainingError
 from offline.learning.adapter_file import AdapterDescription
 from offline.learning.distillation.soft_labels import SoftLabels
@@ -191,7 +191,7 @@ def _pictures(context: Context, paths: Sequence[Path]) -> dict[str, Path]:
     if not found:
         return {}
     judged = context.data.only([row for name in JUDGING for row in rows_of(context, name).rows])
-    distance = context.config.splits.hash_distance or COPIES_DISTANCE
+    distance = context.config.splits.copies_distance
     alike = look_alike(hashes, hashes_of(judged, context.workspace / FINGERPRINTS), distance)
     return {name: path for (name, path), near in zip(found.items(), alike.tolist(), strict=True) if not near}
 

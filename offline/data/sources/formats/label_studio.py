@@ -5,7 +5,6 @@ Source: https://labelstud.io/guide/export, "Label Studio JSON format of annotate
 
 from __future__ import annotations
 
-import re
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -15,14 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from offline.data.dataset import Row
 from offline.data.sources.formats.export_row import export_row
 from offline.data.sources.formats.json_file import AnnotationFile, read_json, said_of
-from offline.data.sources.image_paths import ImagePaths
+from offline.data.sources.image_paths import UPLOADED, ImagePaths
 from offline.data.sources.settings import LabelStudioSource
 from offline.errors import DatasetError
 
 log = structlog.get_logger(__name__)
 
-# What is put before the name of a file that was uploaded.
-UPLOADED = re.compile(r"[0-9a-f]{8}-")
 LOCAL_FILES, UPLOADS = "/data/local-files/", "/data/upload/"
 
 
