@@ -28,7 +28,7 @@ from engines.live.swap.history import History
 from engines.live.swap.on_live import OnLive
 from engines.live.swap.pointer_watch import current_bundle, pointer_has_left, watch_pointer
 from engines.live.swap.recalibration import Recalibrate, Recalibration
-from engines.live.swap.status import Status, own_batches, servers_of
+from engines.live.swap.status import Status, about
 from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.descriptors import lacks_descriptors
 from engines.machine.memory import give_back
@@ -113,7 +113,10 @@ class StoreFollower:
         async with self._one_at_a_time:
             life = self._history.wanted(before)
             try:
-                self._take(await self._load(before, life), life)
+                loaded = await self._load(before, life)
+                if self._closing:
+                    return self._unload(loaded, life)
+                self._take(loaded, life)
             except EXPECTED as error:
                 log.error("bundle_refused", reason=str(error), live=None)
                 return False
@@ -222,24 +225,27 @@ class StoreFollower:
             async with self._one_at_a_time:
                 if self.slot.generation != seen:
                     raise StoreError("another bundle went live meanwhile: look at the status, and roll back again")
+                before = self.live_id
                 generation = self._roll_back()
-                await self._move_pointer(now, why)
+                await self._move_pointer(now, why, before)
         finally:
             self._rolling_back -= 1
         return generation
 
-    async def _move_pointer(self, now: datetime, why: str) -> None:
-        """Have the store follow a rollback."""
-        wanted, pointer = self.live_id, self._store.current()
-        assert wanted is not None
+    async def _move_pointer(self, now: datetime, why: str, before: str | None) -> None:
+        """Have the store follow a rollback from a bundle."""
+        wanted = self.live_id
+        # What the pointer names must not come back until somebody moves the pointer, also where it cannot be read now.
+        self._refused_id = before
         try:
+            pointer = self._store.current()
+            self._refused_id = before if pointer is None else pointer.bundle
             await self._loader.quietly(lambda: self._store.rollback(now=now, to=wanted, why=why))
         except Exception as error:
-            # What the pointer names must not come back until somebody moves the pointer.
-            self._refused_id = None if pointer is None else pointer.bundle
             if not isinstance(error, EXPECTED):
                 log.exception("pointer_not_moved", bundle=wanted)
             raise PointerNotMoved(f"rolled back to {wanted}, but the pointer could not follow: {error}") from error
+        self._refused_id = None
 
     async def close(self) -> None:
         """Retire the live bundle and stop the loader."""
@@ -255,10 +261,6 @@ class StoreFollower:
         return Status(
             generation=self.slot.generation,
             bundle=self.live_id,
-            engine="" if live is None else str(live.engine.describe()),
-            policy="" if live is None else live.params.status,
-            stream="" if live is None else live.params.stream,
-            vouched_by="" if live is None else live.vouched_by,
             stands_in=self._stands_in,
             recalibrating=self._recalibration.under_way,
             standby=None if standby is None else standby.bundle_id,
@@ -268,8 +270,7 @@ class StoreFollower:
             submitted_at=None if live is None else submitted_at(self._store.root, live.manifest),
             verdict=None if verdict is None else verdict.model_dump(exclude={"schema_version"}),
             history=self._history.latest,
-            servers=() if live is None else servers_of(live.engine),
-            own_batches=None if live is None else own_batches(live.engine),
+            **about(live),
         )
 
     async def _load_current(self) -> bool:
@@ -287,9 +288,7 @@ class StoreFollower:
                 life = self._history.wanted(wanted)
                 loaded = await self._load(wanted, life)
                 if self._closing or pointer_has_left(self._store, wanted):
-                    life.to(State.UNLOADED)
-                    self._holds.end(wanted)
-                    self._dispose(loaded.bundle.close)
+                    self._unload(loaded, life)
                     continue
                 self._take(loaded, life)
                 return True
@@ -340,6 +339,13 @@ class StoreFollower:
         if self._stands_in:
             self.slot.release_standby()
         self._stands_in = loaded.stands_in
+
+    def _unload(self, loaded: Loaded, life: Lifecycle) -> bool:
+        """Close what was loaded and is not wanted any more; it does not serve."""
+        life.to(State.UNLOADED)
+        self._holds.end(life.bundle)
+        self._loader.dispose(loaded.bundle.close)
+        return False
 
     def _swap(self, bundle: LiveBundle, life: Lifecycle) -> None:
         before = self._live

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,14 +27,14 @@ async def watch_pointer(root: Path, look: Callable[[], None], stop: asyncio.Even
         stop: ends it.
     """
     try:
-        await _watch(root, look, stop, force_polling=False)
-    except OSError as error:
-        # A busy host runs out of inotify watches; the miner goes on without.
+        await _watch(root, look, stop)
+    # The library's own error, of a host on which others have taken all instances of inotify, is a RuntimeError.
+    except (OSError, RuntimeError) as error:
         log.warning("watching_by_polling", reason=str(error))
-        await _watch(root, look, stop, force_polling=True)
+        await _poll(look, stop)
 
 
-async def _watch(root: Path, look: Callable[[], None], stop: asyncio.Event, *, force_polling: bool) -> None:
+async def _watch(root: Path, look: Callable[[], None], stop: asyncio.Event) -> None:
     async for _ in awatch(
         root,
         watch_filter=lambda _change, path: path.endswith(POINTER),
@@ -41,9 +42,16 @@ async def _watch(root: Path, look: Callable[[], None], stop: asyncio.Event, *, f
         recursive=False,
         rust_timeout=POLL_MS,
         yield_on_timeout=True,
-        force_polling=force_polling,
     ):
         look()
+
+
+async def _poll(look: Callable[[], None], stop: asyncio.Event) -> None:
+    while not stop.is_set():
+        look()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(POLL_MS / 1000):
+                await stop.wait()
 
 
 def current_bundle(store: Store) -> str:

@@ -6,7 +6,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from engines.engine import Engine, ServedElsewhere
+from engines.engine import ServedElsewhere
+from engines.live.load.load_bundle import LiveBundle
 from engines.live.states import Lifecycle
 
 
@@ -54,11 +55,16 @@ class Status:
     own_batches: int | None = None
 
 
-def servers_of(engine: Engine) -> tuple[dict[str, Any], ...]:
-    """The servers that compute an engine, as plain values; none where this process does."""
-    return tuple(asdict(one) for one in engine.servers) if isinstance(engine, ServedElsewhere) else ()
-
-
-def own_batches(engine: Engine) -> int | None:
-    """Batches that this process computed for want of a server; None where it computes all of them."""
-    return engine.own_batches if isinstance(engine, ServedElsewhere) else None
+def about(live: LiveBundle | None) -> dict[str, Any]:
+    """What `Status` has of a live bundle alone; nothing that is known if there is none."""
+    if live is None:
+        return dict.fromkeys(("engine", "policy", "stream", "vouched_by"), "")
+    elsewhere = live.engine if isinstance(live.engine, ServedElsewhere) else None
+    return {
+        "engine": str(live.engine.describe()),
+        "policy": live.params.status,
+        "stream": live.params.stream,
+        "vouched_by": live.vouched_by,
+        "servers": () if elsewhere is None else tuple(asdict(one) for one in elsewhere.servers),
+        "own_batches": None if elsewhere is None else elsewhere.own_batches,
+    }

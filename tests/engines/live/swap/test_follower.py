@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from structlog.testing import capture_logs
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from engines.engine import Engine
 from engines.errors import BundleRefused, InferenceError, PointerNotMoved, StoreError, UnknownBundle
@@ -331,6 +332,37 @@ class TestWatch:
 
         run(scenario)
 
+    @pytest.mark.parametrize(
+        "error",
+        [
+            OSError(errno.ENOSPC, "No space left on device"),
+            # As on a host that has no instance of inotify left.
+            WatchfilesRustInternalError("Error creating recommended watcher: Too many open files (os error 24)"),
+        ],
+        ids=["watches", "instances"],
+    )
+    def test_without_inotify_the_pointer_is_looked_at_all_the_same(
+        self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch, error: Exception
+    ) -> None:
+        def broken(*_: object, **__: object) -> None:
+            raise error
+
+        async def scenario() -> None:
+            publish("a")
+            async with following(store) as follower:
+                stop = asyncio.Event()
+                watching = asyncio.create_task(follower.run(stop))
+                second = publish("b")
+                await until(lambda: follower.live_id == second)
+                third = publish("c")
+                await until(lambda: follower.live_id == third)
+                stop.set()
+                await watching
+
+        monkeypatch.setattr("watchfiles.main.RustNotify", broken)
+        monkeypatch.setattr("engines.live.swap.pointer_watch.POLL_MS", 20)
+        run(scenario)
+
     def test_stops_when_asked(self, store: Store, publish: Publish) -> None:
         async def scenario() -> None:
             publish("a")
@@ -452,6 +484,27 @@ class TestStandby:
                 pointer = store.current()
                 assert pointer is not None
                 assert pointer.bundle == second
+                third = publish("c")
+                assert await follower.refresh() is True
+                assert live(follower) == third
+
+        run(scenario)
+
+    def test_a_pointer_that_cannot_be_read_does_not_bring_back_what_was_rolled_back(
+        self, store: Store, publish: Publish
+    ) -> None:
+        async def scenario() -> None:
+            first = publish("a")
+            async with following(store, standby=True) as follower:
+                second = publish("b")
+                await follower.refresh()
+                whole = store.pointer_path.read_bytes()
+                store.pointer_path.write_bytes(whole[: len(whole) // 2])
+                assert await follower.give_up(second, "it is bad", now=NOW) is True
+                assert live(follower) == first
+                store.pointer_path.write_bytes(whole)
+                assert await follower.refresh() is False
+                assert live(follower) == first
                 third = publish("c")
                 assert await follower.refresh() is True
                 assert live(follower) == third
@@ -580,6 +633,29 @@ class TestTheEnd:
                     await asyncio.sleep(0.05)
                     await follower._loader.close()
                 assert await loading is False
+
+        run(scenario)
+
+    def test_while_the_one_before_is_loaded_at_the_start_leaves_nothing_loaded(
+        self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def scenario() -> None:
+            publish("a")
+            publish("bad", golden_shift=1.0)
+            follower = StoreFollower(store, options=EngineOptions(threads=1, most=2))
+            made = list[LiveBundle]()
+            go = held_up_load(monkeypatch, made)
+            starting = asyncio.create_task(follower.start())
+            await until(lambda: bool(made))
+            closing = asyncio.create_task(follower.close())
+            await asyncio.sleep(0.05)
+            go.set()
+            await closing
+            with pytest.raises(BundleRefused):
+                await starting
+            assert follower.slot.generation == 0
+            with pytest.raises(InferenceError):
+                made[0].engine.infer(np.zeros((1, 3, 32, 32), np.uint8))
 
         run(scenario)
 
