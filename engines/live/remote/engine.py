@@ -16,7 +16,7 @@ import structlog
 from engines.batches import buckets
 from engines.engine import EngineDescription, ServerStatus
 from engines.errors import (
-    EngineError,
+    EXPECTED,
     InferenceError,
     NotThereYet,
     ParityError,
@@ -27,7 +27,7 @@ from engines.live.remote.last_resort import LastResort
 from engines.live.remote.network import Network
 from engines.live.remote.seat import Asked, Seat
 from engines.live.remote.settings import ATTEMPTS, RemoteSettings
-from stage1.errors import Stage1Error
+from engines.machine.tally import Tally
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 
@@ -72,6 +72,8 @@ class RemoteEngine:
         self._watches: list[Future[None]] = []
         # Loads the last resort beside those that wait for a server.
         self._loader = ThreadPoolExecutor(1, thread_name_prefix="stage1-last-resort")
+        self._preparing: Future[None] | None = None
+        self._not_prepared = Tally("stage1_not_computed_here")
         self._closed = False
 
     @property
@@ -217,10 +219,15 @@ class RemoteEngine:
             else:
                 await asyncio.sleep(pause)
             self._prepare_without()
-            if seat.state in {"up", "late"}:
-                await seat.look()
-                continue
-            await seat.gate(self._sizes)
+            try:
+                if seat.state in {"up", "late"}:
+                    await seat.look()
+                    continue
+                await seat.gate(self._sizes)
+            except Exception as error:
+                # The edge to what a server may send: one that nobody looks at any more would answer for ever, or never.
+                log.exception("stage1_server_not_looked_at", server=seat.url, version=self.version)
+                seat.refuse(error)
             longer = min(LONGEST_PAUSE_S, 2 * pause) if seat.state == "refused" else 0.0
             pause = max(self._settings.look_s, longer)
 
@@ -228,12 +235,14 @@ class RemoteEngine:
         """Load the last resort in good time, if no server is left."""
         if self._up() or not self._last_resort.allowed or self._last_resort.engine is not None or self._closed:
             return
+        if self._preparing is not None and not self._preparing.done():
+            return
         with contextlib.suppress(RuntimeError):
-            self._loader.submit(self._load_quietly)
+            self._preparing = self._loader.submit(self._load_quietly)
 
     def _load_quietly(self) -> None:
         try:
             self._last_resort.load()
-        except (EngineError, Stage1Error, OSError) as error:
+        except EXPECTED as error:
             # Whoever asks hears of it as well.
-            log.warning("stage1_not_computed_here", version=self.version, reason=str(error))
+            self._not_prepared.add(str(error), "it is tried again", version=self.version)

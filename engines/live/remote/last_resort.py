@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 import structlog
 
 from engines.engine import Engine
-from engines.errors import InferenceError
+from engines.errors import BundleRefused, InferenceError
 from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 
 log = structlog.get_logger(__name__)
+
+AGAIN_S = 30.0
 
 
 class LastResort:
@@ -20,13 +23,17 @@ class LastResort:
 
     Args:
         opens: loads it, and makes sure that it may answer; None where this process is to compute nothing.
+        clock: monotonic time in seconds.
     """
 
-    def __init__(self, opens: Callable[[], Engine] | None) -> None:
+    def __init__(self, opens: Callable[[], Engine] | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.allowed = opens is not None
         self.batches = 0
         self._opens = opens
+        self._clock = clock
         self._engine: Engine | None = None
+        self._failure = ""
+        self._failed_at = 0.0
         self._lock = threading.Lock()
 
     @property
@@ -35,7 +42,7 @@ class LastResort:
         return self._engine
 
     def load(self) -> Engine:
-        """Load it, if it is not there.
+        """Load it, if it is not there; after a failure only when half a minute is over, for each request would try it.
 
         Raises:
             InferenceError: this process is to compute nothing, or it is closed.
@@ -45,7 +52,13 @@ class LastResort:
             if self._engine is None:
                 if self._opens is None:
                     raise InferenceError("no server may answer, and this process is to compute nothing itself")
-                self._engine = self._opens()
+                if self._failure and self._clock() < self._failed_at + AGAIN_S:
+                    raise BundleRefused(self._failure)
+                try:
+                    self._engine = self._opens()
+                except Exception as error:
+                    self._failure, self._failed_at = str(error) or repr(error), self._clock()
+                    raise
                 log.warning("stage1_computed_here", engine=str(self._engine.describe()))
             return self._engine
 

@@ -178,6 +178,10 @@ class Seat:
         images, expected = read_golden(self._asked.golden)
         compare(facade, images, expected, self._asked.limits, sizes=sizes)
 
+    def refuse(self, error: Exception) -> None:
+        """It may not answer, for a reason that nobody expected."""
+        self._fail(error)
+
     async def _outputs(self, batch: Pixels, timeout_s: float) -> Stage1Outputs:
         self.in_flight += 1
         try:

@@ -31,7 +31,8 @@ log = structlog.get_logger(__name__)
 
 # The live bundle of a miner, the one that stands by, and the one that is being loaded.
 KEPT = 3
-LOOK_S = 2.0
+# Between two looks at the pointer, and at a bundle that could not be loaded: each of those reads all of it.
+LOOK_S, AGAIN_S = 2.0, 60.0
 
 
 class StoreModel:
@@ -69,6 +70,7 @@ class StoreModel:
         self._used: dict[str, float] = {}
         self._users: dict[str, int] = {}
         self._lock, self._loading = threading.Lock(), threading.Lock()
+        self._closed = False
         current = self._bring(version_of(self._current()))
         about = current.engine.describe()
         self.platform, self.shape = about.runtime, about.shape
@@ -100,22 +102,30 @@ class StoreModel:
         await asyncio.to_thread(self._bring, version_of(self._current()))
 
     async def follow(self) -> None:
-        """Load whatever becomes current, before somebody asks for it; for ever."""
-        told = ""
+        """Load whatever becomes current, before somebody asks for it; for ever, whatever a bundle leads to."""
+        refused, told, until = "", "", 0.0
         while True:
             await asyncio.sleep(LOOK_S)
+            wanted = ""
             try:
-                await self.load()
-            except EXPECTED as error:
+                wanted = await asyncio.to_thread(self._current)
+                if wanted != refused or self._clock() >= until:
+                    await asyncio.to_thread(self._bring, version_of(wanted))
+                    refused = told = ""
+            except Exception as error:
+                refused, until = wanted, self._clock() + AGAIN_S
                 if str(error) != told:
                     told = str(error)
-                    log.warning("bundle_refused", reason=told)
+                    # What a bundle, a store or a disk leads to needs no traceback.
+                    log.warning("bundle_refused", reason=told, exc_info=not isinstance(error, EXPECTED))
 
     def close(self) -> None:
-        """Free everything."""
+        """Free everything; what is computing ends first."""
         with self._loading, self._lock:
+            self._closed = True
             for version in list(self._loaded):
-                self._drop(version)
+                if not self._users.get(version):
+                    self._drop(version)
 
     def _current(self) -> str:
         pointer = self._store.current()
@@ -129,6 +139,8 @@ class StoreModel:
     def _lent(self, version: str) -> LiveBundle:
         while True:
             with self._lock:
+                if self._closed:
+                    raise InferenceError("the server is closed")
                 bundle = self._loaded.get(version)
                 if bundle is not None:
                     self._users[version] = self._users.get(version, 0) + 1
@@ -139,10 +151,14 @@ class StoreModel:
     def _give_back(self, version: str) -> None:
         with self._lock:
             self._users[version] -= 1
+            if self._closed and not self._users[version]:
+                self._drop(version)
 
     def _bring(self, version: str) -> LiveBundle:
         """Load a version, unless it is loaded; only one at a time, for others wait for the same one most often."""
         with self._loading:
+            if self._closed:
+                raise InferenceError("the server is closed")
             if version in self._loaded:
                 return self._loaded[version]
             path = self._bundles().get(version)

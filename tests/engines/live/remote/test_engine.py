@@ -19,7 +19,9 @@ from engines.engine import ServedElsewhere
 from engines.errors import BundleRefused, InferenceError, NotThereYet, ParityError
 from engines.live.load.load_bundle import LiveBundle, check_bundle, load_checked
 from engines.live.remote.engine import RemoteEngine
+from engines.live.remote.last_resort import LastResort
 from engines.live.remote.opener import RemoteEngines
+from engines.live.remote.seat import Seat
 from engines.live.remote.settings import RemoteSettings
 from engines.remote.bundle_version import version_of
 from engines.remote.protocol_app import Arrays
@@ -224,6 +226,25 @@ class TestLost:
             asking.join()
             assert len(found[0]) == 2
 
+    def test_a_server_that_leads_to_what_nobody_expected_is_looked_at_again(
+        self, bundle: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        server = server_of(bundle)
+        outputs, broken = Seat._outputs, threading.Event()
+
+        async def fails(seat: Seat, *given: Any) -> Any:
+            if broken.is_set():
+                raise ZeroDivisionError("a fault of this program")
+            return await outputs(seat, *given)
+
+        monkeypatch.setattr(Seat, "_outputs", fails)
+        with loaded(bundle, [server]) as (engine, _):
+            broken.set()
+            until(lambda: states(engine) == ["refused"])
+            assert engine.servers[0].reason == "a fault of this program"
+            broken.clear()
+            until(lambda: states(engine) == ["up"])
+
     def test_all_of_them_are_replaced_by_this_process(self, bundle: Path) -> None:
         server = server_of(bundle)
         with loaded(bundle, [server], last_resort="lazy", look_s=60.0) as (engine, up):
@@ -254,6 +275,20 @@ class TestLost:
             pytest.raises(BundleRefused, match="the engine of this process: at batch size 1"),
         ):
             load(opened, bundle)
+
+    def test_this_process_does_not_try_it_anew_for_each_request(self) -> None:
+        tried, now = list[float](), [0.0]
+
+        def fails() -> OnnxEngine:
+            tried.append(now[0])
+            raise BundleRefused("its golden images differ")
+
+        last = LastResort(fails, clock=lambda: now[0])
+        for at in (0.0, 1.0, 29.0, 31.0, 32.0):
+            now[0] = at
+            with pytest.raises(BundleRefused, match="its golden images differ"):
+                last.infer(images(1))
+        assert tried == [0.0, 31.0]
 
     def test_a_miner_starts_without_any_server(self, bundle: Path) -> None:
         with opener(["http://127.0.0.1:1"], last_resort="lazy") as opened:

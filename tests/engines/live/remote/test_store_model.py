@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from engines.backends.onnxruntime import OnnxEngine
 from engines.errors import BundleRefused, InferenceError, UnknownBundle
-from engines.live.load.load_bundle import load_bundle
+from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.live.remote.store_model import KEPT, StoreModel
 from engines.remote.bundle_version import version_of
 from engines.store.file_names import ENGINE
 from engines.store.holds import is_held
 from engines.store.store import Store
+from stage1.outputs import Stage1Outputs
+from stage1.preprocess import Pixels
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), np.uint8)
@@ -102,6 +108,72 @@ def test_what_becomes_current_is_loaded_before_somebody_asks(
         task.cancel()
 
     asyncio.run(scenario())
+    model.close()
+
+
+def test_what_is_computing_when_it_is_closed_ends_first(
+    store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = publish("a")
+    model, begun, go = model_of(store), threading.Event(), threading.Event()
+    infer = OnnxEngine.infer
+
+    def held_up(engine: OnnxEngine, images: Pixels) -> Stage1Outputs:
+        begun.set()
+        assert go.wait(60)
+        return infer(engine, images)
+
+    monkeypatch.setattr(OnnxEngine, "infer", held_up)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(model.compute, version_of(bundle), IMAGES[:1])
+        assert begun.wait(60)
+        model.close()
+        assert is_held(store.root, bundle)
+        go.set()
+        assert len(asked.result()["logits"]) == 1
+    assert not is_held(store.root, bundle)
+    with pytest.raises(InferenceError, match="the server is closed"):
+        model.compute(version_of(bundle), IMAGES[:1])
+
+
+def test_whatever_a_bundle_leads_to_the_next_one_is_loaded_and_a_refused_one_is_not_read_again_and_again(
+    store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish("a")
+    model, load, tried = model_of(store), load_bundle, list[str]()
+
+    def fails(path: Path, **more: object) -> LiveBundle:
+        tried.append(path.name)
+        if path.name == second:
+            raise RuntimeError("a fault of native code")
+        return load(path, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("engines.live.remote.store_model.load_bundle", fails)
+    monkeypatch.setattr("engines.live.remote.store_model.LOOK_S", 0.001)
+    looks = list[str]()
+    current = model._current
+
+    def counted() -> str:
+        looks.append(current())
+        return looks[-1]
+
+    monkeypatch.setattr(model, "_current", counted)
+    second = publish("b")
+
+    async def scenario() -> None:
+        following = asyncio.create_task(model.follow())
+        async with asyncio.timeout(60):
+            while looks.count(second) < 5:
+                await asyncio.sleep(0.001)
+            assert tried == [second]
+            third = publish("c")
+            while not is_held(store.root, third):
+                await asyncio.sleep(0.001)
+        following.cancel()
+        await asyncio.gather(following, return_exceptions=True)
+
+    asyncio.run(scenario())
+    assert not is_held(store.root, second)
     model.close()
 
 
