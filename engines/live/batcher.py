@@ -10,6 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
+import structlog
 
 from engines.errors import DeadlineExceeded, EngineError, InferenceError
 from engines.live.batch_queue import BatchQueue, Waiting
@@ -21,6 +22,10 @@ from stage1.outputs import Stage1Outputs
 from stage1.preprocess import Pixels
 
 GENERATIONS = 16
+# For what waits when the process ends; a service manager kills after a minute and a half.
+CLOSE_S = 30.0
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -131,13 +136,27 @@ class Batcher:
         """Whether every thread is there, and images are taken."""
         return not self._closing and all(thread.is_alive() for thread in self._threads)
 
-    def close(self) -> None:
-        """Compute what waits, take nothing more, and stop the threads; safe to call twice."""
+    def close(self, timeout_s: float = CLOSE_S) -> None:
+        """Compute what waits, take nothing more, and stop the threads; safe to call twice.
+
+        Args:
+            timeout_s: after which what waits fails, and a thread whose engine does not come back is left behind.
+        """
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        until = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, until - time.monotonic()))
+        stuck = sum(thread.is_alive() for thread in self._threads)
+        if not stuck:
+            return
+        with self._changed:
+            waiting = self._queue.clear()
+        for one in waiting:
+            if one.item.future.set_running_or_notify_cancel():
+                one.item.future.set_exception(InferenceError("the batcher is closed"))
+        log.error("engine_does_not_come_back", calls=stuck, waited_s=timeout_s, waiting=len(waiting))
 
     def _work(self) -> None:
         buffer = np.empty((0,), np.uint8)

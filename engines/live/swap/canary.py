@@ -30,6 +30,8 @@ log = structlog.get_logger(__name__)
 REMEMBERED = 500
 # Golden images of one look: few, because they wait with the requests.
 GOLDEN_IMAGES, GOLDEN_LOOKS, GOLDEN_S = 8, 4, 60.0
+# An image whose deadline is over fails by itself, unless the engine does not come back.
+LATE_S = 60.0
 # A subnet that asks rarely may never ask so often.
 LONGEST_S = 24 * 3600.0
 POLL_S = 0.25
@@ -246,4 +248,8 @@ class Canary:
             except BaseException:
                 lease.release()
                 raise
-            check_outputs(outputs.result(), expected.rows(slice(number, number + 1)), most)
+            try:
+                found = outputs.result(GOLDEN_S + LATE_S)
+            except TimeoutError:
+                raise InferenceError(f"one did not come back within {GOLDEN_S + LATE_S:.0f} s") from None
+            check_outputs(found, expected.rows(slice(number, number + 1)), most)

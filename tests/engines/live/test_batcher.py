@@ -266,6 +266,29 @@ def test_another_size_or_type_is_refused_at_the_door(
     assert slow_of(bundle).batches == []
 
 
+def test_an_engine_that_does_not_come_back_holds_nobody_up_at_the_end(bundle: LiveBundle) -> None:
+    slow = slow_of(bundle)
+    slow.go.clear()
+    slot = BundleSlot()
+    slot.swap(bundle)
+    batcher = Batcher(BatchSettings(max_batch=1))
+    stuck = batcher.submit(slot.lease(), image_of(1), deadline=FOREVER)
+    assert slow.started.wait(30)
+    waiting = batcher.submit(slot.lease(), image_of(2), deadline=FOREVER)
+    with capture_logs() as logs:
+        batcher.close(timeout_s=0.05)
+    with pytest.raises(InferenceError, match="the batcher is closed"):
+        waiting.result(0)
+    assert [(entry["event"], entry["calls"], entry["waiting"]) for entry in logs] == [
+        ("engine_does_not_come_back", 1, 1)
+    ]
+    assert slot.leases == {1: 1}
+    slow.go.set()
+    assert len(stuck.result(30)) == 1
+    batcher.close()
+    slot.close()
+
+
 def test_a_batch_never_mixes_generations_and_no_engine_closes_under_one(
     bundle: LiveBundle, slot: BundleSlot, open_batcher: Callable[..., Batcher], tmp_path: Path
 ) -> None:

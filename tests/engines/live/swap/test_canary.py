@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 from engines.backends.onnxruntime import OnnxEngine
-from engines.errors import BundleRefused
+from engines.errors import BundleRefused, InferenceError
 from engines.live.batcher import Batcher
 from engines.live.load.background_loader import EngineOptions
 from engines.live.settings import BatchSettings, CanarySettings, SwapSettings
@@ -162,6 +163,34 @@ def test_golden_images_that_come_out_otherwise_roll_back(
             assert "golden images: outputs differ from the golden ones by" in (await parts.ruling()).reason
             assert parts.follower.live_id == good
 
+    asyncio.run(scenario())
+
+
+def test_golden_images_that_do_not_come_back_roll_back(
+    store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+
+    async def scenario() -> None:
+        good = publish("a")
+        async with watched(store, monkeypatch, minutes=10) as parts:
+            publish("b")
+
+            def stuck(_: Any, __: Any) -> Stage1Outputs:
+                assert go.wait(60)
+                raise InferenceError("ended")
+
+            await parts.follower.refresh()
+            with parts.follower.slot.lease() as lease:
+                monkeypatch.setattr(type(lease.bundle.engine), "infer", stuck)
+            try:
+                assert "golden images: one did not come back within" in (await parts.ruling()).reason
+                assert parts.follower.live_id == good
+            finally:
+                go.set()
+
+    monkeypatch.setattr(canary_module, "GOLDEN_S", 0.1)
+    monkeypatch.setattr(canary_module, "LATE_S", 0.1)
     asyncio.run(scenario())
 
 
