@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Literal, Self
 
@@ -11,7 +12,8 @@ from pydantic import AfterValidator, Field, JsonValue, model_validator
 from engines.remote.address import checked_address
 from stage1.preprocess import PreprocessSettings
 from stage1.settings import Section, UserPath
-from stage2_bridge.protection.settings import FEWEST_CALLS, BudgetSettings, CacheSettings, HedgeSettings
+from stage2_bridge.protection.budget.cost import Cost
+from stage2_bridge.protection.settings import FEWEST_CALLS, BudgetSettings, CacheSettings, HedgeSettings, Unit
 
 # Images at a time at an engine of this process, which computes them one after the other.
 ENGINE_CALLS = 16
@@ -35,9 +37,15 @@ class _AnyServer(Section):
     price_a_call: float = Field(default=0.0, ge=0)
 
     @property
-    def dearest_call(self) -> float:
-        """The most that one call costs; 0 where no price is given."""
-        return self.price_a_call
+    def calls_an_image(self) -> int:
+        """Calls that an image takes."""
+        return 1
+
+    def cost(self, unit: Unit) -> Cost | None:
+        """What handing an image on costs, in a unit of budgets; None for nothing."""
+        if self.free:
+            return None
+        return Cost(self.calls_an_image * (1.0 if unit == "calls" else self.price_a_call))
 
 
 class EngineServer(_AnyServer):
@@ -169,10 +177,18 @@ class OpenAiServer(_RemoteServer):
     most_tokens: int = Field(default=4096, ge=1)
 
     @property
-    def dearest_call(self) -> float:
-        """See `_AnyServer.dearest_call`; an image that is asked about in both orders takes two calls."""
-        one = self.price_a_call + self.price_per_1000_tokens * self.most_tokens / 1000
-        return 2 * one if self.both_orders else one
+    def calls_an_image(self) -> int:
+        """See `_AnyServer.calls_an_image`."""
+        return 2 if self.both_orders else 1
+
+    def cost(self, unit: Unit) -> Cost | None:
+        """See `_AnyServer.cost`."""
+        found = super().cost(unit)
+        if found is None or unit == "calls":
+            return found
+        return replace(
+            found, token=self.price_per_1000_tokens / 1000, most_tokens=self.calls_an_image * self.most_tokens
+        )
 
 
 class PythonServer(_AnyServer):
@@ -249,6 +265,14 @@ class Stage2Settings(Section):
         """Hand-offs at a time."""
         return self.max_in_flight or sum(self.calls_at_a_time(one) for one in self.all_servers) or 1
 
+    @property
+    def dearest_image(self) -> float:
+        """The most that handing one image on costs, in the unit of the budget; 0 without one."""
+        if self.budget is None:
+            return 0.0
+        costs = (one.cost(self.budget.unit) for one in self.all_servers)
+        return max((cost.upper for cost in costs if cost is not None), default=0.0)
+
     def calls_at_a_time(self, server: Server) -> int:
         """Images that one server takes at a time."""
         if isinstance(server, EngineServer):
@@ -268,16 +292,16 @@ class Stage2Settings(Section):
         if budget is None or budget.unit != "money" or not budget.limit:
             return self
         for one in self.all_servers:
-            if one.free:
+            if (cost := one.cost("money")) is None:
                 continue
-            if not one.dearest_call:
+            if not cost.upper:
                 raise ValueError(
                     f"budget.money is given and server {one.name!r} has no price: set its price_a_call"
                     f"{', or price_per_1000_tokens' if isinstance(one, OpenAiServer) else ''}, or free = true"
                 )
-            if FEWEST_CALLS * one.dearest_call > budget.limit:
+            if FEWEST_CALLS * cost.upper > budget.limit:
                 raise ValueError(
-                    f"budget.money is {budget.limit:g} and a call to {one.name!r} may cost {one.dearest_call:g}: give "
+                    f"budget.money is {budget.limit:g} and a call to {one.name!r} may cost {cost.upper:g}: give "
                     f"the price of at least {FEWEST_CALLS} calls, or 0 for Stage-1 alone"
                 )
         return self

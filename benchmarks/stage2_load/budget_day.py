@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 
 from benchmarks.stage2_load.killed import killed, most_in_a_period
 from stage1.metrics.reward import challenge_rewards
-from stage2_bridge.protection.budget.budget import Budget, Cost
+from stage2_bridge.protection.budget.budget import Budget
+from stage2_bridge.protection.budget.cost import Cost
 from stage2_bridge.protection.budget.state_file import StateFile
 from stage2_bridge.protection.settings import BudgetSettings
 

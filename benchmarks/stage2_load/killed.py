@@ -14,7 +14,8 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 
-from stage2_bridge.protection.budget.budget import Budget, Cost
+from stage2_bridge.protection.budget.budget import Budget
+from stage2_bridge.protection.budget.cost import Cost
 from stage2_bridge.protection.budget.state_file import StateFile
 from stage2_bridge.protection.settings import BudgetSettings
 

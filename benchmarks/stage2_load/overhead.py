@@ -32,7 +32,8 @@ from benchmarks.stage2_load.slow_server import SlowServer, slow_server
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.client import Outcome, ServerIdentity
 from stage2_bridge.protection.breaker import Breaker
-from stage2_bridge.protection.budget.budget import Budget, Cost
+from stage2_bridge.protection.budget.budget import Budget
+from stage2_bridge.protection.budget.cost import Cost
 from stage2_bridge.protection.budget.state_file import StateFile
 from stage2_bridge.protection.byte_rate import ByteRate
 from stage2_bridge.protection.settings import BudgetSettings, CacheSettings, HedgeSettings

@@ -18,7 +18,7 @@ from stage2_bridge.calibration.recorded_order import RecordedOrder
 from stage2_bridge.client import ServerIdentity
 from stage2_bridge.protection.budget.budget import Budget
 from stage2_bridge.protection.budget.state_file import StateFile
-from stage2_bridge.servers.open_server import dearest_call, made_of, servers_of
+from stage2_bridge.servers.open_server import made_of, servers_of
 from stage2_bridge.servers.preferred import PreferredServers
 from stage2_bridge.settings import Stage2Settings
 
@@ -158,14 +158,14 @@ class HandOff:
             ) from error
         known = self._calibrations
         order = RecordedOrder(lambda: known.gain(self._first), lambda: known.of_live_bundle(self._first))
-        return Budget(settings.budget, dearest_call(settings), file, clock=self._clock, now=self._now, order=order)
+        return Budget(settings.budget, settings.dearest_image, file, clock=self._clock, now=self._now, order=order)
 
     async def _identities(self, timeout_s: float) -> Mapping[str, ServerIdentity | Exception]:
         return {} if self._servers is None else await self._servers.identities(timeout_s)
 
     def _change_budget(self, settings: Stage2Settings, budget: Budget | None) -> None:
         if budget is not None and settings.budget is not None and settings.is_asked:
-            budget.change(settings.budget, dearest_call(settings))
+            budget.change(settings.budget, settings.dearest_image)
         elif budget is not None:
             # Calls under way belong to no budget any more, unless it is 0.
             budget.close() if settings.budget is not None else budget.lift()

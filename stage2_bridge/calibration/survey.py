@@ -21,7 +21,7 @@ from stage2_bridge.client import (
     TwoOrders,
     mean_of,
 )
-from stage2_bridge.protection.budget.budget import Cost
+from stage2_bridge.protection.budget.cost import Cost
 
 # Attempts for one image, with a longer pause before each.
 ATTEMPTS, PAUSE_S, LONGEST_PAUSE_S = 3, 0.5, 60.0

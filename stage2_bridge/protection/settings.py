@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from stage1.settings import Section
 
+Unit = Literal["calls", "money"]
 SECONDS = {"hour": 3600.0, "day": 86400.0}
 # Of fewer the bucket could not hold one call and win another one back.
 FEWEST_CALLS = 2
@@ -34,7 +35,7 @@ class BudgetSettings(Section):
         return float(self.calls if self.calls is not None else self.money or 0.0)
 
     @property
-    def unit(self) -> Literal["calls", "money"]:
+    def unit(self) -> Unit:
         """What it counts."""
         return "money" if self.calls is None else "calls"
 

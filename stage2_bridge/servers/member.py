@@ -14,7 +14,8 @@ from engines.errors import EngineError
 from stage1.errors import Stage1Error
 from stage2_bridge.client import ServerIdentity, Stage2Client, Stage2Error
 from stage2_bridge.protection.breaker import Breaker, Call, State
-from stage2_bridge.protection.budget.budget import Budget, Claim, Cost, Reservation
+from stage2_bridge.protection.budget.budget import Budget, Claim, Reservation
+from stage2_bridge.protection.budget.cost import Cost
 from stage2_bridge.protection.byte_rate import ByteRate
 
 Told = TypeVar("Told")

@@ -6,13 +6,13 @@ import os
 import ssl
 import time
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 from engines.store.file_names import CALIBRATOR, ENGINE, PREPROCESS
 from stage1.errors import SettingsError
 from stage2_bridge.client import Stage2Client
 from stage2_bridge.protection.breaker import Breaker
-from stage2_bridge.protection.budget.budget import Budget, Cost
+from stage2_bridge.protection.budget.budget import Budget
+from stage2_bridge.protection.budget.cost import Cost
 from stage2_bridge.protection.byte_rate import ByteRate
 from stage2_bridge.servers.local_engine import LocalEngineClient
 from stage2_bridge.servers.member import Checked, Member
@@ -77,7 +77,7 @@ def servers_of(
             same = None
         # A client over HTTP reads its key again.
         kept = same.client if same is not None and isinstance(one, EngineServer) else None
-        cost = None if settings.budget is None else cost_of(one, settings.budget.unit)
+        cost = None if settings.budget is None else one.cost(settings.budget.unit)
         member = Member(
             kept or _watched(one, clock, budget, cost),
             same.breaker if same is not None else Breaker(clock),
@@ -92,31 +92,6 @@ def servers_of(
     return PreferredServers(
         members, clock, budget=budget, hedge=settings.hedge, probe_s=settings.probe_s, before=before
     )
-
-
-def calls_of(server: Server) -> int:
-    """Calls that an image takes."""
-    return 2 if isinstance(server, OpenAiServer) and server.both_orders else 1
-
-
-def cost_of(server: Server, unit: Literal["calls", "money"]) -> Cost | None:
-    """What handing an image on to a server costs, in a unit of budgets; None for nothing."""
-    if server.free:
-        return None
-    times = calls_of(server)
-    if unit == "calls":
-        return Cost(times)
-    if isinstance(server, OpenAiServer):
-        return Cost(times * server.price_a_call, server.price_per_1000_tokens / 1000, times * server.most_tokens)
-    return Cost(server.price_a_call)
-
-
-def dearest_call(settings: Stage2Settings) -> float:
-    """The most that one call of the settings costs, in the unit of their budget; 0 without one."""
-    if settings.budget is None:
-        return 0.0
-    costs = (cost_of(one, settings.budget.unit) for one in settings.all_servers)
-    return max((cost.upper for cost in costs if cost is not None), default=0.0)
 
 
 def made_of(server: Server) -> object:
@@ -150,7 +125,7 @@ def client_of(settings: Server) -> Checked:
 
     key = key_of(settings, os.environ)
     http = Client(
-        connections=settings.connections * calls_of(settings),
+        connections=settings.connections * settings.calls_an_image,
         headers={} if key is None else {"authorization": f"Bearer {key}"},
         authorities=authorities_of(settings),
     )

@@ -5,7 +5,6 @@ from pydantic import ValidationError
 
 from miner.settings import load_settings
 from stage1.errors import SettingsError
-from stage2_bridge.servers.open_server import dearest_call
 from stage2_bridge.settings import KserveServer, Stage2Settings
 
 
@@ -93,5 +92,5 @@ def test_a_budget_of_nothing_asks_nobody_and_one_of_money_needs_no_price_of_what
     assert not stage2(servers=[ONE], budget={"calls": 0}).is_asked
     paid = VLM | {"price_per_1000_tokens": 0.01}
     budget = {"money": 2.0, "per": "day"}
-    assert dearest_call(stage2(servers=[ONE | {"free": True}, paid], budget=budget)) == pytest.approx(0.04096)
-    assert dearest_call(stage2(servers=[ONE, paid], budget={"calls": 10})) == 1.0
+    assert stage2(servers=[ONE | {"free": True}, paid], budget=budget).dearest_image == pytest.approx(0.04096)
+    assert stage2(servers=[ONE, paid], budget={"calls": 10}).dearest_image == 1.0

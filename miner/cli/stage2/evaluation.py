@@ -30,8 +30,8 @@ from stage1.probability.server_score import FLOOR
 from stage2_bridge.calibration.record import GainTable, Latency, Stage2Record
 from stage2_bridge.calibration.survey import Survey, survey
 from stage2_bridge.client import ServerIdentity, Stage2Error
-from stage2_bridge.protection.budget.budget import Cost
-from stage2_bridge.servers.open_server import calls_of, client_of, cost_of
+from stage2_bridge.protection.budget.cost import Cost
+from stage2_bridge.servers.open_server import client_of
 from stage2_bridge.settings import EngineServer, OpenAiServer, Server, Stage2Settings
 
 # Fewer rows of val_select than these are said to be few: 42 answers were too few to fit one number in a published test.
@@ -119,8 +119,9 @@ def price_of(server: Server, price: float | None) -> Cost | None:
         price: of a call; None for that of the settings.
     """
     if price is not None:
-        return Cost(calls_of(server) * price)
-    return cost_of(server, "money") if server.dearest_call else None
+        return Cost(server.calls_an_image * price)
+    cost = server.cost("money")
+    return cost if cost is not None and cost.upper else None
 
 
 async def asked(

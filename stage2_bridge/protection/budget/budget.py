@@ -7,13 +7,13 @@ answers by itself is no hand-off, and no concern of this.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import structlog
 
 from engines.machine.tally import Tally
 from stage2_bridge.client import BudgetStatus
 from stage2_bridge.protection.budget.bucket import Demand, bucket
+from stage2_bridge.protection.budget.cost import Cost
 from stage2_bridge.protection.budget.gain_order import GainOrder, UncertaintyOrder
 from stage2_bridge.protection.budget.state_file import BudgetState, StateFile
 from stage2_bridge.protection.settings import BudgetSettings
@@ -22,30 +22,6 @@ log = structlog.get_logger(__name__)
 
 # Of the newest settled call in what calls usually cost of what is set aside for them.
 NEW_SHARE = 0.05
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a call costs, in the unit of the budget.
-
-    Attributes:
-        call: whatever it takes.
-        token: for each token.
-        most_tokens: of one call.
-    """
-
-    call: float = 1.0
-    token: float = 0.0
-    most_tokens: int = 0
-
-    @property
-    def upper(self) -> float:
-        """The most that it may be."""
-        return self.call + self.token * self.most_tokens
-
-    def of(self, tokens: int | None) -> float:
-        """What it was; the most that it may be where the tokens are not known."""
-        return self.upper if tokens is None else self.call + self.token * tokens
 
 
 class Reservation:

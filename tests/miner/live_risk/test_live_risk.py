@@ -48,7 +48,8 @@ from stage1.monitor.settings import AdaptationSettings, AuditShares, SequentialS
 from stage2_bridge.bridge import OFF, Bridge
 from stage2_bridge.client import Outcome, Stage2Error, Verdict
 from stage2_bridge.protection.breaker import Breaker
-from stage2_bridge.protection.budget.budget import Budget, Cost
+from stage2_bridge.protection.budget.budget import Budget
+from stage2_bridge.protection.budget.cost import Cost
 from stage2_bridge.protection.budget.state_file import StateFile
 from stage2_bridge.protection.settings import BudgetSettings
 from stage2_bridge.servers.member import Checked, Member

@@ -14,7 +14,7 @@ from engines.errors import RemoteError
 from engines.store.stage2_scores import ScoredServer, scores_of
 from stage2_bridge.calibration.survey import ATTEMPTS, GIVE_UP, Survey, survey
 from stage2_bridge.client import ImageRefused, MeteredProbability, Stage2Error
-from stage2_bridge.protection.budget.budget import Cost
+from stage2_bridge.protection.budget.cost import Cost
 
 SERVER = ScoredServer(kind="kserve", name="one", model="roadwork")
 

@@ -16,7 +16,8 @@ from engines.errors import RemoteError
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.client import NamedProbability, Outcome, OverBudget, ServerIdentity, Stage2Error, TooSlow
 from stage2_bridge.protection.breaker import Breaker
-from stage2_bridge.protection.budget.budget import Budget, Cost
+from stage2_bridge.protection.budget.budget import Budget
+from stage2_bridge.protection.budget.cost import Cost
 from stage2_bridge.protection.budget.state_file import StateFile
 from stage2_bridge.protection.byte_rate import ByteRate
 from stage2_bridge.protection.settings import BudgetSettings, HedgeSettings

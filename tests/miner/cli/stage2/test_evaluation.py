@@ -26,7 +26,7 @@ from stage1.certificate.params import ScrcParams
 from stage1.preprocess import PreprocessSettings
 from stage1.probability.calibrator import HeadCalibrator
 from stage2_bridge.calibration.record import Stage2Record
-from stage2_bridge.protection.budget.budget import Cost
+from stage2_bridge.protection.budget.cost import Cost
 from stage2_bridge.settings import OpenAiServer
 from tests.support.calibrators import calibrator_of_slopes
 from tests.support.red_and_blue import red_and_blue

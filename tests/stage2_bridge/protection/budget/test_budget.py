@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from stage2_bridge.protection.budget.bucket import bucket
-from stage2_bridge.protection.budget.budget import Budget, Cost
+from stage2_bridge.protection.budget.budget import Budget
+from stage2_bridge.protection.budget.cost import Cost
 from stage2_bridge.protection.budget.gain_order import UncertaintyOrder
 from stage2_bridge.protection.budget.state_file import PLACE_BYTES, StateFile
 from stage2_bridge.protection.settings import BudgetSettings
