@@ -47,7 +47,9 @@ class HeadGain:
 
 
 def halves(labels: NDArray[np.integer], groups: Sequence[str], seed: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Rows that choose and rows that judge, by group; groups with roadwork and without are dealt out in turns.
+    """Rows that choose and rows that judge, by group; groups with the same labels in them are dealt out in turns.
+
+    The first of each kind chooses, so the rows that choose have both classes wherever the rows have them.
 
     Args:
         labels: 0 or 1, `(N,)`.
@@ -57,11 +59,12 @@ def halves(labels: NDArray[np.integer], groups: Sequence[str], seed: int) -> tup
     Returns:
         Places of the rows, ascending, together all of them.
     """
-    names = np.asarray(groups)
-    with_roadwork = set(names[labels == 1].tolist())
-    ordered = sorted(set(groups), key=lambda group: hashlib.blake2b(f"{seed}\0{group}".encode()).digest())
+    present: dict[str, set[int]] = {}
+    for group, label in zip(groups, labels.tolist(), strict=True):
+        present.setdefault(group, set()).add(label)
+    ordered = sorted(present, key=lambda group: hashlib.blake2b(f"{seed}\0{group}".encode()).digest())
     judges = {
-        group for kind in (True, False) for group in [name for name in ordered if (name in with_roadwork) is kind][1::2]
+        group for kind in ({1}, {0}, {0, 1}) for group in [name for name in ordered if present[name] == kind][1::2]
     }
     judge = np.asarray([group in judges for group in groups], bool)
     return np.flatnonzero(~judge), np.flatnonzero(judge)

@@ -27,6 +27,11 @@ class TestHalves:
         drives = [len({groups[i] for i in half}) for half in (choose, judge)]
         assert abs(drives[0] - drives[1]) <= 2
 
+    @pytest.mark.parametrize("seed", range(8))
+    def test_those_that_choose_have_both_classes_however_few_groups_there_are(self, seed: int) -> None:
+        groups, labels = ["roadwork", "roadwork too", "both", "both"], np.array([1, 1, 1, 0], np.int8)
+        assert set(labels[halves(labels, groups, seed)[0]].tolist()) == {0, 1}
+
     def test_are_the_same_whatever_the_order_of_the_rows(self) -> None:
         groups = [f"drive {i // 3}" for i in range(60)]
         labels = (np.arange(60) % 2).astype(np.int8)
