@@ -31,7 +31,7 @@ from offline.pipeline.settings_view import overridden
 from offline.stages.common.network import images_of, network_of
 from offline.stream.sender import sender_of
 from stage1.artifacts import sha256_json
-from stage1.errors import CalibrationError, ModelError
+from stage1.errors import CalibrationError, ModelError, OutputsError
 from stage1.model.adapters.attach import add_adapters, merge_adapters
 from stage1.model.net import Stage1Net
 from stage1.model.weights import load_weights
@@ -100,7 +100,8 @@ class FoldTrainings:
             log_odds = self._log_odds(unit, place)
         except TrainingInterrupted:
             raise
-        except (TrainingError, ModelError) as error:
+        except (TrainingError, ModelError, OutputsError) as error:
+            # The last step of a training may be the one that leads to no number.
             failed = str(error)
         shutil.rmtree(place, ignore_errors=True)
         return UnitOutcome(

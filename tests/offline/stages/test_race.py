@@ -6,17 +6,21 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
 
 from engines.store.store import Store
 from offline.config import RunConfig
+from offline.data.dataset import Dataset
 from offline.data.sources.source import read_dataset
 from offline.errors import DatasetError, TrainingError, TrainingInterrupted
 from offline.learning.conformal.train import halves_of, train_conformal_risk
 from offline.learning.predict import ImageSet
 from offline.learning.race.outcome import RaceRecord
+from offline.learning.race.units import Unit
 from offline.learning.supervised.outcome import TrainingOutcome
 from offline.learning.supervised.train import Trainee, train_supervised
 from offline.night import stages
@@ -25,7 +29,7 @@ from offline.pipeline.progress import Silence
 from offline.pipeline.runner import Pipeline
 from offline.splits.splits_file import Splits
 from offline.stages.common import fold_trainings
-from stage1.errors import SettingsError
+from stage1.errors import OutputsError, SettingsError
 from tests.support.scenes import write_labelled_scenes
 from tests.support.small_nights import small_night
 
@@ -151,6 +155,21 @@ def test_a_training_that_diverges_drops_its_recipe_and_not_the_race(
     )
     with pytest.raises(TrainingError, match=r"the simplest recipe, lora \+ off, could not be trained.*: no"):
         raced(home, tmp_path / "other", config())
+
+
+def test_answers_that_are_no_numbers_fail_a_recipe_and_not_the_race(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last step of a training may be the one after which its weights are infinite."""
+    told = "logits contain NaN or infinity in 4 places"
+    monkeypatch.setattr(fold_trainings.FoldTrainings, "_log_odds", lambda *_: (_ for _ in ()).throw(OutputsError(told)))
+    context, none = (
+        SimpleNamespace(now=lambda: datetime(2026, 1, 1, tzinfo=UTC), checkpoints=tmp_path),
+        Dataset(tmp_path, ()),
+    )
+    work = fold_trainings.FoldTrainings(cast("Any", context), none, np.zeros(1, np.intp), none, lambda *_: None)
+    outcome = work(Unit("lora", {}, 1.0, 0, 0))
+    assert (outcome.failed, outcome.log_odds) == (told, ())
 
 
 def test_rows_that_judge_the_heads_of_a_fold_do_not_choose_its_checkpoint(
