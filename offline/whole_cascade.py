@@ -137,7 +137,6 @@ def cascades_of(
     *,
     seed: int,
     told: Told,
-    repetitions: int = CurveSettings.repetitions,
 ) -> tuple[WholeCascade, ...]:
     """The cascade with each server that a store has scores of; none where it has none of these rows.
 
@@ -151,7 +150,6 @@ def cascades_of(
         preprocess: limits of what is decoded.
         seed: of the bootstrap and of the orders of challenges.
         told: called with rows done, rows in all, and a note.
-        repetitions: replicates of the bootstrap.
 
     Raises:
         DatasetError: an image cannot be read.
@@ -173,7 +171,7 @@ def cascades_of(
             server=kept.server.name,
             model=kept.server.in_words,
             select_rows=0 if calibrator is None else fitted_by(calibrator)[1],
-            settings=CurveSettings(repetitions=repetitions, seed=seed),
+            settings=CurveSettings(seed=seed),
         )
         if cascade is not None:
             found.append(cascade)

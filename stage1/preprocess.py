@@ -255,18 +255,17 @@ def _planes(pixels: NDArray[np.uint8]) -> Pixels:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def upright(content: bytes, settings: PreprocessSettings, served: ImageLimits | None = None) -> Image.Image:
+def upright(content: bytes, settings: PreprocessSettings) -> Image.Image:
     """Decode one image and stand it upright; RGB in its own size. See `image_file.decode`.
 
     Args:
         content: an encoded JPEG, PNG or WebP.
         settings: limits.
-        served: as in `preprocess`.
 
     Raises:
         ImageError: not an image, of another format, cut off, damaged beyond decoding, or over a limit.
     """
-    return decode(content, _limits(content, settings, served))
+    return decode(content, _limits(content, settings, None))
 
 
 def _limits(content: bytes, settings: PreprocessSettings, served: ImageLimits | None) -> ImageLimits:

@@ -36,10 +36,6 @@ class Reply:
     seconds: float
 
     @property
-    def is_json(self) -> bool:
-        return isinstance(self.content, dict)
-
-    @property
     def is_answer(self) -> bool:
         """A prediction that is not the fallback."""
         return self.status == 200 and self.content.get("prediction") != 0.5

@@ -55,9 +55,7 @@ def best_device() -> torch.device:
 
 
 @torch.no_grad()
-def predict(
-    net: Stage1Net, images: Images, precision: Precision = "fp32", check: Callable[[], None] = lambda: None
-) -> Stage1Outputs:
+def predict(net: Stage1Net, images: Images, precision: Precision = "fp32") -> Stage1Outputs:
     """Outputs of the torch model in evaluation mode, for N images.
 
     Args:
@@ -65,7 +63,6 @@ def predict(
         images: uint8 `(N, 3, H, W)`.
         precision: of the forward pass; fp32, what a compiled engine is compared with, is exact, and where it is any
             other, products that stay in fp32 may be computed in TF32.
-        check: called before each batch; may raise.
     """
     device = device_of(net)
 
@@ -73,7 +70,7 @@ def predict(
         return net.features(torch.tensor(images[start:stop]).to(device))
 
     with lowered(net.backbone, device, precision, frozen=False):
-        return answers(net, len(images), features, precision, check)
+        return answers(net, len(images), features, precision)
 
 
 @torch.no_grad()

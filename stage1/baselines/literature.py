@@ -25,6 +25,8 @@ from stage1.outputs import Floats, GateScore
 RuleName = Literal["scrc_i", "scrc_t", "scrc_t_label", "crc"]
 ON_AVERAGE = "not for a given calibration draw, if images are independent"
 LOWEST = float(np.finfo(np.float32).min)
+# Of SCRC-I: sizes of the grid of lambda_1, and of that of lambda_2 from 1/2 to 1.
+GATES, LEVELS = 10, 10
 
 
 class ReferenceRule(BaseModel):
@@ -172,8 +174,6 @@ def scrc_i(
     alpha: float,
     delta: float,
     coverage: float,
-    gates: int = 10,
-    levels: int = 10,
     gate_score: GateScore = "select_score",
 ) -> ReferenceRule:
     """SCRC-I as printed in v2 (Eqs. 17-22): P(label not in the set | selected) <= alpha with probability 1 - delta.
@@ -184,25 +184,23 @@ def scrc_i(
         alpha: risk.
         delta: one minus the confidence.
         coverage: share of images that are to be selected.
-        gates: size of the grid of lambda_1.
-        levels: size of the grid of lambda_2, from 1/2 to 1.
         gate_score: what the gate asks.
     """
     promise = "P(label outside the set | selected) <= alpha with confidence 1 - delta, if images are independent"
     score, rows = data.outputs.confidence(gate_score), len(data)
-    taus = np.append(np.float32(LOWEST), np.quantile(known, np.arange(1, gates) / gates).astype(np.float32))
+    taus = np.append(np.float32(LOWEST), np.quantile(known, np.arange(1, GATES) / GATES).astype(np.float32))
     shares = np.array([np.mean(score >= tau) for tau in taus])
     tau, share = max(zip(taus[shares >= coverage], shares[shares >= coverage], strict=True), key=lambda pair: pair[0])
     certain = max(float(share) - math.sqrt(math.log(4 / delta) / (2 * rows)), 0.0)
-    error = math.sqrt(math.log(4 * gates * levels / delta) / (2 * rows))
+    error = math.sqrt(math.log(4 * GATES * LEVELS / delta) / (2 * rows))
     true_score = _true_label_score(data)
     # lambda_2 from 1/2 to 1 asks for a probability of at least 1 - lambda_2; at 1 every set is {0, 1}.
-    for needed in np.linspace(0.5, 0, levels):
+    for needed in np.linspace(0.5, 0, LEVELS):
         barrier = math.log(needed / (1 - needed)) if needed > 0 else LOWEST
         lost = float(np.mean((score >= tau) & (true_score < np.float32(barrier))))
         if needed > 0 and lost + error <= alpha * certain:
             return ReferenceRule(name="scrc_i", rule=symmetric_rule(float(tau), barrier, gate_score), promise=promise)
-    enough = scrc_i_rows_needed(alpha, delta, coverage, gates * levels)
+    enough = scrc_i_rows_needed(alpha, delta, coverage, GATES * LEVELS)
     reason = (
         f"with {rows} rows the correction alone is {error:.3f}, the bound must stay below alpha times coverage, "
         f"{alpha * certain:.3f}; without a single error it takes {enough} rows"

@@ -14,6 +14,9 @@ from stage1.metrics.estimate import Estimate, estimates
 from stage1.metrics.reward import rounded
 from stage1.probability.quality import CalibrationQuality, judge
 
+# Of a part that is judged by itself, and of a column that tells parts apart.
+LEAST_ROWS, MOST_VALUES = 10, 24
+
 
 class AnswerQuality(BaseModel):
     """How good answers are; the intervals are of a bootstrap of groups.
@@ -111,27 +114,22 @@ def judge_subgroups(
     probability: NDArray[np.float64],
     labels: NDArray[np.integer],
     columns: Mapping[str, Sequence[str]],
-    *,
-    least_rows: int = 10,
-    most_values: int = 24,
 ) -> tuple[SubgroupQuality, ...]:
-    """Answers in every part of the rows, for every column that has a few values.
+    """Answers in every part of the rows that is not too small, for every column that has a few values, more than one.
 
     Args:
         probability: of roadwork, as it is answered, `(N,)`.
         labels: 0 or 1, `(N,)`.
         columns: what is known of each row, N values each; an empty value is no part.
-        least_rows: smaller parts are left out.
-        most_values: columns with more values are left out, and those with one.
     """
     found = []
     for column, values in columns.items():
         known = np.asarray(values)
         parts, counts = np.unique(known, return_counts=True)
-        if not 1 < len(parts) <= most_values:
+        if not 1 < len(parts) <= MOST_VALUES:
             continue
         for part, count in zip(parts.tolist(), counts.tolist(), strict=True):
-            if part and count >= least_rows:
+            if part and count >= LEAST_ROWS:
                 found.append(_subgroup(column, part, probability, labels, known == part))
     return tuple(found)
 

@@ -36,23 +36,20 @@ def score_logits(scores: NDArray[np.floating], floor: float = FLOOR) -> Doubles:
     return np.stack([np.log1p(-kept), np.log(kept)], axis=1)
 
 
-def fit_score(scores: NDArray[np.floating], labels: NDArray[np.integer], floor: float = FLOOR) -> HeadCalibrator:
+def fit_score(scores: NDArray[np.floating], labels: NDArray[np.integer]) -> HeadCalibrator:
     """Calibrators of scores; the beta calibrator answers, which has Platt's as a special case.
 
     Args:
         scores: in [0, 1], of rows that are reported on nowhere, `(N,)`.
         labels: 0 or 1, `(N,)`.
-        floor: see `score_logits`.
 
     Raises:
         CalibrationError: the labels are of one class, or the search for the best fit did not end.
     """
-    return fit_head("score", score_logits(scores, floor), labels, "beta")
+    return fit_head("score", score_logits(scores), labels, "beta")
 
 
-def chosen_score(
-    scores: NDArray[np.floating], labels: NDArray[np.integer], groups: Sequence[str], floor: float = FLOOR
-) -> ScoreCalibrator:
+def chosen_score(scores: NDArray[np.floating], labels: NDArray[np.integer], groups: Sequence[str]) -> ScoreCalibrator:
     """The beta calibrator, or the isotonic one where the scores show that no smooth curve fits them.
 
     Both are fitted on four fifths of the groups and judged on the last one, in turns. The isotonic one is taken if its
@@ -62,7 +59,6 @@ def chosen_score(
         scores: in [0, 1], of rows that are reported on nowhere, `(N,)`.
         labels: 0 or 1, `(N,)`.
         groups: group of each row, `(N,)`.
-        floor: see `score_logits`.
 
     Raises:
         CalibrationError: the labels are of one class, or the search for the best fit did not end.
@@ -71,7 +67,7 @@ def chosen_score(
         Breiman, Friedman, Olshen and Stone (1984), Classification and regression trees, section 3.4.3: one standard
         error before the simpler of two is given up.
     """
-    beta = fit_score(scores, labels, floor)
+    beta = fit_score(scores, labels)
     values, truth = np.asarray(scores, np.float64), np.asarray(labels).astype(np.intp)
     names, member = np.unique(np.asarray(groups, np.str_), return_inverse=True)
     # By a hash: groups whose names are near each other, as those of one city, go to different folds.
@@ -82,7 +78,7 @@ def chosen_score(
         there = fold == number
         if np.bincount(truth[~there], minlength=2).min() < LEAST_OF_A_CLASS:
             return beta
-        smooth = calibrated_scores(fit_score(values[~there], truth[~there], floor), values[there], floor)
+        smooth = calibrated_scores(fit_score(values[~there], truth[~there]), values[there])
         steps = fit_isotonic(values[~there], truth[~there]).probabilities(values[there])
         gained[there] = _log_loss(smooth, truth[there]) - _log_loss(steps, truth[there])
     mean = gained.mean()

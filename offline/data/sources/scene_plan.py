@@ -40,14 +40,13 @@ class Scene:
         return float(np.clip(2.2 / self.depth, 0.05, 1.0) * (1 - 0.8 * self.hidden) * dimmed)
 
 
-def plan_scene(index: int, *, seed: int, difficulty: float, prefix: str = "synthetic", scale: int = 1) -> Scene:
+def plan_scene(index: int, *, seed: int, difficulty: float, scale: int = 1) -> Scene:
     """Decide what scene number `index` shows.
 
     Args:
         index: number of the scene, from 0.
         seed: seed of the whole set.
         difficulty: 0 (near, bright, dry) to 1 (far, dark, wet, half hidden).
-        prefix: first part of the scene's name.
         scale: see `Scene`.
     """
     rng = np.random.default_rng((seed, index))
@@ -55,7 +54,7 @@ def plan_scene(index: int, *, seed: int, difficulty: float, prefix: str = "synth
     far = 1.4 + 1.2 * rng.random() + 6.0 * difficulty * rng.beta(1.0, 3.0)
     hidden = 0.7 * rng.random() if rng.random() < 0.5 * difficulty else 0.0
     return Scene(
-        name=f"{prefix}_{seed}_{index:05d}",
+        name=f"synthetic_{seed}_{index:05d}",
         label=label,
         daytime="night" if rng.random() < 0.10 + 0.3 * difficulty else "day",
         weather="rain" if rng.random() < 0.10 + 0.3 * difficulty else "clear",

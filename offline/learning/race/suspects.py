@@ -17,13 +17,12 @@ from scipy.special import expit
 from offline.learning.race.exit_share import losses
 from offline.learning.race.outcome import Suspect
 
+# Largest share of the rows that is listed.
 MOST = 0.02
 COLUMNS = ("image", "label", "probability", "loss", "new_label")
 
 
-def suspects(
-    ids: Sequence[str], labels: NDArray[np.integer], log_odds: NDArray[np.floating], most: float = MOST
-) -> list[Suspect]:
+def suspects(ids: Sequence[str], labels: NDArray[np.integer], log_odds: NDArray[np.floating]) -> list[Suspect]:
     """The rows that contradict their labels most, the worst first.
 
     A row is one of them if its probability of the other class is at least what the rows of that class have on average
@@ -33,7 +32,6 @@ def suspects(
         ids: of the rows, `(N,)`.
         labels: 0 or 1, `(N,)`.
         log_odds: of roadwork, by models that did not train on the row, `(N,)`.
-        most: largest share of the rows that is listed.
     """
     probability = expit(log_odds)
     of_class = np.stack([1 - probability, probability], axis=1)
@@ -44,7 +42,7 @@ def suspects(
     worst = [row for row in np.argsort(-loss, kind="stable").tolist() if contradicts[row]]
     return [
         Suspect(row=ids[row], label=int(labels[row]), probability=float(probability[row]), loss=float(loss[row]))
-        for row in worst[: int(most * len(labels))]
+        for row in worst[: int(MOST * len(labels))]
     ]
 
 

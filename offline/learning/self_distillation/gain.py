@@ -56,7 +56,6 @@ def gain_of(
     *,
     seed: int,
     repetitions: int = REPETITIONS,
-    level: float = LEVEL,
 ) -> Gain:
     """What one of several networks gains over another, in area under the ROC curve, with whole groups drawn again.
 
@@ -71,7 +70,6 @@ def gain_of(
         groups: group of each row, `(M,)`.
         seed: of the draws.
         repetitions: replicates.
-        level: nominal coverage.
     """
     areas = [roc_auc(scores, labels) for scores in (before, *judged)]
 
@@ -85,10 +83,10 @@ def gain_of(
     deviations = np.concatenate([gains(weights) for weights in blocks]) - estimates
     # A draw without one of the classes has no area.
     defined = deviations[~np.isnan(deviations).any(1)]
-    chosen, tail = float(estimates[best]), (1 - level) / 2
+    chosen, tail = float(estimates[best]), (1 - LEVEL) / 2
     # Where no draw says anything, all that is known of a difference of two areas is this.
     lower, upper = -1.0, 1.0
     if len(defined):
         lower = chosen - float(np.quantile(defined.max(1), 1 - tail))
         upper = chosen - float(np.quantile(defined.min(1), tail))
-    return Gain(estimate=chosen, lower=lower, upper=upper, level=level, judged=len(judged))
+    return Gain(estimate=chosen, lower=lower, upper=upper, level=LEVEL, judged=len(judged))

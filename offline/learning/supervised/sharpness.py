@@ -35,6 +35,8 @@ from stage1.model.net import Stage1Net
 
 # Keeps the direction of a gradient that is zero from being a division by zero.
 SMALLEST = 1e-12
+# What peft calls an adapter that nobody has named.
+ADAPTER = "default"
 
 
 class Climb:
@@ -185,16 +187,16 @@ class FriendlySam:
 
 
 @torch.no_grad()
-def _merged_norm(layers: Sequence[nn.Module], adapter: str = "default") -> Tensor:
+def _merged_norm(layers: Sequence[nn.Module]) -> Tensor:
     """Frobenius norm of `s B A` over all layers, a scalar, without a product of the size of the weights.
 
     `||B A||^2 = <B^T B, A A^T>`.
     """
     squares = []
     for layer in layers:
-        a, b = (getattr(layer, name)[adapter].weight.detach().float() for name in ("lora_A", "lora_B"))
+        a, b = (getattr(layer, name)[ADAPTER].weight.detach().float() for name in ("lora_A", "lora_B"))
         a, b = a.flatten(1), b.flatten(1)
-        squares.append(layer.scaling[adapter] ** 2 * ((b.T @ b) * (a @ a.T)).sum())  # type: ignore[index]
+        squares.append(layer.scaling[ADAPTER] ** 2 * ((b.T @ b) * (a @ a.T)).sum())  # type: ignore[index]
     return torch.stack(squares).sum().clamp_min(0).sqrt()
 
 
