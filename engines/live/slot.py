@@ -212,6 +212,9 @@ class BundleSlot:
         self._dispose(lambda: self._close(held.live))
 
     def _close(self, live: Live) -> None:
-        live.bundle.close()
-        if self._on_closed is not None:
-            self._on_closed(live)
+        try:
+            live.bundle.close()
+        finally:
+            # Also of one that did not close as it should: it does not serve, and what holds it in the store must end.
+            if self._on_closed is not None:
+                self._on_closed(live)

@@ -11,7 +11,7 @@ import structlog
 from engines.backends.registry import largest_engine, open_engine
 from engines.batches import buckets
 from engines.engine import Engine
-from engines.errors import BundleRefused, EngineError, InferenceError, RemoteError
+from engines.errors import EXPECTED, BundleRefused, EngineError, InferenceError, RemoteError
 from engines.live.load.golden_check import check_parity
 from engines.live.remote.engine import RemoteEngine
 from engines.live.remote.last_resort import LastResort
@@ -55,6 +55,8 @@ class RemoteEngines:
         self._network = Network()
         self._client = Client(connections=(settings.connections + 1) * len(urls))
         self._open: list[RemoteEngine] = []
+        # What another miner takes at most that has them all load.
+        self._loading_s = (len(urls) + 1) * settings.load_s
         self._repository = None if settings.repository is None else ModelRepository(settings.repository, settings.model)
 
     def open(
@@ -115,7 +117,7 @@ class RemoteEngines:
         if self._repository is not None:
             version = self._repository.add(home)
             # Of several miners one has them load, and the others find the version there.
-            with self._repository.loading():
+            with self._repository.loading(self._loading_s):
                 self._network.run(self._load_everywhere(version))
 
     async def _load_everywhere(self, version: str | None) -> None:
@@ -145,9 +147,9 @@ class RemoteEngines:
             return
         try:
             if self._repository.prune({one.version for one in self._open}, self._settings.keep):
-                with self._repository.loading():
+                with self._repository.loading(self._loading_s):
                     self._network.run(self._load_everywhere(None))
-        except (OSError, InferenceError) as error:
+        except EXPECTED as error:
             log.warning("stage1_repository_not_pruned", reason=str(error))
 
     def _own(self, asked: Asked, model: Path, compiled: Path | None, threads: int | None) -> Engine:

@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+import structlog
+from filelock import FileLock, Timeout
 
 from engines.engine import HEAD_PREFIX, INPUT, OUTPUTS
 from engines.errors import BundleRefused, StoreError
@@ -41,6 +42,10 @@ MAX_BATCH = 32
 # What says of a bundle what it is; no server reads it.
 BESIDE = (MANIFEST, PARAMS, PREPROCESS, SPEC)
 HERE = Path(__file__).parent
+# For whoever copies a bundle in.
+WRITING_S = 300.0
+
+log = structlog.get_logger(__name__)
 
 
 class _Wanted(Artifact):
@@ -83,13 +88,13 @@ class ModelRepository:
         Raises:
             BundleRefused: it lacks what the backend reads, or takes or gives something else than the versions that are
                 there.
-            StoreError: the directory of the model was made by somebody else.
+            StoreError: the directory of the model was made by somebody else, or another process has held it too long.
             OSError: it cannot be written; nothing is left behind.
         """
         manifest = Manifest.read(bundle / MANIFEST)
         version = version_of(manifest.bundle_id)
         self._home.mkdir(parents=True, exist_ok=True)
-        with FileLock(self._root / f".{self._model}.lock"):
+        with self._writing():
             place, before = self._home / version, self._interface()
             if backend is not None and before is not None and backend != before.backend:
                 raise BundleRefused(
@@ -124,10 +129,21 @@ class ModelRepository:
         return version
 
     @contextmanager
-    def loading(self) -> Iterator[None]:
-        """Keep other miners from having servers load at the same time, within a `with` block."""
-        with FileLock(self._root / f".{self._model}.loading.lock"):
+    def loading(self, wait_s: float) -> Iterator[None]:
+        """Keep other miners from having servers load at the same time, within a `with` block.
+
+        Args:
+            wait_s: for another one; after so long nobody is kept from it, for that one may hang.
+        """
+        lock = FileLock(self._root / f".{self._model}.loading.lock", timeout=wait_s)
+        try:
+            lock.acquire()
+        except Timeout:
+            log.warning("stage1_servers_loaded_by_two", model=self._model, waited_s=wait_s)
+        try:
             yield
+        finally:
+            lock.release()
 
     def prune(self, needed: Collection[str], keep: int) -> list[str]:
         """Remove versions that nobody needs; a server unloads them when it is told to load the model.
@@ -138,14 +154,29 @@ class ModelRepository:
 
         Returns:
             Those that were removed.
+
+        Raises:
+            StoreError: another process has held the repository for too long.
+            OSError: one cannot be removed.
         """
-        with FileLock(self._root / f".{self._model}.lock"):
+        with self._writing():
+            # A process that was killed has left them.
+            for leftover in self._home.glob(".*.gone"):
+                shutil.rmtree(leftover, ignore_errors=True)
             gone = [version for version in self.versions[keep:] if version not in needed]
             for version in gone:
                 out = self._home / f".{version}.gone"
                 (self._home / version).rename(out)
                 shutil.rmtree(out, ignore_errors=True)
         return gone
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            with FileLock(self._root / f".{self._model}.lock", timeout=WRITING_S):
+                yield
+        except Timeout as error:
+            raise StoreError(f"{self._root}: another process has held {self._model} for {WRITING_S:.0f} s") from error
 
     def _interface(self) -> Interface | None:
         path = self._home / CONFIG

@@ -57,6 +57,21 @@ class TestLease:
         with slot.lease() as lease:
             assert (lease.generation, lease.bundle) == (1, bundle)
 
+    def test_of_an_engine_that_does_not_close_as_it_should_ends_all_the_same(self, fresh: Fresh) -> None:
+        told = list[int]()
+        slot, bundle = BundleSlot(on_closed=lambda live: told.append(live.generation)), fresh()
+
+        class Broken(Watched):
+            def close(self) -> None:
+                super().close()
+                raise RuntimeError("a fault of native code")
+
+        slot.swap(replace(bundle, engine=Broken(bundle.engine)))
+        with pytest.raises(RuntimeError, match="a fault"):
+            slot.close()
+        assert told == [1]
+        assert slot.leases == {}
+
     def test_of_an_empty_slot_is_refused(self) -> None:
         with pytest.raises(UnknownBundle, match="no bundle is live"), BundleSlot().lease():
             pass

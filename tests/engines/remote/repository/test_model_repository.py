@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filelock import FileLock
+from structlog.testing import capture_logs
 
 from engines.backends.onnxruntime import OnnxEngine
 from engines.errors import BundleRefused, StoreError
@@ -130,8 +132,33 @@ class TestPrune:
         made = [repository.add(one) for one in bundles]
         repository.add(bundles[1])
         assert list(repository.versions) == [made[1], made[3], made[2], made[0]]
+        left = tmp_path / "models" / "stage1" / f".{made[2]}.gone"
+        (left / "of a process that was killed").mkdir(parents=True)
         assert repository.prune({made[0]}, 2) == [made[2]]
+        assert not left.exists()
         assert list(repository.versions) == [made[1], made[3], made[0]]
+
+
+class TestAnotherMiner:
+    """One that hangs while it has the repository."""
+
+    def test_keeps_nobody_from_having_servers_load(self, tmp_path: Path) -> None:
+        repository = ModelRepository(tmp_path)
+        with FileLock(tmp_path / ".stage1.loading.lock"), capture_logs() as logs, repository.loading(0.01):
+            pass
+        assert [entry["event"] for entry in logs] == ["stage1_servers_loaded_by_two"]
+        with capture_logs() as logs, repository.loading(0.01):
+            assert not logs
+
+    def test_is_told_where_it_keeps_a_bundle_out(
+        self, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("engines.remote.repository.model_repository.WRITING_S", 0.01)
+        with (
+            FileLock(tmp_path / ".stage1.lock"),
+            pytest.raises(StoreError, match="another process has held stage1 for 0 s"),
+        ):
+            ModelRepository(tmp_path).add(bundle)
 
 
 class TestConfig:
