@@ -41,6 +41,42 @@ class BackgroundTasks:
             log.error("background_task_failed", exc_info=error)
 
 
+class Once:
+    """Begins a piece of work unless it is under way: one that waits for a disk is not begun again and again.
+
+    Args:
+        tasks: where it runs.
+    """
+
+    def __init__(self, tasks: BackgroundTasks) -> None:
+        self._tasks = tasks
+        self._task: asyncio.Task[object] | None = None
+
+    def begin(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Run it beside everything else, unless it runs."""
+        if self._task is None or self._task.done():
+            self._task = self._tasks.begin(work())
+
+
+async def unless(work: Coroutine[Any, Any, T], event: Coroutine[Any, Any, object], otherwise: Exception) -> T:
+    """What a piece of work returns or raises, unless something else happens first.
+
+    Args:
+        work: is cancelled then.
+        event: what may happen; cancelled when the work is over.
+        otherwise: is raised where it happens first.
+    """
+    wanted, other = asyncio.ensure_future(work), asyncio.ensure_future(event)
+    try:
+        await asyncio.wait({wanted, other}, return_when=asyncio.FIRST_COMPLETED)
+        if wanted.done():
+            return wanted.result()
+        raise otherwise
+    finally:
+        wanted.cancel()
+        other.cancel()
+
+
 def begun_in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
     """Run something that may hang in a thread that the end of the process does not wait for.
 

@@ -24,6 +24,7 @@ from engines.live.load.trial_process import try_out
 from engines.live.settings import SwapSettings
 from engines.live.slot import BundleSlot
 from engines.live.states import Lifecycle, State
+from engines.machine.background_tasks import unless
 from engines.machine.child import NICENESS, Child
 from engines.machine.memory import admit, available_bytes, fits
 from engines.spec import REFERENCE, EngineSpec
@@ -107,13 +108,14 @@ class BundleLoader:
         settings: SwapSettings,
         options: EngineOptions,
         *,
-        on_taken: Callable[[LiveBundle], None],
+        on_taken: Callable[[LiveBundle], object],
     ) -> None:
         self._slot = slot
         self._settings = settings
         self._options = options
         self._on_taken = on_taken
         self._child = Child()
+        self._interrupted = asyncio.Event()
         self._checker = ThreadPoolExecutor(1, thread_name_prefix="bundle-checker", initializer=_low_priority)
         # Not at low priority: an engine's threads inherit the niceness of the thread that makes it, and keep it.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="bundle-loader")
@@ -132,11 +134,12 @@ class BundleLoader:
             Interrupted: something else is wanted; nothing stays loaded.
         """
         self._child.begin()
-        checked = await self.quietly(check_bundle, path, life.to)
+        self._interrupted.clear()
+        checked = await self._read(check_bundle, path, life.to)
         if checked.manifest.bundle_id != life.bundle:
             raise BundleRefused(f"{path}: the directory holds bundle {checked.manifest.bundle_id}")
         spec, compiler = self._options.serve_with or checked.spec, self._options.compiler
-        misfit = None if compiler is None else await self.quietly(compiler.misfit, checked, spec)
+        misfit = None if compiler is None else await self._read(compiler.misfit, checked, spec)
         if compiler is not None and misfit is not None:
             return await self._load_misfit(checked, life, compiler, misfit, recalibrate)
         own = _Way(spec)
@@ -161,6 +164,11 @@ class BundleLoader:
         """
         return await _waited_for(_submitted(self._checker, work, *given))
 
+    async def _read(self, work: Callable[..., T], *given: object) -> T:
+        """As `quietly`, and whoever is interrupted does not wait for a disk that hangs."""
+        why = "given up, because something else is wanted"
+        return await unless(self.quietly(work, *given), self._interrupted.wait(), Interrupted(why))
+
     def dispose(self, close: Callable[[], None]) -> None:
         """Close a bundle on the loader's thread: requests and the event loop do not wait for memory to be freed."""
         try:
@@ -172,6 +180,7 @@ class BundleLoader:
     def interrupt(self) -> None:
         """End the load that is under way, unless only the engine itself is left to be loaded."""
         self._child.interrupt()
+        self._interrupted.set()
 
     async def close(self) -> None:
         """End everything; bundles that are being closed are."""

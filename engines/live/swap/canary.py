@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 import structlog
@@ -18,7 +19,7 @@ from engines.live.load.load_bundle import LiveBundle
 from engines.live.settings import CanarySettings
 from engines.live.slot import BundleSlot
 from engines.live.swap.bands import Answered, Counts, looks, out_of_band
-from engines.machine.background_tasks import BackgroundTasks
+from engines.machine.background_tasks import BackgroundTasks, begun_in_thread
 from engines.store.bundle import certified_spec
 from engines.store.file_names import GOLDEN
 from engines.store.golden import read_golden
@@ -220,7 +221,7 @@ class Canary:
     async def _golden(self, watched: Watched) -> str | None:
         """Golden images once more, among the requests and through the engine that answers them."""
         try:
-            await asyncio.to_thread(self._check_golden, watched)
+            await begun_in_thread(partial(self._check_golden, watched), "golden images")
         except ParityError as error:
             return f"golden images: {error}"
         except (QueueFull, DeadlineExceeded, UnknownBundle) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from datetime import datetime
 
 import structlog
@@ -26,15 +25,15 @@ from engines.live.states import REFUSABLE, Lifecycle, State
 from engines.live.swap.drain import report_overdue
 from engines.live.swap.history import History
 from engines.live.swap.on_live import OnLive
-from engines.live.swap.pointer_watch import current_bundle, pointer_has_left, watch_pointer
+from engines.live.swap.pointer_watch import watch_pointer
 from engines.live.swap.recalibration import Recalibrate, Recalibration
-from engines.live.swap.status import Status, about
-from engines.machine.background_tasks import BackgroundTasks
+from engines.live.swap.status import Did, Status, status_of
+from engines.live.swap.store_reader import HELD_S, BundleHolds, Precedence, StoreReader
+from engines.machine.background_tasks import BackgroundTasks, Once
 from engines.machine.descriptors import lacks_descriptors
+from engines.machine.disk.disk_thread import DiskThread
 from engines.machine.memory import give_back
 from engines.machine.tally import Tally
-from engines.store.holds import Holds
-from engines.store.model_card import submitted_at
 from engines.store.store import Store
 from stage1.errors import without_addresses
 
@@ -42,6 +41,8 @@ log = structlog.get_logger(__name__)
 
 # Between two looks at a bundle that servers have not got yet; each reads all of it.
 AGAIN_S = 60.0
+# A store that has not taken a pointer by then hangs: a bundle is hashed before, at low priority.
+MOVE_S = 300.0
 
 
 class StoreFollower:
@@ -69,18 +70,22 @@ class StoreFollower:
         # Whoever watches new bundles; it may need this follower to be made.
         self.on_live: OnLive | None = None
         self._store = store
+        # Touches the store, so that one that hangs keeps no request waiting.
+        self.disk = DiskThread("store")
+        self._reader = StoreReader(store, self.disk)
         self._tasks = BackgroundTasks()
+        self._refresh, self._leave = Once(self._tasks), Once(self._tasks)
         self._history = History()
         self._recalibration = Recalibration(recalibrate, self._tasks, self._recalibrated)
-        self._holds = Holds(store.root)
+        self._holds = BundleHolds(store.root, self.disk)
         self._loader = BundleLoader(self.slot, self._settings, options or EngineOptions(), on_taken=self._gone)
         self._live: LiveBundle | None = None
         # Whether the live engine is there only until the bundle's own can serve.
         self._stands_in = False
         self._refused_id: str | None = None
-        # What is being loaded, and how many wait to roll back.
+        # What is being loaded.
         self._wanted: str | None = None
-        self._rolling_back = 0
+        self._rollbacks = Precedence()
         self._one_at_a_time = asyncio.Lock()
         self._closing = False
         # The pointer is looked at every two seconds.
@@ -106,9 +111,10 @@ class StoreFollower:
 
     async def _load_before(self, why: str) -> bool:
         """Load what a rollback would go to, unless that was rejected; the current one stays refused."""
-        pointer, refused = self._store.current(), self._refused_id
+        refused = self._refused_id
+        pointer = await self.disk.run(self._store.current)
         before = None if pointer is None or pointer.bundle != refused else pointer.previous
-        if before is None or before in self._store.rejected():
+        if before is None or before in await self.disk.run(self._store.rejected):
             return False
         async with self._one_at_a_time:
             life = self._history.wanted(before)
@@ -132,9 +138,12 @@ class StoreFollower:
     def _look(self) -> None:
         """Refresh, or end a load that the pointer has left: compiling takes minutes."""
         if self._wanted is None:
-            self._tasks.begin(self.refresh())
-            return
-        if pointer_has_left(self._store, self._wanted):
+            self._refresh.begin(self.refresh)
+        else:
+            self._leave.begin(self._leave_what_nobody_wants)
+
+    async def _leave_what_nobody_wants(self) -> None:
+        if (wanted := self._wanted) and await self._reader.has_left(wanted) and wanted == self._wanted:
             self._loader.interrupt()
 
     async def reload(self) -> bool:
@@ -218,9 +227,8 @@ class StoreFollower:
         seen = self.slot.generation
         if self.slot.standby is None:
             raise UnknownBundle("no bundle stands by to roll back to")
-        self._rolling_back += 1
-        try:
-            # Whoever rolls back does not wait for something else to be compiled or tried.
+        with self._rollbacks.under_way():
+            # Whoever rolls back does not wait for something else to be compiled or tried, nor for a disk.
             self._loader.interrupt()
             async with self._one_at_a_time:
                 if self.slot.generation != seen:
@@ -228,8 +236,6 @@ class StoreFollower:
                 before = self.live_id
                 generation = self._roll_back()
                 await self._move_pointer(now, why, before)
-        finally:
-            self._rolling_back -= 1
         return generation
 
     async def _move_pointer(self, now: datetime, why: str, before: str | None) -> None:
@@ -238,13 +244,15 @@ class StoreFollower:
         # What the pointer names must not come back until somebody moves the pointer, also where it cannot be read now.
         self._refused_id = before
         try:
-            pointer = self._store.current()
-            self._refused_id = before if pointer is None else pointer.bundle
-            await self._loader.quietly(lambda: self._store.rollback(now=now, to=wanted, why=why))
+            async with asyncio.timeout(MOVE_S):
+                pointer = await self.disk.run(self._store.current)
+                self._refused_id = before if pointer is None else pointer.bundle
+                await self._loader.quietly(lambda: self._store.rollback(now=now, to=wanted, why=why))
         except Exception as error:
             if not isinstance(error, EXPECTED):
                 log.exception("pointer_not_moved", bundle=wanted)
-            raise PointerNotMoved(f"rolled back to {wanted}, but the pointer could not follow: {error}") from error
+            told = str(error) or f"the store has not answered for {MOVE_S:.0f} s"
+            raise PointerNotMoved(f"rolled back to {wanted}, but the pointer could not follow: {told}") from error
         self._refused_id = None
 
     async def close(self) -> None:
@@ -257,26 +265,20 @@ class StoreFollower:
 
     def status(self) -> Status:
         """What is live, what stands by, and what happened."""
-        live, standby, verdict = self._live, self.slot.standby, self._store.last_verdict()
-        return Status(
-            generation=self.slot.generation,
-            bundle=self.live_id,
-            stands_in=self._stands_in,
-            recalibrating=self._recalibration.under_way,
-            standby=None if standby is None else standby.bundle_id,
-            leases=self.slot.leases,
-            swaps=self.swaps,
-            refusals=self.refusals,
-            submitted_at=None if live is None else submitted_at(self._store.root, live.manifest),
-            verdict=None if verdict is None else verdict.model_dump(exclude={"schema_version"}),
-            history=self._history.latest,
-            **about(live),
-        )
+        told, recalibrating = self._reader.told(self._live), self._recalibration.under_way
+        did = Did(self._stands_in, recalibrating, self.swaps, self.refusals, self._history.latest)
+        return status_of(self.slot, self._live, told, did)
+
+    async def look(self, wait_s: float) -> None:
+        """Read anew what `status` tells of the store, for no longer than so many seconds."""
+        await self._reader.look(self._live, wait_s)
 
     async def _load_current(self) -> bool:
         async with self._one_at_a_time:
-            while not self._rolling_back:
-                wanted = current_bundle(self._store)
+            while not self._rollbacks.wanted:
+                wanted = await self._reader.current(self._rollbacks)
+                if wanted is None:
+                    return False
                 if wanted == self.live_id and not self._stands_in:
                     self._refused_id = None
                     return False
@@ -287,7 +289,7 @@ class StoreFollower:
                     return True
                 life = self._history.wanted(wanted)
                 loaded = await self._load(wanted, life)
-                if self._closing or pointer_has_left(self._store, wanted):
+                if self._closing or await self._reader.has_left(wanted):
                     self._unload(loaded, life)
                     continue
                 self._take(loaded, life)
@@ -299,11 +301,10 @@ class StoreFollower:
         # Before it is looked for: from here on nobody removes it.
         self._holds.begin(wanted)
         try:
-            return await self._loader.load(
-                self._store.path(wanted), life, lambda spec: self._recalibration.begin(wanted, spec)
-            )
+            path = await self._reader.path(wanted, self._rollbacks)
+            return await self._loader.load(path, life, lambda spec: self._recalibration.begin(wanted, spec))
         except BaseException as error:
-            self._holds.end(wanted)
+            await self._holds.ended(wanted)
             if life.state in REFUSABLE:
                 life.refuse(without_addresses(str(error) or repr(error)))
             if isinstance(error, Interrupted) or not isinstance(error, Exception):
@@ -389,11 +390,12 @@ class StoreFollower:
     def _dispose(self, close: Callable[[], None]) -> None:
         self._loader.dispose(close)
 
-    def _gone(self, bundle: LiveBundle) -> None:
+    def _gone(self, bundle: LiveBundle, wait_s: float = 0.0) -> None:
         self._history.gone(bundle)
-        self._holds.end(bundle.bundle_id)
+        self._holds.end(bundle.bundle_id, wait_s)
 
     def _closed(self, live: Live) -> None:
-        self._gone(live.bundle)
+        # Whoever is told that it is closed may remove it.
+        self._gone(live.bundle, HELD_S)
         log.info("bundle_closed", bundle=live.bundle.bundle_id, generation=live.generation)
         give_back()

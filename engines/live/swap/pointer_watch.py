@@ -10,8 +10,7 @@ from pathlib import Path
 import structlog
 from watchfiles import awatch
 
-from engines.errors import EXPECTED, UnknownBundle
-from engines.store.store import POINTER, Store
+from engines.store.store import POINTER
 
 log = structlog.get_logger(__name__)
 
@@ -52,24 +51,3 @@ async def _poll(look: Callable[[], None], stop: asyncio.Event) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(POLL_MS / 1000):
                 await stop.wait()
-
-
-def current_bundle(store: Store) -> str:
-    """Id of the bundle that the pointer names.
-
-    Raises:
-        UnknownBundle: it names none.
-        StoreError: it cannot be read.
-    """
-    pointer = store.current()
-    if pointer is None:
-        raise UnknownBundle(f"{store.root}: no bundle is current; run `cascade retrain` first")
-    return pointer.bundle
-
-
-def pointer_has_left(store: Store, wanted: str) -> bool:
-    """Whether the pointer names another bundle than the wanted one; one that cannot be read names none."""
-    try:
-        return current_bundle(store) != wanted
-    except EXPECTED:
-        return False

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
-from engines.engine import ServedElsewhere
+from engines.engine import Engine, ServedElsewhere
 from engines.live.load.load_bundle import LiveBundle
+from engines.live.slot import BundleSlot
 from engines.live.states import Lifecycle
+from engines.live.swap.store_reader import Told
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,57 @@ class Status:
     own_batches: int | None = None
 
 
+class Did(NamedTuple):
+    """What a follower has done; for the attributes see `Status`."""
+
+    stands_in: bool
+    recalibrating: tuple[str, ...]
+    swaps: int
+    refusals: int
+    history: tuple[Lifecycle, ...]
+
+
+def status_of(slot: BundleSlot, live: LiveBundle | None, told: Told, did: Did) -> Status:
+    """The status.
+
+    Args:
+        slot: what it holds.
+        live: the live bundle.
+        told: what the store says.
+        did: what it has done.
+    """
+    standby = slot.standby
+    return Status(
+        generation=slot.generation,
+        bundle=None if live is None else live.bundle_id,
+        standby=None if standby is None else standby.bundle_id,
+        leases=slot.leases,
+        submitted_at=told.submitted_at,
+        verdict=told.verdict,
+        **did._asdict(),
+        **about(live),
+    )
+
+
 def about(live: LiveBundle | None) -> dict[str, Any]:
     """What `Status` has of a live bundle alone; nothing that is known if there is none."""
     if live is None:
         return dict.fromkeys(("engine", "policy", "stream", "vouched_by"), "")
-    elsewhere = live.engine if isinstance(live.engine, ServedElsewhere) else None
     return {
         "engine": str(live.engine.describe()),
         "policy": live.params.status,
         "stream": live.params.stream,
         "vouched_by": live.vouched_by,
-        "servers": () if elsewhere is None else tuple(asdict(one) for one in elsewhere.servers),
-        "own_batches": None if elsewhere is None else elsewhere.own_batches,
+        "servers": servers_of(live.engine),
+        "own_batches": own_batches(live.engine),
     }
+
+
+def servers_of(engine: Engine) -> tuple[dict[str, Any], ...]:
+    """The servers that compute an engine, as plain values; none where this process does."""
+    return tuple(asdict(one) for one in engine.servers) if isinstance(engine, ServedElsewhere) else ()
+
+
+def own_batches(engine: Engine) -> int | None:
+    """Batches that this process computed for want of a server; None where it computes all of them."""
+    return engine.own_batches if isinstance(engine, ServedElsewhere) else None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from structlog.testing import capture_logs
 
-from engines.machine.background_tasks import BackgroundTasks
+from engines.machine.background_tasks import BackgroundTasks, Once, unless
 
 
 async def fails() -> None:
@@ -36,3 +37,39 @@ def test_a_task_that_is_cancelled_is_no_failure() -> None:
     with capture_logs() as logs:
         asyncio.run(scenario())
     assert logs == []
+
+
+def test_what_is_under_way_is_not_begun_once_more() -> None:
+    async def scenario() -> None:
+        ends, begun = asyncio.Event(), list[int]()
+
+        async def work() -> None:
+            begun.append(len(begun))
+            await ends.wait()
+
+        tasks = BackgroundTasks()
+        once = Once(tasks)
+        for _ in range(3):
+            once.begin(work)
+            await asyncio.sleep(0)
+        assert begun == [0]
+        ends.set()
+        while tasks.cancel():
+            await asyncio.sleep(0)
+        once.begin(work)
+        await asyncio.sleep(0)
+        assert begun == [0, 1]
+        await asyncio.gather(*tasks.cancel(), return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def test_work_is_given_up_when_something_else_happens_first() -> None:
+    async def scenario() -> None:
+        happens = asyncio.Event()
+        assert await unless(asyncio.sleep(0, "done"), happens.wait(), RuntimeError("it happened")) == "done"
+        happens.set()
+        with pytest.raises(RuntimeError, match="it happened"):
+            await unless(asyncio.sleep(3600), happens.wait(), RuntimeError("it happened"))
+
+    asyncio.run(scenario())

@@ -1,0 +1,1 @@
+"""What touches a disk that may hang: on threads of its own, and what was read of it last."""

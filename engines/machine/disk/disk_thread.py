@@ -1,0 +1,90 @@
+"""A thread for what touches one disk: one that hangs, or is full, holds up this thread and nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+T = TypeVar("T")
+
+# Without work for so long, the thread ends; the next piece of work begins another one.
+IDLE_S = 5.0
+
+
+class DiskThread:
+    """Does pieces of work one after the other, in their order, away from the event loop.
+
+    The end of the process does not wait for it.
+
+    Args:
+        name: of the disk, for a person.
+        clock: monotonic time in seconds.
+    """
+
+    def __init__(self, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.name = name
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._queue: deque[Callable[[], None]] = deque()
+        self._since: float | None = None
+        self._runs = False
+
+    def submit(self, work: Callable[[], T]) -> Future[T]:
+        """Have something done; from any thread.
+
+        Args:
+            work: is called once, unless the future is cancelled before its turn.
+
+        Returns:
+            What it returns or raises.
+        """
+        result: Future[T] = Future()
+
+        def run() -> None:
+            if not result.set_running_or_notify_cancel():
+                return
+            try:
+                found = work()
+            except BaseException as error:  # noqa: BLE001  whoever waits raises it
+                result.set_exception(error)
+            else:
+                result.set_result(found)
+
+        with self._changed:
+            self._queue.append(run)
+            self._changed.notify()
+            if not self._runs:
+                self._runs = True
+                threading.Thread(target=self._work, name=f"disk of the {self.name}", daemon=True).start()
+        return result
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Have something done and wait for it, from the event loop; whoever waits no longer leaves it to the thread."""
+        return await asyncio.wrap_future(self.submit(work))
+
+    @property
+    def hangs_s(self) -> float:
+        """How long the disk has been waited for, in seconds; 0 while nothing is done."""
+        since = self._since
+        return 0.0 if since is None else max(0.0, self._clock() - since)
+
+    @property
+    def waiting(self) -> int:
+        """Pieces of work that have not begun."""
+        return len(self._queue)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                if not self._changed.wait_for(lambda: bool(self._queue), IDLE_S):
+                    self._runs = False
+                    return
+                run = self._queue.popleft()
+                self._since = self._clock()
+            run()
+            self._since = None
