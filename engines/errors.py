@@ -49,6 +49,7 @@ class RemoteError(EngineError):
         retry_after_s: how long the server wants to be left alone; None if it does not say.
         timed_out: whether the time was over.
         stale: whether a connection was used that the server had done with, which says nothing of the server.
+        lasting: whether nothing was sent, for a reason that a person must mend, such as a certificate.
     """
 
     def __init__(
@@ -60,10 +61,11 @@ class RemoteError(EngineError):
         retry_after_s: float | None = None,
         timed_out: bool = False,
         stale: bool = False,
+        lasting: bool = False,
     ) -> None:
         super().__init__(told)
         self.status, self.passing, self.retry_after_s, self.timed_out = status, passing, retry_after_s, timed_out
-        self.stale = stale
+        self.stale, self.lasting = stale, lasting
 
 
 class DeadlineExceeded(EngineError):

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ValidationError
 from yarl import URL
 
 from engines.errors import RemoteError
+from engines.remote.tls import tls_fault
 
 Model = TypeVar("Model", bound=BaseModel)
 Made = TypeVar("Made")
@@ -203,7 +204,8 @@ async def ask(
         most_bytes: of the body of the reply.
 
     Raises:
-        RemoteError: no reply in time, a reply that is too long, a status of 300 and above, or a client that is closed.
+        RemoteError: no reply in time, a reply that is too long, a status of 300 and above, a certificate that is not
+            accepted, or a client that is closed.
     """
     if http.is_closed:
         raise RemoteError(f"{url}: not sent, for its connections are closed", passing=True)
@@ -224,6 +226,8 @@ async def ask(
         raise RemoteError(f"{url}: no such address: {error}") from error
     except aiohttp.ClientError as error:
         stale = isinstance(error, DONE_WITH) and not (way.opened or way.replied)
+        if (fault := tls_fault(error)) is not None and isinstance(error, UNSENT):
+            raise RemoteError(f"{url}: {fault}", lasting=True) from error
         passing = stale or isinstance(error, UNSENT)
         raise RemoteError(f"{url}: {_told(error)}", passing=passing, stale=stale) from error
     except TimeoutError as error:

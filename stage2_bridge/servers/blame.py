@@ -37,7 +37,9 @@ def blames_server(error: BaseException, *, given_s: float, took_s: float, since_
 
 def was_not_sent(error: BaseException) -> bool:
     """Whether there was not even a connection."""
-    return isinstance(error, RemoteError) and error.passing and error.status is None and not error.stale
+    if not isinstance(error, RemoteError) or error.status is not None or error.stale:
+        return False
+    return error.passing or error.lasting
 
 
 def failure(server: str, error: BaseException) -> BaseException:
