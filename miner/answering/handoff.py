@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import structlog
 
-from engines.machine.background_tasks import BackgroundTasks
+from engines.machine.background_tasks import BackgroundTasks, begun_in_thread
+from engines.machine.disk.disk_thread import DiskThread
 from stage1.errors import SettingsError
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.calibration.live import Calibrations
@@ -29,6 +31,8 @@ BUDGET_FILE = "stage2_budget"
 START_S = 60.0
 # Longest time in which replaced servers answer what is under way there.
 RETIRE_S = 60.0
+# Longest wait for the disk at the end.
+CLOSE_S = 3.0
 
 
 class HandOff:
@@ -70,7 +74,8 @@ class HandOff:
         try:
             self._servers = servers_of(settings, clock, self._budget) if settings.is_asked else None
         except BaseException:
-            self._close_budget()
+            if self._budget is not None:
+                self._budget.close()
             raise
         self.bridge = Bridge(
             self._servers,
@@ -99,15 +104,18 @@ class HandOff:
             engines.errors.EngineError: as at the start; nothing has changed then.
             stage1.errors.Stage1Error: as at the start.
         """
-        made_of = _made_of(settings)
+        made_of = await begun_in_thread(partial(_made_of, settings), "stage2 files")
         if (settings, made_of) == (self._settings, self._made_of):
             return
         old, new_budget = self._servers, self._budget is None and settings.is_asked
-        budget = self._opened_budget(settings) if new_budget else self._budget
+        opened = partial(self._opened_budget, settings)
+        budget = await begun_in_thread(opened, "stage2 budget") if new_budget else self._budget
         try:
             # An engine takes seconds to load.
             servers = (
-                await asyncio.to_thread(servers_of, settings, self._clock, budget, old) if settings.is_asked else None
+                await begun_in_thread(partial(servers_of, settings, self._clock, budget, old), "stage2 servers")
+                if settings.is_asked
+                else None
             )
         except BaseException:
             if new_budget and budget is not None:
@@ -136,7 +144,14 @@ class HandOff:
         for old, new in self._retired:
             with suppress(Exception):
                 await _close_those_left(old, new)
-        self._close_budget()
+        if self._budget is not None:
+            await self._budget.closed(CLOSE_S)
+
+    @property
+    def hangs_s(self) -> float:
+        """How long the disk of the budget has been waited for, in seconds; 0 without one."""
+        budget = self._budget
+        return 0.0 if budget is None or budget.disk is None else budget.disk.hangs_s
 
     def _look(self) -> None:
         """Look at the present servers; what others are still asked would be told of those who are gone."""
@@ -158,7 +173,15 @@ class HandOff:
             ) from error
         known = self._calibrations
         order = RecordedOrder(lambda: known.gain(self._first), lambda: known.of_live_bundle(self._first))
-        return Budget(settings.budget, settings.dearest_image, file, clock=self._clock, now=self._now, order=order)
+        return Budget(
+            settings.budget,
+            settings.dearest_image,
+            file,
+            clock=self._clock,
+            now=self._now,
+            order=order,
+            disk=DiskThread("budget"),
+        )
 
     async def _identities(self, timeout_s: float) -> Mapping[str, ServerIdentity | Exception]:
         return {} if self._servers is None else await self._servers.identities(timeout_s)
@@ -171,10 +194,6 @@ class HandOff:
             budget.close() if settings.budget is not None else budget.lift()
             budget = None
         self._budget = budget
-
-    def _close_budget(self) -> None:
-        if self._budget is not None:
-            self._budget.close()
 
     async def _retire(self, old: PreferredServers, new: PreferredServers | None) -> None:
         with suppress(TimeoutError):

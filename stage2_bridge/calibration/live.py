@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import structlog
 
+from engines.machine.background_tasks import begun_in_thread
 from engines.store.stage2_scores import HOME, RECORD
 from stage1.errors import ArtifactError
 from stage1.probability.server_score import calibrated_scores
@@ -156,7 +158,7 @@ class Calibrations:
     async def look(self, identities: Identities) -> Mapping[str, ServerIdentity | Exception]:
         """Look once, and return what was found."""
         found = await identities(LOOK_TIMEOUT_S)
-        await asyncio.to_thread(self.learn, found)
+        await begun_in_thread(partial(self.learn, found), "stage2 records")
         return found
 
     def _of(self, server: str) -> _Held:

@@ -20,6 +20,8 @@ from stage2_bridge.protection.byte_rate import ByteRate
 
 Told = TypeVar("Told")
 FULL, RESTING, DOWN = "full", "resting", "down"
+# Longest wait for what a call costs to be written down, where no image waits for its answer.
+WRITTEN_S = 10.0
 # Of the newest answer in the time that answers take; and how fast what is known of a server that is not asked fades.
 NEW_SHARE, FADES_S = 0.1, 10.0
 
@@ -130,22 +132,35 @@ class Member:
             return FULL
         return DOWN if self.is_down and breaker is State.CLOSED else breaker.value
 
-    def affords(self, budget: Budget | None, calls: int) -> bool:
+    async def affords(self, budget: Budget | None, calls: int) -> bool:
         """Whether a budget pays for calls that answer no image; it has paid if so."""
         if budget is None or self.cost is None:
             return True
-        claim, cost, paid = budget.claim(None), self.cost, list[Reservation]()
-        for _ in range(calls):
-            if (one := claim.reserve(cost)) is None:
-                for other in paid:
-                    other.give_back()
-                return False
-            paid.append(one)
-        return True
+        return await reserved(budget, self.cost, calls)
 
     def is_free(self, now: float) -> bool:
         """Whether it has room and does not rest; of its breaker that says nothing."""
         return self.in_flight < self.most and now >= self.rests_until
+
+
+async def reserved(budget: Budget, cost: Cost, calls: int) -> bool:
+    """Whether a budget pays for calls that answer no image; it has paid if so, and that is on disk.
+
+    Args:
+        budget: that pays.
+        cost: of each call.
+        calls: how many.
+    """
+    claim, paid = budget.claim(None), list[Reservation]()
+    for _ in range(calls):
+        if (one := claim.reserve(cost)) is None:
+            break
+        paid.append(one)
+    if len(paid) == calls and all([await one.is_written(WRITTEN_S) for one in paid]):
+        return True
+    for one in paid:
+        one.give_back()
+    return False
 
 
 @dataclass(eq=False)

@@ -15,7 +15,7 @@ from stage2_bridge.protection.budget.budget import Budget
 from stage2_bridge.protection.budget.cost import Cost
 from stage2_bridge.protection.byte_rate import ByteRate
 from stage2_bridge.servers.local_engine import LocalEngineClient
-from stage2_bridge.servers.member import Checked, Member
+from stage2_bridge.servers.member import Checked, Member, reserved
 from stage2_bridge.servers.own_file import OwnFileClient
 from stage2_bridge.servers.preferred import PreferredServers
 from stage2_bridge.servers.refusal_watch import RefusalWatch
@@ -111,7 +111,11 @@ def _watched(server: Server, clock: Callable[[], float], budget: Budget | None, 
         return client
     if budget is None or cost is None:
         return RefusalWatch(client, clock)
-    return RefusalWatch(client, clock, is_paid=lambda: budget.claim(None).reserve(cost) is not None)
+
+    async def is_paid() -> bool:
+        return await reserved(budget, cost, 1)
+
+    return RefusalWatch(client, clock, is_paid=is_paid)
 
 
 def client_of(settings: Server) -> Checked:

@@ -124,7 +124,7 @@ class PreferredServers:
             try:
                 return await self._attempt(first, content, until)
             except RemoteError as error:
-                again = await self._again(first.member, error, until, claim) if error.passing else None
+                again = await self._again(first.member, error, until, claim)
                 if again is None:
                     raise failure(first.member.client.name, error) from error
             try:
@@ -152,7 +152,7 @@ class PreferredServers:
         """What each server says of itself, or what was wrong; asked all at once, as far as the budget goes."""
 
         async def checked(one: Member) -> str:
-            if not one.affords(self._budget, one.check_calls):
+            if not await one.affords(self._budget, one.check_calls):
                 return "not looked at, for the budget has nothing left for that"
             return await one.client.check(timeout_s)
 
@@ -162,7 +162,7 @@ class PreferredServers:
         """Who each server is, or what was wrong; asked all at once, as far as the budget goes."""
 
         async def identity(one: Member) -> ServerIdentity:
-            if not one.affords(self._budget, 1):
+            if not await one.affords(self._budget, 1):
                 raise OverBudget("not asked who it is, for the budget has nothing left for that")
             return await one.client.identity(timeout_s)
 
@@ -254,10 +254,12 @@ class PreferredServers:
 
     async def _again(self, first: Member, error: RemoteError, until: float, claim: Claim | None) -> Chosen | None:
         """Who is asked after the first has computed nothing: another at once, or whoever is free after a pause."""
+        if not (error.passing or error.lasting):
+            return None
         if (other := self._free(first, claim)) is not None:
             return other
         pause_s = PAUSE_S if error.retry_after_s is None else error.retry_after_s
-        if self._clock() + pause_s >= until:
+        if error.lasting or self._clock() + pause_s >= until:
             return None
         await asyncio.sleep(pause_s)
         return self._free(None, claim)
@@ -298,7 +300,7 @@ class PreferredServers:
                 second = self._free(first.member, claim) if self._hedge.allowed() else None
                 if hedged := second is not None:
                     self._hedge.begin()
-            elif isinstance(error := attempts[0].exception(), RemoteError) and error.passing:
+            elif isinstance(error := attempts[0].exception(), RemoteError):
                 second = await self._again(first.member, error, until, claim)
             if second is not None:
                 attempts.append(self._begun(second, content, until))
@@ -337,6 +339,8 @@ class PreferredServers:
         failed: bool | None = None
         is_sent = True
         try:
+            if paid is not None and not await paid.is_written(until - self._clock()):
+                raise OverBudget("what a call may cost could not be written down in time")
             if member.rate is not None:
                 await member.rate.take(len(content), until)
             began = self._clock()

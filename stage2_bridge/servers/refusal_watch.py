@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 
@@ -41,7 +41,7 @@ class RefusalWatch:
         clock: Callable[[], float],
         *,
         most: int = FEWEST_CALLS,
-        is_paid: Callable[[], bool] = lambda: True,
+        is_paid: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self._client = client
         self._clock = clock
@@ -97,7 +97,9 @@ class RefusalWatch:
         await self._client.close()
 
     async def _look(self, left_s: float) -> None:
-        if left_s < LEAST_S or self._clock() - self._asked_at < AGAIN_S or not self._is_paid():
+        if left_s < LEAST_S or self._clock() - self._asked_at < AGAIN_S:
+            return
+        if self._is_paid is not None and not await self._is_paid():
             return
         self._asked_at = self._clock()
         before = self._refuses_all

@@ -6,10 +6,15 @@ answers by itself is no hand-off, and no concern of this.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import TypeVar
 
 import structlog
 
+from engines.machine.disk.disk_thread import DiskThread
 from engines.machine.tally import Tally
 from stage2_bridge.client import BudgetStatus
 from stage2_bridge.protection.budget.bucket import Demand, bucket
@@ -22,13 +27,38 @@ log = structlog.get_logger(__name__)
 
 # Of the newest settled call in what calls usually cost of what is set aside for them.
 NEW_SHARE = 0.05
+# A disk that took longer than that hangs.
+PATIENCE_S = 1.0
+
+T = TypeVar("T")
 
 
 class Reservation:
-    """What is set aside for one call. Who does nothing with it has spent it."""
+    """What is set aside for one call, which may be sent once that is on disk. Who does nothing with it has spent it.
 
-    def __init__(self, budget: Budget, cost: Cost, unit: str) -> None:
+    Args:
+        budget: it is taken from.
+        cost: of the call.
+        unit: of the cost.
+        written: whether it is on disk; None where nothing had to be written.
+    """
+
+    def __init__(self, budget: Budget, cost: Cost, unit: str, written: Future[bool] | None = None) -> None:
         self._budget, self._cost, self._unit = budget, cost, unit
+        self._written = written
+
+    async def is_written(self, wait_s: float) -> bool:
+        """Whether it is on disk by then; a call that is not is not sent, and gives back what was set aside.
+
+        Args:
+            wait_s: the longest wait.
+        """
+        written = self._written
+        if written is None:
+            return True
+        if not written.done():
+            await asyncio.wait([asyncio.wrap_future(written)], timeout=max(0.0, wait_s))
+        return written.done() and written.result()
 
     def settle(self, tokens: int | None) -> None:
         """The call was answered.
@@ -89,12 +119,14 @@ class Budget:
         settings: of it; with a limit above 0.
         dearest: the most that one call costs, in its unit.
         file: holds its state; closed with it.
+        disk: writes it, so that a disk that hangs keeps no request waiting; without it, whoever spends does.
         clock: monotonic time in seconds.
         now: wall-clock time in seconds since 1970, by which the time between two processes is known.
         order: what an answer is worth; by how uncertain Stage-1 is without it.
 
     Attributes:
         order: what an answer is worth.
+        disk: the thread that writes; None where there is none.
     """
 
     def __init__(
@@ -106,10 +138,13 @@ class Budget:
         clock: Callable[[], float],
         now: Callable[[], float],
         order: GainOrder | None = None,
+        disk: DiskThread | None = None,
     ) -> None:
         self._settings = settings
         self._bucket = bucket(settings.limit, settings.period_s, settings.burst, dearest)
         self._file: StateFile | None = file
+        self.disk = disk
+        self._closed: Future[None] | None = None
         self._clock, self._now = clock, now
         self.order: GainOrder = order or UncertaintyOrder()
         self._failed = Tally("budget_not_written", clock=clock)
@@ -185,13 +220,17 @@ class Budget:
         self._refill()
         if self._file is None or self._level < cost.upper:
             return None
+        if self.disk is not None and self.disk.hangs_s > PATIENCE_S:
+            self._failed.add("not_written", "the disk hangs; nothing is spent that is not written down")
+            return None
         self._level -= cost.upper
         self._spent += cost.upper
-        if not self._write():
+        written = self._write()
+        if written.done() and not written.result():
             self._level += cost.upper
             self._spent -= cost.upper
             return None
-        return Reservation(self, cost, self._settings.unit)
+        return Reservation(self, cost, self._settings.unit, written)
 
     def settle(self, reserved: float, spent: float, unit: str) -> None:
         """A call has ended.
@@ -245,15 +284,25 @@ class Budget:
             return
         self._refill()
         self._write(closed=True, to_disk=True)
-        self._file.close()
+        self._closed = self._done(self._file.close)
         self._file = None
+
+    async def closed(self, wait_s: float) -> None:
+        """Close it, and wait until that is on disk.
+
+        Args:
+            wait_s: the longest wait.
+        """
+        self.close()
+        if self._closed is not None:
+            await asyncio.wait([asyncio.wrap_future(self._closed)], timeout=wait_s)
 
     def _refill(self) -> None:
         now = self._clock()
         self._level = self._bucket.after(self._level, now - self._at)
         self._at = now
 
-    def _write(self, *, closed: bool = False, to_disk: bool = False) -> bool:
+    def _write(self, *, closed: bool = False, to_disk: bool = False) -> Future[bool]:
         assert self._file is not None
         state = BudgetState(
             unit=self._settings.unit,
@@ -263,9 +312,20 @@ class Budget:
             demand=self._demand.weight_at(self._at),
             closed=closed,
         )
+        return self._done(partial(self._written, self._file, state, to_disk))
+
+    def _written(self, file: StateFile, state: BudgetState, to_disk: bool) -> bool:
         try:
-            self._file.write(state, to_disk=to_disk)
+            file.write(state, to_disk=to_disk)
         except OSError as error:
             self._failed.add("not_written", f"{error}; nothing is spent that is not written down")
             return False
         return True
+
+    def _done(self, work: Callable[[], T]) -> Future[T]:
+        """Done by the thread of the disk, or there and then where there is none."""
+        if self.disk is not None:
+            return self.disk.submit(work)
+        done: Future[T] = Future()
+        done.set_result(work())
+        return done

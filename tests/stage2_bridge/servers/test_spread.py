@@ -433,9 +433,9 @@ def test_calls_that_the_budget_has_not_all_together_cost_nothing(tmp_path: Path)
         file, settings = StateFile(tmp_path / "budget"), BudgetSettings(calls=20)
         budget = Budget(settings, 1.0, file, clock=clock, now=clock)
         member = Member(Server("a"), Breaker(clock), 1, cost=Cost())
-        assert not member.affords(budget, 3)
+        assert not await member.affords(budget, 3)
         assert budget.status.spent == 0
-        assert member.affords(budget, 2)
+        assert await member.affords(budget, 2)
         assert budget.status.spent == 2
 
     run(scenario())
