@@ -9,6 +9,7 @@ from typing import Self
 
 from pydantic import Field
 
+from engines.machine.background_tasks import begun_in_thread
 from miner.chain.port import AxonAddress, ChainSnapshot, Neuron
 from miner.errors import ChainUnavailable
 from stage1.artifacts import Artifact
@@ -65,7 +66,7 @@ class OfflineChain:
 
     async def snapshot(self) -> ChainSnapshot:
         """See `ChainPort.snapshot`."""
-        self._read()
+        await begun_in_thread(self._read, "chain file")
         neurons = {
             hotkey: neuron.model_copy(update={"axon": self.served.get(hotkey, neuron.axon)})
             for hotkey, neuron in self._content.neurons.items()
