@@ -18,6 +18,7 @@ from engines.live.load.local_compile import LocalCompiler
 from engines.live.swap.canary import Canary
 from engines.live.swap.follower import StoreFollower
 from engines.machine.clock import utc_now
+from engines.machine.disk.disk_thread import DiskThread
 from engines.machine.nvml.health import GpuHealth
 from engines.machine.nvml.watch import GpuWatch, can_watch
 from engines.machine.tally import Tally
@@ -25,6 +26,7 @@ from engines.store.store import Store
 from miner.alerts.switch import AlertSwitch
 from miner.answering.cascade import Cascade
 from miner.answering.handoff import HandOff
+from miner.answering.journal import Journal
 from miner.answering.live_rates import open_canary
 from miner.answering.record import Observer
 from miner.chain.port import AxonAddress, ChainPort, ChainSnapshot
@@ -57,6 +59,11 @@ def alerts_of(settings: MinerSettings, stack: AsyncExitStack) -> AlertSwitch:
     alerts = AlertSwitch(settings.alerts, settings.state)
     stack.push_async_callback(alerts.close)
     return alerts
+
+
+def disk_waits(threads: Sequence[DiskThread], alerts: AlertSwitch, hand_off: HandOff) -> dict[str, float]:
+    """How long each disk has been waited for, in seconds, by what it is the disk of."""
+    return {one.name: one.hangs_s for one in threads} | {"alerts": alerts.hangs_s, "budget": hand_off.hangs_s}
 
 
 def updates_of(settings: MinerSettings, events: EventSink, stack: AsyncExitStack) -> Callable[[], dict[str, Any]]:
@@ -140,6 +147,7 @@ async def cascade_of(
     follower: StoreFollower,
     batcher: Batcher,
     observers: tuple[Observer, ...],
+    journal: Journal,
     calibrations: Calibrations,
     risk: LiveRisk | None,
     harvest: HarvestSwitch,
@@ -167,6 +175,7 @@ async def cascade_of(
         hand_off.bridge,
         observers=observers if risk is None else (*observers, risk),
         image_observers=(harvest,) if risk is None else (risk, harvest),
+        written=journal.written,
         policy=None if risk is None else risk.policy,
         engine=settings.engine,
         clock=time.monotonic,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import structlog
 
-from engines.machine.background_tasks import BackgroundTasks
+from engines.machine.background_tasks import BackgroundTasks, begun_in_thread
 from engines.machine.clock import utc_now
 from miner.errors import WalletError
 from miner.identities import wallets
@@ -75,7 +75,7 @@ async def _once(job: NightlyJob, stop: asyncio.Event) -> int:
 
 async def _reload(job: NightlyJob, read_again: Callable[[], MinerSettings]) -> None:
     try:
-        wanted = with_nights(read_again())
+        wanted = with_nights(await begun_in_thread(read_again, "settings"))
         await job.change(wanted.retrain, wanted.night)
     except (CascadeError, OSError) as error:
         log.error("settings_not_taken", reason=str(error), consequence="the old ones stay")

@@ -32,6 +32,7 @@ from miner.assembly import (
     alerts_of,
     canary_of,
     cascade_of,
+    disk_waits,
     follower_of,
     gpu_watch,
     image_watchers,
@@ -138,7 +139,7 @@ async def _run(
         batcher = Batcher(settings.engine.shared_calls, clock=time.monotonic)
         stack.push_async_callback(asyncio.to_thread, batcher.close)
         journal = Journal(settings.state, journal_failed)
-        stack.callback(journal.close)
+        stack.push_async_callback(asyncio.to_thread, journal.close)
         metrics = open_metrics(settings.admin, lambda: sum(tally.counts.values()))
         canary = canary_of(settings, follower, batcher, events, stack)
         load = LoadFile(settings.state, settings.retrain.pause_above_ms)
@@ -146,7 +147,7 @@ async def _run(
         calibrations = Calibrations(settings.store, lambda: follower.live_id or "")
         risk, harvest = image_watchers(settings, events, stack)
         cascade, hand_off = await cascade_of(
-            settings, follower, batcher, observers, calibrations, risk, harvest, degraded, stack
+            settings, follower, batcher, observers, journal, calibrations, risk, harvest, degraded, stack
         )
         start_audits(risk, follower, hand_off.bridge, stack)
         counts = ReplyCounts(None if metrics is None else metrics.on_reply)
@@ -156,6 +157,7 @@ async def _run(
             await identity.server.start()
             stack.push_async_callback(_drained, identity)
         watch = watch_of(settings, chain, served, snapshot, ip)
+        disks = partial(disk_waits, [follower.disk, journal.disk, nightly.disk], alerts, hand_off)
         live = LiveMiner(
             state=str(settings.state.resolve()),
             axons={one.address: Axon(one.server, partial(_in_flight, one.app)) for one in served},
@@ -176,6 +178,8 @@ async def _run(
             now=utc_now,
             canary=canary.status,
             gpus=gpu_watch(stack),
+            disks=disks,
+            look_at_nights=nightly.look,
         )
         if metrics is not None:
             await open_admin(settings.admin, live, metrics, stack)

@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 
 import structlog
 
+from engines.machine.background_tasks import begun_in_thread
 from miner.settings import MinerSettings
 from stage1.errors import CascadeError, SettingsError
 
@@ -47,7 +48,7 @@ class SettingsReload:
             The sections that were taken over.
         """
         try:
-            wanted = self._read()
+            wanted = await begun_in_thread(self._read, "settings")
         except (CascadeError, OSError) as error:
             log.error("settings_not_read", reason=str(error), consequence="the miner goes on with those that it has")
             return []

@@ -11,6 +11,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from datetime import datetime
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from engines.errors import PointerNotMoved, StoreError
+from engines.machine.background_tasks import begun_in_thread
 from miner.admin.history import History
 from miner.admin.live_miner import LiveMiner
 from miner.admin.readiness import conditions
@@ -32,6 +34,8 @@ from miner.nights.record import Nights
 HEADER = "x-cascade-admin"
 LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
 INDEX = "index.html"
+# Longest wait for the disk of a report.
+READ_S = 10.0
 KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 # Nothing is loaded from elsewhere, and no other page may show this one in a frame.
 PAGE_HEADERS = {
@@ -68,11 +72,12 @@ def admin_app(miner: LiveMiner, measured: RequestMetrics, now: Callable[[], date
     registry = measured.registry
     register_state(registry, miner)
 
-    def status(code: int = 200, **came_of_it: object) -> Response:
+    async def status(code: int = 200, **came_of_it: object) -> Response:
+        await miner.look()
         return JSONResponse({**came_of_it, **miner.status()}, code)
 
     async def show(_request: Request) -> Response:
-        return status()
+        return await status()
 
     async def health(_request: Request) -> Response:
         return JSONResponse({"alive": True, "state": miner.state})
@@ -85,19 +90,20 @@ def admin_app(miner: LiveMiner, measured: RequestMetrics, now: Callable[[], date
         return JSONResponse(told, 200 if ready else 503)
 
     async def metrics(request: Request) -> Response:
+        await miner.look(store=False)
         return scrape(registry, request.headers.get("accept", ""))
 
     async def reload(_request: Request) -> Response:
-        return status(swapped=await miner.follower.reload())
+        return await status(swapped=await miner.follower.reload())
 
     async def rollback(_request: Request) -> Response:
         try:
             await miner.follower.rollback(now=now())
         except PointerNotMoved as error:
-            return status(500, error=str(error))
+            return await status(500, error=str(error))
         except StoreError as error:
-            return status(409, error=str(error))
-        return status()
+            return await status(409, error=str(error))
+        return await status()
 
     return Starlette(
         routes=[
@@ -135,7 +141,8 @@ def told_report(nights: Nights) -> Handler:
 
     async def answer(request: Request) -> Response:
         try:
-            content = await asyncio.to_thread(read, request.path_params["name"])
+            async with asyncio.timeout(READ_S):
+                content = await begun_in_thread(partial(read, request.path_params["name"]), "report")
         except OSError:
             content = None
         if content is None:
@@ -149,10 +156,17 @@ async def page(request: Request) -> Response:
     """The status page, or a file that it is made of."""
     name = request.path_params.get("name", INDEX)
     kind = KINDS.get(Path(name).suffix)
-    found = files("miner.admin") / "page" / name
-    if kind is None or "/" in name or not found.is_file():
+    content = None
+    if kind is not None and "/" not in name:
+        content = await begun_in_thread(partial(_page_file, name), "page")
+    if content is None:
         return JSONResponse({"error": "there is no such page"}, 404)
-    return Response(found.read_bytes(), media_type=kind, headers=PAGE_HEADERS)
+    return Response(content, media_type=kind, headers=PAGE_HEADERS)
+
+
+def _page_file(name: str) -> bytes | None:
+    found = files("miner.admin") / "page" / name
+    return found.read_bytes() if found.is_file() else None
 
 
 def scrape(registry: CollectorRegistry, accept: str) -> Response:

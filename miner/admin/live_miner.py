@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -15,6 +16,9 @@ from engines.machine.tally import Tally
 from engines.store.model_card import DAY_S
 from stage2_bridge.bridge import Bridge
 from stage2_bridge.calibration.live import Calibrations, CalibrationStatus
+
+# Whoever asks how the miner is waits for its disks no longer.
+LOOK_S = 1.0
 
 
 class Server(Protocol):
@@ -73,6 +77,8 @@ class LiveMiner:
         harvest: see `miner.harvest.harvest.Harvest.status`; empty where nothing is kept.
         update: see `miner.update.watch.UpdateWatch.status`; empty where nobody has looked.
         gpus: the latest reading of the GPUs; None where nobody watches them.
+        disks: how long each disk has been waited for, in seconds, by what it is the disk of.
+        look_at_nights: has what `nightly` tells read anew, for no longer than so many seconds.
     """
 
     state: str
@@ -94,6 +100,17 @@ class LiveMiner:
     harvest: Callable[[], Mapping[str, Any]] = dict
     update: Callable[[], Mapping[str, Any]] = dict
     gpus: Callable[[], GpuHealth | None] = lambda: None
+    disks: Callable[[], Mapping[str, float]] = dict
+    look_at_nights: Callable[[float], Awaitable[object]] | None = None
+
+    async def look(self, *, store: bool = True) -> None:
+        """Have read anew what is told of disks; of one that hangs, what was read last is told.
+
+        Args:
+            store: of the store as well.
+        """
+        reads = [] if self.look_at_nights is None else [self.look_at_nights(LOOK_S)]
+        await asyncio.gather(*reads, *([self.follower.look(LOOK_S)] if store else []))
 
     def stage2_calibrations(self) -> tuple[CalibrationStatus, ...]:
         """How the calibration of each Stage-2 server stands."""
@@ -157,5 +174,6 @@ class LiveMiner:
             "gpu": self._gpu(),
             "alerts": dict(self.alerts()),
             "update": dict(self.update()),
+            "disks": {name: round(seconds, 1) for name, seconds in self.disks().items()},
             "stopping": self.stopping(),
         }

@@ -70,6 +70,7 @@ def register_state(registry: CollectorRegistry, miner: LiveMiner) -> None:
         "nightly": lambda: nightly(miner),
         "live_risk": lambda: live_risk(miner.live_risk()),
         "gpus": lambda: gpus(miner.gpus()),
+        "disks": lambda: disks(miner),
         "readiness": lambda: readiness(miner),
         "threads": threads,
         "process": ProcessCollector(registry=None).collect,
@@ -322,6 +323,12 @@ def nightly(miner: LiveMiner) -> Iterator[Metric]:
         yield _gauge(f"cascade_nightly_last_{name}", f"1 for the {name} of the last run that ended.", _by(last), name)
     in_a_row = _one(known["failures_in_a_row"])
     yield _gauge("cascade_nightly_failures_in_a_row", "Nights that failed since one succeeded.", in_a_row)
+
+
+def disks(miner: LiveMiner) -> Iterator[Metric]:
+    """How long disks have been waited for."""
+    waits = {(name,): seconds for name, seconds in miner.disks().items()}
+    yield _gauge("cascade_disk_wait_seconds", "How long what is done on this disk has taken by now.", waits, "disk")
 
 
 def readiness(miner: LiveMiner) -> Iterator[Metric]:

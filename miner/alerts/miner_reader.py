@@ -17,6 +17,7 @@ from miner.admin.live_miner import LiveMiner
 from miner.alerts.rules import FEWEST, Reading
 from miner.answering.record import RequestRecord
 from stage1.decisions import Action
+from stage2_bridge.client import Outcome
 
 LOOKED_AT_S, KEPT = 900.0, 5_000
 ANSWERED = 200
@@ -37,18 +38,22 @@ class RecentAnswers:
 
     Args:
         clock: monotonic time in seconds.
+
+    Attributes:
+        heard: there was an answer.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._kept: deque[_Answer] = deque(maxlen=KEPT)
         self._last = clock()
+        self.heard = False
 
     def on_answer(self, record: RequestRecord) -> None:
         """See `miner.answering.record.Observer`."""
         if record.result == "abandoned":
             return
-        self._last = now = self._clock()
+        self._last, self.heard = (now := self._clock()), True
         deferred = None if record.action is None else record.action is Action.DEFER
         self._kept.append(_Answer(now, record.total_ms / 1e3, record.failure is not None, deferred))
 
@@ -105,9 +110,10 @@ class MinerReader:
         latest = self._answers.latest()
         seen = [answer.deferred for answer in latest if answer.deferred is not None]
         chain, nightly = self._miner.chain(), self._miner.nightly()
-        stage2 = self._miner.bridge.stats
+        stage2, health = self._miner.bridge.stats, self._miner.gpus()
         return Reading(
             since_answer_s=self._answers.since_s,
+            heard=self._answers.heard,
             answered=len(latest),
             refused=self._refused(clock_s),
             p99_s=_p99([answer.seconds for answer in latest]),
@@ -119,9 +125,13 @@ class MinerReader:
             subnet=tuple(chain.get("conditions", ())),
             night_due=self._night_due(),
             since_night_s=self._since_night(nightly),
+            nights_known=bool(nightly.get("known", True)),
             free_bytes=free_bytes,
-            gpu_faults=() if (health := self._miner.gpus()) is None else tuple(faults(health)),
+            hangs_s=self._miner.disks(),
+            gpus_known=health is not None and bool(health.gpus),
+            gpu_faults=() if health is None else tuple(faults(health)),
             servers={one.name: str(one.state) for one in stage2.servers},
+            handed_on=stage2.outcomes.get(Outcome.ANSWERED, 0) > 0,
             affordable=None if stage2.budget is None else stage2.budget.share,
         )
 

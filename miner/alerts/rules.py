@@ -14,6 +14,8 @@ from miner.events.event import Level
 FEWEST = 50
 # So many refusals without one answer before everybody counts as refused.
 REFUSED = 20
+# A disk that is waited for so long hangs.
+HANGS_S = 30.0
 
 
 class Condition(NamedTuple):
@@ -36,6 +38,7 @@ class Reading:
 
     Attributes:
         since_answer_s: since the last answer, or since the start if there is none.
+        heard: there was an answer since the start.
         answered: answers in the time that is looked at.
         refused: refusals in that time.
         p99_s: of those answers, None if there are too few.
@@ -48,13 +51,18 @@ class Reading:
         night_due: nights are on.
         since_night_s: since the last night that succeeded; if there was none, since the first that began, or since the
             start.
+        nights_known: what came of the nights was read.
         free_bytes: free space by the directories of each disk, None where it cannot be told.
+        hangs_s: how long each disk has been waited for, in seconds, by what it is the disk of.
         servers: state of each Stage-2 server.
+        handed_on: a Stage-2 server has answered since the start.
+        gpus_known: the GPUs were read.
         gpu_faults: what is wrong with the GPUs.
         affordable: share of the hand-offs that Stage-2's budget can pay for; None without one.
     """
 
     since_answer_s: float
+    heard: bool = True
     answered: int = 0
     refused: int = 0
     p99_s: float | None = None
@@ -66,8 +74,12 @@ class Reading:
     subnet: tuple[str, ...] = ()
     night_due: bool = False
     since_night_s: float = 0.0
+    nights_known: bool = True
     free_bytes: Mapping[str, int | None] = field(default_factory=dict)
+    hangs_s: Mapping[str, float] = field(default_factory=dict)
     servers: Mapping[str, str] = field(default_factory=dict)
+    handed_on: bool = True
+    gpus_known: bool = True
     gpu_faults: tuple[Fault, ...] = ()
     affordable: float | None = None
 
@@ -75,6 +87,30 @@ class Reading:
 def conditions(reading: Reading, settings: AlertSettings) -> list[Condition]:
     """Everything that holds."""
     return [*_traffic(reading, settings), *_chain(reading), *_house(reading, settings)]
+
+
+def undecided(name: str, reading: Reading, settings: AlertSettings) -> bool:
+    """Whether a reading says nothing of a condition that held before: it is neither gone nor there.
+
+    After a start, and while nobody asks, nothing is known of the answers; and of a disk that hangs, nothing at all.
+
+    Args:
+        name: of the condition, which is not among those that hold.
+        reading: of the miner.
+        settings: of the rules.
+    """
+    kind, few = name.partition(" ")[0], reading.answered < FEWEST
+    return {
+        "silent": not reading.heard,
+        "all_refused": not reading.answered,
+        "slow": few,
+        "degraded": few,
+        "deferral_rate": settings.deferral_band is not None and reading.deferred is None,
+        "night_overdue": reading.night_due and not reading.nights_known,
+        "disk": name not in reading.free_bytes and None in reading.free_bytes.values(),
+        "stage2_away": bool(reading.servers) and not reading.handed_on,
+        "gpu_fault": not reading.gpus_known,
+    }.get(kind, False)
 
 
 def _traffic(reading: Reading, settings: AlertSettings) -> Iterator[Condition]:
@@ -166,6 +202,14 @@ def _house(reading: Reading, settings: AlertSettings) -> Iterator[Condition]:
                 f"disk {directory}",
                 "alarm",
                 f"{free / 2**30:.1f} GiB are free on the disk of {directory}. Nights and swaps need more.",
+            )
+    for name, seconds in reading.hangs_s.items():
+        if seconds >= HANGS_S:
+            yield Condition(
+                f"disk_hangs {name}",
+                "alarm",
+                f"The disk of the {name} has not answered for {_time(seconds)}. Requests are answered meanwhile, but "
+                "what belongs there is not read or written: see whether the disk is there, or full.",
             )
     if reading.servers and not any(state != "open" for state in reading.servers.values()):
         yield Condition(

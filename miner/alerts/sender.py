@@ -11,6 +11,7 @@ from typing import Any
 import httpx2
 import structlog
 
+from engines.remote.tls import tls_fault
 from miner.alerts.message import message
 from miner.alerts.settings import AlertSettings
 from miner.events.event import Event, Level
@@ -147,6 +148,8 @@ class Sender:
         try:
             reply = await self._client.post(self._url, json=body, timeout=TIMEOUT_S)
         except (httpx2.HTTPError, OSError) as error:
+            if (fault := tls_fault(error)) is not None:
+                return fault, False
             # Its text may hold the address.
             return type(error).__name__, True
         except (httpx2.InvalidURL, ValueError) as error:

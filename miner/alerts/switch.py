@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from engines.machine.background_tasks import begun_in_thread
 from engines.machine.clock import utc_now
 from engines.store.store import Store
 from miner.admin.live_miner import LiveMiner
@@ -52,6 +54,11 @@ class AlertSwitch:
         """See `Alerts.status`; empty while nobody is told."""
         return {} if self._alerts is None else self._alerts.status()
 
+    @property
+    def hangs_s(self) -> float:
+        """How long the disk of the alerts has been waited for, in seconds."""
+        return 0.0 if self._alerts is None else self._alerts.disk.hangs_s
+
     def start(self, miner: LiveMiner, night_due: Callable[[], bool], store: Store, directories: Sequence[Path]) -> None:
         """See `Alerts.start`."""
         self._started = miner, night_due, store, directories
@@ -64,13 +71,13 @@ class AlertSwitch:
         Raises:
             SettingsError: an address is not there, or is none; then it goes on as before.
         """
-        wanted = settings, addresses(settings)
+        wanted = settings, await begun_in_thread(partial(addresses, settings), "alerts")
         if wanted == self._in_force:
             return
-        before, after = self._alerts, self._opened(settings)
+        before, after = self._alerts, await begun_in_thread(partial(self._opened, settings), "alerts")
         if before is not None and after is not None:
-            # How long nobody has got an answer does not begin anew.
-            after.answers = before.answers
+            # How long nobody has got an answer does not begin anew, and what was told holds.
+            after.answers, after.edges, after.disk = before.answers, before.edges, before.disk
         self._alerts, self._in_force = after, wanted
         if before is not None:
             await before.close()

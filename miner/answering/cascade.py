@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
@@ -113,6 +113,7 @@ class Cascade:
         bridge: the way to Stage-2.
         observers: told of each answer, in this order.
         image_observers: handed each image that Stage-1 saw, after them.
+        written: waits until what the observers were told is kept; an answer leaves after that.
         policy: with which a bundle decides now; without it, as it is certified.
         engine: workers and fallback.
         tally: counts answers that were given without what should have given them; one of its own without it.
@@ -128,6 +129,7 @@ class Cascade:
         *,
         observers: tuple[Observer, ...] = (),
         image_observers: tuple[ImageObserver, ...] = (),
+        written: Callable[[], Awaitable[object]] | None = None,
         policy: Callable[[LiveBundle], ScrcPolicy] | None = None,
         engine: EngineSettings,
         clock: Callable[[], float],
@@ -142,6 +144,7 @@ class Cascade:
         self._bridge = bridge
         self._observers = observers
         self._image_observers = image_observers
+        self._written = written or _at_once
         self._policy = policy or (lambda bundle: bundle.policy)
         self._fallback = engine.fallback_probability
         self._served = ImageLimits(engine.max_pixels, engine.formats)
@@ -207,6 +210,7 @@ class Cascade:
         _log(record)
         if (reason := record.failure) is not None:
             self._tally.add(reason, why, error=defect, request_id=record.request_id, generation=record.generation)
+        await self._written()
         return Prediction(answer, record.bundle, record.generation)
 
     def _tell(self, record: RequestRecord) -> None:
@@ -350,6 +354,10 @@ def _decided(lease: Lease, policy: ScrcPolicy, outputs: Stage1Outputs, inference
         pixels=inference.pixels,
         params=bundle.params,
     )
+
+
+async def _at_once() -> None:
+    """Where nobody keeps anything."""
 
 
 def _log(record: RequestRecord) -> None:

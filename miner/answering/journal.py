@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import errno
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
+from functools import partial
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from engines.machine.disk.disk_thread import DiskThread
 from engines.machine.tally import Tally
 from miner.answering.record import RequestRecord
 
@@ -22,10 +27,49 @@ BLOCK_BYTES = 2**16
 # A file that is full, while older ones make room for it.
 FULL_SUFFIX = ".full"
 PUT_OFF_S = 60.0
+# An answer waits for its record so long, and no more than so many records for a disk that hangs.
+MOMENT_S, MOST_WAITING = 0.05, 10_000
+CLOSE_S = 3.0
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Journal:
+    """An observer that has records appended by a thread: a disk that hangs costs records, and nobody's answer.
+
+    Args:
+        directory: created if it is not there.
+        tally: counts what is lost; one of its own without it.
+
+    Attributes:
+        disk: the thread.
+    """
+
+    def __init__(self, directory: Path, tally: Tally | None = None) -> None:
+        self._tally = tally or Tally("journal_failed")
+        self._file = JournalFile(directory, self._tally)
+        self.disk = DiskThread("journal")
+        self._last: Future[None] | None = None
+
+    def on_answer(self, record: RequestRecord) -> None:
+        """Have one record appended; see `written`."""
+        if self.disk.waiting >= MOST_WAITING:
+            remedy = "see whether the disk of the state directory hangs"
+            self._tally.add("record_lost", f"{MOST_WAITING} records wait to be written", remedy=remedy)
+            return
+        self._last = self.disk.submit(partial(self._file.append, record))
+
+    async def written(self) -> None:
+        """Wait until what came is in the file, or lost; for a moment, and not for a disk that took longer before."""
+        if (last := self._last) is None or last.done() or self.disk.hangs_s > MOMENT_S:
+            return
+        await asyncio.wait([asyncio.wrap_future(last)], timeout=MOMENT_S)
+
+    def close(self) -> None:
+        """Write what waits and close the file; where the disk hangs, what waits is lost after some seconds."""
+        concurrent.futures.wait([self.disk.submit(self._file.close)], timeout=CLOSE_S)
+
+
+class JournalFile:
     """Appends records to `journal.jsonl`, a new file every 64 MiB, the last eight kept.
 
     A record that cannot be written, because the disk is full or read-only, is lost and counted; nobody's answer is.
@@ -48,7 +92,7 @@ class Journal:
         """How many records could not be written."""
         return self._tally.counts["record_lost"]
 
-    def on_answer(self, record: RequestRecord) -> None:
+    def append(self, record: RequestRecord) -> None:
         """Append one record; it is in the file when this returns, or counted as lost."""
         line = record.model_dump_json(exclude_none=True)
         # Behind a line that was cut short; otherwise the two would be one that nobody can read.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from apscheduler.triggers.cron import CronTrigger
 
@@ -55,6 +55,14 @@ def checked_crontab(text: str) -> str:
     if crontab_trigger(text).get_next_fire_time(None, ANY_DAY) is None:
         raise ValueError(f"{text!r} names a day that never comes")
     return text
+
+
+def missed(trigger: CronTrigger, last_success: datetime | None, now: datetime) -> bool:
+    """True if a run was due after the last success and before now; False if there never was a success."""
+    if last_success is None:
+        return False
+    due = trigger.get_next_fire_time(None, last_success + timedelta(seconds=1))
+    return due is not None and due <= now
 
 
 def _weekdays(field: str) -> str:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,18 +17,22 @@ from apscheduler.triggers.cron import CronTrigger
 from filelock import FileLock, Timeout
 from pydantic import JsonValue
 
-from engines.machine.background_tasks import BackgroundTasks
+from engines.machine.background_tasks import BackgroundTasks, begun_in_thread
+from engines.machine.disk.disk_thread import DiskThread
+from engines.machine.disk.latest import Latest
 from engines.spec import EngineSpec
 from miner.events.event import Event, EventSink
 from miner.events.log_sink import LogSink
-from miner.nights.crontab import crontab_trigger
+from miner.nights.command import compile_command, night_command
+from miner.nights.crontab import crontab_trigger, missed
 from miner.nights.limited_process import NOT_STARTED
 from miner.nights.night_process import GRACE_S, Bounds, run_process
 from miner.nights.outcome import events_of, outcome_of, reason_of
 from miner.nights.output import NightOutput
 from miner.nights.processes import end_processes, new_token
-from miner.nights.record import NIGHTS, OUTPUT, RECORD, Ending, Night, NightRecord, Nights, noted
+from miner.nights.record import NIGHTS, OUTPUT, Night, Nights, noted
 from miner.nights.settings import RetrainSettings
+from miner.nights.status import KeptNights
 from stage1.errors import SettingsError
 from stage1.settings import dotted
 
@@ -39,15 +41,11 @@ log = structlog.get_logger(__name__)
 CHECK_S = 60.0
 # Between the attempts of one night.
 RETRY_S = (60.0, 300.0, 900.0, 1800.0, 3600.0)
-# Nights that the status names.
-SHOWN = 7
 # Between two attempts to own the nights.
 OWNER_S = 1.0
 LOCK, RECALIBRATION = ".lock", "recalibration.log"
-# Settings of a night, whose classes a live miner does not import.
-CARD, SUBMITTED_BY = "model_card", "model_card.submitted_by"
-# A night that ended so goes on when whoever runs the nights starts again.
-UNFINISHED: frozenset[Ending] = frozenset({"running", "lost", "stopped"})
+# Of a miner that is told to end, a disk that hangs is asked no longer.
+STOP_S = 2.0
 
 
 class NightlyJob:
@@ -65,6 +63,9 @@ class NightlyJob:
         hotkey: ss58 address that the model cards of a night name, unless `night` names another one.
         events: told what comes of the nights; by default the log.
         retry_s: seconds between the attempts of one night that is to be tried again.
+
+    Attributes:
+        disk: touches the state directory, so that one that hangs keeps no request waiting.
     """
 
     def __init__(
@@ -89,7 +90,9 @@ class NightlyJob:
         self._retry_s = retry_s
         self._nights = Nights(state)
         # One object, so that whoever owns the nights can hold it once more for each of them.
-        self._lock = FileLock(state / NIGHTS / LOCK, timeout=0)
+        self._lock = FileLock(state / NIGHTS / LOCK, timeout=0, thread_local=False)
+        self.disk = DiskThread("nights")
+        self._kept = Latest(self.disk, lambda: KeptNights.read(self._nights), KeptNights())
         self._scheduler = AsyncIOScheduler(timezone="UTC")
         self._running = asyncio.Lock()
         self._clearing = asyncio.Lock()
@@ -107,20 +110,23 @@ class NightlyJob:
         if not self._settings.enabled:
             self._tasks.begin(self.end_left())
             return
-        data = self._settings.data
-        if data is not None and not data.exists():
+        trigger = self._schedule()
+        self._scheduler.start()
+        self._tasks.begin(self._tell_missing(self._settings.data))
+        self._tasks.begin(self._catch_up(trigger))
+
+    async def _tell_missing(self, data: Path | None) -> None:
+        # On a thread of its own: it may be on another disk.
+        if data is not None and not await begun_in_thread(data.exists, "data"):
             # A disk may be mounted before the night comes, and validators are answered until then.
             text = f"{data} is not there: until it is, no night can succeed"
             self._events.event(Event("night_data_missing", "warning", text, {"data": str(data)}))
-        trigger = self._schedule()
-        self._scheduler.start()
-        self._tasks.begin(self._catch_up(trigger))
 
     async def _catch_up(self, trigger: CronTrigger) -> None:
         await self.end_left()
-        last = self._nights.latest(1)
-        if missed(trigger, self._nights.last_success(), self._now()) or (last and last[0].outcome in UNFINISHED):
-            log.info("retrain_missed", last_success=str(self._nights.last_success()))
+        kept = await self.disk.run(lambda: KeptNights.read(self._nights))
+        if missed(trigger, kept.last_success, self._now()) or kept.unfinished:
+            log.info("retrain_missed", last_success=str(kept.last_success))
             await self.run()
 
     async def change(self, settings: RetrainSettings, night: Mapping[str, Any]) -> None:
@@ -208,7 +214,7 @@ class NightlyJob:
                 return NOT_STARTED
 
     async def _night_or_none(self) -> int | None:
-        with self._held() as held:
+        async with self._held() as held:
             if not held:
                 log.info("retrain_elsewhere", reason="another process runs the nights of this state directory")
                 return None
@@ -225,32 +231,45 @@ class NightlyJob:
     async def end_left(self) -> None:
         """End what a process that was killed has left running of its nights, and write down that they are lost."""
         async with self._clearing:
-            if not self._nights.left():
+            if not await self.disk.run(self._nights.left):
                 return
-            with self._held() as held:
+            async with self._held() as held:
                 if held:
                     await self._end_left()
 
     async def _end_left(self) -> None:
-        for night in self._nights.left():
+        for night in await self.disk.run(self._nights.left):
             number = await end_processes(night.record.token, GRACE_S)
-            noted(night.home, outcome="lost", ended_at=self._now(), reason="nobody was left to wait for it")
+            why = "nobody was left to wait for it"
+            await self._note(night.home, outcome="lost", ended_at=self._now(), reason=why)
             text = f"a night that nobody waits for any more was found; {number} of its processes ran and were ended"
             self._events.event(Event("retrain_left", "warning", text, {"processes": number, "night": night.home.name}))
 
-    @contextlib.contextmanager
-    def _held(self) -> Iterator[bool]:
+    async def _note(self, home: Path, **changes: object) -> Night:
+        try:
+            return await self.disk.run(lambda: noted(home, **changes))
+        finally:
+            self._kept.begin()
+
+    @contextlib.asynccontextmanager
+    async def _held(self) -> AsyncIterator[bool]:
         """Hold the nights of the state directory; False if another process does."""
+        # Not undone by whoever is cancelled meanwhile: it is undone by the next piece of work of the same thread.
+        taken = self.disk.submit(self._take_lock)
+        try:
+            held = await asyncio.wrap_future(taken)
+            yield held
+        finally:
+            freed = self.disk.submit(lambda: self._lock.release() if not taken.cancelled() and taken.result() else None)
+            await asyncio.wait([asyncio.wrap_future(freed)], timeout=STOP_S)
+
+    def _take_lock(self) -> bool:
         self._nights.home.mkdir(parents=True, exist_ok=True)
         try:
             self._lock.acquire()
         except Timeout:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            self._lock.release()
+            return False
+        return True
 
     @contextlib.asynccontextmanager
     async def owned(self, stop: asyncio.Event) -> AsyncIterator[None]:
@@ -259,9 +278,9 @@ class NightlyJob:
         Args:
             stop: ends the wait; then nothing is held.
         """
-        with contextlib.ExitStack() as stack:
+        async with contextlib.AsyncExitStack() as stack:
             waits = False
-            while not stop.is_set() and not stack.enter_context(self._held()):
+            while not stop.is_set() and not await stack.enter_async_context(self._held()):
                 if not waits:
                     log.info("waits_for_a_night", reason="another process runs one in this state directory")
                 waits = True
@@ -271,30 +290,34 @@ class NightlyJob:
             yield
 
     async def _attempt(self, *, last: bool) -> Night:
-        home, started = self._nights.begin(self._now()), self._now()
-        self._output = output = NightOutput(home / OUTPUT)
+        started, token = self._now(), new_token()
+        home = await self.disk.run(lambda: self._nights.begin(started, token))
+        self._output = output = NightOutput(home / OUTPUT, self.disk)
         where: dict[str, JsonValue] = {"data": str(self._settings.data), "output": str(home / OUTPUT)}
         self._events.event(Event("retrain_started", "info", "a night begins", where))
         try:
             came = await run_process(
                 [*self.command(), *self._share, "--progress", "json", "--record", str(home)],
-                NightRecord.read(home / RECORD).token,
+                token,
                 self._bounds,
                 output,
-                lambda mark: noted(home, process=mark),
+                lambda mark: self._note(home, process=mark),
             )
         except asyncio.CancelledError:
-            noted(home, outcome="stopped", ended_at=self._now(), reason="whoever ran it was told to stop")
+            why = "whoever ran it was told to stop"
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STOP_S):
+                    await self._note(home, outcome="stopped", ended_at=self._now(), reason=why)
             raise
         finally:
             output.close()
             self._output = None
         outcome = outcome_of(came, last=last)
         reason = "" if outcome == "done" else reason_of(came, output.last_words, self._settings.timeout_h)
-        night = noted(home, outcome=outcome, ended_at=self._now(), status=came.status, reason=reason)
+        night = await self._note(home, outcome=outcome, ended_at=self._now(), status=came.status, reason=reason)
         self._outcomes[night.outcome] += 1
         seconds = (self._now() - started).total_seconds()
-        for event in events_of(night, self._nights.failures_in_a_row(), seconds):
+        for event in events_of(night, await self.disk.run(self._nights.failures_in_a_row), seconds):
             self._events.event(event)
         return night
 
@@ -316,29 +339,22 @@ class NightlyJob:
     def status(self) -> dict[str, Any]:
         """How far a night is that is under way, what came of the last ones, when the next one is due.
 
-        `outcomes` counts those of this process; everything else holds over restarts. Times are UTC, ISO 8601.
+        `outcomes` counts those of this process; everything else holds over restarts. Times are UTC, ISO 8601. What the
+        disk says was read `read_s_ago` seconds ago; see `look`.
         """
-        kept = self._nights.latest(SHOWN)
-        nights = [night.plain() for night in kept]
-        over = [night for night in nights if night["ended_at"] is not None]
-        last = over[-1] if over else {"ended_at": None, "outcome": "", "verdict": None}
         job = self._scheduler.get_job("retrain") if self._scheduler.running else None
-        times = {
-            "first_at": self._nights.first(),
-            "last_success": self._nights.last_success(),
-            "again_at": self._again_at,
-            "next_at": None if job is None else job.next_run_time,
-        }
-        return {
-            "running": self._running.locked() or any(night.under_way for night in kept),
-            "progress": {} if self._output is None else self._output.progress,
-            "started_at": nights[-1]["started_at"] if nights else None,
-            **{name: last[name] for name in ("ended_at", "outcome", "verdict")},
-            **{name: None if time is None else time.isoformat() for name, time in times.items()},
-            "outcomes": dict(self._outcomes),
-            "failures_in_a_row": self._nights.failures_in_a_row(),
-            "nights": nights,
-        }
+        return self._kept.value.told(
+            running=self._running.locked(),
+            progress={} if self._output is None else self._output.progress,
+            outcomes=self._outcomes,
+            again_at=self._again_at,
+            next_at=None if job is None else job.next_run_time,
+            age_s=self._kept.age_s,
+        )
+
+    async def look(self, wait_s: float) -> None:
+        """Read anew what the disk says, for no longer than so many seconds."""
+        await self._kept.look(wait_s)
 
     async def recalibrate(self, bundle: str, spec: EngineSpec) -> bool:
         """Compile the model of a bundle for this machine, calibrate it through that engine, and put it in its place.
@@ -356,7 +372,7 @@ class NightlyJob:
             return False
         async with self._recalibrating:
             log.info("recalibration_started", bundle=bundle, engine=str(spec))
-            output = NightOutput(self._state / NIGHTS / RECALIBRATION)
+            output = NightOutput(self._state / NIGHTS / RECALIBRATION, self.disk)
             try:
                 command = self.compile_command(bundle, spec)
                 came = await run_process(command, new_token(), self._bounds, output)
@@ -374,27 +390,8 @@ class NightlyJob:
 
     def command(self) -> list[str]:
         """The child's command line."""
-        settings = self._settings
-        command = [sys.executable, "-m", "miner.cli", "retrain", "--data", str(settings.data)]
-        command += ["--workspace", str(settings.workspace), "--store", str(self._store)]
-        command += ["--preset", settings.preset] if settings.config is None else ["--config", str(settings.config)]
-        card = {} if self._hotkey is None or CARD in self._night else {SUBMITTED_BY: self._hotkey}
-        for name, value in (card | self._night).items():
-            command += ["--set", f"{name}={json.dumps(value, default=str)}"]
-        return command
+        return night_command(self._settings, self._night, self._store, self._hotkey)
 
     def compile_command(self, bundle: str, spec: EngineSpec) -> list[str]:
         """The command line of a child that recalibrates."""
-        settings = self._settings
-        command = [sys.executable, "-m", "miner.cli", "engines", "compile", bundle, "--activate"]
-        command += ["--backend", spec.backend, "--precision", spec.precision, "--device", spec.device]
-        command += ["--data", str(settings.data), "--workspace", str(settings.workspace)]
-        return [*command, "--store", str(self._store)]
-
-
-def missed(trigger: CronTrigger, last_success: datetime | None, now: datetime) -> bool:
-    """True if a run was due after the last success and before now; False if there never was a success."""
-    if last_success is None:
-        return False
-    due = trigger.get_next_fire_time(None, last_success + timedelta(seconds=1))
-    return due is not None and due <= now
+        return compile_command(self._settings, bundle, spec, self._store)

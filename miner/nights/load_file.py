@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from pathlib import Path
 
+from engines.machine.background_tasks import begun_in_thread
 from engines.machine.load_gauge import GAUGE, LoadGauge, write_reading
 from engines.machine.tally import Tally
 from miner.answering.record import RequestRecord
@@ -34,7 +36,7 @@ class LoadFile:
         """Write it once a second, for ever."""
         while True:
             try:
-                await asyncio.to_thread(write_reading, self._path, self._gauge.reading())
+                await begun_in_thread(partial(write_reading, self._path, self._gauge.reading()), "load")
             except OSError as error:
                 self._failed.add(type(error).__name__, str(error))
             await asyncio.sleep(EVERY_S)

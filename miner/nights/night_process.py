@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 from asyncio.subprocess import DEVNULL
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -57,7 +57,7 @@ async def run_process(
     token: str,
     bounds: Bounds,
     output: NightOutput,
-    on_start: Callable[[ProcessMark], object] = lambda _: None,
+    on_start: Callable[[ProcessMark], Awaitable[object]] | None = None,
 ) -> Ended:
     """Run a command to its end; if this is cancelled, end it with all that it started.
 
@@ -90,7 +90,8 @@ async def run_process(
         os.close(write)
     listener = asyncio.create_task(_listen(read, output))
     try:
-        on_start(mark_of(process.pid))
+        if on_start is not None:
+            await on_start(mark_of(process.pid))
         async with asyncio.timeout(bounds.seconds):
             return Ended(await process.wait())
     except TimeoutError:

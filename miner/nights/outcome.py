@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from miner.events.event import Event
 from miner.nights.night_process import Ended
-from miner.nights.record import Ending, Night
+from miner.nights.record import OUTPUT, Ending, Night
 
 # Of a run that was told to end, or found the workspace taken: it is to be tried again.
 AGAIN = 75
@@ -75,7 +75,7 @@ def events_of(night: Night, failures: int, seconds: float) -> Iterator[Event]:
     if night.outcome == "put_off":
         yield Event("retrain_put_off", "info", f"the night is tried again: {reason}", {**details, "reason": reason})
         return
-    output: dict[str, JsonValue] = {"reason": reason, "in_a_row": failures, "output": night.plain()["output"]}
+    output: dict[str, JsonValue] = {"reason": reason, "in_a_row": failures, "output": str(night.home / OUTPUT)}
     yield Event("retrain_failed", "warning", f"the night failed: {reason}", details | output)
     if failures and failures % ALARM_AFTER == 0:
         text = f"{failures} nights in a row have failed, the last one because {reason}"

@@ -13,11 +13,15 @@ from typing import Any
 import structlog
 from pydantic import JsonValue
 
+from engines.machine.disk.disk_thread import DiskThread
+
 log = structlog.get_logger(__name__)
 
 MAX_BYTES, KEPT_FILES = 4 * 2**20, 1
 LAST_LINES = 20
 LONGEST_LINE = 4096
+# Lines that the disk has not taken yet.
+MOST_WAITING = 10_000
 TOLD_LOUD = {"warning": "warning", "error": "error", "critical": "error"}
 
 
@@ -26,11 +30,13 @@ class NightOutput:
 
     Args:
         path: of the file; when it is full it is put aside as `.1`, and the one before that is removed.
+        disk: writes it.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = _Quiet(path, maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8", errors="replace")
+    def __init__(self, path: Path, disk: DiskThread) -> None:
+        self._path = path
+        self._disk = disk
+        self._file: _Quiet | None = None
         self._last: deque[str] = deque(maxlen=LAST_LINES)
         self._at: dict[str, JsonValue] = {}
 
@@ -47,7 +53,9 @@ class NightOutput:
     def take(self, line: str) -> None:
         """Take a line without its end."""
         line = line[:LONGEST_LINE]
-        self._file.emit(logging.makeLogRecord({"msg": line}))
+        # A disk that hangs costs lines of the night, and not the memory of the miner.
+        if self._disk.waiting < MOST_WAITING:
+            self._disk.submit(lambda: self._write(line))
         record = _record(line)
         if record is None:
             if line.strip():
@@ -63,8 +71,16 @@ class NightOutput:
             self._pass_on(record)
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file, once what came is in it."""
+        self._disk.submit(lambda: None if self._file is None else self._file.close())
+
+    def _write(self, line: str) -> None:
+        if self._file is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = _Quiet(
+                self._path, maxBytes=MAX_BYTES, backupCount=KEPT_FILES, encoding="utf-8", errors="replace"
+            )
+        self._file.emit(logging.makeLogRecord({"msg": line}))
 
     def _pass_on(self, record: dict[str, Any]) -> None:
         """A line of the run's own log, at its level, with its name."""

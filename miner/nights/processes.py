@@ -18,6 +18,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from engines.machine.background_tasks import begun_in_thread
+
 VARIABLE = "NIGHT_TOKEN"
 PROC = Path("/proc")
 BOOT = PROC / "sys/kernel/random/boot_id"
@@ -73,10 +75,11 @@ async def end_processes(token: str, grace_s: float) -> int:
     Returns:
         How many there were.
     """
-    first = processes_of(token)
+    # In a thread: a process that waits for a disk can hold up whoever reads its environment.
+    first = await begun_in_thread(lambda: processes_of(token), "processes")
     for sign in (signal.SIGTERM, signal.SIGKILL):
         deadline, told = time.monotonic() + grace_s, set[int]()
-        while left := processes_of(token):
+        while left := await begun_in_thread(lambda: processes_of(token), "processes"):
             # One that was started after the signal gets it too.
             for pid in set(left) - told:
                 _signal(pid, token, sign)

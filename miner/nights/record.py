@@ -162,15 +162,16 @@ class Nights:
         # What has ended does not change.
         self._known: dict[str, Night] = {}
 
-    def begin(self, now: datetime) -> Path:
+    def begin(self, now: datetime, token: str | None = None) -> Path:
         """The directory of a night that begins; the oldest ones make room for it.
 
         Args:
             now: its start, UTC.
+            token: that its processes carry; a new one by default.
         """
         home = self.home / now.strftime(NAME)
         home.mkdir(parents=True, exist_ok=True)
-        NightRecord(started_at=now, token=new_token()).write(home / RECORD)
+        NightRecord(started_at=now, token=token or new_token()).write(home / RECORD)
         self._make_room()
         return home
 

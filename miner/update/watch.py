@@ -69,7 +69,7 @@ class UpdateWatch:
             asked = partial(look, self._settings, installed=self._installed, now=self._now)
             # A server that is slow would hold up the stop of the miner.
             found = await begun_in_thread(asked, "update")
-            await asyncio.to_thread(found.write, self._state / FILE)
+            await begun_in_thread(partial(found.write, self._state / FILE), "update")
         except (UpdateNotChecked, OSError) as error:
             log.info("update_not_checked", reason=str(error))
             return False

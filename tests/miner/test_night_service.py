@@ -61,6 +61,7 @@ def test_a_miner_beside_it_leaves_the_nights_to_it(tmp_path: Path, monkeypatch: 
         # Its own nights are not in its way.
         assert await service.run() == 0
         # And what came of them is known to the miner.
+        await miners.look(60)
         assert miners.status()["outcome"] == "done"
         os.kill(os.getpid(), signal.SIGTERM)
         assert await running == 0

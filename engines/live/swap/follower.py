@@ -29,7 +29,7 @@ from engines.live.swap.on_live import OnLive
 from engines.live.swap.pointer_watch import watch_pointer
 from engines.live.swap.recalibration import Recalibrate, Recalibration
 from engines.live.swap.status import Did, Status, status_of
-from engines.live.swap.store_reader import HELD_S, BundleHolds, Precedence, StoreReader
+from engines.live.swap.store_reader import HELD_S, MOVE_S, BundleHolds, Precedence, StoreReader
 from engines.machine.background_tasks import BackgroundTasks, Once
 from engines.machine.descriptors import lacks_descriptors
 from engines.machine.disk.disk_thread import DiskThread
@@ -42,8 +42,6 @@ log = structlog.get_logger(__name__)
 
 # Between two looks at a bundle that servers have not got yet; each reads all of it.
 AGAIN_S = 60.0
-# A store that has not taken a pointer by then hangs: a bundle is hashed before, at low priority.
-MOVE_S = 300.0
 
 
 class StoreFollower:
@@ -305,9 +303,9 @@ class StoreFollower:
             path = await self._reader.path(wanted, self._rollbacks)
             return await self._loader.load(path, life, lambda spec: self._recalibration.begin(wanted, spec))
         except BaseException as error:
-            await self._holds.ended(wanted)
             if life.state in REFUSABLE:
                 life.refuse(without_addresses(str(error) or repr(error)))
+            await self._holds.ended(wanted)
             if isinstance(error, Interrupted) or not isinstance(error, Exception):
                 raise
             if lacks_descriptors(error):

@@ -21,6 +21,8 @@ from engines.store.store import Store
 
 # A store that says nothing for so long hangs.
 ON_DISK_S = 10.0
+# And one that has not taken a pointer: the bundle is hashed before that, at low priority.
+MOVE_S = 300.0
 # The end of a hold is waited for so long.
 HELD_S = 1.0
 

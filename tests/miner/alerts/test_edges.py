@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from engines.machine.disk.disk_thread import DiskThread
 from miner.alerts.edges import Edges
 from miner.alerts.rules import Condition
 
@@ -96,3 +98,61 @@ def test_what_could_not_be_written_is_written_when_the_disk_has_room(tmp_path: P
     home.mkdir()
     told(edges, 15, SLOW)
     assert Edges(home / "alerts.json", settled_s=0).held == ["slow"]
+
+
+def test_what_held_before_a_restart_ends_by_evidence_alone(tmp_path: Path) -> None:
+    edges = Edges(tmp_path / "alerts.json", settled_s=60)
+    told(edges, 0, SLOW, SILENT)
+    told(edges, 60, SLOW, SILENT)
+    again = Edges(tmp_path / "alerts.json", settled_s=60)
+
+    def compare(at_s: float, *unknown: str) -> list[tuple[str, str]]:
+        events = again.compare([], START + timedelta(seconds=at_s), lambda name: name in unknown)
+        return [(event.kind, str(event.details["condition"])) for event in events]
+
+    # Nobody has asked since, for as long as it may be.
+    assert all(compare(at, "slow", "silent") == [] for at in range(100, 4000, 15))
+    assert sorted(again.held) == ["silent", "slow"]
+    assert compare(4000, "slow") == []
+    # A moment without evidence begins it anew.
+    assert compare(4030, "slow", "silent") == []
+    assert compare(4060, "slow") == []
+    assert compare(4120, "slow") == [("condition_over", "silent")]
+    assert compare(4135) == []
+    assert compare(4195) == [("condition_over", "slow")]
+
+
+def test_a_disk_that_hangs_keeps_nothing_from_being_told_and_gets_the_latest_when_it_goes_on(tmp_path: Path) -> None:
+    goes_on, hangs, disk = threading.Event(), threading.Event(), DiskThread("alerts")
+
+    def hang() -> None:
+        hangs.set()
+        goes_on.wait(60)
+
+    disk.submit(hang)
+    assert hangs.wait(60)
+    edges = Edges(tmp_path / "alerts.json", settled_s=0, disk=disk)
+    assert told(edges, 0, SLOW) == [("condition_begins", "slow")]
+    assert told(edges, 15, SLOW, SILENT) == [("condition_begins", "silent")]
+    # One write waits, and no more.
+    assert disk.waiting == 1
+    goes_on.set()
+    disk.submit(lambda: None).result(60)
+    assert told(edges, 30, SLOW, SILENT) == []
+    disk.submit(lambda: None).result(60)
+    assert Edges(tmp_path / "alerts.json", settled_s=0).held == ["slow", "silent"]
+
+
+@pytest.mark.parametrize("jump", [timedelta(hours=-9), timedelta(hours=9)])
+def test_a_clock_that_is_set_neither_hastens_nor_delays_what_is_told(tmp_path: Path, jump: timedelta) -> None:
+    edges = Edges(tmp_path / "alerts.json", settled_s=60)
+
+    def compare(at_s: float, now: datetime, *found: Condition) -> list[str]:
+        return [event.kind for event in edges.compare(found, now, clock_s=at_s)]
+
+    assert compare(0, START, SLOW) == []
+    assert compare(15, START + jump, SLOW) == []
+    assert compare(60, START + jump, SLOW) == ["condition_begins"]
+    assert compare(75, START) == []
+    assert compare(90, START + 2 * jump) == []
+    assert compare(135, START - jump) == ["condition_over"]

@@ -15,8 +15,9 @@ import pytest
 from engines.machine.nvml.health import GpuHealth, GpuState, Xid, faults
 from miner.admin.live_miner import LiveMiner
 from miner.alerts.miner_reader import Disks, MinerReader, RecentAnswers
-from miner.alerts.rules import Reading, conditions
+from miner.alerts.rules import Reading, conditions, undecided
 from miner.alerts.settings import AlertSettings
+from miner.answering.record import RequestRecord
 
 WELL = Reading(since_answer_s=5.0, answered=200, p99_s=0.1, degraded=0.0, deferred=0.3, registered={"5Ours": True})
 HOUR, GIB = 3600.0, 2**30
@@ -51,6 +52,7 @@ def test_of_a_miner_that_is_well_nothing_is_told() -> None:
         ({"night_due": True, "since_night_s": 40 * HOUR}, "night_overdue", "40 hours"),
         ({"free_bytes": {"/data": GIB // 2}}, "disk /data", "0.5 GiB"),
         ({"free_bytes": {"/data": None}}, "disk /data", "cannot be read"),
+        ({"hangs_s": {"store": 0.0, "journal": 75.0}}, "disk_hangs journal", "has not answered for a minute"),
         ({"servers": {"a": "open", "b": "open"}}, "stage2_away", "(a, b)"),
         ({"gpu_faults": (LOST,)}, "gpu_fault 0 lost", "GPU 0 does not answer: GPU is lost. Look at dmesg"),
         ({"gpu_faults": (UNNAMED,)}, "gpu_fault unknown xid", "Xid 79 of a GPU that it does not name. Look it up"),
@@ -82,6 +84,40 @@ def test_each_fault_is_one_condition_with_what_to_know(change: dict[str, Any], n
 )
 def test_what_is_not_known_or_not_enough_is_no_condition(change: dict[str, Any]) -> None:
     assert names(replace(WELL, **change), deferral_band=(0.1, 0.5)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"heard": False}, "silent"),
+        ({"answered": 0}, "all_refused"),
+        ({"answered": 49, "p99_s": None}, "slow"),
+        ({"answered": 49, "degraded": None}, "degraded"),
+        ({"deferred": None}, "deferral_rate"),
+        ({"night_due": True, "nights_known": False}, "night_overdue"),
+        ({"free_bytes": {"the store or the state": None}}, "disk /data"),
+        ({"servers": {"a": "closed"}, "handed_on": False}, "stage2_away"),
+        ({"gpus_known": False}, "gpu_fault 0 lost"),
+    ],
+)
+def test_what_nothing_is_known_of_is_not_over(change: dict[str, Any], name: str) -> None:
+    settings = AlertSettings(deferral_band=(0.1, 0.5))
+    unknown = replace(WELL, **change)
+    assert name not in [one.name for one in conditions(unknown, settings)]
+    assert undecided(name, unknown, settings)
+    known = replace(WELL, servers={"a": "closed"}, free_bytes={"/data": 3 * GIB}, night_due=True)
+    assert not undecided(name, known, settings)
+
+
+def test_a_miner_that_was_started_anew_knows_nothing_of_its_answers() -> None:
+    answers = RecentAnswers(lambda: 0.0)
+    assert not answers.heard
+    answers.on_answer(cast("RequestRecord", SimpleNamespace(result="abandoned")))
+    assert not answers.heard
+    answers.on_answer(
+        cast("RequestRecord", SimpleNamespace(result="answered", action=None, total_ms=1.0, failure=None))
+    )
+    assert answers.heard
 
 
 def test_a_directory_that_is_gone_is_no_disk_with_room(tmp_path: Path) -> None:
@@ -135,7 +171,7 @@ def test_two_directories_of_one_disk_are_one_condition(tmp_path: Path) -> None:
 def of_nights(nightly: dict[str, Any], after: timedelta) -> float:
     """What is read of the last success, so long after the miner started."""
     now = [NOW]
-    stats = SimpleNamespace(servers=(), budget=None)
+    stats = SimpleNamespace(servers=(), budget=None, outcomes={})
     miner = SimpleNamespace(
         now=lambda: now[0],
         chain=lambda: {"age_s": 0.0, "fresh": True, "registered": {}},
@@ -143,6 +179,7 @@ def of_nights(nightly: dict[str, Any], after: timedelta) -> float:
         tallies={"refused": SimpleNamespace(counts={})},
         bridge=SimpleNamespace(stats=stats),
         gpus=lambda: None,
+        disks=dict,
     )
     reader = MinerReader(cast("LiveMiner", miner), RecentAnswers(lambda: 0.0), night_due=lambda: True, directories=[])
     now[0] += after

@@ -37,6 +37,8 @@ def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[
             alerts.start(miner, lambda: False, store, [])
             for event in events:
                 alerts.event(event)
+            assert alerts._rejected is not None
+            await alerts._rejected.look(60)
             for bundle in live[1:]:
                 alerts.look(WELL, bundle, {})
             await alerts.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import resource
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,8 +13,11 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from miner.answering.journal import FILE, Journal, newest_first, read_journal
+from engines.machine.tally import Tally
+from miner.answering.journal import FILE, Journal, JournalFile, newest_first, read_journal
 from miner.answering.record import RequestRecord
+
+LIMIT_S = 60.0
 
 
 def record(number: int) -> RequestRecord:
@@ -35,14 +40,14 @@ def test_a_full_disk_is_told_once_and_costs_no_answer(tmp_path: Path, capfd: pyt
     """It was a traceback that is no JSON for every request."""
     (tmp_path / FILE).symlink_to("/dev/full")
     with capture_logs() as logs:
-        journal = Journal(tmp_path)
+        journal = JournalFile(tmp_path)
         for number in range(1000):
-            journal.on_answer(record(number))
+            journal.append(record(number))
         assert journal.lost == 1000
         # There is room again.
         (tmp_path / FILE).unlink()
-        journal.on_answer(record(1000))
-        journal.on_answer(record(1001))
+        journal.append(record(1000))
+        journal.append(record(1001))
         journal.close()
     assert [(entry["event"], entry["reason"]) for entry in logs] == [("journal_failed", "record_lost")]
     assert "No space left" in logs[0]["example"]["message"]
@@ -51,14 +56,14 @@ def test_a_full_disk_is_told_once_and_costs_no_answer(tmp_path: Path, capfd: pyt
 
 
 def test_a_line_that_a_crash_cut_short_swallows_no_other(tmp_path: Path) -> None:
-    journal = Journal(tmp_path)
-    journal.on_answer(record(1))
-    journal.on_answer(record(2))
+    journal = JournalFile(tmp_path)
+    journal.append(record(1))
+    journal.append(record(2))
     journal.close()
     (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes()[:-20])
-    journal = Journal(tmp_path)
+    journal = JournalFile(tmp_path)
     for number in (3, 4):
-        journal.on_answer(record(number))
+        journal.append(record(number))
     journal.close()
     assert read(tmp_path) == ["1", "3", "4"]
 
@@ -84,18 +89,18 @@ def test_a_new_file_that_cannot_be_opened_takes_no_full_one_along(
 ) -> None:
     """The process has no file descriptor left for a moment."""
     monkeypatch.setattr("miner.answering.journal.MAX_BYTES", 500)
-    journal, number = Journal(tmp_path), 0
+    journal, number = JournalFile(tmp_path), 0
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     while not journal.lost:
         resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         try:
-            journal.on_answer(record(number))
+            journal.append(record(number))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         number += 1
     lost, most = number - 1, number + 8
     for later in range(number, most):
-        journal.on_answer(record(later))
+        journal.append(record(later))
     journal.close()
     lines = [line for file in tmp_path.iterdir() for line in file.read_text().splitlines() if line]
     found = {RequestRecord.model_validate_json(line).request_id for line in lines}
@@ -124,25 +129,25 @@ def test_a_crash_while_a_new_file_is_begun_loses_no_record(
 
         return one
 
-    journal = Journal(tmp_path)
+    journal = JournalFile(tmp_path)
     for number in range(8):
-        journal.on_answer(record(number))
+        journal.append(record(number))
     with monkeypatch.context() as patch:
         patch.setattr("miner.answering.journal.os.replace", moving(replace))
         patch.setattr("logging.handlers.os.rename", moving(rename))
         written = 8
         try:
             for written in range(8, 30):
-                journal.on_answer(record(written))
+                journal.append(record(written))
         except Crash:
             pass
     assert done
     before = next(newest_first(tmp_path), None)
     assert before is not None
     assert before.request_id == str(written - 1)
-    journal = Journal(tmp_path)
+    journal = JournalFile(tmp_path)
     for number in range(100, 104):
-        journal.on_answer(record(number))
+        journal.append(record(number))
     journal.close()
     kept = [found for path in tmp_path.iterdir() for found in path.read_text().splitlines()]
     numbers = {int(RequestRecord.model_validate_json(line).request_id) for line in kept}
@@ -153,15 +158,15 @@ def test_a_crash_while_a_new_file_is_begun_loses_no_record(
 def test_records_go_where_the_path_leads_after_it_was_moved(tmp_path: Path, whole: bool) -> None:
     """They went into a file without a name, and nobody was told."""
     directory = tmp_path / "state"
-    journal = Journal(directory)
-    journal.on_answer(record(1))
+    journal = JournalFile(directory)
+    journal.append(record(1))
     if whole:
         directory.rename(tmp_path / "moved")
     else:
         (directory / FILE).rename(tmp_path / FILE)
     with capture_logs() as logs:
-        journal.on_answer(record(2))
-        journal.on_answer(record(3))
+        journal.append(record(2))
+        journal.append(record(3))
     journal.close()
     assert read(directory) == ["2", "3"]
     assert [(entry["event"], entry["reason"]) for entry in logs] == [("journal_failed", "file_lost")]
@@ -172,9 +177,9 @@ def test_a_file_that_cannot_be_renamed_grows_on_and_takes_no_older_one_along(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("miner.answering.journal.MAX_BYTES", 500)
-    journal = Journal(tmp_path)
+    journal = JournalFile(tmp_path)
     for number in range(20):
-        journal.on_answer(record(number))
+        journal.append(record(number))
     before = sorted(path.name for path in tmp_path.iterdir())
 
     def refused(*_: object) -> None:
@@ -183,7 +188,7 @@ def test_a_file_that_cannot_be_renamed_grows_on_and_takes_no_older_one_along(
     with monkeypatch.context() as patch:
         patch.setattr("miner.answering.journal.os.replace", refused)
         for number in range(20, 40):
-            journal.on_answer(record(number))
+            journal.append(record(number))
     journal.close()
     assert journal.lost == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == before
@@ -199,3 +204,55 @@ def test_records_are_read_from_the_end_across_files_and_blocks(tmp_path: Path, m
         monkeypatch.setattr("miner.answering.journal.BLOCK_BYTES", block)
         assert [found.request_id for found in newest_first(tmp_path)] == [str(number) for number in range(39, -1, -1)]
     assert list(newest_first(tmp_path / "nowhere")) == []
+
+
+class Stuck(JournalFile):
+    """A file whose disk hangs until it is told to go on."""
+
+    goes_on = threading.Event()
+
+    def append(self, record: RequestRecord) -> None:
+        assert threading.current_thread() is not threading.main_thread()
+        self.goes_on.wait(LIMIT_S)
+        super().append(record)
+
+
+class TestThread:
+    def test_a_record_is_in_the_file_when_its_answer_leaves(self, tmp_path: Path) -> None:
+        async def scenario() -> None:
+            journal = Journal(tmp_path)
+            for number in range(20):
+                journal.on_answer(record(number))
+                while read(tmp_path)[-1:] != [str(number)]:
+                    await journal.written()
+            journal.close()
+
+        asyncio.run(scenario())
+
+    def test_a_disk_that_hangs_costs_no_answer_and_after_so_many_records_the_next_ones(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("miner.answering.journal.JournalFile", Stuck)
+        monkeypatch.setattr("miner.answering.journal.MOST_WAITING", 3)
+        monkeypatch.setattr("miner.answering.journal.MOMENT_S", 0.01)
+        monkeypatch.setattr("miner.answering.journal.CLOSE_S", 0.01)
+
+        async def scenario() -> Journal:
+            tally = Tally("journal_failed")
+            journal = Journal(tmp_path, tally)
+            journal.on_answer(record(0))
+            while journal.disk.waiting:
+                await asyncio.sleep(0.001)
+            for number in range(1, 6):
+                journal.on_answer(record(number))
+                await journal.written()
+            assert tally.counts == {"record_lost": 2}
+            assert journal.disk.hangs_s > 0
+            # The end of the miner does not wait for it either.
+            journal.close()
+            return journal
+
+        journal = asyncio.run(scenario())
+        Stuck.goes_on.set()
+        journal.disk.submit(lambda: None).result(LIMIT_S)
+        assert read(tmp_path) == ["0", "1", "2", "3"]

@@ -13,16 +13,19 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from apscheduler.triggers.cron import CronTrigger
 from filelock import FileLock
 from structlog.testing import capture_logs
 
+from engines.machine.disk.disk_thread import DiskThread
 from engines.spec import EngineSpec
 from miner.cli.options import parsed_changes
 from miner.events.event import Event
-from miner.nights.job import LOCK, NightlyJob, missed
+from miner.nights.crontab import missed
+from miner.nights.job import LOCK, NightlyJob
 from miner.nights.night_process import Bounds, run_process
 from miner.nights.output import NightOutput
 from miner.nights.processes import VARIABLE, ProcessMark, mark_of, new_token
@@ -82,6 +85,12 @@ def job(
     return nightly
 
 
+def told_of(nightly: NightlyJob) -> dict[str, Any]:
+    """The status, once the disk was read for it."""
+    nightly._kept.begin().result(60)
+    return nightly.status()
+
+
 async def until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 120
     while not condition():
@@ -128,7 +137,7 @@ def test_a_run_that_cannot_be_started_has_failed(tmp_path: Path, monkeypatch: py
     assert asyncio.run(nightly.run()) == 126
     assert told.kinds == ["retrain_started", "retrain_failed"]
     assert "cannot be started" in told.events[-1].text
-    status = nightly.status()
+    status = told_of(nightly)
     assert (status["running"], status["outcome"], status["outcomes"]) == (False, "failed", {"failed": 1})
     assert not asyncio.run(nightly.recalibrate("bundle", EngineSpec(backend="onnxruntime")))
 
@@ -136,16 +145,16 @@ def test_a_run_that_cannot_be_started_has_failed(tmp_path: Path, monkeypatch: py
 def test_it_says_when_the_last_run_started_and_ended_and_what_came_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = job(tmp_path, "", monkeypatch).status()
+    before = told_of(job(tmp_path, "", monkeypatch))
     assert (before["running"], before["started_at"], before["outcome"], before["nights"]) == (False, None, "", [])
     succeeding = job(tmp_path, "", monkeypatch)
     asyncio.run(succeeding.run())
-    told = succeeding.status()
+    told = told_of(succeeding)
     assert (told["outcome"], told["outcomes"]) == ("done", {"done": 1})
     assert told["started_at"] == told["last_success"] <= told["ended_at"]
     failing = job(tmp_path, "raise SystemExit('no labels')", monkeypatch)
     asyncio.run(failing.run())
-    after = failing.status()
+    after = told_of(failing)
     # The success is that of the process before.
     assert (after["outcome"], after["last_success"], after["failures_in_a_row"]) == ("failed", told["last_success"], 1)
     assert [night["outcome"] for night in after["nights"]] == ["done", "failed"]
@@ -160,7 +169,7 @@ def test_a_night_that_is_done_says_what_the_gate_said_of_it(tmp_path: Path, monk
     assert (done.kind, done.level) == ("retrain_done", "info")
     assert done.text == "the night is done: 01234567 stays a challenger (KEEP)"
     assert done.details["reasons"] == ["it exits less"]
-    assert nightly.status()["verdict"] == "KEEP"
+    assert told_of(nightly)["verdict"] == "KEEP"
 
 
 def test_what_was_published_is_done_whatever_comes_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +189,7 @@ def test_what_is_to_be_tried_again_is(tmp_path: Path, monkeypatch: pytest.Monkey
     assert asyncio.run(nightly.run()) == 0
     assert seen.read_text() == "xxx"
     assert [kind for kind in told.kinds if kind != "retrain_started"] == ["retrain_put_off"] * 2 + ["retrain_done"]
-    assert nightly.status()["failures_in_a_row"] == 0
+    assert told_of(nightly)["failures_in_a_row"] == 0
 
 
 def test_it_is_not_tried_again_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,7 +219,7 @@ def test_a_run_at_its_time_is_started_by_the_schedule(tmp_path: Path, monkeypatc
         nightly._scheduler.start()
         nightly._scheduler.modify_job("retrain", next_run_time=datetime.now(UTC))
         try:
-            await until(lambda: nightly.status()["outcome"] == "done")
+            await until(lambda: told_of(nightly)["outcome"] == "done")
         finally:
             await nightly.close()
 
@@ -279,7 +288,7 @@ class TestWhatAKilledProcessLeft:
             nightly = job(tmp_path, "pass", monkeypatch, told=told, enabled=True, cron="0 0 1 1 *")
             nightly.start()
             try:
-                await until(lambda: nightly.status()["outcome"] == "done")
+                await until(lambda: told_of(nightly)["outcome"] == "done")
             finally:
                 await nightly.close()
 
@@ -378,12 +387,12 @@ def test_a_night_that_cannot_be_written_down_does_not_run_on(tmp_path: Path) -> 
     """A disk that is full at that moment: nobody would wait for it, and it would keep the workspace for itself."""
     pids: list[int] = []
 
-    def full(mark: ProcessMark) -> None:
+    async def full(mark: ProcessMark) -> None:
         pids.append(mark.pid)
         raise OSError(errno.ENOSPC, "No space left on device")
 
     async def start() -> None:
-        output = NightOutput(tmp_path / "output.log")
+        output = NightOutput(tmp_path / "output.log", DiskThread("nights"))
         with closing(output), pytest.raises(OSError, match="No space left"):
             await run_process(SLEEPS, new_token(), Bounds(0, None, 60.0), output, full)
         await until(lambda: not alive(pids[0]))
