@@ -59,6 +59,11 @@ class Drawn(_Event):
     bundle: str
 
 
+def audit_name(at: datetime, request_id: str, sha256: str) -> str:
+    """What the number is drawn for that decides whether an exit is audited."""
+    return f"{at.isoformat()}/{request_id}/{sha256}"
+
+
 class Said(_Event):
     """Stage-2 gave its verdict.
 

@@ -22,7 +22,7 @@ from engines.live.load.load_bundle import LiveBundle
 from engines.machine.tally import Tally
 from miner.answering.image_queue import ImageQueue
 from miner.answering.record import RequestRecord, SeenImage
-from miner.live_risk.audit_events import Drawn, Labelled, Said
+from miner.live_risk.audit_events import Drawn, Labelled, Said, audit_name
 from miner.live_risk.certificate_watch import CertificateWatch, certificate_id, last_caution, policy_with
 from miner.live_risk.fixed_settings import check_change
 from miner.live_risk.hourly import FILE, HourCounts, HourlyFile, OpenHours
@@ -138,7 +138,7 @@ class LiveRisk:
         picture, exits = picture_hash(seen.pixels), record.action is Action.EXIT
         with self._lock:
             visit = self._sites.visit(Sight(record.at.timestamp(), record.hotkey, picture), exits=exits)
-        name = f"{record.at.isoformat()}/{record.request_id}/{record.image_sha256}"
+        name = audit_name(record.at, record.request_id, record.image_sha256)
         if visit.first:
             with self._lock:
                 watch.scores.add(record.roadwork_score, drawn_number(self._secret, f"{name}/rank"))

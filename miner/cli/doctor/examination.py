@@ -14,7 +14,7 @@ from engines.machine.nvml.watch import module_version, read_once
 from miner.cli.doctor.bundle import certificate, checked_bundle, model_age, serving
 from miner.cli.doctor.chain import chain_findings, endpoint, read_chain, wire
 from miner.cli.doctor.diagnosis import Finding
-from miner.cli.doctor.keys import alerts, keys
+from miner.cli.doctor.keys import draw_keys, keys, receivers
 from miner.cli.doctor.machine import gpu, installed, memory, packages, release
 from miner.cli.doctor.nights import data, disk, night, nights
 from miner.cli.doctor.stage2 import stage2
@@ -35,7 +35,8 @@ async def examine(settings: MinerSettings) -> list[Finding]:
             *await _stage1_servers(settings),
             *await stage2(settings),
             *keys(settings),
-            *alerts(settings),
+            *await asyncio.to_thread(draw_keys, settings),
+            *await receivers(settings),
             *await asyncio.to_thread(where, settings),
             endpoint(settings),
             wire(settings),

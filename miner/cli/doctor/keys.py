@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from miner.alerts.switch import addresses
 from miner.chain.settings import WalletSettings
 from miner.cli.doctor.diagnosis import Finding, error, ok, warning
 from miner.errors import MinerError
+from miner.harvest.harvest import DIRECTORY as HARVEST
+from miner.harvest.harvest import limits_of
+from miner.harvest.kept_image import draw_name
+from miner.harvest.settings import HarvestSettings
+from miner.harvest.store import HarvestStore
 from miner.identities import wallets
+from miner.live_risk.audit_events import Drawn, audit_name
+from miner.live_risk.audit_log import LOG
+from miner.live_risk.live_risk import DIRECTORY as AUDITS
+from miner.live_risk.live_risk import STREAMS
+from miner.live_risk.secret import BYTES
+from miner.live_risk.secret import FILE as SECRET
 from miner.settings import MinerSettings
 from stage1.errors import SettingsError
+from stage1.monitor.audit import drawn_number
 
 COLDKEY = "coldkey"
+# A share of random draws that nobody wants, as each picture costs a person a look.
+MOST_SHARE = 0.5
 # How a key file begins that a password protects, whichever program wrote it.
 # Source: bittensor-wallet 4.1, `keyfile.rs` (keyfile_data_is_encrypted).
 ENCRYPTED = (b"$NACL", b"$ANSIBLE_VAULT", b"gAAAAA")
@@ -90,6 +108,89 @@ def coldkey(wallet: WalletSettings) -> Iterator[Finding]:
 
 def _away(file: Path) -> str:
     return f"keep it on a machine that is not on the internet, and remove it here: shred -u {file}"
+
+
+def draw_keys(settings: MinerSettings) -> list[Finding]:
+    """The keys of random draws, of audits and of the harvest: readable, by the owner alone, and those of the state."""
+    found: list[Finding] = []
+    if settings.live_risk.enabled:
+        found += _draw_key(settings.state / AUDITS, _audits_fit)
+    if settings.harvest.enabled:
+        found += _draw_key(settings.state / HARVEST, partial(_harvest_fits, share=settings.harvest.random_share))
+    return found
+
+
+def _draw_key(directory: Path, fits: Callable[[Path, bytes], bool | None]) -> Iterator[Finding]:
+    """Of one directory.
+
+    Args:
+        directory: where the key and what was drawn with it are.
+        fits: whether what is there was drawn with a key; None where nothing says so.
+    """
+    file = directory / SECRET
+    try:
+        about, secret = file.stat(), file.read_bytes()
+    except FileNotFoundError:
+        if fits(directory, bytes(BYTES)) is None:
+            yield ok("draw key", f"{file}: is made by the first start")
+        else:
+            detail = f"{file}: is not there, so nobody can check the draws that were made with it"
+            yield error("draw key", detail, "bring it back from a backup: the next start makes another one")
+        return
+    except OSError as failed:
+        yield error("draw key", f"{file}: cannot be read ({failed.strerror})", f"chown {os.getuid()} {file}")
+        return
+    if len(secret) != BYTES:
+        detail = f"{file}: has {len(secret)} bytes, a key has {BYTES}; the miner does not start"
+        yield error("draw key", detail, "bring it back from a backup, or remove it, and another one is made")
+    elif why := _open_to_others(about):
+        yield warning("draw key", f"{file}: {why}, and foresee the draws", f"chmod 600 {file}")
+    elif fits(directory, secret) is False:
+        detail = f"{file}: what was drawn before was drawn with another key, so nobody can check it"
+        yield warning("draw key", detail, "bring the key back that belongs to this state directory")
+    else:
+        yield ok("draw key", f"{file}: only its owner can read it, and it is that of the draws")
+
+
+def _audits_fit(directory: Path, secret: bytes) -> bool | None:
+    """Whether the latest audit was drawn with a key, by the number that is written down with it."""
+    logs = list((directory / STREAMS).glob(f"*/{LOG}")) if (directory / STREAMS).is_dir() else []
+    for log in sorted(logs, key=lambda path: path.stat().st_mtime, reverse=True):
+        for line in reversed(log.read_bytes().splitlines()):
+            # A line that was cut short, or is another event.
+            with contextlib.suppress(ValidationError):
+                drawn = Drawn.model_validate_json(line)
+                name = audit_name(drawn.at, drawn.request_id, drawn.image_sha256)
+                return drawn_number(secret, name) == drawn.drawn
+    return None
+
+
+def _harvest_fits(directory: Path, secret: bytes, *, share: float) -> bool | None:
+    """Whether images were drawn at random with a key.
+
+    Their numbers are not written down, but are all below the share that was drawn; those of another key are below it no
+    oftener than by chance. A share that was lowered since is no other key, so only what no smaller share than a half
+    would explain counts.
+    """
+    if not directory.is_dir():
+        return None
+    store = HarvestStore(directory, limits_of(HarvestSettings()), read_only=True)
+    drawn = [one for one in store.images.values() if one.week and not one.gone]
+    if not drawn:
+        return None
+    numbers = [drawn_number(secret, draw_name(one.at, one.request_id, one.sha256)) for one in drawn]
+    return max(numbers) < max(share, MOST_SHARE)
+
+
+async def receivers(settings: MinerSettings) -> list[Finding]:
+    """Whether the addresses of alerts are there, and whether their certificates are accepted; sends no message."""
+    found = alerts(settings)
+    if not found or found[0].failed:
+        return found
+    from miner.alerts.watch import receiver_faults  # noqa: PLC0415
+
+    told = [error("alerts", f"the receiver of {what}: {why}") for what, why in await receiver_faults(settings.alerts)]
+    return told or found
 
 
 def alerts(settings: MinerSettings) -> list[Finding]:
