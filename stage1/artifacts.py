@@ -12,12 +12,14 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from stage1.errors import ArtifactError
 from stage1.settings import first_problem
+
+RecordT = TypeVar("RecordT", bound=BaseModel)
 
 
 class Artifact(BaseModel):
@@ -78,10 +80,24 @@ def write_atomic(path: Path, content: bytes) -> None:
     Raises:
         OSError: the disk is full or the directory cannot be written; the temporary file is removed.
     """
+    write_parts(path, [content])
+
+
+def write_parts(path: Path, parts: Iterable[bytes]) -> None:
+    """Replace the file at `path` as `write_atomic` does, by content that is never in memory as a whole.
+
+    Args:
+        path: the file; its directory must exist.
+        parts: of the new content, in order.
+
+    Raises:
+        OSError: the disk is full or the directory cannot be written; the temporary file is removed.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
     try:
         with partial.open("wb") as handle:
-            handle.write(content)
+            for part in parts:
+                handle.write(part)
             handle.flush()
             os.fsync(handle.fileno())
         partial.replace(path)
@@ -135,6 +151,20 @@ def whole_lines(path: Path) -> Iterator[Line]:
                 continue
             if isinstance(record, dict):
                 yield Line(number, text.rstrip(b"\r\n"), record)
+
+
+def records(path: Path, kind: type[RecordT]) -> Iterator[RecordT | bytes]:
+    """The records of an append-only file in order, and the bytes of lines of another kind.
+
+    Args:
+        path: the file; one that is not there has no lines.
+        kind: of record.
+    """
+    for line in whole_lines(path):
+        try:
+            yield kind.model_validate_json(line.text)
+        except ValidationError:
+            yield line.text
 
 
 def fsync_directory(directory: Path) -> None:

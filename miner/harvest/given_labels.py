@@ -7,14 +7,13 @@ labels/AT-RANDOM.jsonl  of one import
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from miner.harvest.json_lines import records
-from stage1.artifacts import write_atomic
+from stage1.artifacts import records, write_atomic
 from stage1.monitor.audit import ExitLabel
 
 OLD_LABELS, LABELS = "labels.jsonl", "labels"
@@ -40,8 +39,47 @@ def read_labels(directory: Path) -> dict[str, ExitLabel]:
     Args:
         directory: of the store.
     """
-    paths = [directory / OLD_LABELS, *sorted((directory / LABELS).glob("*.jsonl"))]
-    return {one.sha256: one.label for path in paths for one in records(path, GivenLabel)[0]}
+    return {one.sha256: one.label for path in _files(directory) for one in _given(path)}
+
+
+class LabelledPictures:
+    """Which pictures have a label, for a process that asks again and again while others import.
+
+    An import is a file of a name of its own that is there as a whole and never changes, so each is read once.
+
+    Args:
+        directory: of the store.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._read: set[Path] = set()
+        self._known: set[bytes] = set()
+
+    def __contains__(self, sha256: str) -> bool:
+        """Whether it had one when the files were looked at last."""
+        return bytes.fromhex(sha256) in self._known
+
+    def look(self) -> None:
+        """Read what has come; all of it where a file is gone.
+
+        Raises:
+            OSError: a file cannot be read; it is read the next time.
+        """
+        there = set(_files(self._directory))
+        if not self._read <= there:
+            self._read, self._known = set(), set()
+        for path in there - self._read:
+            self._known.update(bytes.fromhex(one.sha256) for one in _given(path))
+            self._read.add(path)
+
+
+def _files(directory: Path) -> list[Path]:
+    return [directory / OLD_LABELS, *sorted((directory / LABELS).glob("*.jsonl"))]
+
+
+def _given(path: Path) -> Iterator[GivenLabel]:
+    return (one for one in records(path, GivenLabel) if isinstance(one, GivenLabel))
 
 
 def add_labels(directory: Path, labels: Mapping[str, ExitLabel], at: datetime) -> None:

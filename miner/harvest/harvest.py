@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
 from pathlib import Path
 
 from engines.machine.tally import Tally
 from miner.answering.image_queue import ImageQueue
 from miner.answering.record import RequestRecord, SeenImage
-from miner.harvest.kept_image import KeptImage, Reason, draw_name, week_of
+from miner.harvest.kept_image import PLACES_LAST, KeptImage, Reason, draw_name, week_of
 from miner.harvest.settings import HarvestSettings
 from miner.harvest.store import HarvestStore, Limits
 from miner.live_risk.audit_events import Drawn
@@ -21,7 +20,6 @@ from stage1.monitor.sites import Sight, SiteBook, SiteBookState, place_name
 
 DIRECTORY = "harvest"
 AFTER_S = 0.2
-PLACES_LAST = timedelta(days=1)
 
 
 class Harvest:
@@ -46,7 +44,7 @@ class Harvest:
         self._secret = secret
         self._drifts = drifts
         self.store = HarvestStore(directory, limits_of(settings), rank=self._rank)
-        self._sites = _places_of(list(self.store.images.values()))
+        self._sites = _places_of(self.store.images.values())
         self.lost = Tally("harvest_failed")
         self._queue = ImageQueue("harvest", self.take, self.lost, after_s=AFTER_S)
 
@@ -156,12 +154,11 @@ class Harvest:
     def status(self) -> dict[str, object]:
         """Plain values for the status."""
         # Copied in one step, because the thread adds to it meanwhile.
-        images = [one for one in list(self.store.images.values()) if not one.gone]
-        reasons = Counter(reason for one in images for reason in one.reasons)
+        reasons = dict(self.store.reasons)
         return {
-            "pictures": len(images),
+            "pictures": self.store.number,
             "mib": round(self.store.size / 2**20, 1),
-            "reasons": dict(reasons),
+            "reasons": {reason: number for reason, number in reasons.items() if number},
             "failed": dict(self.lost.counts),
         }
 
@@ -176,13 +173,12 @@ def limits_of(settings: HarvestSettings) -> Limits:
     )
 
 
-def _places_of(images: list[KeptImage]) -> SiteBook:
+def _places_of(images: Collection[KeptImage]) -> SiteBook:
     """Places go on where they were when the process ended, and their numbers too."""
-    last = max((one.site for one in images), default=0)
-    newest = max((one.at for one in images), default=None)
-    recent = sorted(
-        (one for one in images if newest is not None and newest - one.at <= PLACES_LAST), key=lambda one: one.at
-    )
+    last, newest = 0, datetime.min.replace(tzinfo=UTC)
+    for one in images:
+        last, newest = max(last, one.site), max(newest, one.at)
+    recent = sorted((one for one in images if newest - one.at <= PLACES_LAST), key=lambda one: one.at)
     pictures = tuple((one.picture, one.at.timestamp(), one.site) for one in recent if one.picture is not None)
     names: dict[str, tuple[str, float, int]] = {}
     for one in recent:

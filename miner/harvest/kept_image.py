@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from stage1.monitor.audit import ExitLabel
 
 Reason = Literal["random", "deferred", "audited", "ambiguous", "drift", "disagree", "contradicted"]
 # From what is told of most images to what is told of fewest.
 REASONS: tuple[Reason, ...] = get_args(Reason)
+# So long a picture is known again, and with it its place.
+PLACES_LAST = timedelta(days=1)
 Destination = Literal["any set", "train", "later"]
 
 
@@ -42,15 +44,15 @@ class KeptImage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    at: datetime
+    at: AwareDatetime
     reasons: tuple[Reason, ...] = Field(min_length=1)
     week: str = ""
     request_id: str
     hotkey: str
     bundle: str
-    site: int
-    picture: int | None
-    size: int
+    site: int = Field(ge=0, lt=2**64)
+    picture: int | None = Field(ge=0, lt=2**64)
+    size: int = Field(ge=0, lt=2**64)
     suffix: str
     exit_label: ExitLabel | None
     score: float
@@ -133,6 +135,19 @@ def destination(image: KeptImage, whole: set[str], broken: set[str]) -> Destinat
     if not image.week or image.week in broken:
         return "train"
     return "any set" if image.week in whole else "later"
+
+
+def open_places(images: Iterable[KeptImage], today: date) -> set[int]:
+    """Places of which a picture may still come, and be drawn at random: those of a picture of the last day.
+
+    Args:
+        images: of the store.
+        today: UTC.
+    """
+    last: dict[int, datetime] = {}
+    for one in images:
+        last[one.site] = max(one.at, last.get(one.site, one.at))
+    return {site for site, at in last.items() if (at + PLACES_LAST).date() >= today}
 
 
 def broken_weeks(images: Iterable[KeptImage], labels: Mapping[str, ExitLabel]) -> set[str]:

@@ -10,14 +10,15 @@ If there is no room, the oldest of the commonest reason goes first, and what was
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-from miner.harvest.given_labels import read_labels
-from miner.harvest.json_lines import records
-from miner.harvest.kept_image import KeptImage, forgotten, is_forgotten, joined, lost_draws, main_reason, not_drawn
-from stage1.artifacts import append_lines, write_atomic
+from miner.harvest.given_labels import LabelledPictures
+from miner.harvest.image_table import ImageTable, Outline
+from miner.harvest.kept_image import KeptImage, Reason, forgotten, is_forgotten, joined, lost_draws, not_drawn
+from stage1.artifacts import append_lines, records, write_atomic, write_parts
 
 INDEX, IMAGES = "index.jsonl", "images"
 # Pictures that differ in fewer bits show the same.
@@ -62,6 +63,7 @@ class HarvestStore:
 
     Attributes:
         images: by hash, in the order in which they were kept.
+        reasons: for how many pictures each holds.
     """
 
     def __init__(
@@ -78,9 +80,11 @@ class HarvestStore:
         self._rank = rank
         # What this version cannot read it does not throw away.
         self.images, self._strange = _index(directory)
+        self.reasons: Counter[Reason] = Counter()
+        self._labelled = LabelledPictures(directory)
         self._bytes = self._number = self._stale = 0
-        self._places: dict[int, dict[str, KeptImage]] = {}
-        for one in list(self.images.values()):
+        self._places: dict[int, tuple[str, ...]] = {}
+        for one in self.images.values():
             self._count(one)
         if read_only:
             return
@@ -135,21 +139,25 @@ class HarvestStore:
         return self.directory / IMAGES / image.sha256[:2] / f"{image.sha256}{image.suffix}"
 
     def _enough(self, image: KeptImage) -> bool:
-        there = self._places.get(image.site, {}).values()
+        there = self._of_place(image.site)
         return sum(not one.week for one in there) >= self._limits.per_place or any(_alike(one, image) for one in there)
+
+    def _of_place(self, site: int) -> list[KeptImage]:
+        return [self.images[sha256] for sha256 in self._places.get(site, ())]
 
     def _drawn_in(self, image: KeptImage) -> bool:
         """Whether a random draw is kept; one of its place with a higher number makes way for it.
 
         What stays is a random part of the draws of a place, whatever they show, so nobody fills a week with one place.
         """
-        there = [one for one in self._places.get(image.site, {}).values() if one.week == image.week]
+        there = [one for one in self._of_place(image.site) if one.week == image.week]
         if len(there) < self._limits.random_per_place:
             return True
         last = max(there, key=self._rank)
         if self._rank(image) >= self._rank(last):
             return False
-        if last.sha256 in read_labels(self.directory):
+        self._labelled.look()
+        if last.sha256 in self._labelled:
             # What was labelled early was so for what it shows: as a draw it would stand for more than its share.
             self._note([not_drawn(last)])
             return True
@@ -161,53 +169,52 @@ class HarvestStore:
         limits = self._limits
         if self._bytes + size <= limits.size and self._number < limits.pictures:
             return
-        there, labels = [one for one in self.images.values() if not one.gone], read_labels(self.directory)
-        broken = {one.week for one in self.images.values() if one.week and one.gone and one.sha256 not in labels}
-        common = Counter(main_reason(one) for one in there)
+        self._labelled.look()
+        there, gone, broken = list[Outline](), list[Outline](), set[str]()
+        for one in self.images.outlines():
+            if not one.gone:
+                there.append(one)
+            elif one.sha256 not in self._labelled:
+                gone.append(one)
+                broken.add(one.week)
+        common = Counter(one.main_reason for one in there)
         # What was drawn at random goes last, for its whole week would be of less use; a week of which a picture is gone
         # is worth no more than what was picked.
-        order = sorted(
-            there, key=lambda one: (bool(one.week) and one.week not in broken, -common[main_reason(one)], one.at)
-        )
-        out, most = list[KeptImage](), min(limits.pictures - 1, round(limits.pictures * ROOM_SHARE))
+        there.sort(key=lambda one: (bool(one.week) and one.week not in broken, -common[one.main_reason], one.at))
+        out, most = list[Outline](), min(limits.pictures - 1, round(limits.pictures * ROOM_SHARE))
         freed = 0
-        for one in order:
+        for one in there:
             if self._bytes - freed + size <= limits.size * ROOM_SHARE and len(there) - len(out) <= most:
                 break
             out.append(one)
             freed += one.size
+        going = [self.images[one.sha256].model_copy(update={"gone": True}) for one in out]
         # The index first: a picture without a line is removed at the next start.
-        self._note([one.model_copy(update={"gone": True}) for one in out])
-        for one in out:
-            self.path(one).unlink(missing_ok=True)
-        self._forget_gone(labels)
+        self._note(going)
+        for image in going:
+            self.path(image).unlink(missing_ok=True)
+        self._forget([*gone, *(one for one in out if one.sha256 not in self._labelled)])
 
-    def _forget_gone(self, labels: Iterable[str]) -> None:
+    def _forget(self, gone: list[Outline]) -> None:
         """Forget the oldest of those that are gone and that nobody has labelled; that a week lost some stays known."""
-        kept = set(labels)
-        gone = [one for one in self.images.values() if one.gone and one.size and one.sha256 not in kept]
+        gone = sorted((one for one in gone if one.size), key=lambda one: one.at)
         if len(gone) <= self._limits.pictures:
             return
-        gone.sort(key=lambda one: one.at)
-        out = gone[: len(gone) - round(self._limits.pictures * ROOM_SHARE)]
-        for one in out:
-            del self.images[one.sha256]
-        self.images |= {lost.sha256: lost for lost in (lost_draws(one) for one in out if one.week)}
-        self._write_index()
+        out = [self.images[one.sha256] for one in gone[: len(gone) - round(self._limits.pictures * ROOM_SHARE)]]
+        lost = {one.week: lost_draws(one) for one in out if one.week}
+        # What a week has lost first: a process that is killed between two lines must not make a week look whole.
+        self._note([one for one in lost.values() if one.sha256 not in self.images])
+        self._note([forgotten(one) for one in out])
 
     def _note(self, images: list[KeptImage]) -> None:
         """Write lines, and take what they say."""
         append_lines(self.directory / INDEX, images)
         for one in images:
             before = self.images.pop(one.sha256, None)
-            self._stale += before is not None or is_forgotten(one)
+            # The line before, and one that says that an image is forgotten, tell the next start nothing.
+            self._stale += (before is not None) + is_forgotten(one)
             if before is not None and not before.gone:
-                self._bytes -= before.size
-                self._number -= 1
-                place = self._places[before.site]
-                del place[before.sha256]
-                if not place:
-                    del self._places[before.site]
+                self._discount(before)
             if not is_forgotten(one):
                 self.images[one.sha256] = one
                 self._count(one)
@@ -218,11 +225,20 @@ class HarvestStore:
         if not image.gone:
             self._bytes += image.size
             self._number += 1
-            self._places.setdefault(image.site, {})[image.sha256] = image
+            self.reasons.update(image.reasons)
+            self._places[image.site] = (*self._places.get(image.site, ()), image.sha256)
+
+    def _discount(self, image: KeptImage) -> None:
+        self._bytes -= image.size
+        self._number -= 1
+        self.reasons.subtract(image.reasons)
+        left = tuple(one for one in self._places.pop(image.site) if one != image.sha256)
+        if left:
+            self._places[image.site] = left
 
     def _write_index(self) -> None:
         lines = (image.model_dump_json().encode() for image in self.images.values())
-        write_atomic(self.directory / INDEX, b"".join(line + b"\n" for line in (*self._strange, *lines)))
+        write_parts(self.directory / INDEX, (line + b"\n" for line in chain(self._strange, lines)))
         self._stale = 0
 
     def _remove_strays(self) -> None:
@@ -244,7 +260,7 @@ def _alike(one: KeptImage, other: KeptImage) -> bool:
     return (one.picture ^ other.picture).bit_count() <= SAME_BITS
 
 
-def read_index(directory: Path) -> dict[str, KeptImage]:
+def read_index(directory: Path) -> ImageTable:
     """The images of a store by hash, in the order in which they were last told of."""
     return _index(directory)[0]
 
@@ -254,11 +270,13 @@ def lines_of_others(directory: Path) -> int:
     return len(_index(directory)[1])
 
 
-def _index(directory: Path) -> tuple[dict[str, KeptImage], list[bytes]]:
+def _index(directory: Path) -> tuple[ImageTable, list[bytes]]:
     """The images, and the lines of another version."""
-    lines, strange = records(directory / INDEX, KeptImage)
-    found: dict[str, KeptImage] = {}
-    for image in lines:
+    found, strange = ImageTable(), list[bytes]()
+    for image in records(directory / INDEX, KeptImage):
+        if isinstance(image, bytes):
+            strange.append(image)
+            continue
         found.pop(image.sha256, None)
         if not is_forgotten(image):
             found[image.sha256] = image

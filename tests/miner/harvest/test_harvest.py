@@ -321,23 +321,22 @@ def test_a_file_without_an_end_is_not_read(tmp_path: Path) -> None:
 
 
 def test_the_status_is_told_while_pictures_come(tmp_path: Path) -> None:
-    harvest = Harvest(tmp_path, HarvestSettings(enabled=True), secret=SECRET)
-
-    harvest.store.images = {one.sha256: one for one in map(kept, range(3))}
+    harvest = Harvest(tmp_path, HarvestSettings(enabled=True, max_pictures=20), secret=SECRET)
+    for number in range(10):
+        harvest.store.keep(kept(number), content_of(number))
     done = threading.Event()
 
     def more() -> None:
         number = 10
         while not done.is_set():
-            harvest.store.images[f"{number:064x}"] = kept(number % 100)
-            harvest.store.images.pop(f"{number - 100:064x}", None)
+            harvest.store.keep(kept(number), content_of(number))
             number += 1
 
     thread = threading.Thread(target=more)
     thread.start()
     try:
         for _ in range(200):
-            assert int(str(harvest.status()["pictures"])) >= 3
+            assert 10 <= int(str(harvest.status()["pictures"])) <= 20
     finally:
         done.set()
         thread.join()

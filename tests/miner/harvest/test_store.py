@@ -1,0 +1,73 @@
+"""The store at its cap: what it knows in memory is what its files say, after any kill."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from miner.harvest.given_labels import add_labels
+from miner.harvest.kept_image import KeptImage, broken_weeks
+from miner.harvest.store import INDEX, HarvestStore, read_index
+from tests.miner.harvest.test_harvest import NOON, kept, random_one, store_in
+
+
+@pytest.fixture(autouse=True)
+def without_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of files are written here, and no power is cut."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+
+
+def known_of(store: HarvestStore) -> tuple[object, ...]:
+    places: dict[int, set[str]] = {}
+    for one in store.images.values():
+        if not one.gone:
+            places.setdefault(one.site, set()).add(one.sha256)
+    found = {site: set(there) for site, there in store._places.items()}
+    assert found == places
+    reasons = {reason: number for reason, number in store.reasons.items() if number}
+    return list(store.images.values()), store.size, store.number, reasons
+
+
+def offered(number: int) -> KeptImage:
+    if number % 3 == 0:
+        return random_one(number, site=number % 40, week=f"2026-W{10 + number // 100:02d}")
+    return kept(number, site=number % 40, reasons=("deferred", "audited") if number % 2 else ("ambiguous",))
+
+
+def test_what_is_known_in_memory_is_what_a_start_finds(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    store = store_in(tmp_path, pictures=30, random_per_place=2)
+    for number in range(400):
+        store.keep(offered(int(rng.integers(number + 1))), b"x")
+        if number % 50 == 0:
+            add_labels(tmp_path, {offered(number).sha256: 1}, NOON)
+        if number % 25 == 0:
+            assert known_of(store_in(tmp_path, pictures=30, random_per_place=2)) == known_of(store)
+    assert store.number <= 30
+
+
+def test_a_process_that_is_killed_while_it_forgets_makes_no_week_whole(tmp_path: Path) -> None:
+    """Whichever of the lines are there, a week of which a draw was forgotten is known to have lost one."""
+    store = store_in(tmp_path, pictures=20)
+    for number in range(39):
+        store.keep(random_one(number, week=f"2026-W{10 + number // 10}"), b"x")
+    before = (tmp_path / INDEX).read_bytes()
+    drawn = {one.week for one in store.images.values()}
+    for number in range(39, 60):
+        store.keep(kept(number, site=number), b"x")
+    written = (tmp_path / INDEX).read_bytes()
+    assert written.startswith(before)
+    assert b'"size":0' in written
+    lines = written[len(before) :].splitlines(keepends=True)
+    gone_once: set[str] = set()
+    for cut in range(len(lines) + 1):
+        (tmp_path / INDEX).write_bytes(before + b"".join(lines[:cut]))
+        images = list(read_index(tmp_path).values())
+        broken = broken_weeks(images, {})
+        assert gone_once <= broken
+        gone_once |= broken
+    assert gone_once
+    assert gone_once <= drawn
