@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
-from miner.harvest.kept_image import Destination, KeptImage, broken_weeks, destination, whole_weeks
+from miner.harvest.kept_image import Destination, KeptImage, broken_weeks, destination, open_places, whole_weeks
 from miner.harvest.store import HarvestStore
 from stage1.artifacts import write_atomic
 from stage1.errors import SettingsError
@@ -18,6 +18,7 @@ from stage1.monitor.audit import ExitLabel
 
 SOURCES_FILE, LABELS_FILE = "sources.toml", "labels.csv"
 FOLDERS: Mapping[Destination, str] = {"any set": "random", "train": "picked"}
+GROUP = "site-"
 WRITTEN_HERE = "# Written by `cascade harvest import`, anew each time."
 # Callers sent all of it, so what they do to pictures was done to it already.
 SOURCE: Mapping[Destination, str] = {
@@ -77,13 +78,15 @@ def write_data(
 
     Returns:
         How many labels go where. Those of a random draw wait until all of its week is labelled and has its pictures,
-        and with them wait those of the same places. Labels whose picture is nowhere are not among them.
+        and with them wait those of the same places, and those of places of which a picture may still be drawn. Labels
+        whose picture is nowhere are not among them.
 
     Raises:
         OSError: it cannot be written. Each list is there as it was or as a whole.
     """
     images = list(store.images.values())
     whole, broken = whole_weeks(images, labels, today), broken_weeks(images, labels)
+    broken |= _weeks_of_taught_places(images, to)
     going: dict[Destination, list[KeptImage]] = {"any set": [], "train": [], "later": []}
     for image in images:
         if image.sha256 in labels:
@@ -94,7 +97,7 @@ def write_data(
     # Which pictures had to make room depends on what they show, so a week goes with all of its draws or not at all.
     there = {one.sha256 for one, _ in drawn}
     whole -= {one.week for one in going["any set"] if one.sha256 not in there}
-    waiting = {one.site for one in images if one.week and one.week not in whole | broken}
+    waiting = {one.site for one in images if one.week and one.week not in whole | broken} | open_places(images, today)
     # What trains ties its place to training: of draws that may yet certify only those of easier places would be left.
     taught = [one for one in going["train"] if one.site not in waiting]
     found: dict[Destination, list[tuple[KeptImage, Path]]] = {
@@ -110,6 +113,30 @@ def write_data(
     if declared := [SOURCE[kind] for kind in FOLDERS if found[kind]]:
         write_atomic(to / SOURCES_FILE, "\n".join([WRITTEN_HERE, *declared]).encode())
     return Counter({kind: len(some) for kind, some in found.items()})
+
+
+def _weeks_of_taught_places(images: Iterable[KeptImage], to: Path) -> set[str]:
+    """Weeks with a draw of a place that was among those that train before it was drawn.
+
+    A place may be met for longer than what was kept of it tells. Such a draw can only train, as its place does, and the
+    other draws of its week would be those of places that nobody had a reason to pick.
+    """
+    certifying, taught = (_rows_of(to / folder) for folder in FOLDERS.values())
+    sites = set(taught.values()) - set(certifying.values())
+    return {one.week for one in images if one.week and one.site in sites and one.sha256 not in certifying}
+
+
+def _rows_of(folder: Path) -> dict[str, int]:
+    """The hash and the place of each row that was written earlier."""
+    path = folder / LABELS_FILE
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as handle:
+        return {
+            Path(row["image"]).stem: int(row["group"].removeprefix(GROUP))
+            for row in csv.DictReader(handle)
+            if row["group"].startswith(GROUP)
+        }
 
 
 def _placed(
@@ -148,6 +175,6 @@ def _list(images: Sequence[tuple[KeptImage, Path]], labels: Mapping[str, ExitLab
     writer.writerow(("image", "label", "group", "captured_at"))
     # Pictures of one place depend on each other.
     writer.writerows(
-        (f"images/{path.name}", labels[one.sha256], f"site-{one.site}", one.at.isoformat()) for one, path in images
+        (f"images/{path.name}", labels[one.sha256], f"{GROUP}{one.site}", one.at.isoformat()) for one, path in images
     )
     return text.getvalue()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Mapping
+from datetime import date
 from pathlib import Path
 
-from miner.harvest.kept_image import KeptImage, broken_weeks
+from miner.harvest.kept_image import KeptImage, broken_weeks, open_places
 from miner.harvest.store import HarvestStore
 from stage1.artifacts import write_atomic
 from stage1.errors import SettingsError
@@ -20,18 +21,20 @@ from stage1.monitor.audit import ExitLabel
 VERDICTS = "verdicts.csv"
 
 
-def teaching(images: Iterable[KeptImage], labels: Mapping[str, ExitLabel]) -> list[KeptImage]:
+def teaching(images: Iterable[KeptImage], labels: Mapping[str, ExitLabel], today: date) -> list[KeptImage]:
     """Images of which Stage-2 has said something that may be taught.
 
-    What a person has labelled has a better label. A random draw, and what is of its place, may certify one day.
+    What a person has labelled has a better label. A random draw, and what is of its place, may certify one day; and so
+    may a place of which a picture may still be drawn.
 
     Args:
         images: of the store.
         labels: what people said, by hash.
+        today: UTC.
     """
     known = list(images)
     broken = broken_weeks(known, labels)
-    certifying = {one.site for one in known if one.week and one.week not in broken}
+    certifying = {one.site for one in known if one.week and one.week not in broken} | open_places(known, today)
     return [
         one
         for one in known
@@ -42,13 +45,14 @@ def teaching(images: Iterable[KeptImage], labels: Mapping[str, ExitLabel]) -> li
     ]
 
 
-def write_verdicts(store: HarvestStore, labels: Mapping[str, ExitLabel], to: Path) -> int:
+def write_verdicts(store: HarvestStore, labels: Mapping[str, ExitLabel], to: Path, today: date) -> int:
     """Write pictures, and the table of what Stage-2 said of them.
 
     Args:
         store: where the pictures are.
         labels: what people said, by hash.
         to: directory, created if it is not there; the table of an earlier call is replaced.
+        today: UTC.
 
     Returns:
         How many pictures it names.
@@ -56,7 +60,7 @@ def write_verdicts(store: HarvestStore, labels: Mapping[str, ExitLabel], to: Pat
     Raises:
         SettingsError: there is nothing to teach by.
     """
-    found = teaching(store.images.values(), labels)
+    found = teaching(store.images.values(), labels, today)
     if not found:
         raise SettingsError(
             "Stage-2 has said nothing of a picture that may only train and that nobody has labelled: there is nothing "

@@ -13,6 +13,7 @@ from miner.cli.harvest.metadata_table import write_parquet
 from miner.harvest.audit_labels import audit_labels
 from miner.harvest.export import write_for
 from miner.harvest.given_labels import add_labels, read_labels
+from miner.harvest.image_table import ImageTable
 from miner.harvest.kept_image import KeptImage, broken_weeks, week_of, whole_weeks
 from miner.harvest.label_tools import FILES, LABELLING_FILE, PICTURES, Tool
 from miner.harvest.labelled_data import check_target, write_data
@@ -223,7 +224,7 @@ def taught(home: Path, to: Path) -> str:
         SettingsError: nothing was kept there, or there is nothing to teach by.
     """
     _images(home)
-    number = write_verdicts(_store(home), _labels(home), to)
+    number = write_verdicts(_store(home), _labels(home), to, utc_now().date())
     path = to / VERDICTS
     return (
         f"{number} pictures with what Stage-2 said of them in {path}\n"
@@ -247,7 +248,7 @@ def _live_threshold(home: Path) -> float | None:
     return summary.certificates.get(summary.live, {}).get("t0_certified")
 
 
-def _images(home: Path) -> dict[str, KeptImage]:
+def _images(home: Path) -> ImageTable:
     if not (home / INDEX).exists():
         raise SettingsError(f"{home}: nothing was kept here; set harvest.enabled = true, or name the state directory")
     return read_index(home)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from tests.miner.harvest.test_harvest import content_of, kept, random_one, store
 from tests.support.scenes import write_labelled_scenes
 from tests.support.small_nights import small_night
 
+LATER = date(2026, 4, 1)
+
 
 def said(number: int, **changes: object) -> dict[str, Any]:
     return {"stage2_probability": 0.9 if number % 2 else 0.2, **changes}
@@ -44,19 +46,21 @@ def test_only_what_may_never_certify_teaches(tmp_path: Path) -> None:
         "of a week that lost one": random_one(6, "2026-W08", **said(6)),
         "lost": random_one(7, "2026-W08", **said(7, gone=True)),
     }
-    store.images = {one.sha256: one for one in images.values()}
+    store.images.update({one.sha256: one for one in images.values()})
     labels: dict[str, ExitLabel] = {images["labelled"].sha256: 1}
-    found = teaching(store.images.values(), labels)
+    found = teaching(store.images.values(), labels, LATER)
     assert found == [images["picked"], images["of a week that lost one"]]
+    the_next_day = date(2026, 3, 3)
+    assert not teaching(store.images.values(), labels, the_next_day), "a picture of the same place may be drawn yet"
 
 
 def test_a_table_is_read_by_a_night(tmp_path: Path) -> None:
     store = store_in(tmp_path / "store")
     for number in range(4):
         store.keep(kept(number, **said(number)), content_of(number))
-    assert write_verdicts(store, {}, tmp_path / "weak") == 4
+    assert write_verdicts(store, {}, tmp_path / "weak", LATER) == 4
     # Again, and with one that was labelled since.
-    assert write_verdicts(store, {kept(0).sha256: 1}, tmp_path / "weak") == 3
+    assert write_verdicts(store, {kept(0).sha256: 1}, tmp_path / "weak", LATER) == 3
     verdicts = verdicts_of(tmp_path / "weak" / VERDICTS)
     assert [(one.path.stem, one.probability) for one in verdicts] == [
         (kept(number).sha256, 0.9 if number % 2 else 0.2) for number in (1, 2, 3)
@@ -65,7 +69,7 @@ def test_a_table_is_read_by_a_night(tmp_path: Path) -> None:
 
 def test_where_nothing_teaches_it_is_said(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="nothing to teach by"):
-        write_verdicts(store_in(tmp_path / "store"), {}, tmp_path / "weak")
+        write_verdicts(store_in(tmp_path / "store"), {}, tmp_path / "weak", LATER)
     assert not (tmp_path / "weak").exists()
 
 
@@ -79,7 +83,7 @@ def test_weak_labels_train_by_their_weight_and_are_in_no_set(tmp_path: Path) -> 
     store, number = store_in(tmp_path / "store", most_bytes=10**8), 6
     for index in range(number):
         keep_scene(store, index)
-    write_verdicts(store, {}, tmp_path / "weak")
+    write_verdicts(store, {}, tmp_path / "weak", LATER)
     config = small_night(**{"learn.teacher": str(tmp_path / "weak" / VERDICTS), "learn.teacher_weight": 0.25})
     rows = read_dataset(tmp_path / "data")
     workspace = tmp_path / "workspace"
