@@ -66,7 +66,8 @@ def night_bytes(disk_bytes: Sequence[int], parameters: int | None) -> tuple[int,
     """
     late = [size for size in disk_bytes if size][-RUNS_ASKED:]
     if late:
-        return round(MARGIN * max(late)), f"the largest of the last {len(late)} runs took {gigabytes(max(late))}"
+        which = "the last run" if len(late) == 1 else f"the largest of the last {len(late)} runs"
+        return round(MARGIN * max(late)), f"{which} took {gigabytes(max(late))}"
     if parameters is not None:
         return COPIES * BYTES_EACH * parameters, f"the backbone has {parameters / 1e6:.0f} million parameters"
     return 0, ""

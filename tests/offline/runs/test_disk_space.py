@@ -34,6 +34,8 @@ def test_a_file_with_two_names_takes_its_room_once_and_gives_it_back_with_the_la
 
 def test_a_night_needs_what_the_largest_of_late_took_and_a_margin() -> None:
     assert night_bytes([9_000_000_000, 0, *[1_000_000_000] * 7, 2_000_000_000], None)[0] == 3_000_000_000
+    assert night_bytes([1_000_000_000], None) == (1_500_000_000, "the last run took 1.0 GB")
+    assert night_bytes([1_000_000_000] * 2, None)[1] == "the largest of the last 2 runs took 1.0 GB"
     need, reason = night_bytes([], 840_000_000)
     assert need == 13_440_000_000
     assert reason == "the backbone has 840 million parameters"
