@@ -21,14 +21,24 @@ def night_section(
         looks: how many looks are left; see `offline.certify.look_words`.
         times: of each stage that made this bundle, the last time that it ran.
     """
-    facts = {"Date": at, "Run": run, "Bundle": bundle, "Champion before": champion or "none", "Looks left": looks}
+    facts = {
+        "Date": _minute(at),
+        "Run": run,
+        "Bundle": bundle,
+        "Champion before": champion or "none",
+        "Looks left": looks,
+    }
     rows = "".join(f"<tr><td>{name}</td><td>{escape(value)}</td></tr>" for name, value in facts.items())
     took = "".join(
-        f"<tr><td>{escape(time.stage)}</td><td>{duration_words(time.seconds)}</td><td>{escape(time.at)}</td></tr>"
+        f"<tr><td>{escape(time.stage)}</td><td>{duration_words(time.seconds)}</td><td>{escape(_minute(time.at))}</td></tr>"
         for time in times
     )
     return f"""<h2>This night</h2>
-<table>{rows}</table>
+<div class="scroll"><table class="facts">{rows}</table></div>
 <details><summary>How long the stages took when they last ran</summary>
-<table><tr><th>stage</th><th>took</th><th>ended</th></tr>{took}</table></details>
+<div class="scroll"><table><tr><th>stage</th><th>took</th><th>ended</th></tr>{took}</table></div></details>
 """
+
+
+def _minute(at: str) -> str:
+    return f"{at[:16].replace('T', ' ')} UTC"

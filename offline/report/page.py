@@ -71,7 +71,8 @@ th, td { text-align: right; padding: .4rem .6rem; border-bottom: 1px solid var(-
   white-space: nowrap; }
 th { font-weight: 600; white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; white-space: normal; min-width: 8rem; }
-td small { display: block; } td.why { white-space: normal; text-align: left; min-width: 16rem; }
+.facts td { white-space: normal; } td small { display: block; }
+td.why { white-space: normal; text-align: left; min-width: 16rem; }
 small, figcaption { color: var(--soft); } tr.first td { font-weight: 600; } tr.first small { font-weight: 400; }
 figure { margin: 1rem 0; } figcaption { font-size: .88rem; } svg { width: 100%; height: auto; font-size: 14px; }
 svg text { fill: var(--soft); } svg { max-width: 40rem; }
