@@ -37,7 +37,7 @@ def fake(probability: float, **more: Any) -> Fake:
 
 
 def kserve(server: Fake, name: str, **more: Any) -> dict[str, Any]:
-    return {"kind": "kserve", "name": name, "url": server.url, "model": "roadwork", **more}
+    return {"kind": "kserve", "name": name, "url": server.url, "model": "roadwork", "timeout_s": 60.0, **more}
 
 
 def settings(*servers: dict[str, Any], **more: Any) -> Stage2Settings:
@@ -45,7 +45,7 @@ def settings(*servers: dict[str, Any], **more: Any) -> Stage2Settings:
 
 
 async def ask(hand_off: HandOff, content: bytes = b"image", probability: float | None = None) -> Verdict:
-    return await hand_off.bridge.ask(content, time.monotonic() + 5.0, probability=probability)
+    return await hand_off.bridge.ask(content, time.monotonic() + 60.0, probability=probability)
 
 
 def test_servers_are_changed_under_load_and_no_hand_off_is_lost(tmp_path: Path) -> None:
