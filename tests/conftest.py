@@ -92,6 +92,13 @@ LONGEST = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Run the tests of a file in one order, drawn once; `--randomly-seed` draws another, where none may fail either."""
+    if config.getoption("randomly_seed", None) == "default":
+        config.option.randomly_seed = 72
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the long files first; workers take whole files in this order, and make the fixtures of a file once."""
