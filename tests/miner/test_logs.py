@@ -93,7 +93,7 @@ def test_what_a_library_says_is_the_same_from_run_to_run():
         "structlog.get_logger('a').info('failed', reason=f'cannot read {io.BytesIO()!r}');"
         "logging.getLogger('b').info('cannot read %r', io.BytesIO())"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=240, check=True)
     first, second = map(json.loads, done.stderr.splitlines())
     assert first["reason"] == second["event"] == "cannot read <_io.BytesIO object>"
 

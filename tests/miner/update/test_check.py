@@ -204,9 +204,10 @@ def test_a_server_that_hangs_keeps_no_process_from_ending(tmp_path: Path, monkey
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
+    before = threading.enumerate()
     asyncio.run(scenario())
     # The end of the loop waits for whatever was given to its own threads.
-    [left] = [thread for thread in threading.enumerate() if thread.name == "update"]
+    [left] = [thread for thread in threading.enumerate() if thread.name == "update" and thread not in before]
     assert left.daemon
     hangs.set()
     left.join()
