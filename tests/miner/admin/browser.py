@@ -74,7 +74,14 @@ async def opened(home: Path, url: str, width: int, height: int, *, dark: bool = 
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     if browser is None:
         pytest.skip("no browser is installed")
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0", f"--user-data-dir={home}"]
+    options = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--remote-debugging-port=0",
+        f"--user-data-dir={home}",
+    ]
     process = await asyncio.create_subprocess_exec(
         browser, *options, "about:blank", stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
     )

@@ -22,6 +22,7 @@ from stage2_bridge.servers.open_server import servers_of
 from stage2_bridge.settings import KserveServer, OpenAiServer, Stage2Settings
 from tests.support.ports import free_port
 from tests.support.stage2_servers import Asked, Fake, as_json, chat, classifier
+from tests.support.unknown_hosts import unknown_hosts
 
 KSERVE = {"kind": "kserve", "name": "one", "url": "http://127.0.0.1:9", "model": "roadwork"}
 
@@ -134,7 +135,8 @@ def test_what_does_not_fit_the_server_is_told_at_the_start_and_by_the_check(
     assert "geheim" not in found.told + str(told)
 
 
-def test_a_host_that_is_not_there_is_told_at_the_start_and_by_the_check() -> None:
+def test_a_host_that_is_not_there_is_told_at_the_start_and_by_the_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown_hosts(monkeypatch)
     for url in (f"http://127.0.0.1:{free_port()}", "http://no-such-host.invalid:8000"):
         found, told = asyncio.run(both(of(KSERVE | {"url": url})))
         assert found.failed

@@ -27,6 +27,7 @@ from miner.cli.doctor.diagnosis import Finding
 from miner.cli.doctor.peer import Peer, examine_peer, known, refusal, shape
 from miner.settings import MinerSettings, load_settings
 from stage1.errors import SettingsError
+from tests.support.unknown_hosts import unknown_hosts
 
 
 @pytest.fixture
@@ -81,7 +82,8 @@ def test_a_port_where_nobody_listens_is_one_error_beside_what_the_chain_says(set
     assert "nothing listens there" in found["connect"].todo
 
 
-def test_a_name_that_there_is_not_is_one_error(settings: MinerSettings) -> None:
+def test_a_name_that_there_is_not_is_one_error(settings: MinerSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    unknown_hosts(monkeypatch)
     [told] = asyncio.run(examine_peer(Peer("http", "no.such.host.invalid", 8091), settings))
     assert (told.check, told.verdict) == ("connect", "error")
 
