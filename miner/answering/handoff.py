@@ -20,6 +20,7 @@ from stage2_bridge.calibration.recorded_order import RecordedOrder
 from stage2_bridge.client import ServerIdentity
 from stage2_bridge.protection.budget.budget import Budget
 from stage2_bridge.protection.budget.state_file import StateFile
+from stage2_bridge.servers.member import close_all
 from stage2_bridge.servers.open_server import made_of, servers_of
 from stage2_bridge.servers.preferred import PreferredServers
 from stage2_bridge.settings import Stage2Settings
@@ -142,8 +143,7 @@ class HandOff:
         """Close what the bridge does not close: replaced servers that answer still, and the budget."""
         await self.end()
         for old, new in self._retired:
-            with suppress(Exception):
-                await _close_those_left(old, new)
+            await _close_those_left(old, new)
         if self._budget is not None:
             await self._budget.closed(CLOSE_S)
 
@@ -215,7 +215,7 @@ def _first(settings: Stage2Settings) -> str:
 
 async def _close_those_left(old: PreferredServers, new: PreferredServers | None) -> None:
     kept = set() if new is None else {id(member.client) for member in new.members}
-    await asyncio.gather(*(one.client.close() for one in old.members if id(one.client) not in kept))
+    await close_all([one for one in old.members if id(one.client) not in kept])
 
 
 async def look_at(servers: PreferredServers) -> None:

@@ -10,6 +10,8 @@ from functools import partial
 from itertools import chain
 from typing import Protocol, TypeVar, runtime_checkable
 
+import structlog
+
 from engines.errors import EngineError
 from stage1.errors import Stage1Error
 from stage2_bridge.client import ServerIdentity, Stage2Client, Stage2Error
@@ -17,6 +19,8 @@ from stage2_bridge.protection.breaker import Breaker, Call, State
 from stage2_bridge.protection.budget.budget import Budget, Claim, Reservation
 from stage2_bridge.protection.budget.cost import Cost
 from stage2_bridge.protection.byte_rate import ByteRate
+
+log = structlog.get_logger(__name__)
 
 Told = TypeVar("Told")
 FULL, RESTING, DOWN = "full", "resting", "down"
@@ -250,3 +254,11 @@ async def of_each(members: Sequence[Member], ask: Callable[[Member], Awaitable[T
             raise one
         found[member.client.name] = one
     return found
+
+
+async def close_all(members: Sequence[Member]) -> None:
+    """Close the clients; one that fails is told, and keeps no other open."""
+    ends = await asyncio.gather(*(one.client.close() for one in members), return_exceptions=True)
+    for member, end in zip(members, ends, strict=True):
+        if isinstance(end, Exception):
+            log.warning("stage2_server_not_closed", server=member.client.name, reason=repr(end))

@@ -25,7 +25,17 @@ from stage2_bridge.protection.budget.budget import Budget, Claim
 from stage2_bridge.protection.hedge import Hedge
 from stage2_bridge.protection.settings import HedgeSettings
 from stage2_bridge.servers.blame import blames_server, failure, was_not_sent
-from stage2_bridge.servers.member import FULL, Chosen, Member, Probed, Waiting, in_order, of_each, ranks
+from stage2_bridge.servers.member import (
+    FULL,
+    Chosen,
+    Member,
+    Probed,
+    Waiting,
+    close_all,
+    in_order,
+    of_each,
+    ranks,
+)
 
 log = structlog.get_logger(__name__)
 # Before the one server that there is is asked again, if it does not say when.
@@ -106,11 +116,6 @@ class PreferredServers:
     def hedges(self) -> dict[str, int]:
         """See `SeveralServers.hedges`."""
         return {"begun": self._hedge.begun, "won": self._hedge.won}
-
-    @property
-    def asking(self) -> int:
-        """Images that are asked about at this moment, those that wait for a place among them."""
-        return self._asking
 
     async def ask(self, content: bytes, timeout_s: float, *, probability: float | None = None) -> NamedProbability:
         """See `SeveralServers.ask`."""
@@ -198,7 +203,7 @@ class PreferredServers:
 
     async def close(self) -> None:
         """See `Stage2Client.close`."""
-        await asyncio.gather(*(member.client.close() for member in self.members))
+        await close_all(self.members)
 
     async def _next(self, until: float, claim: Claim | None) -> Chosen:
         """The first that may be asked, once there is one.

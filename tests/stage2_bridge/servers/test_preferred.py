@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
+from structlog.testing import capture_logs
 
 from engines.errors import RemoteError
 from stage2_bridge.bridge import Bridge
@@ -292,5 +293,26 @@ def test_the_answer_names_who_gave_it() -> None:
 def test_the_check_asks_all_and_keeps_their_errors() -> None:
     async def scenario() -> None:
         assert await several(Server("a", [GONE]), Server("b", [0.9])).check(1.0) == {"a": GONE, "b": "ready"}
+
+    run(scenario())
+
+
+class Stubborn(Server):
+    """Cannot be closed, as a file of the operator's own may be."""
+
+    async def close(self) -> None:
+        raise OSError("it does not let go")
+
+
+def test_a_server_that_cannot_be_closed_is_told_and_keeps_no_other_open() -> None:
+    """It ended a miner that was told to stop with status 1."""
+
+    async def scenario() -> None:
+        others = Server("a", [0.1]), Server("b", [0.9])
+        with capture_logs() as logs:
+            await Bridge(several(others[0], Stubborn("mine", [0.5]), others[1]), max_in_flight=1, clock=clock).close()
+        assert [one.asked for one in others] == [-1, -1]
+        assert [(one["event"], one["server"]) for one in logs] == [("stage2_server_not_closed", "mine")]
+        assert "does not let go" in logs[0]["reason"]
 
     run(scenario())

@@ -239,7 +239,7 @@ class TestHedge:
             asking.cancel()
             await asyncio.gather(asking, return_exceptions=True)
             await asyncio.sleep(0)
-            assert (first.given_up, second.given_up, servers.asking) == (1, 1, 0)
+            assert (first.given_up, second.given_up, servers._asking) == (1, 1, 0)
             assert [one.in_flight for one in servers.servers] == [0, 0]
 
         run(scenario())
@@ -461,7 +461,7 @@ def test_one_server_that_is_asked_by_its_name_has_a_place_is_paid_and_nobody_tak
         servers._budget = budget
         asking = asyncio.ensure_future(servers.ask_one("b", b"", 5.0))
         await asyncio.sleep(0.5)
-        assert (servers.asking, budget.status.spent) == (1, 1)
+        assert (servers._asking, budget.status.spent) == (1, 1)
         with pytest.raises(Stage2Error, match="b cannot be asked, for it is full"):
             await servers.ask_one("b", b"", 5.0)
         found = await asking
@@ -472,7 +472,7 @@ def test_one_server_that_is_asked_by_its_name_has_a_place_is_paid_and_nobody_tak
         with pytest.raises(Stage2Error, match="b: nobody there"):
             await servers.ask_one("b", b"", 5.0)
         # What was not sent costs nothing.
-        assert (first.asked, second.asked, servers.asking, budget.status.spent) == (0, 2, 0, 1)
+        assert (first.asked, second.asked, servers._asking, budget.status.spent) == (0, 2, 0, 1)
         await servers.ask_one("a", b"", 5.0)
         with pytest.raises(OverBudget, match="the budget does not allow a call to a"):
             await servers.ask_one("a", b"", 5.0)
