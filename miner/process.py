@@ -149,7 +149,7 @@ async def _run(
         cascade, hand_off = await cascade_of(
             settings, follower, batcher, observers, journal, calibrations, risk, harvest, degraded, stack
         )
-        start_audits(risk, follower, hand_off.bridge, stack)
+        start_audits(risk, Store(settings.store), follower, hand_off.bridge, stack)
         counts = ReplyCounts(None if metrics is None else metrics.on_reply)
         served = identities(settings, list(ours), snapshot, answer=cascade.answer, on_reply=counts.add, tally=tally)
         await checked

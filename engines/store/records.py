@@ -1,11 +1,11 @@
-"""What a store remembers beside its bundles: the pointer's moves, the order of publication, and what was rejected."""
+"""What a store remembers beside its bundles: the pointer's moves, publications, rejections, revoked certificates."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from engines.errors import StoreError
 from stage1.artifacts import whole_lines
@@ -15,6 +15,7 @@ VERDICTS = "verdicts.jsonl"
 HISTORY = "history.jsonl"
 PUBLISHED = "published.jsonl"
 REJECTED = "rejected.jsonl"
+REVOKED = "revoked.jsonl"
 
 
 class HistoryEntry(BaseModel):
@@ -55,6 +56,25 @@ class RejectionEntry(BaseModel):
     rejected: bool
     reason: str
     at: str
+
+
+class RevocationEntry(BaseModel):
+    """One line of `revoked.jsonl`: an alarm has told, while a bundle served, that its certificate does not hold.
+
+    Attributes:
+        certificate: name of the certificate, the beginning of its seal.
+        bundle: that served by it.
+        reason: what was found.
+        at: UTC, ISO 8601, with a time zone.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: Literal[1] = 1
+    certificate: str
+    bundle: str
+    reason: str
+    at: AwareDatetime
 
 
 class VerdictEntry(BaseModel):

@@ -27,10 +27,12 @@ from engines.store.records import (
     HISTORY,
     PUBLISHED,
     REJECTED,
+    REVOKED,
     VERDICTS,
     HistoryEntry,
     PublishedEntry,
     RejectionEntry,
+    RevocationEntry,
     VerdictEntry,
     read_entries,
 )
@@ -189,6 +191,7 @@ class Store:
         now: datetime,
         action: str = "activate",
         instead_of: str | None = None,
+        after: int | None = None,
         although_rejected: bool = False,
     ) -> Pointer:
         """Make a bundle current, after checking every hash of it.
@@ -198,12 +201,13 @@ class Store:
             now: the time to record, with a time zone.
             action: what the history calls this change.
             instead_of: id of the bundle whose place it takes; a rollback goes where it would have gone from that one.
+            after: sequence of the pointer by which that was decided, 0 where there was none; None for any.
             although_rejected: it may have been rejected, and is not any more.
 
         Raises:
             UnknownBundle: it is not in the store.
             BundleRefused: it is damaged, or was rejected; the pointer stays as it was.
-            PointerMoved: another one than `instead_of` is current.
+            PointerMoved: another one than `instead_of` is current, or the pointer has moved after `after`.
         """
         path = self.path(bundle_id)
         self.verify(path.name)
@@ -215,10 +219,10 @@ class Store:
             if instead_of is not None and (before is None or before.bundle != instead_of):
                 raise PointerMoved(f"{self.root}: {instead_of} is not current any more")
             sequence = 1 if before is None else before.sequence + 1
+            if after is not None and sequence != after + 1:
+                raise PointerMoved(f"{self.root}: another bundle has become current since that was decided")
             at = now.isoformat(timespec="seconds")
-            previous = None
-            if before is not None:
-                previous = before.previous if instead_of else before.bundle
+            previous = None if before is None else before.previous if instead_of else before.bundle
             pointer = Pointer(bundle=path.name, previous=previous, sequence=sequence, changed_at=at)
             pointer.write(self.pointer_path)
             append_line(self.root / HISTORY, HistoryEntry(sequence=sequence, bundle=path.name, action=action, at=at))
@@ -251,6 +255,16 @@ class Store:
         """Bundles that an operator has rolled back, each with who did it and when; no night makes one current."""
         entries = read_entries(self.root / REJECTED, RejectionEntry)
         return {bundle: entry.reason for bundle, entry in {e.bundle: e for e in entries}.items() if entry.rejected}
+
+    def revoke(self, entry: RevocationEntry) -> None:
+        """Remember that an alarm has revoked a certificate; the first time is what counts."""
+        with self._writing():
+            if entry.certificate not in self.revoked():
+                append_line(self.root / REVOKED, entry)
+
+    def revoked(self) -> dict[str, RevocationEntry]:
+        """Certificates that an alarm has revoked, by name; nothing gives one back."""
+        return {entry.certificate: entry for entry in reversed(read_entries(self.root / REVOKED, RevocationEntry))}
 
     def judged(self, verdict: VerdictEntry) -> None:
         """Remember what the gate said of a challenger."""

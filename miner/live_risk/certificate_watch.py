@@ -20,7 +20,6 @@ from stage1.monitor.risk_monitor import MonitorState, MonitorTerms
 from stage1.policy import ScrcPolicy
 
 SCORES = "scores.json"
-SHOWN = 16
 
 
 class SeenScores(Artifact):
@@ -38,8 +37,8 @@ class SeenScores(Artifact):
 
 
 def certificate_id(params: ScrcParams) -> str:
-    """Names a certificate: the beginning of its seal, 16 hex digits."""
-    return params.seal[:SHOWN]
+    """Names a certificate; see `ScrcParams.name`."""
+    return params.name
 
 
 def caution_after(state: MonitorState, settings: LiveRiskSettings) -> Caution:

@@ -269,6 +269,11 @@ class ScrcParams(Artifact):
         return without_old_gate(handler(self))
 
     @property
+    def name(self) -> str:
+        """What the certificate is called: the beginning of its seal, 16 hex digits."""
+        return self.seal[:16]
+
+    @property
     def budget(self) -> Budget:
         """What this certification might spend."""
         return Budget(self.spending, self.delta, self.looks, self.prior_uses, self.spent_before)

@@ -20,7 +20,7 @@ from engines.errors import BundleRefused, PointerMoved, StoreError, UnknownBundl
 from engines.live.load.load_bundle import load_bundle
 from engines.store.bundle import Provenance
 from engines.store.file_names import ENGINE, MANIFEST, REQUIRED
-from engines.store.records import HISTORY, PUBLISHED
+from engines.store.records import HISTORY, PUBLISHED, REVOKED, RevocationEntry
 from engines.store.store import Store
 from stage1.errors import ArtifactError
 
@@ -490,3 +490,26 @@ class TestOrder:
                 store.discard(bundle)
         store.discard(made[0])
         assert [row.manifest.bundle_id for row in store.bundles()] == made[1:]
+
+
+def test_the_first_alarm_revokes_a_certificate_and_nothing_gives_it_back(store: Store) -> None:
+    at = datetime(2026, 1, 5, tzinfo=UTC)
+    first = RevocationEntry(certificate="a" * 16, bundle="b" * 16, reason="misses", at=at)
+    store.revoke(first)
+    store.revoke(first.model_copy(update={"reason": "told again", "at": at + timedelta(days=1)}))
+    other = RevocationEntry(certificate="c" * 16, bundle="b" * 16, reason="misses", at=at)
+    store.revoke(other)
+    with (store.root / REVOKED).open("ab") as file:
+        file.write(b'{"certificate": "cut sho')
+    assert store.revoked() == {"a" * 16: first, "c" * 16: other}
+
+
+def test_a_decision_by_another_pointer_makes_nothing_current(store: Store, publish: Publish) -> None:
+    first, second = publish("first"), publish("second")
+    with pytest.raises(PointerMoved, match="another bundle has become current since"):
+        store.activate(first, now=NOW, after=1)
+    store.activate(first, now=NOW, after=0)
+    with pytest.raises(PointerMoved, match="another bundle has become current since"):
+        store.activate(second, now=NOW, after=0)
+    pointer = store.activate(second, now=NOW, after=1)
+    assert (pointer.bundle, pointer.previous, pointer.sequence) == (second, first, 2)

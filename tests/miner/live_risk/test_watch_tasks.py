@@ -72,7 +72,7 @@ def test_an_alarm_goes_back_to_the_bundle_before_and_no_further(
             second = publish("second", shift=0.25, golden_shift=0.25)
             await follower.refresh()
             risk = opened(tmp_path, heard, stack)
-            start_audits(risk, follower, Bridge(None, max_in_flight=4, clock=time.monotonic), stack)
+            start_audits(risk, store, follower, Bridge(None, max_in_flight=4, clock=time.monotonic), stack)
             alarmed = live_bundle(follower)
             assert (alarmed.bundle_id, risk.policy(alarmed).rule) == (second, alarmed.params.rule)
             await asyncio.to_thread(misses, risk, alarmed, 20)
@@ -88,6 +88,9 @@ def test_an_alarm_goes_back_to_the_bundle_before_and_no_further(
             await until(lambda: risk.status()["level"] == "alarm")
             await asyncio.sleep(0.1)
             assert follower.live_id == first
+            await until(lambda: len(store.revoked()) == 2)
+        told = {name: entry.bundle for name, entry in store.revoked().items()}
+        assert told == {alarmed.params.name: second, back.params.name: first}
         assert {event.kind for event in heard.events} == {"live_risk"}
         assert "alarm" in {event.level for event in heard.events}
 
@@ -122,3 +125,33 @@ def test_a_bundle_whose_audits_cannot_be_read_is_none_to_go_back_to(
             assert follower.live_id == second
 
     asyncio.run(story())
+
+
+def test_a_start_tells_the_store_of_an_alarm_that_it_does_not_know(
+    tmp_path: Path, store: Store, publish: Callable[..., str]
+) -> None:
+    """The process before was killed in between, or could not write."""
+
+    async def one_start(raise_alarm: bool) -> None:
+        async with AsyncExitStack() as stack:
+            follower = StoreFollower(
+                store, settings=SwapSettings(trial=False), options=EngineOptions(threads=1, most=1)
+            )
+            stack.push_async_callback(follower.close)
+            await follower.start()
+            risk = open_live_risk(ALL, tmp_path, Heard(), stack)
+            assert risk is not None
+            live = live_bundle(follower)
+            risk.live(live)
+            if raise_alarm:
+                await asyncio.to_thread(misses, risk, live, 20)
+                assert risk.status()["alarms"]
+                return
+            start_audits(risk, store, follower, Bridge(None, max_in_flight=4, clock=time.monotonic), stack)
+            await until(lambda: live.params.name in store.revoked())
+            assert store.revoked()[live.params.name].bundle == live.bundle_id
+
+    publish("only")
+    asyncio.run(one_start(raise_alarm=True))
+    assert store.revoked() == {}
+    asyncio.run(one_start(raise_alarm=False))
