@@ -170,7 +170,8 @@ def test_a_flood_is_bounded(receiver: Receiver) -> None:
 
 def test_an_address_is_asked_only_while_the_miner_is_well(receiver: Receiver) -> None:
     async def scenario() -> list[int]:
-        looks, seen = 0, []
+        looks = 0
+        seen: list[int] = []
 
         def well() -> bool:
             nonlocal looks
