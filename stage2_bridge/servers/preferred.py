@@ -351,7 +351,9 @@ class PreferredServers:
             began = self._clock()
             found = await member.client.ask(content, until - began)
             failed = False
-            self._answered(member, began)
+            now = self._clock()
+            member.answered(now, now - began)
+            self._hedge.answered(member.client.name, now - began)
             if paid is not None:
                 paid.settle(found.tokens if isinstance(found, MeteredProbability) else None)
             return NamedProbability(found, member.client.name)
@@ -379,11 +381,6 @@ class PreferredServers:
         member.breaker.note(chosen.call, failed=failed)
         if (after := member.breaker.state) is not before:
             log.warning("stage2_server", server=member.client.name, state=after.value, before=before.value)
-
-    def _answered(self, member: Member, began: float) -> None:
-        now = self._clock()
-        member.answered(now, now - began)
-        self._hedge.answered(member.client.name, now - began)
 
     async def _probe(self, member: Member) -> None:
         if not isinstance(member.client, Probed):
