@@ -82,7 +82,8 @@ class GpuWatch:
         while True:
             try:
                 await self._lines()
-            except OSError as error:
+            # A line that is too long is a ValueError.
+            except (OSError, ValueError) as error:
                 self._ended = f"the driver cannot be asked: {error}"
             finally:
                 await self.close()
@@ -129,7 +130,10 @@ def read_once(reader: Sequence[str] = READER, timeout_s: float = ONCE_S) -> GpuH
         reader: command line of the process.
         timeout_s: after which the driver counts as silent.
     """
-    told = ask_driver([*reader, "--once"], timeout_s)
+    try:
+        told = ask_driver([*reader, "--once"], timeout_s)
+    except OSError as error:
+        return GpuHealth(driver=module_version(), problem=f"the driver cannot be asked: {error}")
     if told is None:
         return GpuHealth(driver=module_version(), silent_s=timeout_s)
     try:

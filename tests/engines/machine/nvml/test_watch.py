@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from engines.machine.nvml import library
+from engines.machine.nvml import watch as watch_module
 from engines.machine.nvml.health import GpuHealth, faults
 from engines.machine.nvml.watch import READER, GpuWatch, module_version, read_once
 
@@ -196,6 +198,32 @@ def test_a_reader_that_fails_is_no_driver_that_is_silent() -> None:
         await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(scenario())
+
+
+def test_a_line_without_an_end_is_no_silent_driver_and_the_reader_is_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(watch_module, "MOST_BYTES", 1000)
+    reader = (sys.executable, "-S", "-c", "import sys; sys.stdout.write('x' * 100_000)")
+
+    async def scenario() -> None:
+        with capture_logs() as logs:
+            watch = GpuWatch(reader, again_s=0.01, silent_s=0)
+            task = asyncio.create_task(watch.run())
+            async with asyncio.timeout(60):
+                await until(lambda: len(logs) >= 2 or task.done())
+            assert {entry["event"] for entry in logs} == {"gpu_watch_failed"}
+            assert not task.done()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(scenario())
+
+
+def test_a_reader_that_cannot_be_started_is_told(tmp_path: Path) -> None:
+    found = read_once((str(tmp_path / "none"),))
+    assert "the driver cannot be asked" in found.problem
+    assert faults(found) == []
 
 
 def test_where_the_binding_is_not_installed_the_watch_ends_and_says_why() -> None:
