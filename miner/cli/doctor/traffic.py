@@ -26,7 +26,7 @@ def traffic(settings: MinerSettings, now: datetime) -> Finding:
         detail = "no validator has asked this miner yet"
         return warning("traffic", detail, "see port, address, registered and emission; the README on the subnet's halt")
     hours = (now - last.at).total_seconds() / 3600
-    told = f"the last request came {hours:.1f} h ago, from {last.hotkey[:8]}"
+    told = f"the last request came {_in_words(hours)} ago, from {last.hotkey[:8]}"
     if hours > settings.alerts.silent_h:
         todo = "ask from another machine: cascade doctor --peer http://ADDRESS:PORT"
         return warning("traffic", told, todo)
@@ -53,3 +53,10 @@ def live_risk(settings: MinerSettings, now: datetime) -> list[Finding]:
     days = (now - summary.written_at).total_seconds() / DAY_S
     detail = f"{told['level']}, {days:.1f} days ago: {told['sentence']}"
     return [ok("live risk", detail) if told["level"] == "ok" else warning("live risk", detail, "cascade risk show")]
+
+
+def _in_words(hours: float) -> str:
+    seconds = hours * 3600
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if hours < 1.5 else f"{hours:.1f} h"

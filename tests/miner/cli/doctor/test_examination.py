@@ -216,11 +216,12 @@ class TestWhatAStartNeeds:
         record = RequestRecord(request_id="1", at=NOW, hotkey="5Validator", result="answered", answer=0.5, total_ms=1.0)
         (roads / f"{FILE}.1").write_text(record.model_dump_json() + "\n")
         (roads / FILE).write_text("")
-        told = traffic.traffic(load_settings(None, {"state": roads}), NOW)
-        assert told.verdict == "ok"
-        assert (
-            told.detail == "1 request of 1 validator in the last 24 h; the last request came 0.0 h ago, from 5Validat"
-        )
+        for later, ago in (({"seconds": 40}, "40 s"), ({"minutes": 12}, "12 min"), ({"minutes": 150}, "2.5 h")):
+            told = traffic.traffic(load_settings(None, {"state": roads}), NOW + timedelta(**later))
+            assert told.verdict == "ok"
+            assert told.detail == (
+                f"1 request of 1 validator in the last 24 h; the last request came {ago} ago, from 5Validat"
+            )
 
     def test_a_miner_is_silent_after_the_hours_of_the_settings(self, roads: Path) -> None:
         at = NOW - timedelta(hours=8)
