@@ -18,9 +18,9 @@ from typing import Any
 import typer
 
 from miner.cli.config.schema import settings_schema
-from miner.cli.config.toml_text import toml_value
 from miner.cli.main import app
 from miner.settings import MinerSettings
+from miner.simulation.settings_file import toml_value
 from offline.config import PRESETS, RunConfig
 
 PAGES = Path(__file__).parents[1] / "docs" / "reference"

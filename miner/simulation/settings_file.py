@@ -1,13 +1,16 @@
-"""A `cascade.toml` for a miner of this machine."""
+"""A `cascade.toml` for a miner of this machine, and how values stand in one."""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stage1.artifacts import write_atomic
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
@@ -17,15 +20,22 @@ def write_settings(path: Path, settings: Mapping[str, Any]) -> None:
         path: where to.
         settings: by dotted path; None is left out.
     """
-    lines = [f"{name} = {_value(value)}\n" for name, value in settings.items() if value is not None]
+    lines = [f"{name} = {toml_value(value)}\n" for name, value in settings.items() if value is not None]
     write_atomic(path, "".join(lines).encode())
 
 
-def _value(value: object) -> str:
+def toml_key(key: str) -> str:
+    """A name as it stands before a value."""
+    return key if _BARE.fullmatch(key) else toml_value(key)
+
+
+def toml_value(value: object) -> str:
+    """A plain value, or a path, as it stands behind a key, in one line; what is None in a table is left out."""
     if isinstance(value, Mapping):
-        parts = (f"{json.dumps(name)} = {_value(part)}" for name, part in value.items() if part is not None)
+        parts = (f"{toml_key(key)} = {toml_value(part)}" for key, part in value.items() if part is not None)
         return "{" + ", ".join(parts) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    # Numbers, texts and lists of them are the same in JSON and in TOML, which has no escapes of surrogates.
-    return json.dumps(value, default=str, ensure_ascii=False)
+        return "[" + ", ".join(map(toml_value, value)) + "]"
+    # What JSON writes of a text or a number is TOML as well, which has no escapes of surrogates, but for a control
+    # character that JSON leaves as it is.
+    return json.dumps(value, default=str, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pydantic import BaseModel
 
 from miner.cli.config.descriptions import descriptions
-from miner.cli.config.toml_text import toml_value
+from miner.simulation.settings_file import toml_value
 
 WIDTH = 100
 HEAD = """\

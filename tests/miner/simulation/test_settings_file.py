@@ -11,7 +11,7 @@ from stage1.settings import dotted
 
 def test_every_kind_of_value_comes_back(tmp_path: Path) -> None:
     changes = {
-        "store": tmp_path / 'a "store" with é, \\ and 🚧',
+        "store": tmp_path / 'a "store" with é, \\, \x7f and 🚧',
         "engine.threads": 3,
         "engine.batch.max_delay_s": 1e-5,
         "engine.formats": ["PNG"],
