@@ -6,6 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from miner.admin.history import History
 from miner.answering.record import RequestRecord
+from stage2_bridge.client import Outcome
 
 # Seconds. An answer takes tens of milliseconds without Stage-2; with the defaults Stage-2 has until 6.75, an answer is
 # due at 7, cut off at 7.5, and the validator leaves at 9.
@@ -58,7 +59,7 @@ class RequestMetrics:
         self._answers.labels(record.result, action, record.level or "", stage2).inc()
         if record.stage1_ms is not None:
             self._stage1.observe(record.stage1_ms / 1e3)
-        if record.stage2_ms is not None and stage2 != "absent":
+        if record.stage2_ms is not None and record.stage2 is not Outcome.ABSENT:
             self._stage2.observe(record.stage2_ms / 1e3)
 
     def on_reply(self, hotkey: str, status: int, seconds: float) -> None:

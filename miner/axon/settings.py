@@ -26,8 +26,8 @@ class RequestSettings(Section):
     max_body_bytes: int = Field(default=16 * MIB, ge=1024)
     max_buffered_bytes: int = Field(default=512 * MIB, ge=1024)
     max_in_flight: int = Field(default=256, ge=1)
-    deadline_s: float = Field(default=7.0, gt=0, allow_inf_nan=False)
-    margin_s: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    deadline_s: float = Field(default=7.0, gt=0)
+    margin_s: float = Field(default=1.0, ge=0)
 
 
 class WireSettings(Section):
@@ -50,16 +50,16 @@ class WireSettings(Section):
     """
 
     module: str = Field(default="miner.axon.wires.subnet72", min_length=1)
-    past_grace_s: float = Field(default=4.0, ge=0, allow_inf_nan=False)
-    timeout_cap_s: float = Field(default=60.0, gt=0, allow_inf_nan=False)
-    future_s: float = Field(default=15.0, ge=0, allow_inf_nan=False)
+    past_grace_s: float = Field(default=4.0, ge=0)
+    timeout_cap_s: float = Field(default=60.0, gt=0)
+    future_s: float = Field(default=15.0, ge=0)
     btauth_path: str = Field(default="/ImageSynapse", pattern=r"^(/[!\"$&->@-~]*)?$")
     btauth_body: Literal["json", "image"] = "json"
-    btauth_waits_s: float = Field(default=9.0, gt=0, allow_inf_nan=False)
-    max_age_s: float = Field(default=10.0, gt=0, allow_inf_nan=False)
-    max_skew_s: float = Field(default=2.0, ge=0, allow_inf_nan=False)
+    btauth_waits_s: float = Field(default=9.0, gt=0)
+    max_age_s: float = Field(default=10.0, gt=0)
+    max_skew_s: float = Field(default=2.0, ge=0)
     allow_unbound_receiver: bool = False
-    nonce_retention_s: float = Field(default=120.0, gt=0, allow_inf_nan=False)
+    nonce_retention_s: float = Field(default=120.0, gt=0)
     nonces_per_hotkey: int = Field(default=4096, ge=1)
 
     @model_validator(mode="after")
@@ -96,7 +96,7 @@ class AxonSettings(Section):
 
     host: str = "0.0.0.0"  # noqa: S104  the axon is a public service
     port: int = Field(default=8091, ge=0, le=65535)
-    first_request_s: float = Field(default=5.0, gt=0, allow_inf_nan=False)
+    first_request_s: float = Field(default=5.0, gt=0)
     keep_alive_s: int = Field(default=30, ge=1)
     max_connections: int = Field(default=1024, ge=1)
     max_connections_per_address: int = Field(default=128, ge=1)
@@ -127,7 +127,7 @@ class AccessSettings(Section):
     """
 
     require_validator_permit: bool = True
-    min_stake: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    min_stake: float = Field(default=0.0, ge=0)
     extra_hotkeys: frozenset[Annotated[str, AfterValidator(_an_ss58_address)]] = frozenset()
-    requests_per_s: float = Field(default=20.0, gt=0, allow_inf_nan=False)
+    requests_per_s: float = Field(default=20.0, gt=0)
     burst: int = Field(default=256, ge=1)

@@ -43,8 +43,8 @@ class RetrainSettings(Section):
     config: UserPath | None = None
     niceness: int = Field(default=15, ge=0, le=19)
     timeout_h: float = Field(default=10.0, gt=0)
-    memory_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    pause_above_ms: float = Field(default=1000.0, gt=0, allow_inf_nan=False)
+    memory_gib: float | None = Field(default=None, gt=0)
+    pause_above_ms: float = Field(default=1000.0, gt=0)
     gpu_share: float | None = Field(default=None, gt=0, le=1)
 
     @property

@@ -14,6 +14,7 @@ import typer
 from miner.cli.drop_in import DropInCommand, EnvFileOption, Used, settings_of
 from miner.cli.options import PATH, ChangeOption, ConfigOption, clear_errors, parsed_changes, say
 from stage1.errors import SettingsError
+from stage1.settings import expanded
 
 config = typer.Typer(name="config", help="Look at the settings of a miner.", no_args_is_help=True)
 
@@ -95,7 +96,7 @@ def init(
             "retrain.data": data,
         }
         given = {name: value for name, value in options.items() if value is not None}
-        asked = questions(wallets_here(WalletSettings.model_validate({"path": str(WalletSettings().path)}).path))
+        asked = questions(wallets_here(expanded(WalletSettings().path)))
         values = answers(asked, _silent if yes else _asked, given, MinerSettings)
         if "hotkeys" in values:
             values.pop("wallet.hotkey", None)

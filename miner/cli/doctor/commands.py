@@ -73,7 +73,7 @@ def doctor(
 def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
 
-    from miner.cli.support.contents import DISTRIBUTION  # noqa: PLC0415
+    from miner.update.check import DISTRIBUTION  # noqa: PLC0415
 
     try:
         return version(DISTRIBUTION)

@@ -24,9 +24,9 @@ from miner.live_risk.live_risk import DIRECTORY
 from miner.live_risk.summary import SUMMARY
 from miner.nights.record import NIGHTS, OUTPUT, Nights
 from miner.settings import MinerSettings
+from miner.update.check import DISTRIBUTION
 from stage1.errors import CascadeError
 
-DISTRIBUTION = "streetvision-cascade"
 JOURNAL_LINES, LOG_BYTES = 200, 2 * 2**20
 # Nights whose output is taken; the records are of all that are kept.
 NIGHTS_TOLD = 3

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import datetime
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +28,7 @@ from engines.store.shared_file import share
 from engines.store.store import Store
 from miner.cli.engines.proof.machine import this_machine
 from miner.cli.engines.proof.record import Agreement, Memory, Proof, Speed
+from miner.update.check import installed_version
 from stage1.errors import Stage1Error
 from stage1.outputs import Stage1Outputs
 from stage1.policy import ScrcPolicy
@@ -36,7 +36,6 @@ from stage1.preprocess import Pixels
 
 STATUS = Path("/proc/self/status")
 FEWEST_CALLS = 5
-DISTRIBUTION = "streetvision-cascade"
 
 
 def prove(
@@ -92,7 +91,7 @@ def prove(
     give_back()
     return Proof(
         bundle=checked.manifest.bundle_id,
-        program=metadata.version(DISTRIBUTION),
+        program=installed_version(),
         at=now.isoformat(timespec="seconds"),
         spec=chosen,
         runtime=about.runtime,
