@@ -65,6 +65,7 @@ class HandOff:
     ) -> None:
         self._path = state / BUDGET_FILE
         self._clock, self._now = clock, now
+        self._disk = DiskThread("budget")
         self._calibrations = calibrations or Calibrations(None)
         self._first = _first(settings)
         self._settings, self._made_of = settings, _made_of(settings)
@@ -109,8 +110,9 @@ class HandOff:
         if (settings, made_of) == (self._settings, self._made_of):
             return
         old, new_budget = self._servers, self._budget is None and settings.is_asked
+        # Behind the last line of a budget before, if there was one.
         opened = partial(self._opened_budget, settings)
-        budget = await begun_in_thread(opened, "stage2 budget") if new_budget else self._budget
+        budget = await self._disk.run(opened) if new_budget else self._budget
         try:
             # An engine takes seconds to load.
             servers = (
@@ -149,9 +151,8 @@ class HandOff:
 
     @property
     def hangs_s(self) -> float:
-        """How long the disk of the budget has been waited for, in seconds; 0 without one."""
-        budget = self._budget
-        return 0.0 if budget is None or budget.disk is None else budget.disk.hangs_s
+        """How long the disk of the budget has been waited for, in seconds."""
+        return self._disk.hangs_s
 
     def _look(self) -> None:
         """Look at the present servers; what others are still asked would be told of those who are gone."""
@@ -180,7 +181,7 @@ class HandOff:
             clock=self._clock,
             now=self._now,
             order=order,
-            disk=DiskThread("budget"),
+            disk=self._disk,
         )
 
     async def _identities(self, timeout_s: float) -> Mapping[str, ServerIdentity | Exception]:

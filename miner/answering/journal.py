@@ -28,8 +28,8 @@ BLOCK_BYTES = 2**16
 FULL_SUFFIX = ".full"
 PUT_OFF_S = 60.0
 # An answer waits for its record so long, and no more than so many records for a disk that hangs.
-MOMENT_S, MOST_WAITING = 0.05, 10_000
-CLOSE_S = 3.0
+MOMENT_S, MOST_WAITING = 0.25, 10_000
+CLOSE_S = 5.0
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 

@@ -126,7 +126,6 @@ class Budget:
 
     Attributes:
         order: what an answer is worth.
-        disk: the thread that writes; None where there is none.
     """
 
     def __init__(
@@ -143,7 +142,7 @@ class Budget:
         self._settings = settings
         self._bucket = bucket(settings.limit, settings.period_s, settings.burst, dearest)
         self._file: StateFile | None = file
-        self.disk = disk
+        self._disk = disk
         self._closed: Future[None] | None = None
         self._clock, self._now = clock, now
         self.order: GainOrder = order or UncertaintyOrder()
@@ -220,7 +219,7 @@ class Budget:
         self._refill()
         if self._file is None or self._level < cost.upper:
             return None
-        if self.disk is not None and self.disk.hangs_s > PATIENCE_S:
+        if self._disk is not None and self._disk.hangs_s > PATIENCE_S:
             self._failed.add("not_written", "the disk hangs; nothing is spent that is not written down")
             return None
         self._level -= cost.upper
@@ -324,8 +323,8 @@ class Budget:
 
     def _done(self, work: Callable[[], T]) -> Future[T]:
         """Done by the thread of the disk, or there and then where there is none."""
-        if self.disk is not None:
-            return self.disk.submit(work)
+        if self._disk is not None:
+            return self._disk.submit(work)
         done: Future[T] = Future()
         done.set_result(work())
         return done

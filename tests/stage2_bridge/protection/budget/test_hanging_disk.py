@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from engines.machine.disk.disk_thread import DiskThread
-from stage2_bridge.client import OverBudget
+from stage2_bridge.client import OverBudget, ServerIdentity
 from stage2_bridge.protection.breaker import Breaker
 from stage2_bridge.protection.budget.budget import Budget
 from stage2_bridge.protection.budget.cost import Cost
@@ -41,6 +41,12 @@ class Server:
     async def ask(self, content: bytes, timeout_s: float) -> float:  # noqa: ARG002  it answers whatever it is asked
         self.asked += 1
         return 0.5
+
+    async def check(self, timeout_s: float) -> str:  # noqa: ARG002  as above
+        return "it is there"
+
+    async def identity(self, timeout_s: float) -> ServerIdentity:
+        raise NotImplementedError
 
     async def close(self) -> None:
         pass
