@@ -138,7 +138,7 @@ class LiveMiner:
         status = self.follower.status()
         plain = {name: value for name, value in vars(status).items() if name not in {"history", "submitted_at"}}
         since = status.submitted_at
-        plain["model_age_days"] = None if since is None else round((self.now() - since).total_seconds() / DAY_S, 2)
+        plain["model_age_days"] = None if since is None else round((self.now() - since).total_seconds() / DAY_S, 4)
         history = [
             {"bundle": life.bundle, "state": str(life.state), "reason": life.reason, "seconds": life.seconds()}
             for life in status.history

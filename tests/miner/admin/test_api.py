@@ -194,6 +194,9 @@ def test_it_tells_reloads_and_rolls_back(store: Store, publish: Publish) -> None
             assert told["batcher"]["images"] == 0
             assert told["verdict"] is None
             assert told["model_age_days"] == 0
+            # The page shows the age of a new bundle in minutes.
+            later = replace(opened.miner, now=lambda: NOW + timedelta(minutes=5)).status()
+            assert later["model_age_days"] * 24 * 60 == pytest.approx(5, abs=0.1)
             said = {"verdict": "KEEP", "reasons": ("it is no better",), "notes": ("it defers every image",)}
             store.judged(VerdictEntry.model_validate({"bundle": first, "at": "2026-01-01", **said}))
             told = (await ask(port, "GET", "/status"))[1]
