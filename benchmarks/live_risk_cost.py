@@ -31,6 +31,7 @@ from engines.live.batcher import Batcher
 from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.live.settings import BatchSettings
 from engines.live.slot import BundleSlot
+from engines.machine.tally import Tally
 from engines.store.store import Store
 from miner.answering.cascade import Cascade
 from miner.answering.deadline import TimeBudget
@@ -165,7 +166,8 @@ def memory(home: Path, number: int, *, picked: bool, harvested: bool) -> None:
     kept = HarvestSettings(max_mib=HARVEST_MIB, picked=picked)
     harvest = Harvest(home / "harvest", kept, secret=b"0123456789abcdef")
     risk.contradicted = harvest.take_contradicted
-    journal = Journal(home)
+    lost = Tally("journal_failed")
+    journal = Journal(home, lost)
     risk.live(bundle)
     rng, began, told = np.random.default_rng(0), time.process_time(), decades(number)
     for one in range(1, number + 1):
@@ -190,7 +192,9 @@ def memory(home: Path, number: int, *, picked: bool, harvested: bool) -> None:
         if one in told:
             print(f"{one:>9} images: {resident_mib():.1f} MiB resident; MiB on disk: {on_disk(home)}", flush=True)
     print(f"{(time.process_time() - began) / number * 1e3:.3f} CPU-ms an image with its verdict")
-    print(f"not taken: {dict(risk.lost.counts)} {dict(harvest.lost.counts)}, records lost: {journal.lost}")
+    print(
+        f"not taken: {dict(risk.lost.counts)} {dict(harvest.lost.counts)}, records lost: {lost.counts['record_lost']}"
+    )
     risk.close()
     harvest.close()
     journal.close()

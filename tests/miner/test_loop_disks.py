@@ -20,7 +20,6 @@ from tests.miner.test_process import (
     LIMIT_S,
     NOW,
     Miner,
-    free_port,
     home,
     offline_settings,
     picture,
@@ -29,6 +28,7 @@ from tests.miner.test_process import (
     stocked,
     until,
 )
+from tests.support.ports import free_port
 from tests.support.stage2_servers import served
 
 __all__ = ["home", "stocked"]
@@ -42,7 +42,7 @@ class Guarded(Miner):
         return [json.loads(line) for line in (self.home / "touched").read_text().splitlines()]
 
     def asked_admin(self, method: str, path: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.settings()["admin.port"], timeout=LIMIT_S)
+        connection = http.client.HTTPConnection("127.0.0.1", int(str(self.settings()["admin.port"])), timeout=LIMIT_S)
         connection.request(method, path, headers={"x-cascade-admin": "1"})
         reply = connection.getresponse()
         told = reply.status, reply.read()

@@ -288,7 +288,7 @@ class TestWhatAKilledProcessLeft:
             nightly = job(tmp_path, "pass", monkeypatch, told=told, enabled=True, cron="0 0 1 1 *")
             nightly.start()
             try:
-                await until(lambda: told_of(nightly)["outcome"] == "done")
+                await until(lambda: "retrain_done" in told.kinds)
             finally:
                 await nightly.close()
 
@@ -374,7 +374,10 @@ def test_a_stop_while_a_process_is_started_leaves_no_pipe_open(tmp_path: Path, m
     async def run() -> None:
         monkeypatch.setattr("asyncio.create_subprocess_exec", stopped)
         monkeypatch.setattr("os.pipe", lambda: pipe)
-        with closing(NightOutput(tmp_path / "output.log")) as output, pytest.raises(asyncio.CancelledError):
+        with (
+            closing(NightOutput(tmp_path / "output.log", DiskThread("nights"))) as output,
+            pytest.raises(asyncio.CancelledError),
+        ):
             await run_process(SLEEPS, new_token(), Bounds(0, None, 60.0), output)
 
     asyncio.run(run())

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from engines.errors import PointerNotMoved
 from engines.live.load.background_loader import EngineOptions
 from engines.live.settings import SwapSettings
 from engines.live.swap import follower as module
@@ -64,7 +65,7 @@ def test_a_rollback_does_not_wait_for_the_disk_and_the_pointer_follows_when_it_c
             await asyncio.sleep(0.01)
         assert hanging.asked <= asked + 1
         assert follower.status().bundle == second
-        with pytest.raises(module.PointerNotMoved, match="could not follow"):
+        with pytest.raises(PointerNotMoved, match="could not follow"):
             await follower.rollback(now=NOW)
         assert follower.live_id == first
         hanging.hangs = False

@@ -16,7 +16,8 @@ from stage2_bridge.protection.budget.budget import Budget
 from stage2_bridge.protection.budget.cost import Cost
 from stage2_bridge.protection.budget.state_file import StateFile
 from stage2_bridge.protection.settings import BudgetSettings
-from stage2_bridge.servers.preferred import Member, PreferredServers
+from stage2_bridge.servers.member import Member
+from stage2_bridge.servers.preferred import PreferredServers
 
 LIMIT_S = 60.0
 
