@@ -260,7 +260,7 @@ class NightlyJob:
             held = await asyncio.wrap_future(taken)
             yield held
         finally:
-            freed = self.disk.submit(lambda: self._lock.release() if not taken.cancelled() and taken.result() else None)
+            freed = self.disk.submit(lambda: self._lock.release() if self._lock.is_locked else None)
             await asyncio.wait([asyncio.wrap_future(freed)], timeout=STOP_S)
 
     def _take_lock(self) -> bool:
