@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from pydantic import JsonValue
 
 from engines.machine.background_tasks import BackgroundTasks, begun_in_thread
-from engines.machine.disk.disk_thread import DiskThread
+from engines.machine.disk.disk_thread import DiskThread, said_yes
 from engines.machine.disk.latest import Latest
 from engines.spec import EngineSpec
 from miner.events.event import Event, EventSink
@@ -260,7 +260,7 @@ class NightlyJob:
             held = await asyncio.wrap_future(taken)
             yield held
         finally:
-            freed = self.disk.submit(lambda: self._lock.release() if self._lock.is_locked else None)
+            freed = self.disk.submit(lambda: self._lock.release() if said_yes(taken) else None)
             await asyncio.wait([asyncio.wrap_future(freed)], timeout=STOP_S)
 
     def _take_lock(self) -> bool:

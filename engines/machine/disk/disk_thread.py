@@ -88,3 +88,8 @@ class DiskThread:
                 self._since = self._clock()
             run()
             self._since = None
+
+
+def said_yes(answer: Future[bool]) -> bool:
+    """Whether a piece of work that is over was done and returned True; neither cancelled nor failed."""
+    return not answer.cancelled() and answer.exception() is None and answer.result()
