@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
+import socket
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +20,48 @@ from engines.errors import BundleRefused, StoreError, UnknownBundle
 from engines.store.bundle import Provenance
 from engines.store.remote_store import pull_bundle, push_bundle
 from engines.store.store import Store
+from tests.support.ports import free_port
 
 fsspec = pytest.importorskip("fsspec")
+LIMIT_S = 60.0
 
 
-@pytest.fixture(params=["file", "memory"])
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[str]:
+    """A bucket of a server that speaks S3."""
+    pytest.importorskip("s3fs")
+    if "MOTO_PYTHON" not in os.environ:
+        pytest.skip("MOTO_PYTHON names no interpreter that has moto[server]")
+    port = free_port()
+    command = [os.environ["MOTO_PYTHON"], "-m", "moto.server", "-p", str(port)]
+    # Its packages are its own.
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    with subprocess.Popen(command, env=clean, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+            for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+                patch.setenv(name, "testing")
+            patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+            until = time.monotonic() + LIMIT_S
+            while not listens(port):
+                assert server.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.05)
+            fsspec.filesystem("s3").mkdir("engines")
+            yield "s3://engines"
+        server.terminate()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(params=["file", "memory", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "s3":
+        yield f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
+        return
     yield f"file://{tmp_path / 'remote'}" if request.param == "file" else "memory://remote/engines"
     fsspec.filesystem("memory").store.clear()
 
@@ -101,15 +141,16 @@ def test_a_push_that_was_cut_short_is_no_bundle_and_goes_on(
 ) -> None:
     files, base = remote(url)
     sent: list[str] = []
-    put = type(files).put_file
+    put = files.put_file
 
-    def cut_short(self: Any, source: str, target: str, **more: Any) -> None:
+    def cut_short(source: str, target: str, **more: Any) -> None:
         if len(sent) == 3:
             raise OSError("the line is dead")
         sent.append(target)
-        put(self, source, target, **more)
+        put(source, target, **more)
 
-    monkeypatch.setattr(type(files), "put_file", cut_short)
+    # Of an address there is one file system.
+    monkeypatch.setattr(files, "put_file", cut_short)
     with pytest.raises(OSError, match="the line is dead"):
         push_bundle(store, bundle, url)
     with pytest.raises(UnknownBundle, match="no whole bundle at all"):
@@ -117,11 +158,11 @@ def test_a_push_that_was_cut_short_is_no_bundle_and_goes_on(
     monkeypatch.undo()
     again: list[str] = []
 
-    def noted(self: Any, source: str, target: str, **more: Any) -> None:
+    def noted(source: str, target: str, **more: Any) -> None:
         again.append(target)
-        put(self, source, target, **more)
+        put(source, target, **more)
 
-    monkeypatch.setattr(type(files), "put_file", noted)
+    monkeypatch.setattr(files, "put_file", noted)
     push_bundle(store, bundle, url)
     assert not set(again) & set(sent)
     assert pull_bundle(Store(tmp_path / "there"), url) == bundle
@@ -132,16 +173,16 @@ def test_what_does_not_arrive_as_it_was_sent_is_told(
     store: Store, bundle: str, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files, base = remote(url)
-    monkeypatch.setattr(type(files), "put_file", lambda self, _, to, **__: self.pipe_file(to, b"noise"))
+    monkeypatch.setattr(files, "put_file", lambda _, to, **__: files.pipe_file(to, b"noise"))
     with pytest.raises(StoreError, match="is not there as it was sent"):
         push_bundle(store, bundle, url)
     assert not files.exists(f"{base}/{bundle}/manifest.json")
 
 
 def test_a_package_that_is_missing_is_named(store: Store, bundle: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    with pytest.raises(StoreError, match=r"s3://bucket/engines: `pip install s3fs` is needed"):
-        push_bundle(store, bundle, "s3://bucket/engines")
+    monkeypatch.setitem(sys.modules, "gcsfs", None)
+    with pytest.raises(StoreError, match=r"gs://bucket/engines: `pip install gcsfs` is needed"):
+        push_bundle(store, bundle, "gs://bucket/engines")
     with pytest.raises(StoreError, match="no file system is known for it"):
         push_bundle(store, bundle, "nowhere://bucket")
     with pytest.raises(StoreError, match="an address holds no password"):
