@@ -7,9 +7,9 @@ answers by itself is no hand-off, and no concern of this.
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -40,7 +40,7 @@ class Reservation:
         budget: it is taken from.
         cost: of the call.
         unit: of the cost.
-        written: whether it is on disk; None where nothing had to be written.
+        written: whether it is on disk; None where nothing had to be written. Others may wait for the same.
     """
 
     def __init__(self, budget: Budget, cost: Cost, unit: str, written: Future[bool] | None = None) -> None:
@@ -144,6 +144,7 @@ class Budget:
         self._file: StateFile | None = file
         self._disk = disk
         self._closed: Future[None] | None = None
+        self._waits: _Waits | None = None
         self._clock, self._now = clock, now
         self.order: GainOrder = order or UncertaintyOrder()
         self._failed = Tally("budget_not_written", clock=clock)
@@ -311,7 +312,24 @@ class Budget:
             demand=self._demand.weight_at(self._at),
             closed=closed,
         )
-        return self._done(partial(self._written, self._file, state, to_disk))
+        return self._kept(self._file, state, to_disk)
+
+    def _kept(self, file: StateFile, state: BudgetState, to_disk: bool) -> Future[bool]:
+        """Have a state written, and none before it that waits: the latest has all that was set aside till then.
+
+        So a slow disk is asked for no more than it does, however many calls there are.
+        """
+        waits = self._waits
+        if waits is not None and waits.replace(state, to_disk):
+            return waits.written
+        waits = _Waits(state, to_disk)
+
+        def write() -> bool:
+            return self._written(file, *waits.take())
+
+        waits.written = self._done(write)
+        self._waits = waits
+        return waits.written
 
     def _written(self, file: StateFile, state: BudgetState, to_disk: bool) -> bool:
         try:
@@ -328,3 +346,35 @@ class Budget:
         done: Future[T] = Future()
         done.set_result(work())
         return done
+
+
+class _Waits:
+    """A state that waits for the disk, in whose place a later one may come until it is written.
+
+    Args:
+        state: to be written.
+        to_disk: see `StateFile.write`.
+
+    Attributes:
+        written: whether what was here last is on disk.
+    """
+
+    def __init__(self, state: BudgetState, to_disk: bool) -> None:
+        self.written: Future[bool] = Future()
+        self._state, self._to_disk = state, to_disk
+        self._is_taken = False
+        self._lock = threading.Lock()
+
+    def replace(self, state: BudgetState, to_disk: bool) -> bool:
+        """Put a later state in its place; False where it is too late for that."""
+        with self._lock:
+            if self._is_taken:
+                return False
+            self._state, self._to_disk = state, self._to_disk or to_disk
+            return True
+
+    def take(self) -> tuple[BudgetState, bool]:
+        """What is to be written; nothing takes its place any more."""
+        with self._lock:
+            self._is_taken = True
+            return self._state, self._to_disk

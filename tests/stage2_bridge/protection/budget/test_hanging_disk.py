@@ -133,3 +133,31 @@ def test_the_end_of_a_miner_does_not_wait_for_it(tmp_path: Path, disk: DiskThrea
         assert budget.claim(None).reserve(Cost()) is None
 
     asyncio.run(scenario())
+
+
+def test_a_slow_disk_is_asked_for_no_more_than_the_latest_state(
+    tmp_path: Path, disk: DiskThread, hang: threading.Event
+) -> None:
+    async def scenario() -> None:
+        budget = opened(tmp_path / "budget", disk)
+        hang.begin()  # type: ignore[attr-defined]
+        first = budget.claim(None).reserve(Cost())
+        assert first is not None
+        for _ in range(50):
+            paid = budget.claim(None).reserve(Cost())
+            assert paid is not None
+            paid.give_back()
+        last = budget.claim(None).reserve(Cost())
+        assert last is not None
+        assert disk.waiting == 1
+        hang.set()
+        assert [await one.is_written(LIMIT_S) for one in (first, last)] == [True, True]
+        again = StateFile(tmp_path / "budget")
+        state, _ = again.read()
+        again.close()
+        assert state is not None
+        assert (state.spent, state.closed) == (2, False)
+        await budget.closed(LIMIT_S)
+        assert opened(tmp_path / "budget", None).status.spent == 2
+
+    asyncio.run(scenario())
