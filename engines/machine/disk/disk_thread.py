@@ -41,7 +41,7 @@ class DiskThread:
             work: is called once, unless the future is cancelled before its turn.
 
         Returns:
-            What it returns or raises.
+            What it returns or raises; where the machine has no thread left, that.
         """
         result: Future[T] = Future()
 
@@ -56,11 +56,15 @@ class DiskThread:
                 result.set_result(found)
 
         with self._changed:
+            if not self._runs:
+                try:
+                    threading.Thread(target=self._work, name=f"disk of the {self.name}", daemon=True).start()
+                except RuntimeError as error:
+                    result.set_exception(error)
+                    return result
+                self._runs = True
             self._queue.append(run)
             self._changed.notify()
-            if not self._runs:
-                self._runs = True
-                threading.Thread(target=self._work, name=f"disk of the {self.name}", daemon=True).start()
         return result
 
     async def run(self, work: Callable[[], T]) -> T:

@@ -81,6 +81,22 @@ def test_a_thread_without_work_ends_and_the_next_piece_has_another(monkeypatch: 
     assert disk.submit(lambda: "still there").result(LIMIT_S) == "still there"
 
 
+def test_a_machine_without_a_thread_left_fails_that_work_and_not_what_comes_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    disk, done = DiskThread("store"), list[str]()
+
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        failed = disk.submit(lambda: done.append("while there is none"))
+    assert isinstance(failed.exception(LIMIT_S), RuntimeError)
+    disk.submit(lambda: done.append("later")).result(LIMIT_S)
+    assert done == ["later"]
+
+
 class TestLatest:
     def test_a_reading_is_that_of_the_disk_at_the_time_it_is_asked_for(self) -> None:
         numbers = iter(range(1, 100))
