@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -62,7 +61,8 @@ class Edges:
             self._held = Held.read(file)
         except (ArtifactError, OSError):
             self._held = Held()
-        self._kept = True
+        # What is on the disk: replaced as a whole, for the thread of the disk says so.
+        self._kept = self._held
         self._lost = Tally("alerts_not_kept")
 
     @property
@@ -103,28 +103,28 @@ class Edges:
             levels = {name: self._held.levels[name] for name in since}
             since |= {one.name: self._seen[one.name][0] for one in begun}
             self._held = Held(since=since, levels=levels | {one.name: one.level for one in begun})
-            self._kept = False
         self.keep()
         return events
 
     def keep(self) -> None:
         """Have what holds written down, unless that is done, or is waited for."""
-        if self._kept:
+        if self._kept is self._held:
             return
         if self._disk is None:
-            self._write(self._held)
-        elif self._writing is None or self._writing.done():
-            self._writing = self._disk.submit(partial(self._write, self._held))
+            self._write()
+        elif (writing := self._writing) is None or writing.running() or writing.done():
+            # One that is under way may have what was before; one that waits writes what there is then.
+            self._writing = self._disk.submit(self._write)
 
-    def _write(self, held: Held) -> None:
+    def _write(self) -> None:
+        held = self._held
         try:
             held.write(self._file)
         except OSError as error:
             # A disk that is full is among what is told: told twice after a restart is better than never.
             self._lost.add("not_written", str(error))
         else:
-            # What was told meanwhile is written with the next look.
-            self._kept = held is self._held
+            self._kept = held
 
     def _begin(self, one: Condition) -> Event:
         return Event("condition_begins", one.level, one.text, {"condition": one.name})

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from engines.machine.disk.disk_thread import DiskThread
-from miner.alerts.edges import Edges
+from miner.alerts.edges import Edges, Held
 from miner.alerts.rules import Condition
 
 START = datetime(2026, 3, 1, tzinfo=UTC)
@@ -156,3 +156,28 @@ def test_a_clock_that_is_set_neither_hastens_nor_delays_what_is_told(tmp_path: P
     assert compare(75, START) == []
     assert compare(90, START + 2 * jump) == []
     assert compare(135, START - jump) == ["condition_over"]
+
+
+def test_what_is_told_while_the_file_is_written_is_written_after_it_without_another_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, hangs, disk = threading.Event(), threading.Event(), DiskThread("alerts")
+    write = Held.write
+
+    def slow_write(held: Held, file: Path) -> None:
+        hangs.set()
+        goes_on.wait(60)
+        write(held, file)
+
+    monkeypatch.setattr(Held, "write", slow_write)
+    edges = Edges(tmp_path / "alerts.json", settled_s=0, disk=disk)
+    told(edges, 0, SLOW)
+    assert hangs.wait(60)
+    told(edges, 15, SLOW, SILENT)
+    edges.keep()
+    assert disk.waiting == 1
+    goes_on.set()
+    disk.submit(lambda: None).result(60)
+    assert sorted(Edges(tmp_path / "alerts.json").held) == ["silent", "slow"]
+    edges.keep()
+    assert disk.waiting == 0
