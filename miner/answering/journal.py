@@ -56,7 +56,16 @@ class Journal:
             remedy = "see whether the disk of the state directory hangs"
             self._tally.add("record_lost", f"{MOST_WAITING} records wait to be written", remedy=remedy)
             return
-        self._last = self.disk.submit(partial(self._file.append, record))
+        self._last = last = self.disk.submit(partial(self._append, record))
+        if last.done() and (error := last.exception()) is not None:
+            # The machine has no thread left.
+            self._tally.add("record_lost", repr(error))
+
+    def _append(self, record: RequestRecord) -> None:
+        try:
+            self._file.append(record)
+        except Exception as error:  # noqa: BLE001  nobody waits who could tell it
+            self._tally.add("record_lost", repr(error), error=error)
 
     async def written(self) -> None:
         """Wait until what came is in the file, or lost; for a moment, and not for a disk that took longer before."""

@@ -256,3 +256,25 @@ class TestThread:
         Stuck.goes_on.set()
         journal.disk.submit(lambda: None).result(LIMIT_S)
         assert read(tmp_path) == ["0", "1", "2", "3"]
+
+    @pytest.mark.parametrize("of", ["the file", "the machine"])
+    def test_a_record_that_nobody_foresaw_to_be_lost_is_counted(
+        self, of: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def fails(*_: object) -> None:
+            raise RuntimeError("nobody foresaw it")
+
+        tally = Tally("journal_failed")
+        journal = Journal(tmp_path, tally)
+        with monkeypatch.context() as patched:
+            if of == "the file":
+                patched.setattr(JournalFile, "append", fails)
+            else:
+                patched.setattr(threading.Thread, "start", fails)
+            journal.on_answer(record(0))
+            if of == "the file":
+                journal.disk.submit(lambda: None).result(LIMIT_S)
+        assert tally.counts == {"record_lost": 1}
+        journal.on_answer(record(1))
+        journal.close()
+        assert read(tmp_path) == ["1"]
