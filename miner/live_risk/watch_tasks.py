@@ -6,11 +6,12 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from engines.live.swap.follower import StoreFollower
-from engines.machine.background_tasks import BackgroundTasks
+from engines.machine.background_tasks import BackgroundTasks, begun_in_thread
 from engines.machine.clock import utc_now
 from engines.store.records import RevocationEntry
 from engines.store.store import Store
@@ -23,6 +24,8 @@ from stage2_bridge.bridge import Bridge
 
 # Between two looks whether the store knows of an alarm.
 REVOCATION_S = 30.0
+# A store that has not taken an alarm for so long keeps no alarmed bundle live.
+TOLD_S = 5.0
 
 
 def open_live_risk(
@@ -74,19 +77,24 @@ def start_audits(
     tasks = BackgroundTasks()
     loop = asyncio.get_running_loop()
 
+    revocations = Revocations(store, risk, tasks)
+
     async def revoke_and_go_back(entry: RevocationEntry | None) -> None:
-        # First, for the status is soon that of the bundle before.
-        await revoke(store, entry, risk)
+        # First, so that whoever is killed in between finds the alarm with the live bundle; but not for a store that
+        # hangs.
+        revocations.note(entry)
+        await asyncio.wait([revocations.begin()], timeout=TOLD_S)
         if risk.settings.reaction == "rollback":
             await roll_back(risk, follower, utc_now)
 
     def react() -> None:
+        # At once, for the status is soon that of the bundle before.
         entry = revocation_in(risk.status())
         loop.call_soon_threadsafe(lambda: tasks.begin(revoke_and_go_back(entry)))
 
     risk.react = react
     tasks.begin(auditor.run())
-    tasks.begin(_keep_revoked(store, risk))
+    tasks.begin(revocations.run())
     stack.push_async_callback(_end, tasks)
 
 
@@ -103,25 +111,48 @@ def revocation_in(status: Mapping[str, Any]) -> RevocationEntry | None:
     )
 
 
-async def revoke(store: Store, entry: RevocationEntry | None, risk: LiveRisk) -> bool:
-    """Tell the store of an alarm, so that nights know of it; says whether there is nothing left to tell."""
-    try:
-        if entry is not None:
-            await asyncio.to_thread(store.revoke, entry)
-    except (CascadeError, OSError) as error:
-        risk.lost.add("not_revoked", f"the store does not know of the alarm: {error}")
-        return False
-    return True
+class Revocations:
+    """Tells the store of alarms, so that nights know of them; of each until it is told, by a thread.
 
+    Args:
+        store: is told.
+        risk: says what has an alarm.
+        tasks: where it runs.
+    """
 
-async def _keep_revoked(store: Store, risk: LiveRisk) -> None:
-    """Tell the store of an alarm that a process which was killed, or a store that could not be written, has not."""
-    told = ""
-    while True:
-        entry = revocation_in(risk.status())
-        if entry is not None and entry.certificate != told and await revoke(store, entry, risk):
-            told = entry.certificate
-        await asyncio.sleep(REVOCATION_S)
+    def __init__(self, store: Store, risk: LiveRisk, tasks: BackgroundTasks) -> None:
+        self._store, self._risk, self._tasks = store, risk, tasks
+        self._untold: dict[str, RevocationEntry] = {}
+        self._told: set[str] = set()
+        self._telling: asyncio.Task[object] | None = None
+
+    def note(self, entry: RevocationEntry | None) -> None:
+        """Have an alarm told, unless it was; None is nothing."""
+        if entry is not None and entry.certificate not in self._told:
+            self._untold[entry.certificate] = entry
+
+    def begin(self) -> asyncio.Task[object]:
+        """Tell what is not told, unless that is under way; returns its task."""
+        if self._telling is None or self._telling.done():
+            self._telling = self._tasks.begin(self._tell())
+        return self._telling
+
+    async def run(self) -> None:
+        """Tell, for ever, also of an alarm that a process which was killed has not told."""
+        while True:
+            self.note(revocation_in(self._risk.status()))
+            self.begin()
+            await asyncio.sleep(REVOCATION_S)
+
+    async def _tell(self) -> None:
+        for certificate, entry in tuple(self._untold.items()):
+            try:
+                await begun_in_thread(partial(self._store.revoke, entry), "revocation")
+            except (CascadeError, OSError) as error:
+                self._risk.lost.add("not_revoked", f"the store does not know of the alarm: {error}")
+            else:
+                self._told.add(certificate)
+                del self._untold[certificate]
 
 
 async def _end(tasks: BackgroundTasks) -> None:

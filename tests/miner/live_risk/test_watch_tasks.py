@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -15,8 +16,10 @@ from engines.live.load.load_bundle import LiveBundle
 from engines.live.settings import SwapSettings
 from engines.live.swap.follower import StoreFollower
 from engines.machine.clock import utc_now
+from engines.store.records import RevocationEntry
 from engines.store.store import Store
 from miner.events.event import Event
+from miner.live_risk import watch_tasks
 from miner.live_risk.auditor import roll_back
 from miner.live_risk.live_risk import LiveRisk
 from miner.live_risk.settings import LiveRiskSettings
@@ -95,6 +98,45 @@ def test_an_alarm_goes_back_to_the_bundle_before_and_no_further(
         assert "alarm" in {event.level for event in heard.events}
 
     asyncio.run(story())
+
+
+def test_a_store_that_hangs_when_it_is_told_of_an_alarm_keeps_no_bundle_live(
+    tmp_path: Path, store: Store, publish: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, told = threading.Event(), list[str]()
+
+    def revoke(entry: RevocationEntry) -> None:
+        goes_on.wait(LIMIT_S)
+        told.append(entry.certificate)
+
+    async def story() -> None:
+        first = publish("first")
+        async with AsyncExitStack() as stack:
+            follower = StoreFollower(
+                store, settings=SwapSettings(trial=False), options=EngineOptions(threads=1, most=1)
+            )
+            stack.push_async_callback(follower.close)
+            await follower.start()
+            publish("second", shift=0.25, golden_shift=0.25)
+            await follower.refresh()
+            monkeypatch.setattr(store, "revoke", revoke)
+            monkeypatch.setattr(watch_tasks, "TOLD_S", 0.01)
+            monkeypatch.setattr(watch_tasks, "REVOCATION_S", 0.01)
+            risk = opened(tmp_path, Heard(), stack)
+            start_audits(risk, store, follower, Bridge(None, max_in_flight=4, clock=time.monotonic), stack)
+            alarmed = live_bundle(follower)
+            await asyncio.to_thread(risk.live, alarmed)
+            await asyncio.to_thread(misses, risk, alarmed, 20)
+            await until(lambda: follower.live_id == first)
+            assert told == []
+            # It is told all the same, though another bundle is live.
+            goes_on.set()
+            await until(lambda: told == [alarmed.params.name])
+
+    try:
+        asyncio.run(story())
+    finally:
+        goes_on.set()
 
 
 def test_the_watch_may_be_off(tmp_path: Path) -> None:
