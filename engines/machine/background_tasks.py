@@ -93,7 +93,7 @@ def begun_in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
     def run() -> None:
         try:
             found = work()
-        except Exception as error:  # noqa: BLE001  whoever waits raises it
+        except BaseException as error:  # noqa: BLE001  whoever waits raises it, and would wait for ever without
             result.set_exception(error)
         else:
             result.set_result(found)

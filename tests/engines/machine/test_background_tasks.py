@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from structlog.testing import capture_logs
 
-from engines.machine.background_tasks import BackgroundTasks, Once, unless
+from engines.machine.background_tasks import BackgroundTasks, Once, begun_in_thread, unless
 
 
 async def fails() -> None:
@@ -73,3 +73,18 @@ def test_work_is_given_up_when_something_else_happens_first() -> None:
             await unless(asyncio.sleep(3600), happens.wait(), RuntimeError("it happened"))
 
     asyncio.run(scenario())
+
+
+def test_whoever_waits_for_a_thread_is_told_of_whatever_ended_it() -> None:
+    class Panic(BaseException):
+        """As of a library that is written in Rust."""
+
+    def panics() -> None:
+        raise Panic
+
+    async def scenario() -> None:
+        async with asyncio.timeout(60):
+            await begun_in_thread(panics, "panics")
+
+    with pytest.raises(Panic):
+        asyncio.run(scenario())
