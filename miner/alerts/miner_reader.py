@@ -128,7 +128,7 @@ class MinerReader:
             nights_known=bool(nightly.get("known", True)),
             free_bytes=free_bytes,
             hangs_s=self._miner.disks(),
-            gpus_known=health is not None and bool(health.gpus),
+            gpus_known=health is not None and health.is_read,
             gpu_faults=() if health is None else tuple(faults(health)),
             servers={one.name: str(one.state) for one in stage2.servers},
             handed_on=stage2.outcomes.get(Outcome.ANSWERED, 0) > 0,

@@ -112,6 +112,11 @@ class GpuHealth(BaseModel):
     silent_s: float = 0.0
 
     @property
+    def is_read(self) -> bool:
+        """Whether it says how the GPUs are: there are some, and the driver has not fallen silent since."""
+        return bool(self.gpus) and self.silent_s == 0
+
+    @property
     def driver_major(self) -> int | None:
         """First number of the driver's version; None if it is not known."""
         first = self.driver.partition(".")[0]

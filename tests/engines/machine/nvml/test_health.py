@@ -72,6 +72,19 @@ def test_a_driver_that_is_silent_hides_what_was_known() -> None:
     assert (found.gpu, found.kind, found.level) == (None, "driver_silent", "alarm")
 
 
+@pytest.mark.parametrize(
+    ("health", "is_read"),
+    [
+        (GpuHealth(gpus=(WELL,)), True),
+        (GpuHealth(), False),
+        (GpuHealth(gpus=(WELL,), silent_s=40), False),
+        (GpuHealth(problem="there is no driver"), False),
+    ],
+)
+def test_no_fault_is_over_because_the_driver_is_silent(health: GpuHealth, is_read: bool) -> None:
+    assert health.is_read is is_read
+
+
 @pytest.mark.parametrize(("driver", "major"), [("580.65.06", 580), ("", None), ("unknown", None)])
 def test_the_first_number_of_the_driver(driver: str, major: int | None) -> None:
     assert GpuHealth(driver=driver).driver_major == major
