@@ -212,9 +212,23 @@ def gpu_watch(stack: AsyncExitStack) -> Callable[[], GpuHealth | None]:
 
 
 def watch_of(
-    settings: MinerSettings, chain: ChainPort, identities: Sequence[Identity], first: ChainSnapshot, ip: str | None
+    settings: MinerSettings,
+    chain: ChainPort,
+    identities: Sequence[Identity],
+    first: ChainSnapshot,
+    first_at: float,
+    ip: str | None,
 ) -> ChainWatch:
-    """What keeps up with the chain, and tells the axons who may ask."""
+    """What keeps up with the chain, and tells the axons who may ask.
+
+    Args:
+        settings: of the miner.
+        chain: the chain.
+        identities: our hotkeys.
+        first: what was read of it at the start.
+        first_at: monotonic time of that, in seconds; a bundle that is compiled first takes minutes.
+        ip: where we are found; None if that is not published.
+    """
 
     def update(snapshot: ChainSnapshot) -> int:
         for identity in identities:
@@ -226,4 +240,4 @@ def watch_of(
         identity.address: None if ip is None else AxonAddress(ip, identity.external_port or identity.server.port)
         for identity in identities
     }
-    return ChainWatch(chain, settings.chain, addresses, first=first, update=update)
+    return ChainWatch(chain, settings.chain, addresses, first=first, update=update, first_at=first_at)

@@ -134,7 +134,7 @@ async def _run(
         stack.push_async_callback(_end, checked)
         chain = open_chain(settings.chain, ours, logs=settings.log)
         stack.push_async_callback(chain.close)
-        snapshot = await first_snapshot(chain, list(ours))
+        snapshot, read_at = await first_snapshot(chain, list(ours)), time.monotonic()
         follower = follower_of(settings, nightly, stack)
         batcher = Batcher(settings.engine.shared_calls, clock=time.monotonic)
         stack.push_async_callback(asyncio.to_thread, batcher.close)
@@ -156,7 +156,7 @@ async def _run(
         for identity in served:
             await identity.server.start()
             stack.push_async_callback(_drained, identity)
-        watch = watch_of(settings, chain, served, snapshot, ip)
+        watch = watch_of(settings, chain, served, snapshot, read_at, ip)
         disks = partial(disk_waits, [follower.disk, journal.disk, nightly.disk], alerts, hand_off)
         live = LiveMiner(
             state=str(settings.state.resolve()),

@@ -34,6 +34,7 @@ class ChainWatch:
         addresses: where each of our hotkeys (ss58 addresses) is to be found; None if the miner does not publish it.
         first: what was read at the start.
         update: takes what was read, and returns how many of the neurons may ask us.
+        first_at: when that was by the clock; None for a moment ago.
         clock: monotonic time in seconds.
     """
 
@@ -45,6 +46,7 @@ class ChainWatch:
         *,
         first: ChainSnapshot,
         update: Callable[[ChainSnapshot], int],
+        first_at: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._chain = chain
@@ -53,7 +55,7 @@ class ChainWatch:
         self._update = update
         self._clock = clock
         # Not by the time of the snapshot: a wall clock may be set right after the start.
-        self._read_at = clock()
+        self._read_at = clock() if first_at is None else first_at
         self._failures = self._failed_ever = 0
         self._stuck = False
         self._registered = dict.fromkeys(addresses, True)
@@ -105,7 +107,7 @@ class ChainWatch:
             ChainUnavailable: what is known of the subnet has become too old.
         """
         self._take(self._latest)
-        next_reading = self._clock() + self._pause_s()
+        next_reading = self._read_at + self._pause_s()
         while True:
             await self.publish()
             waits = [announcement.wait_s() for announcement in self._announcements.values()]

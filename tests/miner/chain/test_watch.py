@@ -79,6 +79,7 @@ class Watched:
         admitted: int = 1,
         hours: float = 3.0,
         fetched_at: float = 0.0,
+        first_at: float | None = None,
     ) -> None:
         self.updates: list[int] = []
         self.logs: Logs = []
@@ -95,6 +96,7 @@ class Watched:
             {OURS: address},
             first=ChainSnapshot(0, first, fetched_at, "ws://node"),
             update=update,
+            first_at=first_at,
             clock=lambda: chain.now,
         )
 
@@ -115,6 +117,18 @@ class Watched:
 
     def events(self, *levels: str) -> list[str]:
         return [entry["event"] for entry in self.logs if entry["log_level"] in levels]
+
+
+def test_what_was_read_before_a_slow_start_is_as_old_as_it_is_and_read_again_when_that_is_due(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chain = Chain()
+    chain.now = 5000.0
+    watched = Watched(chain, first_at=20.0)
+    assert watched.watch.status()["age_s"] == 4980
+    assert not watched.watch.status()["fresh"]
+    watched.run(monkeypatch)
+    assert chain.read_at[0] == 5000.0
 
 
 class TestAddress:
