@@ -90,9 +90,9 @@ async def run_process(
         os.close(write)
     listener = asyncio.create_task(_listen(read, output))
     try:
-        if on_start is not None:
-            await on_start(mark_of(process.pid))
         async with asyncio.timeout(bounds.seconds):
+            if on_start is not None:
+                await on_start(mark_of(process.pid))
             return Ended(await process.wait())
     except TimeoutError:
         await _end(process, token)
