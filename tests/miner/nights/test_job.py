@@ -26,7 +26,7 @@ from miner.cli.options import parsed_changes
 from miner.events.event import Event
 from miner.nights.crontab import missed
 from miner.nights.job import LOCK, NightlyJob
-from miner.nights.night_process import Bounds, run_process
+from miner.nights.night_process import Bounds, Ended, run_process
 from miner.nights.output import NightOutput
 from miner.nights.processes import VARIABLE, ProcessMark, mark_of, new_token
 from miner.nights.record import NIGHTS, STAMP, NightRecord, Nights, NightVerdict, RetrainStamp, noted
@@ -402,6 +402,18 @@ def test_a_night_that_cannot_be_written_down_does_not_run_on(tmp_path: Path) -> 
 
     asyncio.run(start())
     assert len(pids) == 1
+
+
+def test_a_night_whose_disk_hangs_is_ended_when_its_time_is_up(tmp_path: Path) -> None:
+    async def hangs(_: ProcessMark) -> None:
+        await asyncio.Event().wait()
+
+    async def run() -> Ended:
+        with closing(NightOutput(tmp_path / "output.log", DiskThread("nights"))) as output:
+            async with asyncio.timeout(60):
+                return await run_process(SLEEPS, new_token(), Bounds(0, None, 0.2), output, hangs)
+
+    assert asyncio.run(run()).timed_out
 
 
 def test_a_run_that_takes_too_long_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
