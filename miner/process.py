@@ -69,7 +69,7 @@ DRAIN_S = 7.0
 # Between two times at which freed memory is returned to the system; each takes some milliseconds of another thread.
 GIVE_BACK_S = 10.0
 # Threads of these pools are not waited for any longer at the end of the process.
-POOLS, LEAVE_S = ("stage1", "stage2"), 0.5
+POOLS, LEAVE_S = ("stage1", "stage2", "harvest", "live-risk"), 0.5
 
 
 async def run_miner(
@@ -221,7 +221,7 @@ async def _drained(identity: Identity) -> None:
 
 
 def leave_native_work(status: int = 0) -> None:
-    """End this process at once if a thread still decodes or computes what nobody waits for any more.
+    """End this process at once if a thread still computes, or waits for a disk, and nobody waits for it any more.
 
     Python would wait for it, and it can be neither interrupted nor bounded.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 from collections import deque
 from collections.abc import Callable
@@ -17,6 +18,8 @@ T = TypeVar("T")
 
 # Each is some hundred kilobytes.
 MOST_QUEUED = 64
+# Longest wait for its disk when a miner ends.
+CLOSE_S = 3.0
 
 
 class ImageQueue:
@@ -70,15 +73,23 @@ class ImageQueue:
         while self._queue:
             self._guarded(partial(self._take, self._queue.popleft()))
 
-    def close(self, last: Callable[[], object] | None = None) -> None:
+    def close(self, last: Callable[[], object] | None = None, wait_s: float | None = None) -> None:
         """Look at what waits, do one thing more, and wait for both.
 
         Args:
             last: what else is to be done.
+            wait_s: the longest wait, for a disk that hangs; what has not begun by then is lost. None waits for ever.
         """
         self._call()
         if last is not None:
             self.submit(last)
+        with contextlib.suppress(RuntimeError):
+            ended = self._pool.submit(lambda: None)
+            concurrent.futures.wait([ended], timeout=wait_s)
+            if not ended.done():
+                self._lost.add("not_closed", f"its disk has not answered for {wait_s} s; what waits for it is lost")
+                self._pool.shutdown(wait=False, cancel_futures=True)
+                return
         self._pool.shutdown(wait=True)
 
     def _call(self) -> None:

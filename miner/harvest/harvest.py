@@ -147,9 +147,9 @@ class Harvest:
         """The number that was drawn for an image."""
         return drawn_number(self._secret, draw_name(image.at, image.request_id, image.sha256))
 
-    def close(self) -> None:
-        """Write what waits."""
-        self._queue.close()
+    def close(self, wait_s: float | None = None) -> None:
+        """Write what waits; see `ImageQueue.close`."""
+        self._queue.close(wait_s=wait_s)
 
     def status(self) -> dict[str, object]:
         """Plain values for the status."""

@@ -6,6 +6,7 @@ import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from miner.answering.image_queue import CLOSE_S
 from miner.answering.record import SeenImage
 from miner.harvest.harvest import DIRECTORY, Harvest
 from miner.harvest.settings import HarvestSettings
@@ -70,11 +71,11 @@ class HarvestSwitch:
             raise
         self._settings = settings
 
-    def close(self) -> None:
-        """Write what waits, and keep nothing more."""
+    def close(self, wait_s: float | None = None) -> None:
+        """Write what waits, and keep nothing more; see `Harvest.close`."""
         harvest, self._harvest = self._harvest, None
         if harvest is not None:
-            harvest.close()
+            harvest.close(wait_s)
 
     def _opened(self, settings: HarvestSettings) -> Harvest | None:
         if not settings.enabled:
@@ -99,5 +100,5 @@ def open_harvest(settings: HarvestSettings, state: Path, risk: LiveRisk | None, 
         stage1.errors.ArtifactError: the key of the draws cannot be read.
     """
     switch = HarvestSwitch(settings, state, risk)
-    stack.push_async_callback(asyncio.to_thread, switch.close)
+    stack.push_async_callback(asyncio.to_thread, switch.close, CLOSE_S)
     return switch

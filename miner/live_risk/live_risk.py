@@ -385,9 +385,9 @@ class LiveRisk:
         """Run something in the thread, from the loop."""
         return self._queue.result_of(work)
 
-    def close(self) -> None:
-        """Take what waits, and write what only memory knows."""
-        self._queue.close(partial(self._write_hours, None))
+    def close(self, wait_s: float | None = None) -> None:
+        """Take what waits, and write what only memory knows; see `ImageQueue.close`."""
+        self._queue.close(partial(self._write_hours, None), wait_s)
 
 
 def _read_sites(path: Path) -> SiteBook:

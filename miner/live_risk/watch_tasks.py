@@ -15,6 +15,7 @@ from engines.machine.background_tasks import BackgroundTasks, begun_in_thread
 from engines.machine.clock import utc_now
 from engines.store.records import RevocationEntry
 from engines.store.store import Store
+from miner.answering.image_queue import CLOSE_S
 from miner.events.event import Event, EventSink
 from miner.live_risk.auditor import Auditor, roll_back
 from miner.live_risk.live_risk import DIRECTORY, LiveRisk
@@ -49,7 +50,7 @@ def open_live_risk(
         events.event(Event(kind, level, text, dict(details)))
 
     risk = LiveRisk(state / DIRECTORY, settings, now=utc_now, tell=tell)
-    stack.push_async_callback(asyncio.to_thread, risk.close)
+    stack.push_async_callback(asyncio.to_thread, risk.close, CLOSE_S)
     return risk
 
 

@@ -1,0 +1,38 @@
+"""A queue of images whose thread waits for a disk when the miner ends."""
+
+from __future__ import annotations
+
+import threading
+
+from engines.machine.tally import Tally
+from miner.answering.image_queue import ImageQueue
+
+LIMIT_S = 60.0
+
+
+def test_a_disk_that_hangs_does_not_keep_a_miner_from_its_end_and_what_has_not_begun_is_lost() -> None:
+    goes_on, hangs, done, lost = threading.Event(), threading.Event(), list[str](), Tally("lost")
+
+    def hang() -> None:
+        hangs.set()
+        goes_on.wait(LIMIT_S)
+        done.append("what hung")
+
+    queue = ImageQueue("harvest", lambda _: None, lost, after_s=0.0)
+    queue.submit(hang)
+    assert hangs.wait(LIMIT_S)
+    queue.close(lambda: done.append("the last"), 0.01)
+    assert done == []
+    assert lost.counts == {"not_closed": 1}
+    goes_on.set()
+    queue.close()
+    assert done == ["what hung"]
+
+
+def test_the_end_waits_for_what_a_disk_that_answers_takes() -> None:
+    done, lost = list[str](), Tally("lost")
+    queue = ImageQueue("harvest", lambda _: None, lost, after_s=0.0)
+    queue.submit(lambda: done.append("first"))
+    queue.close(lambda: done.append("the last"), LIMIT_S)
+    assert done == ["first", "the last"]
+    assert not lost.counts
