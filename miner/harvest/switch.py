@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
+from engines.machine.background_tasks import begun_in_thread
 from miner.answering.image_queue import CLOSE_S
 from miner.answering.record import SeenImage
 from miner.harvest.harvest import DIRECTORY, Harvest
@@ -63,11 +65,12 @@ class HarvestSwitch:
             OSError: the store cannot be opened. In both cases it goes on as before.
         """
         before = self._settings
-        await asyncio.to_thread(self.close)
+        # Not in a thread that the end of the process waits for.
+        await begun_in_thread(self.close, "harvest")
         try:
-            self._harvest = await asyncio.to_thread(self._opened, settings)
-        except BaseException:
-            self._harvest = await asyncio.to_thread(self._opened, before)
+            self._harvest = await begun_in_thread(partial(self._opened, settings), "harvest")
+        except Exception:
+            self._harvest = await begun_in_thread(partial(self._opened, before), "harvest")
             raise
         self._settings = settings
 

@@ -13,6 +13,7 @@ import structlog
 
 from engines.live.slot import BundleSlot
 from engines.live.swap.follower import StoreFollower
+from engines.machine.background_tasks import begun_in_thread
 from miner.live_risk.live_risk import LiveRisk
 from stage1.errors import CascadeError
 from stage2_bridge.bridge import Bridge
@@ -144,7 +145,7 @@ async def roll_back(risk: LiveRisk, follower: StoreFollower, now: Callable[[], d
     """
     back = follower.slot.standby
     try:
-        if back is None or not await asyncio.to_thread(risk.healthy, back):
+        if back is None or not await begun_in_thread(partial(risk.healthy, back), "audits"):
             log.warning("not_rolled_back", reason="no certified bundle without an alarm stands by")
             return False
         await follower.rollback(now=now())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,27 @@ def test_a_key_that_cannot_be_read_leaves_it_as_it_was(tmp_path: Path) -> None:
         switch.close()
 
     asyncio.run(story())
+
+
+def test_a_miner_that_is_stopped_during_a_change_does_not_wait_for_a_disk_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    goes_on, hangs, closed = threading.Event(), threading.Event(), list[str]()
+
+    def close(_: HarvestSwitch) -> None:
+        hangs.set()
+        goes_on.wait(60)
+        closed.append("the one before")
+
+    async def story() -> None:
+        switch = HarvestSwitch(OFF, tmp_path, None)
+        change = asyncio.create_task(switch.change(ON))
+        while not hangs.is_set():
+            await asyncio.sleep(0.001)
+        change.cancel()
+        await asyncio.gather(change, return_exceptions=True)
+
+    monkeypatch.setattr(HarvestSwitch, "close", close)
+    asyncio.run(story())
+    assert closed == []
+    goes_on.set()
