@@ -78,15 +78,19 @@ def write_data(
 
     Returns:
         How many labels go where. Those of a random draw wait until all of its week is labelled and has its pictures,
-        and with them wait those of the same places, and those of places of which a picture may still be drawn. Labels
-        whose picture is nowhere are not among them.
+        and with them wait those of the same places, and those of places of which a picture may still be drawn, unless
+        they have trained. Labels whose picture is nowhere are not among them.
 
     Raises:
         OSError: it cannot be written. Each list is there as it was or as a whole.
     """
     images = list(store.images.values())
     whole, broken = whole_weeks(images, labels, today), broken_weeks(images, labels)
-    broken |= _weeks_of_taught_places(images, to)
+    certifying, trained = (_rows_of(to / folder) for folder in FOLDERS.values())
+    only_train = set(trained.values()) - set(certifying.values())
+    # A place may be met for longer than what was kept of it tells. Its later draws can only train, as it does, and the
+    # other draws of their weeks would be those of places that nobody had a reason to pick.
+    broken |= {one.week for one in images if one.week and one.site in only_train and one.sha256 not in certifying}
     going: dict[Destination, list[KeptImage]] = {"any set": [], "train": [], "later": []}
     for image in images:
         if image.sha256 in labels:
@@ -98,6 +102,8 @@ def write_data(
     there = {one.sha256 for one, _ in drawn}
     whole -= {one.week for one in going["any set"] if one.sha256 not in there}
     waiting = {one.site for one in images if one.week and one.week not in whole | broken} | open_places(images, today)
+    # What has trained does so for ever, and this list is all that remembers it.
+    waiting -= only_train
     # What trains ties its place to training: of draws that may yet certify only those of easier places would be left.
     taught = [one for one in going["train"] if one.site not in waiting]
     found: dict[Destination, list[tuple[KeptImage, Path]]] = {
@@ -113,17 +119,6 @@ def write_data(
     if declared := [SOURCE[kind] for kind in FOLDERS if found[kind]]:
         write_atomic(to / SOURCES_FILE, "\n".join([WRITTEN_HERE, *declared]).encode())
     return Counter({kind: len(some) for kind, some in found.items()})
-
-
-def _weeks_of_taught_places(images: Iterable[KeptImage], to: Path) -> set[str]:
-    """Weeks with a draw of a place that was among those that train before it was drawn.
-
-    A place may be met for longer than what was kept of it tells. Such a draw can only train, as its place does, and the
-    other draws of its week would be those of places that nobody had a reason to pick.
-    """
-    certifying, taught = (_rows_of(to / folder) for folder in FOLDERS.values())
-    sites = set(taught.values()) - set(certifying.values())
-    return {one.week for one in images if one.week and one.site in sites and one.sha256 not in certifying}
 
 
 def _rows_of(folder: Path) -> dict[str, int]:

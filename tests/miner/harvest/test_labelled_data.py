@@ -70,6 +70,21 @@ def test_a_week_with_a_draw_of_a_place_that_has_trained_only_trains(tmp_path: Pa
         assert written(data) == {"random": {"site-7"}, "picked": {"site-5", "site-6"}}
 
 
+def test_a_place_that_has_trained_is_remembered_when_it_is_met_again(tmp_path: Path) -> None:
+    """A picked list that leaves it out for a day forgets it, and a week that has trained would certify after all."""
+    store, data = store_in(tmp_path / "store"), tmp_path / "data"
+    labels = keep_all(store, kept(1, site=5))
+    write_data(store, labels, data, MONDAY + timedelta(days=2))
+    late = NOON + timedelta(days=3)
+    labels |= keep_all(store, random_one(2, site=5, at=late), random_one(3, site=6, at=late))
+    met_again = NOON + timedelta(days=8)
+    labels |= keep_all(store, kept(4, site=5, at=met_again))
+    for today in (met_again.date(), LATER):
+        going = write_data(store, labels, data, today)
+        assert going == {"any set": 0, "train": 4, "later": 0}
+        assert written(data) == {"random": set(), "picked": {"site-5", "site-6"}}
+
+
 def test_a_place_that_certifies_goes_on_to_do_so_when_it_is_picked_later(tmp_path: Path) -> None:
     store, data = store_in(tmp_path / "store"), tmp_path / "data"
     labels = keep_all(store, random_one(1, site=5), kept(2, site=5))
