@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -219,7 +220,10 @@ class HarvestStore:
                 self.images[one.sha256] = one
                 self._count(one)
         if self._stale > MOST_STALE + len(self.images):
-            self._write_index()
+            # Tried again after as many lines: what was to be told is written, whatever becomes of the others.
+            self._stale = 0
+            with suppress(OSError):
+                self._write_index()
 
     def _count(self, image: KeptImage) -> None:
         if not image.gone:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from miner.harvest import store as harvest_store
 from miner.harvest.given_labels import add_labels
 from miner.harvest.kept_image import KeptImage, broken_weeks
 from miner.harvest.store import INDEX, HarvestStore, read_index
@@ -71,3 +73,20 @@ def test_a_process_that_is_killed_while_it_forgets_makes_no_week_whole(tmp_path:
         gone_once |= broken
     assert gone_once
     assert gone_once <= drawn
+
+
+def test_an_index_that_cannot_be_written_anew_costs_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture whose line is written and whose file is removed makes its week one that can only train."""
+    store = store_in(tmp_path)
+    store.keep(random_one(1), b"x")
+    monkeypatch.setattr(harvest_store, "MOST_STALE", -10)
+    with monkeypatch.context() as full:
+        full.setattr(harvest_store, "write_parts", _no_space)
+        assert store.keep(random_one(2), b"x")
+    assert broken_weeks(store_in(tmp_path).images.values(), {}) == set()
+    assert store.keep(random_one(3), b"x")
+    assert len(read_index(tmp_path)) == 3
+
+
+def _no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
