@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import Counter
@@ -75,6 +76,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._running = 0
         self._closing = False
+        self._closed_by = math.inf
         self._batches = self._images = self._expired = self._failed = 0
         self._by_generation: Counter[int] = Counter()
         self._by_size: Counter[int] = Counter()
@@ -137,19 +139,19 @@ class Batcher:
         return not self._closing and all(thread.is_alive() for thread in self._threads)
 
     def close(self, timeout_s: float = CLOSE_S) -> None:
-        """Compute what waits, take nothing more, and stop the threads; safe to call twice.
+        """Compute what waits, take nothing more, and stop the threads; safe to call twice, and waits as long as once.
 
         Args:
             timeout_s: after which what waits fails, and a thread whose engine does not come back is left behind.
         """
         with self._changed:
-            self._closing = True
+            first, self._closing = not self._closing, True
+            self._closed_by = min(self._closed_by, time.monotonic() + timeout_s)
             self._changed.notify_all()
-        until = time.monotonic() + timeout_s
         for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
+            thread.join(max(0.0, self._closed_by - time.monotonic()))
         stuck = sum(thread.is_alive() for thread in self._threads)
-        if not stuck:
+        if not stuck or not first:
             return
         with self._changed:
             waiting = self._queue.clear()
