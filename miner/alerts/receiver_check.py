@@ -27,5 +27,7 @@ async def receiver_fault(url: str, trusted: ssl.SSLContext, timeout_s: float = H
             _, writer = await asyncio.open_connection(parts.hostname, parts.port or 443, ssl=trusted)
     except (OSError, ssl.SSLError) as error:
         return tls_fault(error)
+    except UnicodeError:
+        return "its host is no name that can be looked up"
     writer.transport.abort()
     return None

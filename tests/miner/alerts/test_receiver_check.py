@@ -43,6 +43,13 @@ def test_a_receiver_that_is_away_may_be_there_again() -> None:
         assert fault(f"https://127.0.0.1:{taken.getsockname()[1]}/hook") is None
 
 
+def test_a_host_that_is_none_is_told_without_the_address() -> None:
+    found = fault("https://hooks..example/secret")
+    assert found is not None
+    assert "host" in found
+    assert "hooks" not in found
+
+
 def test_doctor_tells_it_without_the_address(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = load_settings(None, {"alerts.url_env": "RECEIVER", "alerts.ping_env": "PING"})
     monkeypatch.setenv("RECEIVER", encrypted(receiver.url))
