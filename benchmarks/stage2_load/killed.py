@@ -6,6 +6,7 @@ a request would be sent. Whoever reads that file afterwards counts what was real
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 import os
 import random
@@ -14,12 +15,15 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
 
+from engines.machine.disk.disk_thread import DiskThread
 from stage2_bridge.protection.budget.budget import Budget
 from stage2_bridge.protection.budget.cost import Cost
 from stage2_bridge.protection.budget.state_file import StateFile
 from stage2_bridge.protection.settings import BudgetSettings
 
 CALLS, STATE = "calls", "budget"
+# Longest wait for what a call costs to be written down.
+WRITTEN_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def most_in_a_period(times: list[float], period_s: float) -> int:
     return max((bisect_left(times, at + period_s) - place for place, at in enumerate(times)), default=0)
 
 
-def spend(directory: Path, settings: BudgetSettings, began: float, speed: float) -> None:
+def spend(directory: Path, settings: BudgetSettings, began: float, speed: float, at_a_time: int) -> None:
     """Call for as long as this process lives.
 
     Args:
@@ -75,20 +79,35 @@ def spend(directory: Path, settings: BudgetSettings, began: float, speed: float)
         settings: of the budget.
         began: see `FastClock`.
         speed: see `FastClock`.
+        at_a_time: calls that wait together for a thread which writes, as in a miner; 0 to write without one.
     """
     clock, now = FastClock(began, speed), FastClock(began, speed)
     made = os.open(directory / CALLS, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    budget = Budget(settings, 1.0, StateFile(directory / STATE), clock=clock, now=now)
-    while True:
-        if budget.claim(None).reserve(Cost()) is not None:
+    disk = DiskThread("budget") if at_a_time else None
+    budget = Budget(settings, 1.0, StateFile(directory / STATE), clock=clock, now=now, disk=disk)
+
+    async def call() -> None:
+        while True:
+            paid = budget.claim(None).reserve(Cost())
             # At this speed a task that waits for its turn on a processor would wait for minutes: the time is that by
             # which the budget decided, not that of this line.
-            os.write(made, f"{os.getpid()} {clock.latest!r}\n".encode())
-        else:
-            time.sleep(1e-4)
+            decided_at = clock.latest
+            if paid is None:
+                await asyncio.sleep(1e-4)
+            elif await paid.is_written(WRITTEN_S):
+                os.write(made, f"{os.getpid()} {decided_at!r}\n".encode())
+            else:
+                paid.give_back()
+
+    async def calls() -> None:
+        await asyncio.gather(*(call() for _ in range(max(1, at_a_time))))
+
+    asyncio.run(calls())
 
 
-def killed(directory: Path, settings: BudgetSettings, *, kills: int, speed: float, seed: int = 0) -> Kills:
+def killed(
+    directory: Path, settings: BudgetSettings, *, kills: int, speed: float, seed: int = 0, at_a_time: int = 0
+) -> Kills:
     """Have so many processes spend one after the other, each killed by SIGKILL after up to a tenth of a second.
 
     Args:
@@ -97,12 +116,13 @@ def killed(directory: Path, settings: BudgetSettings, *, kills: int, speed: floa
         kills: how many.
         speed: how much faster time runs for them.
         seed: of the moments.
+        at_a_time: see `spend`.
     """
     draw = random.Random(seed)
     context = multiprocessing.get_context("fork")
     began = time.time()
     for _ in range(kills):
-        child = context.Process(target=spend, args=(directory, settings, began, speed))
+        child = context.Process(target=spend, args=(directory, settings, began, speed, at_a_time))
         child.start()
         time.sleep(draw.uniform(0.0, 0.1))
         child.kill()

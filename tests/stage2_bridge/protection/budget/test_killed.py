@@ -21,3 +21,11 @@ def test_real_processes_that_are_killed_while_they_spend_never_exceed_it(tmp_pat
     assert found.calls <= found.set_aside <= found.calls + 25
     assert found.lives > 3
     assert found.calls > 200
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_nor_do_those_whose_calls_wait_together_for_the_thread_that_writes(tmp_path: Path) -> None:
+    settings, kills, at_a_time = BudgetSettings(calls=2000, per="hour", burst=0.1), 15, 8
+    found = killed(tmp_path, settings, kills=kills, speed=10_000.0, seed=1, at_a_time=at_a_time)
+    assert 0 < found.most <= 2000
+    assert found.calls <= found.set_aside <= found.calls + kills * at_a_time
