@@ -82,7 +82,7 @@ def _listed(found: Mapping[str, tuple[str, str]]) -> str:
     width = max(map(len, found))
     return "\n".join(
         f"{len(text.encode()) / KIB:8.1f} KiB  {name:<{width}}  {what}"
-        + (f" ({text.strip()})" if text.startswith("not there: ") else "")
+        + (f" ({text.splitlines()[0]})" if text.startswith("not there: ") else "")
         for name, (what, text) in found.items()
     )
 

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -73,13 +74,22 @@ def parts(
     found.append(
         Part("journal.jsonl", f"the last {JOURNAL_LINES} answers", _later(lambda: last_lines(state / JOURNAL)))
     )
-    found += list(_of_state(state))
-    found += list(_of_bundle(settings.store))
+    found += _as_far_as_it_goes(_of_state, state)
+    found += _as_far_as_it_goes(_of_bundle, settings.store)
     found += [
         Part(f"logs/{number}-{log.name}", f"the end of {log.name}", _later(partial(log_end, log)))
         for number, log in enumerate(logs)
     ]
     return found
+
+
+def _as_far_as_it_goes(listed: Callable[[Path], Iterator[Part]], directory: Path) -> Iterator[Part]:
+    """The parts of a directory, and in place of those that cannot be listed, why."""
+    try:
+        yield from listed(directory)
+    except OSError as error:
+        why = f"not there: {error}\n"
+        yield Part(f"{directory.name}-not-listed.txt", f"why {directory} is not whole", _later(lambda: why))
 
 
 def _later(make: Callable[[], str]) -> Callable[[], Awaitable[str]]:
@@ -95,6 +105,8 @@ async def gathered(part: Part) -> str:
         return await part.read()
     except (CascadeError, OSError, http.client.HTTPException, ValueError) as error:
         return f"not there: {error}\n"
+    except Exception as error:  # noqa: BLE001  a fault of this program is what the archive is to show
+        return f"not there: {error!r}\n\n{''.join(traceback.format_exception(error))}"
 
 
 def versions() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import stat
 import tarfile
@@ -14,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from miner.cli.main import app
-from miner.cli.support.contents import LOG_BYTES, NIGHTS_TOLD, log_end
+from miner.cli.support.contents import LOG_BYTES, NIGHTS_TOLD, Part, gathered, log_end, parts
 from miner.cli.support.redaction import HIDDEN, redaction
 from miner.live_risk.summary import SUMMARY
 from miner.nights.record import OUTPUT, RECORD, NightRecord, Nights, noted
@@ -122,6 +123,27 @@ def test_what_cannot_be_had_says_so_in_its_place(home: Path) -> None:
     assert files["status.json"].startswith("not there: ")
     assert "No such file" in files["logs/0-nowhere.log"]
     assert "not there: " in said
+
+
+def test_a_directory_that_cannot_be_listed_costs_nothing_else(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "nights")
+
+    monkeypatch.setattr(Nights, "latest", refused)
+    wanted = parts(load_settings(None, {"state": str(home)}), "", no_doctor, [])
+    assert "settings.toml" in {part.name for part in wanted}
+    told = {part.name: asyncio.run(gathered(part)) for part in wanted if part.name.endswith("not-listed.txt")}
+    assert [text for text in told.values() if "Permission denied" in text]
+
+
+def test_a_fault_of_this_program_is_in_it_and_costs_nothing_else() -> None:
+    told = asyncio.run(gathered(Part("doctor.txt", "what cascade doctor says", no_doctor)))
+    assert told.startswith("not there: KeyError('nobody foresaw it')\n")
+    assert "in no_doctor" in told
+
+
+async def no_doctor() -> str:
+    raise KeyError("nobody foresaw it")
 
 
 def test_a_file_that_is_there_is_not_written_over(home: Path) -> None:
