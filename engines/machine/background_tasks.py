@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -85,7 +86,8 @@ def begun_in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
         name: of the thread.
 
     Returns:
-        What it returns or raises, to be awaited; whoever waits no longer leaves the thread to itself.
+        What it returns or raises, to be awaited; an OSError where the machine has no thread left. Whoever waits no
+        longer leaves the thread to itself.
     """
     result: Future[T] = Future()
     result.set_running_or_notify_cancel()
@@ -98,5 +100,9 @@ def begun_in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
         else:
             result.set_result(found)
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError as error:
+        # For whoever waits it is a resource that the machine lacks at this moment.
+        result.set_exception(OSError(errno.EAGAIN, str(error)))
     return asyncio.wrap_future(result)

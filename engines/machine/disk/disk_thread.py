@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import threading
 import time
 from collections import deque
@@ -41,7 +42,7 @@ class DiskThread:
             work: is called once, unless the future is cancelled before its turn.
 
         Returns:
-            What it returns or raises; where the machine has no thread left, that.
+            What it returns or raises; an OSError where the machine has no thread left.
         """
         result: Future[T] = Future()
 
@@ -60,7 +61,7 @@ class DiskThread:
                 try:
                     threading.Thread(target=self._work, name=f"disk of the {self.name}", daemon=True).start()
                 except RuntimeError as error:
-                    result.set_exception(error)
+                    result.set_exception(OSError(errno.EAGAIN, str(error)))
                     return result
                 self._runs = True
             self._queue.append(run)

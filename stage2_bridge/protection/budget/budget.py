@@ -58,7 +58,7 @@ class Reservation:
             return True
         if not written.done():
             await asyncio.wait([asyncio.wrap_future(written)], timeout=max(0.0, wait_s))
-        return written.done() and written.result()
+        return written.done() and _came_of(written)
 
     def settle(self, tokens: int | None) -> None:
         """The call was answered.
@@ -226,7 +226,7 @@ class Budget:
         self._level -= cost.upper
         self._spent += cost.upper
         written = self._write()
-        if written.done() and not written.result():
+        if written.done() and not _came_of(written):
             self._level += cost.upper
             self._spent -= cost.upper
             return None
@@ -346,6 +346,11 @@ class Budget:
         done: Future[T] = Future()
         done.set_result(work())
         return done
+
+
+def _came_of(written: Future[bool]) -> bool:
+    """Whether it was written; not where the machine had no thread left for that."""
+    return written.exception() is None and written.result()
 
 
 class _Waits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from structlog.testing import capture_logs
@@ -88,3 +89,18 @@ def test_whoever_waits_for_a_thread_is_told_of_whatever_ended_it() -> None:
 
     with pytest.raises(Panic):
         asyncio.run(scenario())
+
+
+def test_a_machine_without_a_thread_left_is_told_as_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def scenario() -> None:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", none_left)
+            begun = begun_in_thread(lambda: "done", "work")
+        with pytest.raises(OSError, match="can't start new thread"):
+            await begun
+        assert await begun_in_thread(lambda: "done", "work") == "done"
+
+    asyncio.run(scenario())

@@ -92,7 +92,7 @@ def test_a_machine_without_a_thread_left_fails_that_work_and_not_what_comes_late
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", none_left)
         failed = disk.submit(lambda: done.append("while there is none"))
-    assert isinstance(failed.exception(LIMIT_S), RuntimeError)
+    assert isinstance(failed.exception(LIMIT_S), OSError)
     disk.submit(lambda: done.append("later")).result(LIMIT_S)
     assert done == ["later"]
 

@@ -161,3 +161,15 @@ def test_a_slow_disk_is_asked_for_no_more_than_the_latest_state(
         assert opened(tmp_path / "budget", None).status.spent == 2
 
     asyncio.run(scenario())
+
+
+def test_a_machine_without_a_thread_left_has_nothing_spent_that_is_not_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    budget = opened(tmp_path / "budget", DiskThread("budget"))
+    assert budget.claim(None).reserve(Cost()) is None
+    assert budget.status.spent == 0
