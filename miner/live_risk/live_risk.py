@@ -249,8 +249,9 @@ class LiveRisk:
 
     def _look(self, watch: CertificateWatch) -> None:
         with self._lock:
-            before = watch.stand(self._now())
-            after = watch.standing
+            before, after = watch.stand(self._now()), watch.standing
+            # For whoever reacts while another thread writes.
+            self._read_status()
         if before is None or certificate_id(watch.params) != self._live:
             return
         self._told(watch, before, after)

@@ -215,6 +215,31 @@ def test_the_threshold_follows_the_misses_before_any_alarm(tmp_path: Path, bundl
     assert "Implied by what was certified" in status["statement"]
 
 
+def test_who_reacts_to_an_alarm_is_told_of_it_while_another_thread_writes(tmp_path: Path, bundle: LiveBundle) -> None:
+    """Else a store that is told by the status never knows of it: after a rollback that is of another bundle."""
+    risk, told = watched(tmp_path, bundle), list[dict[str, Any]]()
+    busy, done = threading.Event(), threading.Event()
+
+    def write() -> None:
+        with risk._lock:
+            busy.set()
+            done.wait(60.0)
+
+    def react() -> None:
+        writer = threading.Thread(target=write)
+        writer.start()
+        assert busy.wait(60.0)
+        told.append(risk.status())
+        done.set()
+        writer.join()
+
+    risk.react = react
+    misses(risk, bundle, 20)
+    risk.close()
+    assert [status["level"] for status in told] == ["alarm"]
+    assert told[0]["alarms"]
+
+
 def test_an_alarm_and_the_threshold_outlive_a_restart(tmp_path: Path, bundle: LiveBundle) -> None:
     first = watched(tmp_path, bundle)
     misses(first, bundle, 20)
