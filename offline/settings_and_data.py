@@ -11,6 +11,7 @@ from datetime import datetime
 from offline.config import RunConfig
 from offline.data.dataset import Dataset
 from offline.data.place_and_time import check_fixes
+from offline.data.sources.formats.export_row import GROUP
 from offline.data.values import word
 from offline.splits.settings import ColumnDifficulty, SplitSettings
 from stage1.certificate.settings import CalibrationSettings
@@ -50,7 +51,10 @@ def _columns(config: RunConfig, data: Dataset) -> Iterable[str]:
     there = sorted({name for row in data.rows for name in row.metadata})
     for setting, column in _named(config):
         if not any(row.about(column) is not None for row in data.rows):
-            yield f"{setting}: no row has a value in a column {column!r}; there is {_list(there)}"
+            why = f"no row has a value in a column {column!r}; there is {_list(there)}"
+            if column_name(column) == GROUP:
+                why = f"the column {column!r} joins its rows by itself, and is read for nothing else: take it out"
+            yield f"{setting}: {why}"
     for name, head in config.model.heads.items():
         if not any(row.about(head.column, known=head.classes) is not None for row in data.rows):
             yield f"model.heads.{name}.column: no row has a value in {head.column!r}; there is {_list(there)}"

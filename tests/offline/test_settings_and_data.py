@@ -56,6 +56,11 @@ def test_a_name_that_matches_nothing_is_an_error_that_lists_what_there_is(
         check(data(), **changes)
 
 
+def test_who_joins_rows_by_the_column_group_is_told_that_it_does_so_by_itself() -> None:
+    with pytest.raises(SettingsError, match=r"splits\.sequence_columns: the column 'Group' joins its rows by itself"):
+        check(data(), **{"splits.sequence_columns": ["Group"]})
+
+
 def test_every_name_that_matches_nothing_is_told_at_once() -> None:
     with pytest.raises(SettingsError, match=r"train_only: .*; splits\.strata: "):
         check(data(), **{"splits.train_only": ["x"], "splits.strata": ["y"]})

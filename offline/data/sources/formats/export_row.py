@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from offline.data.dataset import Row
 from offline.data.values import identity, said
+from offline.errors import DatasetError
 from stage1.column_names import column_name
 
 GROUP = "group"
@@ -21,14 +22,19 @@ def export_row(image: str, label: int, source: str, about: Mapping[str, str]) ->
         about: what else the export says of it, by the name of the column.
 
     Raises:
-        DatasetError: a spreadsheet has made several groups of the one that is named, or may have.
+        DatasetError: two columns are called `group`, or a spreadsheet has made one of several groups, or may have.
         pydantic.ValidationError: two columns have the same name, or the id is no path.
     """
-    named = [value for name, text in about.items() if column_name(name) == GROUP and (value := said(text)) is not None]
+    named = {name: said(text) for name, text in about.items() if column_name(name) == GROUP}
+    if len(named) > 1:
+        raise DatasetError(
+            f"the columns {' and '.join(map(repr, named))} have the same name: keep the one that is meant"
+        )
+    group = next(iter(named.values()), None)
     return Row(
         image=image,
         label=label,
-        group=f"{source}/{identity(named[0])}" if named else image,
+        group=image if group is None else f"{source}/{identity(group)}",
         source=source,
-        metadata={name: text for name, text in about.items() if column_name(name) != GROUP},
+        metadata={name: text for name, text in about.items() if name not in named},
     )

@@ -167,6 +167,13 @@ def test_a_group_of_coco_and_of_label_studio_is_one_of_its_source(tmp_path: Path
     assert read_dataset(tmp_path / "studio").groups == ["tasks/drive 1"] * 2
 
 
+def test_two_columns_that_are_called_group_are_refused(tmp_path: Path) -> None:
+    """One of them would be taken for what ties rows, and the other forgotten."""
+    coco(tmp_path, images=[COCO["images"][0] | {"Group": 7, "group": 8}, *COCO["images"][1:]])
+    with pytest.raises(DatasetError, match="the columns 'Group' and 'group' have the same name"):
+        read_dataset(tmp_path)
+
+
 def test_an_annotation_that_was_cancelled_says_nothing(tmp_path: Path) -> None:
     cancelled = task(1, "a.jpg", choice("Works"), choice("Clear"))
     cancelled["annotations"][0]["was_cancelled"] = True
