@@ -218,13 +218,17 @@ class Stuck(JournalFile):
 
 
 class TestThread:
-    def test_a_record_is_in_the_file_when_its_answer_leaves(self, tmp_path: Path) -> None:
+    def test_a_record_is_in_the_file_when_its_answer_leaves(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("miner.answering.journal.MOMENT_S", LIMIT_S)
+
         async def scenario() -> None:
             journal = Journal(tmp_path)
             for number in range(20):
                 journal.on_answer(record(number))
-                while read(tmp_path)[-1:] != [str(number)]:
-                    await journal.written()
+                await journal.written()
+                assert read(tmp_path)[-1:] == [str(number)]
             journal.close()
 
         asyncio.run(scenario())
