@@ -377,7 +377,7 @@ def recompile(
     Raises:
         UnknownBundle: it is not in the store.
         BundleRefused: it is damaged, this machine does not run such an engine, or it was to take the bundle's place and
-            is INFEASIBLE or promises less where that is certified.
+            is INFEASIBLE or promises less where that is certified, or an alarm has revoked the certificate of one.
         PipelineError: the workspace does not hold its training.
         PointerMoved: it was to take the bundle's place, and that is not current.
     """

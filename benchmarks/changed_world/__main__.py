@@ -45,7 +45,7 @@ from tests.support.stage2_servers import served
 # A Monday. Ten minutes pass in a second, so that what a caller sends every two seconds is of another place.
 BEGIN, SPEED = datetime(2026, 3, 2, 8, tzinfo=UTC), 600.0
 CALLERS, PER_S, ROUND = 12, 6.0, 24
-DAY, NIGHTS_MOST, AFTERWARDS = 120, 720, 72
+DAY, NIGHTS_MOST, AFTERWARDS = 120, 1600, 72
 SENSITIVITY, SPECIFICITY = 0.95, 0.98
 OK, EXIT = 200, "EXIT"
 SWAP_S, LABELS_S, LEVEL_S = 240.0, 30.0, 0.5

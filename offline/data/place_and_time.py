@@ -81,6 +81,15 @@ def read_fix(row: Row) -> Fix | None:
     return Fix(latitude, longitude, None if at is None else _time(row, at))
 
 
+def taken_at(row: Row) -> float | None:
+    """When a row was taken, seconds since 1970, UTC; None where it does not say, or not so that it can be read."""
+    try:
+        text = _first(row, TIME_COLUMNS)
+        return None if text is None else _time(row, text)
+    except DatasetError:
+        return None
+
+
 def check_fixes(rows: Iterable[Row], now: datetime) -> None:
     """Refuse places and times that cannot be read, and times that are still to come.
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from engines.live.load.load_bundle import LiveBundle
 from engines.store.file_names import ENGINE_PREFIXES
 from offline.publish.comparison import Judged
 from offline.publish.settings import GateSettings
+from stage1.certificate.labelled_outputs import LabelledOutputs
+from stage1.certificate.params import Evidence, ScrcParams
 from stage1.certificate.risks import conditions
 from stage1.certificate.statistics.binomial import lower_bound
 from stage1.certificate.statistics.percent import at_least, at_most
@@ -27,16 +29,8 @@ def disproved(judged: Judged) -> list[str]:
 
     The lower bound holds with 99 % confidence, so a certificate that is true is refused in one of a hundred nights.
     """
-    params, rows = judged.params, judged.rows
-    if params.rule is None:
-        return []
-    units = rows.units(params.unit, params.seed)
-    decisions = ScrcPolicy(params).decide(rows.outputs)
     found = []
-    for claim in params.evidence:
-        if claim.risk is None or claim.subgroup:
-            continue
-        lost, trials = units.count(*conditions(claim.risk, rows.labels, decisions, params.rule.gate(rows.outputs)))
+    for claim, lost, trials in counted_claims(judged.params, judged.rows):
         least = lower_bound(lost, trials, DISPROVED)
         if least > claim.bound:
             found.append(
@@ -44,6 +38,22 @@ def disproved(judged: Judged) -> list[str]:
                 f"{trials}, with 99% confidence at least {at_least(least)}"
             )
     return found
+
+
+def counted_claims(params: ScrcParams, rows: LabelledOutputs) -> Iterator[tuple[Evidence, int, int]]:
+    """Each bound on a risk of all rows that a certificate has, with the losses and trials that some rows have.
+
+    Args:
+        params: the certificate.
+        rows: what its engine says of them.
+    """
+    if params.rule is None:
+        return
+    units = rows.units(params.unit, params.seed)
+    decisions = ScrcPolicy(params).decide(rows.outputs)
+    for claim in params.evidence:
+        if claim.risk is not None and not claim.subgroup:
+            yield claim, *units.count(*conditions(claim.risk, rows.labels, decisions, params.rule.gate(rows.outputs)))
 
 
 def below_the_bars(bundle: LiveBundle, judged: Judged, latency_ms: float, settings: GateSettings) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -19,12 +19,14 @@ from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
 from offline.pipeline.progress import Progress
 from offline.pipeline.run_files import PUBLICATION
+from offline.publish.after_alarm import taken_since, unconfirmed, weaker_than_asked, worse_since
 from offline.publish.bars import below_the_bars, disproved, median_latency_ms
 from offline.publish.champion import Champion, Unjudged, open_bundle
 from offline.publish.comparison import Comparison, Judged, compare
 from offline.publish.late_best import merit_of
 from offline.publish.settings import GateSettings
 from stage1.artifacts import Artifact
+from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.terms import Terms
 from stage1.errors import Stage1Error
@@ -80,6 +82,8 @@ class Bench:
         progress: where to tell how far it is.
         now: wall-clock time, UTC.
         seed: of the bootstrap.
+        fold: rows that certified the challenger, with what its engine says of them; None if there are none.
+        times: when rows of val_calib and test were taken, seconds since 1970, by their ids, where they say so.
     """
 
     store: Store
@@ -89,6 +93,8 @@ class Bench:
     progress: Progress
     now: datetime
     seed: int = 0
+    fold: LabelledOutputs | None = None
+    times: Mapping[str, float] = field(default_factory=dict)
 
     def outputs(self, bundle: LiveBundle, rows: Dataset, note: str) -> Judged:
         """What a bundle says of some rows."""
@@ -138,7 +144,9 @@ def judge(bench: Bench, challenger: Path) -> Publication:
         if judged.params.status == "INFEASIBLE":
             note = f"nothing is certified, so it defers every image: {judged.params.reason}"
             verdict = verdict.model_copy(update={"notes": (note,)})
-        if champion is None:
+        if (revoked := bench.store.revoked().get(judged.params.name)) is not None:
+            verdict = _with(verdict, "KEEP", f"an alarm has revoked its certificate at {revoked.at}: {revoked.reason}")
+        if champion is None or revoked is not None:
             return verdict
         return _beside(bench, judged, open_bundle(bench.store, champion), verdict)
 
@@ -161,6 +169,9 @@ def _beside(bench: Bench, judged: Judged, champion: Champion | Unjudged, verdict
         return _with(verdict, "KEEP", why)
     with closing(champion.live):
         held = champion.live.params
+        revoked = bench.store.revoked().get(held.name)
+        if revoked is not None:
+            return _after_alarm(bench, judged, champion, revoked.at, verdict)
         if held.status == "CERTIFIED" and not certified:
             return _with(verdict, "KEEP", f"the champion is certified, the challenger is not: {judged.params.reason}")
         weaker = _weaker(judged.params, held, accepted=bench.settings.accept_weaker_claim)
@@ -169,6 +180,44 @@ def _beside(bench: Bench, judged: Judged, champion: Champion | Unjudged, verdict
             return _with(verdict, "KEEP", f"{promise}; gate.accept_weaker_claim=true lets it replace that one")
         verdict = _compared(bench, judged, champion, verdict)
     return _beside_the_best(bench, judged, champion.bundle, verdict)
+
+
+def _after_alarm(
+    bench: Bench, judged: Judged, champion: Champion, since: datetime, verdict: Publication
+) -> Publication:
+    """The verdict where an alarm has revoked the champion's certificate; see `offline.publish.after_alarm`."""
+    told = f"an alarm has revoked the certificate of the champion {champion.bundle} at {since:%Y-%m-%d %H:%M}"
+    if judged.params.status != "CERTIFIED":
+        return _with(verdict, "KEEP", f"{told}, and only a new certificate takes its place: {judged.params.reason}")
+    weaker = weaker_than_asked(judged.params, champion.live.params)
+    if weaker and not bench.settings.accept_weaker_claim:
+        return _with(
+            verdict, "KEEP", f"{told}, and it promises less than was asked of that, or something else: {weaker}"
+        )
+    reasons = unconfirmed(bench.fold, judged.params, bench.times, since)
+    if reasons:
+        return _with(verdict, "KEEP", *(f"{told}: {reason}" for reason in reasons))
+    verdict = verdict.model_copy(update={"notes": (*verdict.notes, f"{told}: rows from before say nothing for it")})
+    fresh = taken_since(judged.rows, bench.times, since)
+    rows = None if fresh is None else champion.unseen(fresh, bench.contents, "test")
+    if rows is None:
+        return verdict
+    theirs = _judged_on(bench, champion, rows)
+    if isinstance(theirs, str):
+        return verdict.model_copy(update={"notes": (*verdict.notes, theirs)})
+    ours = Judged.of(judged.params, judged.calibrator, rows)
+    found = compare(ours, theirs, champion.bundle, bench.settings, like=False, seed=bench.seed)
+    worse = worse_since(found)
+    verdict = verdict.model_copy(update={"compared": (found.model_copy(update={"reasons": worse}),)})
+    return _with(verdict, "KEEP", *worse)
+
+
+def _judged_on(bench: Bench, other: Champion, rows: LabelledOutputs) -> Judged | str:
+    """Another bundle on some of the test rows; or why it cannot be judged on them."""
+    try:
+        return bench.outputs(other.live, bench.test.pick(list(rows.row_ids)), f"test, by {other.bundle}")
+    except (EngineError, Stage1Error) as error:
+        return f"{other.bundle} cannot be judged on the test rows: {error}"
 
 
 def _weaker(params: ScrcParams, held: ScrcParams, *, accepted: bool) -> str:
@@ -185,10 +234,9 @@ def _compared(bench: Bench, judged: Judged, other: Champion, verdict: Publicatio
         return _with(
             verdict, "KEEP", f"{other.bundle} has seen all test rows of a class: there is nothing to compare on"
         )
-    try:
-        theirs = bench.outputs(other.live, bench.test.pick(list(rows.row_ids)), f"test, by {other.bundle}")
-    except (EngineError, Stage1Error) as error:
-        return _with(verdict, "KEEP", f"{other.bundle} cannot be judged on the test rows: {error}")
+    theirs = _judged_on(bench, other, rows)
+    if isinstance(theirs, str):
+        return _with(verdict, "KEEP", theirs)
     ours = Judged.of(judged.params, judged.calibrator, rows)
     alike = Terms.of(ours.params) == Terms.of(theirs.params)
     # Exits that break their promise are nothing to be measured by.
@@ -225,11 +273,14 @@ def _best_of_late(bench: Bench, judged: Judged, champion: str) -> list[str]:
 
     The best let most images exit; in mode `coverage`, where the exits are asked for, they have the lowest bound.
     """
-    since = bench.now - timedelta(days=bench.settings.memory_days)
+    revoked = bench.store.revoked()
+    # What was live before an alarm was good at a world that has changed since.
+    since = max([bench.now - timedelta(days=bench.settings.memory_days), *(entry.at for entry in revoked.values())])
     there = {row.manifest.bundle_id: row.path for row in bench.store.bundles()}
     # Last, if it was asked for something else or is of another version: it has been compared already.
     found = {champion: -math.inf}
-    for bundle in (bench.store.live_since(since) & there.keys() - bench.store.rejected().keys()) | {champion}:
+    out = bench.store.rejected().keys() | {entry.bundle for entry in revoked.values()}
+    for bundle in (bench.store.live_since(since) & there.keys() - out) | {champion}:
         merit = merit_of(there[bundle])
         if merit is not None and merit.asked_for == (judged.params.status, Terms.of(judged.params).asked_for):
             found[bundle] = merit.value
@@ -260,9 +311,20 @@ def put_in_place(
 
     Raises:
         PointerMoved: that one is not current.
-        BundleRefused: that one is certified, and the new one is INFEASIBLE, or promises less and may not.
+        BundleRefused: that one is certified, and the new one is INFEASIBLE, or promises less and may not; or an alarm
+            has revoked the certificate of one of them.
     """
-    held = ScrcParams.read(store.path(before) / PARAMS)
+    held, revoked = ScrcParams.read(store.path(before) / PARAMS), store.revoked()
+    if params.name in revoked:
+        raise BundleRefused(
+            f"{made} stays a challenger: an alarm has revoked its certificate at {revoked[params.name].at}: "
+            f"{revoked[params.name].reason}"
+        )
+    if held.name in revoked:
+        raise BundleRefused(
+            f"{made} stays a challenger: an alarm has revoked the certificate of {before}, and a new one from the same "
+            "rows says nothing against it; label pictures that came since, and retrain"
+        )
     if (held.status, params.status) == ("CERTIFIED", "INFEASIBLE"):
         raise BundleRefused(f"{made} stays a challenger: {before} is certified, and it is INFEASIBLE: {params.reason}")
     weaker = _weaker(params, held, accepted=accept_weaker_claim)

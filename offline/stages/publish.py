@@ -13,8 +13,10 @@ from engines.store.bundle import Provenance
 from engines.store.file_names import CALIBRATION, CONFIG, ENGINE_PREFIXES, PAGE, PARAMS, REQUIRED, SPEC
 from engines.store.model_card import ModelCard, next_version, read_card, write_card
 from engines.store.records import VerdictEntry
+from offline.certify.calibration_record import CalibrationRecord
 from offline.certify.look_words import look_words
 from offline.config import RunConfig
+from offline.data.place_and_time import TIME_COLUMNS, taken_at
 from offline.pipeline.content_key import code_version
 from offline.pipeline.reads import Reads
 from offline.pipeline.run_files import (
@@ -34,7 +36,7 @@ from offline.report.gate_section import with_verdict
 from offline.report.night_section import night_section
 from offline.splits.settings import Split
 from offline.stages import STAGE_NAMES
-from offline.stages.common.inputs import splits_of
+from offline.stages.common.inputs import rows_of, splits_of
 from offline.stages.common.seen_rows import PICTURES, RowsOf, Seen
 from offline.stages.common.sent_rows import sent_rows_of
 from stage1.artifacts import sha256_file, write_atomic
@@ -46,7 +48,9 @@ if TYPE_CHECKING:
     from offline.stages.common.context import Context, NightStage
 
 
-LEARNED_AND_CERTIFIED: tuple[Split, ...] = ("train", "val_select", "val_calib")
+LEARNED: tuple[Split, ...] = ("train", "val_select")
+# After an alarm it matters when their rows were taken.
+DATED: tuple[Split, ...] = ("val_calib", "test")
 # Sections of the config that make nothing that is in a bundle.
 JUDGING = {"gate", "model_card", "preset"}
 RECORDED = (CALIBRATION, SELECT_OUTPUTS, FOLD_OUTPUTS)
@@ -80,7 +84,12 @@ def run_publish(context: Context) -> None:
     files[CONFIG].unlink()
     settings = context.config.gate
     test, contents = sent_rows_of(context, "test"), splits_of(context).contents
-    bench = Bench(context.store, test, contents, settings, context.progress, now, context.config.seed)
+    dated = [row for name in DATED for row in rows_of(context, name).rows]
+    times = {row.image: moment for row in dated if (moment := taken_at(row)) is not None}
+    calibrated = homes["calibrate_scrc"]
+    recorded = (calibrated / CALIBRATION).exists()
+    fold = CalibrationRecord.read(calibrated / CALIBRATION).outputs(calibrated)["val_calib"] if recorded else None
+    bench = Bench(context.store, test, contents, settings, context.progress, now, context.config.seed, fold, times)
     verdict = judge(bench, context.store.path(bundle))
     if verdict.accepted:
         context.store.activate(bundle, now=now, action="publish")
@@ -165,7 +174,11 @@ def reads(_config: RunConfig) -> Reads[Dataset]:
         settings=(ALL,),
         files=dict.fromkeys(BUNDLE_STAGES, (ALL,)),
         rows=RowsOf(
-            {"test": Seen(("label", "group", "source"), (ALL,)), **dict.fromkeys(LEARNED_AND_CERTIFIED, PICTURES)},
+            {
+                "test": Seen(("label", "group", "source"), (ALL,)),
+                "val_calib": Seen(metadata=TIME_COLUMNS),
+                **dict.fromkeys(LEARNED, PICTURES),
+            },
             facts=("data_sha256",),
         ),
     )

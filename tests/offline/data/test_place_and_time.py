@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from offline.data.dataset import Row
-from offline.data.place_and_time import check_fixes, read_fix
+from offline.data.place_and_time import check_fixes, read_fix, taken_at
 from offline.errors import DatasetError
 
 NOON = "2026-05-01T12:00:00Z"
@@ -131,6 +131,22 @@ def test_a_word_for_nothing_is_no_time(written: str) -> None:
 def test_a_place_or_time_that_cannot_be_read_names_the_row(metadata: dict[str, str], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         check_fixes([row("b"), row("a", **metadata)], NOW)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "taken"),
+    [
+        ({"captured_at": NOON}, SECONDS),
+        ({"timestamp": str(SECONDS)}, SECONDS),
+        ({"timestamp": NOON, "gps": "nowhere"}, SECONDS),
+        ({"city": "a"}, None),
+        ({"captured_at": "05/01/2026 12:00"}, None),
+    ],
+)
+def test_a_row_says_when_it_was_taken_also_where_it_does_not_say_where(
+    metadata: dict[str, str], taken: float | None
+) -> None:
+    assert taken_at(row(**metadata)) == taken
 
 
 def test_a_time_that_is_still_to_come_is_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,16 +16,18 @@ from PIL import Image
 
 import offline.publish.champion
 import offline.publish.gate
-from engines.errors import ParityError, Unavailable
+from engines.errors import BundleRefused, ParityError, Unavailable
 from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.spec import EngineSpec
 from engines.store.bundle import Provenance
+from engines.store.records import REVOKED, RevocationEntry
 from engines.store.store import Store
 from offline.data.dataset import Dataset, Row
+from offline.data.engine_outputs import run_engine
 from offline.evaluation.evaluate import EvaluationSettings, Report, evaluate
 from offline.pipeline.progress import Silence
 from offline.publish.bars import median_latency_ms
-from offline.publish.gate import Bench, Publication, judge
+from offline.publish.gate import Bench, Publication, judge, put_in_place
 from offline.publish.settings import GateSettings
 from offline.splits.splits_file import SplitRow, Splits, SplitSet
 from offline.stages.publish import files_of
@@ -523,3 +526,149 @@ def test_a_bundle_is_assembled_from_the_stages_that_have_its_files(tmp_path: Pat
     files = files_of([tmp_path / "one", tmp_path / "two"], ["a", "b", "c"])
     found = {name: path.read_text() for name, path in files.items()}
     assert found == {"a": "a of one", "b": "b of one", "c": "c of two"}
+
+
+ALARM = NOW - timedelta(days=5)
+BEFORE, SINCE = (ALARM - timedelta(days=1)).timestamp(), (ALARM + timedelta(days=1)).timestamp()
+
+
+def alarmed(store: Store, bundle: Path) -> None:
+    """An alarm is raised while this bundle serves."""
+    name = ScrcParams.read(bundle / "scrc_params.json").name
+    store.revoke(RevocationEntry(certificate=name, bundle=bundle.name, reason="misses", at=ALARM))
+
+
+def judged_after(
+    store: Store, challenger: Path, data: Dataset, *, fresh: int = 160, test_since: bool = False, **settings: Any
+) -> Publication:
+    """The fold has the pictures of the test rows under other names, so many of them taken since the alarm."""
+    with closing(load_bundle(challenger)) as live:
+        said = run_engine(live.engine, data, live.preprocess, Silence().step, "")
+    fold = LabelledOutputs(said.outputs, said.labels, [f"calib {row}" for row in said.row_ids], said.groups)
+    times = {row: SINCE if number < fresh else BEFORE for number, row in enumerate(fold.row_ids)}
+    times |= dict.fromkeys(data.ids, SINCE if test_since else BEFORE)
+    chosen = GateSettings.model_validate(GATE.model_dump() | settings)
+    return judge(Bench(store, data, {}, chosen, Silence(), NOW, fold=fold, times=times), challenger)
+
+
+class TestAfterAnAlarm:
+    """The champion has no claim, and a new certificate from old rows does not silence the alarm."""
+
+    def test_what_it_was_better_at_before_does_not_keep_it(self, store: Store, publish: Publish, data: Dataset) -> None:
+        old, new = publish("old", live=NOW), publish("new", shift=2.0)
+        assert judged_after(store, new, data).verdict == "KEEP"
+        alarmed(store, old)
+        verdict = judged_after(store, new, data)
+        assert (verdict.verdict, verdict.compared) == ("PROMOTE", ())
+        assert verdict.notes[0].endswith("at 2026-03-27 00:00: rows from before say nothing for it")
+
+    @pytest.mark.parametrize("shift", [0.01, 2.0])
+    def test_in_a_store_without_alarms_it_does_not_matter_when_rows_were_taken(
+        self, store: Store, publish: Publish, data: Dataset, shift: float
+    ) -> None:
+        """As in a store of the program before, which has no file of alarms, and gets none by being asked."""
+        publish("old", live=NOW)
+        new = publish("new", shift=shift)
+        plain = judged(store, new, data)
+        assert len(plain.compared) == 1
+        for fresh in (0, 160):
+            found = judged_after(store, new, data, fresh=fresh, test_since=True)
+            assert found.model_copy(update={"latency_ms": plain.latency_ms}) == plain
+        assert not (store.root / REVOKED).exists()
+
+    def test_an_alarm_of_another_certificate_leaves_the_champion_its_claim(
+        self, store: Store, publish: Publish, data: Dataset
+    ) -> None:
+        alarmed(store, publish("long gone", alpha=0.1))
+        old = publish("old", live=NOW)
+        verdict = judged_after(store, publish("new", shift=2.0), data)
+        assert verdict.verdict == "KEEP"
+        assert [found.against for found in verdict.compared] == [old.name]
+
+    @pytest.mark.parametrize(("fresh", "verdict"), [(0, "KEEP"), (80, "KEEP"), (160, "PROMOTE")])
+    def test_a_certificate_must_be_confirmed_by_rows_that_came_since(
+        self, store: Store, publish: Publish, data: Dataset, fresh: int, verdict: str
+    ) -> None:
+        """40 units of roadwork without a miss bound nothing by 5 % at 90 % confidence, and 80 do."""
+        alarmed(store, publish("old", live=NOW))
+        found = judged_after(store, publish("new", shift=0.01), data, fresh=fresh)
+        assert found.verdict == verdict
+        of_so_many = "of the 160 rows that certified it"
+        told = {
+            0: f"none {of_so_many} was taken since",
+            80: f"80 {of_so_many} were taken since; on these D2 is 0 of ",
+        }
+        assert all(told[fresh] in reason for reason in found.reasons)
+        assert bool(found.reasons) == (verdict == "KEEP")
+
+    def test_nobody_knows_what_an_unrecorded_certificate_was_computed_from(
+        self, store: Store, publish: Publish, data: Dataset
+    ) -> None:
+        alarmed(store, publish("old", live=NOW))
+        verdict = judged(store, publish("new", shift=0.01), data)
+        assert verdict.verdict == "KEEP"
+        assert "nobody knows what its certificate was computed from" in verdict.reasons[0]
+
+    def test_one_that_certifies_nothing_does_not_silence_it(
+        self, store: Store, publish: Publish, data: Dataset
+    ) -> None:
+        alarmed(store, publish("old", live=NOW))
+        verdict = judged_after(store, publish("new", feasible=False), data)
+        assert verdict.verdict == "KEEP"
+        assert "only a new certificate takes its place: val_calib has" in verdict.reasons[0]
+
+    def test_it_may_be_asked_for_no_less(self, store: Store, publish: Publish, data: Dataset) -> None:
+        alarmed(store, publish("old", live=NOW))
+        challenger = publish("new", shift=0.01, alpha=0.1)
+        verdict = judged_after(store, challenger, data)
+        assert verdict.verdict == "KEEP"
+        assert "the bound is 10.0% instead of 5.0%" in verdict.reasons[0]
+        assert judged_after(store, challenger, data, accept_weaker_claim=True).verdict == "PROMOTE"
+
+    def test_a_bound_that_was_found_before_binds_nobody(self, store: Store, publish: Publish, data: Dataset) -> None:
+        alarmed(store, publish("old", **COVER, looks=2, live=NOW))
+        assert judged_after(store, publish("new", shift=0.01, **COVER, looks=60), data).verdict == "PROMOTE"
+
+    def test_rows_since_that_show_it_right_more_often_keep_it(
+        self, store: Store, publish: Publish, data: Dataset
+    ) -> None:
+        alarmed(store, publish("old", live=NOW))
+        verdict = judged_after(store, publish("new", shift=2.0), data, test_since=True)
+        assert verdict.verdict == "KEEP"
+        assert "accuracy on 160 test rows since the alarm is shown to be lower" in verdict.reasons[0]
+        assert judged_after(store, publish("as good", shift=0.01), data, test_since=True).verdict == "PROMOTE"
+
+    def test_a_revoked_certificate_never_comes_back(self, store: Store, publish: Publish, data: Dataset) -> None:
+        new = publish("new")
+        alarmed(store, new)
+        verdict = judged_after(store, new, data)
+        assert verdict.verdict == "KEEP"
+        assert verdict.reasons[0].startswith("an alarm has revoked its certificate")
+
+    def test_what_was_live_before_it_is_no_best_of_late(self, store: Store, publish: Publish, data: Dataset) -> None:
+        publish("best", exits=0.9, live=NOW - timedelta(days=40))
+        alarmed(store, publish("old", exits=0.8, live=NOW - timedelta(days=30)))
+        now_live = publish("since", shift=2.0, exits=0.1, live=NOW - timedelta(days=1))
+        verdict = judged_after(store, publish("like it", shift=2.01), data)
+        assert [found.against for found in verdict.compared] == [now_live.name]
+        assert verdict.verdict == "PROMOTE"
+
+    def test_compiled_anew_it_does_not_silence_the_alarm(self, store: Store, publish: Publish) -> None:
+        old, new = publish("old", live=NOW), publish("new", shift=0.01)
+        alarmed(store, old)
+        with pytest.raises(BundleRefused, match="an alarm has revoked the certificate of"):
+            put_in_place(store, new.name, ScrcParams.read(new / "scrc_params.json"), old.name, now=NOW)
+        pointer = store.current()
+        assert pointer is not None
+        assert pointer.bundle == old.name
+
+    def test_what_was_compiled_and_revoked_does_not_come_back_in_the_place_of_its_model(
+        self, store: Store, publish: Publish
+    ) -> None:
+        old, compiled = publish("old", live=NOW), publish("compiled", shift=0.01)
+        alarmed(store, compiled)
+        with pytest.raises(BundleRefused, match=r"an alarm has revoked its certificate at 2026-03-27 .*: misses"):
+            put_in_place(store, compiled.name, ScrcParams.read(compiled / "scrc_params.json"), old.name, now=NOW)
+        pointer = store.current()
+        assert pointer is not None
+        assert pointer.bundle == old.name
