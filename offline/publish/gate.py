@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from engines.errors import BundleRefused, EngineError, Unavailable
+from engines.errors import BundleRefused, EngineError, PointerMoved, Unavailable
 from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.store.file_names import GOLDEN, PARAMS
 from engines.store.golden import read_golden
@@ -32,6 +32,8 @@ from stage1.certificate.terms import Terms
 from stage1.errors import Stage1Error
 
 Outcome = Literal["PROMOTE", "KEEP", "REFUSE"]
+# So often a challenger is judged anew because the champion has changed meanwhile.
+TRIES = 3
 
 
 class Publication(Artifact):
@@ -285,6 +287,35 @@ def _best_of_late(bench: Bench, judged: Judged, champion: str) -> list[str]:
         if merit is not None and merit.asked_for == (judged.params.status, Terms.of(judged.params).asked_for):
             found[bundle] = merit.value
     return sorted(found, key=lambda bundle: (-found[bundle], bundle))
+
+
+def settled(bench: Bench, challenger: Path, check: Callable[[], None] = lambda: None) -> Publication:
+    """Judge a challenger and make it current if it is promoted, by a verdict beside the champion that it replaces.
+
+    Another night or an operator may make another bundle current while it is judged. Then it is judged anew.
+
+    Args:
+        bench: what it is judged with.
+        challenger: its directory.
+        check: called before the pointer moves; raises where it must not.
+
+    Raises:
+        PointerMoved: the pointer moved each time.
+    """
+    for left in reversed(range(TRIES)):
+        pointer = bench.store.current()
+        verdict = judge(bench, challenger)
+        if not verdict.accepted:
+            break
+        check()
+        try:
+            after = 0 if pointer is None else pointer.sequence
+            bench.store.activate(challenger.name, now=bench.now, action="publish", after=after)
+            break
+        except PointerMoved:
+            if not left:
+                raise
+    return verdict
 
 
 def published(run: Path) -> Publication:

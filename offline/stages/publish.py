@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,8 @@ from offline.pipeline.run_files import (
 from offline.pipeline.settings_view import ALL
 from offline.pipeline.stage import Stage
 from offline.pipeline.stage_times import times_in
-from offline.publish.gate import Bench, Publication, judge
+from offline.publish.gate import Bench, Publication, settled
+from offline.publish.settlement import settlement
 from offline.report.gate_section import with_verdict
 from offline.report.night_section import night_section
 from offline.splits.settings import Split
@@ -60,8 +62,18 @@ BUNDLE_STAGES = ("splits", "train_conformal_risk", "export", "calibrate_scrc", "
 def run_publish(context: Context) -> None:
     """Put the bundle into the store; make it current if the gate lets it pass.
 
-    Writes `publish.json`, and `report.html` with the verdict: the page in the bundle is under the hash that names it.
+    One night at a time does so in a store. Writes `publish.json`, and `report.html` with the verdict: the page in the
+    bundle is under the hash that names it.
+
+    Raises:
+        PipelineBusy: another night settles the store for too long.
     """
+    waiting = partial(context.progress.step, 0, 1)
+    with settlement(context.store.root, context.workspace, now=context.now, note=waiting) as held:
+        _publish(context, held.check)
+
+
+def _publish(context: Context, check: Callable[[], None]) -> None:
     # All files of these are read, so each is a directory itself.
     homes = {name: context.inputs[name] / "" for name in BUNDLE_STAGES}
     sources = list(homes.values())
@@ -90,9 +102,7 @@ def run_publish(context: Context) -> None:
     recorded = (calibrated / CALIBRATION).exists()
     fold = CalibrationRecord.read(calibrated / CALIBRATION).outputs(calibrated)["val_calib"] if recorded else None
     bench = Bench(context.store, test, contents, settings, context.progress, now, context.config.seed, fold, times)
-    verdict = judge(bench, context.store.path(bundle))
-    if verdict.accepted:
-        context.store.activate(bundle, now=now, action="publish")
+    verdict = settled(bench, context.store.path(bundle), check)
     # What was there before this night is an operator's to remove.
     if verdict.verdict == "REFUSE" and bundle not in known:
         context.store.discard(bundle)

@@ -27,7 +27,7 @@ from offline.data.engine_outputs import run_engine
 from offline.evaluation.evaluate import EvaluationSettings, Report, evaluate
 from offline.pipeline.progress import Silence
 from offline.publish.bars import median_latency_ms
-from offline.publish.gate import Bench, Publication, judge, put_in_place
+from offline.publish.gate import Bench, Publication, judge, put_in_place, settled
 from offline.publish.settings import GateSettings
 from offline.splits.splits_file import SplitRow, Splits, SplitSet
 from offline.stages.publish import files_of
@@ -672,3 +672,44 @@ class TestAfterAnAlarm:
         pointer = store.current()
         assert pointer is not None
         assert pointer.bundle == old.name
+
+
+class TestSettled:
+    """Two nights, or a night and an operator, at one store."""
+
+    def test_another_champion_meanwhile_is_compared_with_before_it_is_replaced(
+        self, store: Store, publish: Publish, data: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first, other, new = publish("old", live=NOW), publish("other", shift=0.02), publish("new", shift=0.01)
+        judge_alone = offline.publish.gate.judge
+
+        def judge_slowly(bench: Bench, challenger: Path) -> Publication:
+            verdict = judge_alone(bench, challenger)
+            store.activate(other.name, now=NOW)
+            return verdict
+
+        monkeypatch.setattr(offline.publish.gate, "judge", judge_slowly)
+        verdict = settled(Bench(store, data, {}, GATE, Silence(), NOW), new)
+        assert verdict.verdict == "PROMOTE"
+        assert verdict.champion == other.name != first.name
+        pointer = store.current()
+        assert pointer is not None
+        assert (pointer.bundle, pointer.previous) == (new.name, other.name)
+
+    def test_one_that_is_not_as_good_as_that_one_stays_a_challenger(
+        self, store: Store, publish: Publish, data: Dataset, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        publish("old", shift=2.0, live=NOW)
+        better, new = publish("better"), publish("new", shift=2.01)
+        judge_alone = offline.publish.gate.judge
+
+        def judge_slowly(bench: Bench, challenger: Path) -> Publication:
+            verdict = judge_alone(bench, challenger)
+            store.activate(better.name, now=NOW)
+            return verdict
+
+        monkeypatch.setattr(offline.publish.gate, "judge", judge_slowly)
+        assert settled(Bench(store, data, {}, GATE, Silence(), NOW), new).verdict == "KEEP"
+        pointer = store.current()
+        assert pointer is not None
+        assert pointer.bundle == better.name

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import offline.stages.publish
 from engines.store.file_names import CALIBRATOR, ENGINE, GOLDEN, METRICS, PAGE, PARAMS, PREPROCESS, SPEC, SPLITS
 from engines.store.model_card import read_card, write_card
 from engines.store.records import RevocationEntry
@@ -21,11 +22,13 @@ from offline.config import load_config
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import labelled
 from offline.data.place_and_time import taken_at
+from offline.errors import PipelineBusy
 from offline.evaluation.evaluate import EvaluationSettings, evaluate
 from offline.pipeline.progress import Silence
 from offline.pipeline.run_files import BEST, PUBLICATION, REFERENCES, REPORT, THRESHOLDS
 from offline.pipeline.stage import StageContext
-from offline.publish.gate import Publication
+from offline.publish.gate import Bench, Publication, settled
+from offline.publish.settlement import RECORD, Holder
 from offline.report.page import render
 from offline.splits.settings import Split
 from offline.splits.splits_file import SplitRow, Splits, SplitSet
@@ -235,3 +238,32 @@ def test_after_an_alarm_a_new_certificate_is_live_when_rows_that_came_since_conf
     assert (said[-1].verdict, said[1].verdict) == ("KEEP", "PROMOTE")
     assert "none of the 100 rows that certified it was taken since" in said[-1].reasons[0]
     assert [found.rows for found in said[1].compared] == [60]
+
+
+def test_the_store_is_settled_by_this_night_alone_while_it_judges(
+    publish_stage: Night, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owners: list[str] = []
+
+    def watched(bench: Bench, challenger: Path, check: Callable[[], None]) -> Publication:
+        owners.append(Holder.read(store.root / RECORD).owner)
+        return settled(bench, challenger, check)
+
+    monkeypatch.setattr(offline.stages.publish, "settled", watched)
+    publish_stage("challenger")
+    assert owners == [str(tmp_path)]
+    assert not (store.root / RECORD).exists()
+
+
+def test_a_night_that_was_silent_too_long_moves_no_pointer(
+    publish_stage: Night, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def robbed(bench: Bench, challenger: Path, check: Callable[[], None]) -> Publication:
+        record = Holder.read(store.root / RECORD)
+        record.model_copy(update={"token": "of another night"}).write(store.root / RECORD)
+        return settled(bench, challenger, check)
+
+    monkeypatch.setattr(offline.stages.publish, "settled", robbed)
+    with pytest.raises(PipelineBusy, match="was silent for too long"):
+        publish_stage("challenger")
+    assert store.current() is None
