@@ -191,6 +191,7 @@ class Store:
         now: datetime,
         action: str = "activate",
         instead_of: str | None = None,
+        after: int | None = None,
         although_rejected: bool = False,
     ) -> Pointer:
         """Make a bundle current, after checking every hash of it.
@@ -200,12 +201,13 @@ class Store:
             now: the time to record, with a time zone.
             action: what the history calls this change.
             instead_of: id of the bundle whose place it takes; a rollback goes where it would have gone from that one.
+            after: sequence of the pointer by which that was decided, 0 where there was none; None for any.
             although_rejected: it may have been rejected, and is not any more.
 
         Raises:
             UnknownBundle: it is not in the store.
             BundleRefused: it is damaged, or was rejected; the pointer stays as it was.
-            PointerMoved: another one than `instead_of` is current.
+            PointerMoved: another one than `instead_of` is current, or the pointer has moved after `after`.
         """
         path = self.path(bundle_id)
         self.verify(path.name)
@@ -217,6 +219,8 @@ class Store:
             if instead_of is not None and (before is None or before.bundle != instead_of):
                 raise PointerMoved(f"{self.root}: {instead_of} is not current any more")
             sequence = 1 if before is None else before.sequence + 1
+            if after is not None and sequence != after + 1:
+                raise PointerMoved(f"{self.root}: another bundle has become current since that was decided")
             at = now.isoformat(timespec="seconds")
             previous = None if before is None else before.previous if instead_of else before.bundle
             pointer = Pointer(bundle=path.name, previous=previous, sequence=sequence, changed_at=at)

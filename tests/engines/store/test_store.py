@@ -502,3 +502,14 @@ def test_the_first_alarm_revokes_a_certificate_and_nothing_gives_it_back(store: 
     with (store.root / REVOKED).open("ab") as file:
         file.write(b'{"certificate": "cut sho')
     assert store.revoked() == {"a" * 16: first, "c" * 16: other}
+
+
+def test_a_decision_by_another_pointer_makes_nothing_current(store: Store, publish: Publish) -> None:
+    first, second = publish("first"), publish("second")
+    with pytest.raises(PointerMoved, match="another bundle has become current since"):
+        store.activate(first, now=NOW, after=1)
+    store.activate(first, now=NOW, after=0)
+    with pytest.raises(PointerMoved, match="another bundle has become current since"):
+        store.activate(second, now=NOW, after=0)
+    pointer = store.activate(second, now=NOW, after=1)
+    assert (pointer.bundle, pointer.previous, pointer.sequence) == (second, first, 2)
