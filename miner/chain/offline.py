@@ -66,7 +66,10 @@ class OfflineChain:
 
     async def snapshot(self) -> ChainSnapshot:
         """See `ChainPort.snapshot`."""
-        await begun_in_thread(self._read, "chain file")
+        try:
+            await begun_in_thread(self._read, "chain file")
+        except OSError as error:
+            raise ChainUnavailable(f"{self._path}: cannot be read: {error}") from error
         neurons = {
             hotkey: neuron.model_copy(update={"axon": self.served.get(hotkey, neuron.axon)})
             for hotkey, neuron in self._content.neurons.items()

@@ -63,6 +63,18 @@ class TestOfflineChain:
         ChainFile(block=2).write(path)
         assert asyncio.run(chain.snapshot()).block == 2
 
+    def test_a_machine_without_a_thread_left_has_no_reading_and_goes_on(self, tmp_path, monkeypatch):
+        path = tmp_path / "chain.json"
+        ChainFile(block=1, neurons=NEURONS).write(path)
+        chain = OfflineChain.from_file(path)
+
+        def none_left(_):
+            raise RuntimeError("can't start new thread")
+
+        monkeypatch.setattr("threading.Thread.start", none_left)
+        with pytest.raises(ChainUnavailable, match="can't start new thread"):
+            asyncio.run(chain.snapshot())
+
     @pytest.mark.parametrize(
         "content",
         [
