@@ -114,10 +114,19 @@ def draw_keys(settings: MinerSettings) -> list[Finding]:
     """The keys of random draws, of audits and of the harvest: readable, by the owner alone, and those of the state."""
     found: list[Finding] = []
     if settings.live_risk.enabled:
-        found += _draw_key(settings.state / AUDITS, _audits_fit)
+        found += _drawn_in(settings.state / AUDITS, _audits_fit)
     if settings.harvest.enabled:
-        found += _draw_key(settings.state / HARVEST, partial(_harvest_fits, share=settings.harvest.random_share))
+        found += _drawn_in(settings.state / HARVEST, partial(_harvest_fits, share=settings.harvest.random_share))
     return found
+
+
+def _drawn_in(directory: Path, fits: Callable[[Path, bytes], bool | None]) -> Iterator[Finding]:
+    """See `_draw_key`; also of a directory in which something else cannot be read."""
+    try:
+        yield from _draw_key(directory, fits)
+    except OSError as failed:
+        detail = f"{failed.filename or directory}: cannot be read ({failed.strerror}), so the draws cannot be checked"
+        yield error("draw key", detail, f"chown -R {os.getuid()} {directory}")
 
 
 def _draw_key(directory: Path, fits: Callable[[Path, bytes], bool | None]) -> Iterator[Finding]:

@@ -173,6 +173,14 @@ class TestDrawKeys:
         (state / home / "secret.key").unlink()
         assert (self.told(state)[home].verdict, "is not there" in self.told(state)[home].detail) == ("error", True)
 
+    def test_draws_that_cannot_be_read_are_told_and_end_nothing(self, state: Path) -> None:
+        log = state / "live_risk" / "streams" / "0123" / "audits.jsonl"
+        log.unlink()
+        log.mkdir()
+        found = draw_keys(load_settings(None, {"state": state, "harvest.enabled": True}))
+        assert [one.verdict for one in found] == ["error", "ok"]
+        assert str(log) in found[0].detail
+
     def test_before_the_first_start_there_is_none(self, tmp_path: Path) -> None:
         assert {one.verdict for one in self.told(tmp_path / "state").values()} == {"ok"}
         assert not (tmp_path / "state").exists()
