@@ -146,9 +146,12 @@ class Revocations:
             await asyncio.sleep(REVOCATION_S)
 
     async def _tell(self) -> None:
-        for certificate, entry in tuple(self._untold.items()):
+        tried: set[str] = set()
+        # Also what is noted meanwhile, for whoever noted it waits for this.
+        while certificate := next((one for one in self._untold if one not in tried), None):
+            tried.add(certificate)
             try:
-                await begun_in_thread(partial(self._store.revoke, entry), "revocation")
+                await begun_in_thread(partial(self._store.revoke, self._untold[certificate]), "revocation")
             except (CascadeError, OSError) as error:
                 self._risk.lost.add("not_revoked", f"the store does not know of the alarm: {error}")
             else:

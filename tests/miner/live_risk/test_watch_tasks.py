@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
@@ -15,7 +17,9 @@ from engines.live.load.background_loader import EngineOptions
 from engines.live.load.load_bundle import LiveBundle
 from engines.live.settings import SwapSettings
 from engines.live.swap.follower import StoreFollower
+from engines.machine.background_tasks import BackgroundTasks
 from engines.machine.clock import utc_now
+from engines.machine.tally import Tally
 from engines.store.records import RevocationEntry
 from engines.store.store import Store
 from miner.events.event import Event
@@ -23,7 +27,7 @@ from miner.live_risk import watch_tasks
 from miner.live_risk.auditor import roll_back
 from miner.live_risk.live_risk import LiveRisk
 from miner.live_risk.settings import LiveRiskSettings
-from miner.live_risk.watch_tasks import open_live_risk, start_audits
+from miner.live_risk.watch_tasks import Revocations, open_live_risk, start_audits
 from stage1.errors import ArtifactError
 from stage2_bridge.bridge import Bridge
 from tests.miner.live_risk.test_live_risk import ALL, misses
@@ -137,6 +141,28 @@ def test_a_store_that_hangs_when_it_is_told_of_an_alarm_keeps_no_bundle_live(
         asyncio.run(story())
     finally:
         goes_on.set()
+
+
+def test_an_alarm_that_comes_while_another_one_is_told_is_told_before_that_ends() -> None:
+    goes_on, told = threading.Event(), list[str]()
+
+    def revoke(entry: RevocationEntry) -> None:
+        goes_on.wait(LIMIT_S)
+        told.append(entry.certificate)
+
+    async def story() -> None:
+        store, risk = SimpleNamespace(revoke=revoke), SimpleNamespace(lost=Tally("lost"))
+        revocations = Revocations(cast("Store", store), cast("LiveRisk", risk), BackgroundTasks())
+        revocations.note(RevocationEntry(certificate="one", bundle="b", reason="r", at=utc_now()))
+        telling = revocations.begin()
+        await asyncio.sleep(0)
+        revocations.note(RevocationEntry(certificate="two", bundle="b", reason="r", at=utc_now()))
+        assert revocations.begin() is telling
+        goes_on.set()
+        await telling
+        assert told == ["one", "two"]
+
+    asyncio.run(story())
 
 
 def test_the_watch_may_be_off(tmp_path: Path) -> None:
