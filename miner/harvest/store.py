@@ -198,7 +198,7 @@ class HarvestStore:
 
     def _forget(self, gone: list[Outline]) -> None:
         """Forget the oldest of those that are gone and that nobody has labelled; that a week lost some stays known."""
-        gone = sorted((one for one in gone if one.size), key=lambda one: one.at)
+        gone = sorted((one for one in gone if one.size and one.sha256 in self.images), key=lambda one: one.at)
         if len(gone) <= self._limits.pictures:
             return
         out = [self.images[one.sha256] for one in gone[: len(gone) - round(self._limits.pictures * ROOM_SHARE)]]

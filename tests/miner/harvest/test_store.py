@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from miner.harvest import store as harvest_store
-from miner.harvest.given_labels import add_labels
+from miner.harvest.given_labels import LABELS, add_labels
 from miner.harvest.kept_image import KeptImage, broken_weeks
-from miner.harvest.store import INDEX, HarvestStore, read_index
+from miner.harvest.store import INDEX, HarvestStore, by_content, read_index
 from tests.miner.harvest.test_harvest import NOON, kept, random_one, store_in
 
 
@@ -73,6 +74,21 @@ def test_a_process_that_is_killed_while_it_forgets_makes_no_week_whole(tmp_path:
         gone_once |= broken
     assert gone_once
     assert gone_once <= drawn
+
+
+def test_labels_that_are_removed_by_hand_cost_no_picture(tmp_path: Path) -> None:
+    """What stayed for its label alone is forgotten at once when it makes room."""
+    store = store_in(tmp_path, pictures=8, random_per_place=1)
+    late, early = sorted((random_one(number, site=1) for number in (1, 2)), key=by_content)
+    assert store.keep(early, b"x")
+    add_labels(tmp_path, {early.sha256: 1}, NOON)
+    assert store.keep(late, b"x")
+    shutil.rmtree(tmp_path / LABELS)
+    for number in range(10, 30):
+        assert store.keep(kept(number), b"x")
+    for number in range(30, 40):
+        assert store.keep(random_one(number), b"x")
+    assert early.sha256 not in store.images
 
 
 def test_an_index_that_cannot_be_written_anew_costs_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
