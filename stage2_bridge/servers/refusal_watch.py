@@ -72,7 +72,7 @@ class RefusalWatch:
                 raise
             self._refused += 1
             if self._refused >= self._most:
-                await self._look(until - self._clock())
+                await self._look(until)
             if self._refuses_all:
                 raise Stage2Error(f"it refuses every image, one that is known good as well: {error}") from error
             raise
@@ -96,12 +96,17 @@ class RefusalWatch:
         """See `Stage2Client.close`."""
         await self._client.close()
 
-    async def _look(self, left_s: float) -> None:
-        if left_s < LEAST_S or self._clock() - self._asked_at < AGAIN_S:
+    async def _look(self, until: float) -> None:
+        now, asked_at = self._clock(), self._asked_at
+        if until - now < LEAST_S or now - asked_at < AGAIN_S:
             return
+        # Before it is paid for, which waits for a disk: of images that are refused together one is looked into.
+        self._asked_at = now
         if self._is_paid is not None and not await self._is_paid():
+            self._asked_at = asked_at
             return
-        self._asked_at = self._clock()
+        if (left_s := until - self._clock()) < LEAST_S:
+            return
         before = self._refuses_all
         try:
             await self._client.ask(noise_image(), left_s)

@@ -102,3 +102,25 @@ def test_a_server_that_answers_again_is_trusted_again() -> None:
 def test_other_failures_say_nothing_of_refusals(trouble: Exception) -> None:
     server = Server(lambda content: trouble if content == noise_image() else REFUSAL)
     assert "every image" not in " ".join(refused(watched(server), 30))
+
+
+def test_of_images_that_are_refused_together_one_is_looked_into_while_that_is_paid_for() -> None:
+    async def run() -> tuple[int, int]:
+        server, paid, may_pay = Server(lambda _: REFUSAL), list[bool](), asyncio.Event()
+
+        async def is_paid() -> bool:
+            paid.append(True)
+            await may_pay.wait()
+            return True
+
+        watch = RefusalWatch(server, time.monotonic, most=2, is_paid=is_paid)
+        asked = [asyncio.create_task(watch.ask(b"image", 60.0)) for _ in range(8)]
+        while not paid:
+            await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        may_pay.set()
+        await asyncio.gather(*asked, return_exceptions=True)
+        return len(paid), server.probes
+
+    assert asyncio.run(run()) == (1, 1)
