@@ -117,9 +117,10 @@ class GpuWatch:
             return
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        # One that is in the driver may not end before the driver does.
+        # One that is in the driver may not end before the driver does. What is left in its pipe is read, or the pipe
+        # would stay open.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), END_S)
+            await asyncio.wait_for(process.communicate(), END_S)
         self._process = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import json
 import re
@@ -218,6 +219,8 @@ def test_a_line_without_an_end_is_no_silent_driver_and_the_reader_is_started_aga
             await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(scenario())
+    # A pipe that is still open fails the test.
+    gc.collect()
 
 
 def test_a_reader_that_cannot_be_started_is_told(tmp_path: Path) -> None:
