@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from offline.certify.compact_look import LedgerEntry
 from offline.splits.splits_file import Splits
@@ -26,12 +27,18 @@ class Fold:
         uses: certifications that looked at some of their groups before.
         spent: the part of delta that those spent.
         from_store: how many of them are known from bundles of the store alone.
+        opened_at: when the first of them looked, UTC, ISO 8601; empty if there was none, or nobody knows.
     """
 
     rows: tuple[str, ...]
     uses: int = 0
     spent: float = 0.0
     from_store: int = 0
+    opened_at: str = ""
+
+    def opened_since(self, since: datetime) -> bool:
+        """Whether nothing is known to have looked at it before some time."""
+        return not self.uses or (self.opened_at != "" and datetime.fromisoformat(self.opened_at) >= since)
 
 
 def folds_on_offer(
@@ -62,8 +69,17 @@ def folds_on_offer(
         for fold in opened:
             rows = (row for row in part if group_of[row] in fold.groups or (not alone and group_of[row] not in known))
             spent = math.fsum(levels[key] for key in fold.keys)
-            found.append(Fold(tuple(rows), len(fold.keys), spent, len(fold.from_store)))
+            found.append(Fold(tuple(rows), len(fold.keys), spent, len(fold.from_store), fold.at))
     return found
+
+
+def opened_since(offers: Sequence[Fold], alarm: datetime | None) -> list[Fold]:
+    """The folds that nothing had looked at when an alarm was raised; all where there are none, or was no alarm.
+
+    The others are mostly of rows from before, on which no certificate takes the place of the one that was revoked.
+    """
+    found = [fold for fold in offers if alarm is not None and fold.opened_since(alarm)]
+    return found or list(offers)
 
 
 def most_powerful(offers: Sequence[Fold], units: Callable[[Sequence[str]], int], settings: CalibrationSettings) -> Fold:
@@ -99,6 +115,7 @@ class _Opened:
     groups: frozenset[str]
     keys: frozenset[str]
     from_store: frozenset[str]
+    at: str
 
 
 def _opened(
@@ -106,13 +123,18 @@ def _opened(
 ) -> list[_Opened]:
     opened: list[_Opened] = []
     for entry in earlier:
-        key = frozenset({entry.key})
-        found = _Opened(
-            _looked_at(part, group_of, contents, entry), key, key if entry.known_from == "store" else frozenset()
-        )
+        key, stored = frozenset({entry.key}), entry.known_from == "store"
+        # Of a look that the store alone knows the ledger has the time at which it heard of it.
+        at = "" if stored else entry.at
+        found = _Opened(_looked_at(part, group_of, contents, entry), key, key if stored else frozenset(), at)
         for fold in [fold for fold in opened if fold.groups & found.groups]:
             opened.remove(fold)
-            found = _Opened(found.groups | fold.groups, found.keys | fold.keys, found.from_store | fold.from_store)
+            found = _Opened(
+                found.groups | fold.groups,
+                found.keys | fold.keys,
+                found.from_store | fold.from_store,
+                min(found.at, fold.at),
+            )
         if found.groups:
             opened.append(found)
     return opened

@@ -18,6 +18,9 @@ from datetime import datetime
 
 import numpy as np
 
+from engines.errors import StoreError
+from engines.store.file_names import PARAMS
+from engines.store.store import Store
 from offline.publish.bars import counted_claims
 from offline.publish.comparison import Comparison
 from stage1.certificate.labelled_outputs import LabelledOutputs
@@ -25,8 +28,22 @@ from stage1.certificate.params import ScrcParams
 from stage1.certificate.statistics.binomial import upper_bound
 from stage1.certificate.statistics.percent import at_most, confidence
 from stage1.certificate.terms import Terms
+from stage1.errors import Stage1Error
 
 HELPS = "label random draws that came since the alarm, with the time of each in captured_at"
+
+
+def alarm_on_champion(store: Store) -> datetime | None:
+    """When an alarm revoked the certificate of the current bundle; None if none did, or it cannot be read."""
+    pointer = store.current()
+    if pointer is None:
+        return None
+    try:
+        held = ScrcParams.read(store.path(pointer.bundle) / PARAMS)
+    except (StoreError, Stage1Error):
+        return None
+    revoked = store.revoked().get(held.name)
+    return None if revoked is None else revoked.at
 
 
 def weaker_than_asked(params: ScrcParams, revoked: ScrcParams) -> str:

@@ -24,7 +24,7 @@ from offline.certify.calibration_ledger import (
 from offline.certify.calibration_record import write_record
 from offline.certify.compact_look import LedgerEntry
 from offline.certify.engine_agreement import machine_of
-from offline.certify.folds import Fold, budget_of, folds_on_offer, most_powerful
+from offline.certify.folds import Fold, budget_of, folds_on_offer, most_powerful, opened_since
 from offline.certify.sample_words import sample_words
 from offline.certify.second_look import SecondLook, second_look
 from offline.certify.use_history import bring_up_to_date
@@ -37,6 +37,7 @@ from offline.pipeline.reads import Reads
 from offline.pipeline.run_files import REFERENCES, SCREEN, SECOND_LOOK, SELECT_OUTPUTS, THRESHOLDS
 from offline.pipeline.settings_view import ALL
 from offline.pipeline.stage import Stage
+from offline.publish.after_alarm import alarm_on_champion
 from offline.splits.balanced_placement import hash_key
 from offline.splits.splits_file import Splits
 from offline.splits.store_history import ask_store, check_unspent
@@ -184,7 +185,7 @@ def fold_of(context: Context, splits: Splits, earlier: Sequence[LedgerEntry], ow
     needed = trials_needed(0, settings.alpha, fresh.level)
     offers = folds_on_offer(splits, earlier, delta=settings.delta, enough=lambda rows: units(rows) >= needed)
     if own is None:
-        return most_powerful(offers, units, settings)
+        return most_powerful(opened_since(offers, alarm_on_champion(context.store)), units, settings)
     resumed = [fold for fold in offers if tuple(sorted(fold.rows)) == own.rows]
     if not resumed:
         raise DatasetError(

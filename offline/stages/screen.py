@@ -84,7 +84,10 @@ def _hopeless(context: Context, rows: Dataset, ours: LabelledOutputs) -> str:
         # The same model, compiled for another engine or certified anew, need not win.
         if same or live.params.status != "CERTIFIED":
             return ""
-        return _weaker(context.config, live.params) or _outdone(context, champion, rows, ours)
+        weaker = _weaker(context.config, live.params)
+        # After an alarm it need not let more exit than one whose exits break their promise.
+        revoked = live.params.name in context.store.revoked()
+        return weaker if weaker or revoked else _outdone(context, champion, rows, ours)
 
 
 def _weaker(config: RunConfig, champion: ScrcParams) -> str:

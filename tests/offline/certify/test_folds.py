@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 from offline.certify.compact_look import LedgerEntry
-from offline.certify.folds import Fold, folds_on_offer, most_powerful
+from offline.certify.folds import Fold, folds_on_offer, most_powerful, opened_since
 from stage1.certificate.budget import spent_on
 from stage1.certificate.settings import CalibrationSettings
 from tests.support.folds import folded
@@ -107,3 +108,35 @@ class TestTheMostPowerful:
         nights = CalibrationSettings(spending="nights")
         worn, fresh = Fold(tuple("ABCD"), 9, 0.09), Fold(tuple("EFG"))
         assert most_powerful([worn, fresh], self.units, nights) is fresh
+
+
+class TestAfterAnAlarm:
+    alarm = datetime(2026, 3, 2, 17, tzinfo=UTC)
+
+    def night(self, key: str, rows: str, days: int, **changes: object) -> LedgerEntry:
+        at = (self.alarm + timedelta(days=days)).isoformat(timespec="seconds")
+        return looked(key, rows).model_copy(update={"at": at, **changes})
+
+    def rows(self, *earlier: LedgerEntry, part: str = "abcde", enough: int = 3) -> list[str]:
+        found = opened_since(offers([part], *earlier, enough=enough), self.alarm)
+        return ["".join(one.rows) for one in found]
+
+    def test_rows_that_nothing_had_looked_at_are_taken(self) -> None:
+        assert self.rows(self.night("old", "ab", -1)) == ["cde"]
+
+    def test_a_fold_that_was_opened_since_is_taken_again(self) -> None:
+        assert self.rows(self.night("old", "ab", -1), self.night("new", "cde", 1)) == ["cde"]
+
+    def test_one_that_was_also_looked_at_before_is_not(self) -> None:
+        assert self.rows(self.night("old", "ab", -1), self.night("new", "abf", 1), part="abcdef") == ["cde"]
+
+    def test_a_look_that_the_store_alone_knows_may_be_from_before(self) -> None:
+        assert self.rows(self.night("of another workspace", "ab", 1, known_from="store")) == ["cde"]
+
+    def test_too_few_new_rows_join_the_old_ones_and_the_gate_has_the_last_word(self) -> None:
+        assert self.rows(self.night("old", "ab", -1), part="abc") == ["abc"]
+
+    def test_without_an_alarm_all_are_on_offer(self) -> None:
+        found = offers(["abcde"], self.night("old", "ab", -1), enough=3)
+        assert opened_since(found, None) == found
+        assert len(found) == 2

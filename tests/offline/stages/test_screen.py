@@ -18,6 +18,7 @@ from engines.spec import EngineSpec
 from engines.store.bundle import Provenance
 from engines.store.file_names import ENGINE, PREPROCESS, SPEC, SPLITS
 from engines.store.golden import write_golden
+from engines.store.records import RevocationEntry
 from engines.store.store import Store
 from offline.config import RunConfig, load_config
 from offline.data.dataset import Dataset
@@ -170,6 +171,17 @@ def test_a_worse_one_is_not_and_is_told_by_how_much(
     assert not found.look
     assert found.reason.startswith("val_calib was not looked at: on 200 rows of val_select the challenger could let 0.")
     assert f"and the champion {champion} 1.000" in found.reason
+
+
+def test_after_an_alarm_it_need_not_let_more_exit_than_one_that_breaks_its_promise(
+    screened: Callable[..., Screen], publish: Publish, tiny_engine: Path, worse: Path, store: Store
+) -> None:
+    champion = publish(tiny_engine)
+    name = ScrcParams.read(store.path(champion) / "scrc_params.json").name
+    store.revoke(RevocationEntry(certificate=name, bundle=champion, reason="misses", at=NOW))
+    assert screened(worse) == LOOK
+    found = screened(worse, config(calibrate_scrc__alpha=0.2), key="another")
+    assert "promises less than the champion" in found.reason
 
 
 def test_the_same_model_need_not_win(screened: Callable[..., Screen], publish: Publish, tiny_engine: Path) -> None:
