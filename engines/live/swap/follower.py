@@ -82,8 +82,7 @@ class StoreFollower:
         # Whether the live engine is there only until the bundle's own can serve.
         self._stands_in = False
         self._refused_id: str | None = None
-        # What is being loaded.
-        self._wanted: str | None = None
+        self._wanted: str | None = None  # what is being loaded
         self._rollbacks = Precedence()
         self._one_at_a_time = asyncio.Lock()
         self._closing = False
@@ -329,8 +328,9 @@ class StoreFollower:
 
     async def _recalibrated(self, bundle: str) -> None:
         """Whatever came of it, it is time to look again: for the bundle that is current now, or for another way."""
-        if self._refused_id == bundle:
-            self._refused_id = None
+        # What postponed it may not have refused it yet.
+        async with self._one_at_a_time:
+            self._refused_id = None if self._refused_id == bundle else self._refused_id
         await self.refresh()
 
     def _take(self, loaded: Loaded, life: Lifecycle) -> None:
