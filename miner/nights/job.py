@@ -23,9 +23,9 @@ from engines.machine.disk.latest import Latest
 from engines.spec import EngineSpec
 from miner.events.event import Event, EventSink
 from miner.events.log_sink import LogSink
-from miner.nights.command import compile_command, night_command
 from miner.nights.crontab import crontab_trigger, missed
 from miner.nights.limited_process import NOT_STARTED
+from miner.nights.night_command import compile_command, night_command
 from miner.nights.night_process import GRACE_S, Bounds, run_process
 from miner.nights.outcome import events_of, outcome_of, reason_of
 from miner.nights.output import NightOutput
