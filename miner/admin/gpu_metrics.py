@@ -48,7 +48,11 @@ def gpus(health: GpuHealth | None) -> Iterator[Metric]:
         for reason in gpu.slowed_by:
             slowed.add_metric((str(gpu.index), reason), 1)
     yield slowed
-    fault = GaugeMetricFamily("cascade_gpu_fault", "1 for a fault of a GPU or its driver.", labels=("gpu", "fault"))
+    fault = GaugeMetricFamily(
+        "cascade_gpu_fault",
+        "1 for a fault of a GPU or its driver; `gpu` is empty for the driver, `unknown` where it does not say which.",
+        labels=("gpu", "fault"),
+    )
     for key in Counter(("" if one.gpu is None else str(one.gpu), one.kind) for one in faults(known)):
         fault.add_metric(key, 1)
     yield fault

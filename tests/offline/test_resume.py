@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from engines.store.store import Store
 from offline.data.sources.synthetic_streets import write_scenes
 from offline.stages import STAGE_NAMES
@@ -40,10 +42,15 @@ def kept(stages: Sequence[str]) -> list[str]:
     return [name for name in stages if name not in {"screen", "publish"}]
 
 
-def test_a_run_killed_in_every_stage_in_turn_is_resumed_to_its_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "killed",
+    [pytest.param(STAGE_NAMES[::3], id="every third"), pytest.param(STAGE_NAMES, id="every", marks=pytest.mark.slow)],
+)
+def test_a_run_killed_in_stage_after_stage_is_resumed_to_its_end(tmp_path: Path, killed: Sequence[str]) -> None:
     list(write_scenes(tmp_path / "scenes", scenes=SCENES))
     store = Store(tmp_path / "engines")
-    for number, stage in enumerate(STAGE_NAMES):
+    done_before = 0
+    for stage in killed:
         with subprocess.Popen(command(tmp_path), stdout=subprocess.PIPE, text=True) as child:
             states = []
             for event in events(child):
@@ -52,13 +59,14 @@ def test_a_run_killed_in_every_stage_in_turn_is_resumed_to_its_end(tmp_path: Pat
                 if event.get("stage") == stage and event["state"] == "running":
                     child.send_signal(signal.SIGKILL)
                     break
-        # The stage before was killed last time, so it runs now; those before it are done.
-        assert [name for name, state in states if state == "cached"] == kept(STAGE_NAMES[: max(0, number - 1)])
+        # The stage that was killed last time runs now; those before it are done.
+        assert [name for name, state in states if state == "cached"] == kept(STAGE_NAMES[:done_before])
+        done_before = STAGE_NAMES.index(stage)
         for row in store.bundles():
             store.verify(row.manifest.bundle_id)
     done = subprocess.run(command(tmp_path), capture_output=True, text=True, check=True)
     finished = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [e["stage"] for e in finished if e.get("state") == "cached"] == kept(STAGE_NAMES[:-1])
+    assert [e["stage"] for e in finished if e.get("state") == "cached"] == kept(STAGE_NAMES[:done_before])
     [row] = store.bundles()
     assert row.current
     assert not list((tmp_path / "workspace" / "stages").glob("*/.partial-*"))
