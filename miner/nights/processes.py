@@ -19,10 +19,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from engines.machine.background_tasks import begun_in_thread
+from engines.machine.clock import boot_id
 
 VARIABLE = "NIGHT_TOKEN"
 PROC = Path("/proc")
-BOOT = PROC / "sys/kernel/random/boot_id"
 POLL_S = 0.05
 
 
@@ -50,12 +50,12 @@ def new_token() -> str:
 
 def mark_of(pid: int) -> ProcessMark:
     """The mark of a process that runs."""
-    return ProcessMark(pid=pid, started_ticks=_started_ticks(pid) or 0, boot=_boot())
+    return ProcessMark(pid=pid, started_ticks=_started_ticks(pid) or 0, boot=boot_id())
 
 
 def runs(mark: ProcessMark) -> bool:
     """Whether that very process runs still, and not another one with its id."""
-    return bool(mark.started_ticks) and mark.boot == _boot() and _started_ticks(mark.pid) == mark.started_ticks
+    return bool(mark.started_ticks) and mark.boot == boot_id() and _started_ticks(mark.pid) == mark.started_ticks
 
 
 def processes_of(token: str) -> list[int]:
@@ -119,9 +119,3 @@ def _started_ticks(pid: int) -> int | None:
         fields = (PROC / str(pid) / "stat").read_text().rsplit(")", 1)[1].split()
         return int(fields[19]) if fields[0] not in {"Z", "X"} else None
     return None
-
-
-def _boot() -> str:
-    with contextlib.suppress(OSError):
-        return BOOT.read_text().strip()
-    return ""

@@ -22,12 +22,12 @@ from typing import ClassVar
 from filelock import FileLock, Timeout
 from pydantic import AwareDatetime
 
+from engines.machine.clock import boot_id
 from offline.errors import PipelineBusy
 from stage1.artifacts import Artifact
 from stage1.errors import ArtifactError
 
 RECORD, LOCK = "settlement.json", ".settlement.lock"
-BOOT = Path("/proc/sys/kernel/random/boot_id")
 # A night may be silent for so long, and it counts several times as often.
 SILENCE_S, BEATS = 60.0, 4
 WAIT_S, POLL_S = 900.0, 0.5
@@ -192,7 +192,7 @@ def _taken(
                 token=secrets.token_hex(8),
                 owner=str(owner.absolute()),
                 host=socket.gethostname(),
-                boot=_boot(),
+                boot=boot_id(),
                 pid=os.getpid(),
                 since=now(),
                 expires_at=now() + timedelta(seconds=silence_s),
@@ -206,7 +206,7 @@ def _taken(
         if (token, beat) != seen:
             seen, since = (token, beat), clock()
         # The lock of a night of this machine would not be free if it lived.
-        if (boot and boot == _boot()) or clock() - since > silence:
+        if (boot and boot == boot_id()) or clock() - since > silence:
             _give_up(path, token)
             continue
         wait(there)
@@ -241,9 +241,3 @@ def _read(path: Path) -> Holder | None:
         return Holder.read(path)
     except ArtifactError:
         return None
-
-
-def _boot() -> str:
-    with suppress(OSError):
-        return BOOT.read_text().strip()
-    return ""

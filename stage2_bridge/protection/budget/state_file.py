@@ -10,13 +10,13 @@ from pathlib import Path
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from engines.machine.clock import boot_id
 from stage1.artifacts import fsync_directory
 
 log = structlog.get_logger(__name__)
 
 # One of two places is written at a time, so that a write which is cut short leaves the other.
 PLACE_BYTES, PLACES = 512, 2
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class BudgetState(BaseModel):
@@ -59,7 +59,7 @@ class StateFile:
         self._path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._boot = _boot()
+        self._boot = boot_id()
         self._number = 0
 
     def read(self) -> tuple[BudgetState | None, bool]:
@@ -123,10 +123,3 @@ def _state(place: bytes) -> BudgetState | None:
         return BudgetState.model_validate(json.loads(line))
     except (ValueError, ValidationError):
         return None
-
-
-def _boot() -> str:
-    try:
-        return BOOT_ID.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return ""

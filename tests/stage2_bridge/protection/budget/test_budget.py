@@ -265,7 +265,7 @@ class TestAcrossProcesses:
             first.claim(None).reserve(Cost())
             if closed:
                 first.close()
-            monkeypatch.setattr("stage2_bridge.protection.budget.state_file._boot", lambda: "another")
+            monkeypatch.setattr("stage2_bridge.protection.budget.state_file.boot_id", lambda: "another")
             with capture_logs() as logs:
                 assert opened(path, time, calls=100, per="hour").status.available == available
             assert [entry["event"] for entry in logs] == ([] if closed else ["budget_unsure"])
