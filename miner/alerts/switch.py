@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,15 +98,19 @@ class AlertSwitch:
         return Alerts(settings, self._state, os.environ, now=utc_now)
 
 
-def addresses(settings: AlertSettings) -> Addresses:
+def addresses(settings: AlertSettings, environment: Mapping[str, str] = os.environ) -> Addresses:
     """Where messages go; a file may say another address while its name is the same.
+
+    Args:
+        settings: name the variables or the files that hold them.
+        environment: its variables.
 
     Raises:
         SettingsError: one is not there, or is none.
     """
-    environment = dict(os.environ)
+    known = dict(environment)
     try:
-        url = address(settings.url_env, settings.url_file, environment, "url")
-        return url, address(settings.ping_env, settings.ping_file, environment, "ping")
+        url = address(settings.url_env, settings.url_file, known, "url")
+        return url, address(settings.ping_env, settings.ping_file, known, "ping")
     except ValueError as error:
         raise SettingsError(str(error)) from error

@@ -227,7 +227,7 @@ class RemoteEngine:
             except Exception as error:
                 # The edge to what a server may send: one that nobody looks at any more would answer for ever, or never.
                 log.exception("stage1_server_not_looked_at", server=seat.url, version=self.version)
-                seat.refuse(error)
+                seat.fail(error)
             longer = min(LONGEST_PAUSE_S, 2 * pause) if seat.state == "refused" else 0.0
             pause = max(self._settings.look_s, longer)
 

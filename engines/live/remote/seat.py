@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -17,13 +18,12 @@ import structlog
 
 from engines.engine import HEAD_PREFIX, INPUT, OUTPUTS, EngineDescription, ServerState, ServerStatus
 from engines.errors import BundleRefused, InferenceError, RemoteError
-from engines.live.load.golden_check import check_outputs, compare, limits
+from engines.live.load.golden_check import check_outputs, check_parity, limits
 from engines.remote.http import Client
 from engines.remote.inference_server import InferenceServer, ModelMetadata
 from engines.remote.tensors import BYTES, Tensor, files, pixels
 from engines.signature import named_outputs
 from engines.spec import EngineSpec, Precision
-from engines.store.golden import read_golden
 from stage1.errors import OutputsError
 from stage1.outputs import Floats, Stage1Outputs
 from stage1.preprocess import Pixels, Shape
@@ -134,7 +134,7 @@ class Seat:
         try:
             outputs = await self._outputs(batch, timeout_s)
         except RemoteError as error:
-            self._fail(error)
+            self.fail(error)
             raise
         self.batches += 1
         return outputs
@@ -150,9 +150,11 @@ class Seat:
         self.absent = False
         try:
             await self._check_model()
-            await asyncio.to_thread(self._compare, _OneServer(self, asyncio.get_running_loop()), sizes)
+            facade, asked = _OneServer(self, asyncio.get_running_loop()), self._asked
+            check = partial(check_parity, facade, asked.golden, asked.tolerance, precision=asked.certified, sizes=sizes)
+            await asyncio.to_thread(check)
         except (RemoteError, BundleRefused, OutputsError, InferenceError) as error:
-            self._fail(error)
+            self.fail(error)
             return False
         self._rise()
         if before != "up":
@@ -169,18 +171,10 @@ class Seat:
             outputs = await self._outputs(self._asked.looked_at[one], self._timeout_s)
             check_outputs(outputs, self._asked.expected.rows(one), self._asked.limits)
         except (RemoteError, BundleRefused) as error:
-            self._fail(error)
+            self.fail(error)
             return False
         self._rise()
         return True
-
-    def _compare(self, facade: _OneServer, sizes: Sequence[int]) -> None:
-        images, expected = read_golden(self._asked.golden)
-        compare(facade, images, expected, self._asked.limits, sizes=sizes)
-
-    def refuse(self, error: Exception) -> None:
-        """It may not answer, for a reason that nobody expected."""
-        self._fail(error)
 
     async def _outputs(self, batch: Pixels, timeout_s: float) -> Stage1Outputs:
         self.in_flight += 1
@@ -233,7 +227,7 @@ class Seat:
         self.state, self.reason = "up", ""
         self._on_up()
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """It may not answer: late once it was too slow, lost if it did not, refused if it answered otherwise."""
         lost = isinstance(error, RemoteError) and (
             self.absent

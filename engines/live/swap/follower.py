@@ -119,7 +119,8 @@ class StoreFollower:
             try:
                 loaded = await self._load(before, life)
                 if self._closing:
-                    return self._unload(loaded, life)
+                    self._unload(loaded, life)
+                    return False
                 self._take(loaded, life)
             except EXPECTED as error:
                 log.error("bundle_refused", reason=str(error), live=None)
@@ -340,12 +341,11 @@ class StoreFollower:
             self.slot.release_standby()
         self._stands_in = loaded.stands_in
 
-    def _unload(self, loaded: Loaded, life: Lifecycle) -> bool:
+    def _unload(self, loaded: Loaded, life: Lifecycle) -> None:
         """Close what was loaded and is not wanted any more; it does not serve."""
         life.to(State.UNLOADED)
         self._holds.end(life.bundle)
         self._loader.dispose(loaded.bundle.close)
-        return False
 
     def _swap(self, bundle: LiveBundle, life: Lifecycle) -> None:
         before = self._live

@@ -11,20 +11,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from engines.machine.cores import usable_cores
 from offline.data.checks.near_hashes import HASH_BITS
 from offline.data.dataset import Dataset, Picture
 from offline.errors import DatasetError
-from stage1.artifacts import append_lines, whole_lines
+from stage1.artifacts import append_lines, records
 from stage1.errors import ImageError
 from stage1.image_file import decode
 
@@ -171,11 +170,9 @@ def known_files(cache: Path) -> dict[FileKey, CachedFingerprint]:
             and its file is read again.
     """
     found: dict[FileKey, CachedFingerprint] = {}
-    for line in whole_lines(cache):
-        with suppress(ValidationError):
-            record = CachedFingerprint.model_validate_json(line.text)
-            if record.scheme == SCHEME:
-                found[record.key] = record
+    for record in records(cache, CachedFingerprint):
+        if isinstance(record, CachedFingerprint) and record.scheme == SCHEME:
+            found[record.key] = record
     return found
 
 
