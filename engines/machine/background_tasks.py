@@ -53,10 +53,11 @@ class Once:
         self._tasks = tasks
         self._task: asyncio.Task[object] | None = None
 
-    def begin(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
-        """Run it beside everything else, unless it runs."""
+    def begin(self, work: Callable[[], Coroutine[Any, Any, object]]) -> asyncio.Task[object]:
+        """Run it beside everything else, unless it runs; its task."""
         if self._task is None or self._task.done():
             self._task = self._tasks.begin(work())
+        return self._task
 
 
 async def unless(work: Coroutine[Any, Any, T], event: Coroutine[Any, Any, object], otherwise: Exception) -> T:
@@ -91,18 +92,37 @@ def begun_in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
     """
     result: Future[T] = Future()
     result.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            found = work()
-        except BaseException as error:  # noqa: BLE001  whoever waits raises it, and would wait for ever without
-            result.set_exception(error)
-        else:
-            result.set_result(found)
-
     try:
-        threading.Thread(target=run, name=name, daemon=True).start()
-    except RuntimeError as error:
-        # For whoever waits it is a resource that the machine lacks at this moment.
-        result.set_exception(OSError(errno.EAGAIN, str(error)))
+        start_thread(lambda: carry_out(work, result), name)
+    except OSError as error:
+        result.set_exception(error)
     return asyncio.wrap_future(result)
+
+
+def start_thread(work: Callable[[], None], name: str) -> None:
+    """Start a thread that the end of the process does not wait for.
+
+    Raises:
+        OSError: the machine has no thread left, a resource that it lacks at this moment.
+    """
+    try:
+        threading.Thread(target=work, name=name, daemon=True).start()
+    except RuntimeError as error:
+        raise OSError(errno.EAGAIN, str(error)) from error
+
+
+def carry_out(work: Callable[[], T], result: Future[T]) -> None:
+    """Do a piece of work, and put into its future, which runs, what it returns or raises."""
+    try:
+        found = work()
+    except BaseException as error:  # noqa: BLE001  whoever waits raises it, and would wait for ever without
+        result.set_exception(error)
+    else:
+        result.set_result(found)
+
+
+async def is_over(work: Future[Any], wait_s: float) -> bool:
+    """Wait for a piece of work of a thread, and leave it to that thread after so long; whether it is over."""
+    if not work.done():
+        await asyncio.wait([asyncio.wrap_future(work)], timeout=max(0.0, wait_s))
+    return work.done()

@@ -112,9 +112,9 @@ class Edges:
             return
         if self._disk is None:
             self._write()
-        elif (writing := self._writing) is None or writing.running() or writing.done():
-            # One that is under way may have what was before; one that waits writes what there is then.
-            self._writing = self._disk.submit(self._write)
+        else:
+            # One that waits writes what there is then.
+            self._writing = self._disk.anew(self._writing, self._write)
 
     def _write(self) -> None:
         held = self._held

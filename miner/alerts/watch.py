@@ -17,6 +17,7 @@ import structlog
 from pydantic import JsonValue
 
 from engines.errors import StoreError
+from engines.machine.background_tasks import is_over
 from engines.machine.disk.disk_thread import DiskThread
 from engines.machine.disk.latest import Latest
 from engines.store.store import Store
@@ -27,7 +28,7 @@ from miner.alerts.miner_reader import Disks, MinerReader, RecentAnswers
 from miner.alerts.receiver_check import receiver_fault
 from miner.alerts.rules import conditions, undecided
 from miner.alerts.sender import Sender, ping
-from miner.alerts.settings import AlertSettings, address
+from miner.alerts.settings import AlertSettings
 from miner.alerts.switch import addresses
 from miner.events.event import Event
 from stage1.errors import SettingsError
@@ -73,11 +74,7 @@ class Alerts:
         now: Callable[[], datetime],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        try:
-            url = address(settings.url_env, settings.url_file, dict(environment), "url")
-            self._ping = address(settings.ping_env, settings.ping_file, dict(environment), "ping")
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
+        url, self._ping = addresses(settings, environment)
         self._settings = settings
         self._now = now
         self._clock = clock
@@ -135,7 +132,7 @@ class Alerts:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self.edges.keep()
-        await asyncio.wait([asyncio.wrap_future(self.disk.submit(lambda: None))], timeout=FLUSH_S)
+        await is_over(self.disk.submit(lambda: None), FLUSH_S)
         if self.sender is not None:
             try:
                 await asyncio.wait_for(self.sender.flush(), FLUSH_S)

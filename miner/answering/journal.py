@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import concurrent.futures
 import contextlib
 import errno
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from engines.machine.background_tasks import is_over
 from engines.machine.disk.disk_thread import DiskThread
 from engines.machine.tally import Tally
 from miner.answering.record import RequestRecord
@@ -69,9 +69,8 @@ class Journal:
 
     async def written(self) -> None:
         """Wait until what came is in the file, or lost; for a moment, and not for a disk that took longer before."""
-        if (last := self._last) is None or last.done() or self.disk.hangs_s > MOMENT_S:
-            return
-        await asyncio.wait([asyncio.wrap_future(last)], timeout=MOMENT_S)
+        if (last := self._last) is not None and self.disk.hangs_s <= MOMENT_S:
+            await is_over(last, MOMENT_S)
 
     def close(self) -> None:
         """Write what waits and close the file; where the disk hangs, what waits is lost after some seconds."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from engines.live.swap.follower import StoreFollower
-from engines.machine.background_tasks import BackgroundTasks, begun_in_thread
+from engines.machine.background_tasks import BackgroundTasks, Once, begun_in_thread
 from engines.machine.clock import utc_now
 from engines.store.records import RevocationEntry
 from engines.store.store import Store
@@ -122,10 +122,10 @@ class Revocations:
     """
 
     def __init__(self, store: Store, risk: LiveRisk, tasks: BackgroundTasks) -> None:
-        self._store, self._risk, self._tasks = store, risk, tasks
+        self._store, self._risk = store, risk
         self._untold: dict[str, RevocationEntry] = {}
         self._told: set[str] = set()
-        self._telling: asyncio.Task[object] | None = None
+        self._telling = Once(tasks)
 
     def note(self, entry: RevocationEntry | None) -> None:
         """Have an alarm told, unless it was; None is nothing."""
@@ -134,9 +134,7 @@ class Revocations:
 
     def begin(self) -> asyncio.Task[object]:
         """Tell what is not told, unless that is under way; returns its task."""
-        if self._telling is None or self._telling.done():
-            self._telling = self._tasks.begin(self._tell())
-        return self._telling
+        return self._telling.begin(self._tell)
 
     async def run(self) -> None:
         """Tell, for ever, also of an alarm that a process which was killed has not told."""

@@ -17,7 +17,7 @@ from apscheduler.triggers.cron import CronTrigger
 from filelock import FileLock, Timeout
 from pydantic import JsonValue
 
-from engines.machine.background_tasks import BackgroundTasks, begun_in_thread
+from engines.machine.background_tasks import BackgroundTasks, begun_in_thread, is_over
 from engines.machine.disk.disk_thread import DiskThread, said_yes
 from engines.machine.disk.latest import Latest
 from engines.spec import EngineSpec
@@ -261,7 +261,7 @@ class NightlyJob:
             yield held
         finally:
             freed = self.disk.submit(lambda: self._lock.release() if said_yes(taken) else None)
-            await asyncio.wait([asyncio.wrap_future(freed)], timeout=STOP_S)
+            await is_over(freed, STOP_S)
 
     def _take_lock(self) -> bool:
         self._nights.home.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from engines.errors import EXPECTED, Interrupted, UnknownBundle
 from engines.live.load.load_bundle import LiveBundle
-from engines.machine.background_tasks import unless
+from engines.machine.background_tasks import is_over, unless
 from engines.machine.disk.disk_thread import DiskThread
 from engines.machine.disk.latest import Latest
 from engines.store.holds import Holds
@@ -96,8 +96,7 @@ class BundleHolds:
 
     async def ended(self, bundle: str) -> None:
         """End one hold, and wait a second for that, on the event loop."""
-        ended = self._disk.submit(lambda: self._holds.end(bundle))
-        await asyncio.wait([asyncio.wrap_future(ended)], timeout=HELD_S)
+        await is_over(self._disk.submit(lambda: self._holds.end(bundle)), HELD_S)
 
 
 class StoreReader:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
+
+from engines.machine.background_tasks import carry_out, start_thread
 
 T = TypeVar("T")
 
@@ -45,28 +46,28 @@ class DiskThread:
             What it returns or raises; an OSError where the machine has no thread left.
         """
         result: Future[T] = Future()
-
-        def run() -> None:
-            if not result.set_running_or_notify_cancel():
-                return
-            try:
-                found = work()
-            except BaseException as error:  # noqa: BLE001  whoever waits raises it
-                result.set_exception(error)
-            else:
-                result.set_result(found)
-
         with self._changed:
             if not self._runs:
                 try:
-                    threading.Thread(target=self._work, name=f"disk of the {self.name}", daemon=True).start()
-                except RuntimeError as error:
-                    result.set_exception(OSError(errno.EAGAIN, str(error)))
+                    start_thread(self._work, f"disk of the {self.name}")
+                except OSError as error:
+                    result.set_exception(error)
                     return result
                 self._runs = True
-            self._queue.append(run)
+            self._queue.append(lambda: carry_out(work, result) if result.set_running_or_notify_cancel() else None)
             self._changed.notify()
         return result
+
+    def anew(self, before: Future[T] | None, work: Callable[[], T]) -> Future[T]:
+        """Have the same thing done again, unless the last time has not begun, which then does for both.
+
+        One that is under way may have seen what was there before, so another one follows it.
+
+        Args:
+            before: the last time; None for the first.
+            work: as in `submit`.
+        """
+        return self.submit(work) if before is None or before.running() or before.done() else before
 
     async def run(self, work: Callable[[], T]) -> T:
         """Have something done and wait for it, from the event loop; whoever waits no longer leaves it to the thread."""

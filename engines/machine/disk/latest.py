@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+from engines.machine.background_tasks import is_over
 from engines.machine.disk.disk_thread import DiskThread
 from engines.machine.tally import Tally
 
@@ -46,14 +46,9 @@ class Latest(Generic[T]):
         return max(0.0, self._clock() - self._kept[1])
 
     def begin(self) -> Future[None]:
-        """Have it read anew, unless that has not begun to be done; returns when it will be.
-
-        One that is under way may have seen what was there before, so another one follows it.
-        """
-        reading = self._reading
-        if reading is None or reading.running() or reading.done():
-            self._reading = reading = self._thread.submit(self._look)
-        return reading
+        """Have it read anew; see `DiskThread.anew`."""
+        self._reading = self._thread.anew(self._reading, self._look)
+        return self._reading
 
     async def look(self, wait_s: float) -> T:
         """Read it anew, and return what there is after so many seconds.
@@ -62,7 +57,7 @@ class Latest(Generic[T]):
             wait_s: the longest wait.
         """
         if self._thread.hangs_s < wait_s:
-            await asyncio.wait([asyncio.wrap_future(self.begin())], timeout=wait_s)
+            await is_over(self.begin(), wait_s)
         return self.value
 
     def _look(self) -> None:

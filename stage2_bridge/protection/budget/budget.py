@@ -6,7 +6,6 @@ answers by itself is no hand-off, and no concern of this.
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -14,7 +13,8 @@ from typing import TypeVar
 
 import structlog
 
-from engines.machine.disk.disk_thread import DiskThread
+from engines.machine.background_tasks import is_over
+from engines.machine.disk.disk_thread import DiskThread, said_yes
 from engines.machine.tally import Tally
 from stage2_bridge.client import BudgetStatus
 from stage2_bridge.protection.budget.bucket import Demand, bucket
@@ -54,11 +54,7 @@ class Reservation:
             wait_s: the longest wait.
         """
         written = self._written
-        if written is None:
-            return True
-        if not written.done():
-            await asyncio.wait([asyncio.wrap_future(written)], timeout=max(0.0, wait_s))
-        return written.done() and _came_of(written)
+        return written is None or (await is_over(written, wait_s) and said_yes(written))
 
     def settle(self, tokens: int | None) -> None:
         """The call was answered.
@@ -226,7 +222,7 @@ class Budget:
         self._level -= cost.upper
         self._spent += cost.upper
         written = self._write()
-        if written.done() and not _came_of(written):
+        if written.done() and not said_yes(written):
             self._level += cost.upper
             self._spent -= cost.upper
             return None
@@ -295,7 +291,7 @@ class Budget:
         """
         self.close()
         if self._closed is not None:
-            await asyncio.wait([asyncio.wrap_future(self._closed)], timeout=wait_s)
+            await is_over(self._closed, wait_s)
 
     def _refill(self) -> None:
         now = self._clock()
@@ -346,11 +342,6 @@ class Budget:
         done: Future[T] = Future()
         done.set_result(work())
         return done
-
-
-def _came_of(written: Future[bool]) -> bool:
-    """Whether it was written; not where the machine had no thread left for that."""
-    return written.exception() is None and written.result()
 
 
 class _Waits:
