@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import http.client
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from engines.machine.nvml.health import GpuHealth, GpuState
 from engines.store.store import Store
-from tests.miner.admin.browser import opened
-from tests.miner.admin.test_api import Publish, endpoint
+from tests.miner.admin.browser import Page, opened
+from tests.miner.admin.test_api import Endpoint, Publish, endpoint
 
 PAGE = Path(__file__).parents[3] / "miner" / "admin" / "page"
 
@@ -84,14 +86,21 @@ def test_a_browser_shows_what_is_live_and_what_is_wrong(store: Store, publish: P
     asyncio.run(scenario())
 
 
+@asynccontextmanager
+async def on_a_desktop(store: Store, home: Path) -> AsyncIterator[tuple[Endpoint, Page]]:
+    """The endpoint of a miner, and its page once it shows something."""
+    async with (
+        endpoint(store) as served,
+        opened(home, f"http://127.0.0.1:{served.port}/", 1300, 900) as page,
+    ):
+        await page.until(SHOWN)
+        yield served, page
+
+
 def test_the_buttons_reload_and_roll_back(store: Store, publish: Publish, tmp_path: Path) -> None:
     async def scenario() -> None:
         first = publish("a")
-        async with (
-            endpoint(store) as served,
-            opened(tmp_path, f"http://127.0.0.1:{served.port}/", 1300, 900) as page,
-        ):
-            await page.until(SHOWN)
+        async with on_a_desktop(store, tmp_path) as (served, page):
             # None stands by to roll back to.
             assert await page.value("document.getElementById('rollback').disabled")
             second = publish("b")
@@ -132,11 +141,7 @@ SLOW_LOOK = """(() => {
 def test_a_reply_that_was_overtaken_by_another_is_not_shown(store: Store, publish: Publish, tmp_path: Path) -> None:
     async def scenario() -> None:
         first = publish("a")
-        async with (
-            endpoint(store) as served,
-            opened(tmp_path, f"http://127.0.0.1:{served.port}/", 1300, 900) as page,
-        ):
-            await page.until(SHOWN)
+        async with on_a_desktop(store, tmp_path) as (served, page):
             live = "document.querySelector('#live dd').textContent"
             await page.value(SLOW_LOOK)
             await page.until("window.arrived")

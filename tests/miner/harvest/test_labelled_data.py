@@ -56,13 +56,18 @@ def test_a_label_trains_when_no_picture_of_its_place_can_come(tmp_path: Path) ->
     assert write_data(store, labels, data, MONDAY + timedelta(days=2))["train"] == 1
 
 
-def test_a_week_with_a_draw_of_a_place_that_has_trained_only_trains(tmp_path: Path) -> None:
-    """A camera that stands still is one place for weeks, of which nothing may have been kept for days."""
-    store, data = store_in(tmp_path / "store"), tmp_path / "data"
+def drawn_after_it_has_trained(home: Path, data: Path) -> tuple[HarvestStore, dict[str, ExitLabel]]:
+    """Place 5 has trained; then a picture of it is drawn, and in the same week one of place 6."""
+    store, late = store_in(home), NOON + timedelta(days=3)
     labels = keep_all(store, kept(1, site=5))
     write_data(store, labels, data, MONDAY + timedelta(days=2))
-    late = NOON + timedelta(days=3)
-    labels |= keep_all(store, random_one(2, site=5, at=late), random_one(3, site=6, at=late))
+    return store, labels | keep_all(store, random_one(2, site=5, at=late), random_one(3, site=6, at=late))
+
+
+def test_a_week_with_a_draw_of_a_place_that_has_trained_only_trains(tmp_path: Path) -> None:
+    """A camera that stands still is one place for weeks, of which nothing may have been kept for days."""
+    data = tmp_path / "data"
+    store, labels = drawn_after_it_has_trained(tmp_path / "store", data)
     labels |= keep_all(store, random_one(4, site=7, at=NOON + timedelta(days=8), week="2026-W11"))
     for _ in range(2):
         going = write_data(store, labels, data, LATER)
@@ -72,11 +77,8 @@ def test_a_week_with_a_draw_of_a_place_that_has_trained_only_trains(tmp_path: Pa
 
 def test_a_place_that_has_trained_is_remembered_when_it_is_met_again(tmp_path: Path) -> None:
     """A picked list that leaves it out for a day forgets it, and a week that has trained would certify after all."""
-    store, data = store_in(tmp_path / "store"), tmp_path / "data"
-    labels = keep_all(store, kept(1, site=5))
-    write_data(store, labels, data, MONDAY + timedelta(days=2))
-    late = NOON + timedelta(days=3)
-    labels |= keep_all(store, random_one(2, site=5, at=late), random_one(3, site=6, at=late))
+    data = tmp_path / "data"
+    store, labels = drawn_after_it_has_trained(tmp_path / "store", data)
     met_again = NOON + timedelta(days=8)
     labels |= keep_all(store, kept(4, site=5, at=met_again))
     for today in (met_again.date(), LATER):

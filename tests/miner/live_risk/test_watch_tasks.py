@@ -64,6 +64,13 @@ def opened(state: Path, heard: Heard, stack: AsyncExitStack) -> LiveRisk:
     return risk
 
 
+async def following(store: Store, stack: AsyncExitStack) -> StoreFollower:
+    follower = StoreFollower(store, settings=SwapSettings(trial=False), options=EngineOptions(threads=1, most=1))
+    stack.push_async_callback(follower.close)
+    await follower.start()
+    return follower
+
+
 def test_an_alarm_goes_back_to_the_bundle_before_and_no_further(
     tmp_path: Path, store: Store, publish: Callable[..., str]
 ) -> None:
@@ -71,11 +78,7 @@ def test_an_alarm_goes_back_to_the_bundle_before_and_no_further(
         heard = Heard()
         first = publish("first")
         async with AsyncExitStack() as stack:
-            follower = StoreFollower(
-                store, settings=SwapSettings(trial=False), options=EngineOptions(threads=1, most=1)
-            )
-            stack.push_async_callback(follower.close)
-            await follower.start()
+            follower = await following(store, stack)
             second = publish("second", shift=0.25, golden_shift=0.25)
             await follower.refresh()
             risk = opened(tmp_path, heard, stack)
@@ -116,11 +119,7 @@ def test_a_store_that_hangs_when_it_is_told_of_an_alarm_keeps_no_bundle_live(
     async def story() -> None:
         first = publish("first")
         async with AsyncExitStack() as stack:
-            follower = StoreFollower(
-                store, settings=SwapSettings(trial=False), options=EngineOptions(threads=1, most=1)
-            )
-            stack.push_async_callback(follower.close)
-            await follower.start()
+            follower = await following(store, stack)
             publish("second", shift=0.25, golden_shift=0.25)
             await follower.refresh()
             monkeypatch.setattr(store, "revoke", revoke)
@@ -176,11 +175,7 @@ def test_a_bundle_whose_audits_cannot_be_read_is_none_to_go_back_to(
     async def story() -> None:
         publish("first")
         async with AsyncExitStack() as stack:
-            follower = StoreFollower(
-                store, settings=SwapSettings(trial=False), options=EngineOptions(threads=1, most=1)
-            )
-            stack.push_async_callback(follower.close)
-            await follower.start()
+            follower = await following(store, stack)
             second = publish("second", shift=0.25, golden_shift=0.25)
             await follower.refresh()
             risk = opened(tmp_path, Heard(), stack)
@@ -202,11 +197,7 @@ def test_a_start_tells_the_store_of_an_alarm_that_it_does_not_know(
 
     async def one_start(raise_alarm: bool) -> None:
         async with AsyncExitStack() as stack:
-            follower = StoreFollower(
-                store, settings=SwapSettings(trial=False), options=EngineOptions(threads=1, most=1)
-            )
-            stack.push_async_callback(follower.close)
-            await follower.start()
+            follower = await following(store, stack)
             risk = open_live_risk(ALL, tmp_path, Heard(), stack)
             assert risk is not None
             live = live_bundle(follower)

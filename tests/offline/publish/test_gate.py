@@ -674,6 +674,18 @@ class TestAfterAnAlarm:
         assert pointer.bundle == old.name
 
 
+def becomes_current_meanwhile(monkeypatch: pytest.MonkeyPatch, store: Store, bundle: Path) -> None:
+    """While a challenger is judged, another bundle becomes current."""
+    judge_alone = offline.publish.gate.judge
+
+    def judge_slowly(bench: Bench, challenger: Path) -> Publication:
+        verdict = judge_alone(bench, challenger)
+        store.activate(bundle.name, now=NOW)
+        return verdict
+
+    monkeypatch.setattr(offline.publish.gate, "judge", judge_slowly)
+
+
 class TestSettled:
     """Two nights, or a night and an operator, at one store."""
 
@@ -681,14 +693,7 @@ class TestSettled:
         self, store: Store, publish: Publish, data: Dataset, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first, other, new = publish("old", live=NOW), publish("other", shift=0.02), publish("new", shift=0.01)
-        judge_alone = offline.publish.gate.judge
-
-        def judge_slowly(bench: Bench, challenger: Path) -> Publication:
-            verdict = judge_alone(bench, challenger)
-            store.activate(other.name, now=NOW)
-            return verdict
-
-        monkeypatch.setattr(offline.publish.gate, "judge", judge_slowly)
+        becomes_current_meanwhile(monkeypatch, store, other)
         verdict = settled(Bench(store, data, {}, GATE, Silence(), NOW), new)
         assert verdict.verdict == "PROMOTE"
         assert verdict.champion == other.name != first.name
@@ -701,14 +706,7 @@ class TestSettled:
     ) -> None:
         publish("old", shift=2.0, live=NOW)
         better, new = publish("better"), publish("new", shift=2.01)
-        judge_alone = offline.publish.gate.judge
-
-        def judge_slowly(bench: Bench, challenger: Path) -> Publication:
-            verdict = judge_alone(bench, challenger)
-            store.activate(better.name, now=NOW)
-            return verdict
-
-        monkeypatch.setattr(offline.publish.gate, "judge", judge_slowly)
+        becomes_current_meanwhile(monkeypatch, store, better)
         assert settled(Bench(store, data, {}, GATE, Silence(), NOW), new).verdict == "KEEP"
         pointer = store.current()
         assert pointer is not None

@@ -14,6 +14,7 @@ from engines.backends.onnxruntime import OnnxEngine
 from engines.engine import EngineDescription
 from engines.errors import BundleRefused, ParityError
 from engines.live.load.golden_check import check_parity
+from engines.live.remote.engine import RemoteEngine
 from engines.live.remote.opener import RemoteEngines
 from engines.live.remote.settings import RemoteSettings
 from engines.remote.protocol_app import Arrays
@@ -100,14 +101,19 @@ def state_after_a_change(bundle: Path, precision: Precision, off: float) -> str:
     return status.state
 
 
+@contextmanager
+def served(bundle: Path, precision: Precision) -> Iterator[RemoteEngine]:
+    """The engine of a bundle that one server computes."""
+    server = Server()
+    server.hold(bundle)
+    with running(server) as [up], opener(up.url) as opened:
+        yield opened.open(SPECS[precision], bundle / ENGINE)
+
+
 @pytest.mark.parametrize("precision", SPECS)
 class TestThatIsNear:
     def test_passes_the_gate_of_a_server(self, make: Make, precision: Precision) -> None:
-        bundle = make(precision, NEAR[precision])
-        server = Server()
-        server.hold(bundle)
-        with running(server) as [up], opener(up.url) as opened:
-            engine = opened.open(SPECS[precision], bundle / ENGINE)
+        with served(make(precision, NEAR[precision]), precision) as engine:
             engine.warm_up(MOST)
             assert [one.state for one in engine.servers] == ["up"]
 
@@ -118,13 +124,9 @@ class TestThatIsNear:
 @pytest.mark.parametrize("precision", SPECS)
 class TestThatIsFar:
     def test_does_not_pass_the_gate_of_a_server(self, make: Make, precision: Precision) -> None:
-        bundle = make(precision, FAR[precision])
-        server = Server()
-        server.hold(bundle)
-        with running(server) as [up], opener(up.url) as opened:
-            engine = opened.open(SPECS[precision], bundle / ENGINE)
-            with pytest.raises(ParityError, match="no server computes this bundle as its engine does"):
-                engine.warm_up(MOST)
+        refusal = pytest.raises(ParityError, match="no server computes this bundle as its engine does")
+        with served(make(precision, FAR[precision]), precision) as engine, refusal:
+            engine.warm_up(MOST)
 
     def test_does_not_pass_a_look(self, make: Make, precision: Precision) -> None:
         assert state_after_a_change(make(precision), precision, FAR[precision]) == "refused"
