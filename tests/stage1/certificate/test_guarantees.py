@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -24,13 +24,14 @@ from stage1.certificate.labelled_outputs import LabelledOutputs
 from stage1.certificate.params import Chain
 from stage1.certificate.risks import Risk, Unit, Units
 from stage1.certificate.search.algorithms import Claim, certify_chains, certify_coverage, walk
-from stage1.certificate.search.candidates import Candidates, select
+from stage1.certificate.search.candidates import Candidates, select, select_for_coverage
 from stage1.certificate.settings import CalibrationSettings
 from stage1.certificate.statistics.binomial import p_value
 from stage1.exit_rule import ExitRule
 from stage1.outputs import Stage1Outputs
 
-DRAWS = 2000
+# So many sets judge rules, and each set that they are chosen on serves so many of them.
+DRAWS, SERVES = 2000, 4
 CONTEXT = CalibrationContext("e" * 64, "p" * 64, code_version="test")
 # Scores of the two classes are normal with unit variance and an AUC of 0.988; three in ten images are roadwork.
 SEPARATION, PREVALENCE, GATE_NOISE = math.sqrt(2) * float(norm.ppf(0.988)), 0.3, 0.5
@@ -94,13 +95,42 @@ def true_coverage(rule: ExitRule) -> float:
     return sum(share * sum(exit_probabilities(rule, label)[:2]) for share, label in shares)
 
 
+def pairs(
+    rng: np.random.Generator, rows: int, draws: int, change: Callable[[LabelledOutputs], LabelledOutputs] = lambda x: x
+) -> Iterator[tuple[LabelledOutputs, LabelledOutputs]]:
+    """Sets of both kinds. The promise holds given what rules are chosen on, so that serves several sets that judge."""
+    for _ in range(draws // SERVES):
+        chosen = change(draw(rng, rows, "select/"))
+        for _ in range(SERVES):
+            yield chosen, change(draw(rng, rows, "calib/"))
+
+
+def chosen_once(select: Callable[..., Candidates]) -> Callable[..., Candidates]:
+    """The same function, which remembers what it found last."""
+    last: tuple[LabelledOutputs, tuple[object, ...], Candidates] | None = None
+
+    def remembered(data: LabelledOutputs, *settings: object) -> Candidates:
+        nonlocal last
+        if last is None or last[0] is not data or last[1] != settings:
+            last = data, settings, select(data, *settings)
+        return last[2]
+
+    return remembered
+
+
+@pytest.fixture(autouse=True)
+def each_choice_is_made_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    for function in (select, select_for_coverage):
+        monkeypatch.setattr(f"stage1.certificate.calibrate.{function.__name__}", chosen_once(function))
+
+
 def certified_rules(
     settings: CalibrationSettings, *, draws: int, rows: int, seed: int
 ) -> tuple[list[ExitRule], list[float]]:
-    """Certified rules of independent draws of both sets, and the level each was certified at."""
-    rng, rules, levels = np.random.default_rng(seed), [], []
-    for _ in range(draws):
-        params = calibrate(draw(rng, rows, "select/"), draw(rng, rows, "calib/"), settings, CONTEXT)
+    """Certified rules of draws of both sets, and the level each was certified at."""
+    rules, levels = [], []
+    for chosen, judged in pairs(np.random.default_rng(seed), rows, draws):
+        params = calibrate(chosen, judged, settings, CONTEXT)
         if params.rule is not None:
             rules.append(params.rule)
             levels.append(params.alpha)
@@ -157,8 +187,7 @@ class TestAlgorithmB:
             outputs = Stage1Outputs(np.stack([np.zeros_like(score), score], 1), data.outputs.select_score)
             return replace(data, outputs=outputs)
 
-        for _ in range(DRAWS // 2):
-            chosen, judged = (coarse(draw(rng, 1000, prefix)) for prefix in ("select/", "calib/"))
+        for chosen, judged in pairs(rng, 1000, DRAWS // 2, coarse):
             params = calibrate(chosen, judged, SETTINGS, CONTEXT)
             certified += params.rule is not None
             violations += params.rule is not None and true_risk(Risk.MISS_EXIT, params.rule) > 0.02
@@ -174,9 +203,9 @@ class TestAlgorithmB:
     def test_the_threshold_that_only_looks_safe_breaks_it(self) -> None:
         """The largest t0 whose observed miss rate is at most alpha, on the same draws."""
         rng, violations = np.random.default_rng(3), 0
-        for _ in range(DRAWS):
-            chain = select(draw(rng, 1000, "select/"), SETTINGS).chains[0]
-            data = draw(rng, 1000, "calib/")
+        choose = chosen_once(select)
+        for chosen, data in pairs(rng, 1000, DRAWS):
+            chain = choose(chosen, SETTINGS).chains[0]
             found = walk(data, data.units("row", 0), chain, [Claim(Risk.MISS_EXIT, 0.02, 0.1)])
             counts = found.counts[0]
             safe = np.flatnonzero(counts.losses <= 0.02 * counts.trials)
@@ -188,9 +217,9 @@ class TestAlgorithmB:
     def test_a_share_of_delta_is_kept_too(self, uses: int) -> None:
         settings = SETTINGS.model_copy(update={"spending": "nights", "alpha": 0.05, "delta": 0.3})
         rng, violations, level = np.random.default_rng(4), 0, 0.0
-        for _ in range(DRAWS):
-            context = CalibrationContext("e", "p", prior_uses=uses)
-            params = calibrate(draw(rng, 600, "select/"), draw(rng, 600, "calib/"), settings, context)
+        context = CalibrationContext("e", "p", prior_uses=uses)
+        for chosen, judged in pairs(rng, 600, DRAWS):
+            params = calibrate(chosen, judged, settings, context)
             level = params.spent
             violations += params.rule is not None and true_risk(Risk.MISS_EXIT, params.rule) > 0.05
         assert not exceeds(violations / DRAWS, level)
