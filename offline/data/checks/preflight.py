@@ -176,7 +176,7 @@ def check(data: Dataset, report: PreflightReport, settings: PreflightSettings) -
     told = "; ".join(str(finding) for finding in report.findings)
     missing = sum(finding.rows for finding in report.findings if finding.kind == "missing")
     if too_many_missing(missing, report.rows):
-        raise DatasetError(f"{where}: {missing_words(missing, report.rows)}: {told}")
+        raise DatasetError(f"{where}: {missing_words(missing, report.rows)} {told}")
     share = len(report.left_out) / max(1, report.rows)
     if share > settings.most_left_out:
         raise DatasetError(

@@ -19,5 +19,5 @@ def missing_words(missing: int, rows: int) -> str:
     """What is told of too many missing images."""
     return (
         f"{missing} of {rows} listed images are not there or cannot be read, and up to {MOST_MISSING:.0%} of them are "
-        "left out: is the disk with the images mounted"
+        "left out: is the disk with the images mounted?"
     )
