@@ -83,6 +83,7 @@ def write_data(
 
     Raises:
         OSError: it cannot be written. Each list is there as it was or as a whole.
+        SettingsError: a list that was written here earlier is not as it was.
     """
     images = list(store.images.values())
     whole, broken = whole_weeks(images, labels, today), broken_weeks(images, labels)
@@ -126,12 +127,20 @@ def _rows_of(folder: Path) -> dict[str, int]:
     path = folder / LABELS_FILE
     if not path.exists():
         return {}
-    with path.open(newline="", encoding="utf-8") as handle:
-        return {
-            Path(row["image"]).stem: int(row["group"].removeprefix(GROUP))
-            for row in csv.DictReader(handle)
-            if row["group"].startswith(GROUP)
-        }
+    try:
+        # With or without the mark that spreadsheets put first.
+        with path.open(newline="", encoding="utf-8-sig") as handle:
+            # A person may have put in rows of other places.
+            return {
+                Path(row["image"]).stem: int(row["group"].removeprefix(GROUP))
+                for row in csv.DictReader(handle, strict=True)
+                if row["group"].startswith(GROUP)
+            }
+    except (csv.Error, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SettingsError(
+            f"{path}: is not as it was written here, and it tells which places have trained, so that none of them "
+            f"certifies: put it back from a copy ({error!r})"
+        ) from error
 
 
 def _placed(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from typing import ClassVar, Literal
@@ -23,6 +24,10 @@ from stage1.column_names import columns_called
 GROUP = "group"
 
 Use = Literal["joins rows", "place and time", "metadata"]
+
+# A value of a cell can be a whole text.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 80
 
 
 class ColumnUse(BaseModel):
@@ -76,7 +81,7 @@ class Inventory(BaseModel):
         largest = max(self.joining, key=lambda column: column.most, default=None)
         if largest is None or largest.most < 2:
             return "no column joins rows"
-        return f"{largest.column} joins most: {largest.most} rows have {largest.commonest!r}"
+        return f"{largest.column} joins most: {largest.most} rows have {_SHORT.repr(largest.commonest)}"
 
     def __str__(self) -> str:
         joining = ", ".join(f"{column.column} ({column.values} values)" for column in self.joining)

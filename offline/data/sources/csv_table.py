@@ -91,7 +91,11 @@ def read_table(path: Path, needed: Sequence[str]) -> Table:
 
 def fields_of(line: str, delimiter: str) -> list[str]:
     """The fields of one line, with quotes taken as they come."""
-    return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+    try:
+        return next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
+    except csv.Error:
+        # Longer than the reader takes, so no quote can be told.
+        return line.split(delimiter)
 
 
 def _decoded(path: Path) -> str:

@@ -36,7 +36,7 @@ def advice(table: Table, needed: Sequence[str]) -> str | None:
     there = [header.strip() for header in table.columns.values()]
     shown = f"{', '.join(there[:SHOWN])}{' and more' if len(there) > SHOWN else ''}" or "none"
     renames = [told for name in missing if (told := _rename(table, name))]
-    return "; ".join([f"column {' and '.join(missing)} missing; it has {shown}", *renames])
+    return "; ".join([f"column{'s' * (len(missing) > 1)} {' and '.join(missing)} missing; it has {shown}", *renames])
 
 
 def _rename(table: Table, name: str) -> str:

@@ -14,6 +14,7 @@ from miner.harvest.labelled_data import write_data
 from miner.harvest.settings import HarvestSettings
 from miner.harvest.store import HarvestStore
 from stage1.decisions import Action
+from stage1.errors import SettingsError
 from stage1.monitor.audit import ExitLabel
 from tests.miner.harvest.test_harvest import NOON, SECRET, content_of, kept, random_one, seen, store_in
 
@@ -85,6 +86,26 @@ def test_a_place_that_has_trained_is_remembered_when_it_is_met_again(tmp_path: P
         going = write_data(store, labels, data, today)
         assert going == {"any set": 0, "train": 4, "later": 0}
         assert written(data) == {"random": set(), "picked": {"site-5", "site-6"}}
+
+
+@pytest.mark.parametrize(
+    "edited",
+    [
+        b"image;label;group\nimages/a.jpg;1;site-5\n",
+        b"image,label,group\nimages/a.jpg,1,site-five\n",
+        b"image,label,group\nimages/a.jpg,1\n",
+        b'image,label,group\nimages/a.jpg,1,"site-5\n',
+        b"\xff\xfe",
+    ],
+    ids=["semicolons", "no number", "short row", "open quote", "no UTF-8"],
+)
+def test_a_list_that_somebody_changed_is_not_taken_for_one_without_places(tmp_path: Path, edited: bytes) -> None:
+    data = tmp_path / "data"
+    store, labels = drawn_after_it_has_trained(tmp_path / "store", data)
+    (data / "picked" / "labels.csv").write_bytes(edited)
+    with pytest.raises(SettingsError, match=r"picked/labels\.csv: is not as it was written here.*put it back"):
+        write_data(store, labels, data, LATER)
+    assert (data / "picked" / "labels.csv").read_bytes() == edited
 
 
 def test_a_place_that_certifies_goes_on_to_do_so_when_it_is_picked_later(tmp_path: Path) -> None:

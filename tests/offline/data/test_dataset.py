@@ -121,7 +121,7 @@ def test_rows_can_be_put_into_other_groups(data: Callable[[str], Path]) -> None:
         ("image,label\na.jpg,0\na.jpg,1\n", "listed twice"),
         ("image,label\na.jpg,0\nz.jpg,1\n", "'z.jpg' is not in"),
         ("image,label\na.jpg,0\nb.jpg,0\n", "no row with label 1"),
-        ("", "column image and label missing"),
+        ("", "columns image and label missing"),
     ],
 )
 def test_what_is_wrong_is_named(data: Callable[[str], Path], labels: str, message: str) -> None:

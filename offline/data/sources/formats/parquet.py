@@ -187,9 +187,8 @@ class Parquet:
             tops = {path.partition(".")[0] for path in columns}
             missing = [name for name in (f"{IMAGE}.bytes", LABEL) if name not in columns]
             if missing:
-                raise DatasetError(
-                    f"{shard}: column {' and '.join(missing)} missing; it has {', '.join(sorted(tops)) or 'none'}"
-                )
+                told = f"column{'s' * (len(missing) > 1)} {' and '.join(missing)} missing"
+                raise DatasetError(f"{shard}: {told}; it has {', '.join(sorted(tops)) or 'none'}")
             number = 0
             for group in range(file.metadata.num_row_groups):
                 self._check_size(shard, file.metadata.row_group(group), group)

@@ -143,7 +143,8 @@ def test_a_file_is_decoded_by_its_mark(data: Write, encoding: str, ends: str) ->
         ("image,label,city\na.jpg,0,x\nb.jpg,1,Köln\n".encode("latin-1"), "line 3: byte 0xf6 is not UTF-8"),
         ("image,label\na.jpg,0\n".encode("utf-16-le"), "zero bytes, it may be UTF-16"),
         (b"PK\x03\x04\x14\x00", "a zip archive, as workbooks"),
-        (b"", "column image and label missing; it has none"),
+        (b"", "columns image and label missing; it has none"),
+        (b'"' + b"a" * 200_000, "line 1: a double quote is opened here and not closed"),
     ],
 )
 def test_a_file_that_cannot_be_decoded_says_how_to_save_it(data: Write, content: bytes, message: str) -> None:
