@@ -23,7 +23,7 @@ class DiskUse:
     free: int
 
     def __str__(self) -> str:
-        return f"workspace {gigabytes(self.workspace)}, store {gigabytes(self.store)}, {gigabytes(self.free)} free"
+        return f"workspace {gigabytes(self.workspace)}, store {gigabytes(self.store)} more, {gigabytes(self.free)} free"
 
 
 def disk_use(workspace: Path, store: Path) -> DiskUse:

@@ -78,7 +78,7 @@ def test_a_night_ends_in_ten_lines_of_plain_text(certificate: Callable[..., Scrc
     assert rate is not None
     share = f"{rate.events / rate.trials:.1%}"
     assert f"{share} before, {share} now" in text
-    assert "workspace 2.3 GB, store 0.4 GB, 80.0 GB free" in text
+    assert "workspace 2.3 GB, store 0.4 GB more, 80.0 GB free" in text
     assert "68 min, of which train_supervised 67 min, export 50 s, splits 5 s" in text
     assert "MCC 0.800, simulated reward 0.700, on 120 test rows" in text
 
