@@ -9,6 +9,7 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS") or "1"
 
 import functools
+import gc
 import importlib.util
 import io
 import json
@@ -105,6 +106,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = Path(__file__).parent
     first = {here / name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: first.get(item.path, len(first)))
+
+
+def _settle() -> None:
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Leave what the test modules have loaded out of each look for garbage: a million objects, a second a look."""
+    _settle()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """And what the tests of a file have loaded since."""
+    if nextitem is not None and nextitem.path != item.path:
+        _settle()
 
 
 SIZE_PX = 32
