@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from engines.machine.background_tasks import carry_out, start_thread
@@ -31,8 +31,9 @@ class DiskThread:
     def __init__(self, name: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
         self._clock = clock
-        self._changed = threading.Condition()
-        self._queue: deque[Callable[[], None]] = deque()
+        self._lock = threading.Lock()
+        # A condition wakes the thread twice for each piece, and each answer of a miner waits for one.
+        self._queue: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._since: float | None = None
         self._runs = False
 
@@ -46,7 +47,7 @@ class DiskThread:
             What it returns or raises; an OSError where the machine has no thread left.
         """
         result: Future[T] = Future()
-        with self._changed:
+        with self._lock:
             if not self._runs:
                 try:
                     start_thread(self._work, f"disk of the {self.name}")
@@ -54,8 +55,7 @@ class DiskThread:
                     result.set_exception(error)
                     return result
                 self._runs = True
-            self._queue.append(lambda: carry_out(work, result) if result.set_running_or_notify_cancel() else None)
-            self._changed.notify()
+            self._queue.put(lambda: carry_out(work, result) if result.set_running_or_notify_cancel() else None)
         return result
 
     def anew(self, before: Future[T] | None, work: Callable[[], T]) -> Future[T]:
@@ -82,16 +82,20 @@ class DiskThread:
     @property
     def waiting(self) -> int:
         """Pieces of work that have not begun."""
-        return len(self._queue)
+        return self._queue.qsize()
 
     def _work(self) -> None:
         while True:
-            with self._changed:
-                if not self._changed.wait_for(lambda: bool(self._queue), IDLE_S):
-                    self._runs = False
-                    return
-                run = self._queue.popleft()
-                self._since = self._clock()
+            try:
+                run = self._queue.get(timeout=IDLE_S)
+            except Empty:
+                with self._lock:
+                    # What came since then found a thread that runs.
+                    if self._queue.empty():
+                        self._runs = False
+                        return
+                continue
+            self._since = self._clock()
             run()
             self._since = None
 
