@@ -16,6 +16,8 @@ HISTORY = "history.jsonl"
 PUBLISHED = "published.jsonl"
 REJECTED = "rejected.jsonl"
 REVOKED = "revoked.jsonl"
+# What the history calls a move to an earlier bundle, and one to the same model, compiled or certified anew.
+ROLLBACK, COMPILE = "rollback", "compile"
 
 
 class HistoryEntry(BaseModel):

@@ -24,10 +24,12 @@ from engines.store.file_names import MANIFEST
 from engines.store.holds import unheld
 from engines.store.model_card import card_path
 from engines.store.records import (
+    COMPILE,
     HISTORY,
     PUBLISHED,
     REJECTED,
     REVOKED,
+    ROLLBACK,
     VERDICTS,
     HistoryEntry,
     PublishedEntry,
@@ -249,7 +251,7 @@ class Store:
             with self._writing():
                 self._say(pointer.bundle, now, rejected=True, why=why)
         # The operator wants this one, whatever was said of it earlier.
-        return self.activate(wanted, now=now, action="rollback", although_rejected=True)
+        return self.activate(wanted, now=now, action=ROLLBACK, although_rejected=True)
 
     def rejected(self) -> dict[str, str]:
         """Bundles that an operator has rolled back, each with who did it and when; no night makes one current."""
@@ -284,6 +286,18 @@ class Store:
         moves = [(datetime.fromisoformat(e.at), e.bundle) for e in read_entries(self.root / HISTORY, HistoryEntry)]
         before = [bundle for at, bundle in moves if at < since]
         return {bundle for at, bundle in moves if at >= since} | set(before[-1:])
+
+    def went_back_from(self) -> set[str]:
+        """Bundles that have been current since one last became so that was neither rolled back to nor compiled anew.
+
+        That one is among them, and so is the current one.
+        """
+        found: set[str] = set()
+        for entry in reversed(read_entries(self.root / HISTORY, HistoryEntry)):
+            found.add(entry.bundle)
+            if entry.action not in {ROLLBACK, COMPILE}:
+                break
+        return found
 
     def discard(self, bundle_id: str) -> None:
         """Remove a bundle that is neither current nor the one before it; its record stays.

@@ -2,7 +2,8 @@
 
 An alarm is evidence from the stream itself that the champion breaks its promise there. What it was better at on rows
 from before speaks of a world that is gone, so it is no measure, and neither is a bound that was found on such rows. But
-a new certificate from the same old rows would only silence the alarm. So a challenger replaces the champion
+a new certificate from the same old rows would only silence the alarm. So a challenger replaces the champion, or the
+bundle before it where the alarm was answered with a rollback,
 
 - if it is certified, and promises what the champion was asked to promise;
 - if the rows of its fold that were taken since the alarm confirm each of its bounds by themselves, at its own delta;
@@ -14,12 +15,14 @@ The second can only refuse: no threshold depends on it, and nothing is certified
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 
 import numpy as np
 
 from engines.errors import StoreError
 from engines.store.file_names import PARAMS
+from engines.store.records import RevocationEntry
 from engines.store.store import Store
 from offline.publish.bars import counted_claims
 from offline.publish.comparison import Comparison
@@ -33,17 +36,24 @@ from stage1.errors import Stage1Error
 HELPS = "label random draws that came since the alarm, with the time of each in captured_at"
 
 
-def alarm_on_champion(store: Store) -> datetime | None:
-    """When an alarm revoked the certificate of the current bundle; None if none did, or it cannot be read."""
-    pointer = store.current()
-    if pointer is None:
+def unanswered_alarm(store: Store) -> RevocationEntry | None:
+    """The latest alarm on the current bundle, or on one that was live before it came back; None if there is none.
+
+    A rollback answers no alarm: the certificate of the bundle before is one of rows from before as well. A bundle that
+    became current otherwise does, by the verdict of the gate or by the choice of an operator.
+
+    Raises:
+        StoreError: a record of the store is damaged.
+    """
+    pointer, revoked = store.current(), store.revoked().values()
+    if pointer is None or not revoked:
         return None
-    try:
-        held = ScrcParams.read(store.path(pointer.bundle) / PARAMS)
-    except (StoreError, Stage1Error):
-        return None
-    revoked = store.revoked().get(held.name)
-    return None if revoked is None else revoked.at
+    line = store.went_back_from()
+    # What was compiled anew may have the certificate of another bundle.
+    with suppress(StoreError, Stage1Error):
+        name = ScrcParams.read(store.path(pointer.bundle) / PARAMS).name
+        line |= {entry.bundle for entry in revoked if entry.certificate == name}
+    return max((entry for entry in revoked if entry.bundle in line), key=lambda entry: entry.at, default=None)
 
 
 def weaker_than_asked(params: ScrcParams, revoked: ScrcParams) -> str:

@@ -14,12 +14,19 @@ from engines.errors import BundleRefused, EngineError, PointerMoved, Unavailable
 from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.store.file_names import GOLDEN, PARAMS
 from engines.store.golden import read_golden
+from engines.store.records import COMPILE, RevocationEntry
 from engines.store.store import Store
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
 from offline.pipeline.progress import Progress
 from offline.pipeline.run_files import PUBLICATION
-from offline.publish.after_alarm import taken_since, unconfirmed, weaker_than_asked, worse_since
+from offline.publish.after_alarm import (
+    taken_since,
+    unanswered_alarm,
+    unconfirmed,
+    weaker_than_asked,
+    worse_since,
+)
 from offline.publish.bars import below_the_bars, disproved, median_latency_ms
 from offline.publish.champion import Champion, Unjudged, open_bundle
 from offline.publish.comparison import Comparison, Judged, compare
@@ -162,18 +169,17 @@ def _with(verdict: Publication, outcome: Outcome, *reasons: str) -> Publication:
 
 def _beside(bench: Bench, judged: Judged, champion: Champion | Unjudged, verdict: Publication) -> Publication:
     """The verdict after the challenger was set beside the champion, and beside the best of the last weeks."""
-    certified = judged.params.status == "CERTIFIED"
+    certified, alarm = judged.params.status == "CERTIFIED", unanswered_alarm(bench.store)
     if isinstance(champion, Unjudged):
         why = f"the champion {champion.bundle} cannot be judged: {champion.reason}"
-        if certified and champion.damaged:
+        if certified and champion.damaged and alarm is None:
             note = f"{why}; its files are damaged, so no miner could start with it"
             return verdict.model_copy(update={"notes": (*verdict.notes, note)})
         return _with(verdict, "KEEP", why)
     with closing(champion.live):
         held = champion.live.params
-        revoked = bench.store.revoked().get(held.name)
-        if revoked is not None:
-            return _after_alarm(bench, judged, champion, revoked.at, verdict)
+        if alarm is not None:
+            return _after_alarm(bench, judged, champion, alarm, verdict)
         if held.status == "CERTIFIED" and not certified:
             return _with(verdict, "KEEP", f"the champion is certified, the challenger is not: {judged.params.reason}")
         weaker = _weaker(judged.params, held, accepted=bench.settings.accept_weaker_claim)
@@ -185,10 +191,15 @@ def _beside(bench: Bench, judged: Judged, champion: Champion | Unjudged, verdict
 
 
 def _after_alarm(
-    bench: Bench, judged: Judged, champion: Champion, since: datetime, verdict: Publication
+    bench: Bench, judged: Judged, champion: Champion, alarm: RevocationEntry, verdict: Publication
 ) -> Publication:
-    """The verdict where an alarm has revoked the champion's certificate; see `offline.publish.after_alarm`."""
-    told = f"an alarm has revoked the certificate of the champion {champion.bundle} at {since:%Y-%m-%d %H:%M}"
+    """The verdict where an alarm is not answered yet; see `offline.publish.after_alarm`."""
+    since = alarm.at
+    told = f"an alarm has revoked the certificate of {{}} at {since:%Y-%m-%d %H:%M}"
+    if alarm.certificate == champion.live.params.name:
+        told = told.format(f"the champion {champion.bundle}")
+    else:
+        told = f"{told.format(alarm.bundle)}, in the place of which the champion {champion.bundle} is current again"
     if judged.params.status != "CERTIFIED":
         return _with(verdict, "KEEP", f"{told}, and only a new certificate takes its place: {judged.params.reason}")
     weaker = weaker_than_asked(judged.params, champion.live.params)
@@ -364,4 +375,4 @@ def put_in_place(
             f"{made} stays a challenger: it promises less than {before}, or something else: {weaker}; "
             f"`cascade engines activate {made}` makes it current all the same"
         )
-    store.activate(made, now=now, action="compile", instead_of=before)
+    store.activate(made, now=now, action=COMPILE, instead_of=before)

@@ -37,7 +37,7 @@ from offline.pipeline.reads import Reads
 from offline.pipeline.run_files import REFERENCES, SCREEN, SECOND_LOOK, SELECT_OUTPUTS, THRESHOLDS
 from offline.pipeline.settings_view import ALL
 from offline.pipeline.stage import Stage
-from offline.publish.after_alarm import alarm_on_champion
+from offline.publish.after_alarm import unanswered_alarm
 from offline.splits.balanced_placement import hash_key
 from offline.splits.splits_file import Splits
 from offline.splits.store_history import ask_store, check_unspent
@@ -185,7 +185,8 @@ def fold_of(context: Context, splits: Splits, earlier: Sequence[LedgerEntry], ow
     needed = trials_needed(0, settings.alpha, fresh.level)
     offers = folds_on_offer(splits, earlier, delta=settings.delta, enough=lambda rows: units(rows) >= needed)
     if own is None:
-        return most_powerful(opened_since(offers, alarm_on_champion(context.store)), units, settings)
+        alarm = unanswered_alarm(context.store)
+        return most_powerful(opened_since(offers, None if alarm is None else alarm.at), units, settings)
     resumed = [fold for fold in offers if tuple(sorted(fold.rows)) == own.rows]
     if not resumed:
         raise DatasetError(

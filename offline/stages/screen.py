@@ -18,6 +18,7 @@ from offline.pipeline.reads import Reads
 from offline.pipeline.run_files import SCREEN, SELECT_OUTPUTS
 from offline.pipeline.settings_view import ALL
 from offline.pipeline.stage import Stage
+from offline.publish.after_alarm import unanswered_alarm
 from offline.publish.champion import Champion, Unjudged, open_bundle
 from offline.stages.common.compiled_engine import compiled_engine
 from offline.stages.common.distributions import FOR_JUDGEMENT
@@ -86,8 +87,9 @@ def _hopeless(context: Context, rows: Dataset, ours: LabelledOutputs) -> str:
             return ""
         weaker = _weaker(context.config, live.params)
         # After an alarm it need not let more exit than one whose exits break their promise.
-        revoked = live.params.name in context.store.revoked()
-        return weaker if weaker or revoked else _outdone(context, champion, rows, ours)
+        return (
+            weaker if weaker or unanswered_alarm(context.store) is not None else _outdone(context, champion, rows, ours)
+        )
 
 
 def _weaker(config: RunConfig, champion: ScrcParams) -> str:

@@ -16,7 +16,7 @@ from engines.store.file_names import PARAMS
 from engines.store.records import RevocationEntry
 from engines.store.store import Store
 from offline.night import NightOutcome
-from offline.publish.after_alarm import alarm_on_champion
+from offline.publish.after_alarm import unanswered_alarm
 from stage1.certificate.params import ScrcParams
 
 DAY = timedelta(days=1)
@@ -24,7 +24,7 @@ QUIET = Plan(0, range(0), range(0), -1, -1, -1, -1, -1, -1)
 
 
 def test_a_store_without_bundles_or_with_one_that_cannot_be_read_knows_of_no_alarm(tmp_path: Path) -> None:
-    assert alarm_on_champion(Store(tmp_path)) is None
+    assert unanswered_alarm(Store(tmp_path)) is None
 
 
 def test_the_bundle_of_the_next_night_is_live_where_enough_rows_came_since(
@@ -55,11 +55,12 @@ def test_the_bundle_of_the_next_night_is_live_where_enough_rows_came_since(
     store, alarm = year.store, BEGIN + DAY / 4
     revoked = ScrcParams.read(store.path(first.bundle) / PARAMS).name
     store.revoke(RevocationEntry(certificate=revoked, bundle=first.bundle, reason="misses", at=alarm))
-    assert alarm_on_champion(store) == alarm
+    assert (found := unanswered_alarm(store)) is not None
+    assert found.at == alarm
     enough = night(1, 330).publication
     assert enough is not None
     assert (enough.verdict, enough.champion) == ("PROMOTE", first.bundle), enough.reasons
     pointer = store.current()
     assert pointer is not None
     assert pointer.bundle == enough.bundle
-    assert alarm_on_champion(store) is None
+    assert unanswered_alarm(store) is None

@@ -653,6 +653,42 @@ class TestAfterAnAlarm:
         assert [found.against for found in verdict.compared] == [now_live.name]
         assert verdict.verdict == "PROMOTE"
 
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_a_rollback_does_not_silence_the_alarm(
+        self, store: Store, publish: Publish, data: Dataset, compiled: bool
+    ) -> None:
+        """The certificate of the bundle before is one of rows from before the alarm as well."""
+        before = publish("before", live=NOW - timedelta(days=10))
+        old = publish("old", shift=0.003, live=NOW - timedelta(days=8))
+        alarmed(store, old)
+        store.rollback(now=ALARM)
+        if compiled:
+            again = publish("before, compiled anew", shift=0.001)
+            put_in_place(store, again.name, ScrcParams.read(again / "scrc_params.json"), before.name, now=NOW)
+        verdict = judged_after(store, publish("new", shift=0.01), data, fresh=0)
+        assert verdict.verdict == "KEEP"
+        assert f"the certificate of {old.name} at 2026-03-27 00:00, in the place of which" in verdict.reasons[0]
+        assert judged_after(store, publish("with new rows", shift=0.02), data).verdict == "PROMOTE"
+
+    def test_nor_does_damage_to_the_bundle_before(self, store: Store, publish: Publish, data: Dataset) -> None:
+        before = publish("before", live=NOW - timedelta(days=10))
+        old = publish("old", shift=0.003, live=NOW - timedelta(days=8))
+        alarmed(store, old)
+        store.rollback(now=ALARM)
+        (before / "engine.onnx").write_bytes(b"damaged")
+        verdict = judged_after(store, publish("new", shift=0.01), data, fresh=0)
+        assert verdict.verdict == "KEEP"
+        assert f"the champion {before.name} cannot be judged" in verdict.reasons[0]
+
+    def test_what_an_operator_made_current_since_is_an_answer(
+        self, store: Store, publish: Publish, data: Dataset
+    ) -> None:
+        chosen = publish("chosen", live=NOW - timedelta(days=10))
+        alarmed(store, publish("old", shift=0.003, live=NOW - timedelta(days=8)))
+        store.activate(chosen.name, now=NOW)
+        verdict = judged_after(store, publish("new", shift=0.01), data, fresh=0)
+        assert [found.against for found in verdict.compared] == [chosen.name]
+
     def test_compiled_anew_it_does_not_silence_the_alarm(self, store: Store, publish: Publish) -> None:
         old, new = publish("old", live=NOW), publish("new", shift=0.01)
         alarmed(store, old)
