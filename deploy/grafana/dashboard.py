@@ -48,6 +48,7 @@ class Panel:
         words: what stands for a value, by value.
         limits: values from which on it is yellow and red.
         least: lower end of the axis, None where values may be negative.
+        optional: a healthy miner may have nothing of it. Grafana's "No data" would look like a fault.
     """
 
     title: str
@@ -59,6 +60,7 @@ class Panel:
     words: tuple[tuple[str, str, str], ...] = ()
     limits: tuple[float, float] | None = None
     least: float | None = 0
+    optional: bool = False
 
 
 def quantiles(metric: str) -> tuple[Query, ...]:
@@ -168,6 +170,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "How it ended; cascade runs list has the verdicts.",
             4,
             limits=RANKS,
+            optional=True,
         ),
     ),
     "Requests": (
@@ -178,7 +181,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "s",
             says="An answer is due after 7 s; the validator leaves after 9.",
         ),
-        Panel("Refusals by reason", (rates("cascade_refusals_total", "reason"),), "reqps"),
+        Panel("Refusals by reason", (rates("cascade_refusals_total", "reason"),), "reqps", optional=True),
         Panel(
             "Requests and connections",
             (
@@ -186,7 +189,12 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 Query(f"sum(cascade_connections{{{HERE}}})", "connections"),
             ),
         ),
-        Panel("Degraded answers by reason", (rates("cascade_degraded_answers_total", "reason"),), "reqps"),
+        Panel(
+            "Degraded answers by reason",
+            (rates("cascade_degraded_answers_total", "reason"),),
+            "reqps",
+            optional=True,
+        ),
         Panel("Answers by result", (rates("cascade_answers_total", "result"),), "reqps"),
     ),
     "Stage-1": (
@@ -236,6 +244,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Closed: asked. Open: left alone after failures. Half open: asked again by one probe.",
             24,
             limits=RANKS,
+            optional=True,
         ),
     ),
     "Certificate and bundle": (
@@ -243,6 +252,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Exit coverage on the calibration rows",
             (Query(f"cascade_calibration_exit_coverage_ratio{{{HERE}}}", "{{estimate}}"),),
             "percentunit",
+            optional=True,
         ),
         Panel(
             "Exits of live traffic",
@@ -304,6 +314,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Since the last night that succeeded",
             (Query(f"time() - cascade_nightly_last_success_timestamp_seconds{{{HERE}}}", "since"),),
             "s",
+            optional=True,
         ),
     ),
     "GPU": (
@@ -315,10 +326,17 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "cascade doctor says what to do about each.",
             24,
             limits=(0.5, 1.0),
+            optional=True,
         ),
-        Panel("Utilisation", (Query(f"cascade_gpu_utilisation_ratio{{{HERE}}}", "{{gpu}}"),), "percentunit"),
-        Panel("Memory of the GPU", (Query(f"cascade_gpu_memory_used_bytes{{{HERE}}}", "{{gpu}}"),), "bytes"),
-        Panel("Temperature", (Query(f"cascade_gpu_temperature_celsius{{{HERE}}}", "{{gpu}}"),), "celsius"),
+        Panel(
+            "Utilisation", (Query(f"cascade_gpu_utilisation_ratio{{{HERE}}}", "{{gpu}}"),), "percentunit", optional=True
+        ),
+        Panel(
+            "Memory of the GPU", (Query(f"cascade_gpu_memory_used_bytes{{{HERE}}}", "{{gpu}}"),), "bytes", optional=True
+        ),
+        Panel(
+            "Temperature", (Query(f"cascade_gpu_temperature_celsius{{{HERE}}}", "{{gpu}}"),), "celsius", optional=True
+        ),
     ),
     "Process": (
         Panel("CPU", (Query(f'rate(process_cpu_seconds_total{{job="cascade", {HERE}}}[{RATE}])', "cores"),)),
@@ -337,6 +355,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
                 rates("cascade_scrape_failures_total", "part"),
             ),
             width=24,
+            optional=True,
         ),
     ),
 }
@@ -428,6 +447,7 @@ def _drawn(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
                 "unit": panel.unit,
                 **({} if panel.least is None else {"min": panel.least}),
                 **({"max": 1} if panel.unit == "percentunit" and panel.kind == "timeseries" else {}),
+                **({"noValue": "none known"} if panel.optional else {}),
                 "custom": _axis(panel),
                 "color": {"mode": "thresholds" if panel.kind == "stat" else "palette-classic"},
                 "thresholds": {"mode": "absolute", "steps": steps},
@@ -442,7 +462,8 @@ def _drawn(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
         named = panel.queries[0].legend.startswith("{{") and not panel.words
         drawn["options"] = {
             "reduceOptions": {"calcs": ["lastNotNull"]},
-            "textMode": "name" if named else "auto",
+            # Of one value alone Grafana would leave out the name, as that of the hotkey.
+            "textMode": "name" if named else "value_and_name" if panel.words else "auto",
             "colorMode": "background" if panel.words else "value",
             "graphMode": "none",
         }

@@ -72,6 +72,21 @@ def test_panels_stand_beside_each_other_and_never_on_each_other() -> None:
     assert len(numbers) == len(dashboard(ROWS)["panels"])
 
 
+def test_what_a_healthy_miner_lacks_does_not_look_like_a_fault() -> None:
+    """A GPU, a refusal, a Stage-2 server: without a word for it Grafana says "No data"."""
+    panels = {panel["title"]: panel for panel in dashboard(ROWS)["panels"]}
+    drawn = {title: panel["fieldConfig"]["defaults"] for title, panel in panels.items() if panel["type"] != "row"}
+    without = {title for title, defaults in drawn.items() if "noValue" in defaults}
+    assert {"Refusals by reason", "Servers", "Last night", "Temperature"} <= without
+    # These every miner has, so that nothing there means that it is not reached.
+    assert not {"Ready", "Certificate", "Replies by status", "Memory"} & without
+
+
+def test_one_hotkey_is_named() -> None:
+    panels = {panel["title"]: panel for panel in dashboard(ROWS)["panels"]}
+    assert panels["Hotkeys on the subnet"]["options"]["textMode"] == "value_and_name"
+
+
 def test_prometheus_reads_every_query(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
