@@ -195,7 +195,7 @@ def test_nginx_hands_on_the_headers_that_a_dendrite_signs_in(tmp_path: Path) -> 
             pass
 
     with HTTPServer(("127.0.0.1", 0), Axon) as axon:
-        threading.Thread(target=axon.serve_forever, daemon=True).start()
+        threading.Thread(target=axon.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         port = free_port()
         text = (DEPLOY / "nginx" / "cascade.conf").read_text().replace("8191", str(axon.server_port))
         text = re.sub(r"8091\b", str(port), text).replace("/etc/nginx/cascade-validators.conf", "validators.conf")

@@ -78,7 +78,7 @@ class Registry:
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     monkeypatch.setenv("no_proxy", "*")
     playing = Registry()
-    threading.Thread(target=playing.server.serve_forever, daemon=True).start()
+    threading.Thread(target=playing.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     yield playing
     playing.silent.set()
     playing.server.shutdown()

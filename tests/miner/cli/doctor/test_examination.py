@@ -153,7 +153,7 @@ class TestWhatAStartNeeds:
             def log_message(self, *_: object) -> None: ...
 
         with HTTPServer(("127.0.0.1", 0), Other) as other:
-            threading.Thread(target=other.serve_forever, daemon=True).start()
+            threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
             port = other.server_port
             with socket.create_server(("127.0.0.1", 0)) as free:
                 another = free.getsockname()[1]
