@@ -22,6 +22,7 @@ from miner.answering.record import ImageObserver, Observer, RequestRecord, Resul
 from miner.answering.request import UNDECODABLE, Prediction, Request
 from miner.answering.settings import EngineSettings
 from miner.answering.turns import Turns
+from stage1.certificate.caution import NO_CAUTION
 from stage1.certificate.params import ScrcParams
 from stage1.decisions import Action, Level
 from stage1.errors import ImageError, Stage1Error
@@ -42,6 +43,7 @@ class Stage1Result:
 
     Attributes:
         action: exit or defer.
+        held_back: it defers, and would exit by the certificate alone.
         level: how sure it is.
         prediction_set: the labels that remain.
         roadwork_score: log-odds.
@@ -55,6 +57,7 @@ class Stage1Result:
     """
 
     action: Action
+    held_back: bool
     level: Level
     prediction_set: tuple[int, ...]
     roadwork_score: float
@@ -326,6 +329,7 @@ def _seen(stage1: Stage1Result) -> dict[str, Any]:
     return {
         "image_sha256": stage1.image_sha256,
         "action": stage1.action,
+        "held_back": stage1.held_back or None,
         "level": stage1.level.name,
         "review": stage1.level is Level.AMBIGUOUS,
         "prediction_set": stage1.prediction_set,
@@ -340,9 +344,11 @@ def _decided(lease: Lease, policy: ScrcPolicy, outputs: Stage1Outputs, inference
     assert inference.pixels is not None
     bundle = lease.bundle
     decisions = policy.decide(outputs)
+    cautious = policy.caution != NO_CAUTION and decisions.action(0) is Action.DEFER
     probability = bundle.calibrator.probability(outputs)
     return Stage1Result(
         action=decisions.action(0),
+        held_back=cautious and bundle.policy.decide(outputs).action(0) is Action.EXIT,
         level=Level(int(decisions.level[0])),
         prediction_set=decisions.prediction_set(0),
         roadwork_score=float(outputs.roadwork_score[0]),

@@ -59,5 +59,6 @@ class LiveRates:
             return
         deferred = record.action is Action.DEFER
         fell_back = deferred and record.stage2 not in {None, Outcome.ABSENT, Outcome.ANSWERED}
-        answered = Answered(record.result != "answered", deferred, fell_back)
+        # Caution is no property of a bundle: that of the one before may have been tightened, and so may this one.
+        answered = Answered(record.result != "answered", deferred and not record.held_back, fell_back)
         self._canary.note(record.generation, record.image_sha256, answered)

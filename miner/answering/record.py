@@ -33,6 +33,7 @@ class RequestRecord(BaseModel):
         generation: generation of that bundle in this process.
         action: exit or defer.
         level: name of the level.
+        held_back: it defers out of caution; by its certificate alone it would have exited.
         review: AMBIGUOUS: a person should look at it.
         prediction_set: `[0]`, `[1]` or `[0, 1]`.
         likelier_label: the label that Stage-1 holds more probable, also where it defers.
@@ -63,6 +64,7 @@ class RequestRecord(BaseModel):
     generation: int = 0
     action: Action | None = None
     level: str | None = None
+    held_back: bool | None = None
     review: bool | None = None
     prediction_set: tuple[int, ...] | None = None
     likelier_label: int | None = None

@@ -40,8 +40,8 @@ class Answered:
 
     Attributes:
         failed: Stage-1 gave no answer, or none in time, and the fallback probability was answered.
-        deferred: Stage-1 handed the image on.
-        fell_back: it did, and Stage-2 was there and gave no answer.
+        deferred: Stage-1 handed the image on, as its certificate has it.
+        fell_back: the image was handed on, also out of caution, and Stage-2 was there and gave no answer.
     """
 
     failed: bool

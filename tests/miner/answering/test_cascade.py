@@ -36,10 +36,12 @@ from offline.data.dataset import Dataset, Row
 from offline.data.engine_outputs import run_engine
 from offline.stream.challenge import Cell, sent
 from stage1.artifacts import sha256_file
+from stage1.certificate.caution import NO_CAUTION, Caution
 from stage1.certificate.params import ScrcParams
 from stage1.certificate.stream import ERAS
 from stage1.decisions import Action
 from stage1.outputs import Stage1Outputs
+from stage1.policy import ScrcPolicy
 from stage1.preprocess import Geometry, Pixels, PreprocessSettings
 from stage1.probability.calibrator import ProbabilityCalibrator
 from stage2_bridge.bridge import Bridge
@@ -117,6 +119,7 @@ def ask(
     deadline_s: float = 20.0,
     during: Callable[[BundleSlot], None] | None = None,
     afterwards: Callable[[], None] = lambda: None,
+    caution: Caution = NO_CAUTION,
 ) -> tuple[list[float], list[RequestRecord]]:
     """Answers to images asked one after the other, and what the journal says of them; both name the same bundle."""
     origins: list[tuple[str, int]] = []
@@ -131,6 +134,7 @@ def ask(
             Batcher(BatchSettings()),
             bridge,
             observers=(journal,),
+            policy=lambda live: ScrcPolicy(live.params, caution),
             engine=EngineSettings(workers=1),
             clock=time.monotonic,
             now=lambda: datetime.now(UTC),
@@ -165,6 +169,24 @@ def test_a_certain_image_exits_and_stage2_is_not_asked(bundle: LiveBundle, tmp_p
     assert [record.prediction_set for record in records] == [(1,), (0,)]
     assert all(record.action is Action.EXIT and record.stage2 is None for record in records)
     assert not expert.asked
+
+
+def test_what_caution_alone_hands_on_is_told_from_what_the_certificate_hands_on(
+    bundle: LiveBundle, tmp_path: Path
+) -> None:
+    images = encoded(ROAD), encoded(ROADWORK), encoded(unsure(bundle))
+    _, records = ask(bundle, tmp_path / "as certified", *images)
+    assert [(record.action, record.held_back) for record in records] == [
+        (Action.EXIT, None),
+        (Action.EXIT, None),
+        (Action.DEFER, None),
+    ]
+    _, records = ask(bundle, tmp_path / "cautious", *images, caution=Caution(exits0=False))
+    assert [(record.action, record.held_back) for record in records] == [
+        (Action.DEFER, True),
+        (Action.EXIT, None),
+        (Action.DEFER, None),
+    ]
 
 
 @pytest.mark.parametrize("geometry", get_args(Geometry))

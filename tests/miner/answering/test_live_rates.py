@@ -41,6 +41,11 @@ class Noted:
         ({"result": "answered", "action": Action.DEFER, "stage2": Outcome.ANSWERED}, Answered(False, True, False)),
         ({"result": "answered", "action": Action.DEFER, "stage2": Outcome.ABSENT}, Answered(False, True, False)),
         ({"result": "answered", "action": Action.DEFER, "stage2": Outcome.TIMEOUT}, Answered(False, True, True)),
+        ({"result": "answered", "action": Action.DEFER, "held_back": True}, Answered(False, False, False)),
+        (
+            {"result": "answered", "action": Action.DEFER, "held_back": True, "stage2": Outcome.TIMEOUT},
+            Answered(False, False, True),
+        ),
         ({"result": "stage1_failed"}, Answered(True, False, False)),
         ({"result": "stage1_late"}, Answered(True, False, False)),
         ({"result": "not_an_image"}, None),
