@@ -245,4 +245,4 @@ class RemoteEngine:
             self._last_resort.load()
         except EXPECTED as error:
             # Whoever asks hears of it as well.
-            self._not_prepared.add(str(error), "it is tried again", version=self.version)
+            self._not_prepared.add(type(error).__name__, f"{error}; it is tried again", version=self.version)

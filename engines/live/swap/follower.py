@@ -166,11 +166,11 @@ class StoreFollower:
         except Interrupted as error:
             log.info("bundle_postponed", reason=str(error), live=self.live_id)
         except (Postponed, NotThereYet) as error:
-            self._postponed.add(str(error), "it is looked at again", live=self.live_id)
+            self._postponed.add(type(error).__name__, f"{error}; it is looked at again", live=self.live_id)
         except EXPECTED as error:
             if self._refused_id in {None, refused}:
                 # It is the store that cannot be read.
-                self._unreadable.add(str(error), "it is looked at again", live=self.live_id)
+                self._unreadable.add(type(error).__name__, f"{error}; it is looked at again", live=self.live_id)
             else:
                 log.error("bundle_refused", reason=str(error), live=self.live_id)
         return False

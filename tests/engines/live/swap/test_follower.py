@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,7 +17,7 @@ from structlog.testing import capture_logs
 from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from engines.engine import Engine
-from engines.errors import BundleRefused, InferenceError, PointerNotMoved, StoreError, UnknownBundle
+from engines.errors import BundleRefused, InferenceError, NotThereYet, PointerNotMoved, StoreError, UnknownBundle
 from engines.live.load.background_loader import EngineOptions
 from engines.live.load.load_bundle import LiveBundle, load_checked
 from engines.live.settings import SwapSettings
@@ -274,6 +275,27 @@ class TestRefresh:
                 # Nobody has to move the pointer, or to ask for it.
                 assert await follower.refresh() is True
                 assert live(follower) == second
+
+        run(scenario)
+
+    def test_what_is_put_off_for_a_reason_with_another_number_each_time_is_told_once(
+        self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """One line a look would fill a disk, and one count for each number the memory."""
+        sent = itertools.count(1)
+
+        def not_whole(*_: object, **__: object) -> None:
+            raise NotThereYet(f"a server answers {next(sent)} MiB of it")
+
+        async def scenario() -> None:
+            publish("a")
+            async with following(store) as follower:
+                publish("b")
+                monkeypatch.setattr("engines.live.load.background_loader.load_checked", not_whole)
+                with capture_logs() as logs:
+                    assert [await follower.refresh() for _ in range(30)] == [False] * 30
+                assert [(entry["reason"], entry["times"]) for entry in logs] == [(logs[0]["reason"], 1)]
+                assert "a server answers 1 MiB of it" in logs[0]["example"]["message"]
 
         run(scenario)
 
