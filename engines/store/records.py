@@ -116,3 +116,22 @@ def read_entries(path: Path, kind: type[Entry]) -> list[Entry]:
         except ValidationError as error:
             raise StoreError(f"{path}, line {line.number}: {first_problem(error, otherwise='the line')}") from error
     return entries
+
+
+def went_back_from(root: Path) -> set[str]:
+    """Bundles that have been current since one last became so that was neither rolled back to nor compiled anew.
+
+    That one is among them, and so is the current one.
+
+    Args:
+        root: directory of the store.
+
+    Raises:
+        StoreError: see `read_entries`.
+    """
+    found: set[str] = set()
+    for entry in reversed(read_entries(root / HISTORY, HistoryEntry)):
+        found.add(entry.bundle)
+        if entry.action not in {ROLLBACK, COMPILE}:
+            break
+    return found

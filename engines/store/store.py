@@ -24,7 +24,6 @@ from engines.store.file_names import MANIFEST
 from engines.store.holds import unheld
 from engines.store.model_card import card_path
 from engines.store.records import (
-    COMPILE,
     HISTORY,
     PUBLISHED,
     REJECTED,
@@ -287,18 +286,6 @@ class Store:
         before = [bundle for at, bundle in moves if at < since]
         return {bundle for at, bundle in moves if at >= since} | set(before[-1:])
 
-    def went_back_from(self) -> set[str]:
-        """Bundles that have been current since one last became so that was neither rolled back to nor compiled anew.
-
-        That one is among them, and so is the current one.
-        """
-        found: set[str] = set()
-        for entry in reversed(read_entries(self.root / HISTORY, HistoryEntry)):
-            found.add(entry.bundle)
-            if entry.action not in {ROLLBACK, COMPILE}:
-                break
-        return found
-
     def discard(self, bundle_id: str) -> None:
         """Remove a bundle that is neither current nor the one before it; its record stays.
 
@@ -374,11 +361,10 @@ class Store:
 
     def _check_rejection(self, bundle: str, now: datetime, *, although_rejected: bool) -> None:
         reason = self.rejected().get(bundle)
-        if reason is None:
-            return
-        if not although_rejected:
+        if reason is not None and not although_rejected:
             raise BundleRefused(f"{self.root}: {bundle} {reason}; with --although-rejected it becomes current")
-        self._say(bundle, now, rejected=False)
+        if reason is not None:
+            self._say(bundle, now, rejected=False)
 
     def _say(self, bundle: str, now: datetime, *, rejected: bool, why: str = "") -> None:
         at = now.isoformat(timespec="seconds")

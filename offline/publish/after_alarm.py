@@ -22,7 +22,7 @@ import numpy as np
 
 from engines.errors import StoreError
 from engines.store.file_names import PARAMS
-from engines.store.records import RevocationEntry
+from engines.store.records import RevocationEntry, went_back_from
 from engines.store.store import Store
 from offline.publish.bars import counted_claims
 from offline.publish.comparison import Comparison
@@ -48,7 +48,7 @@ def unanswered_alarm(store: Store) -> RevocationEntry | None:
     pointer, revoked = store.current(), store.revoked().values()
     if pointer is None or not revoked:
         return None
-    line = store.went_back_from()
+    line = went_back_from(store.root)
     # What was compiled anew may have the certificate of another bundle.
     with suppress(StoreError, Stage1Error):
         name = ScrcParams.read(store.path(pointer.bundle) / PARAMS).name
