@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -116,6 +117,21 @@ def read_entries(path: Path, kind: type[Entry]) -> list[Entry]:
         except ValidationError as error:
             raise StoreError(f"{path}, line {line.number}: {first_problem(error, otherwise='the line')}") from error
     return entries
+
+
+def live_since(root: Path, since: datetime) -> set[str]:
+    """Bundles that have been current at any time since then.
+
+    Args:
+        root: directory of the store.
+        since: with a time zone.
+
+    Raises:
+        StoreError: see `read_entries`.
+    """
+    moves = [(datetime.fromisoformat(entry.at), entry.bundle) for entry in read_entries(root / HISTORY, HistoryEntry)]
+    before = [bundle for at, bundle in moves if at < since]
+    return {bundle for at, bundle in moves if at >= since} | set(before[-1:])
 
 
 def went_back_from(root: Path) -> set[str]:

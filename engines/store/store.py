@@ -280,12 +280,6 @@ class Store:
             return entries[-1] if entries else None
         return None
 
-    def live_since(self, since: datetime) -> set[str]:
-        """Bundles that have been current at any time since then."""
-        moves = [(datetime.fromisoformat(e.at), e.bundle) for e in read_entries(self.root / HISTORY, HistoryEntry)]
-        before = [bundle for at, bundle in moves if at < since]
-        return {bundle for at, bundle in moves if at >= since} | set(before[-1:])
-
     def discard(self, bundle_id: str) -> None:
         """Remove a bundle that is neither current nor the one before it; its record stays.
 
@@ -361,10 +355,11 @@ class Store:
 
     def _check_rejection(self, bundle: str, now: datetime, *, although_rejected: bool) -> None:
         reason = self.rejected().get(bundle)
-        if reason is not None and not although_rejected:
+        if reason is None:
+            return
+        if not although_rejected:
             raise BundleRefused(f"{self.root}: {bundle} {reason}; with --although-rejected it becomes current")
-        if reason is not None:
-            self._say(bundle, now, rejected=False)
+        self._say(bundle, now, rejected=False)
 
     def _say(self, bundle: str, now: datetime, *, rejected: bool, why: str = "") -> None:
         at = now.isoformat(timespec="seconds")

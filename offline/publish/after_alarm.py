@@ -2,8 +2,8 @@
 
 An alarm is evidence from the stream itself that the champion breaks its promise there. What it was better at on rows
 from before speaks of a world that is gone, so it is no measure, and neither is a bound that was found on such rows. But
-a new certificate from the same old rows would only silence the alarm. So a challenger replaces the champion, or the
-bundle before it where the alarm was answered with a rollback,
+a new certificate from the same old rows would only silence the alarm. So a challenger replaces the champion, or
+the bundle that a rollback has put back in its place,
 
 - if it is certified, and promises what the champion was asked to promise;
 - if the rows of its fold that were taken since the alarm confirm each of its bounds by themselves, at its own delta;

@@ -14,7 +14,7 @@ from engines.errors import BundleRefused, EngineError, PointerMoved, Unavailable
 from engines.live.load.load_bundle import LiveBundle, load_bundle
 from engines.store.file_names import GOLDEN, PARAMS
 from engines.store.golden import read_golden
-from engines.store.records import COMPILE, RevocationEntry
+from engines.store.records import COMPILE, RevocationEntry, live_since
 from engines.store.store import Store
 from offline.data.dataset import Dataset
 from offline.data.engine_outputs import run_engine
@@ -194,12 +194,11 @@ def _after_alarm(
     bench: Bench, judged: Judged, champion: Champion, alarm: RevocationEntry, verdict: Publication
 ) -> Publication:
     """The verdict where an alarm is not answered yet; see `offline.publish.after_alarm`."""
-    since = alarm.at
-    told = f"an alarm has revoked the certificate of {{}} at {since:%Y-%m-%d %H:%M}"
-    if alarm.certificate == champion.live.params.name:
-        told = told.format(f"the champion {champion.bundle}")
-    else:
-        told = f"{told.format(alarm.bundle)}, in the place of which the champion {champion.bundle} is current again"
+    own, since = alarm.certificate == champion.live.params.name, alarm.at
+    whose = f"the champion {champion.bundle}" if own else alarm.bundle
+    told = f"an alarm has revoked the certificate of {whose} at {since:%Y-%m-%d %H:%M}"
+    if not own:
+        told += f", in the place of which the champion {champion.bundle} is current again"
     if judged.params.status != "CERTIFIED":
         return _with(verdict, "KEEP", f"{told}, and only a new certificate takes its place: {judged.params.reason}")
     weaker = weaker_than_asked(judged.params, champion.live.params)
@@ -293,7 +292,7 @@ def _best_of_late(bench: Bench, judged: Judged, champion: str) -> list[str]:
     # Last, if it was asked for something else or is of another version: it has been compared already.
     found = {champion: -math.inf}
     out = bench.store.rejected().keys() | {entry.bundle for entry in revoked.values()}
-    for bundle in (bench.store.live_since(since) & there.keys() - out) | {champion}:
+    for bundle in (live_since(bench.store.root, since) & there.keys() - out) | {champion}:
         merit = merit_of(there[bundle])
         if merit is not None and merit.asked_for == (judged.params.status, Terms.of(judged.params).asked_for):
             found[bundle] = merit.value

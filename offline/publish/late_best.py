@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from engines.store.file_names import PARAMS
-from engines.store.records import HISTORY, HistoryEntry, read_entries
+from engines.store.records import HISTORY, HistoryEntry, live_since, read_entries
 from engines.store.store import Store
 from offline.evaluation.evaluate import Report
 from offline.pipeline.run_files import REPORT
@@ -56,7 +56,7 @@ def lasting(store: Store, since: datetime) -> set[str]:
     there = {row.manifest.bundle_id: row for row in store.bundles()}
     # Where each stands last, in the order of the pointer's moves and not by a clock that may have been set.
     order = {entry.bundle: place for place, entry in enumerate(read_entries(store.root / HISTORY, HistoryEntry))}
-    late = (store.live_since(since) & there.keys()) - store.rejected().keys()
+    late = (live_since(store.root, since) & there.keys()) - store.rejected().keys()
     outdone: dict[tuple[str, object], float] = {}
     found = set()
     for bundle in sorted(late, key=order.__getitem__, reverse=True):

@@ -87,9 +87,9 @@ def _hopeless(context: Context, rows: Dataset, ours: LabelledOutputs) -> str:
             return ""
         weaker = _weaker(context.config, live.params)
         # After an alarm it need not let more exit than one whose exits break their promise.
-        return (
-            weaker if weaker or unanswered_alarm(context.store) is not None else _outdone(context, champion, rows, ours)
-        )
+        if weaker or unanswered_alarm(context.store) is not None:
+            return weaker
+        return _outdone(context, champion, rows, ours)
 
 
 def _weaker(config: RunConfig, champion: ScrcParams) -> str:

@@ -16,6 +16,7 @@ from filelock import FileLock
 from engines.errors import UnknownBundle
 from engines.store.bundle_record import record_of, records_of
 from engines.store.holds import held
+from engines.store.records import live_since
 from engines.store.store import Store
 from offline.certify.calibration_ledger import record_look
 from offline.certify.compact_look import LedgerEntry
@@ -113,7 +114,7 @@ def test_on_no_later_day_a_better_one_is_missing(house: House, seed: int) -> Non
     made = [house.night(number, exits=share) for number, share in enumerate(shares)]
     kept = lasting(house.store, day(0))
     for since in range(9):
-        late = house.store.live_since(day(since))
+        late = live_since(house.store.root, day(since))
         best = max(shares[number] for number in range(9) if made[number] in late)
         assert max(shares[number] for number in range(9) if made[number] in late & kept) == best
 
