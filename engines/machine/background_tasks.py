@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import threading
 from collections.abc import Callable, Coroutine
@@ -125,22 +124,5 @@ def carry_out(work: Callable[[], T], result: Future[T]) -> None:
 async def is_over(work: Future[Any], wait_s: float) -> bool:
     """Wait for a piece of work of a thread, and leave it to that thread after so long; whether it is over."""
     if not work.done():
-        loop = asyncio.get_running_loop()
-        over = loop.create_future()
-
-        def end() -> None:
-            if not over.done():
-                over.set_result(None)
-
-        def tell(_: Future[Any]) -> None:
-            # A loop that has ended waits for nothing.
-            with contextlib.suppress(RuntimeError):
-                loop.call_soon_threadsafe(end)
-
-        timer = loop.call_later(max(0.0, wait_s), end)
-        work.add_done_callback(tell)
-        try:
-            await over
-        finally:
-            timer.cancel()
+        await asyncio.wait([asyncio.wrap_future(work)], timeout=max(0.0, wait_s))
     return work.done()
