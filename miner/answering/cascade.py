@@ -344,10 +344,11 @@ def _decided(lease: Lease, policy: ScrcPolicy, outputs: Stage1Outputs, inference
     assert inference.pixels is not None
     bundle = lease.bundle
     decisions = policy.decide(outputs)
-    cautious = policy.caution != NO_CAUTION and decisions.action(0) is Action.DEFER
+    action = decisions.action(0)
+    cautious = policy.caution != NO_CAUTION and action is Action.DEFER
     probability = bundle.calibrator.probability(outputs)
     return Stage1Result(
-        action=decisions.action(0),
+        action=action,
         held_back=cautious and bundle.policy.decide(outputs).action(0) is Action.EXIT,
         level=Level(int(decisions.level[0])),
         prediction_set=decisions.prediction_set(0),

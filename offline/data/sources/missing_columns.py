@@ -36,7 +36,12 @@ def advice(table: Table, needed: Sequence[str]) -> str | None:
     there = [header.strip() for header in table.columns.values()]
     shown = f"{', '.join(there[:SHOWN])}{' and more' if len(there) > SHOWN else ''}" or "none"
     renames = [told for name in missing if (told := _rename(table, name))]
-    return "; ".join([f"column{'s' * (len(missing) > 1)} {' and '.join(missing)} missing; it has {shown}", *renames])
+    return "; ".join([missing_columns(missing, shown), *renames])
+
+
+def missing_columns(missing: Sequence[str], there: str) -> str:
+    """What is told of columns that a file lacks, at least one, beside those that are there."""
+    return f"column{'s' * (len(missing) > 1)} {' and '.join(missing)} missing; it has {there}"
 
 
 def _rename(table: Table, name: str) -> str:

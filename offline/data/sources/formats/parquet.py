@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from offline.data.dataset import FileState, Picture, Row
 from offline.data.sources.formats.export_row import export_row
+from offline.data.sources.missing_columns import missing_columns
 from offline.data.sources.settings import ParquetSource
 from offline.data.values import label_of, said
 from offline.errors import DatasetError
@@ -187,8 +188,7 @@ class Parquet:
             tops = {path.partition(".")[0] for path in columns}
             missing = [name for name in (f"{IMAGE}.bytes", LABEL) if name not in columns]
             if missing:
-                told = f"column{'s' * (len(missing) > 1)} {' and '.join(missing)} missing"
-                raise DatasetError(f"{shard}: {told}; it has {', '.join(sorted(tops)) or 'none'}")
+                raise DatasetError(f"{shard}: {missing_columns(missing, ', '.join(sorted(tops)) or 'none')}")
             number = 0
             for group in range(file.metadata.num_row_groups):
                 self._check_size(shard, file.metadata.row_group(group), group)
