@@ -10,7 +10,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -23,6 +22,7 @@ import yaml
 
 from miner.cli.main import app
 from miner.settings import MinerSettings, check_variables, load_settings
+from tests.support.http_server import serve_beside
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).parents[2]
@@ -195,7 +195,7 @@ def test_nginx_hands_on_the_headers_that_a_dendrite_signs_in(tmp_path: Path) -> 
             pass
 
     with HTTPServer(("127.0.0.1", 0), Axon) as axon:
-        threading.Thread(target=axon.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        serve_beside(axon)
         port = free_port()
         text = (DEPLOY / "nginx" / "cascade.conf").read_text().replace("8191", str(axon.server_port))
         text = re.sub(r"8091\b", str(port), text).replace("/etc/nginx/cascade-validators.conf", "validators.conf")

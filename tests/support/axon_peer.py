@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from tests.support.http_server import serve_beside
+
 
 @dataclass
 class AxonPeer:
@@ -70,8 +72,7 @@ def axon_peer(reply: Reply) -> Iterator[AxonPeer]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     peer = AxonPeer(server.server_port)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
+    thread = serve_beside(server)
     try:
         yield peer
     finally:

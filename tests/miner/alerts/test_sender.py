@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from miner.alerts.sender import MOST_WAITING, Sender, ping
 from miner.alerts.settings import AlertSettings, address
 from miner.cli.main import app
 from miner.events.event import Event
+from tests.support.http_server import serve_beside
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -62,8 +62,7 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def receiving() -> Iterator[Receiver]:
     server = Receiver()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
+    thread = serve_beside(server)
     yield server
     server.shutdown()
     server.server_close()

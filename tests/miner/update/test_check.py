@@ -22,6 +22,7 @@ from miner.update import check as module
 from miner.update.check import FILE, UpdateAnswer, UpdateNotChecked, installed_version, last_answer, look
 from miner.update.settings import UpdateSettings
 from miner.update.watch import UpdateWatch
+from tests.support.http_server import serve_beside
 
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 RELEASES = json.dumps(
@@ -61,7 +62,7 @@ class Server:
 
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self._http.server_port}"
-        threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        serve_beside(self._http)
 
     def close(self) -> None:
         self._http.shutdown()

@@ -18,6 +18,7 @@ from miner.cli.main import app
 from miner.errors import RegistrationError, RegistrationPending
 from miner.upstream.natix_registration import EVERY_S, LONGEST_S, Registration, register, signed
 from stage1.errors import SettingsError
+from tests.support.http_server import serve_beside
 
 NOW_S = 1_795_387_000.9
 Reply = tuple[int, bytes] | None
@@ -78,7 +79,7 @@ class Registry:
 def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
     monkeypatch.setenv("no_proxy", "*")
     playing = Registry()
-    threading.Thread(target=playing.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    serve_beside(playing.server)
     yield playing
     playing.silent.set()
     playing.server.shutdown()

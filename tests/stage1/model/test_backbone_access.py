@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from stage1.errors import ModelError
 from stage1.model.backbone_access import check_backbone, is_here
 from stage1.model.settings import DINOV3, PretrainedBackbone, RandomBackbone
+from tests.support.http_server import serve_beside
 
 pytest.importorskip("huggingface_hub")
 NAME = "somebody/a-model"
@@ -46,7 +46,7 @@ def hub() -> Iterator[Hub]:
 
         server = HTTPServer(("127.0.0.1", 0), Handler)
         servers.append(server)
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        serve_beside(server)
         return f"http://127.0.0.1:{server.server_port}"
 
     yield start

@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+
+from tests.support.http_server import serve_beside
 
 ROOT = Path(__file__).parents[3]
 CONFIG = {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32}
@@ -58,8 +59,7 @@ class Hub(BaseHTTPRequestHandler):
 def hub() -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     Hub.asked.clear()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
+    thread = serve_beside(server)
     yield f"http://127.0.0.1:{server.server_port}"
     server.shutdown()
     thread.join()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -28,6 +27,7 @@ from miner.start_checks import held_state
 from stage1.errors import SettingsError
 from tests.stage2_bridge.calibration.test_live import kept
 from tests.stage2_bridge.calibration.test_record import record
+from tests.support.http_server import serve_beside
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 
@@ -153,7 +153,7 @@ class TestWhatAStartNeeds:
             def log_message(self, *_: object) -> None: ...
 
         with HTTPServer(("127.0.0.1", 0), Other) as other:
-            threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+            serve_beside(other)
             port = other.server_port
             with socket.create_server(("127.0.0.1", 0)) as free:
                 another = free.getsockname()[1]

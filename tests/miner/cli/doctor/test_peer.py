@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +26,7 @@ from miner.cli.doctor.diagnosis import Finding
 from miner.cli.doctor.peer import Peer, examine_peer, known, refusal, shape
 from miner.settings import MinerSettings, load_settings
 from stage1.errors import SettingsError
+from tests.support.http_server import serve_beside
 from tests.support.unknown_hosts import unknown_hosts
 
 
@@ -103,7 +103,7 @@ def listening(status: int, body: bytes) -> Iterator[int]:
         def log_message(self, *_: object) -> None: ...
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Other) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        serve_beside(server)
         yield server.server_port
         server.shutdown()
 
