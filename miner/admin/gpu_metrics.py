@@ -51,8 +51,8 @@ def gpus(health: GpuHealth | None) -> Iterator[Metric]:
     fault = GaugeMetricFamily(
         "cascade_gpu_fault",
         "1 for a fault of a GPU or its driver; `gpu` is empty for the driver, `unknown` where it does not say which.",
-        labels=("gpu", "fault"),
+        labels=("gpu", "fault", "level"),
     )
-    for key in Counter(("" if one.gpu is None else str(one.gpu), one.kind) for one in faults(known)):
+    for key in Counter(("" if one.gpu is None else str(one.gpu), one.kind, one.level) for one in faults(known)):
         fault.add_metric(key, 1)
     yield fault

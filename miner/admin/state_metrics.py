@@ -317,6 +317,8 @@ def nightly(miner: LiveMiner) -> Iterator[Metric]:
         ("success", "last_success", "When the last run that succeeded started, also before a restart."),
     ):
         yield _gauge(f"cascade_nightly_last_{name}_timestamp_seconds", says, _seconds(known[key]))
+    due = _seconds(known["next_at"])
+    yield _gauge("cascade_nightly_next_start_timestamp_seconds", "When the next run of this process is due.", due)
     yield _counter("cascade_nightly_runs", "Runs that ended, by outcome.", _by(known["outcomes"]), "outcome")
     for name in ("outcome", "verdict"):
         last = {known[name]: 1} if known[name] else {}

@@ -81,6 +81,7 @@ class Parts:
             "started_at": "2026-01-01T03:30:00+00:00",
             "ended_at": "2026-01-01T04:30:00+00:00",
             "last_success": None,
+            "next_at": "2026-01-02T03:30:00+00:00",
             "outcome": "failed",
             "outcomes": {"failed": 1},
             "verdict": "KEEP",
@@ -434,7 +435,7 @@ class TestMetrics:
         config = yaml.safe_load((EXAMPLES / "prometheus.yml").read_text())
         assert [(EXAMPLES / name).is_file() for name in config["rule_files"]] == [True]
         rules = [rule for group in alerts["groups"] for rule in group["rules"]]
-        assert len(rules) == 8
+        assert len(rules) == 11
         labels = {name.strip("`"): cell for name, _, cell, _ in rows_of(PAGE)}
         for rule in rules:
             assert rule["annotations"].keys() == {"summary", "description"}
@@ -454,17 +455,17 @@ class TestMetrics:
                 assert value(families, "cascade_gpu_temperature_celsius", gpu="1") == 91
                 assert value(families, "cascade_gpu_power_watts", gpu="1") is None
                 assert value(families, "cascade_gpu_slowed", gpu="1", reason="sw_power_cap") == 1
-                assert value(families, "cascade_gpu_fault", gpu="1", fault="hot") == 1
+                assert value(families, "cascade_gpu_fault", gpu="1", fault="hot", level="warning") == 1
                 _, told = await ask(opened.port, "GET", "/status")
                 assert told["gpu"]["gpus"][0]["temperature_c"] == 91
                 assert [(one["kind"], one["level"]) for one in told["gpu"]["faults"]] == [("hot", "warning")]
                 opened.parts.gpus = GpuHealth(gpus=(GpuState(index=0),), xids_of_unknown=(Xid(number=79, age_s=1),))
                 families = await scraped(opened.port)
-                assert value(families, "cascade_gpu_fault", gpu="unknown", fault="xid") == 1
-                assert value(families, "cascade_gpu_fault", gpu="0", fault="xid") is None
+                assert value(families, "cascade_gpu_fault", gpu="unknown", fault="xid", level="alarm") == 1
+                assert value(families, "cascade_gpu_fault", gpu="0", fault="xid", level="alarm") is None
                 opened.parts.gpus = GpuHealth(silent_s=40)
                 families = await scraped(opened.port)
-                assert value(families, "cascade_gpu_fault", gpu="", fault="driver_silent") == 1
+                assert value(families, "cascade_gpu_fault", gpu="", fault="driver_silent", level="alarm") == 1
                 opened.parts.gpus = None
                 assert (await ask(opened.port, "GET", "/status"))[1]["gpu"] is None
 
