@@ -16,7 +16,9 @@ from typing import Any, Literal
 FILE = Path(__file__).with_name("cascade.json")
 # The grid of Grafana.
 COLUMNS, ROW_HEIGHT = 24, 8
-HERE = 'instance=~"$instance"'
+HERE = 'instance="$instance"'
+# Whichever data source the person chose.
+SOURCE = {"type": "prometheus", "uid": "${source}"}
 RATE = "$__rate_interval"
 Kind = Literal["timeseries", "stat", "table"]
 
@@ -46,9 +48,10 @@ class Panel:
         says: what one should know to read it.
         width: columns of the grid.
         words: what stands for a value, by value.
-        limits: values from which on it is yellow and red.
+        limits: values from which on it is yellow and red; two dashed lines where it is drawn over time.
         least: lower end of the axis, None where values may be negative.
         optional: a healthy miner may have nothing of it. Grafana's "No data" would look like a fault.
+        columns: of a table, what is called by another name, or left out where the name is empty.
     """
 
     title: str
@@ -61,6 +64,7 @@ class Panel:
     limits: tuple[float, float] | None = None
     least: float | None = 0
     optional: bool = False
+    columns: tuple[tuple[str, str], ...] = ()
 
 
 def quantiles(metric: str) -> tuple[Query, ...]:
@@ -78,13 +82,45 @@ def stands(metric: str, label: str, good: str, middling: str, legend: str = "") 
     """The state that holds of those that a label names, as 1 where it is good, 2 where it is middling, or else 3."""
     known = {1: f'{label}=~"{good}"', 2: f'{label}=~"{middling}"', 3: f'{label}!~"{good}|{middling}"'}
     parts = (f"{rank} * ({metric}{{{HERE}, {chosen}}} == 1)" for rank, chosen in known.items())
-    return Query(" or ".join(parts), legend or f"{{{{{label}}}}}")
+    # The worst of several stands first.
+    return Query(f"sort_desc({' or '.join(parts)})", legend or f"{{{{{label}}}}}")
 
 
+# Rows of what few miners have.
+FOLDED = {"Stage-1 by servers"}
 # Of what `stands` gives.
 RANKS = (2.0, 3.0)
 YES_NO = (("0", "no", "red"), ("1", "yes", "green"))
+DAY_S = 86400
 ROWS: dict[str, tuple[Panel, ...]] = {
+    "Every miner": (
+        Panel(
+            "Alerts that fire",
+            (Query('ALERTS{alertname=~"Cascade.+", alertstate="firing"}'),),
+            kind="table",
+            says="By the rules of deploy/prometheus/alerts.yml, of all miners. What to do stands with each rule.",
+            width=12,
+            optional=True,
+            columns=(
+                ("Time", ""),
+                ("Value", ""),
+                ("__name__", ""),
+                ("alertstate", ""),
+                ("job", ""),
+                ("alertname", "alert"),
+                ("instance", "miner"),
+            ),
+        ),
+        Panel(
+            "Conditions that do not hold",
+            (Query("cascade_ready == 0"),),
+            kind="table",
+            says="A miner that is not ready answers all the same where it can.",
+            width=12,
+            optional=True,
+            columns=(("Time", ""), ("Value", ""), ("__name__", ""), ("job", ""), ("instance", "miner")),
+        ),
+    ),
     "Now": (
         Panel(
             "Ready",
@@ -122,13 +158,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Age of the model",
-            (Query(f"time() - cascade_bundle_created_timestamp_seconds{{{HERE}}}", "age"),),
-            "s",
+            (Query(f"(time() - cascade_bundle_created_timestamp_seconds{{{HERE}}}) / {DAY_S}", "age"),),
+            "d",
             "stat",
             "NATIX pays a model in full for 90 days.",
             4,
             (),
-            (80 * 86400.0, 90 * 86400.0),
+            (80, 90),
         ),
         Panel(
             "Hotkeys on the subnet",
@@ -167,10 +203,30 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             (stands("cascade_nightly_last_outcome", "outcome", "done", "put_off|stopped"),),
             "short",
             "stat",
-            "How it ended; cascade runs list has the verdicts.",
+            "How it ended.",
             4,
             limits=RANKS,
             optional=True,
+        ),
+        Panel(
+            "Verdict of the last night",
+            (stands("cascade_nightly_last_verdict", "verdict", "PROMOTE|KEEP", "REFUSE"),),
+            "short",
+            "stat",
+            "PROMOTE is live; KEEP stands by as a challenger; REFUSE was removed. cascade runs list says why.",
+            4,
+            limits=RANKS,
+            optional=True,
+        ),
+        Panel(
+            "Nights that failed in a row",
+            (Query(f"cascade_nightly_failures_in_a_row{{{HERE}}}", "nights"),),
+            "short",
+            "stat",
+            "",
+            4,
+            (),
+            (1, 3),
         ),
     ),
     "Requests": (
@@ -180,6 +236,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             quantiles("cascade_request_duration_seconds"),
             "s",
             says="An answer is due after 7 s; the validator leaves after 9.",
+            limits=(7, 9),
         ),
         Panel("Refusals by reason", (rates("cascade_refusals_total", "reason"),), "reqps", optional=True),
         Panel(
@@ -226,6 +283,39 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "suffix: /s",
         ),
     ),
+    "Stage-1 by servers": (
+        Panel(
+            "Servers of Stage-1",
+            (stands("cascade_stage1_server_state", "state", "up", "late", "{{server}}: {{state}}"),),
+            "short",
+            "stat",
+            "Without them this process computes by itself.",
+            24,
+            limits=RANKS,
+            optional=True,
+        ),
+        Panel(
+            "Batches under way",
+            (Query(f"cascade_stage1_server_in_flight{{{HERE}}}", "{{server}}"),),
+            optional=True,
+        ),
+        Panel(
+            "Batches by who computed them",
+            (
+                rates("cascade_stage1_server_batches_total", "server"),
+                Query(f"rate(cascade_stage1_own_batches_total{{{HERE}}}[{RATE}])", "this process"),
+            ),
+            "suffix: /s",
+            optional=True,
+        ),
+        Panel(
+            "Permissions lost",
+            (rates("cascade_stage1_server_failures_total", "server"),),
+            "suffix: /s",
+            says="How often a server lost its permission to answer.",
+            optional=True,
+        ),
+    ),
     "Stage-2": (
         Panel("Hand-offs by outcome", (rates("cascade_stage2_handoffs_total", "outcome"),), "reqps"),
         Panel("Time of a hand-off", quantiles("cascade_stage2_duration_seconds"), "s"),
@@ -244,6 +334,45 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "Closed: asked. Open: left alone after failures. Half open: asked again by one probe.",
             24,
             limits=RANKS,
+            optional=True,
+        ),
+        Panel(
+            "Hand-offs that the budget pays for",
+            (Query(f"cascade_stage2_budget_affordable_ratio{{{HERE}}}", "share"),),
+            "percentunit",
+            says="Stage-1 answers the others.",
+            optional=True,
+        ),
+        Panel(
+            "Budget that could be spent now",
+            (
+                Query(f'cascade_stage2_budget{{{HERE}, what="available"}}', "{{unit}}"),
+                Query(f'cascade_stage2_budget{{{HERE}, what="limit"}}', "{{unit}} of a period"),
+            ),
+            optional=True,
+        ),
+        Panel(
+            "Failures of Stage-2 by error", (rates("cascade_stage2_failures_total", "error"),), "reqps", optional=True
+        ),
+        Panel(
+            "Calibration of the servers",
+            (
+                stands(
+                    "cascade_stage2_calibration_state", "state", "current", "unchecked|none", "{{server}}: {{state}}"
+                ),
+            ),
+            "short",
+            "stat",
+            "cascade stage2 evaluate makes it.",
+            8,
+            limits=RANKS,
+            optional=True,
+        ),
+        Panel(
+            "Hedges and shared verdicts",
+            (rates("cascade_stage2_hedges_total", "did"), rates("cascade_stage2_shared_total", "call")),
+            "reqps",
+            width=16,
             optional=True,
         ),
     ),
@@ -284,6 +413,18 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             limits=RANKS,
         ),
         Panel(
+            "Watched risk by audits",
+            (
+                Query(f"cascade_live_risk_ratio{{{HERE}}}", "risk"),
+                Query(f"cascade_live_risk_lower_ratio{{{HERE}}}", "lower end"),
+                Query(f"cascade_live_risk_upper_ratio{{{HERE}}}", "upper end"),
+                Query(f"cascade_certificate_risk_limit_ratio{{{HERE}}}", "certified limit"),
+            ),
+            "percentunit",
+            says="An alarm is proof that the risk is above its limit, and not an interval that reaches over it.",
+            optional=True,
+        ),
+        Panel(
             "Evidence against it",
             (
                 Query(f"cascade_live_risk_e_value{{{HERE}}}", "e-value, an alarm at 1 / delta"),
@@ -299,9 +440,23 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         Panel(
+            "Oldest audit that is not counted",
+            (Query(f"cascade_live_risk_oldest_hours{{{HERE}}}", "age"),),
+            "h",
+            optional=True,
+        ),
+        Panel(
+            "Exits as no roadwork",
+            (Query(f"cascade_live_risk_exits_as_0{{{HERE}}}", "allowed"),),
+            "short",
+            "stat",
+            "No where the watch holds them back after an alarm, or where the certificate allows none.",
+            words=YES_NO,
+            optional=True,
+        ),
+        Panel(
             "Shift of the exit threshold",
             (Query(f"cascade_live_risk_theta_logits{{{HERE}}}", "logits taken off t0"),),
-            width=24,
             least=None,
         ),
     ),
@@ -312,8 +467,9 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel("Readings that failed", (Query(f"increase(cascade_chain_failures_total{{{HERE}}}[1h])", "in an hour"),)),
         Panel(
             "Since the last night that succeeded",
-            (Query(f"time() - cascade_nightly_last_success_timestamp_seconds{{{HERE}}}", "since"),),
-            "s",
+            (Query(f"(time() - cascade_nightly_last_success_timestamp_seconds{{{HERE}}}) / 3600", "since"),),
+            "h",
+            limits=(24, 36),
             optional=True,
         ),
     ),
@@ -337,6 +493,13 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Temperature", (Query(f"cascade_gpu_temperature_celsius{{{HERE}}}", "{{gpu}}"),), "celsius", optional=True
         ),
+        Panel("Power", (Query(f"cascade_gpu_power_watts{{{HERE}}}", "{{gpu}}"),), "watt", width=12, optional=True),
+        Panel(
+            "Clocks that are low",
+            (Query(f"cascade_gpu_slowed{{{HERE}}}", "{{gpu}} {{reason}}"),),
+            width=12,
+            optional=True,
+        ),
     ),
     "Process": (
         Panel("CPU", (Query(f'rate(process_cpu_seconds_total{{job="cascade", {HERE}}}[{RATE}])', "cores"),)),
@@ -349,12 +512,22 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         Panel(
+            "Wait for a disk",
+            (Query(f"cascade_disk_wait_seconds{{{HERE}}}", "{{disk}}"),),
+            "s",
+            says="Requests are answered meanwhile. An alarm after half a minute.",
+            width=12,
+            limits=(5, 30),
+        ),
+        Panel(
             "Failures of what is kept and told",
             (
                 rates("cascade_journal_failures_total", "reason"),
                 rates("cascade_scrape_failures_total", "part"),
+                rates("cascade_live_risk_failures_total", "reason"),
             ),
-            width=24,
+            "suffix: /s",
+            width=12,
             optional=True,
         ),
     ),
@@ -377,37 +550,45 @@ def dashboard(rows: dict[str, tuple[Panel, ...]]) -> dict[str, Any]:
         "timezone": "browser",
         "refresh": "30s",
         "time": {"from": "now-24h", "to": "now"},
-        "templating": {"list": [_variable()]},
+        "templating": {"list": [_source(), _miner()]},
         "panels": list(_panels(rows)),
     }
 
 
-def _variable() -> dict[str, Any]:
+def _source() -> dict[str, Any]:
+    return {"name": "source", "label": "Prometheus", "type": "datasource", "query": "prometheus", "refresh": 1}
+
+
+def _miner() -> dict[str, Any]:
+    # One at a time: what several miners have in common hides the one that is ill. The first row is of all.
     return {
         "name": "instance",
         "label": "Miner",
         "type": "query",
-        "datasource": {"type": "prometheus", "uid": "prometheus"},
+        "datasource": SOURCE,
         "query": {"query": "label_values(cascade_ready, instance)", "refId": "instance"},
         "refresh": 2,
-        "includeAll": True,
-        "multi": True,
-        "allValue": ".*",
-        "current": {"text": "All", "value": "$__all"},
+        "sort": 1,
+        "includeAll": False,
+        "multi": False,
     }
 
 
 def _panels(rows: dict[str, tuple[Panel, ...]]) -> Iterator[dict[str, Any]]:
     number, top = 1, 0
     for title, panels in rows.items():
-        yield {"id": number, "type": "row", "title": title, "gridPos": _place(0, top, COLUMNS, 1), "panels": []}
+        row = {"id": number, "type": "row", "title": title, "gridPos": _place(0, top, COLUMNS, 1), "panels": []}
         number, top = number + 1, top + 1
+        drawn: list[dict[str, Any]] = []
         for line in _lines(panels):
             left, height = 0, max(_height(panel) for panel in line)
             for panel in line:
-                yield _drawn(panel, number, _place(left, top, panel.width, height))
+                drawn.append(_drawn(panel, number, _place(left, top, panel.width, height)))
                 number, left = number + 1, left + panel.width
             top += height
+        # What is folded stands in its row, and takes its place where somebody opens it.
+        yield row | ({"collapsed": True, "panels": drawn} if title in FOLDED else {})
+        yield from () if title in FOLDED else drawn
 
 
 def _lines(panels: Iterable[Panel]) -> Iterator[list[Panel]]:
@@ -430,8 +611,7 @@ def _place(left: int, top: int, width: int, height: int) -> dict[str, int]:
 
 
 def _drawn(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
-    source = {"type": "prometheus", "uid": "prometheus"}
-    steps: list[dict[str, Any]] = [{"color": "green", "value": None}]
+    steps: list[dict[str, Any]] = [{"color": "transparent" if panel.kind == "timeseries" else "green", "value": None}]
     if panel.limits is not None:
         steps += [{"color": "yellow", "value": panel.limits[0]}, {"color": "red", "value": panel.limits[1]}]
     options = {value: {"text": text, "color": color} for value, text, color in panel.words}
@@ -440,7 +620,7 @@ def _drawn(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
         "type": panel.kind,
         "title": panel.title,
         "description": panel.says,
-        "datasource": source,
+        "datasource": SOURCE,
         "gridPos": place,
         "fieldConfig": {
             "defaults": {
@@ -448,7 +628,7 @@ def _drawn(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
                 **({} if panel.least is None else {"min": panel.least}),
                 **({"max": 1} if panel.unit == "percentunit" and panel.kind == "timeseries" else {}),
                 **({"noValue": "none known"} if panel.optional else {}),
-                "custom": _axis(panel),
+                "custom": _axis(panel) | _lines_of_limits(panel),
                 "color": {"mode": "thresholds" if panel.kind == "stat" else "palette-classic"},
                 "thresholds": {"mode": "absolute", "steps": steps},
                 "mappings": [{"type": "value", "options": options}] if options else [],
@@ -466,7 +646,14 @@ def _drawn(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
             "textMode": "name" if named else "value_and_name" if panel.words else "auto",
             "colorMode": "background" if panel.words else "value",
             "graphMode": "none",
+            # The size of a name that is as long as an address; larger ones are cut off.
+            "text": {"titleSize": 20 if named else 14},
         }
+    if panel.kind == "table":
+        left_out = {column: True for column, name in panel.columns if not name}
+        renamed = {column: name for column, name in panel.columns if name}
+        order = {"excludeByName": left_out, "renameByName": renamed}
+        drawn["transformations"] = [{"id": "organize", "options": order}]
     return drawn
 
 
@@ -476,10 +663,16 @@ def _axis(panel: Panel) -> dict[str, Any]:
     return {} if soft is None or panel.kind != "timeseries" else {"axisSoftMax": soft}
 
 
+def _lines_of_limits(panel: Panel) -> dict[str, Any]:
+    shown = panel.limits is not None and panel.kind == "timeseries"
+    return {"thresholdsStyle": {"mode": "dashed"}} if shown else {}
+
+
 def _targets(queries: Iterable[Query], kind: Kind) -> Iterator[dict[str, Any]]:
     for place, query in enumerate(queries):
         target = {"refId": chr(ord("A") + place), "expr": query.expr, "legendFormat": query.legend or "__auto"}
-        yield target | ({"instant": True} if kind == "stat" else {})
+        once = {} if kind == "timeseries" else {"instant": True}
+        yield target | once | ({"format": "table"} if kind == "table" else {})
 
 
 def text() -> str:
