@@ -50,6 +50,7 @@ class Panel:
         words: what stands for a value, by value.
         limits: values from which on it is yellow and red; two dashed lines where it is drawn over time.
         least: lower end of the axis, None where values may be negative.
+        reach: the axis goes up to it at least; without it, that of a share ends at 1.
         optional: a healthy miner may have nothing of it. Grafana's "No data" would look like a fault.
         columns: of a table, what is called by another name, or left out where the name is empty.
     """
@@ -63,6 +64,7 @@ class Panel:
     words: tuple[tuple[str, str, str], ...] = ()
     limits: tuple[float, float] | None = None
     least: float | None = 0
+    reach: float | None = None
     optional: bool = False
     columns: tuple[tuple[str, str], ...] = ()
 
@@ -158,8 +160,9 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Age of the model",
-            (Query(f"(time() - cascade_bundle_created_timestamp_seconds{{{HERE}}}) / {DAY_S}", "age"),),
-            "d",
+            (Query(f"floor((time() - cascade_bundle_created_timestamp_seconds{{{HERE}}}) / {DAY_S})", "age"),),
+            # Grafana would make weeks of days.
+            "suffix: days",
             "stat",
             "NATIX pays a model in full for 90 days.",
             4,
@@ -177,7 +180,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         ),
         Panel(
             "Answers in the last day",
-            (Query(f'sum(increase(cascade_requests_total{{{HERE}, status="200"}}[1d]))'),),
+            (Query(f'round(sum(increase(cascade_requests_total{{{HERE}, status="200"}}[1d])))'),),
             "short",
             "stat",
             "",
@@ -214,7 +217,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "short",
             "stat",
             "PROMOTE is live; KEEP stands by as a challenger; REFUSE was removed. cascade runs list says why.",
-            4,
+            12,
             limits=RANKS,
             optional=True,
         ),
@@ -224,7 +227,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             "short",
             "stat",
             "",
-            4,
+            12,
             (),
             (1, 3),
         ),
@@ -422,6 +425,8 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
             "percentunit",
             says="An alarm is proof that the risk is above its limit, and not an interval that reaches over it.",
+            # Ten times the usual limit would hide where the limit is.
+            reach=0.05,
             optional=True,
         ),
         Panel(
@@ -457,6 +462,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
         Panel(
             "Shift of the exit threshold",
             (Query(f"cascade_live_risk_theta_logits{{{HERE}}}", "logits taken off t0"),),
+            width=24,
             least=None,
         ),
     ),
@@ -603,7 +609,7 @@ def _lines(panels: Iterable[Panel]) -> Iterator[list[Panel]]:
 
 
 def _height(panel: Panel) -> int:
-    return ROW_HEIGHT // 2 if panel.kind == "stat" else ROW_HEIGHT
+    return {"stat": ROW_HEIGHT // 2, "table": 6}.get(panel.kind, ROW_HEIGHT)
 
 
 def _place(left: int, top: int, width: int, height: int) -> dict[str, int]:
@@ -626,7 +632,7 @@ def _drawn(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
             "defaults": {
                 "unit": panel.unit,
                 **({} if panel.least is None else {"min": panel.least}),
-                **({"max": 1} if panel.unit == "percentunit" and panel.kind == "timeseries" else {}),
+                **({"max": 1} if _is_share(panel) and panel.reach is None else {}),
                 **({"noValue": "none known"} if panel.optional else {}),
                 "custom": _axis(panel) | _lines_of_limits(panel),
                 "color": {"mode": "thresholds" if panel.kind == "stat" else "palette-classic"},
@@ -646,8 +652,8 @@ def _drawn(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
             "textMode": "name" if named else "value_and_name" if panel.words else "auto",
             "colorMode": "background" if panel.words else "value",
             "graphMode": "none",
-            # The size of a name that is as long as an address; larger ones are cut off.
-            "text": {"titleSize": 20 if named else 14},
+            # Names are as long as an address; larger ones are cut off.
+            "text": {"valueSize": 20} if named else {"titleSize": 14},
         }
     if panel.kind == "table":
         left_out = {column: True for column, name in panel.columns if not name}
@@ -657,9 +663,13 @@ def _drawn(panel: Panel, number: int, place: dict[str, int]) -> dict[str, Any]:
     return drawn
 
 
+def _is_share(panel: Panel) -> bool:
+    return panel.unit == "percentunit" and panel.kind == "timeseries"
+
+
 def _axis(panel: Panel) -> dict[str, Any]:
     # Without it an axis of nothing but noughts goes up to 100.
-    soft = {"short": 1, "reqps": 0.1, "suffix: /s": 0.1}.get(panel.unit)
+    soft = panel.reach or {"short": 1, "reqps": 0.1, "suffix: /s": 0.1}.get(panel.unit)
     return {} if soft is None or panel.kind != "timeseries" else {"axisSoftMax": soft}
 
 
