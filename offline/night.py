@@ -22,7 +22,7 @@ from offline.data.dataset import Dataset
 from offline.data.inventory import Inventory, inventory_of
 from offline.data.pictures.first_look import Places, keep_pictures
 from offline.data.sources.missing_images import missing_words, too_many_missing
-from offline.data.sources.source import read_dataset
+from offline.data.sources.source import read_dataset, sources_of
 from offline.disk_use import DiskUse, disk_use
 from offline.errors import DatasetError
 from offline.evaluation.training_comparison import TrainingComparison
@@ -228,7 +228,8 @@ def plan_night(
 
 def _read(data: Path, workspace: Path, config: RunConfig, at: datetime, *, learns: bool) -> Dataset:
     """The rows, after making sure that a night with them can run."""
-    # Before the pictures, which take minutes or hours.
+    # What takes no network first, and the backbone before the pictures, which take minutes or hours.
+    sources_of(data)
     if learns:
         check_backbone(config.model.backbone)
     # A runtime that is missing is found now, and not after hours of training.

@@ -158,6 +158,19 @@ def test_what_came_of_a_night_says_which_rows_were_left_out(scenes: Path, tmp_pa
     assert any(note.startswith("unreadable: 1 rows") and "'broken.jpg'" in note for note in notes)
 
 
+def test_data_that_are_not_there_are_told_of_before_a_hub_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever mistypes a directory must not be sent for a licence first."""
+
+    def asked(*_: object) -> None:
+        raise AssertionError("the hub was asked")
+
+    monkeypatch.setattr("offline.night.check_backbone", asked)
+    with pytest.raises(DatasetError, match="roads: no such directory"):
+        run_night(tmp_path / "roads", workspace=tmp_path / "w", store=tmp_path / "s", config=load_config("standard"))
+
+
 def test_splits_of_other_data_are_refused(scenes: Path, tmp_path: Path) -> None:
     """A stage that is handed data and splits that do not belong together stops, whatever put them there."""
     run = run_night(
