@@ -119,6 +119,20 @@ def read_entries(path: Path, kind: type[Entry]) -> list[Entry]:
     return entries
 
 
+def last_move(root: Path, bundle: str) -> HistoryEntry | None:
+    """How a bundle became current the last time; None where nothing says so.
+
+    Args:
+        root: directory of the store.
+        bundle: its id.
+
+    Raises:
+        StoreError: see `read_entries`.
+    """
+    moves = read_entries(root / HISTORY, HistoryEntry)
+    return next((entry for entry in reversed(moves) if entry.bundle == bundle), None)
+
+
 def live_since(root: Path, since: datetime) -> set[str]:
     """Bundles that have been current at any time since then.
 

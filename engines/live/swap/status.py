@@ -32,6 +32,7 @@ class Status:
         refusals: times that a bundle was refused.
         submitted_at: since when the live model counts, UTC; None if nothing says so.
         verdict: what the gate said last of a challenger; None if it has said nothing.
+        move: what made the live bundle the store's current one, and when: `action` and `at`; None if nothing says so.
         history: the latest bundles that were wanted, newest last.
         servers: those that compute the live bundle, see `engines.engine.ServerStatus`; none where this process does.
         own_batches: batches of the live bundle that this process computed for want of a server; None where it computes
@@ -52,6 +53,7 @@ class Status:
     refusals: int
     submitted_at: datetime | None
     verdict: dict[str, Any] | None
+    move: dict[str, Any] | None
     history: tuple[Lifecycle, ...]
     servers: tuple[dict[str, Any], ...] = ()
     own_batches: int | None = None
@@ -84,6 +86,7 @@ def status_of(slot: BundleSlot, live: LiveBundle | None, told: Told, did: Did) -
         leases=slot.leases,
         submitted_at=told.submitted_at,
         verdict=told.verdict,
+        move=told.move,
         **did._asdict(),
         **about(live),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import wait
 from contextlib import contextmanager
@@ -10,13 +11,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from engines.errors import EXPECTED, Interrupted, UnknownBundle
+from engines.errors import EXPECTED, Interrupted, StoreError, UnknownBundle
 from engines.live.load.load_bundle import LiveBundle
 from engines.machine.background_tasks import is_over, unless
 from engines.machine.disk.disk_thread import DiskThread
 from engines.machine.disk.latest import Latest
 from engines.store.holds import Holds
 from engines.store.model_card import submitted_at
+from engines.store.records import last_move
 from engines.store.store import Store
 
 # A store that says nothing for so long hangs.
@@ -30,17 +32,19 @@ T = TypeVar("T")
 
 
 class Told(NamedTuple):
-    """What the store says of the gate's last verdict, and since when a bundle counts.
+    """What the store says of the gate's last verdict, and of a bundle.
 
     Attributes:
         verdict: as plain values; None if the gate has said nothing.
         bundle: id of the bundle; empty for none.
         submitted_at: since when it counts, UTC; None if nothing says so.
+        move: how it became current, as plain values; None if nothing says so.
     """
 
     verdict: dict[str, Any] | None = None
     bundle: str = ""
     submitted_at: datetime | None = None
+    move: dict[str, Any] | None = None
 
 
 class Precedence:
@@ -172,4 +176,13 @@ class StoreReader:
         plain = None if verdict is None else verdict.model_dump(exclude={"schema_version"})
         if live is None:
             return Told(plain)
-        return Told(plain, live.bundle_id, submitted_at(self._store.root, live.manifest))
+        move = None
+        # Told to people, as the verdict.
+        with contextlib.suppress(StoreError, OSError):
+            move = last_move(self._store.root, live.bundle_id)
+        return Told(
+            plain,
+            live.bundle_id,
+            submitted_at(self._store.root, live.manifest),
+            None if move is None else {"action": move.action, "at": move.at},
+        )

@@ -176,11 +176,19 @@ function verdictText(verdict) {
   return `${verdict.verdict} for ${verdict.bundle}${reasons ? `: ${reasons}` : ""}`;
 }
 
+const MOVES = {
+  publish: "a night published it, and the gate let it pass",
+  activate: "it was activated by hand",
+  rollback: "the bundle after it was rolled back",
+  compile: "it is the bundle before it, compiled or certified anew for this machine",
+  demo: "the demo activated it",
+};
+
 function why(status) {
   if (!status.bundle) return null;
-  const verdict = status.verdict;
-  if (verdict && verdict.bundle === status.bundle && verdict.verdict === "PROMOTE") return `a night published it, and the gate let it pass ${verdict.at ? `on ${clock(verdict.at)}` : ""}`.trim();
-  return "it is the store's current bundle: put there by hand, by a rollback or by an earlier night";
+  const { action, at } = status.move || {};
+  const told = MOVES[action] || "it is the store's current bundle";
+  return at ? `${told}, ${clock(at)}` : told;
 }
 
 function traffic(history) {

@@ -20,7 +20,7 @@ from engines.errors import BundleRefused, PointerMoved, StoreError, UnknownBundl
 from engines.live.load.load_bundle import load_bundle
 from engines.store.bundle import Provenance
 from engines.store.file_names import ENGINE, MANIFEST, REQUIRED
-from engines.store.records import HISTORY, PUBLISHED, REVOKED, RevocationEntry
+from engines.store.records import HISTORY, PUBLISHED, REVOKED, RevocationEntry, last_move
 from engines.store.store import Store
 from stage1.errors import ArtifactError
 
@@ -201,6 +201,12 @@ class TestActivate:
             (2, second, "publish"),
             (3, first, "rollback"),
         ]
+        moves = {bundle: last_move(store.root, bundle) for bundle in (first, second, "none")}
+        assert {bundle: move and move.action for bundle, move in moves.items()} == {
+            first: "rollback",
+            second: "publish",
+            "none": None,
+        }
 
     def test_a_damaged_bundle_leaves_the_pointer_where_it_is(self, store: Store, publish: Publish) -> None:
         good, bad = publish("a"), publish("b")

@@ -117,6 +117,9 @@ def test_the_buttons_reload_and_roll_back(store: Store, publish: Publish, tmp_pa
             # The bundle is the first of the facts; the one that stands by is told there as well.
             await page.until(f"document.querySelector('#live dd').textContent === '{first}'")
             assert served.miner.follower.live_id == first
+            await page.until(
+                "document.getElementById('live').innerText.includes('the bundle after it was rolled back')"
+            )
 
     asyncio.run(scenario())
 
