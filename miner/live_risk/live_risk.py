@@ -31,6 +31,7 @@ from miner.live_risk.secret import read_secret
 from miner.live_risk.settings import LiveRiskSettings
 from miner.live_risk.summary import SUMMARY, Summary
 from stage1.artifacts import write_atomic
+from stage1.certificate.caution import Caution
 from stage1.decisions import Action
 from stage1.errors import CascadeError
 from stage1.monitor.audit import ExitLabel, drawn_number
@@ -104,8 +105,7 @@ class LiveRisk:
         self._watches: dict[str, CertificateWatch] = {}
         self._policies: dict[str, ScrcPolicy] = {}
         self._live = ""
-        # Guards what an audit changes; held by the thread while it writes, so the loop waits for it only for a new
-        # bundle.
+        # Guards what an audit changes; held by a thread while it writes, so the loop does not wait for it.
         self._lock = threading.RLock()
         self._status: dict[str, Any] = {}
         self.lost = Tally("live_risk_failed")
@@ -115,8 +115,11 @@ class LiveRisk:
 
     def policy(self, bundle: LiveBundle) -> ScrcPolicy:
         """The policy with which a bundle decides now: its own, or a more cautious one."""
-        known = self._policies.get(certificate_id(bundle.params))
-        return known if known is not None else self._begin(bundle)
+        if (known := self._policies.get(name := certificate_id(bundle.params))) is None:
+            # Until the disk says otherwise there may have been an alarm, and the event loop waits for no disk.
+            known = self._policies[name] = policy_with(bundle.params, Caution(exits=False))
+            self._queue.submit(lambda: self._begin(bundle))
+        return known
 
     def on_answer(self, record: RequestRecord) -> None:
         """See `miner.answering.record.Observer`."""
@@ -272,7 +275,7 @@ class LiveRisk:
         }
         self._tell("live_risk", level, after.sentence, details)
 
-    def _begin(self, bundle: LiveBundle) -> ScrcPolicy:
+    def _begin(self, bundle: LiveBundle) -> None:
         """Take up the watch on a certificate that has gone live, where it was left."""
         with self._lock:
             name = certificate_id(bundle.params)
@@ -287,11 +290,11 @@ class LiveRisk:
                 self.lost.add("not_watched", f"the certificate of {bundle.bundle_id} is not watched: {error}")
                 self._live = ""
                 self._policies[name] = policy_with(bundle.params, last_caution(home, self.settings))
-                return self._policies[name]
+                return
             self._live = name
             self._read_status()
             self._queue.submit(self._write_summary)
-            return self._use(self._watches[name])
+            self._use(self._watches[name])
 
     def change(self, settings: LiveRiskSettings) -> None:
         """Go on with other settings; called in the thread.
@@ -314,10 +317,8 @@ class LiveRisk:
         if certificate_id(bundle.params) != self._live:
             self._begin(bundle)
 
-    def _use(self, watch: CertificateWatch) -> ScrcPolicy:
-        policy = policy_with(watch.params, watch.caution)
-        self._policies[certificate_id(watch.params)] = policy
-        return policy
+    def _use(self, watch: CertificateWatch) -> None:
+        self._policies[certificate_id(watch.params)] = policy_with(watch.params, watch.caution)
 
     def _forget_old(self, streams: Path) -> None:
         """Remove the audits of certificates that were live longest ago."""
@@ -352,8 +353,7 @@ class LiveRisk:
                 self._read_status()
             finally:
                 self._lock.release()
-        settings = self.settings
-        common = {"enabled": True, "audits": settings.audits, "reaction": settings.reaction}
+        common = {"enabled": True, "audits": self.settings.audits, "reaction": self.settings.reaction}
         return {**common, **self._status, "failed": dict(self.lost.counts)}
 
     def _read_status(self) -> None:

@@ -35,7 +35,7 @@ from miner.answering.request import Request
 from miner.answering.settings import EngineSettings
 from miner.live_risk.audit_events import Drawn
 from miner.live_risk.auditor import Auditor
-from miner.live_risk.certificate_watch import certificate_id
+from miner.live_risk.certificate_watch import CertificateWatch, certificate_id
 from miner.live_risk.hourly import COLUMNS
 from miner.live_risk.inbox import AuditLabel, Inbox
 from miner.live_risk.live_risk import LiveRisk
@@ -238,6 +238,25 @@ def test_who_reacts_to_an_alarm_is_told_of_it_while_another_thread_writes(tmp_pa
     risk.close()
     assert [status["level"] for status in told] == ["alarm"]
     assert told[0]["alarms"]
+
+
+def test_nothing_exits_until_the_disk_has_told_what_came_of_a_certificate(
+    tmp_path: Path, bundle: LiveBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that comes before the watch waits for no disk, and may come after an alarm."""
+    answers = threading.Event()
+
+    def hangs(*args: Any, **named: Any) -> CertificateWatch:
+        answers.wait(60)
+        return CertificateWatch(*args, **named)
+
+    monkeypatch.setattr("miner.live_risk.live_risk.CertificateWatch", hangs)
+    risk = LiveRisk(tmp_path, ALL, now=Clock())
+    assert bundle.params.rule is not None
+    assert [risk.policy(bundle).rule for _ in range(3)] == [None] * 3
+    answers.set()
+    risk.close()
+    assert risk.policy(bundle).rule == bundle.params.rule
 
 
 def test_an_alarm_and_the_threshold_outlive_a_restart(tmp_path: Path, bundle: LiveBundle) -> None:
@@ -638,6 +657,7 @@ def test_an_alarm_holds_though_its_audits_cannot_be_taken_up(
         settings = ALL.model_copy(update={"shares": AuditShares(exit0=0.5, exit1=0.5)})
         monkeypatch.setattr("miner.live_risk.audit_log.append_line", full_disk)
     again = LiveRisk(tmp_path, settings, now=Clock())
+    again.live(bundle)
     rule = again.policy(bundle).rule
     assert rule is not None
     assert rule.t0 < -1e30

@@ -84,6 +84,7 @@ def test_an_alarm_goes_back_to_the_bundle_before_and_no_further(
             risk = opened(tmp_path, heard, stack)
             start_audits(risk, store, follower, Bridge(None, max_in_flight=4, clock=time.monotonic), stack)
             alarmed = live_bundle(follower)
+            await risk.in_thread(lambda: risk.live(alarmed))
             assert (alarmed.bundle_id, risk.policy(alarmed).rule) == (second, alarmed.params.rule)
             await asyncio.to_thread(misses, risk, alarmed, 20)
             await until(lambda: follower.live_id == first)
