@@ -78,6 +78,7 @@ async def run_miner(
     read_again: Callable[[], MinerSettings] | None = None,
     retrain_now: bool = False,
     started: float | None = None,
+    on_stop: Callable[[float, BaseException | None], object] = lambda *_: None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, then drain and stop; SIGTERM also ends a start that is under way.
 
@@ -88,15 +89,18 @@ async def run_miner(
         read_again: reads them anew; without it they stay as they are.
         retrain_now: start the nightly job once, at once.
         started: monotonic time at which the process started, for the cold-start figure.
+        on_stop: called when it stops serving, with the most seconds that requests in flight may take, and with the
+            error that it ends by; None for a stop that somebody wanted.
 
     Raises:
         MinerError: the wallet, the chain, the bundle or the port does not allow a start; says what to do.
         SettingsError: the nightly job could not run with its settings.
     """
     stop = asyncio.Event()
-    stop_before_ready(stop)
+    # An engine that is being loaded is waited for.
+    stop_before_ready(stop, lambda: on_stop(DRAIN_S, None))
     try:
-        await _run(settings, stop, read_again=read_again, retrain_now=retrain_now, started=started)
+        await _run(settings, stop, read_again=read_again, retrain_now=retrain_now, started=started, on_stop=on_stop)
     except asyncio.CancelledError:
         if not stop.is_set():
             raise
@@ -110,6 +114,7 @@ async def _run(
     read_again: Callable[[], MinerSettings] | None,
     retrain_now: bool,
     started: float | None,
+    on_stop: Callable[[float, BaseException | None], object],
 ) -> None:
     few_arenas()
     raise_descriptor_limit()
@@ -185,6 +190,7 @@ async def _run(
             await open_admin(settings.admin, live, metrics, stack)
         # All at once, and before anything that they need: a stop takes no longer than the slowest.
         stack.push_async_callback(_stop_serving, served, nightly)
+        stack.push(_stop_begins(on_stop, served))
         nightly.start()
         alerts.start(live, lambda: nightly.on, Store(settings.store), [settings.state])
         if retrain_now:
@@ -217,7 +223,22 @@ async def _stop_serving(identities: Sequence[Identity], nightly: NightlyJob) -> 
 
 
 async def _drained(identity: Identity) -> None:
-    await identity.server.stop(max(DRAIN_S, identity.app.deadline_s))
+    await identity.server.stop(_drain_s(identity))
+
+
+def _stop_begins(
+    on_stop: Callable[[float, BaseException | None], object], identities: Sequence[Identity]
+) -> Callable[[object, BaseException | None, object], None]:
+    """For an exit stack, in front of everything that may hang."""
+
+    def begins(_: object, error: BaseException | None, __: object) -> None:
+        on_stop(max(map(_drain_s, identities)), error)
+
+    return begins
+
+
+def _drain_s(identity: Identity) -> float:
+    return max(DRAIN_S, identity.app.deadline_s)
 
 
 def leave_native_work(status: int = 0) -> None:

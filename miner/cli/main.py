@@ -153,12 +153,14 @@ def mine(
             say(used.as_toml())
             return
         from miner.process import leave_native_work, run_miner  # noqa: PLC0415
+        from miner.signals import leave_after  # noqa: PLC0415
 
         run = run_miner(
             settings,
             read_again=lambda: settings_of(context, config, changes, env_file).settings,
             retrain_now=retrain_now,
             started=STARTED,
+            on_stop=leave_after,
         )
         try:
             with clear_errors():

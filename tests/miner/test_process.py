@@ -155,10 +155,12 @@ def home(tmp_path: Path) -> Path:
 
 
 @contextmanager
-def started(home: Path, port: int, words: list[str]) -> Iterator[Miner]:
+def started(
+    home: Path, port: int, words: list[str], program: tuple[str, ...] = ("-m", "miner.cli", "mine")
+) -> Iterator[Miner]:
     """`cascade mine` with these words, from when it is ready."""
     with (home / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "miner.cli", "mine", *words], stderr=log, cwd=home)
+        process = subprocess.Popen([sys.executable, *program, *words], stderr=log, cwd=home)
     miner = Miner(process, home, port, (home / "address").read_text(), Store(home / "store"))
     try:
         until(lambda: miner.saw("ready"))
@@ -320,6 +322,33 @@ def test_sigterm_ends_the_miner_with_status_0_and_frees_the_port(miner: Miner) -
     assert miner.process.wait(LIMIT_S) == 0
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", miner.port)) != 0
+
+
+HANGING = """
+import sys, threading
+from engines.live.load.background_loader import BundleLoader
+from miner.answering.journal import JournalFile
+from miner.cli.main import app
+
+async def close(self):
+    import asyncio
+    await asyncio.to_thread(threading.Event().wait)
+
+BundleLoader.close = close
+JournalFile.close = lambda self: threading.Event().wait()
+app(["mine", *sys.argv[1:]])
+"""
+
+
+def test_a_stop_is_as_long_as_told_also_where_what_is_closed_never_comes_back(stocked: Path) -> None:
+    """A disk that hangs, or native code that does: only for those who were let in it is waited."""
+    port = free_port()
+    flags = [flag for key, value in offline_settings(stocked, port).items() for flag in ("--set", f"{key}={value}")]
+    with started(stocked, port, flags, ("-c", HANGING)) as miner:
+        miner.process.send_signal(signal.SIGTERM)
+        assert miner.process.wait(LIMIT_S) == 0
+        (told,) = miner.events("stop_cut_short")
+        assert any("disk" in name or "asyncio" in name for name in told["threads"])
 
 
 def test_a_stop_while_stage2_is_silent_is_quick_and_blames_nobody(stocked: Path) -> None:
