@@ -22,7 +22,7 @@ from engines.machine.clock import utc_now
 from engines.machine.memory import resident_mib
 from engines.store.file_names import CALIBRATOR, ENGINE, PAGE, PREPROCESS, SPLITS
 from engines.store.store import Store
-from miner.demo.retrain_child import PRESET, retrain_child
+from miner.demo.retrain_child import PRESET, RetrainChildren
 from miner.demo.scoreboard import Scoreboard, render_scoreboard, score
 from miner.errors import StartError
 from miner.progress_display import BarDisplay, Bars, bars
@@ -163,6 +163,7 @@ class Nights:
         test_rows: ids of the test rows.
         publish: publishes the second night's bundle and returns its run directory.
         report: where the first night's report is.
+        children: in which nights run.
     """
 
     data: Path
@@ -171,12 +172,14 @@ class Nights:
     test_rows: tuple[str, ...]
     publish: Callable[[], Path]
     report: Path
+    children: RetrainChildren
 
 
 def _nights(settings: DemoSettings, data: Path, home: Path, progress: Bars) -> Nights:
     store, workspace = home / "engines", home / "workspace"
     rows = len(read_dataset(data)) * PRESETS[PRESET].splits.train
     seed = {"seed": settings.seed, "splits.seed": settings.seed}
+    children = RetrainChildren()
     first = {
         "preprocess.size_px": STAGE1_SIZE_PX,
         "train_supervised.epochs": _epochs(settings.extent.exposures, rows),
@@ -199,13 +202,13 @@ def _nights(settings: DemoSettings, data: Path, home: Path, progress: Bars) -> N
     ) -> Path:
         shown = BarDisplay(progress=progress, prefix=prefix, show_cached=False)
         log = home / f"{place.name}.log"
-        return retrain_child(data, place, store, mode, seed | changes, shown, log, threads=threads)
+        return children.run(data, place, store, mode, seed | changes, shown, log, threads=threads)
 
     def larger() -> Path:
         run = night(larger_model, "Stage-2 · ", "export", home / "workspace-stage2")
         return _stage2(run, data, home, progress)
 
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(1) as beside, children:
         # One thread each: on two cores two small models train faster side by side than one after the other.
         larger_trained = beside.submit(larger)
         run = night(first, "night 1 · ", None)
@@ -217,7 +220,7 @@ def _nights(settings: DemoSettings, data: Path, home: Path, progress: Bars) -> N
     test = Splits.read(run / SPLITS).sets["test"].ids
     kept = home / PAGE
     shutil.copyfile(run / PAGE, kept)
-    return Nights(data, store, stage2, test, lambda: night(second, "night 2 · ", "publish"), kept)
+    return Nights(data, store, stage2, test, lambda: night(second, "night 2 · ", "publish"), kept, children)
 
 
 def _epochs(exposures: int, rows: float) -> int:
@@ -311,7 +314,7 @@ def _traffic(
     pacer = _paced(len(rows), REQUESTS_PER_S)
     publishing: Future[Path] | None = None
     note = ""
-    with ThreadPoolExecutor(1) as beside:
+    with ThreadPoolExecutor(1) as beside, night.children:
         for sent, row in enumerate(rows):
             if publishing is None and sent >= SWAP_AT * len(rows):
                 publishing = beside.submit(night.publish)
