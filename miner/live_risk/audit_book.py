@@ -92,8 +92,9 @@ class AuditBook:
 
     def _settled(self, one: WaitingAudit) -> Audit:
         drawn, said = one.drawn, None if one.said is None else one.said.label
+        least = drawn.label_share or 1.0
         if said is None or self._contradicts(one):
-            return Audit(drawn.exit_label, drawn.share, said, one.label)
+            return Audit(drawn.exit_label, drawn.share, said, one.label, least_label_share=least)
         # Nobody was asked for what is labelled all the same: whoever chose it may have had a reason.
         label = one.label if drawn.label_drawn else None
-        return Audit(drawn.exit_label, drawn.share, said, label, drawn.label_share)
+        return Audit(drawn.exit_label, drawn.share, said, label, drawn.label_share, least)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
 
-from miner.live_risk.audit_log import STATE, AuditLog
+from miner.live_risk.audit_log import LOG, STATE, AuditLog
 from miner.live_risk.hourly import Value
 from miner.live_risk.settings import LiveRiskSettings
 from stage1.artifacts import Artifact
@@ -51,12 +52,16 @@ def caution_after(state: MonitorState, settings: LiveRiskSettings) -> Caution:
 
 
 def last_caution(directory: Path, settings: LiveRiskSettings) -> Caution:
-    """With what caution a certificate was last used, as far as its directory tells: an alarm is not forgotten."""
+    """With what caution a certificate was last used, as far as its directory tells: an alarm is not forgotten.
+
+    Where something is there that cannot be read, nothing exits: it may be an alarm.
+    """
     try:
-        state = MonitorState.read(directory / STATE)
+        return caution_after(MonitorState.read(directory / STATE), settings)
     except ArtifactError:
-        return NO_CAUTION
-    return caution_after(state, settings)
+        begun = any(os.path.lexists(directory / name) for name in (STATE, LOG))
+        ever = settings.adapt or settings.reaction != "observe"
+        return Caution(exits=False) if begun and ever else NO_CAUTION
 
 
 def policy_with(params: ScrcParams, caution: Caution) -> ScrcPolicy:

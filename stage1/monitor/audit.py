@@ -66,6 +66,7 @@ class Audit:
         label: what it shows, as a person or a second model that agrees with the first says; None if neither was asked.
         label_share: chance that a label was asked for, given what Stage-2 says; 1 where that is always so, 0 where it
             never is.
+        least_label_share: the smallest that it could become, known when the audit was drawn.
     """
 
     exit_label: ExitLabel
@@ -73,6 +74,7 @@ class Audit:
     said: ExitLabel | None = None
     label: ExitLabel | None = None
     label_share: float = 1.0
+    least_label_share: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

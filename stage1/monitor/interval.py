@@ -29,18 +29,20 @@ def fresh_games() -> Table:
     return tuple((0.0,) * (2 * len(BETS)) for _ in RATES)
 
 
-def games_after(games: Table, loss: float, trial: float, least_share: float) -> Table:
+def games_after(games: Table, loss: float, trial: float, least_share: float, labelled: float = 1.0) -> Table:
     """Log wealth after an audit.
 
     Args:
         games: before it.
         loss: its weighted loss.
         trial: its weighted trial.
-        least_share: smallest chance with which any exit is audited, and labelled.
+        least_share: smallest chance with which any exit is audited.
+        labelled: chance that a label is asked for where Stage-2 does not contradict; 1 where no label is drawn.
     """
     x = loss - _RATES * trial
     above = _BETS * LARGEST_LOSS * least_share / _RATES
-    below = _BETS * LARGEST_LOSS * least_share / (1 - _RATES)
+    # Of a label that was drawn, `x` is at most `1 / labelled - rate`: the loss weighs more than the trial does.
+    below = _BETS * LARGEST_LOSS * least_share * labelled / (1 - _RATES * labelled)
     table = np.array(games) + np.concatenate([np.log1p(above * x), np.log1p(-below * x)], axis=1)
     return tuple(map(tuple, table.tolist()))
 

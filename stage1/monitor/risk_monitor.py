@@ -125,7 +125,8 @@ def after_audit(state: MonitorState, audit: Audit, terms: MonitorTerms, *, at: d
     log_wealth, log_detector, games = state.log_wealth, state.log_detector, state.games
     if added.loss or added.trial:
         log_wealth, log_detector = wealth_after(log_wealth, bets, x), detector_after(log_detector, bets, x)
-        games = games_after(games, added.loss, added.trial, least * (terms.shares.labelled or 1.0))
+        labelled = min(terms.shares.labelled or 1.0, audit.least_label_share)
+        games = games_after(games, added.loss, added.trial, least, labelled)
     most = max(state.most_log_wealth, log_mean_wealth(log_wealth))
     audits = state.audits + 1
     alarms = dict(state.alarms)

@@ -666,6 +666,22 @@ def test_an_alarm_holds_though_its_audits_cannot_be_taken_up(
     again.close()
 
 
+@pytest.mark.parametrize(("reaction", "adapt", "exits"), [("tighten", False, False), ("observe", False, True)])
+def test_nothing_exits_by_a_certificate_of_which_nothing_can_be_read(
+    tmp_path: Path, bundle: LiveBundle, reaction: Reaction, adapt: bool, exits: bool
+) -> None:
+    """There may have been an alarm; only where an alarm would change nothing all is as before."""
+    home = tmp_path / "streams" / certificate_id(bundle.params)
+    home.mkdir(parents=True)
+    (home / "audits.jsonl").write_text('{"kind":"drawn"}\n')
+    (home / "monitor.json").write_text("{")
+    risk = LiveRisk(tmp_path, ALL.model_copy(update={"reaction": reaction, "adapt": adapt}), now=Clock())
+    risk.live(bundle)
+    assert risk.status()["failed"] == {"not_watched": 1}
+    assert (risk.policy(bundle).rule is not None) == exits
+    risk.close()
+
+
 def full_disk(*_: object) -> None:
     raise OSError(28, "No space left on device")
 

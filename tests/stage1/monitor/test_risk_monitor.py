@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stage1.certificate.risks import Risk
-from stage1.monitor.audit import Audit
+from stage1.monitor.audit import Audit, ExitLabel, needs_label
 from stage1.monitor.risk_monitor import MonitorState, MonitorTerms, after_audit, step
 from stage1.monitor.settings import AdaptationSettings, AuditShares, SequentialSettings
 
@@ -81,6 +82,47 @@ def test_an_audit_that_was_drawn_at_a_smaller_share_is_bet_on_less() -> None:
     """Shares may change while audits wait: no factor becomes negative."""
     state = after(Audit(1, 0.01, 1), terms=MonitorTerms(shares=AuditShares(exit0=0.5, exit1=0.5)))
     assert min(state.log_wealth) > -2.4
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9, 1.0])
+@pytest.mark.parametrize("risk", [Risk.MISS_EXIT, Risk.FALSE_OMISSION, Risk.ERROR_EXIT])
+def test_no_label_takes_more_than_nine_tenths_of_any_stake(risk: Risk, share: float) -> None:
+    """Also one that contradicts Stage-2 where few are labelled, and weighs a hundred audits."""
+    terms = MonitorTerms(risk=risk, alpha=0.05, shares=AuditShares(labelled=share))
+    begun = MonitorState.fresh("c", terms)
+    outcomes: list[ExitLabel] = [0, 1]
+    for exit_label in outcomes:
+        for said in outcomes:
+            for label in outcomes:
+                always = needs_label(risk, exit_label, said, confirm_hits=True)
+                asked = 1.0 if always else share
+                audit = Audit(exit_label, terms.shares.of(exit_label), said, label, asked, share)
+                state = after_audit(begun, audit, terms)
+                logs = [*state.log_wealth, *state.log_detector, *(log for game in state.games for log in game)]
+                assert min(logs) >= math.log(0.1) - 1e-12, audit
+                assert MonitorState.model_validate_json(state.to_json()) == state
+
+
+def test_the_interval_holds_the_risk_where_only_some_are_labelled() -> None:
+    """Stage-2 sees nine misses of ten, and takes one false alarm of ten for a hit."""
+    terms = MonitorTerms(shares=AuditShares(exit0=1.0, exit1=1.0, labelled=0.3))
+    outside = 0
+    for seed in range(30):
+        rng, state = random.Random(seed), MonitorState.fresh("c", terms)
+        for _ in range(400):
+            roadwork = rng.random() < 0.4
+            missed = roadwork and rng.random() < 0.1
+            exit_label: ExitLabel = 1 if (roadwork and not missed) or (not roadwork and rng.random() < 0.2) else 0
+            label: ExitLabel = 1 if roadwork else 0
+            said: ExitLabel = label if rng.random() < 0.9 else (0 if label else 1)
+            always = needs_label(terms.risk, exit_label, said, confirm_hits=True)
+            asked = always or rng.random() < 0.3
+            audit = Audit(exit_label, 1.0, said, label if asked else None, 1.0 if always else 0.3, 0.3)
+            state = after_audit(state, audit, terms)
+        low, high = state.interval(terms)
+        outside += not low <= 0.1 <= high
+    assert outside <= 6
+    assert high < 1
 
 
 def test_rarer_audits_take_smaller_steps() -> None:
