@@ -200,12 +200,8 @@ class Batcher:
 
     def _compute(self, jobs: Sequence[_Job], buffer: Pixels) -> Pixels:
         """Run a batch; returns the buffer for the next one."""
-        shape = jobs[0].image.shape
-        if buffer.shape[1:] != shape or len(buffer) < len(jobs):
-            buffer = np.empty((len(jobs), *shape), np.uint8)
-        for place, job in enumerate(jobs):
-            buffer[place] = job.image
-        failed = self._run(jobs, buffer[: len(jobs)])
+        batch, buffer = _together([job.image for job in jobs], buffer)
+        failed = self._run(jobs, batch)
         with self._changed:
             self._batches += 1
             self._images += len(jobs)
@@ -242,3 +238,16 @@ class Batcher:
         for place, job in enumerate(jobs):
             job.future.set_result(outputs.rows(slice(place, place + 1)))
         return 0
+
+
+def _together(images: Sequence[Pixels], buffer: Pixels) -> tuple[Pixels, Pixels]:
+    """The images as one batch, and the buffer for the next one."""
+    if len(images) == 1:
+        # Most come alone, and to copy one costs more than all else that is done with it here.
+        return np.ascontiguousarray(images[0])[None], buffer
+    shape = images[0].shape
+    if buffer.shape[1:] != shape or len(buffer) < len(images):
+        buffer = np.empty((len(images), *shape), np.uint8)
+    batch = buffer[: len(images)]
+    np.stack(images, out=batch)
+    return batch, buffer

@@ -116,7 +116,10 @@ class OpenHours:
             return [self._open.pop(key) for key in sorted(done)]
 
     def _of(self, hour: datetime, bundle: str) -> HourCounts:
-        return self._open.setdefault((hour, bundle), HourCounts(hour, bundle))
+        # Not `setdefault`: to seed a generator costs what all else does here.
+        if (known := self._open.get((hour, bundle))) is None:
+            known = self._open[hour, bundle] = HourCounts(hour, bundle)
+        return known
 
 
 class HourlyFile:
