@@ -425,7 +425,7 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
             "percentunit",
             says="An alarm is proof that the risk is above its limit, and not an interval that reaches over it.",
-            # Ten times the usual limit would hide where the limit is.
+            # On an axis up to 100 % the usual limit of 2 % would lie at the bottom.
             reach=0.05,
             optional=True,
         ),
