@@ -179,7 +179,7 @@ def memory(home: Path, number: int, *, picked: bool, harvested: bool) -> None:
         risk.take(seen)
         # In its own thread, as in a miner, where what audits contradict is kept too.
         if harvested:
-            harvest._queue._pool.submit(harvest.take, seen).result()  # noqa: SLF001
+            harvest.queue._pool.submit(harvest.take, seen).result()  # noqa: SLF001
         if (found := risk.unasked()) is not None:
             # One of a hundred is contradicted, and a person agrees with the miner.
             contradicted = one % 100 == 0

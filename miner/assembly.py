@@ -61,9 +61,17 @@ def alerts_of(settings: MinerSettings, stack: AsyncExitStack) -> AlertSwitch:
     return alerts
 
 
-def disk_waits(threads: Sequence[DiskThread], alerts: AlertSwitch, hand_off: HandOff) -> dict[str, float]:
+def disk_waits(
+    threads: Sequence[DiskThread],
+    alerts: AlertSwitch,
+    hand_off: HandOff,
+    risk: LiveRisk | None,
+    harvest: HarvestSwitch,
+) -> dict[str, float]:
     """How long each disk has been waited for, in seconds, by what it is the disk of."""
-    return {one.name: one.hangs_s for one in threads} | {"alerts": alerts.hangs_s, "budget": hand_off.hangs_s}
+    queues = None if risk is None else risk.queue, harvest.queue
+    threaded = {one.name: one.hangs_s for one in (*threads, *queues) if one is not None}
+    return threaded | {"alerts": alerts.hangs_s, "budget": hand_off.hangs_s}
 
 
 def updates_of(settings: MinerSettings, events: EventSink, stack: AsyncExitStack) -> Callable[[], dict[str, Any]]:

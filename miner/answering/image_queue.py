@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,22 +27,43 @@ class ImageQueue:
     """A bounded queue and one thread; whatever fails in the thread is counted and told, and costs the next nothing.
 
     Args:
-        name: of the thread.
+        name: of what it is for.
         take: looks at one image, in the thread.
         lost: counts what is not looked at, and what fails.
         after_s: after an image came, which its answer has left by then; those that came meanwhile are taken together.
+        clock: monotonic time in seconds.
+
+    Attributes:
+        name: for a person.
     """
 
-    def __init__(self, name: str, take: Callable[[SeenImage], object], lost: Tally, *, after_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        take: Callable[[SeenImage], object],
+        lost: Tally,
+        *,
+        after_s: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self._clock = clock
+        self._since: float | None = None
         self._take = take
         self._lost = lost
         self._after_s = after_s
         self._queue: deque[SeenImage] = deque()
         self._called = False
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name.replace(" ", "-"))
 
     def __len__(self) -> int:
         return len(self._queue)
+
+    @property
+    def hangs_s(self) -> float:
+        """How long what the thread does now has taken, in seconds; 0 while it does nothing."""
+        since = self._since
+        return 0.0 if since is None else max(0.0, self._clock() - since)
 
     def put(self, seen: SeenImage, *, reason: str, message: str) -> None:
         """Take an image in, from the event loop.
@@ -66,7 +88,7 @@ class ImageQueue:
 
     def result_of(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Do something in the thread that somebody on the event loop waits for."""
-        return asyncio.get_running_loop().run_in_executor(self._pool, work)
+        return asyncio.get_running_loop().run_in_executor(self._pool, self._timed, work)
 
     def take_all(self) -> None:
         """Look at what waits, in the thread."""
@@ -96,9 +118,17 @@ class ImageQueue:
         self._called = False
         self.submit(self.take_all)
 
+    def _timed(self, work: Callable[[], T]) -> T:
+        # Work within other work, as an image of those that are taken together, begins anew.
+        before, self._since = self._since, self._clock()
+        try:
+            return work()
+        finally:
+            self._since = before and self._clock()
+
     def _guarded(self, work: Callable[[], object]) -> None:
         try:
-            work()
+            self._timed(work)
         except Exception as error:  # noqa: BLE001  it is counted and told
             # The edge to the disk: whatever fails here costs nobody an answer, and what was not written did not happen.
             self._lost.add(type(error).__name__, repr(error), error=None if isinstance(error, OSError) else error)

@@ -30,6 +30,11 @@ class Harvest:
         settings: which are kept.
         secret: key of the draw.
         drifts: whether scores drift, and one is of those to which they do.
+
+    Attributes:
+        store: of the images.
+        lost: counts what is not kept.
+        queue: of the images, with the thread that has the disk.
     """
 
     def __init__(
@@ -46,11 +51,11 @@ class Harvest:
         self.store = HarvestStore(directory, limits_of(settings), rank=self._rank)
         self._sites = _places_of(self.store.images.values())
         self.lost = Tally("harvest_failed")
-        self._queue = ImageQueue("harvest", self.take, self.lost, after_s=AFTER_S)
+        self.queue = ImageQueue("harvest", self.take, self.lost, after_s=AFTER_S)
 
     def on_image(self, seen: SeenImage) -> None:
         """See `miner.answering.record.ImageObserver`."""
-        self._queue.put(seen, reason="not_kept", message="pictures came faster than they are written")
+        self.queue.put(seen, reason="not_kept", message="pictures came faster than they are written")
 
     def take(self, seen: SeenImage) -> bool:
         """Keep one image, if there is a reason; in the thread.
@@ -119,7 +124,7 @@ class Harvest:
             except OSError as error:
                 self.lost.add("not_written", str(error))
 
-        self._queue.submit(keep)
+        self.queue.submit(keep)
 
     def _site(self, at: datetime, hotkey: str, picture: int | None) -> int:
         return self._sites.visit(Sight(at.timestamp(), hotkey, picture), exits=False).site
@@ -149,7 +154,7 @@ class Harvest:
 
     def close(self, wait_s: float | None = None) -> None:
         """Write what waits; see `ImageQueue.close`."""
-        self._queue.close(wait_s=wait_s)
+        self.queue.close(wait_s=wait_s)
 
     def status(self) -> dict[str, object]:
         """Plain values for the status."""

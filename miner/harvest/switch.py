@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from engines.machine.background_tasks import begun_in_thread
-from miner.answering.image_queue import CLOSE_S
+from miner.answering.image_queue import CLOSE_S, ImageQueue
 from miner.answering.record import SeenImage
 from miner.harvest.harvest import DIRECTORY, Harvest
 from miner.harvest.settings import HarvestSettings
@@ -37,6 +37,12 @@ class HarvestSwitch:
         self._harvest = self._opened(settings)
         if risk is not None:
             risk.audited, risk.contradicted = self.take_audited, self.take_contradicted
+
+    @property
+    def queue(self) -> ImageQueue | None:
+        """Of the images, with the thread that has the disk; None while the harvest is off."""
+        harvest = self._harvest
+        return None if harvest is None else harvest.queue
 
     def on_image(self, seen: SeenImage) -> None:
         """See `miner.answering.record.ImageObserver`."""

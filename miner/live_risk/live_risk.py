@@ -73,6 +73,7 @@ class LiveRisk:
     Attributes:
         audited: told of every audit that is drawn, with the picture.
         contradicted: told of an audit that Stage-2 contradicts, with its probability and the picture.
+        queue: of the images, with the thread that has the disk.
         has_stage2: whether there is a Stage-2 to ask; if not, people label all audits.
 
     Raises:
@@ -109,7 +110,7 @@ class LiveRisk:
         self._lock = threading.RLock()
         self._status: dict[str, Any] = {}
         self.lost = Tally("live_risk_failed")
-        self._queue = ImageQueue("live-risk", self.take, self.lost, after_s=AFTER_S)
+        self.queue = ImageQueue("live risk", self.take, self.lost, after_s=AFTER_S)
 
     # What the cascade asks.
 
@@ -118,7 +119,7 @@ class LiveRisk:
         if (known := self._policies.get(name := certificate_id(bundle.params))) is None:
             # Until the disk says otherwise there may have been an alarm, and the event loop waits for no disk.
             known = self._policies[name] = policy_with(bundle.params, Caution(exits=False))
-            self._queue.submit(lambda: self._begin(bundle))
+            self.queue.submit(lambda: self._begin(bundle))
         return known
 
     def on_answer(self, record: RequestRecord) -> None:
@@ -127,8 +128,7 @@ class LiveRisk:
 
     def on_image(self, seen: SeenImage) -> None:
         """See `miner.answering.record.ImageObserver`."""
-        told = "pictures came faster than they are looked at; this one is not audited"
-        self._queue.put(seen, reason="not_drawn", message=told)
+        self.queue.put(seen, reason="not_drawn", message="pictures come faster than they are looked at; not audited")
 
     # What runs in the thread.
 
@@ -293,7 +293,7 @@ class LiveRisk:
                 return
             self._live = name
             self._read_status()
-            self._queue.submit(self._write_summary)
+            self.queue.submit(self._write_summary)
             self._use(self._watches[name])
 
     def change(self, settings: LiveRiskSettings) -> None:
@@ -384,11 +384,11 @@ class LiveRisk:
 
     def in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Run something in the thread, from the loop."""
-        return self._queue.result_of(work)
+        return self.queue.result_of(work)
 
     def close(self, wait_s: float | None = None) -> None:
         """Take what waits, and write what only memory knows; see `ImageQueue.close`."""
-        self._queue.close(partial(self._write_hours, None), wait_s)
+        self.queue.close(partial(self._write_hours, None), wait_s)
 
 
 def _read_sites(path: Path) -> SiteBook:

@@ -29,6 +29,24 @@ def test_a_disk_that_hangs_does_not_keep_a_miner_from_its_end_and_what_has_not_b
     assert done == ["what hung"]
 
 
+def test_it_says_how_long_its_disk_has_been_waited_for() -> None:
+    goes_on, hangs, now = threading.Event(), threading.Event(), [100.0]
+
+    def hang() -> None:
+        hangs.set()
+        goes_on.wait(LIMIT_S)
+
+    queue = ImageQueue("live risk", lambda _: None, Tally("lost"), after_s=0.0, clock=lambda: now[0])
+    assert (queue.name, queue.hangs_s) == ("live risk", 0.0)
+    queue.submit(hang)
+    assert hangs.wait(LIMIT_S)
+    now[0] = 131.0
+    assert queue.hangs_s == 31.0
+    goes_on.set()
+    queue.close()
+    assert queue.hangs_s == 0.0
+
+
 def test_the_end_waits_for_what_a_disk_that_answers_takes() -> None:
     done, lost = list[str](), Tally("lost")
     queue = ImageQueue("harvest", lambda _: None, lost, after_s=0.0)
