@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar
@@ -59,9 +58,17 @@ def last_caution(directory: Path, settings: LiveRiskSettings) -> Caution:
     try:
         return caution_after(MonitorState.read(directory / STATE), settings)
     except ArtifactError:
-        begun = any(os.path.lexists(directory / name) for name in (STATE, LOG))
+        begun = any(_says_something(directory / name) for name in (STATE, LOG))
         ever = settings.adapt or settings.reaction != "observe"
         return Caution(exits=False) if begun and ever else NO_CAUTION
+
+
+def _says_something(path: Path) -> bool:
+    """Whether there may be anything in a file; a full disk leaves empty ones."""
+    try:
+        return path.stat().st_size > 0
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError)
 
 
 def policy_with(params: ScrcParams, caution: Caution) -> ScrcPolicy:

@@ -682,7 +682,21 @@ def test_nothing_exits_by_a_certificate_of_which_nothing_can_be_read(
     risk.close()
 
 
-def full_disk(*_: object) -> None:
+def test_a_full_disk_does_not_keep_a_new_certificate_from_its_exits(
+    tmp_path: Path, bundle: LiveBundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "streams" / certificate_id(bundle.params)
+    home.mkdir(parents=True)
+    (home / "audits.jsonl").touch()
+    monkeypatch.setattr("miner.live_risk.live_risk.CertificateWatch", full_disk)
+    risk = LiveRisk(tmp_path, ALL, now=Clock())
+    risk.live(bundle)
+    assert risk.status()["failed"] == {"not_watched": 1}
+    assert risk.policy(bundle).rule == bundle.params.rule
+    risk.close()
+
+
+def full_disk(*_: object, **__: object) -> None:
     raise OSError(28, "No space left on device")
 
 
