@@ -8,6 +8,10 @@
 Every training (a row, a task, a fold, a seed) is a process of its own with one thread, and its result one JSON file
 that is named after everything that decided it. A run that is stopped goes on where it was; after any time all rows have
 about equally many trainings. Each is trained by the stages of a night. Nothing of the backbone is kept in the product.
+
+What earlier sittings found is in benchmarks/results/learning.tar.xz. Unpacked, it is gone on from:
+
+    mkdir -p .cache/learning/full/results && tar -xJf benchmarks/results/learning.tar.xz -C .cache/learning/full/results
 """
 
 from __future__ import annotations
