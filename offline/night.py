@@ -228,12 +228,12 @@ def plan_night(
 
 def _read(data: Path, workspace: Path, config: RunConfig, at: datetime, *, learns: bool) -> Dataset:
     """The rows, after making sure that a night with them can run."""
+    # A runtime that is missing is found now, and not after hours of training.
+    check_available(config.engine)
     # What takes no network first, and the backbone before the pictures, which take minutes or hours.
     sources_of(data)
     if learns:
         check_backbone(config.model.backbone)
-    # A runtime that is missing is found now, and not after hours of training.
-    check_available(config.engine)
     rows = with_contents(read_dataset(data), workspace)
     unread = sum(content is None for content in rows.contents.values()) + len(rows.missing)
     if too_many_missing(unread, len(rows) + len(rows.missing)):

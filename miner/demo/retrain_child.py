@@ -14,6 +14,8 @@ from miner.progress_display import RunDisplay
 from miner.simulation.processes import last_line
 
 PRESET = "tiny"
+# For the checkpoint of a training that is told to end.
+ENDS_S = 15.0
 
 
 def as_flags(changes: dict[str, Any]) -> list[str]:
@@ -37,8 +39,14 @@ class RetrainChildren:
         if kind is not None:
             # Whoever pressed Ctrl-C does not wait for a training that nobody wants any more.
             self._ended = True
-            for child in tuple(self._running):
+            children = tuple(self._running)
+            for child in children:
                 child.terminate()
+            for child in children:
+                try:
+                    child.wait(ENDS_S)
+                except subprocess.TimeoutExpired:
+                    child.kill()
 
     def run(
         self,

@@ -240,7 +240,12 @@ def interruptible(wanted: bool = True) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def _terminating(watch: Watch) -> Iterator[None]:
-    """Let SIGTERM ask for the end; only the main thread of a process may be asked."""
+    """Let SIGTERM ask for the end; only the main thread of a process may be asked.
+
+    Raises:
+        TrainingInterrupted: it was asked after the last time that the watch was looked at; whoever comes next would not
+            know of it.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -253,6 +258,7 @@ def _terminating(watch: Watch) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+    watch.check()
 
 
 @contextmanager

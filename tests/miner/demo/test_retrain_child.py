@@ -14,7 +14,7 @@ from miner.errors import StartError
 from miner.progress_display import LineDisplay
 from offline.data.sources.synthetic_streets import write_scenes
 
-LIMIT_S = 60.0
+LIMIT_S = 300.0
 
 
 def test_whoever_ends_the_demo_waits_for_no_training(tmp_path: Path) -> None:
