@@ -197,7 +197,7 @@ async def cascade_of(
     return cascade, hand_off
 
 
-def gpu_watch(stack: AsyncExitStack) -> Callable[[], GpuHealth | None]:
+async def gpu_watch(stack: AsyncExitStack) -> Callable[[], GpuHealth | None]:
     """What tells how the GPUs are; tells nothing where nothing is there that could.
 
     Whoever asks may come later: alerts can be turned on while the miner runs.
@@ -207,15 +207,7 @@ def gpu_watch(stack: AsyncExitStack) -> Callable[[], GpuHealth | None]:
     """
     if not can_watch():
         return lambda: None
-    watch = GpuWatch()
-    task = asyncio.create_task(watch.run(), name="watch the GPUs")
-
-    async def end() -> None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await watch.close()
-
-    stack.push_async_callback(end)
+    watch = await stack.enter_async_context(GpuWatch())
     return watch.health
 
 

@@ -182,7 +182,7 @@ async def _run(
             stopping=stop.is_set,
             now=utc_now,
             canary=canary.status,
-            gpus=gpu_watch(stack),
+            gpus=await gpu_watch(stack),
             disks=disks,
             look_at_nights=nightly.look,
         )

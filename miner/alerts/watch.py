@@ -135,7 +135,8 @@ class Alerts:
         await is_over(self.disk.submit(lambda: None), FLUSH_S)
         if self.sender is not None:
             try:
-                await asyncio.wait_for(self.sender.flush(), FLUSH_S)
+                async with asyncio.timeout(FLUSH_S):
+                    await self.sender.flush()
             except TimeoutError:
                 log.info("alerts_left")
         await self._client.aclose()

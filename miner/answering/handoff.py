@@ -198,7 +198,8 @@ class HandOff:
 
     async def _retire(self, old: PreferredServers, new: PreferredServers | None) -> None:
         with suppress(TimeoutError):
-            await asyncio.wait_for(old.idle(), RETIRE_S)
+            async with asyncio.timeout(RETIRE_S):
+                await old.idle()
         await _close_those_left(old, new)
         # Not before: whoever is stopped in between leaves it to `close`.
         self._retired.remove((old, new))

@@ -10,6 +10,7 @@ import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Self
 
 import structlog
 from pydantic import ValidationError
@@ -37,7 +38,7 @@ def can_watch() -> bool:
 
 
 class GpuWatch:
-    """Keeps the latest reading of the GPUs; asking for it costs nothing.
+    """Keeps the latest reading of the GPUs, as long as this context is open; asking for it costs nothing.
 
     Args:
         reader: command line of the process that reads.
@@ -63,6 +64,18 @@ class GpuWatch:
         self._asked_at = clock()
         self._ended = ""
         self._process: Process | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self._run(), name="watch the GPUs")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        # It may have been cancelled while it waited for the end of a process.
+        await self._close()
 
     def health(self) -> GpuHealth:
         """The latest reading; with how long the driver has been silent, if it is, or why nobody asks it."""
@@ -77,7 +90,7 @@ class GpuWatch:
             return self._latest
         return self._latest.model_copy(update={"silent_s": round(silent_s, 1)})
 
-    async def run(self) -> None:
+    async def _run(self) -> None:
         """Read until cancelled, or until there turns out to be nothing to read."""
         while True:
             try:
@@ -86,7 +99,7 @@ class GpuWatch:
             except (OSError, ValueError) as error:
                 self._ended = f"the driver cannot be asked: {error}"
             finally:
-                await self.close()
+                await self._close()
             if self._latest.problem:
                 log.info("gpu_not_watched", reason=self._latest.problem)
                 return
@@ -107,11 +120,11 @@ class GpuWatch:
                 continue
             self._heard_at = self._clock()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), END_S)
+            async with asyncio.timeout(END_S):
+                await self._process.wait()
         self._ended = f"asking the driver ended with status {self._process.returncode}"
 
-    async def close(self) -> None:
-        """End the process that reads; to be called after `run` was cancelled."""
+    async def _close(self) -> None:
         process = self._process
         if process is None:
             return
@@ -120,7 +133,8 @@ class GpuWatch:
         # One that is in the driver may not end before the driver does. What is left in its pipe is read, or the pipe
         # would stay open.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.communicate(), END_S)
+            async with asyncio.timeout(END_S):
+                await process.communicate()
         self._process = None
 
 

@@ -21,6 +21,7 @@ from miner.alerts.settings import AlertSettings, address
 from miner.cli.main import app
 from miner.events.event import Event
 from tests.support.http_server import serve_beside
+from tests.support.scenario import run
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -304,5 +305,5 @@ def test_an_event_of_another_thread_wakes_who_sends(receiver: Receiver) -> None:
             task.cancel()
 
     # In this mode the loop refuses what is not safe between threads.
-    asyncio.run(asyncio.wait_for(scenario(), 60), debug=True)
+    run(scenario, seconds=60, debug=True)
     assert [one["kind"] for one in receiver.got] == ["slow"]

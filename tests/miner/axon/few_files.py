@@ -36,7 +36,8 @@ async def serve() -> None:
     await crowd.stdout.readline()
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(b"GET / HTTP/1.1\r\nhost: axon\r\n\r\n")
-    sys.stdout.write(f"{(await asyncio.wait_for(reader.readline(), 60)).split()[1].decode()}\n")
+    async with asyncio.timeout(60):
+        sys.stdout.write(f"{(await reader.readline()).split()[1].decode()}\n")
     writer.close()
     crowd.kill()
     await crowd.wait()

@@ -80,7 +80,8 @@ def served(talk: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitabl
         await server.start()
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            found = await asyncio.wait_for(talk(reader, writer), 60)
+            async with asyncio.timeout(60):
+                found = await talk(reader, writer)
             writer.close()
             return found
         finally:

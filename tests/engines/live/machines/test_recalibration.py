@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,11 @@ from engines.machine.child import Child
 from engines.machine.gpu import Gpu
 from engines.spec import EngineSpec
 from engines.store.store import Store
+from tests.support.scenario import run
 from tests.support.tensorrt import ELSEWHERE, FP32, GPU
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Publish = Callable[..., str]
-
-
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 600.0))
 
 
 class TestRecalibration:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,14 +19,11 @@ from engines.engine import Refittable
 from engines.live.states import State
 from engines.store.file_names import ENGINE
 from engines.store.store import Store
+from tests.support.scenario import run
 from tests.support.tensorrt import FP32
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 Publish = Callable[..., str]
-
-
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 600.0))
 
 
 class TestTwin:

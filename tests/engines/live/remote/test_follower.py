@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from engines.live.swap import follower as module
 from engines.live.swap.follower import StoreFollower
 from engines.remote.bundle_version import version_of
 from engines.store.store import Store
+from tests.support.scenario import run
 from tests.support.stage1_servers import Server, running
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -53,10 +54,6 @@ async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_S):
         while not condition():
             await asyncio.sleep(0.01)
-
-
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 3 * DEADLINE_S))
 
 
 def test_a_swap_goes_from_version_to_version_and_loses_no_request(store: Store, publish: Publish) -> None:

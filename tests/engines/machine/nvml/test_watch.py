@@ -21,6 +21,7 @@ from engines.machine.nvml import library
 from engines.machine.nvml import watch as watch_module
 from engines.machine.nvml.health import GpuHealth, faults
 from engines.machine.nvml.watch import READER, GpuWatch, module_version, read_once
+from tests.support.scenario import run
 
 STAND_IN = Path(__file__).parents[3] / "support" / "pynvml_stand_in.py"
 H200: dict[str, Any] = {
@@ -106,16 +107,8 @@ def test_a_driver_that_hangs_is_told_and_holds_nobody_up(machine: Machine) -> No
 
 def watched(work: Callable[[GpuWatch], Any], **options: Any) -> None:
     async def scenario() -> None:
-        reader = (*READER, "--every", "0.05")
-        watch = GpuWatch(reader, **options)
-        task = asyncio.create_task(watch.run())
-        try:
-            async with asyncio.timeout(60):
-                await work(watch)
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            await watch.close()
+        async with GpuWatch((*READER, "--every", "0.05"), **options) as watch, asyncio.timeout(60):
+            await work(watch)
 
     asyncio.run(scenario())
 
@@ -175,28 +168,59 @@ def test_a_reader_that_ends_is_started_again() -> None:
     reader = (sys.executable, "-S", "-c", f"print('''{line}''')")
 
     async def scenario() -> None:
-        watch = GpuWatch(reader, again_s=0.01)
-        task = asyncio.create_task(watch.run())
-        async with asyncio.timeout(60):
+        async with GpuWatch(reader, again_s=0.01) as watch, asyncio.timeout(60):
             await until(lambda: watch.health().driver)
             first = watch._heard_at
             await until(lambda: watch._heard_at > first)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        await watch.close()
 
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("steps", range(4))
+def test_a_watch_that_is_left_as_its_reader_ends_is_left(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
+    """What ends in the same moment swallows a cancellation, if it is waited for as `asyncio.wait_for` does."""
+
+    class Reader:
+        returncode = 1
+
+        def __init__(self) -> None:
+            self.stdout = asyncio.StreamReader()
+            self.stdout.feed_eof()
+            self.waited_for, self.ends = asyncio.Event(), asyncio.Event()
+
+        def kill(self) -> None:
+            self.ends.set()
+
+        async def wait(self) -> None:
+            self.waited_for.set()
+            await self.ends.wait()
+
+        communicate = wait
+
+    async def scenario() -> None:
+        readers: list[Reader] = []
+
+        async def started(*_: object, **__: object) -> Reader:
+            readers.append(Reader())
+            return readers[-1]
+
+        monkeypatch.setattr(asyncio, "create_subprocess_exec", started)
+        async with GpuWatch(("reader",)):
+            await asyncio.sleep(0)
+            await readers[0].waited_for.wait()
+            readers[0].ends.set()
+            for _ in range(steps):
+                await asyncio.sleep(0)
+
+    run(scenario, seconds=30)
+
+
 def test_a_reader_that_fails_is_no_driver_that_is_silent() -> None:
     async def scenario() -> None:
-        watch = GpuWatch((sys.executable, "-S", "-c", "raise SystemExit(3)"), silent_s=0.0, again_s=60)
-        task = asyncio.create_task(watch.run())
-        async with asyncio.timeout(60):
+        reader = (sys.executable, "-S", "-c", "raise SystemExit(3)")
+        async with GpuWatch(reader, silent_s=0.0, again_s=60) as watch, asyncio.timeout(60):
             await until(lambda: watch.health().problem)
-        assert (watch.health().problem, kinds(watch)) == ("asking the driver ended with status 3", [])
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+            assert (watch.health().problem, kinds(watch)) == ("asking the driver ended with status 3", [])
 
     asyncio.run(scenario())
 
@@ -209,14 +233,11 @@ def test_a_line_without_an_end_is_no_silent_driver_and_the_reader_is_started_aga
 
     async def scenario() -> None:
         with capture_logs() as logs:
-            watch = GpuWatch(reader, again_s=0.01, silent_s=0)
-            task = asyncio.create_task(watch.run())
-            async with asyncio.timeout(60):
-                await until(lambda: len(logs) >= 2 or task.done())
-            assert {entry["event"] for entry in logs} == {"gpu_watch_failed"}
-            assert not task.done()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            async with GpuWatch(reader, again_s=0.01, silent_s=0) as watch, asyncio.timeout(60):
+                assert watch._task is not None
+                await until(lambda: len(logs) >= 2)
+                assert {entry["event"] for entry in logs} == {"gpu_watch_failed"}
+                assert not watch._task.done()
 
     asyncio.run(scenario())
     # A pipe that is still open fails the test.
@@ -233,9 +254,11 @@ def test_where_the_binding_is_not_installed_the_watch_ends_and_says_why() -> Non
     problem = GpuHealth(problem="pynvml cannot be imported").model_dump_json()
 
     async def scenario() -> GpuHealth:
-        watch = GpuWatch((sys.executable, "-S", "-c", f"print('''{problem}''')"), silent_s=0)
-        await asyncio.wait_for(watch.run(), 60)
-        return watch.health()
+        reader = (sys.executable, "-S", "-c", f"print('''{problem}''')")
+        async with GpuWatch(reader, silent_s=0) as watch, asyncio.timeout(60):
+            assert watch._task is not None
+            await watch._task
+            return watch.health()
 
     health = asyncio.run(scenario())
     assert "cannot be imported" in health.problem
