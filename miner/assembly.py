@@ -62,16 +62,11 @@ def alerts_of(settings: MinerSettings, stack: AsyncExitStack) -> AlertSwitch:
 
 
 def disk_waits(
-    threads: Sequence[DiskThread],
-    alerts: AlertSwitch,
-    hand_off: HandOff,
-    risk: LiveRisk | None,
-    harvest: HarvestSwitch,
+    threads: Sequence[DiskThread], alerts: AlertSwitch, risk: LiveRisk | None, harvest: HarvestSwitch
 ) -> dict[str, float]:
     """How long each disk has been waited for, in seconds, by what it is the disk of."""
-    queues = None if risk is None else risk.queue, harvest.queue
-    threaded = {one.name: one.hangs_s for one in (*threads, *queues) if one is not None}
-    return threaded | {"alerts": alerts.hangs_s, "budget": hand_off.hangs_s}
+    asked = *threads, alerts.disk, None if risk is None else risk.queue.disk, harvest.disk
+    return {one.name: one.hangs_s for one in asked if one is not None}
 
 
 def updates_of(settings: MinerSettings, events: EventSink, stack: AsyncExitStack) -> Callable[[], dict[str, Any]]:

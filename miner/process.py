@@ -162,7 +162,7 @@ async def _run(
             await identity.server.start()
             stack.push_async_callback(_drained, identity)
         watch = watch_of(settings, chain, served, snapshot, read_at, ip)
-        disks = partial(disk_waits, [follower.disk, journal.disk, nightly.disk], alerts, hand_off, risk, harvest)
+        disks = partial(disk_waits, [follower.disk, journal.disk, nightly.disk, hand_off.disk], alerts, risk, harvest)
         live = LiveMiner(
             state=str(settings.state.resolve()),
             axons={one.address: Axon(one.server, partial(_in_flight, one.app)) for one in served},

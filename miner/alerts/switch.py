@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from engines.machine.background_tasks import begun_in_thread
 from engines.machine.clock import utc_now
+from engines.machine.disk.disk_thread import DiskThread
 from engines.store.store import Store
 from miner.admin.live_miner import LiveMiner
 from miner.alerts.settings import AlertSettings, address
@@ -55,9 +56,9 @@ class AlertSwitch:
         return {} if self._alerts is None else self._alerts.status()
 
     @property
-    def hangs_s(self) -> float:
-        """How long the disk of the alerts has been waited for, in seconds."""
-        return 0.0 if self._alerts is None else self._alerts.disk.hangs_s
+    def disk(self) -> DiskThread | None:
+        """The thread that has the disk; None while nobody is told."""
+        return None if self._alerts is None else self._alerts.disk
 
     def start(self, miner: LiveMiner, night_due: Callable[[], bool], store: Store, directories: Sequence[Path]) -> None:
         """See `Alerts.start`."""

@@ -52,6 +52,7 @@ class HandOff:
 
     Attributes:
         bridge: the way to Stage-2, for as long as the miner runs.
+        disk: the thread that has the disk of the budget.
     """
 
     def __init__(
@@ -65,7 +66,7 @@ class HandOff:
     ) -> None:
         self._path = state / BUDGET_FILE
         self._clock, self._now = clock, now
-        self._disk = DiskThread("budget")
+        self.disk = DiskThread("budget")
         self._calibrations = calibrations or Calibrations(None)
         self._first = _first(settings)
         self._settings, self._made_of = settings, _made_of(settings)
@@ -112,7 +113,7 @@ class HandOff:
         old, new_budget = self._servers, self._budget is None and settings.is_asked
         # Behind the last line of a budget before, if there was one.
         opened = partial(self._opened_budget, settings)
-        budget = await self._disk.run(opened) if new_budget else self._budget
+        budget = await self.disk.run(opened) if new_budget else self._budget
         try:
             # An engine takes seconds to load.
             servers = (
@@ -149,11 +150,6 @@ class HandOff:
         if self._budget is not None:
             await self._budget.closed(CLOSE_S)
 
-    @property
-    def hangs_s(self) -> float:
-        """How long the disk of the budget has been waited for, in seconds."""
-        return self._disk.hangs_s
-
     def _look(self) -> None:
         """Look at the present servers; what others are still asked would be told of those who are gone."""
         for task in self._looking:
@@ -181,7 +177,7 @@ class HandOff:
             clock=self._clock,
             now=self._now,
             order=order,
-            disk=self._disk,
+            disk=self.disk,
         )
 
     async def _identities(self, timeout_s: float) -> Mapping[str, ServerIdentity | Exception]:

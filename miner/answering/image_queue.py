@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TypeVar
 
+from engines.machine.disk.disk_thread import DiskThread
 from engines.machine.tally import Tally
 from miner.answering.record import SeenImage
-
-T = TypeVar("T")
 
 # Each is some hundred kilobytes.
 MOST_QUEUED = 64
@@ -34,7 +30,7 @@ class ImageQueue:
         clock: monotonic time in seconds.
 
     Attributes:
-        name: for a person.
+        disk: the thread.
     """
 
     def __init__(
@@ -46,24 +42,15 @@ class ImageQueue:
         after_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name = name
-        self._clock = clock
-        self._since: float | None = None
+        self.disk = DiskThread(name, clock=clock)
         self._take = take
         self._lost = lost
         self._after_s = after_s
         self._queue: deque[SeenImage] = deque()
-        self._called = False
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix=name.replace(" ", "-"))
+        self._called = self._closed = self._given_up = False
 
     def __len__(self) -> int:
-        return len(self._queue)
-
-    @property
-    def hangs_s(self) -> float:
-        """How long what the thread does now has taken, in seconds; 0 while it does nothing."""
-        since = self._since
-        return 0.0 if since is None else max(0.0, self._clock() - since)
+        return len(self._queue) + self.disk.waiting
 
     def put(self, seen: SeenImage, *, reason: str, message: str) -> None:
         """Take an image in, from the event loop.
@@ -73,27 +60,28 @@ class ImageQueue:
             reason: what is counted if there is no room for it.
             message: what that means, for a person.
         """
-        if len(self._queue) >= MOST_QUEUED:
+        if len(self) >= MOST_QUEUED:
             self._lost.add(reason, message)
             return
         self._queue.append(seen)
         if not self._called:
             self._called = True
-            asyncio.get_running_loop().call_later(self._after_s, self._call)
+            asyncio.get_running_loop().call_later(self._after_s, self.hand_over)
 
     def submit(self, work: Callable[[], object]) -> None:
         """Do something else in the thread; nothing any more once it is closed."""
-        with contextlib.suppress(RuntimeError):
-            self._pool.submit(self._guarded, work)
+        if self._closed:
+            return
+        done = self.disk.submit(partial(self._guarded, work))
+        if done.done() and (error := done.exception()) is not None:
+            # The machine has no thread left.
+            self._lost.add(type(error).__name__, repr(error))
 
-    def result_of(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        """Do something in the thread that somebody on the event loop waits for."""
-        return asyncio.get_running_loop().run_in_executor(self._pool, self._timed, work)
-
-    def take_all(self) -> None:
-        """Look at what waits, in the thread."""
+    def hand_over(self) -> None:
+        """Give the thread what waits, each image by itself: one that takes long is told apart from many."""
+        self._called = False
         while self._queue:
-            self._guarded(partial(self._take, self._queue.popleft()))
+            self.submit(partial(self._take, self._queue.popleft()))
 
     def close(self, last: Callable[[], object] | None = None, wait_s: float | None = None) -> None:
         """Look at what waits, do one thing more, and wait for both.
@@ -102,33 +90,22 @@ class ImageQueue:
             last: what else is to be done.
             wait_s: the longest wait, for a disk that hangs; what has not begun by then is lost. None waits for ever.
         """
-        self._call()
+        self.hand_over()
         if last is not None:
             self.submit(last)
-        with contextlib.suppress(RuntimeError):
-            ended = self._pool.submit(lambda: None)
-            concurrent.futures.wait([ended], timeout=wait_s)
-            if not ended.done():
-                self._lost.add("not_closed", f"its disk has not answered for {wait_s} s; what waits for it is lost")
-                self._pool.shutdown(wait=False, cancel_futures=True)
-                return
-        self._pool.shutdown(wait=True)
-
-    def _call(self) -> None:
-        self._called = False
-        self.submit(self.take_all)
-
-    def _timed(self, work: Callable[[], T]) -> T:
-        # Work within other work, as an image of those that are taken together, begins anew.
-        before, self._since = self._since, self._clock()
-        try:
-            return work()
-        finally:
-            self._since = before and self._clock()
+        self._closed = True
+        ended = self.disk.submit(lambda: None)
+        concurrent.futures.wait([ended], timeout=wait_s)
+        if not ended.done():
+            self._given_up = True
+            self._lost.add("not_closed", f"its disk has not answered for {wait_s} s; what waits for it is lost")
 
     def _guarded(self, work: Callable[[], object]) -> None:
+        if self._given_up:
+            # Another queue may have its disk by now.
+            return
         try:
-            self._timed(work)
+            work()
         except Exception as error:  # noqa: BLE001  it is counted and told
             # The edge to the disk: whatever fails here costs nobody an answer, and what was not written did not happen.
             self._lost.add(type(error).__name__, repr(error), error=None if isinstance(error, OSError) else error)

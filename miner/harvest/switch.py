@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from engines.machine.background_tasks import begun_in_thread
-from miner.answering.image_queue import CLOSE_S, ImageQueue
+from engines.machine.disk.disk_thread import DiskThread
+from miner.answering.image_queue import CLOSE_S
 from miner.answering.record import SeenImage
 from miner.harvest.harvest import DIRECTORY, Harvest
 from miner.harvest.settings import HarvestSettings
@@ -39,10 +40,9 @@ class HarvestSwitch:
             risk.audited, risk.contradicted = self.take_audited, self.take_contradicted
 
     @property
-    def queue(self) -> ImageQueue | None:
-        """Of the images, with the thread that has the disk; None while the harvest is off."""
-        harvest = self._harvest
-        return None if harvest is None else harvest.queue
+    def disk(self) -> DiskThread | None:
+        """The thread that has the disk; None while the harvest is off."""
+        return None if self._harvest is None else self._harvest.queue.disk
 
     def on_image(self, seen: SeenImage) -> None:
         """See `miner.answering.record.ImageObserver`."""

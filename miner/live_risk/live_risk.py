@@ -384,7 +384,7 @@ class LiveRisk:
 
     def in_thread(self, work: Callable[[], T]) -> asyncio.Future[T]:
         """Run something in the thread, from the loop."""
-        return self.queue.result_of(work)
+        return asyncio.wrap_future(self.queue.disk.submit(work))
 
     def close(self, wait_s: float | None = None) -> None:
         """Take what waits, and write what only memory knows; see `ImageQueue.close`."""

@@ -37,14 +37,14 @@ def test_it_says_how_long_its_disk_has_been_waited_for() -> None:
         goes_on.wait(LIMIT_S)
 
     queue = ImageQueue("live risk", lambda _: None, Tally("lost"), after_s=0.0, clock=lambda: now[0])
-    assert (queue.name, queue.hangs_s) == ("live risk", 0.0)
+    assert (queue.disk.name, queue.disk.hangs_s) == ("live risk", 0.0)
     queue.submit(hang)
     assert hangs.wait(LIMIT_S)
     now[0] = 131.0
-    assert queue.hangs_s == 31.0
+    assert queue.disk.hangs_s == 31.0
     goes_on.set()
     queue.close()
-    assert queue.hangs_s == 0.0
+    assert queue.disk.hangs_s == 0.0
 
 
 def test_the_end_waits_for_what_a_disk_that_answers_takes() -> None:

@@ -346,7 +346,8 @@ def test_the_status_is_told_while_pictures_come(tmp_path: Path) -> None:
 def test_a_picture_that_cannot_be_described_costs_the_next_ones_nothing(tmp_path: Path) -> None:
     harvest = Harvest(tmp_path, HarvestSettings(enabled=True, random_share=1.0), secret=SECRET)
     harvest.queue._queue.extend([seen(1, roadwork_score=float("inf")), seen(2)])
-    harvest.queue.take_all()
+    harvest.queue.hand_over()
+    harvest.queue.disk.submit(lambda: None).result()
     assert len(harvest.store.images) == 1
     assert harvest.status()["failed"] == {"ValidationError": 1}
     harvest.close()

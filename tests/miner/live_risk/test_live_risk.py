@@ -134,7 +134,7 @@ def watched(directory: Path, bundle: LiveBundle, settings: LiveRiskSettings = AL
     risk = LiveRisk(directory, settings, now=more.pop("now", Clock()), **more)
     risk.live(bundle)
     # While its thread writes the status is that of before.
-    risk.queue._pool.submit(lambda: None).result()
+    risk.queue.disk.submit(lambda: None).result()
     return risk
 
 
@@ -414,7 +414,8 @@ def test_a_disk_that_is_full_costs_no_answer(tmp_path: Path, bundle: LiveBundle,
 
     monkeypatch.setattr("miner.live_risk.audit_log.write_atomic", full)
     risk.queue._queue.append(seen(bundle, 1))
-    risk.queue.take_all()
+    risk.queue.hand_over()
+    risk.queue.disk.submit(lambda: None).result()
     assert risk.status()["failed"] == {"OSError": 1}
     assert book(risk, bundle).waiting == {}
 

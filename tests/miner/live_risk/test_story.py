@@ -136,7 +136,7 @@ def test_from_a_shift_to_a_new_bundle(tmp_path: Path, store: Store, publish: Cal
         assert bridge.stats.outcomes["answered"] >= 4
 
         # What was handed to the thread before this is kept.
-        await asyncio.to_thread(harvest.queue._pool.submit(lambda: None).result)
+        await asyncio.to_thread(harvest.queue.disk.submit(lambda: None).result)
         images = harvest.store.images.values()
         assert sum("contradicted" in one.reasons or "random" in one.reasons for one in images) >= 12
         labels = {one.sha256: world.truth[one.sha256] for one in images}
