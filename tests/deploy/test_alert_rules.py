@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import yaml
 from miner.alerts.rules import HANGS_S
 from miner.alerts.settings import AlertSettings
 from miner.nights.outcome import ALARM_AFTER
+from tests.support.promtool import promtool
 
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yml"
 ME = 'job="cascade", instance="m"'
@@ -192,9 +191,6 @@ CASES = {
 
 def ask(series: dict[str, str], asked: dict[str, tuple[int, float | None]], tmp_path: Path) -> None:
     """What Prometheus says of questions, each at a minute, over so many series."""
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed")
     tests: list[dict[str, Any]] = [
         {
             "expr": expr,
@@ -208,10 +204,7 @@ def ask(series: dict[str, str], asked: dict[str, tuple[int, float | None]], tmp_
     (tmp_path / "test.yml").write_text(
         json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "1m", "tests": [test]})
     )
-    done = subprocess.run(
-        [promtool, "test", "rules", str(tmp_path / "test.yml")], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    promtool("test", "rules", tmp_path / "test.yml")
 
 
 def firing(alert: str, minute: int) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from deploy.grafana.dashboard import COLUMNS, FILE, RANKS, ROWS, dashboard, stands, text
+from tests.support.promtool import promtool
 
 ROOT = Path(__file__).parents[2]
 # Held against a running miner by the tests of the administrator's endpoint.
@@ -145,39 +144,24 @@ def test_one_hotkey_is_named() -> None:
 
 
 def test_prometheus_reads_every_query(tmp_path: Path) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed")
     # Grafana puts these in.
     filled = [expr.replace("$__rate_interval", "5m").replace("$instance", ".*") for expr, _ in queries()]
     rules: dict[str, Any] = {
         "groups": [{"name": "all", "rules": [{"record": f"r:{n}", "expr": expr} for n, expr in enumerate(filled)]}]
     }
     (tmp_path / "rules.yml").write_text(json.dumps(rules))
-    done = subprocess.run(
-        [promtool, "check", "rules", str(tmp_path / "rules.yml"), str(ROOT / "deploy" / "prometheus" / "alerts.yml")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    promtool("check", "rules", tmp_path / "rules.yml", ROOT / "deploy" / "prometheus" / "alerts.yml")
 
 
 @pytest.mark.parametrize(("state", "rank"), [("closed", 1), ("half_open", 2), ("open", 3), ("unheard_of", 3)])
 def test_a_state_that_is_not_good_is_not_green(tmp_path: Path, state: str, rank: int) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not installed")
     asked = stands("m", "state", "closed", "half_open").expr.replace("$instance", "one")
     states = {"closed", "half_open", "open", state}
     series = [{"series": f'm{{instance="one", state="{one}"}}', "values": str(int(one == state))} for one in states]
     got = [{"labels": f'{{instance="one", state="{state}"}}', "value": rank}]
     test = {"input_series": series, "promql_expr_test": [{"expr": asked, "eval_time": "0m", "exp_samples": got}]}
     (tmp_path / "test.yml").write_text(json.dumps({"rule_files": [], "tests": [{"interval": "1m", **test}]}))
-    done = subprocess.run(
-        [promtool, "test", "rules", str(tmp_path / "test.yml")], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    promtool("test", "rules", tmp_path / "test.yml")
 
 
 def test_whatever_ranks_states_is_coloured_by_them() -> None:
