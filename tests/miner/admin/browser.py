@@ -101,6 +101,10 @@ async def opened(home: Path, url: str, width: int, height: int, *, dark: bool = 
             # It has processes of its own.
             os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
+        socket_file = home / "SingletonSocket"
+        if socket_file.is_symlink():
+            # It is kept elsewhere, where paths are short.
+            shutil.rmtree(socket_file.readlink().parent, ignore_errors=True)
 
 
 async def _port(file: Path) -> int:
