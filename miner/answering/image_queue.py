@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -80,8 +81,10 @@ class ImageQueue:
     def hand_over(self) -> None:
         """Give the thread what waits, each image by itself: one that takes long is told apart from many."""
         self._called = False
-        while self._queue:
-            self.submit(partial(self._take, self._queue.popleft()))
+        # Whoever closes it may do so in another thread meanwhile.
+        with contextlib.suppress(IndexError):
+            while True:
+                self.submit(partial(self._take, self._queue.popleft()))
 
     def close(self, last: Callable[[], object] | None = None, wait_s: float | None = None) -> None:
         """Look at what waits, do one thing more, and wait for both.

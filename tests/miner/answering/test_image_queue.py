@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
+from typing import Any
 
 from engines.machine.tally import Tally
 from miner.answering.image_queue import ImageQueue
@@ -53,4 +55,22 @@ def test_the_end_waits_for_what_a_disk_that_answers_takes() -> None:
     queue.submit(lambda: done.append("first"))
     queue.close(lambda: done.append("the last"), LIMIT_S)
     assert done == ["first", "the last"]
+    assert not lost.counts
+
+
+def test_an_image_that_another_thread_hands_over_first_is_no_failure() -> None:
+    """A change of the settings closes it in a thread while the timer of the event loop comes."""
+
+    class Shared(deque[Any]):
+        def popleft(self) -> Any:
+            if len(self) == 1:
+                self.clear()
+            return super().popleft()
+
+    looked_at, lost = list[Any](), Tally("lost")
+    queue = ImageQueue("harvest", looked_at.append, lost, after_s=0.0)
+    queue._queue = Shared(["mine", "taken by the other"])
+    queue.hand_over()
+    queue.close()
+    assert looked_at == ["mine"]
     assert not lost.counts
