@@ -53,14 +53,19 @@ settings.load_profile("repeatable")
 # Left out where the packages that they need are not installed.
 NEEDS = {
     "torch": [
+        "benchmarks/learning/test_child.py",
         "examples/test_examples.py",
         "miner/demo",
         "offline/learning",
+        "offline/stages/common/test_ablations.py",
+        "offline/stages/common/test_network.py",
+        "offline/stages/test_input_shape.py",
         "offline/stages/test_resume_training.py",
         "offline/stages/test_race.py",
         "offline/stages/test_teacher.py",
         "offline/stages/test_training.py",
         "offline/stages/test_stream.py",
+        "offline/test_decodes.py",
         "offline/test_night.py",
         "offline/test_resume.py",
         "stage1/model",
