@@ -179,7 +179,7 @@ class TestCommand:
 def test_a_comparison_marks_what_differs(store: Store, publish: Publish) -> None:
     publish("a")
     first = proof_of(store)
-    machine = first.machine.model_copy(update={"gpu": CARD, "versions": {"python": "3.12.1"}})
+    machine = first.machine.model_copy(update={"gpu": CARD, "versions": {"python": "2.7.18"}})
     second = first.model_copy(
         update={
             "machine": machine,
