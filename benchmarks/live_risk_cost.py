@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -179,7 +180,7 @@ def memory(home: Path, number: int, *, picked: bool, harvested: bool) -> None:
         risk.take(seen)
         # In its own thread, as in a miner, where what audits contradict is kept too.
         if harvested:
-            harvest.queue._pool.submit(harvest.take, seen).result()  # noqa: SLF001
+            harvest.queue.disk.submit(partial(harvest.take, seen)).result()
         if (found := risk.unasked()) is not None:
             # One of a hundred is contradicted, and a person agrees with the miner.
             contradicted = one % 100 == 0

@@ -60,6 +60,16 @@ class TestProof:
         assert {"python", "numpy", "onnxruntime"} <= found.machine.versions.keys()
         assert not list(store.root.glob(".prove-*"))
 
+    def test_took_no_less_at_its_most_than_at_any_time(
+        self, store: Store, publish: Publish, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The kernel's own high-water mark lags behind what it says of the moment."""
+        resident = iter([300, 500, 400])
+        monkeypatch.setattr(measure, "_status", lambda field: 450 if field == "VmHWM" else next(resident))
+        publish("a")
+        memory = proof_of(store).memory
+        assert (memory.before_bytes, memory.loaded_bytes, memory.peak_bytes, memory.after_bytes) == (300, 500, 500, 400)
+
     def test_says_so_where_they_differ(self, store: Store, publish: Publish) -> None:
         publish("a", golden_shift=0.25)
         found = proof_of(store)
